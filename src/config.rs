@@ -1,0 +1,401 @@
+//! The configuration: what `lb.toml` says, resolved. Equal by value, so that two can be compared.
+//!
+//! Every value that exists here is right: names are unique, routes point at pools that exist,
+//! durations and sizes are numbers. The file as it was typed never leaves [`file`].
+
+pub mod diff;
+pub mod file;
+pub mod problem;
+pub mod source;
+pub mod units;
+pub mod watch;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+/// The name of the pool that top-level `[[server]]` tables form.
+pub const DEFAULT_POOL: &str = "default";
+
+/// One configuration: everything that a generation runs by.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Config {
+    /// Where clients connect; at least one, addresses and names unique.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<Listener>,
+    /// The read-only API.
+    pub admin: Admin,
+    /// What concerns the request path as a whole.
+    pub proxy: Proxy,
+    /// How edits are read and guarded.
+    pub reload: Reload,
+    /// Process and access log.
+    pub log: Log,
+    /// Trace export and sampling.
+    pub tracing: Tracing,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// How much of anything is accepted.
+    pub limits: Limits,
+    /// Which pool gets which request; names unique. Never empty: without any in the file there is
+    /// one that sends everything to [`DEFAULT_POOL`].
+    #[serde(rename = "route")]
+    pub routes: Vec<Route>,
+    /// Servers and the rules to choose among them, sorted by name; names unique.
+    #[serde(rename = "pool")]
+    pub pools: Vec<Pool>,
+}
+
+impl Config {
+    /// The pool of that name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+/// An address that takes clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    /// Used in metrics and logs; the address as typed unless the file names it.
+    pub name: String,
+    /// Bound once and kept as long as it is configured.
+    pub address: SocketAddr,
+}
+
+/// The read-only API, `/metrics` and the dashboard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Host names it answers to beside IP literals and `localhost`, in lower case.
+    pub hosts: Vec<String>,
+}
+
+/// What concerns the request path as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Proxy {
+    /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Request threads; 0 means one for each core. The only key that needs a restart.
+    pub workers: usize,
+}
+
+/// How edits are read and guarded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reload {
+    /// How long a file written in place must be unchanged before it is read.
+    #[serde(serialize_with = "as_duration")]
+    pub quiet: Duration,
+    /// Time between content checks; zero means file events only.
+    #[serde(serialize_with = "as_duration")]
+    pub poll: Duration,
+    /// An edit that removes or disables more than this share of a pool's servers is refused (0 to 1).
+    #[serde(serialize_with = "as_percent")]
+    pub max_removed: f64,
+    /// Whether an edit may leave a pool without an enabled server.
+    pub allow_empty: bool,
+    /// How long a pool whose servers are all new keeps its old ones while none of the new is up.
+    #[serde(serialize_with = "as_duration")]
+    pub hold: Duration,
+    /// Where the last good configuration is kept, if anywhere.
+    pub state_dir: Option<PathBuf>,
+    /// How many reloads `/api/reloads` remembers.
+    pub history: usize,
+}
+
+/// Process and access log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// A filter in `tracing`'s syntax; it has been parsed once, so it is valid.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// One line for each request.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Trace export and sampling.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tracing {
+    /// Zipkin's span collector, if spans go there.
+    pub zipkin: Option<String>,
+    /// An OTLP collector over HTTP, if spans go there.
+    pub otlp: Option<String>,
+    /// The service name of the balancer's own spans.
+    pub service: String,
+    /// Share of the traces that start here which are recorded (0 to 1).
+    pub sample: f64,
+}
+
+/// How long anything may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// For a client to send a request's head.
+    #[serde(serialize_with = "as_duration")]
+    pub request_header: Duration,
+    /// For a kept-alive client connection with no request on it.
+    #[serde(serialize_with = "as_duration")]
+    pub idle: Duration,
+    /// To connect to a server.
+    #[serde(serialize_with = "as_duration")]
+    pub connect: Duration,
+    /// For a server to begin its answer once it has the request.
+    #[serde(serialize_with = "as_duration")]
+    pub response_header: Duration,
+    /// Without a byte of a body, in either direction.
+    #[serde(serialize_with = "as_duration")]
+    pub body_idle: Duration,
+    /// For open requests of what is going away: a server, a listener, the process.
+    #[serde(serialize_with = "as_duration")]
+    pub drain: Duration,
+}
+
+/// How much of anything is accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Of a request head, in bytes.
+    #[serde(serialize_with = "as_size")]
+    pub header_bytes: u64,
+    /// Fields in a request head.
+    pub headers: usize,
+    /// Of a request body, in bytes; 0 means no limit.
+    #[serde(serialize_with = "as_size")]
+    pub body_bytes: u64,
+    /// Bytes a second, over `timeouts.body_idle`, below which a client is too slow.
+    #[serde(serialize_with = "as_size")]
+    pub body_rate: u64,
+    /// Client connections at once; 0 means as many as the process can hold.
+    pub connections: usize,
+}
+
+/// What requests go where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Used in metrics; host and path unless the file names it.
+    pub name: String,
+    /// Which `Host` it takes.
+    pub host: HostPattern,
+    /// A prefix in whole segments; begins with `/`, no trailing slash but for `/` itself.
+    pub path: String,
+    /// The pool it leads to, which exists.
+    pub pool: String,
+}
+
+/// Which host names a route takes; all in lower case, without a trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// Every host.
+    Any,
+    /// One host name or IP literal.
+    Exact(String),
+    /// `*.example.com`, kept as `example.com`: any name with at least one label before it.
+    Wildcard(String),
+}
+
+/// Servers that can answer the same requests, and the rules to choose among them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: String,
+    /// How a server is chosen.
+    pub balance: Balance,
+    /// How a server's health is known.
+    pub health: Health,
+    /// When a failed try is followed by another.
+    pub retry: Retry,
+    /// In the order of the file; names unique.
+    #[serde(rename = "server")]
+    pub servers: Vec<Server>,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Balance {
+    /// The rule.
+    pub algorithm: Algorithm,
+    /// Whether a client keeps its server.
+    pub sticky: Option<Sticky>,
+}
+
+/// The rule by which a server is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// Exactly in proportion to the weights, evenly spread.
+    WeightedRoundRobin,
+    /// Each in turn; of the weights only 0 counts.
+    RoundRobin,
+    /// By chance, in proportion to the weights.
+    Random,
+    /// The fewest open requests for its weight.
+    LeastConnections,
+}
+
+/// A cookie that keeps a client at its server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sticky {
+    /// The cookie's name.
+    pub cookie: String,
+    /// How long the client keeps it.
+    #[serde(serialize_with = "as_duration")]
+    pub max_age: Duration,
+}
+
+/// How a server's health is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// What is tried.
+    pub kind: HealthKind,
+    /// For [`HealthKind::Http`]: what is asked for.
+    pub path: String,
+    /// For [`HealthKind::Http`]: which statuses pass.
+    pub expect: StatusRanges,
+    /// From the start of one check to the next, jittered by a tenth.
+    #[serde(serialize_with = "as_duration")]
+    pub interval: Duration,
+    /// For one check as a whole.
+    #[serde(serialize_with = "as_duration")]
+    pub timeout: Duration,
+    /// Passes in a row until a server that was down is up.
+    pub rise: NonZeroU32,
+    /// Failures in a row until a server that was up is down.
+    pub fall: NonZeroU32,
+    /// Path of the server's own Prometheus page, if its memory is to be read there.
+    pub memory: Option<String>,
+}
+
+/// What a health check tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthKind {
+    /// A GET whose status must be among the expected.
+    Http,
+    /// A connection.
+    Tcp,
+    /// Nothing: a server counts as up.
+    None,
+}
+
+/// Statuses, as `200-399` or `200, 204, 301-302`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusRanges(pub Vec<RangeInclusive<u16>>);
+
+impl StatusRanges {
+    /// Whether `status` is among them.
+    #[must_use]
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&status))
+    }
+}
+
+/// When a failed try is followed by another.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Retry {
+    /// Tries after the first.
+    pub attempts: u32,
+    /// Share of the recent requests that may be tried again (0 to 1).
+    #[serde(serialize_with = "as_percent")]
+    pub budget: f64,
+}
+
+/// One address that answers requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Server {
+    /// Unique in its pool.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// Its share beside the others', 0 to 1000; 0 takes no new client.
+    pub weight: u32,
+    /// Whether it takes new requests at all.
+    pub enabled: bool,
+}
+
+/// Where a server is: an IP address, or a name that is resolved again in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// Known for good.
+    Ip(SocketAddr),
+    /// To be resolved; the host in lower case.
+    Name(String, u16),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(domain) => write!(f, "*.{domain}"),
+        }
+    }
+}
+
+impl fmt::Display for StatusRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, range) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            if range.start() == range.end() {
+                write!(f, "{separator}{}", range.start())?;
+            } else {
+                write!(f, "{separator}{}-{}", range.start(), range.end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for StatusRanges {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn as_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&units::format_duration(*value))
+}
+
+fn as_size<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&units::format_size(*value))
+}
+
+fn as_percent<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&units::format_percent(*value))
+}

@@ -1,0 +1,3 @@
+//! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
+
+pub mod config;

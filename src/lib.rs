@@ -1,3 +1,8 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
 
+pub mod balance;
 pub mod config;
+pub mod counters;
+pub mod health;
+pub mod route;
+pub mod server;

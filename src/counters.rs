@@ -1,0 +1,212 @@
+//! Counters that one worker writes and anybody reads: no lock, no atomic read-modify-write, no label lookup.
+//!
+//! Each worker has its own set, so an update is a plain load and store; a reader adds the sets up.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+/// Upper bounds of the latency histograms' buckets, in seconds; the last, infinite one is implied.
+pub const BUCKETS: [f64; 15] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The same in microseconds, for comparing without floats.
+const BUCKET_MICROS: [u64; BUCKETS.len()] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 30_000_000,
+];
+
+/// A set of `T` for each worker, made when that worker first needs it.
+#[derive(Debug)]
+pub struct PerWorker<T>(Box<[OnceLock<Box<CachePadded<T>>>]>);
+
+impl<T: Default> PerWorker<T> {
+    /// Room for `workers` sets; none is made yet.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| OnceLock::new()).collect())
+    }
+
+    /// The set that only worker number `worker` writes.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    #[inline]
+    #[must_use]
+    pub fn of(&self, worker: usize) -> &T {
+        self.0[worker].get_or_init(Box::default)
+    }
+
+    /// The sets that exist.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(OnceLock::get).map(|set| &***set)
+    }
+
+    /// What `read` finds in each set, added up.
+    pub fn sum(&self, read: impl Fn(&T) -> u64) -> u64 {
+        self.iter().map(read).sum()
+    }
+}
+
+/// A number that one thread adds to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`; only ever called by the thread that owns the set.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// How long things took.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS.len() + 1],
+    micros: Counter,
+}
+
+impl Histogram {
+    /// Counts one.
+    #[inline]
+    pub fn observe(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKET_MICROS.partition_point(|bound| *bound < micros);
+        self.buckets[bucket].add(1);
+        self.micros.add(micros);
+    }
+}
+
+/// Several [`Histogram`]s added up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HistogramTotal {
+    /// Observations in each bucket, not cumulative; the last is the infinite one.
+    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Sum of all observations, in seconds.
+    pub seconds: f64,
+}
+
+impl HistogramTotal {
+    /// Adds one worker's.
+    pub fn add(&mut self, other: &Histogram) {
+        for (total, bucket) in self.buckets.iter_mut().zip(&other.buckets) {
+            *total += bucket.get();
+        }
+        #[allow(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
+        let seconds = other.micros.get() as f64 / 1e6;
+        self.seconds += seconds;
+    }
+
+    /// All observations.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// Counts by a small key; the first `N` distinct keys have a slot each, what comes after shares one.
+///
+/// Keys are never 0. The few keys that a server really uses stand first, so finding a slot is a
+/// comparison or two.
+#[derive(Debug)]
+pub struct Tally<const N: usize> {
+    slots: [(AtomicU32, Counter); N],
+    rest: Counter,
+}
+
+impl<const N: usize> Default for Tally<N> {
+    fn default() -> Self {
+        Self { slots: std::array::from_fn(|_| Default::default()), rest: Counter::default() }
+    }
+}
+
+impl<const N: usize> Tally<N> {
+    /// Counts one of `key`.
+    #[inline]
+    pub fn add(&self, key: u32) {
+        for (slot, count) in &self.slots {
+            let taken = slot.load(Relaxed);
+            if taken == 0 {
+                // Only this thread writes, so nobody takes the slot in between.
+                slot.store(key, Relaxed);
+            } else if taken != key {
+                continue;
+            }
+            return count.add(1);
+        }
+        self.rest.add(1);
+    }
+
+    /// Each key with its count; `None` is what came after the slots were full, left out when nothing did.
+    pub fn iter(&self) -> impl Iterator<Item = (Option<u32>, u64)> {
+        let rest = Some((None, self.rest.get())).filter(|(_, count)| *count > 0);
+        self.slots
+            .iter()
+            .map(|(key, count)| (key.load(Relaxed), count.get()))
+            .take_while(|(key, _)| *key != 0)
+            .map(|(key, count)| (Some(key), count))
+            .chain(rest)
+    }
+
+    /// All counts added up.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, count)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_observation_lands_in_the_bucket_whose_bound_it_does_not_exceed() {
+        let histogram = Histogram::default();
+        for (micros, bucket) in [(0, 0), (500, 0), (501, 1), (30_000_000, 14), (30_000_001, 15)] {
+            histogram.observe(Duration::from_micros(micros));
+            let mut total = HistogramTotal::default();
+            total.add(&histogram);
+            assert!(total.buckets[bucket] > 0, "{micros} µs in bucket {bucket}");
+        }
+        let mut total = HistogramTotal::default();
+        total.add(&histogram);
+        assert_eq!(total.count(), 5);
+        assert!((total.seconds - 60.001_002).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_bounds_in_seconds_and_in_microseconds_agree() {
+        for (seconds, micros) in BUCKETS.iter().zip(BUCKET_MICROS) {
+            assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_micros(micros));
+        }
+    }
+
+    #[test]
+    fn a_tally_keeps_what_does_not_fit_apart() {
+        let tally = Tally::<2>::default();
+        for key in [200, 404, 200, 500, 501] {
+            tally.add(key);
+        }
+        let counts: Vec<_> = tally.iter().collect();
+        assert_eq!(counts, [(Some(200), 2), (Some(404), 1), (None, 2)]);
+        assert_eq!(tally.total(), 5);
+    }
+
+    #[test]
+    fn workers_add_up() {
+        let sets = PerWorker::<Counter>::new(3);
+        sets.of(0).add(1);
+        sets.of(2).add(5);
+        assert_eq!(sets.sum(Counter::get), 6);
+        assert_eq!(sets.iter().count(), 2);
+    }
+}

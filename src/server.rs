@@ -1,0 +1,202 @@
+//! A live server: what is known of one (pool, name, address), through any number of generations.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+
+use crate::config::Address;
+use crate::counters::{Counter, Histogram, PerWorker, Tally};
+use crate::health::State;
+
+/// What makes a server the same server after an edit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its pool's name.
+    pub pool: Arc<str>,
+    /// Its own name.
+    pub name: Arc<str>,
+    /// Where it is, as configured.
+    pub address: Address,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pool, self.name)
+    }
+}
+
+/// A live server. Lives as long as any snapshot names it or any request to it is open.
+#[derive(Debug)]
+pub struct Server {
+    /// Never used twice in a process: what workers know the server by.
+    pub id: u64,
+    /// Who it is.
+    pub key: Key,
+    /// Where the address resolves to now; `None` while a host name has not been resolved.
+    target: ArcSwapOption<SocketAddr>,
+    state: AtomicU8,
+    /// When the state last changed.
+    since: ArcSwapOption<SystemTime>,
+    last_check: ArcSwapOption<Check>,
+    /// Resident bytes as the server itself says; [`UNKNOWN`] when it does not, or no longer.
+    memory: AtomicU64,
+    /// Checks that passed, checks that failed; written by the control plane.
+    checks: [Counter; 2],
+    counters: PerWorker<ServerCounters>,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+/// What one worker counts of a server.
+#[derive(Debug, Default)]
+pub struct ServerCounters {
+    /// Tries that began.
+    pub started: Counter,
+    /// Tries whose answer, body included, has ended one way or another.
+    pub finished: Counter,
+    /// Connections to it that were opened.
+    pub opened: Counter,
+    /// Connections to it that were closed.
+    pub closed: Counter,
+    /// Answers by status; a try without an answer counts as none.
+    pub codes: Tally<16>,
+    /// From the try's begin to the end of the answer.
+    pub seconds: Histogram,
+}
+
+/// One health check's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// When it ended.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// What went wrong, if it failed.
+    pub error: Option<String>,
+}
+
+impl Server {
+    /// A server in `state`, for `workers` workers.
+    #[must_use]
+    pub fn new(id: u64, key: Key, state: State, workers: usize) -> Self {
+        let target = match key.address {
+            Address::Ip(address) => Some(Arc::new(address)),
+            Address::Name(..) => None,
+        };
+        Self {
+            id,
+            key,
+            target: ArcSwapOption::new(target),
+            state: AtomicU8::new(state as u8),
+            since: ArcSwapOption::from_pointee(SystemTime::now()),
+            last_check: ArcSwapOption::empty(),
+            memory: AtomicU64::new(UNKNOWN),
+            checks: Default::default(),
+            counters: PerWorker::new(workers),
+        }
+    }
+
+    /// Where to connect, if that is known.
+    #[must_use]
+    pub fn target(&self) -> Option<SocketAddr> {
+        self.target.load().as_deref().copied()
+    }
+
+    /// Says where the host name resolves to now. Returns whether that is news.
+    pub fn set_target(&self, target: SocketAddr) -> bool {
+        let news = self.target() != Some(target);
+        if news {
+            self.target.store(Some(Arc::new(target)));
+        }
+        news
+    }
+
+    /// What its checks say.
+    #[must_use]
+    pub fn state(&self) -> State {
+        const STATES: [State; 4] = [State::Unchecked, State::Checking, State::Up, State::Down];
+        STATES[usize::from(self.state.load(Relaxed))]
+    }
+
+    /// Notes a new state.
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u8, Relaxed);
+        self.since.store(Some(Arc::new(SystemTime::now())));
+    }
+
+    /// When the state last changed.
+    #[must_use]
+    pub fn since(&self) -> SystemTime {
+        self.since.load().as_deref().copied().unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The newest check, if there was any.
+    #[must_use]
+    pub fn last_check(&self) -> Option<Arc<Check>> {
+        self.last_check.load_full()
+    }
+
+    /// Notes a check's end. Called by the control plane alone.
+    pub fn set_last_check(&self, check: Check) {
+        self.checks[usize::from(check.error.is_some())].add(1);
+        self.last_check.store(Some(Arc::new(check)));
+    }
+
+    /// Checks that passed, and that failed.
+    #[must_use]
+    pub fn checks(&self) -> [u64; 2] {
+        [self.checks[0].get(), self.checks[1].get()]
+    }
+
+    /// Resident bytes as the server itself says, if it does.
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        Some(self.memory.load(Relaxed)).filter(|bytes| *bytes != UNKNOWN)
+    }
+
+    /// Notes what the server says of its memory; `None` when that is not known, or no longer.
+    pub fn set_memory(&self, bytes: Option<u64>) {
+        self.memory.store(bytes.unwrap_or(UNKNOWN), Relaxed);
+    }
+
+    /// What each worker counted.
+    #[must_use]
+    pub fn counters(&self) -> &PerWorker<ServerCounters> {
+        &self.counters
+    }
+
+    /// Open requests now, on all workers.
+    #[must_use]
+    pub fn active_requests(&self) -> u64 {
+        self.counters
+            .iter()
+            // Finished first: a request that ends in between makes the figure too large by one, never negative.
+            .map(|set| {
+                let finished = set.finished.get();
+                set.started.get().saturating_sub(finished)
+            })
+            .sum()
+    }
+
+    /// Open connections now, on all workers.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.counters
+            .iter()
+            .map(|set| {
+                let closed = set.closed.get();
+                set.opened.get().saturating_sub(closed)
+            })
+            .sum()
+    }
+
+    /// Answers it has given.
+    #[must_use]
+    pub fn requests_total(&self) -> u64 {
+        self.counters.sum(|set| set.codes.total())
+    }
+}

@@ -50,11 +50,10 @@ impl Picker {
         &self.candidates
     }
 
-    /// The share of new requests that a server gets, from 0 to 1.
-    #[must_use]
-    pub fn share(&self, index: u32) -> f64 {
-        let position = self.candidates.iter().position(|candidate| candidate.index == index);
-        position.map_or(0.0, |position| self.wheel.share(position))
+    /// The share of new requests that each candidate gets, from 0 to 1, by its index.
+    pub fn shares(&self) -> impl Iterator<Item = (u32, f64)> {
+        let shares = (0..self.candidates.len()).map(|slot| self.wheel.share(slot));
+        self.candidates.iter().map(|candidate| candidate.index).zip(shares)
     }
 
     /// Chooses one that `tried` does not hold back, or none when all are held back.

@@ -1,0 +1,254 @@
+//! A pool as the request path sees it: its servers, who of them takes requests, and how one is chosen.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crossbeam_utils::CachePadded;
+use serde::Serialize;
+
+use crate::balance::{Candidate, Picker};
+use crate::config;
+use crate::counters::{Counter, PerWorker};
+use crate::server::Server;
+use crate::sticky::{self, Token};
+
+/// One pool in one snapshot. Immutable; what changes lives in the servers and in [`PoolLive`].
+#[derive(Debug)]
+pub struct Pool {
+    /// Its rules, as configured.
+    pub config: Arc<config::Pool>,
+    /// What outlives the snapshot.
+    pub live: Arc<PoolLive>,
+    /// All servers: as configured, then those that are leaving.
+    pub members: Vec<Member>,
+    /// Whether servers that left still serve, because none of the new ones has passed a check.
+    pub holding: bool,
+    picker: Picker,
+    /// Who a cookie may name, when cookies are used.
+    tokens: HashMap<Token, u32>,
+}
+
+/// What a pool keeps through any number of generations.
+#[derive(Debug)]
+pub struct PoolLive {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The place in the turn, one for all workers; an edit does not move it.
+    position: CachePadded<AtomicU64>,
+    /// What each worker counts.
+    pub counters: PerWorker<PoolCounters>,
+}
+
+/// What one worker counts of a pool.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// Requests that came for the pool.
+    pub requests: Counter,
+    /// Tries after the first, by [`RetryReason`].
+    pub retries: [Counter; RetryReason::ALL.len()],
+}
+
+/// Why a request was tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The server could not be connected to.
+    Connect,
+    /// The kept-alive connection closed before the request was sent.
+    NotSent,
+    /// The connection broke after the request was sent, before an answer.
+    Broken,
+}
+
+impl RetryReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Connect, Self::NotSent, Self::Broken];
+
+    /// As the metric's label says it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::NotSent => "not_sent",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// A server in a pool.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The live server.
+    pub server: Arc<Server>,
+    /// Its weight, 0 to 1000.
+    pub weight: u32,
+    /// What the file says of it.
+    pub standing: Standing,
+    /// Whether it is going: open requests finish, cookies that name it still lead to it.
+    pub draining: bool,
+    /// Whether it took part when the snapshot was made, as its checks go.
+    serves: bool,
+    /// What a cookie calls it, when cookies are used.
+    pub token: Option<Token>,
+}
+
+/// What the file says of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is there and enabled.
+    Enabled,
+    /// It is there with `enabled = false`.
+    Disabled,
+    /// It is there no more.
+    Removed,
+}
+
+/// What people are told of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Takes requests (with weight 0: from clients that it knows).
+    Up,
+    /// Its checks fail.
+    Down,
+    /// Disabled or removed; its open requests finish.
+    Draining,
+    /// Disabled, and nothing is open.
+    Disabled,
+    /// New; it takes requests after its first passed check.
+    Checking,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Up, Self::Down, Self::Draining, Self::Disabled, Self::Checking];
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+            Self::Checking => "checking",
+        })
+    }
+}
+
+impl Member {
+    /// A member whose part in the pool is decided by its health now.
+    #[must_use]
+    pub fn new(server: Arc<Server>, weight: u32, standing: Standing, draining: bool) -> Self {
+        let serves = server.state().serves();
+        Self { server, weight, standing, draining, serves, token: None }
+    }
+
+    /// What people are told of it.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        use crate::health::State;
+        match (self.standing, self.server.state()) {
+            (Standing::Removed, _) => Status::Draining,
+            (Standing::Disabled, _) if self.draining => Status::Draining,
+            (Standing::Disabled, _) => Status::Disabled,
+            (Standing::Enabled, State::Unchecked | State::Up) => Status::Up,
+            (Standing::Enabled, State::Down) => Status::Down,
+            (Standing::Enabled, State::Checking) => Status::Checking,
+        }
+    }
+
+    /// Whether `other` would take the same part in the pool.
+    fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.server, &other.server)
+            && (self.weight, self.standing, self.draining, self.serves)
+                == (other.weight, other.standing, other.draining, other.serves)
+    }
+
+    fn serves_new(&self, holding: bool) -> bool {
+        let stands = match self.standing {
+            Standing::Enabled => true,
+            Standing::Disabled | Standing::Removed => holding && self.draining,
+        };
+        stands && self.weight > 0 && self.serves
+    }
+
+    fn serves_known(&self) -> bool {
+        (self.standing == Standing::Enabled || self.draining) && self.serves
+    }
+}
+
+impl PoolLive {
+    /// A pool that nothing has gone through yet.
+    #[must_use]
+    pub fn new(name: Arc<str>, workers: usize) -> Self {
+        Self { name, position: CachePadded::default(), counters: PerWorker::new(workers) }
+    }
+}
+
+impl Pool {
+    /// Prepares the choice among `members` as their servers are now.
+    #[must_use]
+    pub fn new(config: Arc<config::Pool>, live: Arc<PoolLive>, mut members: Vec<Member>, holding: bool) -> Self {
+        let indexed = || (0_u32..).zip(&members);
+        let candidates = indexed()
+            .filter(|(_, member)| member.serves_new(holding))
+            .map(|(index, member)| Candidate { index, weight: member.weight })
+            .collect();
+        let picker = Picker::new(config.balance.algorithm, candidates);
+        let mut tokens = HashMap::new();
+        if let Some(rule) = &config.balance.sticky {
+            for (index, member) in (0..).zip(&mut members) {
+                let token = sticky::token(rule, &config.name, &member.server.key.name);
+                member.token = Some(token);
+                // A name that came back at another address beats the one that leaves.
+                if member.serves_known() {
+                    tokens.entry(token).or_insert(index);
+                }
+            }
+        }
+        Self { config, live, members, holding, picker, tokens }
+    }
+
+    /// Whether it was built from members like these.
+    #[must_use]
+    pub fn is_current(&self, members: &[Member]) -> bool {
+        self.members.len() == members.len() && self.members.iter().zip(members).all(|(a, b)| a.is_like(b))
+    }
+
+    /// Whether some server takes new requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.picker.candidates().is_empty()
+    }
+
+    /// The members that take new requests.
+    pub fn eligible(&self) -> impl ExactSizeIterator<Item = &Member> {
+        self.picker.candidates().iter().map(|candidate| &self.members[candidate.index as usize])
+    }
+
+    /// The share of new requests that each member gets, from 0 to 1, in the members' order.
+    #[must_use]
+    pub fn shares(&self) -> Vec<f64> {
+        let mut shares = vec![0.0; self.members.len()];
+        for (index, share) in self.picker.shares() {
+            shares[index as usize] = share;
+        }
+        shares
+    }
+
+    /// Chooses a member for a request: the one that its cookie names, else by the pool's rule; never
+    /// one whose id is among `tried`. None when no other is left.
+    #[inline]
+    pub fn pick(&self, tried: &[u64], token: Option<Token>) -> Option<&Member> {
+        let member = |index: u32| &self.members[index as usize];
+        let was_tried = |index| !tried.is_empty() && tried.contains(&member(index).server.id);
+        if let Some(index) = token.and_then(|token| self.tokens.get(&token)).copied().filter(|index| !was_tried(*index))
+        {
+            return Some(member(index));
+        }
+        let open = |index| member(index).server.active_requests();
+        self.picker.pick(&self.live.position, was_tried, open).map(member)
+    }
+}

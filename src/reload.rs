@@ -1,0 +1,3 @@
+//! Reloading: from a changed file to a new generation, or to a record of why not.
+
+pub mod record;

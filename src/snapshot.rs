@@ -1,0 +1,82 @@
+//! The snapshot: one generation together with the health of its servers, ready for the request path.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::Config;
+use crate::counters::{Histogram, PerWorker, Tally};
+use crate::pool::Pool;
+use crate::route::RouteTable;
+
+/// All that a request needs to know. Immutable; an edit or a health change makes another, which
+/// shares every part that stayed as it was.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Which accepted configuration this is, from 1.
+    pub generation: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub hash: Arc<str>,
+    /// When it was accepted.
+    pub applied_at: SystemTime,
+    /// What it says.
+    pub config: Arc<Config>,
+    /// The pools of the configuration, then those that are gone but for open requests.
+    pub pools: Vec<Arc<Pool>>,
+    /// The routes, in the configuration's order.
+    pub routes: Arc<[Route]>,
+    /// What counts requests that no route takes.
+    pub unrouted: Arc<RouteLive>,
+    /// Where a request's route is found.
+    pub table: Arc<RouteTable>,
+}
+
+/// A route in one snapshot.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The place of its pool in [`Snapshot::pools`].
+    pub pool: usize,
+    /// What outlives the snapshot.
+    pub live: Arc<RouteLive>,
+}
+
+/// What a route keeps through any number of generations.
+#[derive(Debug)]
+pub struct RouteLive {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What each worker counts.
+    pub counters: PerWorker<RouteCounters>,
+}
+
+/// What one worker counts of a route.
+#[derive(Debug, Default)]
+pub struct RouteCounters {
+    /// Answers, by [`crate::method::key`] of method and status.
+    pub codes: Tally<48>,
+    /// From the request's head to the end of its answer.
+    pub seconds: Histogram,
+}
+
+impl RouteLive {
+    /// A route that nothing has gone through yet.
+    #[must_use]
+    pub fn new(name: Arc<str>, workers: usize) -> Self {
+        Self { name, counters: PerWorker::new(workers) }
+    }
+}
+
+impl Snapshot {
+    /// The route for `host` (lower case, no port, no trailing dot) and `path` (normalised), with its pool.
+    #[inline]
+    #[must_use]
+    pub fn route(&self, host: &str, path: &str) -> Option<(&Route, &Arc<Pool>)> {
+        let route = &self.routes[self.table.find(host, path)?];
+        Some((route, &self.pools[route.pool]))
+    }
+
+    /// The pools that requests can reach and that have no server to send them to.
+    pub fn unready(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let configured = self.config.pools.len();
+        self.pools.iter().take(configured).filter(|pool| !pool.is_ready())
+    }
+}

@@ -1,0 +1,99 @@
+//! The state of the process that everybody may read: the snapshot in force, the record of reloads, whether it is stopping.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+
+use crate::counters::{Counter, PerWorker};
+use crate::reload::record::Record;
+use crate::snapshot::Snapshot;
+
+/// One for the process. The control plane writes, all read.
+#[derive(Debug)]
+pub struct State {
+    /// The one pointer at which control plane and data plane meet.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Never locked by the request path, nor for long.
+    reloads: Mutex<Record>,
+    /// The listeners that take clients, and those that still have some.
+    listeners: ArcSwap<Vec<Arc<ListenerLive>>>,
+    stopping: AtomicBool,
+    /// When the process began.
+    pub started: SystemTime,
+}
+
+/// What is known of a listener as long as its address is configured, or clients that came by it are there.
+#[derive(Debug)]
+pub struct ListenerLive {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it really listens: the configured address, with the port that the system chose if that was 0.
+    pub address: std::net::SocketAddr,
+    /// What each worker counts.
+    pub counters: PerWorker<ListenerCounters>,
+}
+
+/// What one worker counts of a listener.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// Client connections accepted.
+    pub opened: Counter,
+    /// Client connections ended.
+    pub closed: Counter,
+}
+
+impl ListenerLive {
+    /// Open client connections now.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        let open = |set: &ListenerCounters| {
+            let closed = set.closed.get();
+            set.opened.get().saturating_sub(closed)
+        };
+        self.counters.sum(open)
+    }
+}
+
+impl State {
+    /// Begins with the first snapshot.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot: ArcSwap::new(snapshot),
+            reloads: Mutex::default(),
+            listeners: ArcSwap::default(),
+            stopping: AtomicBool::new(false),
+            started: SystemTime::now(),
+        }
+    }
+
+    /// The record of reloads.
+    pub fn reloads(&self) -> MutexGuard<'_, Record> {
+        // A panic while it was held leaves a record that is still a record.
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The listeners now.
+    #[must_use]
+    pub fn listeners(&self) -> Arc<Vec<Arc<ListenerLive>>> {
+        self.listeners.load_full()
+    }
+
+    /// Says which listeners there are.
+    pub fn set_listeners(&self, listeners: Vec<Arc<ListenerLive>>) {
+        self.listeners.store(Arc::new(listeners));
+    }
+
+    /// Whether the process is shutting down.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// Says that the process is shutting down.
+    pub fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+}

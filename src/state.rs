@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 #[derive(Debug)]
 pub struct State {
     /// The one pointer at which control plane and data plane meet.
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Never locked by the request path, nor for long.
     reloads: Mutex<Record>,
     /// The listeners that take clients, and those that still have some.
@@ -61,7 +61,7 @@ impl State {
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         Self {
-            snapshot: ArcSwap::new(snapshot),
+            snapshot: Arc::new(ArcSwap::new(snapshot)),
             reloads: Mutex::default(),
             listeners: ArcSwap::default(),
             stopping: AtomicBool::new(false),

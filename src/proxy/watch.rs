@@ -1,0 +1,239 @@
+//! Watching client connections: one slot for each, swept by its worker, instead of a timer for each wait.
+//!
+//! A connection says what it waits for and how long that may take; that costs a store. A sweep, some
+//! times a second, wakes those that waited too long, and those that are to drain or to be cut.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// What a client connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The rest of a request's head.
+    Head,
+    /// The next request.
+    Idle,
+    /// More of a request's body.
+    Upload,
+    /// A connection to a server: the connecting has a timer of its own.
+    Connect,
+    /// A server's answer.
+    Answer,
+    /// The next piece of an answer's body, or the client to take one.
+    Download,
+    /// Nothing that has a limit: an upgraded connection.
+    Tunnel,
+}
+
+/// Why a connection was woken; all that came since it last looked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// It waited too long, for this.
+    pub expired: Option<Phase>,
+    /// No further request is to be taken.
+    pub drain: bool,
+    /// It is to end now.
+    pub cut: bool,
+}
+
+/// One connection's place in the [`Watch`].
+#[derive(Debug)]
+pub struct Slot {
+    phase: Cell<Phase>,
+    until: Cell<Option<Instant>>,
+    signals: Cell<Signals>,
+    waker: RefCell<Option<Waker>>,
+    /// The listener it came by.
+    listener: u64,
+    /// The server that its request is at, or 0.
+    server: Cell<u64>,
+    watch: Weak<Watch>,
+    place: Cell<usize>,
+}
+
+/// All slots of a worker.
+#[derive(Debug)]
+pub struct Watch {
+    slots: RefCell<Vec<Rc<Slot>>>,
+    now: Cell<Instant>,
+}
+
+impl Watch {
+    /// Without a slot yet.
+    #[must_use]
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { slots: RefCell::default(), now: Cell::new(Instant::now()) })
+    }
+
+    /// A slot for a connection that came by `listener`. Its owner calls [`Slot::leave`] at the end.
+    #[must_use]
+    pub fn enter(self: &Rc<Self>, listener: u64) -> Rc<Slot> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = Rc::new(Slot {
+            phase: Cell::new(Phase::Head),
+            until: Cell::new(None),
+            signals: Cell::default(),
+            waker: RefCell::default(),
+            listener,
+            server: Cell::new(0),
+            watch: Rc::downgrade(self),
+            place: Cell::new(slots.len()),
+        });
+        slots.push(Rc::clone(&slot));
+        slot
+    }
+
+    /// Takes note of the time and wakes those that waited too long.
+    pub fn sweep(&self, now: Instant) {
+        self.now.set(now);
+        self.signal(
+            |slot| slot.until.get().is_some_and(|until| until <= now),
+            |slot, signals| {
+                slot.until.set(None);
+                signals.expired = Some(slot.phase.get());
+            },
+        );
+    }
+
+    /// Asks connections to take no further request: those of one listener, or all.
+    pub fn drain(&self, listener: Option<u64>) {
+        self.signal(|slot| listener.is_none_or(|id| slot.listener == id), |_, signals| signals.drain = true);
+    }
+
+    /// Ends connections: those of one listener, or all.
+    pub fn cut(&self, listener: Option<u64>) {
+        self.signal(|slot| listener.is_none_or(|id| slot.listener == id), |_, signals| signals.cut = true);
+    }
+
+    /// Ends the connections whose request is at a server.
+    pub fn cut_server(&self, server: u64) {
+        self.signal(|slot| slot.server.get() == server, |_, signals| signals.cut = true);
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn signal(&self, concerns: impl Fn(&Slot) -> bool, change: impl Fn(&Slot, &mut Signals)) {
+        for slot in self.slots.borrow().iter().filter(|slot| concerns(slot)) {
+            let mut signals = slot.signals.get();
+            change(slot, &mut signals);
+            slot.signals.set(signals);
+            // Waking only schedules the task: nothing here is entered again.
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Says what the connection waits for from now on, and how long that may take.
+    #[inline]
+    pub fn wait(&self, phase: Phase, at_most: Duration) {
+        self.phase.set(phase);
+        // The time of the last sweep: a limit is late by a sweep at most, and costs no look at the clock.
+        let now = self.watch.upgrade().map(|watch| watch.now.get());
+        self.until.set(now.and_then(|now| now.checked_add(at_most)));
+    }
+
+    /// Says that the connection waits for something that is not limited here.
+    pub fn wait_unlimited(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.until.set(None);
+    }
+
+    /// What the connection waits for.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Says which server the request is at; 0 for none.
+    pub fn at_server(&self, id: u64) {
+        self.server.set(id);
+    }
+
+    /// Why the connection was woken; asks to be woken next time.
+    #[inline]
+    pub fn poll(&self, context: &Context<'_>) -> Signals {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        self.signals.take()
+    }
+
+    /// Gives the place up.
+    pub fn leave(&self) {
+        let Some(watch) = self.watch.upgrade() else { return };
+        let mut slots = watch.slots.borrow_mut();
+        let place = self.place.get();
+        if slots.get(place).is_some_and(|slot| std::ptr::eq(&raw const **slot, self)) {
+            slots.swap_remove(place);
+            if let Some(moved) = slots.get(place) {
+                moved.place.set(place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signals(slot: &Slot) -> Signals {
+        slot.poll(&Context::from_waker(Waker::noop()))
+    }
+
+    const NONE: Signals = Signals { expired: None, drain: false, cut: false };
+
+    #[test]
+    fn a_sweep_finds_who_waited_too_long_and_only_once() {
+        let watch = Watch::new();
+        let (slow, quick) = (watch.enter(1), watch.enter(1));
+        let start = Instant::now();
+        watch.sweep(start);
+        slow.wait(Phase::Answer, Duration::from_secs(1));
+        quick.wait(Phase::Idle, Duration::from_secs(5));
+        watch.sweep(start + Duration::from_secs(2));
+        assert_eq!(signals(&slow), Signals { expired: Some(Phase::Answer), ..NONE });
+        assert_eq!(signals(&quick), NONE);
+        watch.sweep(start + Duration::from_secs(3));
+        assert_eq!(signals(&slow), NONE);
+    }
+
+    #[test]
+    fn signals_reach_the_connections_they_are_meant_for_and_none_is_lost() {
+        let watch = Watch::new();
+        let (first, second) = (watch.enter(1), watch.enter(2));
+        first.at_server(7);
+        watch.drain(Some(2));
+        watch.cut_server(7);
+        assert_eq!((signals(&first), signals(&second)), (Signals { cut: true, ..NONE }, Signals { drain: true, ..NONE }));
+        watch.drain(None);
+        watch.cut(None);
+        assert_eq!(signals(&first), Signals { drain: true, cut: true, ..NONE });
+    }
+
+    #[test]
+    fn places_are_given_up_in_any_order() {
+        let watch = Watch::new();
+        let slots: Vec<_> = (0..5).map(|_| watch.enter(1)).collect();
+        for place in [2, 0, 4, 1, 3] {
+            slots[place].leave();
+            slots[place].leave();
+        }
+        assert!(watch.is_empty());
+    }
+}

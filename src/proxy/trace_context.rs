@@ -1,0 +1,461 @@
+//! Which trace a request belongs to: read from, and written to, B3 (single and multi) and W3C header fields. Pure.
+//!
+//! A request may carry several forms at once. The ids are taken from the first that has them, the
+//! sampling decision from the first that has one, in this order: `b3`, `X-B3-*`, `traceparent`.
+//! That is what B3 demands of its two forms, and what OpenTelemetry's `tracecontext,b3` does: the
+//! form that a user adds beside the default wins.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static B3: HeaderName = HeaderName::from_static("b3");
+static B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
+static B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
+static B3_PARENT_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+/// One span's place in its trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceContext {
+    /// Never zero.
+    pub trace_id: u128,
+    /// This span; never zero.
+    pub span_id: u64,
+    /// The span that this one is a part of, on whichever side of the network.
+    pub parent_span_id: Option<u64>,
+    /// Whether spans of this trace are recorded.
+    pub sampled: bool,
+    /// B3's demand to record this trace whatever the samplers say; then `sampled` is true.
+    pub debug: bool,
+    form: Form,
+    /// `tracestate` describes this trace, so it may go on.
+    tracestate: bool,
+}
+
+impl TraceContext {
+    /// The span of a request with these header fields: a part of the caller's trace if they name
+    /// one, else the first of a new trace. A decision that came in is kept; without one, the share
+    /// `sample` (0 to 1) is recorded.
+    #[must_use]
+    pub fn continue_or_start(headers: &HeaderMap, sample: f64, rng: &mut fastrand::Rng) -> Self {
+        let came = Received::read(headers);
+        let (trace_id, parent_span_id, form) = match came.caller {
+            Some(caller) => (caller.trace_id, Some(caller.span_id), caller.form),
+            None => (rng.u128(1..), None, Form::Full { random: false }),
+        };
+        Self {
+            trace_id,
+            span_id: rng.u64(1..),
+            parent_span_id,
+            sampled: came.decision.map_or_else(|| rng.f64() < sample, Decision::is_yes),
+            debug: came.decision == Some(Decision::Debug),
+            form,
+            tracestate: came.w3c.is_some_and(|w3c| w3c.trace_id == trace_id),
+        }
+    }
+
+    /// A span that is a part of this one: what goes to the server with one try.
+    #[must_use]
+    pub fn child(&self, rng: &mut fastrand::Rng) -> Self {
+        Self { span_id: rng.u64(1..), parent_span_id: Some(self.span_id), ..*self }
+    }
+
+    /// What goes to the server when no spans are exported: the caller's own span, because a span
+    /// that nobody reports would be a hole in the caller's trace. None when no caller named a trace;
+    /// then the request is better left without one, so that the server decides for itself.
+    #[must_use]
+    pub fn unrecorded(&self) -> Option<Self> {
+        let span_id = self.parent_span_id?;
+        Some(Self { span_id, parent_span_id: None, ..*self })
+    }
+
+    /// Sets the fields of all three forms, in place of any that came in.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        let trace_id = hex(self.trace_id);
+        let span_id = hex(u128::from(self.span_id));
+        let b3_trace_id = if self.form == Form::Short { &trace_id[16..] } else { &trace_id[..] };
+        let flags = u8::from(self.sampled) | if self.form == (Form::Full { random: true }) { 2 } else { 0 };
+        let state = match (self.debug, self.sampled) {
+            (true, _) => b'd',
+            (_, true) => b'1',
+            (_, false) => b'0',
+        };
+
+        // One allocation holds `traceparent` and then `b3`; every value is a slice of it.
+        let mut text = Vec::with_capacity(TRACEPARENT_LEN + B3_MAX_LEN);
+        text.extend_from_slice(b"00-");
+        text.extend_from_slice(&trace_id);
+        text.push(b'-');
+        text.extend_from_slice(&span_id[16..]);
+        text.extend_from_slice(&[b'-', b'0', b'0' + flags]);
+        text.extend_from_slice(b3_trace_id);
+        text.push(b'-');
+        text.extend_from_slice(&span_id[16..]);
+        text.extend_from_slice(&[b'-', state]);
+        if let Some(parent) = self.parent_span_id {
+            text.push(b'-');
+            text.extend_from_slice(&hex(u128::from(parent))[16..]);
+        }
+        let text = Bytes::from(text);
+        let b3 = text.slice(TRACEPARENT_LEN..);
+        let span_at = b3_trace_id.len() + 1;
+        let parent = self.parent_span_id.map(|_| b3.slice(b3.len() - 16..));
+
+        set(headers, &TRACEPARENT, Some(text.slice(..TRACEPARENT_LEN)));
+        set(headers, &B3_TRACE_ID, Some(b3.slice(..b3_trace_id.len())));
+        set(headers, &B3_SPAN_ID, Some(b3.slice(span_at..span_at + 16)));
+        set(headers, &B3_PARENT_SPAN_ID, parent);
+        set(headers, &B3, Some(b3));
+        // B3 wants one of the two: debug implies sampled.
+        let sampled = if self.sampled { "1" } else { "0" };
+        set(headers, &B3_SAMPLED, (!self.debug).then_some(Bytes::from_static(sampled.as_bytes())));
+        set(headers, &B3_FLAGS, self.debug.then_some(Bytes::from_static(b"1")));
+        if !self.tracestate {
+            headers.remove(&TRACESTATE);
+        }
+    }
+}
+
+const TRACEPARENT_LEN: usize = "00-".len() + 32 + "-".len() + 16 + "-01".len();
+const B3_MAX_LEN: usize = 32 + "-".len() + 16 + "-1-".len() + 16;
+
+/// How the trace's id came in, which is how it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// 64 bits, as older B3 has them; padded in `traceparent`.
+    Short,
+    /// 128 bits; `random` is `traceparent`'s flag that says so, to be kept.
+    Full { random: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    No,
+    Yes,
+    Debug,
+}
+
+impl Decision {
+    fn is_yes(self) -> bool {
+        self != Self::No
+    }
+
+    fn from_b3(state: &[u8]) -> Option<Self> {
+        match state {
+            b"0" => Some(Self::No),
+            b"1" => Some(Self::Yes),
+            b"d" => Some(Self::Debug),
+            _ => None,
+        }
+    }
+}
+
+/// The span that a request was sent from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Caller {
+    trace_id: u128,
+    span_id: u64,
+    form: Form,
+}
+
+impl Caller {
+    fn from_b3(trace_id: &[u8], span_id: &[u8]) -> Option<Self> {
+        let form = match trace_id.len() {
+            16 => Form::Short,
+            32 => Form::Full { random: false },
+            _ => return None,
+        };
+        Some(Self { trace_id: unhex(trace_id).filter(|id| *id != 0)?, span_id: parse_span_id(span_id)?, form })
+    }
+}
+
+/// What the header fields of a request say about its trace.
+struct Received {
+    caller: Option<Caller>,
+    decision: Option<Decision>,
+    /// What a valid `traceparent` says, whether or not it decided.
+    w3c: Option<Caller>,
+}
+
+impl Received {
+    fn read(headers: &HeaderMap) -> Self {
+        let single = only(headers, &B3).and_then(parse_b3).unwrap_or_default();
+        let multi = read_b3_multi(headers);
+        let w3c = only(headers, &TRACEPARENT).and_then(parse_traceparent);
+        Self {
+            caller: single.0.or(multi.0).or(w3c.map(|(caller, _)| caller)),
+            decision: single.1.or(multi.1).or(w3c.map(|(_, decision)| decision)),
+            w3c: w3c.map(|(caller, _)| caller),
+        }
+    }
+}
+
+/// `{trace}-{span}[-{state}[-{parent}]]`, or `{state}` alone.
+fn parse_b3(value: &[u8]) -> Option<(Option<Caller>, Option<Decision>)> {
+    if let Some(decision) = Decision::from_b3(value) {
+        return Some((None, Some(decision)));
+    }
+    let mut parts = value.split(|byte| *byte == b'-');
+    let caller = Caller::from_b3(parts.next()?, parts.next()?)?;
+    let decision = match parts.next() {
+        Some(state) => Some(Decision::from_b3(state)?),
+        None => None,
+    };
+    if let Some(parent) = parts.next() {
+        parse_span_id(parent)?;
+    }
+    parts.next().is_none().then_some((Some(caller), decision))
+}
+
+fn read_b3_multi(headers: &HeaderMap) -> (Option<Caller>, Option<Decision>) {
+    let caller = only(headers, &B3_TRACE_ID)
+        .zip(only(headers, &B3_SPAN_ID))
+        .and_then(|(trace_id, span_id)| Caller::from_b3(trace_id, span_id));
+    let decision = match (only(headers, &B3_FLAGS), only(headers, &B3_SAMPLED)) {
+        (Some(b"1"), _) => Some(Decision::Debug),
+        // The words were written by the earliest B3 libraries.
+        (_, Some(b"1" | b"true")) => Some(Decision::Yes),
+        (_, Some(b"0" | b"false")) => Some(Decision::No),
+        _ => None,
+    };
+    (caller, decision)
+}
+
+/// `{version}-{trace}-{parent}-{flags}`; a version above 00 may have more behind another dash.
+fn parse_traceparent(value: &[u8]) -> Option<(Caller, Decision)> {
+    let (head, rest) = value.split_at_checked(TRACEPARENT_LEN)?;
+    let version = unhex(&head[..2]).filter(|version| *version != 0xff)?;
+    let dashes = [2, 35, 52].iter().all(|at| head[*at] == b'-');
+    if !dashes || !(rest.is_empty() || version > 0 && rest[0] == b'-') {
+        return None;
+    }
+    let flags = unhex(&head[53..])?;
+    let caller = Caller {
+        trace_id: unhex(&head[3..35]).filter(|id| *id != 0)?,
+        span_id: parse_span_id(&head[36..52])?,
+        form: Form::Full { random: flags & 2 != 0 },
+    };
+    Some((caller, if flags & 1 == 0 { Decision::No } else { Decision::Yes }))
+}
+
+fn parse_span_id(text: &[u8]) -> Option<u64> {
+    if text.len() != 16 {
+        return None;
+    }
+    unhex(text).and_then(|id| u64::try_from(id).ok()).filter(|id| *id != 0)
+}
+
+/// The value of a field that is there once; said twice, it says nothing.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value.as_bytes())
+}
+
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: Option<Bytes>) {
+    match value.map(HeaderValue::from_maybe_shared) {
+        Some(Ok(value)) => headers.insert(name, value),
+        _ => headers.remove(name),
+    };
+}
+
+/// Digits in lower case only, as both specifications have them. At most 32.
+fn unhex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |value, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u128::from(digit))
+    })
+}
+
+/// 32 digits; what fits in 64 bits is in the last 16.
+pub(super) fn hex(value: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(value.to_be_bytes()) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T128: &str = "463ac35c9f6413ad48485a3953bb6124";
+    const T64: &str = "48485a3953bb6124";
+    const SPAN: &str = "a2fb4a1d1a96d312";
+    const TRACE: u128 = 0x463a_c35c_9f64_13ad_4848_5a39_53bb_6124;
+    const SHORT_TRACE: u128 = 0x4848_5a39_53bb_6124;
+    const SPAN_ID: u64 = 0xa2fb_4a1d_1a96_d312;
+
+    fn fields(text: &str) -> HeaderMap {
+        text.lines()
+            .filter_map(|line| line.trim().split_once(": "))
+            .map(|(name, value)| {
+                let name = HeaderName::from_bytes(name.as_bytes()).expect("a field name");
+                (name, HeaderValue::from_str(value).expect("a field value"))
+            })
+            .collect()
+    }
+
+    fn rng() -> fastrand::Rng {
+        fastrand::Rng::with_seed(11)
+    }
+
+    #[test]
+    fn what_comes_in_is_continued() {
+        use Decision::{Debug, No, Yes};
+        let trace = Some(TRACE);
+        let short = Some(SHORT_TRACE);
+        let cases: &[(&str, Option<u128>, Option<Decision>)] = &[
+            ("", None, None),
+            // W3C
+            ("traceparent: 00-{T}-{S}-01", trace, Some(Yes)),
+            ("traceparent: 00-{T}-{S}-00", trace, Some(No)),
+            ("traceparent: 00-{T}-{S}-02", trace, Some(No)),
+            ("traceparent: 00-{T}-{S}-03", trace, Some(Yes)),
+            ("traceparent: cc-{T}-{S}-01", trace, Some(Yes)),
+            ("traceparent: cc-{T}-{S}-01-what-comes", trace, Some(Yes)),
+            ("traceparent: cc-{T}-{S}-01.what-comes", None, None),
+            ("traceparent: 00-{T}-{S}-01-more", None, None),
+            ("traceparent: ff-{T}-{S}-01", None, None),
+            ("traceparent: 0-{T}-{S}-01", None, None),
+            ("traceparent: 00_{T}-{S}-01", None, None),
+            ("traceparent: 00-{T}-{S}", None, None),
+            ("traceparent: 00-{T}-{S}-0", None, None),
+            ("traceparent: 00-{T}-{S}-0x", None, None),
+            ("traceparent: 00-00000000000000000000000000000000-{S}-01", None, None),
+            ("traceparent: 00-{T}-0000000000000000-01", None, None),
+            ("traceparent: 00-463AC35C9F6413AD48485A3953BB6124-{S}-01", None, None),
+            ("traceparent: 00-{T}-{S}-01\ntraceparent: 00-{T}-{S}-01", None, None),
+            // B3 single
+            ("b3: {T}-{S}", trace, None),
+            ("b3: {T}-{S}-1", trace, Some(Yes)),
+            ("b3: {T}-{S}-0", trace, Some(No)),
+            ("b3: {T}-{S}-d", trace, Some(Debug)),
+            ("b3: {T}-{S}-1-05e3ac9a4f6e3b90", trace, Some(Yes)),
+            ("b3: {t}-{S}-1", short, Some(Yes)),
+            ("b3: 0000000000000000{t}-{S}-1", short, Some(Yes)),
+            ("b3: 0", None, Some(No)),
+            ("b3: 1", None, Some(Yes)),
+            ("b3: d", None, Some(Debug)),
+            ("b3: 2", None, None),
+            ("b3: {T}", None, None),
+            ("b3: {T}-{S}-x", None, None),
+            ("b3: {T}-{S}-1-", None, None),
+            ("b3: {T}-{S}-1-05e3ac9a4f6e3b90-", None, None),
+            ("b3: {T}0-{S}-1", None, None),
+            ("b3: 0000000000000000-{S}-1", None, None),
+            ("b3: {T}-{S}1-1", None, None),
+            // B3 multi
+            ("X-B3-TraceId: {T}\nX-B3-SpanId: {S}", trace, None),
+            ("X-B3-TraceId: {t}\nX-B3-SpanId: {S}\nX-B3-Sampled: 1", short, Some(Yes)),
+            ("X-B3-TraceId: {T}\nX-B3-SpanId: {S}\nX-B3-Sampled: 0", trace, Some(No)),
+            ("X-B3-TraceId: {T}\nX-B3-SpanId: {S}\nX-B3-Sampled: true", trace, Some(Yes)),
+            ("X-B3-TraceId: {T}\nX-B3-SpanId: {S}\nX-B3-Flags: 1", trace, Some(Debug)),
+            ("X-B3-Flags: 1\nX-B3-Sampled: 0", None, Some(Debug)),
+            ("X-B3-Flags: 0\nX-B3-Sampled: 0", None, Some(No)),
+            ("X-B3-Sampled: maybe", None, None),
+            ("X-B3-TraceId: {T}\nX-B3-Sampled: 1", None, Some(Yes)),
+            ("X-B3-TraceId: nonsense\nX-B3-SpanId: {S}", None, None),
+            // Several forms
+            ("b3: {T}-{S}-0\ntraceparent: 00-11111111111111111111111111111111-{S}-01", trace, Some(No)),
+            ("b3: nonsense\ntraceparent: 00-{T}-{S}-01", trace, Some(Yes)),
+            ("b3: 0\ntraceparent: 00-{T}-{S}-01", trace, Some(No)),
+            ("b3: {T}-{S}\nX-B3-TraceId: {t}\nX-B3-SpanId: {S}\nX-B3-Sampled: 0", trace, Some(No)),
+            ("X-B3-TraceId: {t}\nX-B3-SpanId: {S}\ntraceparent: 00-{T}-{S}-01", short, Some(Yes)),
+        ];
+        for (text, trace_id, decision) in cases {
+            let headers = fields(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
+            for sample in [0.0, 1.0] {
+                let context = TraceContext::continue_or_start(&headers, sample, &mut rng());
+                match trace_id {
+                    Some(id) => assert_eq!((context.trace_id, context.parent_span_id), (*id, Some(SPAN_ID)), "{text}"),
+                    None => {
+                        assert_eq!(context.parent_span_id, None, "{text}");
+                        assert!(context.trace_id > u128::from(u64::MAX), "{text}");
+                    }
+                }
+                assert_eq!(context.sampled, decision.map_or(sample == 1.0, Decision::is_yes), "{text}");
+                assert_eq!(context.debug, *decision == Some(Debug), "{text}");
+                assert!(context.span_id != 0 && context.span_id != SPAN_ID, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_share_of_new_traces_is_what_was_asked_for() {
+        let mut rng = rng();
+        let headers = HeaderMap::new();
+        let sampled = (0..10_000).filter(|_| TraceContext::continue_or_start(&headers, 0.25, &mut rng).sampled).count();
+        assert!((2_300..2_700).contains(&sampled), "{sampled} of 10000");
+    }
+
+    #[test]
+    fn a_child_is_written_in_all_forms() {
+        let cases = [
+            (
+                "traceparent: 00-{T}-{S}-03\ntracestate: a=b",
+                "traceparent: 00-{T}-{C}-03\ntracestate: a=b\nb3: {T}-{C}-1-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 1",
+            ),
+            // Without a valid traceparent of the same trace, tracestate is about something else.
+            (
+                "b3: {T}-{S}-0\ntraceparent: 00-11111111111111111111111111111111-{S}-01\ntracestate: a=b",
+                "traceparent: 00-{T}-{C}-00\nb3: {T}-{C}-0-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 0",
+            ),
+            // The length of a B3 id is kept, in traceparent it is padded.
+            (
+                "X-B3-TraceId: {t}\nX-B3-SpanId: {S}\nX-B3-Sampled: 1\nX-B3-ParentSpanId: {S}\ntracestate: a=b",
+                "traceparent: 00-0000000000000000{t}-{C}-01\nb3: {t}-{C}-1-{P}\nx-b3-traceid: {t}\nx-b3-sampled: 1",
+            ),
+            (
+                "b3: {T}-{S}-d\nX-B3-Sampled: 0\nb3x: kept",
+                "traceparent: 00-{T}-{C}-01\nb3: {T}-{C}-d-{P}\nx-b3-traceid: {T}\nx-b3-flags: 1\nb3x: kept",
+            ),
+            // What is said twice or wrongly does not go on.
+            (
+                "b3: {T}-{S}-1\nX-B3-Flags: what\ntraceparent: nonsense\ntraceparent: nonsense",
+                "traceparent: 00-{T}-{C}-01\nb3: {T}-{C}-1-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 1",
+            ),
+        ];
+        for (received, written) in cases {
+            let mut headers = fields(&received.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
+            let ours = TraceContext::continue_or_start(&headers, 0.5, &mut rng());
+            let child = ours.child(&mut rng());
+            child.write(&mut headers);
+            let expected = format!("{written}\nx-b3-spanid: {{C}}\nx-b3-parentspanid: {{P}}")
+                .replace("{T}", T128)
+                .replace("{t}", T64)
+                .replace("{C}", &format!("{:016x}", child.span_id))
+                .replace("{P}", &format!("{:016x}", ours.span_id));
+            assert_eq!(headers, fields(&expected), "{received}");
+        }
+    }
+
+    #[test]
+    fn a_root_has_no_parent() {
+        let mut headers = fields("X-B3-ParentSpanId: a2fb4a1d1a96d312");
+        let context = TraceContext::continue_or_start(&headers, 0.0, &mut rng());
+        context.write(&mut headers);
+        assert_eq!(headers.get(&B3_PARENT_SPAN_ID), None);
+        assert_eq!(headers[&B3], format!("{:032x}-{:016x}-0", context.trace_id, context.span_id));
+        assert_eq!(headers[&B3_SAMPLED], "0");
+    }
+
+    #[test]
+    fn without_spans_of_our_own_the_caller_stays_the_parent() {
+        let mut headers = fields(&format!("b3: {T64}-{SPAN}-1-05e3ac9a4f6e3b90"));
+        let context = TraceContext::continue_or_start(&headers, 0.0, &mut rng());
+        context.unrecorded().expect("a caller").write(&mut headers);
+        assert_eq!(headers[&B3], format!("{T64}-{SPAN}-1"));
+        assert_eq!(headers[&TRACEPARENT], format!("00-0000000000000000{T64}-{SPAN}-01"));
+        assert_eq!(TraceContext::continue_or_start(&HeaderMap::new(), 1.0, &mut rng()).unrecorded(), None);
+    }
+}

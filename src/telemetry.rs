@@ -1,0 +1,13 @@
+//! What is told about the requests and the process: the access log, the process log, traces.
+//!
+//! - [`access_log`]: one line a request, to standard output, on a path of its own.
+//! - [`logs`]: what the process has to say about itself, to standard error.
+//! - [`trace`]: spans of sampled requests, to a collector.
+//!
+//! Common to all: a request never waits for them. What cannot be told in time is dropped, counted,
+//! and said at most once a minute.
+
+pub mod access_log;
+pub mod logs;
+mod seldom;
+pub mod trace;

@@ -1,0 +1,179 @@
+//! The process log: what `lb` has to say about itself, to standard error. Level and format follow reloads.
+
+use std::env;
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
+use tracing_subscriber::fmt::{self as lines, FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::config::{Log, LogFormat};
+
+/// Starts the process log, in colour if standard error is a terminal and `NO_COLOR` is unset. If the
+/// process has one already, as in tests, that one stays and the control moves nothing.
+#[must_use]
+pub fn init(log: &Log) -> LogControl {
+    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (subscriber, control) = build(log, io::stderr, colour);
+    let _ = subscriber.try_init();
+    control
+}
+
+/// Changes the process log while it runs.
+#[derive(Debug)]
+pub struct LogControl {
+    filter: reload::Handle<EnvFilter, Registry>,
+    json: Arc<AtomicBool>,
+}
+
+impl LogControl {
+    /// Takes over level and format. A level that does not parse, which the configuration rules out,
+    /// leaves the level as it was and says so.
+    pub fn apply(&self, log: &Log) {
+        self.json.store(log.format == LogFormat::Json, Relaxed);
+        match EnvFilter::try_new(&log.level) {
+            // Fails only when the process log is another one, or gone.
+            Ok(filter) => drop(self.filter.reload(filter)),
+            Err(error) => tracing::error!(level = log.level, %error, "log level kept: the new one cannot be read"),
+        }
+    }
+}
+
+fn build<W>(log: &Log, writer: W, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let (filter, handle) = reload::Layer::new(EnvFilter::new("info"));
+    let json = Arc::new(AtomicBool::new(false));
+    let format = Switch {
+        json: Arc::clone(&json),
+        text: Format::default(),
+        object: Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false),
+    };
+    let layer = lines::layer()
+        .event_format(format)
+        .with_ansi(colour)
+        .with_writer(writer)
+        // It would be told on standard error, which has just failed; and that panics.
+        .log_internal_errors(false);
+    let control = LogControl { filter: handle, json };
+    control.apply(log);
+    (Registry::default().with(filter).with(layer), control)
+}
+
+/// Both formats in one layer, because a layer that is swapped while it runs loses its spans.
+struct Switch {
+    json: Arc<AtomicBool>,
+    text: Format<Full>,
+    object: Format<Json>,
+}
+
+impl<S, N> FormatEvent<S, N> for Switch
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if self.json.load(Relaxed) {
+            self.object.format_event(context, writer, event)
+        } else {
+            self.text.format_event(context, writer, event)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Paper {
+        fn take(&self) -> String {
+            let text = std::mem::take(&mut *self.0.lock().expect("the paper"));
+            String::from_utf8(text).expect("UTF-8")
+        }
+    }
+
+    impl io::Write for Paper {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("the paper").extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log(level: &str, format: LogFormat) -> Log {
+        Log { level: level.to_owned(), format, access: true }
+    }
+
+    fn build_on(paper: &Paper, log: &Log, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl) {
+        let paper = paper.clone();
+        build(log, move || paper.clone(), colour)
+    }
+
+    #[test]
+    fn level_and_format_change_while_running() {
+        let paper = Paper::default();
+        let (subscriber, control) = build_on(&paper, &log("info", LogFormat::Text), false);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(pool = "default", "server is up");
+            tracing::debug!("not yet");
+            let line = paper.take();
+            assert!(line.contains(" INFO ") && line.ends_with("server is up pool=\"default\"\n"), "{line}");
+            assert_eq!(line.lines().count(), 1, "{line}");
+
+            control.apply(&log("debug", LogFormat::Json));
+            tracing::debug!(pool = "a\nb", "now");
+            let line: serde_json::Value = serde_json::from_str(&paper.take()).expect("JSON");
+            assert_eq!(line["level"], "DEBUG");
+            assert_eq!(line["message"], "now");
+            assert_eq!(line["pool"], "a\nb");
+
+            control.apply(&log("warn,lb::telemetry::logs=error", LogFormat::Text));
+            tracing::warn!("too quiet");
+            assert_eq!(paper.take(), "");
+        });
+    }
+
+    #[test]
+    fn a_level_that_cannot_be_read_changes_nothing_and_says_so() {
+        let paper = Paper::default();
+        let (subscriber, control) = build_on(&paper, &log("info", LogFormat::Text), false);
+        tracing::subscriber::with_default(subscriber, || {
+            control.apply(&log("lb=loud", LogFormat::Text));
+            assert!(paper.take().contains("lb=loud"));
+            tracing::info!("still here");
+            assert!(paper.take().contains("still here"));
+        });
+    }
+
+    #[test]
+    fn colour_is_for_terminals() {
+        for colour in [true, false] {
+            let paper = Paper::default();
+            let (subscriber, _control) = build_on(&paper, &log("info", LogFormat::Text), colour);
+            tracing::subscriber::with_default(subscriber, || tracing::info!("hello"));
+            assert_eq!(paper.take().contains('\x1b'), colour);
+        }
+    }
+
+    #[test]
+    fn starting_twice_is_harmless() {
+        let _first = init(&log("off", LogFormat::Text));
+        init(&log("off", LogFormat::Json)).apply(&log("off", LogFormat::Text));
+    }
+}

@@ -1,6 +1,7 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
 
 pub mod balance;
+pub mod budget;
 pub mod config;
 pub mod counters;
 pub mod health;

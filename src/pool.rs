@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 use serde::Serialize;
 
 use crate::balance::{Candidate, Picker};
+use crate::budget::Budget;
 use crate::config;
 use crate::counters::{Counter, PerWorker};
 use crate::server::Server;
@@ -48,6 +49,8 @@ pub struct PoolCounters {
     pub requests: Counter,
     /// Tries after the first, by [`RetryReason`].
     pub retries: [Counter; RetryReason::ALL.len()],
+    /// What this worker may still try again; nobody else ever locks it.
+    pub budget: Mutex<Budget>,
 }
 
 /// Why a request was tried again.
@@ -238,17 +241,16 @@ impl Pool {
         shares
     }
 
-    /// Chooses a member for a request: the one that its cookie names, else by the pool's rule; never
-    /// one whose id is among `tried`. None when no other is left.
+    /// Chooses a member for a request, by its place: the one that its cookie names, else by the
+    /// pool's rule; never one whose server's id is among `tried`. None when no other is left.
     #[inline]
-    pub fn pick(&self, tried: &[u64], token: Option<Token>) -> Option<&Member> {
-        let member = |index: u32| &self.members[index as usize];
-        let was_tried = |index| !tried.is_empty() && tried.contains(&member(index).server.id);
-        if let Some(index) = token.and_then(|token| self.tokens.get(&token)).copied().filter(|index| !was_tried(*index))
-        {
-            return Some(member(index));
-        }
-        let open = |index| member(index).server.active_requests();
-        self.picker.pick(&self.live.position, was_tried, open).map(member)
+    pub fn pick(&self, tried: &[u64], token: Option<Token>) -> Option<usize> {
+        let server = |index: u32| &self.members[index as usize].server;
+        let was_tried = |index| !tried.is_empty() && tried.contains(&server(index).id);
+        let named = token.and_then(|token| self.tokens.get(&token).copied());
+        named
+            .filter(|index| !was_tried(*index))
+            .or_else(|| self.picker.pick(&self.live.position, was_tried, |index| server(index).active_requests()))
+            .map(|index| index as usize)
     }
 }

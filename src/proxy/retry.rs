@@ -46,43 +46,6 @@ pub fn decide(progress: Progress, attempted: Attempted<'_>) -> Option<RetryReaso
     }
 }
 
-/// Keeps tries again within a share of the requests, so that a failing pool is not buried in them.
-///
-/// Each request earns its share of a token, each try that a server already saw costs one. What was
-/// never sent costs nothing: it is no load.
-#[derive(Debug)]
-pub struct Budget {
-    tokens: f64,
-}
-
-/// So many tries again need no requests before them, and no more are saved up.
-const RESERVE: f64 = 10.0;
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { tokens: RESERVE }
-    }
-}
-
-impl Budget {
-    /// Notes a request that came.
-    pub fn earn(&mut self, share: f64) {
-        self.tokens = (self.tokens + share).min(RESERVE);
-    }
-
-    /// Whether a try again for this reason is within the budget; if so, it is paid.
-    pub fn spend(&mut self, reason: RetryReason) -> bool {
-        match reason {
-            RetryReason::Connect | RetryReason::NotSent => true,
-            RetryReason::Broken if self.tokens >= 1.0 => {
-                self.tokens -= 1.0;
-                true
-            }
-            RetryReason::Broken => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,20 +68,5 @@ mod tests {
             let attempted = Attempted { method: &method, has_body, tries, attempts: 2 };
             assert_eq!(decide(progress, attempted), expected, "{progress:?} {attempted:?}");
         }
-    }
-
-    #[test]
-    fn the_budget_is_a_share_of_the_requests() {
-        let mut budget = Budget::default();
-        let spent = (0..100).filter(|_| budget.spend(RetryReason::Broken)).count();
-        assert_eq!(spent, 10);
-        assert!(budget.spend(RetryReason::Connect));
-        let spent = (0..1000)
-            .filter(|_| {
-                budget.earn(0.2);
-                budget.spend(RetryReason::Broken)
-            })
-            .count();
-        assert!((199..=200).contains(&spent), "{spent} of 1000");
     }
 }

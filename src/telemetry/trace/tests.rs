@@ -139,7 +139,7 @@ async fn spans_arrive_as_zipkin_has_them() {
 
 #[tokio::test]
 async fn the_exporter_is_woken_for_a_full_batch_and_not_before() {
-    let (sink, export) = start(&settings(Some("http://127.0.0.1:9/"), "lb"));
+    let (sink, export) = start(&settings(Some("http://127.0.0.1:0/"), "lb"));
     for (id, woken) in (1..=BATCH as u64).map(|id| (id, id == BATCH as u64)) {
         sink.record(request(id));
         let permit = tokio::select! {

@@ -1,0 +1,240 @@
+//! The export against a collector on a real socket.
+
+use super::*;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A client's request, as a span.
+pub(super) fn request(span_id: u64) -> Span {
+    Span {
+        trace_id: 0x463a_c35c_9f64_13ad_4848_5a39_53bb_6124,
+        span_id,
+        parent_span_id: None,
+        start: SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_309_323_456_789),
+        duration: Duration::from_micros(1_500),
+        method: http::Method::GET,
+        scheme: "http",
+        path: "/v1/things".into(),
+        version: http::Version::HTTP_11,
+        address: Some(("example.com".into(), None)),
+        status: Some(200),
+        error: None,
+        pool: Some("api".into()),
+        server: Some("api-1".into()),
+        generation: 7,
+        side: Side::Client { address: [127, 0, 0, 9].into(), route: Some("/v1".into()) },
+    }
+}
+
+/// A try to have it answered.
+pub(super) fn try_of(parent: u64) -> Span {
+    Span {
+        span_id: parent + 1,
+        parent_span_id: Some(parent),
+        address: Some(("127.0.0.1".into(), Some(9001))),
+        status: Some(502),
+        side: Side::Upstream { resend_count: 1 },
+        ..request(parent)
+    }
+}
+
+/// A collector that hands over what it is sent, batch by batch.
+struct Collector {
+    url: String,
+    batches: mpsc::UnboundedReceiver<Vec<Value>>,
+}
+
+impl Collector {
+    /// One that answers with `status`.
+    async fn start(status: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/api/v2/spans", listener.local_addr().expect("an address"));
+        let (taken, batches) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = BufReader::new(stream);
+                let mut head = Vec::new();
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    stream.read_line(&mut line).await.expect("a head");
+                    if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    if line.trim().is_empty() {
+                        break;
+                    }
+                    head.push(line);
+                }
+                assert_eq!(head.first().map(String::as_str), Some("POST /api/v2/spans HTTP/1.1\r\n"));
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.expect("a body");
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.expect("an answer");
+                if taken.send(serde_json::from_slice(&body).expect("JSON")).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { url, batches }
+    }
+
+    async fn batch(&mut self) -> Vec<Value> {
+        timeout(SOON, self.batches.recv()).await.expect("a batch, soon").expect("a batch")
+    }
+}
+
+fn settings(zipkin: Option<&str>, service: &str) -> config::Tracing {
+    config::Tracing { zipkin: zipkin.map(str::to_owned), otlp: None, service: service.to_owned(), sample: 1.0 }
+}
+
+#[tokio::test]
+async fn spans_arrive_as_zipkin_has_them() {
+    let mut collector = Collector::start("202 Accepted").await;
+    let (sink, export) = start(&settings(Some(&collector.url), "edge"));
+    assert!(sink.enabled());
+    sink.record(request(1));
+    sink.record(try_of(1));
+    // Nothing but the interval sends these.
+    let spans = collector.batch().await;
+    let scope = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        spans,
+        [
+            json!({
+                "traceId": "463ac35c9f6413ad48485a3953bb6124", "id": "0000000000000001",
+                "kind": "SERVER", "name": "GET /v1", "timestamp": 1_795_309_323_456_789_u64, "duration": 1500,
+                "localEndpoint": {"serviceName": "edge"}, "annotations": [], "debug": false, "shared": false,
+                "tags": {
+                    "http.request.method": "GET", "url.scheme": "http", "url.path": "/v1/things",
+                    "http.response.status_code": "200", "http.route": "/v1", "server.address": "example.com",
+                    "client.address": "127.0.0.9", "network.protocol.version": "1.1",
+                    "lb.pool": "api", "lb.server": "api-1", "lb.generation": "7",
+                    "otel.library.name": "lb", "otel.library.version": scope,
+                },
+            }),
+            json!({
+                "traceId": "463ac35c9f6413ad48485a3953bb6124", "id": "0000000000000002", "parentId": "0000000000000001",
+                "kind": "CLIENT", "name": "GET", "timestamp": 1_795_309_323_456_789_u64, "duration": 1500,
+                "localEndpoint": {"serviceName": "edge"}, "remoteEndpoint": {"serviceName": "api-1"},
+                "annotations": [], "debug": false, "shared": false,
+                "tags": {
+                    "http.request.method": "GET", "url.scheme": "http", "url.path": "/v1/things",
+                    "http.response.status_code": "502", "error.type": "502", "error": "502",
+                    "otel.status_code": "ERROR", "server.address": "127.0.0.1", "server.port": "9001",
+                    "http.request.resend_count": "1", "network.protocol.version": "1.1",
+                    "lb.pool": "api", "lb.server": "api-1", "lb.generation": "7",
+                    "otel.library.name": "lb", "otel.library.version": scope,
+                },
+            }),
+        ]
+    );
+    assert!(export.shutdown(SOON).await);
+    assert_eq!((sink.exported(), sink.dropped(), sink.enabled()), (2, 0, false));
+}
+
+#[tokio::test]
+async fn the_exporter_is_woken_for_a_full_batch_and_not_before() {
+    let (sink, export) = start(&settings(Some("http://127.0.0.1:0/"), "lb"));
+    for (id, woken) in (1..=BATCH as u64).map(|id| (id, id == BATCH as u64)) {
+        sink.record(request(id));
+        let permit = tokio::select! {
+            biased;
+            () = sink.shared.wake.notified() => true,
+            () = std::future::ready(()) => false,
+        };
+        assert_eq!(permit, woken, "span {id}");
+    }
+    drop(export);
+}
+
+#[tokio::test]
+async fn a_shutdown_sends_what_is_queued_batch_by_batch() {
+    let mut collector = Collector::start("202 Accepted").await;
+    let (sink, export) = start(&settings(Some(&collector.url), "lb"));
+    for id in 1..=BATCH as u64 + 10 {
+        sink.record(request(id));
+    }
+    assert!(export.shutdown(SOON).await);
+    assert_eq!(collector.batch().await.len(), BATCH);
+    assert_eq!(collector.batch().await.len(), 10);
+    assert_eq!(sink.exported(), BATCH as u64 + 10);
+}
+
+#[tokio::test]
+async fn a_reload_moves_the_export_switches_it_off_and_on() {
+    let mut first = Collector::start("202 Accepted").await;
+    let mut second = Collector::start("202 Accepted").await;
+    let (sink, export) = start(&settings(Some(&first.url), "lb"));
+    sink.record(request(1));
+    assert_eq!(first.batch().await.len(), 1);
+
+    export.apply(&settings(Some(&second.url), "edge"));
+    sink.record(request(2));
+    let batch = second.batch().await;
+    assert_eq!(
+        (&batch[0]["id"], &batch[0]["localEndpoint"]["serviceName"]),
+        (&json!("0000000000000002"), &json!("edge"))
+    );
+
+    export.apply(&settings(None, "edge"));
+    while sink.enabled() {
+        tokio::task::yield_now().await;
+    }
+    sink.record(request(3));
+    export.apply(&settings(Some(&first.url), "lb"));
+    while !sink.enabled() {
+        tokio::task::yield_now().await;
+    }
+    sink.record(request(4));
+    assert_eq!(first.batch().await[0]["id"], "0000000000000004");
+    assert!(export.shutdown(SOON).await);
+    assert_eq!((sink.exported(), sink.dropped()), (3, 0));
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_or_refuses_costs_spans_only() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let down = format!("http://{}/api/v2/spans", gone.local_addr().expect("an address"));
+    drop(gone);
+    let refuses = Collector::start("400 Bad Request").await;
+    for url in [&down, &refuses.url] {
+        let (sink, export) = start(&settings(Some(url), "lb"));
+        sink.record(request(1));
+        assert!(export.shutdown(SOON).await);
+        assert_eq!((sink.exported(), sink.dropped()), (0, 1), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_collector_neither_holds_up_requests_nor_the_shutdown() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/api/v2/spans", silent.local_addr().expect("an address"));
+    let (sink, export) = start(&settings(Some(&url), "lb"));
+    for id in 1..=BATCH as u64 {
+        sink.record(request(id));
+    }
+    // It has the connection, so one batch has left the queue and is stuck.
+    let _connection = timeout(SOON, silent.accept()).await.expect("a connection, soon").expect("a connection");
+    for id in 1..=QUEUE as u64 + 10 {
+        sink.record(request(id));
+    }
+    assert_eq!(sink.dropped(), 10);
+    assert!(!export.shutdown(Duration::from_millis(20)).await);
+    // There is nobody left to take it.
+    sink.record(request(1));
+    assert_eq!(sink.exported(), 0);
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_switches_tracing_off() {
+    let (sink, export) = start(&settings(Some("https://zipkin/"), "lb"));
+    assert!(!sink.enabled());
+    sink.record(request(1));
+    assert!(export.shutdown(SOON).await);
+    assert_eq!((sink.exported(), sink.dropped()), (0, 0));
+}

@@ -132,6 +132,7 @@ impl Registry {
                 self.next_id += 1;
                 Arc::new(Server::new(self.next_id, key.clone(), state, self.workers))
             });
+            live.set_leaving(!server.enabled);
             if pool.health.kind == HealthKind::None && live.state() != State::Up {
                 live.set_state(State::Up);
             }
@@ -159,6 +160,7 @@ impl Registry {
                 address: server.address.clone(),
             };
             if let Some(live) = self.servers.get(&key) {
+                live.set_leaving(true);
                 entry.leaving.push(Leaving { server: Arc::clone(live), weight: server.weight, until: now + drain });
             }
         }

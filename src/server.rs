@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -39,6 +39,8 @@ pub struct Server {
     /// Where the address resolves to now; `None` while a host name has not been resolved.
     target: ArcSwapOption<SocketAddr>,
     state: AtomicU8,
+    /// Whether an edit disabled or removed it.
+    leaving: AtomicBool,
     /// When the state last changed.
     since: ArcSwapOption<SystemTime>,
     last_check: ArcSwapOption<Check>,
@@ -92,6 +94,7 @@ impl Server {
             key,
             target: ArcSwapOption::new(target),
             state: AtomicU8::new(state as u8),
+            leaving: AtomicBool::new(false),
             since: ArcSwapOption::from_pointee(SystemTime::now()),
             last_check: ArcSwapOption::empty(),
             memory: AtomicU64::new(UNKNOWN),
@@ -126,6 +129,17 @@ impl Server {
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
         self.since.store(Some(Arc::new(SystemTime::now())));
+    }
+
+    /// Whether an edit disabled or removed it, so that no connection to it is kept.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    /// Says whether it is leaving.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
     }
 
     /// When the state last changed.

@@ -66,12 +66,12 @@ impl RouteLive {
 }
 
 impl Snapshot {
-    /// The route for `host` (lower case, no port, no trailing dot) and `path` (normalised), with its pool.
+    /// The places of route and pool for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]
-    pub fn route(&self, host: &str, path: &str) -> Option<(&Route, &Arc<Pool>)> {
-        let route = &self.routes[self.table.find(host, path)?];
-        Some((route, &self.pools[route.pool]))
+    pub fn route(&self, host: &str, path: &str) -> Option<(usize, usize)> {
+        let route = self.table.find(host, path)?;
+        Some((route, self.routes[route].pool))
     }
 
     /// The pools that requests can reach and that have no server to send them to.

@@ -27,6 +27,8 @@ pub struct State {
 /// What is known of a listener as long as its address is configured, or clients that came by it are there.
 #[derive(Debug)]
 pub struct ListenerLive {
+    /// Never used twice in a process.
+    pub id: u64,
     /// Its name.
     pub name: Arc<str>,
     /// Where it really listens: the configured address, with the port that the system chose if that was 0.

@@ -130,7 +130,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub struct AnswerBody {
     source: Source,
-    exchange: Box<Exchange>,
+    /// None when the exchange goes on after the answer's head: in a tunnel.
+    exchange: Option<Box<Exchange>>,
 }
 
 /// Where an answer's body comes from.
@@ -157,7 +158,13 @@ impl AnswerBody {
     /// The body of the answer that ends `exchange`.
     #[must_use]
     pub fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, exchange }
+        Self { source, exchange: Some(exchange) }
+    }
+
+    /// No body, and not the end of the exchange.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { source: Source::Own(Bytes::new()), exchange: None }
     }
 }
 
@@ -166,7 +173,7 @@ impl Body for AnswerBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { source, exchange } = self.get_mut();
+        let Self { source, exchange: Some(exchange) } = self.get_mut() else { return Poll::Ready(None) };
         let relay = match source {
             Source::Own(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -214,13 +221,12 @@ impl Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        if let Source::Relay(relay) = &mut self.source {
-            // With a known length the engine takes the last piece and does not ask again.
-            if relay.incoming.is_end_stream() {
-                relay.end(&mut self.exchange);
-            } else if relay.connection.is_some() {
-                self.exchange.fail("client_gone");
-            }
+        let (Source::Relay(relay), Some(exchange)) = (&mut self.source, &mut self.exchange) else { return };
+        // With a known length the engine takes the last piece and does not ask again.
+        if relay.incoming.is_end_stream() {
+            relay.end(exchange);
+        } else if relay.connection.is_some() {
+            exchange.fail("client_gone");
         }
     }
 }

@@ -56,7 +56,14 @@ pub struct SendError {
 /// One worker's unused connections, by server.
 #[derive(Debug, Default)]
 pub struct Upstreams {
-    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    idle: RefCell<HashMap<u64, Kept>>,
+}
+
+/// The unused connections to one server, the one used last at the end.
+#[derive(Debug)]
+struct Kept {
+    server: Arc<Server>,
+    connections: Vec<Idle>,
 }
 
 #[derive(Debug)]
@@ -69,7 +76,7 @@ impl Upstreams {
     /// The unused connection to a server that was used last, if there is one that still works.
     pub fn take(&self, server: u64) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(&server)?;
+        let connections = &mut idle.get_mut(&server)?.connections;
         while let Some(Idle { connection, .. }) = connections.pop() {
             if connection.sender.is_ready() {
                 return Some(connection);
@@ -79,27 +86,25 @@ impl Upstreams {
     }
 
     /// Keeps a connection on which nothing is under way.
-    pub fn keep(&self, server: u64, mut connection: Connection, now: Instant) {
+    pub fn keep(&self, server: &Arc<Server>, mut connection: Connection, now: Instant) {
         connection.used = true;
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(server).or_default();
-        if connections.len() < KEEP {
-            connections.push(Idle { connection, since: now });
+        let kept = idle
+            .entry(server.id)
+            .or_insert_with(|| Kept { server: Arc::clone(server), connections: Vec::new() });
+        if kept.connections.len() < KEEP {
+            kept.connections.push(Idle { connection, since: now });
         }
     }
 
-    /// Closes what has lain unused for too long, or was closed by its server.
+    /// Closes what has lain unused for too long, what its server has closed, and what leads to a
+    /// server that is leaving.
     pub fn sweep(&self, now: Instant) {
         let fresh = |idle: &Idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < IDLE;
-        self.idle.borrow_mut().retain(|_, connections| {
-            connections.retain(fresh);
-            !connections.is_empty()
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.connections.retain(fresh);
+            !kept.connections.is_empty() && !kept.server.is_leaving()
         });
-    }
-
-    /// Closes the unused connections to servers that `stays` does not name.
-    pub fn retain(&self, stays: impl Fn(u64) -> bool) {
-        self.idle.borrow_mut().retain(|server, _| stays(*server));
     }
 }
 

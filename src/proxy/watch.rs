@@ -32,7 +32,9 @@ pub enum Phase {
 pub struct Signals {
     /// It waited too long, for this.
     pub expired: Option<Phase>,
-    /// No further request is to be taken.
+    /// The next answer is to be the last.
+    pub last: bool,
+    /// The same, and the connection ends at once if it is idle.
     pub drain: bool,
     /// It is to end now.
     pub cut: bool,
@@ -97,14 +99,24 @@ impl Watch {
         );
     }
 
-    /// Asks connections to take no further request: those of one listener, or all.
-    pub fn drain(&self, listener: Option<u64>) {
-        self.signal(|slot| listener.is_none_or(|id| slot.listener == id), |_, signals| signals.drain = true);
+    /// Asks the connections of one listener to take no request after the next.
+    pub fn last(&self, listener: u64) {
+        self.signal(|slot| slot.listener == listener, |_, signals| signals.last = true);
     }
 
-    /// Ends connections: those of one listener, or all.
-    pub fn cut(&self, listener: Option<u64>) {
-        self.signal(|slot| listener.is_none_or(|id| slot.listener == id), |_, signals| signals.cut = true);
+    /// Ends the connections of one listener.
+    pub fn cut(&self, listener: u64) {
+        self.signal(|slot| slot.listener == listener, |_, signals| signals.cut = true);
+    }
+
+    /// Asks all connections to take no further request.
+    pub fn drain_all(&self) {
+        self.signal(|_| true, |_, signals| signals.drain = true);
+    }
+
+    /// Ends all connections.
+    pub fn cut_all(&self) {
+        self.signal(|_| true, |_, signals| signals.cut = true);
     }
 
     /// Ends the connections whose request is at a server.
@@ -196,7 +208,7 @@ mod tests {
         slot.poll(&Context::from_waker(Waker::noop()))
     }
 
-    const NONE: Signals = Signals { expired: None, drain: false, cut: false };
+    const NONE: Signals = Signals { expired: None, last: false, drain: false, cut: false };
 
     #[test]
     fn a_sweep_finds_who_waited_too_long_and_only_once() {
@@ -218,11 +230,13 @@ mod tests {
         let watch = Watch::new();
         let (first, second) = (watch.enter(1), watch.enter(2));
         first.at_server(7);
-        watch.drain(Some(2));
+        watch.last(2);
         watch.cut_server(7);
-        assert_eq!((signals(&first), signals(&second)), (Signals { cut: true, ..NONE }, Signals { drain: true, ..NONE }));
-        watch.drain(None);
-        watch.cut(None);
+        assert_eq!((signals(&first), signals(&second)), (Signals { cut: true, ..NONE }, Signals { last: true, ..NONE }));
+        watch.cut(2);
+        assert_eq!((signals(&first), signals(&second)), (NONE, Signals { cut: true, ..NONE }));
+        watch.drain_all();
+        watch.cut_all();
         assert_eq!(signals(&first), Signals { drain: true, cut: true, ..NONE });
     }
 

@@ -1,0 +1,332 @@
+//! One exchange: a client's request, the tries to have it answered, the answer; and the one record of it at its end.
+
+use std::cell::RefMut;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::request::Parts;
+use http::{HeaderValue, Method, Uri, Version, header};
+
+use super::client::Client;
+use super::request_id::request_id;
+use super::trace_context::TraceContext;
+use super::upstream::Connection;
+use super::watch::Phase;
+use crate::method;
+use crate::pool::{Member, Pool, RetryReason};
+use crate::server::Server;
+use crate::snapshot::{RouteLive, Snapshot};
+use crate::telemetry::access_log::Entry;
+use crate::telemetry::trace::{Side, Span};
+
+/// What is known of a request while it is under way. Dropped, it is counted, logged and traced.
+#[derive(Debug)]
+pub struct Exchange {
+    client: Rc<Client>,
+    /// The one snapshot that it is served by.
+    pub snapshot: Rc<Arc<Snapshot>>,
+    started: Instant,
+    started_at: SystemTime,
+    /// The method, as received.
+    pub method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    /// The value of `X-Request-Id`.
+    pub request_id: HeaderValue,
+    /// The client's span.
+    trace: TraceContext,
+    /// Who asks, as far as the proxies before us are believed.
+    pub client_address: IpAddr,
+    /// The places of route and pool in the snapshot.
+    place: Option<(usize, usize)>,
+    attempt: Option<Attempt>,
+    /// Tries so far.
+    pub tries: u32,
+    status: u16,
+    bytes: u64,
+    error: Option<&'static str>,
+}
+
+/// A try to have a server answer.
+#[derive(Debug)]
+struct Attempt {
+    /// The member's place in its pool.
+    member: usize,
+    started: Instant,
+    started_at: SystemTime,
+    status: u16,
+    trace: TraceContext,
+    ended: bool,
+}
+
+impl Exchange {
+    /// Begins with a request's head.
+    #[must_use]
+    pub fn begin(client: &Rc<Client>, head: &Parts, client_address: IpAddr) -> Box<Self> {
+        let snapshot = client.worker.snapshot();
+        let mut rng = client.worker.rng();
+        client.slot.wait_unlimited(Phase::Connect);
+        Box::new(Self {
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            host: head.headers.get(header::HOST).cloned(),
+            request_id: request_id(&head.headers, &mut rng),
+            trace: TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng),
+            client_address,
+            place: None,
+            attempt: None,
+            tries: 0,
+            status: 0,
+            bytes: 0,
+            error: None,
+            client: Rc::clone(client),
+            snapshot,
+        })
+    }
+
+    /// The client that asks.
+    #[must_use]
+    pub fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    /// Says which route and pool of the snapshot take the request.
+    pub fn route(&mut self, route: usize, pool: usize) {
+        self.place = Some((route, pool));
+        self.snapshot.pools[pool].live.counters.of(self.client.worker.index).requests.add(1);
+    }
+
+    /// The pool that takes the request, once that is known.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Arc<Pool>> {
+        self.place.map(|(_, pool)| &self.snapshot.pools[pool])
+    }
+
+    /// Begins a try at a member of the pool.
+    pub fn attempt(&mut self, member: usize) {
+        self.end_attempt(Instant::now());
+        let trace = self.trace.child(&mut self.client.worker.rng());
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        self.attempt = Some(Attempt { member, started, started_at, status: 0, trace, ended: false });
+        self.tries += 1;
+        if let Some(member) = self.member() {
+            let server = &member.server;
+            server.counters().of(self.client.worker.index).started.add(1);
+            self.client.slot.at_server(server.id);
+        }
+    }
+
+    /// The member that is tried, or was last.
+    #[must_use]
+    pub fn member(&self) -> Option<&Member> {
+        Some(&self.pool()?.members[self.attempt.as_ref()?.member])
+    }
+
+    /// The server that is tried, or was last.
+    #[must_use]
+    pub fn server(&self) -> Option<&Arc<Server>> {
+        self.member().map(|member| &member.server)
+    }
+
+    /// The span that goes to the server with this try, if one should.
+    #[must_use]
+    pub fn outgoing_trace(&self) -> Option<TraceContext> {
+        if self.client.worker.spans.enabled() { Some(self.attempt.as_ref()?.trace) } else { self.trace.unrecorded() }
+    }
+
+    /// Whether one more try for this reason is within the pool's budget; if so, it is counted.
+    #[must_use]
+    pub fn may_retry(&self, reason: RetryReason) -> bool {
+        let Some(pool) = self.pool() else { return false };
+        let counters = pool.live.counters.of(self.client.worker.index);
+        let allowed = match reason {
+            RetryReason::Connect | RetryReason::NotSent => true,
+            RetryReason::Broken => counters
+                .budget
+                .lock()
+                .is_ok_and(|mut budget| budget.spend(counters.requests.get(), pool.config.retry.budget)),
+        };
+        if allowed {
+            counters.retries[reason as usize].add(1);
+        }
+        allowed
+    }
+
+    /// Notes the status that the server answered.
+    pub fn answered(&mut self, status: u16) {
+        self.status = status;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.status = status;
+        }
+    }
+
+    /// Notes the status of an answer of our own, and why it is.
+    pub fn answer_own(&mut self, status: u16, error: &'static str) {
+        self.end_attempt(Instant::now());
+        self.status = status;
+        self.error = Some(error);
+    }
+
+    /// Notes, in a word, what went wrong, if nothing did before.
+    pub fn fail(&mut self, error: &'static str) {
+        self.error.get_or_insert(error);
+    }
+
+    /// Counts bytes of the answer's body. The client is given more time for the next.
+    #[inline]
+    pub fn add_bytes(&mut self, bytes: usize) {
+        self.count_bytes(bytes as u64);
+        self.client.slot.wait(Phase::Download, self.snapshot.config.timeouts.body_idle);
+    }
+
+    /// Counts bytes of the answer's body.
+    pub fn count_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// Keeps the connection that gave the answer, if its server still takes requests.
+    pub fn keep(&self, connection: Connection, now: Instant) {
+        if let Some(server) = self.server().filter(|server| !server.is_leaving()) {
+            self.client.worker.upstreams.keep(server, connection, now);
+        }
+    }
+
+    fn end_attempt(&mut self, now: Instant) {
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.ended) else { return };
+        attempt.ended = true;
+        let (status, took) = (attempt.status, now.duration_since(attempt.started));
+        if let Some(server) = self.server() {
+            let counters = server.counters().of(self.client.worker.index);
+            if status != 0 {
+                counters.codes.add(u32::from(status));
+                counters.seconds.observe(took);
+            }
+            counters.finished.add(1);
+        }
+        if let Some(attempt) = self.attempt.as_ref().filter(|_| self.is_recorded()) {
+            self.client.worker.spans.record(self.attempt_span(attempt, took));
+        }
+        self.client.slot.at_server(0);
+    }
+
+    /// Whether spans are made: unsampled requests never reach the tracing library.
+    fn is_recorded(&self) -> bool {
+        self.trace.sampled && self.client.worker.spans.enabled()
+    }
+
+    fn route_live(&self) -> &Arc<RouteLive> {
+        self.place.map_or(&self.snapshot.unrouted, |(route, _)| &self.snapshot.routes[route].live)
+    }
+
+    fn is_traced(&self) -> bool {
+        self.client.worker.spans.enabled() || self.trace.parent_span_id.is_some()
+    }
+
+    /// One line in the access log.
+    fn log(&self, took: Duration) {
+        let format = self.snapshot.config.log.format;
+        let mut log: RefMut<'_, _> = self.client.worker.log();
+        log.line(
+            format,
+            &Entry {
+                time: self.started_at,
+                client: std::net::SocketAddr::new(self.client_address, self.client.peer.port()),
+                method: self.method.as_str(),
+                path: self.uri.path_and_query().map_or("/", |path| path.as_str()),
+                version: self.version,
+                host: self.host.as_ref().map(HeaderValue::as_bytes),
+                status: self.status,
+                bytes: self.bytes,
+                elapsed: took,
+                route: self.place.map(|(route, _)| &*self.snapshot.routes[route].live.name),
+                pool: self.pool().map(|pool| &*pool.live.name),
+                server: self.server().map(|server| &*server.key.name),
+                tries: self.tries,
+                request_id: self.request_id.as_bytes(),
+                trace_id: self.is_traced().then_some(self.trace.trace_id),
+                generation: self.snapshot.generation,
+                error: self.error,
+            },
+        );
+    }
+
+    fn span(&self, took: Duration) -> Span {
+        let host = self.uri.host().map(str::to_owned).or_else(|| {
+            let host = self.host.as_ref()?.to_str().ok()?;
+            Some(host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned())
+        });
+        let port = self.client.listener.address.port();
+        Span {
+            trace_id: self.trace.trace_id,
+            span_id: self.trace.span_id,
+            parent_span_id: self.trace.parent_span_id,
+            start: self.started_at,
+            duration: took,
+            method: self.method.clone(),
+            scheme: "http",
+            path: self.uri.path().into(),
+            version: self.version,
+            address: host.map(|host| (host.into(), Some(port))),
+            status: Some(self.status).filter(|status| *status != 0),
+            error: self.error,
+            pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
+            server: self.server().map(|server| Arc::clone(&server.key.name)),
+            generation: self.snapshot.generation,
+            side: Side::Client {
+                address: self.client_address,
+                route: self.place.map(|(route, _)| Arc::clone(&self.snapshot.routes[route].live.name)),
+            },
+        }
+    }
+
+    fn attempt_span(&self, attempt: &Attempt, took: Duration) -> Span {
+        let target = self.server().and_then(|server| server.target());
+        Span {
+            trace_id: attempt.trace.trace_id,
+            span_id: attempt.trace.span_id,
+            parent_span_id: attempt.trace.parent_span_id,
+            start: attempt.started_at,
+            duration: took,
+            method: self.method.clone(),
+            scheme: "http",
+            path: self.uri.path().into(),
+            version: Version::HTTP_11,
+            address: target.map(|target| (target.ip().to_string().into(), Some(target.port()))),
+            status: Some(attempt.status).filter(|status| *status != 0),
+            error: self.error.or((attempt.status == 0).then_some("no_answer")),
+            pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
+            server: self.server().map(|server| Arc::clone(&server.key.name)),
+            generation: self.snapshot.generation,
+            side: Side::Upstream { resend_count: self.tries - 1 },
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if self.status == 0 {
+            // nginx' status for a client that left before its answer: nobody is told, but it is counted.
+            self.status = 499;
+            self.fail("client_gone");
+        }
+        self.end_attempt(now);
+        let took = now.duration_since(self.started);
+        let counters = self.route_live().counters.of(self.client.worker.index);
+        counters.codes.add(method::key(&self.method, self.status));
+        counters.seconds.observe(took);
+        if self.snapshot.config.log.access {
+            self.log(took);
+        }
+        if self.is_recorded() {
+            self.client.worker.spans.record(self.span(took));
+        }
+        self.client.ended(&self.snapshot.config.timeouts);
+    }
+}

@@ -8,6 +8,7 @@ pub mod method;
 pub mod pool;
 pub mod registry;
 pub mod reload;
+pub mod resolver;
 pub mod route;
 pub mod server;
 pub mod snapshot;

@@ -188,13 +188,50 @@ fn first_delay(place: usize, count: usize, interval: Duration) -> Duration {
     if count <= AT_START {
         return Duration::ZERO;
     }
-    #[expect(clippy::cast_precision_loss, reason = "nobody has that many servers")]
     interval.min(SOON).mul_f64(place as f64 / count as f64)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::num::NonZeroU32;
+
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::*;
+    use crate::config::{Address, StatusRanges};
+    use crate::server::Key;
+
+    #[test]
+    fn want_of_files_says_nothing_of_a_server() {
+        let address = Address::Name("backend".to_owned(), 80);
+        let key = Key { pool: "default".into(), name: "server1".into(), address };
+        let rule = config::Health {
+            kind: HealthKind::Tcp,
+            path: String::new(),
+            expect: StatusRanges(Vec::new()),
+            interval: SOON,
+            timeout: SOON,
+            rise: NonZeroU32::MIN,
+            fall: NonZeroU32::MIN,
+            memory: None,
+        };
+        let (changes, mut told) = unbounded_channel();
+        let server = Arc::new(Server::new(1, key, State::Up, 1));
+        let permits = Arc::new(Semaphore::new(1));
+        let routine = Routine { server: Arc::clone(&server), rule: Arc::new(rule), permits, changes };
+        let mut health = Health::new(State::Up);
+
+        let too_many_open_files = io::Error::from_raw_os_error(24);
+        routine.record(&mut health, Some(&Failure::Connect(too_many_open_files)), Duration::ZERO);
+        assert!(server.last_check().is_some_and(|check| check.error.is_some()));
+        assert!(told.try_recv().is_err());
+        assert_eq!(server.state(), State::Up);
+
+        routine.record(&mut health, Some(&Failure::Closed), Duration::ZERO);
+        assert_eq!(told.try_recv().map(|change| change.to), Ok(State::Down));
+        assert_eq!(server.state(), State::Down);
+    }
 
     #[test]
     fn jitter_is_a_tenth() {

@@ -61,7 +61,6 @@ fn sample(line: &str) -> Option<u64> {
     };
     let value: f64 = rest.split_whitespace().next()?.parse().ok()?;
     // Neither NaN nor an infinity is in here.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range has been checked")]
     (0.0..2_f64.powi(64)).contains(&value).then_some(value as u64)
 }
 

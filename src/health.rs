@@ -2,6 +2,7 @@
 
 pub mod checker;
 pub mod memory;
+pub mod probe;
 
 use std::num::NonZeroU32;
 

@@ -11,6 +11,7 @@ pub mod pool;
 pub mod proxy;
 pub mod registry;
 pub mod reload;
+pub mod resolver;
 pub mod route;
 pub mod server;
 pub mod snapshot;

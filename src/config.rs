@@ -3,11 +3,14 @@
 //! Every value that exists here is right: names are unique, routes point at pools that exist,
 //! durations and sizes are numbers. The file as it was typed never leaves [`file`].
 
+mod defaults;
 pub mod diff;
 pub mod file;
 pub mod problem;
 pub mod source;
+mod suggest;
 pub mod units;
+mod values;
 pub mod watch;
 
 use std::fmt;
@@ -79,7 +82,7 @@ pub struct Admin {
 }
 
 /// What concerns the request path as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Proxy {
     /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended.
     pub trusted_proxies: Vec<IpNet>,

@@ -1,1 +1,101 @@
-//! To be written.
+//! The file as it was typed: from the bytes of one main file and what it includes to a
+//! configuration, or to everything that is wrong with it.
+//!
+//! The way of a file: [`syntax`] makes a spanned tree of it, [`env`] fills in the environment,
+//! [`tree`] joins the files, [`tables`] reads each table with a [`reader`] into a draft, and
+//! [`resolve`] checks what only the whole can show. Each step collects problems and goes on.
+
+mod env;
+pub mod keys;
+mod reader;
+mod report;
+mod resolve;
+mod syntax;
+mod tables;
+mod tree;
+
+use crate::config::Config;
+#[cfg(test)]
+use crate::config::DEFAULT_POOL;
+use crate::config::problem::{Fault, Problem};
+use crate::config::source::SourceFile;
+
+use report::Report;
+use tree::{Kind, Place, Table};
+
+/// The value of an environment variable, if it is set.
+pub type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Reads the main file, which is the first, and what it includes, in the order in which arrays of
+/// tables are to be joined.
+///
+/// # Errors
+/// Every problem of every file, by file, line and column; never none.
+pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>> {
+    let report = Report::new(files);
+    let mut root = Table::default();
+    for index in 0..files.len() {
+        let Some(mut table) = syntax::parse(&report, index) else {
+            continue;
+        };
+        env::substitute(&mut table, env, &report);
+        if let Some(include) = (index > 0).then(|| table.remove("include")).flatten() {
+            report.at(
+                include.key,
+                Fault::new("an included file includes no further files")
+                    .hint("list all of them in the main file's `include`"),
+            );
+        }
+        root.merge(table, &report);
+    }
+    let draft = tables::read(&root, &report);
+    if report.has_syntax_errors() {
+        // What the whole would show depends on what could not be read.
+        return Err(report.into_problems());
+    }
+    let config = resolve::resolve(draft, &report);
+    let problems = report.into_problems();
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(problems)
+    }
+}
+
+/// One entry of the main file's `include`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Include {
+    /// A path or a glob, relative to the main file's directory.
+    pub pattern: String,
+    /// Where it stands: a problem still without a message.
+    pub place: Problem,
+}
+
+/// What the main file includes, as far as it can be read; [`parse`] tells what is wrong with the
+/// rest.
+#[must_use]
+pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
+    let files = std::slice::from_ref(main);
+    let report = Report::new(files);
+    let Some(mut table) = syntax::parse(&report, 0) else {
+        return Vec::new();
+    };
+    table.retain("include");
+    env::substitute(&mut table, env, &report);
+    match table.get("include").map(|entry| &entry.value.kind) {
+        Some(Kind::Array(values)) => values
+            .iter()
+            .filter_map(|value| match &value.kind {
+                Kind::String(pattern) => Some(Include {
+                    pattern: pattern.clone(),
+                    place: report.problem(value.place, Fault::new("")),
+                }),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

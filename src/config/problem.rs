@@ -1,7 +1,10 @@
 //! A problem in a configuration: what is wrong, where, and what to do; and its forms for people, programs and CI.
 
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
 /// One thing that is wrong with a configuration.
@@ -24,4 +27,237 @@ pub struct Problem {
     /// How many characters of the excerpt, from the column on, are meant; at least 1.
     #[serde(skip)]
     pub width: usize,
+}
+
+impl Problem {
+    /// One that concerns a file as a whole.
+    pub fn of_file(file: impl Into<PathBuf>, fault: Fault) -> Self {
+        Self {
+            file: file.into(),
+            line: 0,
+            column: 0,
+            message: fault.message,
+            hint: fault.hint,
+            excerpt: String::new(),
+            width: 1,
+        }
+    }
+
+    /// The picture for people: the line with what is meant underlined, and the hint below it.
+    #[must_use]
+    pub fn to_text(&self, colored: bool) -> String {
+        let path = self.file.to_string_lossy();
+        let title = Level::ERROR.primary_title(self.message.as_str());
+        let mut group = Group::with_title(title);
+        if self.excerpt.is_empty() {
+            let mut origin = Origin::path(path);
+            if self.line > 0 {
+                origin = origin.line(self.line).char_column(self.column);
+            }
+            group = group.element(origin);
+        } else {
+            let byte = |character: usize| {
+                let mut starts = self.excerpt.char_indices().map(|(at, _)| at);
+                starts.nth(character).unwrap_or(self.excerpt.len())
+            };
+            let first = self.column.saturating_sub(1);
+            let span = byte(first)..byte(first + self.width);
+            let annotation = AnnotationKind::Primary.span(span);
+            let snippet = Snippet::source(self.excerpt.as_str());
+            group = group.element(
+                snippet
+                    .line_start(self.line)
+                    .path(path)
+                    .annotation(annotation),
+            );
+        }
+        if let Some(hint) = &self.hint {
+            group = group.element(Level::HELP.message(hint.as_str()));
+        }
+        let renderer = if colored {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        renderer.decor_style(DecorStyle::Ascii).render(&[group])
+    }
+
+    /// A workflow command that GitHub shows beside the line.
+    #[must_use]
+    pub fn to_github(&self) -> String {
+        let mut command = format!(
+            "::error file={}",
+            github_property(&self.file.to_string_lossy())
+        );
+        if self.line > 0 {
+            let end = (self.column + self.width).saturating_sub(1);
+            // Writing to a string does not fail.
+            let _ = write!(
+                command,
+                ",line={},col={},endColumn={end}",
+                self.line, self.column
+            );
+        }
+        let hint = self.hint.as_deref().map(|hint| format!("\n{hint}"));
+        let text = format!("{}{}", self.message, hint.unwrap_or_default());
+        let _ = write!(command, ",title=lb check::{}", github_data(&text));
+        command
+    }
+}
+
+/// One line, for logs: `lb.toml:3:1: unknown key … (did you mean …?)`.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is wrong with a value and what to do about it, before anyone knows where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a hint. What the text quotes from a file may hold anything: control
+    /// characters are shown as escapes, and only so much of it.
+    pub fn new(message: impl AsRef<str>) -> Self {
+        Self {
+            message: presentable(message.as_ref()),
+            hint: None,
+        }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl AsRef<str>) -> Self {
+        self.hint = Some(presentable(hint.as_ref()));
+        self
+    }
+}
+
+fn presentable(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    for c in text.chars() {
+        if shown.len() >= LONGEST {
+            shown.push('…');
+            break;
+        }
+        if c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+fn github_data(text: &str) -> String {
+    text.replace('%', "%25")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
+}
+
+fn github_property(text: &str) -> String {
+    github_data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem() -> Problem {
+        Problem {
+            file: "a,b:c.toml".into(),
+            line: 12,
+            column: 3,
+            message: "100% wrong".to_owned(),
+            hint: Some("did you mean `weight`?".to_owned()),
+            excerpt: "é wieght = 1".to_owned(),
+            width: 6,
+        }
+    }
+
+    #[test]
+    fn people_see_the_line() {
+        let expected = "\
+error: 100% wrong
+  --> a,b:c.toml:12:3
+   |
+12 | é wieght = 1
+   |   ^^^^^^
+   |
+   = help: did you mean `weight`?";
+        assert_eq!(problem().to_text(false), expected);
+        assert!(problem().to_text(true).contains("\u{1b}["));
+        assert_eq!(
+            problem().to_string(),
+            "a,b:c.toml:12:3: 100% wrong (did you mean `weight`?)"
+        );
+    }
+
+    #[test]
+    fn a_file_as_a_whole_has_no_line() {
+        let whole = Problem::of_file("lb.toml", Fault::new("it is empty").hint("fill it"));
+        assert_eq!(whole.to_string(), "lb.toml: it is empty (fill it)");
+        let text = whole.to_text(false);
+        assert!(text.contains("--> lb.toml\n"), "{text}");
+        assert!(text.contains("help: fill it"), "{text}");
+        assert_eq!(
+            whole.to_github(),
+            "::error file=lb.toml,title=lb check::it is empty%0Afill it"
+        );
+    }
+
+    #[test]
+    fn github_gets_its_escapes() {
+        assert_eq!(
+            problem().to_github(),
+            "::error file=a%2Cb%3Ac.toml,line=12,col=3,endColumn=8,title=lb check::100%25 wrong%0Adid you mean `weight`?"
+        );
+    }
+
+    #[test]
+    fn any_problem_can_be_drawn() {
+        for (excerpt, column, width) in [
+            ("", 1, 1),
+            ("x", 9, 9),
+            ("\t\tx = 1", 3, 1),
+            ("日本語 = 1", 2, 2),
+            ("a\u{1b}[31mb", 2, 3),
+            ("x", 0, 0),
+        ] {
+            let problem = Problem {
+                excerpt: excerpt.to_owned(),
+                column,
+                width,
+                ..problem()
+            };
+            let text = problem.to_text(false);
+            assert!(text.contains("100% wrong"), "{text}");
+            assert!(!text.contains('\u{1b}'), "{text}");
+            let _ = problem.to_github();
+        }
+    }
+
+    #[test]
+    fn faults_hold_nothing_that_moves_the_cursor() {
+        let fault = Fault::new("`a\nb\u{1b}`").hint("x".repeat(1000));
+        assert_eq!(fault.message, "`a\\nb\\u{1b}`");
+        assert!(fault.hint.is_some_and(|hint| hint.len() < 500));
+    }
 }

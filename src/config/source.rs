@@ -1,1 +1,38 @@
-//! To be written.
+//! Reading: the bytes of the main file and of what it includes.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+/// One file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As it was named.
+    pub path: PathBuf,
+    /// What was in it.
+    pub bytes: Vec<u8>,
+    /// The SHA-256 of the bytes, in hexadecimal digits.
+    pub hash: String,
+}
+
+impl SourceFile {
+    /// A file of these bytes.
+    pub fn new(path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self {
+            path: path.into(),
+            hash: sha256(&bytes),
+            bytes,
+        }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}

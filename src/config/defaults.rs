@@ -1,0 +1,124 @@
+//! What holds where the file says nothing: every default, in one place.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::config::{
+    Admin, Algorithm, Balance, Health, HealthKind, Limits, Log, LogFormat, Reload, Retry,
+    StatusRanges, Sticky, Timeouts, Tracing,
+};
+
+/// A server's share beside the others' when the file does not say.
+pub(crate) const WEIGHT: u32 = 1;
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_millis(50),
+            poll: Duration::from_secs(2),
+            max_removed: 1.0,
+            allow_empty: false,
+            hold: Duration::from_secs(10),
+            state_dir: None,
+            history: 100,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            access: true,
+        }
+    }
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self {
+            zipkin: None,
+            otlp: None,
+            service: "lb".to_owned(),
+            sample: 1.0,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request_header: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            connect: Duration::from_secs(2),
+            response_header: Duration::from_secs(30),
+            body_idle: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 32 << 10,
+            headers: 100,
+            body_bytes: 0,
+            body_rate: 64,
+            connections: 0,
+        }
+    }
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        Self {
+            algorithm: Algorithm::WeightedRoundRobin,
+            sticky: None,
+        }
+    }
+}
+
+impl Default for Sticky {
+    fn default() -> Self {
+        Self {
+            cookie: "lb".to_owned(),
+            max_age: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            kind: HealthKind::Http,
+            path: "/health".to_owned(),
+            expect: StatusRanges(vec![200..=399]),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: NonZeroU32::MIN.saturating_add(1),
+            fall: NonZeroU32::MIN.saturating_add(2),
+            memory: None,
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            budget: 0.2,
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Reads one table key by key: each into its type, with a default where it is missing or wrong.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::keys;
+use super::report::Report;
+use super::tree::{EMPTY, Entry, Kind, Place, Table, Value};
+use crate::config::problem::Fault;
+use crate::config::{suggest, units};
+
+/// What a key may want, as messages name it.
+const DURATION: &str = "a duration such as \"30s\"";
+const SIZE: &str = "a size such as \"32KiB\"";
+const PERCENT: &str = "a percentage such as \"20%\"";
+const WHOLE_NUMBER: &str = "a whole number";
+const BOOLEAN: &str = "true or false";
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Placed<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// One table, known keys and all. What it does not know it has reported when it was made.
+pub(super) struct Reader<'a> {
+    table: &'a Table,
+    keys: &'static [&'static str],
+    /// As its header is written, for messages: `[timeouts]`; empty for the whole file.
+    header: String,
+    place: Place,
+    report: &'a Report<'a>,
+}
+
+impl<'a> Reader<'a> {
+    /// The file as a whole.
+    pub(super) fn root(table: &'a Table, report: &'a Report<'a>) -> Self {
+        let place = Place {
+            file: 0,
+            start: 0,
+            end: 0,
+        };
+        Self::new(table, keys::ROOT, String::new(), place, report)
+    }
+
+    fn new(
+        table: &'a Table,
+        keys: &'static [&'static str],
+        header: String,
+        place: Place,
+        report: &'a Report<'a>,
+    ) -> Self {
+        let reader = Self {
+            table,
+            keys,
+            header,
+            place,
+            report,
+        };
+        for (key, entry) in table.iter().filter(|(key, _)| !keys.contains(key)) {
+            reader.report.at(entry.key, reader.unknown(key));
+        }
+        reader
+    }
+
+    /// Where the table's header stands.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Where a key stands, if it is there.
+    pub(super) fn key_place(&self, key: &str) -> Option<Place> {
+        self.entry(key).map(|entry| entry.key)
+    }
+
+    /// Reports that the table lacks a key, unless it was reported as a mistyped one.
+    pub(super) fn require(&self, key: &str, example: &str) {
+        let meant = |typed| {
+            let known = self.keys.iter().copied();
+            !self.keys.contains(&typed) && suggest::closest(typed, known) == Some(key)
+        };
+        if self.has(key) || self.table.iter().any(|(typed, _)| meant(typed)) {
+            return;
+        }
+        let fault = Fault::new(format!("this {} has no `{key}`", self.header))
+            .hint(format!("add `{key} = {example}`"));
+        self.report.at(self.place, fault);
+    }
+
+    /// Whether the key is there, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// Text that `parse` makes something of.
+    pub(super) fn text<T>(
+        &self,
+        key: &str,
+        wanted: &str,
+        parse: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Option<Placed<T>> {
+        let entry = self.entry(key)?;
+        self.parse_text(key, wanted, &entry.value, parse)
+    }
+
+    pub(super) fn duration(&self, key: &str, default: Duration) -> Duration {
+        self.text(key, DURATION, units::parse_duration)
+            .map_or(default, |read| read.value)
+    }
+
+    /// A duration where none at all makes no sense.
+    pub(super) fn positive(&self, key: &str, default: Duration) -> Duration {
+        let parse = |text: &str| match units::parse_duration(text)? {
+            Duration::ZERO => Err(
+                Fault::new(format!("`{key}` must be longer than nothing")).hint(format!(
+                    "leave it out for {}",
+                    units::format_duration(default)
+                )),
+            ),
+            value => Ok(value),
+        };
+        self.text(key, DURATION, parse)
+            .map_or(default, |read| read.value)
+    }
+
+    /// A number of bytes within `range`.
+    pub(super) fn size(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+        let parse = |text: &str| match units::parse_size(text)? {
+            value if range.contains(&value) => Ok(value),
+            _ => Err(Fault::new(format!("`{key}` is out of range")).hint(format!(
+                "write `{}` to `{}`",
+                units::format_size(*range.start()),
+                units::format_size(*range.end())
+            ))),
+        };
+        self.text(key, SIZE, parse)
+            .map_or(default, |read| read.value)
+    }
+
+    /// A share, 0 to 1, written in percent.
+    pub(super) fn percent(&self, key: &str, default: f64) -> f64 {
+        self.text(key, PERCENT, units::parse_percent)
+            .map_or(default, |read| read.value)
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+        let parse = |text: &str| {
+            let known = words.iter().find(|(word, _)| *word == text);
+            known.map(|(_, value)| *value).ok_or_else(|| {
+                let words = words.iter().map(|(word, _)| *word);
+                Fault::new(format!("`{key}` cannot be `{text}`")).hint(suggest::hint(text, words))
+            })
+        };
+        let words: Vec<String> = words
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
+        self.text(key, &words.join(" or "), parse)
+            .map_or(default, |read| read.value)
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn integer<T>(&self, key: &str, range: RangeInclusive<T>) -> Option<Placed<T>>
+    where
+        T: TryFrom<i64> + PartialOrd + std::fmt::Display,
+    {
+        let value = &self.entry(key)?.value;
+        let Kind::Integer(number) = value.kind else {
+            self.mistyped(key, WHOLE_NUMBER, value);
+            return None;
+        };
+        match T::try_from(number) {
+            Ok(number) if range.contains(&number) => Some(Placed {
+                value: number,
+                place: value.place,
+            }),
+            _ => {
+                let fault = Fault::new(format!("`{key}` cannot be {number}")).hint(format!(
+                    "write {} to {}",
+                    range.start(),
+                    range.end()
+                ));
+                self.report.at(value.place, fault);
+                None
+            }
+        }
+    }
+
+    /// A decimal or whole number within `range`.
+    pub(super) fn number(&self, key: &str, range: RangeInclusive<f64>, default: f64) -> f64 {
+        let Some(Entry { value, .. }) = self.entry(key) else {
+            return default;
+        };
+        let number = match value.kind {
+            Kind::Float(number) => number,
+            #[expect(clippy::cast_precision_loss, reason = "what is in range is exact")]
+            Kind::Integer(number) => number as f64,
+            _ => {
+                self.mistyped(key, "a number", value);
+                return default;
+            }
+        };
+        if range.contains(&number) {
+            return number;
+        }
+        let (first, last) = range.into_inner();
+        let fault = Fault::new(format!("`{key}` cannot be {number}"))
+            .hint(format!("write {first:?} to {last:?}"));
+        self.report.at(value.place, fault);
+        default
+    }
+
+    pub(super) fn boolean(&self, key: &str, default: bool) -> bool {
+        let Some(Entry { value, .. }) = self.entry(key) else {
+            return default;
+        };
+        match value.kind {
+            Kind::Boolean(value) => value,
+            _ => {
+                self.mistyped(key, BOOLEAN, value);
+                default
+            }
+        }
+    }
+
+    /// Whether the key is there as `false`, to turn off what the top level turns on.
+    pub(super) fn is_false(&self, key: &str) -> bool {
+        self.entry(key)
+            .is_some_and(|entry| matches!(entry.value.kind, Kind::Boolean(false)))
+    }
+
+    /// An array of texts that `parse` makes something of.
+    pub(super) fn list<T>(
+        &self,
+        key: &str,
+        wanted: &str,
+        parse: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Vec<T> {
+        let Some(Entry { value, .. }) = self.entry(key) else {
+            return Vec::new();
+        };
+        let Kind::Array(values) = &value.kind else {
+            self.mistyped(key, wanted, value);
+            return Vec::new();
+        };
+        values
+            .iter()
+            .filter_map(|value| self.parse_text(key, wanted, value, &parse))
+            .map(|read| read.value)
+            .collect()
+    }
+
+    /// `[key]`; without keys if it is not there.
+    pub(super) fn table(&self, key: &str, keys: &'static [&'static str]) -> Self {
+        let header = format!("[{}]", self.path(key));
+        let Some(Entry { value, .. }) = self.entry(key) else {
+            return Self::new(&EMPTY, keys, header, self.place, self.report);
+        };
+        match &value.kind {
+            Kind::Table(table) => Self::new(table, keys, header, value.place, self.report),
+            _ => {
+                self.not_a_table(key, &header, value);
+                Self::new(&EMPTY, keys, header, value.place, self.report)
+            }
+        }
+    }
+
+    /// Every `[[key]]`.
+    pub(super) fn tables(&self, key: &str, keys: &'static [&'static str]) -> Vec<Self> {
+        let header = format!("[[{}]]", self.path(key));
+        let read = |value: &'a Value| match &value.kind {
+            Kind::Table(table) => Some(Self::new(
+                table,
+                keys,
+                header.clone(),
+                value.place,
+                self.report,
+            )),
+            _ => {
+                self.not_a_table(key, &header, value);
+                None
+            }
+        };
+        match self.entry(key).map(|entry| &entry.value) {
+            None => Vec::new(),
+            Some(Value {
+                kind: Kind::Array(values),
+                ..
+            }) => values.iter().filter_map(read).collect(),
+            Some(value) => {
+                if matches!(value.kind, Kind::Table(_)) {
+                    self.not_a_table(key, &header, value);
+                }
+                read(value).into_iter().collect()
+            }
+        }
+    }
+
+    /// Every `[key.NAME]`, with where the name stands.
+    pub(super) fn named(
+        &self,
+        key: &str,
+        keys: &'static [&'static str],
+    ) -> Vec<(Placed<&'a str>, Self)> {
+        let Some(Entry { value, .. }) = self.entry(key) else {
+            return Vec::new();
+        };
+        let Kind::Table(table) = &value.kind else {
+            self.not_a_table(key, &format!("[{key}.NAME]"), value);
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (name, Entry { key: place, value }) in table.iter() {
+            let header = format!("[{key}.{name}]");
+            let Kind::Table(table) = &value.kind else {
+                self.not_a_table(name, &header, value);
+                continue;
+            };
+            let reader = Self::new(table, keys, header, *place, self.report);
+            tables.push((
+                Placed {
+                    value: name,
+                    place: *place,
+                },
+                reader,
+            ));
+        }
+        tables
+    }
+
+    fn entry(&self, key: &str) -> Option<&'a Entry> {
+        debug_assert!(self.keys.contains(&key), "`{key}` is not in keys.rs");
+        self.table.get(key)
+    }
+
+    fn parse_text<T>(
+        &self,
+        key: &str,
+        wanted: &str,
+        value: &Value,
+        parse: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Option<Placed<T>> {
+        let Kind::String(text) = &value.kind else {
+            self.mistyped(key, wanted, value);
+            return None;
+        };
+        match parse(text) {
+            Ok(read) => Some(Placed {
+                value: read,
+                place: value.place,
+            }),
+            Err(fault) => {
+                self.report.at(value.place, fault);
+                None
+            }
+        }
+    }
+
+    fn mistyped(&self, key: &str, wanted: &str, value: &Value) {
+        if matches!(value.kind, Kind::Broken) {
+            return;
+        }
+        let fault = Fault::new(format!(
+            "`{key}` must be {wanted}, not {}",
+            value.type_name()
+        ));
+        let quoted = match &value.kind {
+            Kind::String(text) if wanted == WHOLE_NUMBER => text.parse::<i64>().is_ok(),
+            Kind::String(text) if wanted == BOOLEAN => matches!(text.as_str(), "true" | "false"),
+            _ => false,
+        };
+        let fault = match &value.kind {
+            Kind::String(text) if quoted => {
+                fault.hint(format!("leave out the quotes: `{key} = {text}`"))
+            }
+            Kind::Integer(number) if wanted == DURATION => fault.hint(format!(
+                "write it with its unit, in quotes: `\"{number}s\"`"
+            )),
+            Kind::Integer(number) if wanted == SIZE => fault.hint(format!(
+                "write it with its unit, in quotes: `\"{number}B\"`"
+            )),
+            Kind::Integer(number) if wanted == PERCENT => fault.hint(format!(
+                "write it with its sign, in quotes: `\"{number}%\"`"
+            )),
+            _ => fault,
+        };
+        self.report.at(value.place, fault);
+    }
+
+    fn not_a_table(&self, key: &str, header: &str, value: &Value) {
+        if matches!(value.kind, Kind::Broken) {
+            return;
+        }
+        let fault = Fault::new(format!("`{key}` is written as {}", value.type_name()));
+        self.report
+            .at(value.place, fault.hint(format!("write `{header}`")));
+    }
+
+    fn unknown(&self, key: &str) -> Fault {
+        let fault = if self.header.is_empty() {
+            Fault::new(format!("unknown key `{key}`"))
+        } else {
+            Fault::new(format!("unknown key `{key}` in {}", self.header))
+        };
+        if let Some(meant) = suggest::closest(key, self.keys.iter().copied()) {
+            return fault.hint(format!("did you mean `{meant}`?"));
+        }
+        let elsewhere = keys::TABLES
+            .iter()
+            .find(|(table, keys)| !table.is_empty() && keys.contains(&key));
+        match elsewhere {
+            Some((table, _)) if keys::ARRAYS.contains(table) => {
+                fault.hint(format!("`{key}` belongs in [[{table}]]"))
+            }
+            Some((table, _)) => fault.hint(format!("`{key}` belongs in [{table}]")),
+            None => fault.hint(suggest::hint(key, self.keys.iter().copied())),
+        }
+    }
+
+    /// The full name of a table within this one.
+    fn path(&self, key: &str) -> String {
+        match self.header.trim_matches(['[', ']']) {
+            "" => key.to_owned(),
+            header => format!("{header}.{key}"),
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Reads every table into a draft: all values of the right type, nothing compared yet.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use super::keys;
+use super::reader::{Placed, Reader};
+use super::report::Report;
+use super::tree::{Place, Table};
+use crate::config::problem::Fault;
+use crate::config::{
+    Address, Admin, Algorithm, Balance, DEFAULT_POOL, Health, HealthKind, HostPattern, Limits, Log,
+    LogFormat, Proxy, Reload, Retry, Sticky, Timeouts, Tracing, defaults, values,
+};
+
+/// What was read. Where a value was wrong, and that was reported, there is `None` or the default.
+pub(super) struct Draft {
+    pub(super) listeners: Vec<DraftListener>,
+    pub(super) admin: Admin,
+    /// Where the admin address stands, if the file sets it.
+    pub(super) admin_place: Option<Place>,
+    pub(super) proxy: Proxy,
+    pub(super) reload: Reload,
+    pub(super) log: Log,
+    pub(super) tracing: Tracing,
+    pub(super) timeouts: Timeouts,
+    pub(super) limits: Limits,
+    pub(super) routes: Vec<DraftRoute>,
+    pub(super) pools: BTreeMap<String, DraftPool>,
+    /// The rules of a pool that says nothing of its own.
+    pub(super) rules: Rules,
+}
+
+pub(super) struct DraftListener {
+    pub(super) name: Option<Placed<String>>,
+    pub(super) address: Option<Placed<SocketAddr>>,
+}
+
+pub(super) struct DraftRoute {
+    pub(super) name: Option<Placed<String>>,
+    pub(super) host: Option<HostPattern>,
+    pub(super) path: Option<String>,
+    pub(super) pool: Option<Placed<String>>,
+    pub(super) place: Place,
+}
+
+#[derive(Default)]
+pub(super) struct DraftPool {
+    pub(super) rules: Rules,
+    pub(super) servers: Vec<DraftServer>,
+}
+
+pub(super) struct DraftServer {
+    pub(super) name: Option<Placed<String>>,
+    pub(super) address: Option<Address>,
+    pub(super) weight: Placed<u32>,
+    pub(super) enabled: bool,
+}
+
+/// What a pool takes from the top level, key by key, where it leaves it out.
+#[derive(Clone, Default)]
+pub(super) struct Rules {
+    pub(super) balance: Balance,
+    pub(super) health: Health,
+    pub(super) retry: Retry,
+}
+
+const ALGORITHMS: [(&str, Algorithm); 4] = [
+    ("weighted-round-robin", Algorithm::WeightedRoundRobin),
+    ("round-robin", Algorithm::RoundRobin),
+    ("random", Algorithm::Random),
+    ("least-connections", Algorithm::LeastConnections),
+];
+
+const HEALTH_KINDS: [(&str, HealthKind); 3] = [
+    ("http", HealthKind::Http),
+    ("tcp", HealthKind::Tcp),
+    ("none", HealthKind::None),
+];
+
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// Reads the joined tree of all files.
+pub(super) fn read(root: &Table, report: &Report<'_>) -> Draft {
+    let root = Reader::root(root, report);
+    // The reader of files has used it; here it is only checked.
+    root.list("include", "a list of files", include);
+    let (admin, admin_place) = admin(&root.table("admin", keys::ADMIN));
+    let rules = rules(&root, &Rules::default());
+    Draft {
+        listeners: root
+            .tables("listener", keys::LISTENER)
+            .iter()
+            .map(|t| listener(t, report))
+            .collect(),
+        admin,
+        admin_place,
+        proxy: proxy(&root.table("proxy", keys::PROXY)),
+        reload: reload(&root.table("reload", keys::RELOAD)),
+        log: log(&root.table("log", keys::LOG)),
+        tracing: tracing(&root.table("tracing", keys::TRACING)),
+        timeouts: timeouts(&root.table("timeouts", keys::TIMEOUTS)),
+        limits: limits(&root.table("limits", keys::LIMITS)),
+        routes: root
+            .tables("route", keys::ROUTE)
+            .iter()
+            .map(route)
+            .collect(),
+        pools: pools(&root, &rules, report),
+        rules,
+    }
+}
+
+fn include(text: &str) -> Result<(), Fault> {
+    if text.is_empty() {
+        return Err(Fault::new("an included file needs a name"));
+    }
+    glob::Pattern::new(text).map(drop).map_err(|error| {
+        Fault::new(format!("`{text}` is not a file or a glob: {}", error.msg))
+            .hint("write for example `conf.d/*.toml`")
+    })
+}
+
+fn listener(table: &Reader<'_>, report: &Report<'_>) -> DraftListener {
+    let typed = table.text("address", "an address such as \"0.0.0.0:8080\"", |text| {
+        values::listen_address(text).map(|address| (address, text.to_owned()))
+    });
+    table.require("address", "\"0.0.0.0:8080\"");
+    if let Some(place) = table.key_place("tls") {
+        report.at(
+            place,
+            Fault::new("`tls` is not supported yet")
+                .hint("leave it out, and end TLS in front of this listener"),
+        );
+    }
+    let name = table.text("name", "a name", values::label);
+    let name = name.or_else(|| {
+        let Placed {
+            value: (_, text),
+            place,
+        } = typed.clone().filter(|_| !table.has("name"))?;
+        Some(Placed { value: text, place })
+    });
+    let address = typed.map(
+        |Placed {
+             value: (value, _),
+             place,
+         }| Placed { value, place },
+    );
+    DraftListener { name, address }
+}
+
+fn admin(table: &Reader<'_>) -> (Admin, Option<Place>) {
+    let default = Admin::default();
+    let address = table.text(
+        "address",
+        "an address such as \"127.0.0.1:9900\"",
+        values::listen_address,
+    );
+    let admin = Admin {
+        address: address.as_ref().map_or(default.address, |read| read.value),
+        hosts: table.list("hosts", "a list of host names", values::host_name),
+    };
+    (admin, address.map(|read| read.place))
+}
+
+fn proxy(table: &Reader<'_>) -> Proxy {
+    let default = Proxy::default();
+    Proxy {
+        trusted_proxies: table.list("trusted_proxies", "a list of networks", values::network),
+        workers: table
+            .integer("workers", 0..=1024)
+            .map_or(default.workers, |read| read.value),
+    }
+}
+
+fn reload(table: &Reader<'_>) -> Reload {
+    let default = Reload::default();
+    let state_dir = |text: &str| Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()));
+    Reload {
+        quiet: table.duration("quiet", default.quiet),
+        poll: table.duration("poll", default.poll),
+        max_removed: table.percent("max_removed", default.max_removed),
+        allow_empty: table.boolean("allow_empty", default.allow_empty),
+        hold: table.duration("hold", default.hold),
+        state_dir: table
+            .text("state_dir", "a directory", state_dir)
+            .map_or(default.state_dir, |read| read.value),
+        history: table
+            .integer("history", 1..=100_000)
+            .map_or(default.history, |read| read.value),
+    }
+}
+
+fn log(table: &Reader<'_>) -> Log {
+    let default = Log::default();
+    Log {
+        level: table
+            .text("level", "a level such as \"info\"", values::log_filter)
+            .map_or(default.level, |read| read.value),
+        format: table.choice("format", &LOG_FORMATS, default.format),
+        access: table.boolean("access", default.access),
+    }
+}
+
+fn tracing(table: &Reader<'_>) -> Tracing {
+    let default = Tracing::default();
+    let collector = |key| {
+        table
+            .text(key, "a URL", values::collector)
+            .and_then(|read| read.value)
+    };
+    Tracing {
+        zipkin: collector("zipkin"),
+        otlp: collector("otlp"),
+        service: table
+            .text("service", "a name", values::label)
+            .map_or(default.service, |read| read.value),
+        sample: table.number("sample", 0.0..=1.0, default.sample),
+    }
+}
+
+fn timeouts(table: &Reader<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    Timeouts {
+        request_header: table.positive("request_header", default.request_header),
+        idle: table.positive("idle", default.idle),
+        connect: table.positive("connect", default.connect),
+        response_header: table.positive("response_header", default.response_header),
+        body_idle: table.positive("body_idle", default.body_idle),
+        drain: table.duration("drain", default.drain),
+    }
+}
+
+fn limits(table: &Reader<'_>) -> Limits {
+    let default = Limits::default();
+    Limits {
+        header_bytes: table.size("header_bytes", 256..=16 << 20, default.header_bytes),
+        headers: table
+            .integer("headers", 1..=10_000)
+            .map_or(default.headers, |read| read.value),
+        body_bytes: table.size("body_bytes", 0..=u64::MAX, default.body_bytes),
+        body_rate: table.size("body_rate", 0..=1 << 30, default.body_rate),
+        connections: table
+            .integer("connections", 0..=10_000_000)
+            .map_or(default.connections, |read| read.value),
+    }
+}
+
+fn route(table: &Reader<'_>) -> DraftRoute {
+    let host = table.text(
+        "host",
+        "a host such as \"api.example.com\"",
+        values::host_pattern,
+    );
+    let host = unless_wrong(table.has("host"), host, HostPattern::Any);
+    let path = table.text("path", "a path such as \"/v1\"", values::route_path);
+    let path = unless_wrong(table.has("path"), path, "/".to_owned());
+    let pool = table.text("pool", "the name of a pool", values::name);
+    table.require("pool", &format!("\"{DEFAULT_POOL}\""));
+    let place = table.place();
+    let name = match (table.has("name"), &host, &path) {
+        (true, ..) => table.text("name", "a name", values::label),
+        (false, Some(host), Some(path)) => Some(Placed {
+            value: format!("{host}{path}"),
+            place,
+        }),
+        _ => None,
+    };
+    DraftRoute {
+        name,
+        host,
+        path,
+        pool,
+        place,
+    }
+}
+
+/// The default holds for what is left out, not for what is there and wrong.
+fn unless_wrong<T>(there: bool, read: Option<Placed<T>>, default: T) -> Option<T> {
+    match (there, read) {
+        (true, read) => read.map(|read| read.value),
+        (false, _) => Some(default),
+    }
+}
+
+/// The pool `default` of the top-level servers, and every `[pool.NAME]`.
+fn pools(root: &Reader<'_>, base: &Rules, report: &Report<'_>) -> BTreeMap<String, DraftPool> {
+    let mut pools = BTreeMap::new();
+    let servers = servers(root);
+    if !servers.is_empty() {
+        let rules = base.clone();
+        pools.insert(DEFAULT_POOL.to_owned(), DraftPool { rules, servers });
+    }
+    for (name, table) in root.named("pool", keys::POOL) {
+        if let Err(fault) = values::name(name.value) {
+            report.at(name.place, fault);
+        }
+        // `[pool.default]` adds to what the top level says of that pool.
+        let pool = pools.entry(name.value.to_owned()).or_default();
+        pool.rules = rules(&table, base);
+        pool.servers.extend(self::servers(&table));
+    }
+    pools
+}
+
+fn rules(table: &Reader<'_>, base: &Rules) -> Rules {
+    Rules {
+        balance: balance(&table.table("balance", keys::BALANCE), &base.balance),
+        health: health(&table.table("health", keys::HEALTH), &base.health),
+        retry: retry(&table.table("retry", keys::RETRY), &base.retry),
+    }
+}
+
+fn balance(table: &Reader<'_>, base: &Balance) -> Balance {
+    let sticky = if table.is_false("sticky") {
+        None
+    } else if table.has("sticky") {
+        let base = base.sticky.clone().unwrap_or_default();
+        let sticky = table.table("sticky", keys::STICKY);
+        Some(Sticky {
+            cookie: sticky
+                .text("cookie", "a cookie's name", values::cookie_name)
+                .map_or(base.cookie, |read| read.value),
+            max_age: sticky.positive("max_age", base.max_age),
+        })
+    } else {
+        base.sticky.clone()
+    };
+    Balance {
+        algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm),
+        sticky,
+    }
+}
+
+fn health(table: &Reader<'_>, base: &Health) -> Health {
+    let count = |key, default| {
+        let read = table
+            .integer(key, 1..=1000)
+            .and_then(|read| NonZeroU32::new(read.value));
+        read.unwrap_or(default)
+    };
+    let optional_path = |text: &str| match text {
+        "" => Ok(None),
+        _ => values::absolute_path(text).map(Some),
+    };
+    Health {
+        kind: table.choice("kind", &HEALTH_KINDS, base.kind),
+        path: table
+            .text("path", "a path such as \"/health\"", values::absolute_path)
+            .map_or_else(|| base.path.clone(), |read| read.value),
+        expect: table
+            .text(
+                "expect",
+                "statuses such as \"200-399\"",
+                values::status_ranges,
+            )
+            .map_or_else(|| base.expect.clone(), |read| read.value),
+        interval: table.positive("interval", base.interval),
+        timeout: table.positive("timeout", base.timeout),
+        rise: count("rise", base.rise),
+        fall: count("fall", base.fall),
+        memory: table
+            .text("memory", "a path such as \"/metrics\"", optional_path)
+            .map_or_else(|| base.memory.clone(), |read| read.value),
+    }
+}
+
+fn retry(table: &Reader<'_>, base: &Retry) -> Retry {
+    Retry {
+        attempts: table
+            .integer("attempts", 0..=100)
+            .map_or(base.attempts, |read| read.value),
+        budget: table.percent("budget", base.budget),
+    }
+}
+
+fn servers(table: &Reader<'_>) -> Vec<DraftServer> {
+    table
+        .tables("server", keys::SERVER)
+        .iter()
+        .map(server)
+        .collect()
+}
+
+fn server(table: &Reader<'_>) -> DraftServer {
+    table.require("name", "\"server1\"");
+    table.require("address", "\"127.0.0.1:8081\"");
+    let address = "an address such as \"127.0.0.1:8081\"";
+    DraftServer {
+        name: table.text("name", "a name", values::name),
+        address: table
+            .text("address", address, values::server_address)
+            .map(|read| read.value),
+        weight: table.integer("weight", 0..=1000).unwrap_or(Placed {
+            value: defaults::WEIGHT,
+            place: table.place(),
+        }),
+        enabled: table.boolean("enabled", true),
+    }
+}

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod health;
 pub mod method;
 pub mod pool;
+pub mod proxy;
 pub mod registry;
 pub mod reload;
 pub mod route;

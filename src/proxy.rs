@@ -1,0 +1,6 @@
+//! The request path.
+
+pub mod host;
+pub mod path;
+pub mod refusal;
+pub mod target;

@@ -1,0 +1,91 @@
+//! Why a request is turned away before it has a route, and what its client is told.
+
+use http::StatusCode;
+
+/// A request that no server may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A `CONNECT`: nothing here is a tunnel to anywhere.
+    Connect,
+    /// A `TRACE`: it would show a client what was added on its way.
+    Trace,
+    /// A target that is none of the forms of RFC 9112, section 3.2, that its method may have.
+    TargetForm,
+    /// A target with a fragment, or a byte that is not visible ASCII.
+    TargetBytes,
+    /// An absolute target that is neither `http` nor `https`.
+    Scheme,
+    /// HTTP/1.1 without a `Host`.
+    NoHost,
+    /// More than one `Host`.
+    ManyHosts,
+    /// A `Host`, or the authority of an absolute target, that is no host with perhaps a port.
+    BadHost,
+    /// An escape in the path that is not `%` and two hexadecimal digits, or stands for NUL.
+    BadEscape,
+    /// Escapes in the path that together are no UTF-8.
+    BadText,
+    /// A path with more `..` than there are segments before them.
+    AboveRoot,
+    /// An `Upgrade` on a request with a body, whose end two parties could see in two places.
+    UpgradeWithBody,
+}
+
+impl Refusal {
+    /// What an answer of 405 has in its `Allow` field.
+    pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+    /// The answer's status; with 405 belongs [`Refusal::ALLOW`].
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// One sentence for the client.
+    #[must_use]
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT is not offered here.",
+            Self::Trace => "TRACE is not offered here.",
+            Self::TargetForm => "The request target is neither a path nor an absolute URI.",
+            Self::TargetBytes => "The request target contains a character that has to be percent-encoded.",
+            Self::Scheme => "The scheme of the request target is neither http nor https.",
+            Self::NoHost => "The Host field is missing.",
+            Self::ManyHosts => "There is more than one Host field.",
+            Self::BadHost => "The host is not a name or an IP address, with or without a port.",
+            Self::BadEscape => "The path contains a percent sign without two hexadecimal digits, or %00.",
+            Self::BadText => "The percent-encoded characters of the path are not UTF-8.",
+            Self::AboveRoot => "The path leads above the root.",
+            Self::UpgradeWithBody => "A request with a body cannot ask for an upgrade.",
+        }
+    }
+
+    /// Whether the connection has to end with the answer: where client and balancer may disagree
+    /// about what the connection's next bytes are. A path is only a bad path.
+    #[must_use]
+    pub fn closes(self) -> bool {
+        !matches!(self, Self::Trace | Self::BadEscape | Self::BadText | Self::AboveRoot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_and_malformed_heads_end_the_connection_and_bad_paths_do_not() {
+        let cases = [
+            (Refusal::Connect, 405, true),
+            (Refusal::Trace, 405, false),
+            (Refusal::NoHost, 400, true),
+            (Refusal::UpgradeWithBody, 400, true),
+            (Refusal::AboveRoot, 400, false),
+        ];
+        for (refusal, status, closes) in cases {
+            assert_eq!((refusal.status().as_u16(), refusal.closes()), (status, closes), "{refusal:?}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Where a request goes: its target and `Host`, checked, and made one by RFC 9112, section 3.2. Pure.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+
+use super::refusal::Refusal;
+use super::{host, path};
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// `OPTIONS *`: about the balancer itself, and answered by it.
+    Balancer,
+    /// Something that a route leads to.
+    Resource(Target<'a>),
+}
+
+/// A resource, named by host and path.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// For routes: lower case, without port or trailing dot, an IPv6 address in brackets; empty for
+    /// HTTP/1.0 without a `Host`.
+    pub host: Cow<'a, str>,
+    /// What `Host` has to say to the server, see [`Target::new_host`].
+    pub authority: &'a str,
+    /// Normalised, see [`path::normalise`].
+    pub path: Cow<'a, str>,
+    /// As the client sent it, without the `?`.
+    pub query: Option<&'a str>,
+    /// Path and query as the client sent them; may begin with `?` in an absolute target.
+    as_sent: &'a str,
+    /// The client's target has an authority.
+    absolute: bool,
+}
+
+/// What a request with this head asks for.
+///
+/// A fragment is not seen here: [`Uri`] has dropped it.
+///
+/// # Errors
+/// Why the request must not go further.
+pub fn target<'a>(
+    method: &Method,
+    uri: &'a Uri,
+    version: Version,
+    headers: &'a HeaderMap,
+) -> Result<Asked<'a>, Refusal> {
+    match *method {
+        Method::CONNECT => return Err(Refusal::Connect),
+        Method::TRACE => return Err(Refusal::Trace),
+        _ => {}
+    }
+    // Whatever the target says: a request with a bad `Host` is a bad request.
+    let field = host_field(headers)?;
+    let absolute = match (uri.scheme_str(), uri.authority()) {
+        (None, None) => None,
+        (Some("http" | "https"), Some(authority)) => Some(authority.as_str()),
+        (Some(_), _) => return Err(Refusal::Scheme),
+        (None, Some(_)) => return Err(Refusal::TargetForm),
+    };
+    let (authority, host) = match (absolute, field) {
+        (_, None) if version == Version::HTTP_11 => return Err(Refusal::NoHost),
+        (Some(authority), _) => (authority, host::normalise(authority)?),
+        (None, Some(field)) => field,
+        (None, None) if version < Version::HTTP_11 => ("", Cow::Borrowed("")),
+        (None, None) => return Err(Refusal::NoHost),
+    };
+    if *method == Method::OPTIONS && uri.path() == "*" {
+        return Ok(Asked::Balancer);
+    }
+    let path = path::normalise(uri.path())?;
+    let query = uri.query();
+    query.map_or(Ok(()), path::check_query)?;
+    let as_sent = uri.path_and_query().map_or("", |whole| whole.as_str());
+    Ok(Asked::Resource(Target { host, authority, path, query, as_sent, absolute: absolute.is_some() }))
+}
+
+impl Target<'_> {
+    /// Whether the server may be sent the client's target as it is.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        !self.absolute && matches!(self.path, Cow::Borrowed(_))
+    }
+
+    /// The target for the server, in origin form; copied only where it is not what the client sent.
+    #[must_use]
+    pub fn path_and_query(&self) -> Cow<'_, str> {
+        if matches!(self.path, Cow::Borrowed(_)) && self.as_sent.starts_with('/') {
+            return Cow::Borrowed(self.as_sent);
+        }
+        match self.query {
+            Some(query) => Cow::Owned([&*self.path, "?", query].concat()),
+            None => Cow::Borrowed(&self.path),
+        }
+    }
+
+    /// The `Host` to replace the client's with: its target named another authority, or one where it
+    /// did not have to, and that counts (RFC 9112, section 3.2.2).
+    #[must_use]
+    pub fn new_host(&self) -> Option<HeaderValue> {
+        if self.absolute { HeaderValue::from_str(self.authority).ok() } else { None }
+    }
+}
+
+/// The one `Host` field as it is and as routes know it.
+fn host_field(headers: &HeaderMap) -> Result<Option<(&str, Cow<'_, str>)>, Refusal> {
+    let mut fields = headers.get_all(HOST).iter();
+    match (fields.next(), fields.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Refusal::ManyHosts),
+        (Some(field), None) => {
+            let field = field.to_str().map_err(|_| Refusal::BadHost)?;
+            Ok(Some((field, host::normalise(field)?)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `METHOD TARGET VERSION`, and the values of `Host`.
+    fn ask(line: &str, hosts: &[&str], check: impl FnOnce(Result<Asked<'_>, Refusal>)) {
+        let mut words = line.split(' ');
+        let mut word = || words.next().expect("three words");
+        let method: Method = word().parse().expect("a method");
+        let uri: Uri = word().parse().expect("what Uri takes");
+        let version = match word() {
+            "1.0" => Version::HTTP_10,
+            "1.1" => Version::HTTP_11,
+            _ => Version::HTTP_2,
+        };
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append(HOST, HeaderValue::from_bytes(host.as_bytes()).expect("a value"));
+        }
+        check(target(&method, &uri, version, &headers));
+    }
+
+    #[test]
+    fn a_resource_has_one_host_and_one_path() {
+        // The request, what routes see, what the server sees, whether that is what the client sent.
+        let cases: [(&str, &[&str], &str, &str, &str, bool); 13] = [
+            ("GET / 1.1", &["a"], "a/", "a", "/", true),
+            ("GET /x?y=/../%00 1.1", &["a:80"], "a/x", "a:80", "/x?y=/../%00", true),
+            ("OPTIONS /x 1.1", &["a"], "a/x", "a", "/x", true),
+            // Row 18.
+            ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x", false),
+            ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q", false),
+            ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q", false),
+            ("GET https://b/x 2", &[], "b/x", "b", "/x", false),
+            ("GET /x 2", &["a"], "a/x", "a", "/x", true),
+            // Row 20.
+            ("GET /x 1.1", &["API.Example.COM."], "api.example.com/x", "API.Example.COM.", "/x", true),
+            ("GET /x 1.1", &["[::1]:80"], "[::1]/x", "[::1]:80", "/x", true),
+            ("GET /x 1.0", &[], "/x", "", "/x", true),
+            // Row 21.
+            ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/admin?q", false),
+            ("GET //admin 1.1", &["a"], "a//admin", "a", "//admin", true),
+        ];
+        for (line, hosts, route, authority, forwarded, unchanged) in cases {
+            ask(line, hosts, |asked| {
+                let Ok(Asked::Resource(target)) = asked else { panic!("{line}: {asked:?}") };
+                assert_eq!(format!("{}{}", target.host, target.path), route, "{line}");
+                assert_eq!(target.authority, authority, "{line}");
+                assert_eq!(target.path_and_query(), forwarded, "{line}");
+                assert_eq!(target.is_unchanged(), unchanged, "{line}");
+                let kept = target
+                    .new_host()
+                    .map_or_else(|| hosts.first().copied().unwrap_or("") == authority, |new| new == authority);
+                assert!(kept, "{line}");
+            });
+        }
+    }
+
+    #[test]
+    fn what_names_no_resource_is_refused() {
+        use Refusal::{BadHost, Connect, ManyHosts, NoHost, Scheme, TargetBytes, TargetForm, Trace};
+        let cases: [(&str, &[&str], Refusal); 27] = [
+            // Row 16.
+            ("GET /\u{e9} 1.1", &["a"], TargetBytes),
+            ("GET /?\u{e9} 1.1", &["a"], TargetBytes),
+            ("GET * 1.1", &["a"], TargetForm),
+            // Row 17.
+            ("CONNECT a:443 1.1", &["a"], Connect),
+            ("CONNECT / 1.1", &[], Connect),
+            ("TRACE / 1.1", &["a"], Trace),
+            // Row 19.
+            ("GET / 1.1", &[], NoHost),
+            ("GET / 1.1", &["a", "b"], ManyHosts),
+            ("GET / 1.1", &["a", "a"], ManyHosts),
+            ("GET / 1.0", &["a", "b"], ManyHosts),
+            ("GET / 1.1", &[""], BadHost),
+            ("GET / 1.0", &[""], BadHost),
+            ("GET / 1.1", &["a/b"], BadHost),
+            ("GET / 1.1", &["u@a"], BadHost),
+            ("GET / 1.1", &["a, b"], BadHost),
+            ("GET / 1.1", &["a:99999"], BadHost),
+            ("GET / 1.1", &["a:b"], BadHost),
+            ("GET / 1.1", &["[::1"], BadHost),
+            ("GET / 1.1", &["a b"], BadHost),
+            ("GET / 1.1", &["\u{e9}"], BadHost),
+            ("OPTIONS * 1.1", &[], NoHost),
+            // And where the target is absolute.
+            ("GET http://b/ 1.1", &[], NoHost),
+            ("GET http://b/ 1.1", &["a b"], BadHost),
+            ("GET http://u@b/ 1.1", &["b"], BadHost),
+            ("GET ftp://b/ 1.1", &["b"], Scheme),
+            ("GET b:80 1.1", &["b"], TargetForm),
+            ("GET / 2", &[], NoHost),
+        ];
+        for (line, hosts, refusal) in cases {
+            ask(line, hosts, |asked| assert_eq!(asked, Err(refusal), "{line} {hosts:?}"));
+        }
+    }
+
+    #[test]
+    fn row_17_options_for_everything_asks_the_balancer() {
+        ask("OPTIONS * 1.1", &["a"], |asked| assert_eq!(asked, Ok(Asked::Balancer)));
+    }
+}

@@ -5,13 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{self, Config, HealthKind};
 use crate::health::State;
 use crate::pool::{Member, Pool, PoolLive, Standing};
+use crate::route::RouteTable;
 use crate::server::{Key, Server};
-use crate::snapshot::{Route, RouteLive};
+use crate::snapshot::{Route, RouteLive, Snapshot, SourceFile};
 
 /// All that outlives a generation.
 #[derive(Debug)]
@@ -74,12 +75,6 @@ impl Registry {
             routes: HashMap::new(),
             unrouted: Arc::new(RouteLive::new("-".into(), workers)),
         }
-    }
-
-    /// What counts requests that no route takes.
-    #[must_use]
-    pub fn unrouted(&self) -> Arc<RouteLive> {
-        Arc::clone(&self.unrouted)
     }
 
     /// Takes in a configuration: makes what is new, keeps what stays, lets go what is gone.
@@ -234,6 +229,28 @@ impl Registry {
         self.pools.values().all(|entry| entry.leaving.is_empty() && entry.hold.is_none())
     }
 
+    /// A snapshot of `config`, which was applied, and of the servers as they are now.
+    pub fn snapshot(
+        &mut self,
+        config: &Arc<Config>,
+        generation: u64,
+        hash: Arc<str>,
+        files: Arc<[SourceFile]>,
+        applied_at: SystemTime,
+    ) -> Snapshot {
+        Snapshot {
+            generation,
+            hash,
+            files,
+            applied_at,
+            config: Arc::clone(config),
+            pools: self.pools(config),
+            routes: self.routes(config),
+            unrouted: Arc::clone(&self.unrouted),
+            table: Arc::new(RouteTable::new(&config.routes)),
+        }
+    }
+
     /// The pools of a snapshot: those of the configuration, then those that only drain. A pool in
     /// which nothing changed since the last call is the same object as then.
     pub fn pools(&mut self, config: &Config) -> Vec<Arc<Pool>> {
@@ -245,7 +262,7 @@ impl Registry {
         }
         let configured: HashSet<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
         let mut gone: Vec<_> = self.pools.iter_mut().filter(|(name, _)| !configured.contains(&***name)).collect();
-        gone.sort_by(|(a, _), (b, _)| a.cmp(b));
+        gone.sort_by_key(|(name, _)| Arc::clone(name));
         for (_, entry) in gone {
             if let Some(built) = &entry.built {
                 let rules = config::Pool { servers: Vec::new(), ..(*built.config).clone() };

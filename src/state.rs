@@ -1,6 +1,6 @@
 //! The state of the process that everybody may read: the snapshot in force, the record of reloads, whether it is stopping.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -20,6 +20,7 @@ pub struct State {
     /// The listeners that take clients, and those that still have some.
     listeners: ArcSwap<Vec<Arc<ListenerLive>>>,
     stopping: AtomicBool,
+    panics: AtomicU64,
     /// When the process began.
     pub started: SystemTime,
 }
@@ -34,7 +35,7 @@ pub struct ListenerLive {
     /// Where it really listens: the configured address, with the port that the system chose if that was 0.
     pub address: std::net::SocketAddr,
     /// What each worker counts.
-    pub counters: PerWorker<ListenerCounters>,
+    pub counters: Arc<PerWorker<ListenerCounters>>,
 }
 
 /// What one worker counts of a listener.
@@ -67,6 +68,7 @@ impl State {
             reloads: Mutex::default(),
             listeners: ArcSwap::default(),
             stopping: AtomicBool::new(false),
+            panics: AtomicU64::new(0),
             started: SystemTime::now(),
         }
     }
@@ -97,5 +99,16 @@ impl State {
     /// Says that the process is shutting down.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
+    }
+
+    /// Faults in `lb` itself that ended a request or a task.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Relaxed)
+    }
+
+    /// Counts one such fault.
+    pub fn count_panic(&self) {
+        self.panics.fetch_add(1, Relaxed);
     }
 }

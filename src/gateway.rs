@@ -1,0 +1,139 @@
+//! The composition root: starts the two planes, brings edits into force, shuts down.
+//!
+//! [`Gateway`] is the control plane's only writer. It owns what outlives generations, and everybody
+//! else reads the [`State`] that it writes.
+
+mod apply;
+pub mod listeners;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use self::listeners::Listeners;
+use crate::admin;
+use crate::config::Config;
+use crate::health::checker::{Change, Checker};
+use crate::reload::reader::{Candidate, Pace};
+use crate::resolver::Resolver;
+use crate::server::Server;
+use crate::state::State;
+use crate::telemetry::access_log::AccessLogWriter;
+use crate::telemetry::logs::LogControl;
+use crate::telemetry::trace::TraceExport;
+use crate::worker::Crew;
+use crate::registry::Registry;
+
+pub use start::StartError;
+
+/// How often drains are looked after while there are any.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// What exporters may take to send the rest at the end.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// The running process, seen from the control plane.
+#[derive(Debug)]
+pub struct Gateway {
+    path: PathBuf,
+    state: Arc<State>,
+    config: Arc<Config>,
+    registry: Registry,
+    listeners: Listeners,
+    crew: Crew,
+    workers: usize,
+    checker: Checker,
+    changes: mpsc::UnboundedReceiver<Change>,
+    resolver: Resolver,
+    resolved: mpsc::UnboundedReceiver<Arc<Server>>,
+    admin: Admin,
+    logs: LogControl,
+    access: AccessLogWriter,
+    traces: TraceExport,
+    pace: watch::Sender<Pace>,
+    asked: Arc<Notify>,
+    candidates: mpsc::Receiver<Candidate>,
+    reader: JoinHandle<()>,
+}
+
+/// The admin address that is served now.
+#[derive(Debug)]
+struct Admin {
+    context: Arc<admin::Context>,
+    /// As configured.
+    configured: std::net::SocketAddr,
+    /// Dropped, it ends the serving.
+    stop: tokio::sync::oneshot::Sender<()>,
+}
+
+/// What the outside world asks of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Re-read the file.
+    Reload,
+    /// Drain and stop; asked again: stop now.
+    Stop,
+}
+
+impl Gateway {
+    /// The state that everybody may read.
+    #[must_use]
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Runs until asked to stop and the last open request has ended, or its time is over.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        loop {
+            let settled = self.registry.is_settled() && self.listeners.is_settled();
+            tokio::select! {
+                ask = asks.recv() => match ask {
+                    Some(Ask::Reload) => self.asked.notify_one(),
+                    Some(Ask::Stop) | None => break,
+                },
+                Some(candidate) = self.candidates.recv() => self.consider(candidate),
+                Some(_) = self.changes.recv() => {
+                    // Many servers change at once when a network does: one snapshot for all.
+                    while self.changes.try_recv().is_ok() {}
+                    self.publish();
+                }
+                Some(server) = self.resolved.recv() => {
+                    tracing::info!(server = %server.key, target = ?server.target(), "the server's name leads elsewhere now");
+                }
+                () = tokio::time::sleep(HOUSEKEEPING), if !settled => self.expire(Instant::now()),
+            }
+        }
+        self.shut_down(asks).await;
+    }
+
+    async fn shut_down(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let drain = self.config.timeouts.drain;
+        tracing::info!(?drain, "stopping: no new clients, open requests finish");
+        self.state.stop();
+        self.reader.abort();
+        let again = async {
+            while let Some(Ask::Reload) = asks.recv().await {}
+        };
+        tokio::select! {
+            finished = self.crew.stop(drain) => {
+                if !finished {
+                    tracing::warn!(?drain, "open requests were cut, for the time to drain was over");
+                }
+            }
+            () = again => tracing::warn!("open requests were cut, for a second signal came"),
+        }
+        self.crew.stop(Duration::ZERO).await;
+        self.checker.stop();
+        drop(self.admin);
+        if !self.traces.shutdown(FLUSH).await {
+            tracing::warn!("the last spans could not be sent in time");
+        }
+        if !self.access.finish(FLUSH) {
+            tracing::warn!("the last lines of the access log could not be written in time");
+        }
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,183 @@
+//! From a candidate to a generation: guards, sockets, snapshot, swap, and the record of it.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::{Admin, Gateway};
+use crate::config::diff::diff;
+use crate::config::guard::guards;
+use crate::config::problem::{Fault, Problem};
+use crate::config::source::{Loaded, Sources};
+use crate::config::{self, Config};
+use crate::listener::{self, BindError};
+use crate::reload::reader::{Candidate, Pace};
+use crate::reload::record::{Outcome, Reload};
+use crate::snapshot::{Snapshot, SourceFile};
+
+impl Gateway {
+    /// Brings a candidate into force, or records why not. Nothing that runs is touched before all
+    /// of it is known to work.
+    pub(super) fn consider(&mut self, candidate: Candidate) {
+        let Candidate { loaded: Loaded { sources, result }, since, asked } = candidate;
+        let (in_force, last_rejected) = {
+            let snapshot = self.state.snapshot.load();
+            (snapshot.generation, !self.state.reloads().last_successful())
+        };
+        let same = result.is_ok() && *sources.hash == *self.state.snapshot.load().hash;
+        let outcome = match result {
+            // Back to what is in force: worth a word after a rejection, or when somebody asked.
+            Ok(_) if same => {
+                if !asked && !last_rejected {
+                    return;
+                }
+                Ok(None)
+            }
+            Ok(config) => self.apply(Arc::new(config), &sources).map(Some),
+            Err(problems) => Err(problems),
+        };
+        let (outcome, changes, problems) = match outcome {
+            Ok(Some(changes)) => (Outcome::Applied, changes, Vec::new()),
+            Ok(None) => (Outcome::Unchanged, Vec::new(), Vec::new()),
+            Err(problems) => (Outcome::Rejected, Vec::new(), problems),
+        };
+        let generation = in_force + u64::from(outcome == Outcome::Applied);
+        self.record(Reload {
+            generation,
+            hash: sources.hash.as_str().into(),
+            outcome,
+            at: SystemTime::now(),
+            took: since.elapsed(),
+            changes,
+            problems,
+        });
+    }
+
+    /// The one atomic step. Before [`Gateway::publish`] nothing is visible.
+    fn apply(&mut self, config: Arc<Config>, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+        let problem = |error: BindError| bind_problem(&self.path, &error);
+        let guarded = guards(&self.path, Some(&self.config), &config);
+        if !guarded.is_empty() {
+            return Err(guarded);
+        }
+        let fresh = self.listeners.prepare(&config.listeners).map_err(|errors| {
+            errors.into_iter().map(problem).collect::<Vec<_>>()
+        })?;
+        let admin = if config.admin.address == self.admin.configured {
+            None
+        } else {
+            Some(Admin::bind(&config.admin).map_err(|error| vec![bind_problem(&self.path, &error)])?)
+        };
+
+        let now = Instant::now();
+        let changes = diff(&self.config, &config).iter().map(ToString::to_string).collect();
+        if config.proxy.workers != self.config.proxy.workers {
+            tracing::warn!(
+                workers = self.workers,
+                "`proxy.workers` was changed: it takes effect with the next start"
+            );
+        }
+        self.registry.apply(Some(&self.config), &config, now);
+        let old = std::mem::replace(&mut self.config, Arc::clone(&config));
+        let generation = self.state.snapshot.load().generation + 1;
+        self.swap(generation, sources.hash.as_str().into(), files(sources), SystemTime::now());
+        self.listeners.commit(fresh, &config.listeners, &self.crew, config.timeouts.drain, now);
+        self.state.set_listeners(self.listeners.live(&config.listeners));
+        if let Some(socket) = admin {
+            self.admin.move_to(config.admin.address, socket);
+        }
+        if old.log != config.log {
+            self.logs.apply(&config.log);
+        }
+        self.traces.apply(&config.tracing);
+        self.pace.send_replace(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
+        Ok(changes)
+    }
+
+    /// Makes a snapshot of the configuration and of the health as it is now, and puts it in force.
+    fn swap(&mut self, generation: u64, hash: Arc<str>, files: Arc<[SourceFile]>, applied_at: SystemTime) {
+        let snapshot = self.registry.snapshot(&self.config, generation, hash, files, applied_at);
+        self.checker.apply(&snapshot);
+        self.resolver.apply(&snapshot);
+        self.state.snapshot.store(Arc::new(snapshot));
+        self.crew.refresh();
+    }
+
+    /// The same generation with another health.
+    pub(super) fn publish(&mut self) {
+        let now = self.state.snapshot.load_full();
+        self.swap(now.generation, Arc::clone(&now.hash), Arc::clone(&now.files), now.applied_at);
+    }
+
+    /// Ends the drains whose time has come.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let expired = self.registry.expire(&self.config, now);
+        for (server, open) in &expired.servers {
+            if *open {
+                tracing::warn!(server = %server.key, "the time to drain is over: its open requests are cut");
+                self.crew.cut_server(server.id);
+            } else {
+                tracing::info!(server = %server.key, "drained");
+            }
+        }
+        for pool in &expired.holds {
+            tracing::info!(%pool, "the pool's old servers are let go");
+        }
+        if !expired.is_empty() {
+            self.publish();
+        }
+        if !self.listeners.is_settled() {
+            self.listeners.expire(&self.crew, now);
+            self.state.set_listeners(self.listeners.live(&self.config.listeners));
+        }
+    }
+
+    /// Says what came of a reload: in the log, and to all who read the record.
+    pub(super) fn record(&self, reload: Reload) {
+        let Reload { generation, hash, outcome, took, changes, problems, .. } = &reload;
+        match outcome {
+            Outcome::Applied => {
+                tracing::info!(generation, %hash, ?took, changes = changes.join("; "), "configuration applied");
+            }
+            Outcome::Unchanged => {
+                tracing::info!(generation, %hash, "configuration unchanged");
+            }
+            Outcome::Rejected => {
+                tracing::error!(generation, %hash, problems = problems.len(), "configuration rejected; the generation stays in force");
+                for problem in problems {
+                    tracing::error!("{problem}");
+                }
+            }
+        }
+        self.state.reloads().add(Arc::new(reload), self.config.reload.history);
+    }
+}
+
+impl Admin {
+    /// Binds the admin address.
+    pub(super) fn bind(config: &config::Admin) -> Result<std::net::TcpListener, BindError> {
+        listener::bind(config.address)
+    }
+}
+
+/// The files of a generation, for those who show them.
+pub(super) fn files(sources: &Sources) -> Arc<[SourceFile]> {
+    let file = |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
+    sources.files.iter().map(file).collect()
+}
+
+fn bind_problem(file: &std::path::Path, error: &BindError) -> Problem {
+    Problem::of_file(file, Fault::new(error.to_string()).hint(error.hint()))
+}
+
+/// What the record calls a snapshot that is being shown for the first time.
+pub(super) fn first_reload(snapshot: &Snapshot, since: Instant) -> Reload {
+    Reload {
+        generation: snapshot.generation,
+        hash: Arc::clone(&snapshot.hash),
+        outcome: Outcome::Applied,
+        at: snapshot.applied_at,
+        took: since.elapsed(),
+        changes: Vec::new(),
+        problems: Vec::new(),
+    }
+}

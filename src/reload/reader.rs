@@ -1,0 +1,110 @@
+//! The reader: waits until the files may have changed, reads them when they are complete, and hands on what is new.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config::source::{Loaded, Source, Sources};
+use crate::config::watch::{Wake, Watch, settle};
+
+/// Content that may become a generation.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What was read, and what it means.
+    pub loaded: Loaded,
+    /// When the change was noticed.
+    pub since: Instant,
+    /// Somebody wants to know about this content, even if it is the same as before.
+    pub asked: bool,
+}
+
+/// How the reader goes about it; reloadable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// `reload.quiet`
+    pub quiet: Duration,
+    /// `reload.poll`; zero for none.
+    pub poll: Duration,
+}
+
+/// Follows the files of one configuration. Events and polls only say when to look: what counts is
+/// the content.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    watch: Watch,
+    pace: watch::Receiver<Pace>,
+    asked: Arc<Notify>,
+    /// What was read last, whatever came of it.
+    last: Sources,
+    /// What could not be watched, so that it is said once.
+    complaints: Vec<String>,
+}
+
+impl Reader {
+    /// A reader that has handed `last` on already. A permit of `asked` makes it look at once.
+    #[must_use]
+    pub fn new(source: Source, last: Sources, pace: watch::Receiver<Pace>, asked: Arc<Notify>) -> Self {
+        Self { source, watch: Watch::new(), pace, asked, last, complaints: Vec::new() }
+    }
+
+    /// Reads on until nobody takes candidates any more.
+    pub async fn run(mut self, candidates: mpsc::Sender<Candidate>) {
+        self.rewatch();
+        loop {
+            let (wake, asked) = self.wait().await;
+            let since = Instant::now();
+            let pace = *self.pace.borrow();
+            let found = self.source.read(&env);
+            if found == self.last && !asked {
+                self.rewatch();
+                continue;
+            }
+            let path = self.source.path().display().to_string();
+            let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
+            let found = settle(wake, pace.quiet, || self.source.read(&env), restless).await;
+            let news = found != self.last;
+            self.last = found;
+            self.rewatch();
+            if news || asked {
+                let candidate = Candidate { loaded: self.last.clone().load(&env), since, asked };
+                if candidates.send(candidate).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Until there is a reason to look; whether somebody asked for it.
+    async fn wait(&mut self) -> (Wake, bool) {
+        const LOOK: Wake = Wake { renamed: false };
+        let poll = self.pace.borrow_and_update().poll;
+        let poll = async {
+            if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await }
+        };
+        tokio::select! {
+            wake = self.watch.wake() => (wake, false),
+            () = self.asked.notified() => (LOOK, true),
+            () = poll => (LOOK, false),
+            // Another pace: look, and wait anew.
+            Ok(()) = self.pace.changed() => (LOOK, false),
+        }
+    }
+
+    fn rewatch(&mut self) {
+        self.watch.rewatch(&self.source.trail(&self.last, &env));
+        if self.watch.problems() != self.complaints {
+            self.complaints = self.watch.problems().to_vec();
+            for problem in &self.complaints {
+                tracing::warn!("{problem}; the files are looked at every `reload.poll` all the same");
+            }
+        }
+    }
+}
+
+/// The process' environment, for `${NAME}`.
+#[must_use]
+pub fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -1,5 +1,6 @@
 //! The request path.
 
+pub mod fields;
 pub mod host;
 pub mod path;
 pub mod refusal;

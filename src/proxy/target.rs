@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_resource_has_one_host_and_one_path() {
-        /// The request and its hosts; what routes see; the server's `Host` and target; whether the target is the client's.
+        /// Request and hosts; what routes see; the server's `Host` and target; whether that is the client's.
         type Case<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, &'a str, bool);
         let cases: [Case<'_>; 13] = [
             ("GET / 1.1", &["a"], "a/", "a", "/", true),
@@ -168,9 +168,8 @@ mod tests {
                 assert_eq!(target.authority, authority, "{line}");
                 assert_eq!(target.path_and_query(), forwarded, "{line}");
                 assert_eq!(target.is_unchanged(), unchanged, "{line}");
-                let kept = target
-                    .new_host()
-                    .map_or_else(|| hosts.first().copied().unwrap_or("") == authority, |new| new == authority);
+                let sent = hosts.first().copied().unwrap_or_default();
+                let kept = target.new_host().map_or(sent == authority, |new| new == authority);
                 assert!(kept, "{line}");
             });
         }

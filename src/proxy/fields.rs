@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn rows_8_and_26_underscores_disguise_no_field_of_ours() {
         let disguised = "Transfer_Encoding: chunked\nContent_Length: 5\nHost_: a\nX_Forwarded_For: f\n\
-             X-Forwarded_Proto: p\nX_Forwarded_Anything: x\nX_Real_IP: r\nX_B3_TraceId: b\nX_Request_Id: i\nProxy_Connection: c";
+             X-Forwarded_Proto: p\nX_Forwarded_Anything: x\nX_Real_IP: r\nX_B3_TraceId: b\n\
+             X_Request_Id: i\nProxy_Connection: c";
         assert_forwarded(disguised, "Host_: a");
         assert_forwarded("My_Field: 1\n_: 2\nX_Forwarded: 3", "My_Field: 1\n_: 2\nX_Forwarded: 3");
     }

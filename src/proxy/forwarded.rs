@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn row_26_what_a_client_says_of_itself_is_replaced() {
         let lies = "X-Forwarded-For: 9.9.9.9\nX-Forwarded-For: 8.8.8.8\nX-Forwarded-Proto: https\n\
-             X-Forwarded-Host: evil\nX-Forwarded-Port: 1\nX-Forwarded-Prefix: /x\nX-Real-IP: 9.9.9.9\nForwarded: for=9.9.9.9;proto=https";
+             X-Forwarded-Host: evil\nX-Forwarded-Port: 1\nX-Forwarded-Prefix: /x\nX-Real-IP: 9.9.9.9\n\
+             Forwarded: for=9.9.9.9;proto=https";
         for lies in ["", lies] {
             let cases = [
                 ("192.0.2.1", "a", ["192.0.2.1", "http", "a", "192.0.2.1", "for=192.0.2.1;proto=http;host=a"]),

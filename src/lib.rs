@@ -1,5 +1,6 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
 
+pub mod admin;
 pub mod balance;
 pub mod config;
 pub mod counters;
@@ -13,3 +14,4 @@ pub mod server;
 pub mod snapshot;
 pub mod state;
 pub mod sticky;
+pub mod telemetry;

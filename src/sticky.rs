@@ -69,11 +69,9 @@ mod tests {
         let rule = rule();
         let first = token(&rule, "default", "server1");
         assert_eq!(first, token(&longer, "default", "server1"));
-        for different in [
-            token(&other, "default", "server1"),
-            token(&rule, "api", "server1"),
-            token(&rule, "default", "server2"),
-        ] {
+        for different in
+            [token(&other, "default", "server1"), token(&rule, "api", "server1"), token(&rule, "default", "server2")]
+        {
             assert_ne!(first, different);
         }
         // Fixed for good: another value would tear every client of a rolling upgrade from its server.

@@ -1,0 +1,3 @@
+//! Telemetry: what the process tells of itself.
+
+pub mod metrics;

@@ -1,9 +1,11 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
 
+pub mod admin;
 pub mod balance;
 pub mod budget;
 pub mod config;
 pub mod counters;
+pub mod gateway;
 pub mod health;
 pub mod listener;
 pub mod method;

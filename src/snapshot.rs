@@ -1,5 +1,6 @@
 //! The snapshot: one generation together with the health of its servers, ready for the request path.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Its SHA-256, in hexadecimal.
     pub hash: Arc<str>,
+    /// The files that it was read from, the main one first.
+    pub files: Arc<[SourceFile]>,
     /// When it was accepted.
     pub applied_at: SystemTime,
     /// What it says.
@@ -28,6 +31,15 @@ pub struct Snapshot {
     pub unrouted: Arc<RouteLive>,
     /// Where a request's route is found.
     pub table: Arc<RouteTable>,
+}
+
+/// A file that a configuration was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As it was named: the main one by the user, an included one as its glob found it.
+    pub path: PathBuf,
+    /// Its SHA-256, in hexadecimal.
+    pub hash: Arc<str>,
 }
 
 /// A route in one snapshot.

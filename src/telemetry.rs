@@ -2,6 +2,7 @@
 //!
 //! - [`access_log`]: one line a request, to standard output, on a path of its own.
 //! - [`logs`]: what the process has to say about itself, to standard error.
+//! - [`metrics`]: what Prometheus asks for, from the live state.
 //! - [`trace`]: spans of sampled requests, to a collector.
 //!
 //! Common to all: a request never waits for them. What cannot be told in time is dropped, counted,
@@ -9,5 +10,6 @@
 
 pub mod access_log;
 pub mod logs;
+pub mod metrics;
 mod seldom;
 pub mod trace;

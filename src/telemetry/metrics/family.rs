@@ -1,0 +1,88 @@
+//! Families of series, as the library's encoder takes them.
+
+use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::counters::{BUCKETS, HistogramTotal};
+
+/// A name, with what holds for all its series.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    kind: MetricType,
+    pub(super) help: &'static str,
+    pub(super) labels: Labels,
+}
+
+/// The names of labels.
+type Labels = &'static [&'static str];
+
+/// A counter's name.
+pub(super) const fn counter(name: &'static str, help: &'static str, labels: Labels) -> Family {
+    Family { name, kind: MetricType::COUNTER, help, labels }
+}
+
+/// A gauge's name.
+pub(super) const fn gauge(name: &'static str, help: &'static str, labels: Labels) -> Family {
+    Family { name, kind: MetricType::GAUGE, help, labels }
+}
+
+/// A histogram's name.
+pub(super) const fn histogram(name: &'static str, help: &'static str, labels: Labels) -> Family {
+    Family { name, kind: MetricType::HISTOGRAM, help, labels }
+}
+
+impl Family {
+    /// The family of these series.
+    pub(super) fn of(&self, series: impl IntoIterator<Item = Metric>) -> MetricFamily {
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.into());
+        family.set_help(self.help.into());
+        family.set_field_type(self.kind);
+        family.set_metric(series.into_iter().collect());
+        family
+    }
+
+    /// One series of a counter or a gauge.
+    pub(super) fn value(&self, labels: &[&str], value: f64) -> Metric {
+        let mut metric = self.series(labels);
+        if self.kind == MetricType::COUNTER {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        metric
+    }
+
+    /// One series of a histogram.
+    pub(super) fn histogram(&self, labels: &[&str], total: &HistogramTotal) -> Metric {
+        let mut so_far = 0;
+        // The encoder adds the infinite one.
+        let buckets = BUCKETS.iter().zip(total.buckets).map(|(bound, count)| {
+            so_far += count;
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(so_far);
+            bucket
+        });
+        let mut histogram = proto::Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(total.count());
+        histogram.set_sample_sum(total.seconds);
+        let mut metric = self.series(labels);
+        metric.set_histogram(histogram);
+        metric
+    }
+
+    fn series(&self, values: &[&str]) -> Metric {
+        let pair = |(name, value): (&&str, &&str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).into());
+            pair.set_value((*value).into());
+            pair
+        };
+        Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+    }
+}

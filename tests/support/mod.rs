@@ -1,0 +1,154 @@
+//! What tests have in common: configurations and live states without files or sockets.
+#![allow(dead_code, reason = "every test binary has its own copy and uses a part of it")]
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use lb::config::{self, Config};
+use lb::pool::Pool;
+use lb::registry::Registry;
+use lb::route::RouteTable;
+use lb::server::Server;
+use lb::snapshot::{Snapshot, SourceFile};
+use lb::state::State;
+
+/// How many workers count.
+pub(crate) const WORKERS: usize = 2;
+
+/// A live state, and the registry that it is made by.
+pub(crate) struct Fixture {
+    pub(crate) state: Arc<State>,
+    registry: Registry,
+}
+
+impl Fixture {
+    /// Generation 1 of `config`. Servers with checks are unchecked, so they count as up.
+    pub(crate) fn new(config: Config) -> Self {
+        let mut registry = Registry::new(WORKERS);
+        registry.apply(None, &config, Instant::now());
+        let state = Arc::new(State::new(snapshot(&mut registry, 1, Arc::new(config))));
+        Self { state, registry }
+    }
+
+    /// The next generation. Servers that leave drain.
+    pub(crate) fn edit(&mut self, change: impl FnOnce(&mut Config)) {
+        let old = self.state.snapshot.load_full();
+        let mut config = (*old.config).clone();
+        change(&mut config);
+        self.registry.apply(Some(&old.config), &config, Instant::now());
+        self.state.snapshot.store(snapshot(&mut self.registry, old.generation + 1, Arc::new(config)));
+    }
+
+    /// The same generation after `change` of a server's health.
+    pub(crate) fn health(&mut self, server: &str, state: lb::health::State) {
+        self.server(server).set_state(state);
+        let old = self.state.snapshot.load_full();
+        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, Arc::clone(&old.config)));
+    }
+
+    /// Ends the drains that are over after `time`.
+    pub(crate) fn expire(&mut self, time: Duration) {
+        let old = self.state.snapshot.load_full();
+        let expired = self.registry.expire(&old.config, Instant::now() + time);
+        assert!(!expired.is_empty(), "something was to end");
+        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, Arc::clone(&old.config)));
+    }
+
+    /// The first live server of that name.
+    pub(crate) fn server(&self, name: &str) -> Arc<Server> {
+        let snapshot = self.state.snapshot.load_full();
+        let mut members = snapshot.pools.iter().flat_map(|pool| &pool.members);
+        let member = members.find(|member| &*member.server.key.name == name).expect("a server of that name");
+        Arc::clone(&member.server)
+    }
+}
+
+fn snapshot(registry: &mut Registry, generation: u64, config: Arc<Config>) -> Arc<Snapshot> {
+    let pools: Vec<Arc<Pool>> = registry.pools(&config);
+    let hash: Arc<str> = format!("{generation:064x}").into();
+    Arc::new(Snapshot {
+        generation,
+        hash: Arc::clone(&hash),
+        files: [SourceFile { path: "lb.toml".into(), hash }].into(),
+        applied_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
+        pools,
+        routes: registry.routes(&config),
+        unrouted: registry.unrouted(),
+        table: Arc::new(RouteTable::new(&config.routes)),
+        config,
+    })
+}
+
+/// A configuration of these pools with the defaults for all else, everything routed to the first.
+pub(crate) fn config(pools: Vec<config::Pool>) -> Config {
+    let seconds = Duration::from_secs;
+    Config {
+        listeners: vec![config::Listener { name: "web".into(), address: loopback(8080) }],
+        admin: config::Admin { address: loopback(9900), hosts: Vec::new() },
+        proxy: config::Proxy { trusted_proxies: Vec::new(), workers: WORKERS },
+        reload: config::Reload {
+            quiet: Duration::from_millis(50),
+            poll: seconds(2),
+            max_removed: 1.0,
+            allow_empty: false,
+            hold: seconds(10),
+            state_dir: None,
+            history: 100,
+        },
+        log: config::Log { level: "info".into(), format: config::LogFormat::Text, access: true },
+        tracing: config::Tracing { zipkin: None, otlp: None, service: "lb".into(), sample: 1.0 },
+        timeouts: config::Timeouts {
+            request_header: seconds(10),
+            idle: seconds(75),
+            connect: seconds(2),
+            response_header: seconds(30),
+            body_idle: seconds(60),
+            drain: seconds(30),
+        },
+        limits: config::Limits { header_bytes: 32 << 10, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 },
+        routes: vec![config::Route {
+            name: "all".into(),
+            host: config::HostPattern::Any,
+            path: "/".into(),
+            pool: pools.first().expect("a pool").name.clone(),
+        }],
+        pools,
+    }
+}
+
+/// A pool with the default rules.
+pub(crate) fn pool(name: &str, servers: Vec<config::Server>) -> config::Pool {
+    let two = NonZeroU32::MIN.saturating_add(1);
+    config::Pool {
+        name: name.into(),
+        balance: config::Balance { algorithm: config::Algorithm::WeightedRoundRobin, sticky: None },
+        health: config::Health {
+            kind: config::HealthKind::Http,
+            path: "/health".into(),
+            expect: config::StatusRanges(vec![200..=399]),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: two,
+            fall: two.saturating_add(1),
+            memory: None,
+        },
+        retry: config::Retry { attempts: 2, budget: 0.2 },
+        servers,
+    }
+}
+
+/// An enabled server at a loopback address that nothing connects to.
+pub(crate) fn server(name: &str, port: u16, weight: u32) -> config::Server {
+    config::Server { name: name.into(), address: config::Address::Ip(loopback(port)), weight, enabled: true }
+}
+
+/// The pool of the mission: weights 2, 3 and 6.
+pub(crate) fn three() -> config::Pool {
+    pool("default", vec![server("server1", 8081, 2), server("server2", 8082, 3), server("server3", 8083, 6)])
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}

@@ -18,6 +18,7 @@ use self::listeners::Listeners;
 use crate::admin;
 use crate::config::Config;
 use crate::health::checker::{Change, Checker};
+use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
 use crate::server::Server;
@@ -26,7 +27,6 @@ use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
 use crate::telemetry::trace::TraceExport;
 use crate::worker::Crew;
-use crate::registry::Registry;
 
 pub use start::StartError;
 
@@ -114,9 +114,7 @@ impl Gateway {
         tracing::info!(?drain, "stopping: no new clients, open requests finish");
         self.state.stop();
         self.reader.abort();
-        let again = async {
-            while let Some(Ask::Reload) = asks.recv().await {}
-        };
+        let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
         tokio::select! {
             finished = self.crew.stop(drain) => {
                 if !finished {

@@ -36,7 +36,9 @@ impl BindError {
         let port = self.address.port();
         match self.error.kind() {
             io::ErrorKind::AddrInUse => {
-                format!("port {port} is taken: stop the process that has it (`ss -ltnp 'sport = :{port}'` names it), or choose another")
+                format!(
+                    "port {port} is taken: stop the process that has it (`ss -ltnp 'sport = :{port}'` names it), or choose another"
+                )
             }
             io::ErrorKind::PermissionDenied => {
                 format!("ports below 1024 need a privilege (CAP_NET_BIND_SERVICE): choose a higher one than {port}")

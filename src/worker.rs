@@ -94,7 +94,8 @@ impl Crew {
     /// When the system gives no thread or no event queue.
     pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared { loads: (0..count).map(|_| CachePadded::default()).collect(), inboxes: OnceLock::new() });
+        let shared =
+            Arc::new(Shared { loads: (0..count).map(|_| CachePadded::default()).collect(), inboxes: OnceLock::new() });
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -210,7 +211,13 @@ impl Shared {
 }
 
 impl Worker {
-    fn new(index: usize, snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink, shared: Arc<Shared>) -> Rc<Self> {
+    fn new(
+        index: usize,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        log: AccessLog,
+        spans: SpanSink,
+        shared: Arc<Shared>,
+    ) -> Rc<Self> {
         let current = Rc::new(snapshot.load_full());
         Rc::new(Self {
             index,
@@ -322,7 +329,12 @@ impl Worker {
     }
 
     /// Accepts until `closed`, then takes those that are queued, so that none is lost.
-    async fn accept(self: Rc<Self>, live: Arc<ListenerLive>, socket: std::net::TcpListener, mut closed: oneshot::Receiver<()>) {
+    async fn accept(
+        self: Rc<Self>,
+        live: Arc<ListenerLive>,
+        socket: std::net::TcpListener,
+        mut closed: oneshot::Receiver<()>,
+    ) {
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),

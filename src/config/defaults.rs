@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::{
-    Admin, Algorithm, Balance, Health, HealthKind, Limits, Log, LogFormat, Reload, Retry,
-    StatusRanges, Sticky, Timeouts, Tracing,
+    Admin, Algorithm, Balance, Health, HealthKind, Limits, Log, LogFormat, Reload, Retry, StatusRanges, Sticky,
+    Timeouts, Tracing,
 };
 
 /// A server's share beside the others' when the file does not say.
@@ -14,10 +14,7 @@ pub(crate) const WEIGHT: u32 = 1;
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900),
-            hosts: Vec::new(),
-        }
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900), hosts: Vec::new() }
     }
 }
 
@@ -37,22 +34,13 @@ impl Default for Reload {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-            access: true,
-        }
+        Self { level: "info".to_owned(), format: LogFormat::Text, access: true }
     }
 }
 
 impl Default for Tracing {
     fn default() -> Self {
-        Self {
-            zipkin: None,
-            otlp: None,
-            service: "lb".to_owned(),
-            sample: 1.0,
-        }
+        Self { zipkin: None, otlp: None, service: "lb".to_owned(), sample: 1.0 }
     }
 }
 
@@ -71,31 +59,19 @@ impl Default for Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            header_bytes: 32 << 10,
-            headers: 100,
-            body_bytes: 0,
-            body_rate: 64,
-            connections: 0,
-        }
+        Self { header_bytes: 32 << 10, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 }
     }
 }
 
 impl Default for Balance {
     fn default() -> Self {
-        Self {
-            algorithm: Algorithm::WeightedRoundRobin,
-            sticky: None,
-        }
+        Self { algorithm: Algorithm::WeightedRoundRobin, sticky: None }
     }
 }
 
 impl Default for Sticky {
     fn default() -> Self {
-        Self {
-            cookie: "lb".to_owned(),
-            max_age: Duration::from_secs(3600),
-        }
+        Self { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
     }
 }
 
@@ -116,9 +92,6 @@ impl Default for Health {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            attempts: 2,
-            budget: 0.2,
-        }
+        Self { attempts: 2, budget: 0.2 }
     }
 }

@@ -55,11 +55,7 @@ pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>
     }
     let config = resolve::resolve(draft, &report);
     let problems = report.into_problems();
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// One entry of the main file's `include`.
@@ -86,10 +82,9 @@ pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
         Some(Kind::Array(values)) => values
             .iter()
             .filter_map(|value| match &value.kind {
-                Kind::String(pattern) => Some(Include {
-                    pattern: pattern.clone(),
-                    place: report.problem(value.place, Fault::new("")),
-                }),
+                Kind::String(pattern) => {
+                    Some(Include { pattern: pattern.clone(), place: report.problem(value.place, Fault::new("")) })
+                }
                 _ => None,
             })
             .collect(),

@@ -64,39 +64,23 @@ impl Problem {
             let span = byte(first)..byte(first + self.width);
             let annotation = AnnotationKind::Primary.span(span);
             let snippet = Snippet::source(self.excerpt.as_str());
-            group = group.element(
-                snippet
-                    .line_start(self.line)
-                    .path(path)
-                    .annotation(annotation),
-            );
+            group = group.element(snippet.line_start(self.line).path(path).annotation(annotation));
         }
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.message(hint.as_str()));
         }
-        let renderer = if colored {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if colored { Renderer::styled() } else { Renderer::plain() };
         renderer.decor_style(DecorStyle::Ascii).render(&[group])
     }
 
     /// A workflow command that GitHub shows beside the line.
     #[must_use]
     pub fn to_github(&self) -> String {
-        let mut command = format!(
-            "::error file={}",
-            github_property(&self.file.to_string_lossy())
-        );
+        let mut command = format!("::error file={}", github_property(&self.file.to_string_lossy()));
         if self.line > 0 {
             let end = (self.column + self.width).saturating_sub(1);
             // Writing to a string does not fail.
-            let _ = write!(
-                command,
-                ",line={},col={},endColumn={end}",
-                self.line, self.column
-            );
+            let _ = write!(command, ",line={},col={},endColumn={end}", self.line, self.column);
         }
         let hint = self.hint.as_deref().map(|hint| format!("\n{hint}"));
         let text = format!("{}{}", self.message, hint.unwrap_or_default());
@@ -133,10 +117,7 @@ impl Fault {
     /// A fault without a hint. What the text quotes from a file may hold anything: control
     /// characters are shown as escapes, and only so much of it.
     pub fn new(message: impl AsRef<str>) -> Self {
-        Self {
-            message: presentable(message.as_ref()),
-            hint: None,
-        }
+        Self { message: presentable(message.as_ref()), hint: None }
     }
 
     /// The same with a hint.
@@ -155,9 +136,7 @@ fn presentable(text: &str) -> String {
             shown.push('…');
             break;
         }
-        if c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
+        if c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -167,9 +146,7 @@ fn presentable(text: &str) -> String {
 }
 
 fn github_data(text: &str) -> String {
-    text.replace('%', "%25")
-        .replace('\r', "%0D")
-        .replace('\n', "%0A")
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 fn github_property(text: &str) -> String {
@@ -204,10 +181,7 @@ error: 100% wrong
    = help: did you mean `weight`?";
         assert_eq!(problem().to_text(false), expected);
         assert!(problem().to_text(true).contains("\u{1b}["));
-        assert_eq!(
-            problem().to_string(),
-            "a,b:c.toml:12:3: 100% wrong (did you mean `weight`?)"
-        );
+        assert_eq!(problem().to_string(), "a,b:c.toml:12:3: 100% wrong (did you mean `weight`?)");
     }
 
     #[test]
@@ -217,10 +191,7 @@ error: 100% wrong
         let text = whole.to_text(false);
         assert!(text.contains("--> lb.toml\n"), "{text}");
         assert!(text.contains("help: fill it"), "{text}");
-        assert_eq!(
-            whole.to_github(),
-            "::error file=lb.toml,title=lb check::it is empty%0Afill it"
-        );
+        assert_eq!(whole.to_github(), "::error file=lb.toml,title=lb check::it is empty%0Afill it");
     }
 
     #[test]
@@ -233,20 +204,10 @@ error: 100% wrong
 
     #[test]
     fn any_problem_can_be_drawn() {
-        for (excerpt, column, width) in [
-            ("", 1, 1),
-            ("x", 9, 9),
-            ("\t\tx = 1", 3, 1),
-            ("日本語 = 1", 2, 2),
-            ("a\u{1b}[31mb", 2, 3),
-            ("x", 0, 0),
-        ] {
-            let problem = Problem {
-                excerpt: excerpt.to_owned(),
-                column,
-                width,
-                ..problem()
-            };
+        for (excerpt, column, width) in
+            [("", 1, 1), ("x", 9, 9), ("\t\tx = 1", 3, 1), ("日本語 = 1", 2, 2), ("a\u{1b}[31mb", 2, 3), ("x", 0, 0)]
+        {
+            let problem = Problem { excerpt: excerpt.to_owned(), column, width, ..problem() };
             let text = problem.to_text(false);
             assert!(text.contains("100% wrong"), "{text}");
             assert!(!text.contains('\u{1b}'), "{text}");

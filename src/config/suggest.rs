@@ -5,10 +5,7 @@ const CANDIDATES: usize = 200;
 
 /// The candidate that differs from `word` in at most a third of its letters; case and the choice
 /// between `-`, `_` and nothing count for nothing.
-pub(crate) fn closest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = plain(word);
     let limit = (typed.chars().count() / 3).max(1);
     candidates
@@ -24,19 +21,12 @@ pub(crate) fn closest<'a>(
 }
 
 /// A hint for an unknown `word`: the closest candidate, or else all of them.
-pub(crate) fn hint<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str, IntoIter: Clone>,
-) -> String {
+pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> String {
     let candidates = candidates.into_iter();
     if let Some(candidate) = closest(word, candidates.clone()) {
         return format!("did you mean `{candidate}`?");
     }
-    let mut all: Vec<String> = candidates
-        .clone()
-        .take(20)
-        .map(|candidate| format!("`{candidate}`"))
-        .collect();
+    let mut all: Vec<String> = candidates.clone().take(20).map(|candidate| format!("`{candidate}`")).collect();
     if candidates.count() > all.len() {
         all.push("…".to_owned());
     }
@@ -47,11 +37,7 @@ pub(crate) fn hint<'a>(
 }
 
 fn plain(word: &str) -> String {
-    word.chars()
-        .filter(|c| !matches!(c, '-' | '_' | ' '))
-        .flat_map(char::to_lowercase)
-        .take(64)
-        .collect()
+    word.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).flat_map(char::to_lowercase).take(64).collect()
 }
 
 #[cfg(test)]

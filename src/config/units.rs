@@ -44,11 +44,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, Fault> {
         Ok(value) if value <= LONGEST => Ok(value),
         Ok(_) => Err(fault("is longer than a year").hint("write at most `8784h`")),
         Err(humantime::DurationError::UnknownUnit { unit, .. }) => Err(fault("is not a duration")
-            .hint(format!(
-                "`{unit}` is no unit of time; write for example `50ms`, `30s`, `5m`, `1h`"
-            ))),
-        Err(_) => Err(fault("is not a duration")
-            .hint("write a number and a unit, for example `50ms`, `30s`, `5m`, `1h`")),
+            .hint(format!("`{unit}` is no unit of time; write for example `50ms`, `30s`, `5m`, `1h`"))),
+        Err(_) => {
+            Err(fault("is not a duration").hint("write a number and a unit, for example `50ms`, `30s`, `5m`, `1h`"))
+        }
     }
 }
 
@@ -60,10 +59,7 @@ pub fn format_duration(value: Duration) -> String {
     if nanos == 0 {
         return "0s".to_owned();
     }
-    let (unit, length) = DURATIONS
-        .into_iter()
-        .find(|(_, length)| nanos.is_multiple_of(*length))
-        .unwrap_or(("ns", 1));
+    let (unit, length) = DURATIONS.into_iter().find(|(_, length)| nanos.is_multiple_of(*length)).unwrap_or(("ns", 1));
     format!("{}{unit}", nanos / length)
 }
 
@@ -73,14 +69,11 @@ pub fn format_duration(value: Duration) -> String {
 /// A number without a unit (but 0), an unknown unit, or more than fits in 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, Fault> {
     let trimmed = text.trim();
-    let digits = trimmed
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(trimmed.len());
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = (&trimmed[..digits], trimmed[digits..].trim_start());
     let fault = |what: &str| Fault::new(format!("`{text}` {what}"));
     if number.is_empty() {
-        return Err(fault("is not a size")
-            .hint("write a whole number and a unit, for example `64B`, `32KiB`, `10MB`"));
+        return Err(fault("is not a size").hint("write a whole number and a unit, for example `64B`, `32KiB`, `10MB`"));
     }
     let number: u64 = number.parse().map_err(|_| fault("is too large"))?;
     if unit.is_empty() {
@@ -89,17 +82,10 @@ pub fn parse_size(text: &str) -> Result<u64, Fault> {
             _ => Err(fault("has no unit").hint(format!("write `{number}B` or `{number}KiB`"))),
         };
     }
-    let (_, factor) = SIZES
-        .into_iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(unit))
-        .ok_or_else(|| {
-            fault("is not a size").hint(format!(
-                "`{unit}` is no unit of size; write B, KiB, MiB or GiB (or KB, MB, GB)"
-            ))
-        })?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| fault("is too large"))
+    let (_, factor) = SIZES.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(|| {
+        fault("is not a size").hint(format!("`{unit}` is no unit of size; write B, KiB, MiB or GiB (or KB, MB, GB)"))
+    })?;
+    number.checked_mul(factor).ok_or_else(|| fault("is too large"))
 }
 
 /// The shortest form in one unit, which [`parse_size`] reads back: 32768 is `32KiB`.
@@ -108,10 +94,7 @@ pub fn format_size(value: u64) -> String {
     if value == 0 {
         return "0".to_owned();
     }
-    let (unit, factor) = SIZES
-        .into_iter()
-        .find(|(_, factor)| value.is_multiple_of(*factor))
-        .unwrap_or(("B", 1));
+    let (unit, factor) = SIZES.into_iter().find(|(_, factor)| value.is_multiple_of(*factor)).unwrap_or(("B", 1));
     format!("{}{unit}", value / factor)
 }
 
@@ -203,16 +186,7 @@ mod tests {
             assert_eq!(format_size(value), shown, "{typed}");
             assert_eq!(parse_size(shown), Ok(value), "{shown}");
         }
-        for typed in [
-            "",
-            "KiB",
-            "10",
-            "10k",
-            "1.5MiB",
-            "-1B",
-            "99999999999999999999B",
-            "99999999999GiB",
-        ] {
+        for typed in ["", "KiB", "10", "10k", "1.5MiB", "-1B", "99999999999999999999B", "99999999999GiB"] {
             assert!(parse_size(typed).is_err(), "{typed}");
         }
     }

@@ -40,23 +40,19 @@ pub(crate) fn label(text: &str) -> Result<String, Fault> {
 pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
     match split_address(text, "0.0.0.0:8080")? {
         (Host::Ip(ip), port) => Ok(SocketAddr::new(ip, port)),
-        (Host::Name(name), port) if name == "localhost" => {
-            Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+        (Host::Name(name), port) if name == "localhost" => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        (Host::Name(_), port) => {
+            Err(Fault::new(format!("`{text}` is not an address to listen on: it needs an IP address")).hint(format!(
+                "write `0.0.0.0:{port}` for every address of this machine, or `127.0.0.1:{port}` for this machine only"
+            )))
         }
-        (Host::Name(_), port) => Err(Fault::new(format!(
-            "`{text}` is not an address to listen on: it needs an IP address"
-        ))
-        .hint(format!(
-            "write `0.0.0.0:{port}` for every address of this machine, or `127.0.0.1:{port}` for this machine only"
-        ))),
     }
 }
 
 /// Where a server is: `host:port`, the host an IP address or a name.
 pub(crate) fn server_address(text: &str) -> Result<Address, Fault> {
     match split_address(text, "127.0.0.1:8081")? {
-        (_, 0) => Err(Fault::new(format!("`{text}` has port 0"))
-            .hint("a server's port is within 1 and 65535")),
+        (_, 0) => Err(Fault::new(format!("`{text}` has port 0")).hint("a server's port is within 1 and 65535")),
         (Host::Ip(ip), port) => Ok(Address::Ip(SocketAddr::new(ip, port))),
         (Host::Name(name), port) => Ok(Address::Name(name, port)),
     }
@@ -74,25 +70,17 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Fault> {
     };
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        return Err(
-            Fault::new(format!("`{text}` is a URL, not an address")).hint(format!(
-                "leave out `{scheme}://` and any path: `{}`",
-                if rest.contains(':') {
-                    rest.to_owned()
-                } else {
-                    format!("{rest}:80")
-                }
-            )),
-        );
+        return Err(Fault::new(format!("`{text}` is a URL, not an address")).hint(format!(
+            "leave out `{scheme}://` and any path: `{}`",
+            if rest.contains(':') { rest.to_owned() } else { format!("{rest}:80") }
+        )));
     }
     if text.contains('/') {
         return Err(fault("it has a path"));
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Fault::new(format!(
-            "`{text}` is not an address: IPv6 needs brackets and a port"
-        ))
-        .hint(format!("write `[{text}]:8080`")));
+        return Err(Fault::new(format!("`{text}` is not an address: IPv6 needs brackets and a port"))
+            .hint(format!("write `[{text}]:8080`")));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.starts_with('[') || host.ends_with(']') => (host, port),
@@ -107,17 +95,12 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Fault> {
     let port = match port.parse::<u16>() {
         Ok(number) if port.bytes().all(|b| b.is_ascii_digit()) => number,
         _ => {
-            return Err(Fault::new(format!(
-                "`{text}` is not an address: `{port}` is not a port"
-            ))
-            .hint("a port is a number up to 65535"));
+            return Err(Fault::new(format!("`{text}` is not an address: `{port}` is not a port"))
+                .hint("a port is a number up to 65535"));
         }
     };
     let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        Some(ip) => Host::Ip(IpAddr::V6(
-            ip.parse()
-                .map_err(|_| fault("what is in the brackets is not IPv6"))?,
-        )),
+        Some(ip) => Host::Ip(IpAddr::V6(ip.parse().map_err(|_| fault("what is in the brackets is not IPv6"))?)),
         None => match host.parse::<Ipv4Addr>() {
             Ok(ip) => Host::Ip(ip.into()),
             Err(_) => Host::Name(host_name(host)?),
@@ -143,12 +126,8 @@ pub(crate) fn host_name(text: &str) -> Result<String, Fault> {
     if host.split('.').any(str::is_empty) {
         return Err(fault("nothing stands between two dots"));
     }
-    if let Some(c) = host
-        .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))
-    {
-        return Err(fault(&format!("it has {c:?}"))
-            .hint("letters, digits, `.`, `_` and `-` may stand here"));
+    if let Some(c) = host.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+        return Err(fault(&format!("it has {c:?}")).hint("letters, digits, `.`, `_` and `-` may stand here"));
     }
     let last = host.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|b| b.is_ascii_digit()) {
@@ -164,9 +143,7 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Fault> {
         return Ok(HostPattern::Any);
     }
     if text.is_empty() {
-        return Err(
-            Fault::new("a host must not be empty").hint("leave `host` out to take any host")
-        );
+        return Err(Fault::new("a host must not be empty").hint("leave `host` out to take any host"));
     }
     if let Some(domain) = text.strip_prefix("*.") {
         return match domain.contains('*') {
@@ -185,15 +162,15 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Fault> {
         return Ok(HostPattern::Exact(text.to_owned()));
     }
     if let Some((host, _)) = text.split_once("://") {
-        return Err(Fault::new(format!("`{text}` is a URL, not a host"))
-            .hint(format!("leave out `{host}://` and any path")));
+        return Err(
+            Fault::new(format!("`{text}` is a URL, not a host")).hint(format!("leave out `{host}://` and any path"))
+        );
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|b| b.is_ascii_digit())
     {
-        return Err(Fault::new(format!("`{text}` has a port")).hint(format!(
-            "a route's host has none: write `{host}`; it takes every port"
-        )));
+        return Err(Fault::new(format!("`{text}` has a port"))
+            .hint(format!("a route's host has none: write `{host}`; it takes every port")));
     }
     host_name(text).map(HostPattern::Exact)
 }
@@ -213,10 +190,7 @@ pub(crate) fn route_path(text: &str) -> Result<String, Fault> {
     if path.contains('*') {
         return Err(Fault::new(format!("`{text}` has a `*`")).hint(format!(
             "a path is a prefix already: write `{}`",
-            path.split("/*")
-                .next()
-                .filter(|p| !p.is_empty())
-                .unwrap_or("/")
+            path.split("/*").next().filter(|p| !p.is_empty()).unwrap_or("/")
         )));
     }
     let path = path.strip_suffix('/').unwrap_or(&path);
@@ -230,8 +204,7 @@ pub(crate) fn route_path(text: &str) -> Result<String, Fault> {
                 .hint("write the path that is meant, without `.` and `..`"));
         }
         if segment.is_empty() {
-            return Err(Fault::new(format!("`{text}` has an empty segment"))
-                .hint("write one `/` between two segments"));
+            return Err(Fault::new(format!("`{text}` has an empty segment")).hint("write one `/` between two segments"));
         }
     }
     Ok(path.to_owned())
@@ -240,13 +213,11 @@ pub(crate) fn route_path(text: &str) -> Result<String, Fault> {
 /// A path and perhaps a query to ask for: begins with `/`.
 pub(crate) fn absolute_path(text: &str) -> Result<String, Fault> {
     if !text.starts_with('/') {
-        return Err(Fault::new(format!("`{text}` is not a path"))
-            .hint(format!("a path begins with `/`: write `/{text}`")));
+        return Err(
+            Fault::new(format!("`{text}` is not a path")).hint(format!("a path begins with `/`: write `/{text}`"))
+        );
     }
-    if let Some(c) = text
-        .chars()
-        .find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '"' | '<' | '>' | '\\'))
-    {
+    if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '"' | '<' | '>' | '\\')) {
         return Err(Fault::new(format!("`{text}` is not a path: it has {c:?}"))
             .hint("write such characters percent-encoded, for example `%20` for a space"));
     }
@@ -259,11 +230,8 @@ pub(crate) fn absolute_path(text: &str) -> Result<String, Fault> {
 /// Statuses: `200-399`, `200, 204`.
 pub(crate) fn status_ranges(text: &str) -> Result<StatusRanges, Fault> {
     let fault = |part: &str| {
-        Fault::new(format!(
-            "`{}` is no status and no range of them",
-            part.trim()
-        ))
-        .hint("statuses are within 100 and 599; write `200-399` or `200, 204`")
+        Fault::new(format!("`{}` is no status and no range of them", part.trim()))
+            .hint("statuses are within 100 and 599; write `200-399` or `200, 204`")
     };
     let status = |part: &str| {
         let digits = part.trim();
@@ -315,8 +283,7 @@ pub(crate) fn collector(text: &str) -> Result<Option<String>, Fault> {
 pub(crate) fn log_filter(text: &str) -> Result<String, Fault> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let fault = |hint: String| Fault::new(format!("`{text}` is not a log level")).hint(hint);
-    let usual =
-        "write `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,lb=debug`";
+    let usual = "write `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,lb=debug`";
     if text.trim().is_empty() {
         return Err(fault(usual.to_owned()));
     }
@@ -335,13 +302,12 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Fault> {
 
 /// A network, `10.0.0.0/8`, or one address.
 pub(crate) fn network(text: &str) -> Result<IpNet, Fault> {
-    text.parse::<IpNet>()
-        .map(|network| network.trunc())
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| {
+    text.parse::<IpNet>().map(|network| network.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(
+        |_| {
             Fault::new(format!("`{text}` is not a network"))
                 .hint("write for example `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`")
-        })
+        },
+    )
 }
 
 #[cfg(test)]

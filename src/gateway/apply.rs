@@ -59,9 +59,10 @@ impl Gateway {
         if !guarded.is_empty() {
             return Err(guarded);
         }
-        let fresh = self.listeners.prepare(&config.listeners).map_err(|errors| {
-            errors.into_iter().map(problem).collect::<Vec<_>>()
-        })?;
+        let fresh = self
+            .listeners
+            .prepare(&config.listeners)
+            .map_err(|errors| errors.into_iter().map(problem).collect::<Vec<_>>())?;
         let admin = if config.admin.address == self.admin.configured {
             None
         } else {
@@ -71,10 +72,7 @@ impl Gateway {
         let now = Instant::now();
         let changes = diff(&self.config, &config).iter().map(ToString::to_string).collect();
         if config.proxy.workers != self.config.proxy.workers {
-            tracing::warn!(
-                workers = self.workers,
-                "`proxy.workers` was changed: it takes effect with the next start"
-            );
+            tracing::warn!(workers = self.workers, "`proxy.workers` was changed: it takes effect with the next start");
         }
         self.registry.apply(Some(&self.config), &config, now);
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
@@ -161,7 +159,8 @@ impl Admin {
 
 /// The files of a generation, for those who show them.
 pub(super) fn files(sources: &Sources) -> Arc<[SourceFile]> {
-    let file = |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
+    let file =
+        |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
 }
 

@@ -45,7 +45,10 @@ impl Listeners {
     pub fn prepare(&mut self, config: &[config::Listener]) -> Result<Fresh, Vec<BindError>> {
         let mut fresh = Vec::new();
         let mut errors = Vec::new();
-        for listener in config.iter().filter(|listener| !self.bound.contains_key(&listener.address)) {
+        for listener in config {
+            if self.bound.contains_key(&listener.address) {
+                continue;
+            }
             match listener::bind(listener.address) {
                 Ok(socket) => fresh.push((listener.address, self.bound(listener, socket))),
                 Err(error) => errors.push(error),
@@ -79,7 +82,9 @@ impl Listeners {
             self.closing.push((bound.live, now + drain));
         }
         for listener in config {
-            if let Some(bound) = self.bound.get_mut(&listener.address).filter(|bound| *bound.live.name != *listener.name) {
+            if let Some(bound) =
+                self.bound.get_mut(&listener.address).filter(|bound| *bound.live.name != *listener.name)
+            {
                 // The same socket by another name: its connections go on, and are counted on.
                 let counters = Arc::clone(&bound.live.counters);
                 let live = ListenerLive { name: listener.name.as_str().into(), counters, ..*bound.live };

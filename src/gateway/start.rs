@@ -110,7 +110,8 @@ impl Gateway {
         let mut resolver = Resolver::new(news);
         resolver.apply(&snapshot);
 
-        let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans)).map_err(io::Error::other)?;
+        let metrics =
+            Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans)).map_err(io::Error::other)?;
         let context = Arc::new(admin::Context { state: Arc::clone(&state), metrics });
         let admin = Admin::serve(config.admin.address, admin, context)?;
 
@@ -157,9 +158,7 @@ fn bind(
 ) -> Result<(super::listeners::Fresh, std::net::TcpListener), StartError> {
     match (listeners.prepare(&config.listeners), Admin::bind(&config.admin)) {
         (Ok(fresh), Ok(admin)) => Ok((fresh, admin)),
-        (fresh, admin) => {
-            Err(StartError::Bind(fresh.err().into_iter().flatten().chain(admin.err()).collect()))
-        }
+        (fresh, admin) => Err(StartError::Bind(fresh.err().into_iter().flatten().chain(admin.err()).collect())),
     }
 }
 

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::Request;
+use http::request::Parts;
+use http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
@@ -26,6 +27,8 @@ use crate::config::Timeouts;
 use crate::state::ListenerLive;
 use crate::worker::Worker;
 
+/// What clients speak; TLS is to come.
+pub const SCHEME: &str = "http";
 /// The least that hyper wants for a head's buffer.
 const MIN_HEAD: usize = 8192;
 
@@ -58,7 +61,7 @@ impl Client {
         slot.wait(Phase::Head, worker.snapshot().config.timeouts.request_header);
         listener.counters.of(worker.index).opened.add(1);
         Rc::new(Self {
-            fields: ClientFields::new(peer),
+            fields: ClientFields::new(peer, SCHEME),
             worker: Rc::clone(worker),
             listener,
             peer,
@@ -93,6 +96,15 @@ impl Client {
         self.tunnel.replace(Some(tunnel));
     }
 
+    /// The `Host` of a request that has none, as HTTP/1.0 allows and servers do not: where it came in.
+    #[must_use]
+    pub fn host_for(&self, head: &Parts) -> Option<HeaderValue> {
+        if head.headers.contains_key(header::HOST) {
+            return None;
+        }
+        HeaderValue::try_from(self.listener.address.to_string()).ok()
+    }
+
     /// An exchange has ended: from here on the next one is waited for.
     pub fn ended(&self, timeouts: &Timeouts) {
         if self.slot.phase() != Phase::Tunnel {
@@ -108,8 +120,10 @@ impl Client {
         });
         let io = Io { stream: TokioIo::new(stream), client: &self };
         let head = usize::try_from(self.worker.snapshot().config.limits.header_bytes).unwrap_or(usize::MAX);
-        let mut connection =
-            http1::Builder::new().max_buf_size(head.max(MIN_HEAD)).header_read_timeout(None).serve_connection(io, service);
+        let mut connection = http1::Builder::new()
+            .max_buf_size(head.max(MIN_HEAD))
+            .header_read_timeout(None)
+            .serve_connection(io, service);
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
@@ -127,7 +141,7 @@ impl Client {
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
                 Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
             }
-            connection.poll_without_shutdown(context).map(|result| result.is_ok())
+            Pin::new(&mut connection).poll(context).map(|result| result.is_ok())
         })
         .await;
         if !ended {
@@ -174,7 +188,11 @@ struct Io<'a> {
 }
 
 impl Read for Io<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let slot = &self.client.slot;
         if slot.phase() == Phase::Idle {
@@ -193,8 +211,9 @@ impl Write for Io<'_> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    /// Does nothing: what becomes of the socket is decided after hyper is done with it.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -65,7 +65,7 @@ struct Attempt {
 impl Exchange {
     /// Begins with a request's head.
     #[must_use]
-    pub fn begin(client: &Rc<Client>, head: &Parts, client_address: IpAddr) -> Box<Self> {
+    pub fn begin(client: &Rc<Client>, head: &Parts) -> Box<Self> {
         let snapshot = client.worker.snapshot();
         let mut rng = client.worker.rng();
         client.slot.wait_unlimited(Phase::Connect);
@@ -78,7 +78,7 @@ impl Exchange {
             host: head.headers.get(header::HOST).cloned(),
             request_id: request_id(&head.headers, &mut rng),
             trace: TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng),
-            client_address,
+            client_address: client.peer.ip(),
             place: None,
             attempt: None,
             tries: 0,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::target::Refusal;
+use super::refusal::Refusal;
 
 /// Why a request gets an answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,8 +118,7 @@ impl Failure {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED || self == Self::Options {
-            let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-            headers.insert(ALLOW, methods);
+            headers.insert(ALLOW, HeaderValue::from_static(Refusal::ALLOW));
         }
         if self.closes() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

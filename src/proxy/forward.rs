@@ -4,9 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::request::Parts;
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 
@@ -14,30 +12,26 @@ use super::body::{AnswerBody, Progress, Relay, RequestBody, Source, Upload};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::refusal::Refusal;
 use super::request_id::X_REQUEST_ID;
 use super::retry::{self, Attempted};
 use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Connection, SendError};
 use super::watch::Phase;
-use super::{fields, forwarded, target};
+use super::{fields, target};
 use crate::pool::Pool;
 use crate::sticky;
 
 /// Answers a request: by a server, or by ourselves when none can.
 pub async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
     let (mut head, incoming) = request.into_parts();
-    let snapshot = client.worker.snapshot();
-    let trusted = forwarded::is_trusted(client.peer.ip(), &snapshot.config.proxy.trusted_proxies);
-    let address = forwarded::client_address(&head.headers, client.peer.ip(), &snapshot.config.proxy.trusted_proxies);
-    let mut exchange = Exchange::begin(&client, &head, address);
-    let answer = match prepare(&mut exchange, &mut head, trusted) {
+    let mut exchange = Exchange::begin(&client, &head);
+    let answer = match prepare(&mut exchange, &mut head) {
         Ok(plan) => exchange_with_pool(&mut exchange, head, incoming, plan).await,
         Err(failure) => Err(failure),
     };
     let mut response = match answer {
-        Ok(Answer::Relayed(head, relay)) => {
-            Response::from_parts(head, AnswerBody::new(Source::Relay(relay), exchange))
-        }
+        Ok(Answer::Relayed(head, relay)) => Response::from_parts(head, AnswerBody::new(Source::Relay(relay), exchange)),
         Ok(Answer::Switched(head, connection)) => {
             // The tunnel's exchange is the request's; what ends here is only the answer's empty body.
             let response = Response::from_parts(head, AnswerBody::none());
@@ -72,7 +66,7 @@ enum Answer {
 }
 
 /// Finds route and pool, and makes the head what the server is to see of it.
-fn prepare(exchange: &mut Exchange, head: &mut Parts, trusted: bool) -> Result<Plan, Failure> {
+fn prepare(exchange: &mut Exchange, head: &mut Parts) -> Result<Plan, Failure> {
     let client = Rc::clone(exchange.client());
     let snapshot = Rc::clone(&exchange.snapshot);
     let limits = &snapshot.config.limits;
@@ -88,8 +82,10 @@ fn prepare(exchange: &mut Exchange, head: &mut Parts, trusted: bool) -> Result<P
     if limits.body_bytes > 0 && content_length(head).is_some_and(|length| length > limits.body_bytes) {
         return Err(Failure::BodyTooLarge);
     }
-    if let Some(expected) = head.headers.remove(header::EXPECT)
-        && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    if head
+        .headers
+        .get(header::EXPECT)
+        .is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         return Err(Failure::Expectation);
     }
@@ -97,17 +93,24 @@ fn prepare(exchange: &mut Exchange, head: &mut Parts, trusted: bool) -> Result<P
     let sticky = pool.config.balance.sticky.as_ref();
     let token = sticky.and_then(|rule| sticky::requested(rule, &head.headers));
 
-    let path = target.path_and_query();
-    let host = HeaderValue::from_str(target.authority).ok();
-    let upgrade = fields::prepare_request(&mut head.headers)?;
-    forwarded::set(&mut head.headers, &client.fields, host.as_ref(), trusted);
-    if let Some(path) = path {
-        head.uri = Uri::from(path);
-    }
-    if let Some(host) = host {
+    let host = target.new_host();
+    let uri = if target.is_unchanged() {
+        None
+    } else {
+        // A path that was made of a valid one is valid.
+        Some(Uri::try_from(&*target.path_and_query()).map_err(|_| Refusal::TargetForm)?)
+    };
+    if let Some(host) = host.or_else(|| client.host_for(head)) {
         head.headers.insert(header::HOST, host);
     }
-    head.headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+    // The engine says 100 to the client as soon as the body is asked for.
+    head.headers.remove(header::EXPECT);
+    let upgrade = fields::prepare_request(&mut head.headers, head.version)?;
+    exchange.client_address = client.fields.set(&mut head.headers, &snapshot.config.proxy.trusted_proxies);
+    if let Some(uri) = uri {
+        head.uri = uri;
+    }
+    head.headers.insert(X_REQUEST_ID.clone(), exchange.request_id.clone());
     head.version = Version::HTTP_11;
     Ok(Plan { pool, token, upgrade })
 }
@@ -141,7 +144,8 @@ async fn exchange_with_pool(
     let mut failure = Failure::NoServer;
     loop {
         // When all were tried, one that broke may be asked again, but not one that refuses.
-        let member = plan.pool.pick(&tried, plan.token).or_else(|| plan.pool.pick(&[], plan.token).filter(|_| only_new));
+        let member =
+            plan.pool.pick(&tried, plan.token).or_else(|| plan.pool.pick(&[], plan.token).filter(|_| only_new));
         let (Some(member), Some(request)) = (member, next.take()) else { return Err(failure) };
         exchange.attempt(member);
         let failed = match attempt(exchange, request, &plan, &progress, only_new).await {
@@ -158,9 +162,7 @@ async fn exchange_with_pool(
         if failed.progress != Some(retry::Progress::NotSent) {
             tried.extend(exchange.server().map(|server| server.id));
         }
-        next = failed.unsent.or_else(|| {
-            again.clone().map(|head| Request::from_parts(head, RequestBody::Empty))
-        });
+        next = failed.unsent.or_else(|| again.clone().map(|head| Request::from_parts(head, RequestBody::Empty)));
     }
 }
 
@@ -215,9 +217,7 @@ async fn attempt(
         trace.write(request.headers_mut());
     }
     if let Some(protocol) = &plan.upgrade {
-        let headers = request.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol.clone());
+        fields::set_upgrade(request.headers_mut(), protocol.clone());
     }
     match progress.get() {
         Progress::Sending => client.slot.wait(Phase::Upload, timeouts.body_idle),
@@ -269,7 +269,9 @@ fn answer(
     if switched && plan.upgrade.is_none() {
         return Err(Failure::BadAnswer.into());
     }
-    fields::prepare_response(&mut head.headers, switched);
+    if let Some(protocol) = fields::prepare_response(&mut head.headers, head.status, head.version) {
+        fields::set_upgrade(&mut head.headers, protocol);
+    }
     head.version = Version::HTTP_11;
     if let (Some(rule), Some(token)) =
         (&plan.pool.config.balance.sticky, exchange.member().and_then(|member| member.token))

@@ -40,9 +40,7 @@ pub fn decide(progress: Progress, attempted: Attempted<'_>) -> Option<RetryReaso
     match progress {
         Progress::Refused => Some(RetryReason::Connect),
         Progress::NotSent => Some(RetryReason::NotSent),
-        Progress::Sent => {
-            (attempted.method.is_idempotent() && !attempted.has_body).then_some(RetryReason::Broken)
-        }
+        Progress::Sent => (attempted.method.is_idempotent() && !attempted.has_body).then_some(RetryReason::Broken),
     }
 }
 

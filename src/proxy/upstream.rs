@@ -89,9 +89,8 @@ impl Upstreams {
     pub fn keep(&self, server: &Arc<Server>, mut connection: Connection, now: Instant) {
         connection.used = true;
         let mut idle = self.idle.borrow_mut();
-        let kept = idle
-            .entry(server.id)
-            .or_insert_with(|| Kept { server: Arc::clone(server), connections: Vec::new() });
+        let kept =
+            idle.entry(server.id).or_insert_with(|| Kept { server: Arc::clone(server), connections: Vec::new() });
         if kept.connections.len() < KEEP {
             kept.connections.push(Idle { connection, since: now });
         }
@@ -187,4 +186,3 @@ impl Drop for Open {
         self.server.counters().of(self.worker).closed.add(1);
     }
 }
-

@@ -232,7 +232,10 @@ mod tests {
         first.at_server(7);
         watch.last(2);
         watch.cut_server(7);
-        assert_eq!((signals(&first), signals(&second)), (Signals { cut: true, ..NONE }, Signals { last: true, ..NONE }));
+        assert_eq!(
+            (signals(&first), signals(&second)),
+            (Signals { cut: true, ..NONE }, Signals { last: true, ..NONE })
+        );
         watch.cut(2);
         assert_eq!((signals(&first), signals(&second)), (NONE, Signals { cut: true, ..NONE }));
         watch.drain_all();

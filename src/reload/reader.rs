@@ -80,9 +80,7 @@ impl Reader {
     async fn wait(&mut self) -> (Wake, bool) {
         const LOOK: Wake = Wake { renamed: false };
         let poll = self.pace.borrow_and_update().poll;
-        let poll = async {
-            if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await }
-        };
+        let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
             wake = self.watch.wake() => (wake, false),
             () = self.asked.notified() => (LOOK, true),

@@ -7,24 +7,16 @@ use crate::config::problem::Fault;
 
 /// Fills in every string of a table; one that cannot be filled in is reported and left out.
 pub(super) fn substitute(table: &mut Table, env: &Env<'_>, report: &Report<'_>) {
-    table
-        .values_mut()
-        .for_each(|value| visit(value, env, report));
+    table.values_mut().for_each(|value| visit(value, env, report));
 }
 
 fn visit(value: &mut Value, env: &Env<'_>, report: &Report<'_>) {
     match &mut value.kind {
         Kind::Table(table) => substitute(table, env, report),
-        Kind::Array(values) => values
-            .iter_mut()
-            .for_each(|value| visit(value, env, report)),
+        Kind::Array(values) => values.iter_mut().for_each(|value| visit(value, env, report)),
         Kind::String(text) if text.contains("${") => {
             let (filled, faults) = fill(text, env);
-            value.kind = if faults.is_empty() {
-                Kind::String(filled)
-            } else {
-                Kind::Broken
-            };
+            value.kind = if faults.is_empty() { Kind::String(filled) } else { Kind::Broken };
             for (reference, fault) in faults {
                 report.at(within(value.place, &reference, report), fault);
             }
@@ -49,9 +41,8 @@ fn fill(text: &str, env: &Env<'_>) -> (String, Vec<(String, Fault)>) {
         }
         filled.push_str(before);
         let Some(end) = reference.find('}') else {
-            let fault = Fault::new("`${` is never closed").hint(
-                "write `${NAME}` or `${NAME:-default}`, or `$${` for the characters themselves",
-            );
+            let fault = Fault::new("`${` is never closed")
+                .hint("write `${NAME}` or `${NAME:-default}`, or `$${` for the characters themselves");
             faults.push((reference.to_owned(), fault));
             return (filled, faults);
         };
@@ -73,19 +64,15 @@ fn lookup(reference: &str, env: &Env<'_>) -> Result<String, Fault> {
     };
     let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !begins || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(Fault::new(format!(
-            "`{name}` is not the name of an environment variable"
-        ))
-        .hint("write `${NAME}` or `${NAME:-default}`"));
+        return Err(Fault::new(format!("`{name}` is not the name of an environment variable"))
+            .hint("write `${NAME}` or `${NAME:-default}`"));
     }
     match (env(name), default) {
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
-        (None, None) => Err(
-            Fault::new(format!("the environment variable `{name}` is not set"))
-                .hint(format!("set it, or give a default: `${{{name}:-default}}`")),
-        ),
+        (None, None) => Err(Fault::new(format!("the environment variable `{name}` is not set"))
+            .hint(format!("set it, or give a default: `${{{name}:-default}}`"))),
     }
 }
 
@@ -95,11 +82,7 @@ fn within(string: Place, reference: &str, report: &Report<'_>) -> Place {
     let typed = bytes.get(string.start..string.end).unwrap_or_default();
     let wanted = reference.as_bytes();
     match typed.windows(wanted.len()).position(|part| part == wanted) {
-        Some(offset) => Place {
-            start: string.start + offset,
-            end: string.start + offset + wanted.len(),
-            ..string
-        },
+        Some(offset) => Place { start: string.start + offset, end: string.start + offset + wanted.len(), ..string },
         None => string,
     }
 }

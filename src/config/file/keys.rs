@@ -3,8 +3,8 @@
 
 /// The keys of the file as a whole.
 pub const ROOT: &[&str] = &[
-    "include", "listener", "admin", "proxy", "reload", "log", "tracing", "timeouts", "limits",
-    "retry", "balance", "health", "server", "route", "pool",
+    "include", "listener", "admin", "proxy", "reload", "log", "tracing", "timeouts", "limits", "retry", "balance",
+    "health", "server", "route", "pool",
 ];
 /// `[[listener]]`.
 pub const LISTENER: &[&str] = &["address", "name", "tls"];
@@ -13,36 +13,15 @@ pub const ADMIN: &[&str] = &["address", "hosts"];
 /// `[proxy]`.
 pub const PROXY: &[&str] = &["trusted_proxies", "workers"];
 /// `[reload]`.
-pub const RELOAD: &[&str] = &[
-    "quiet",
-    "poll",
-    "max_removed",
-    "allow_empty",
-    "hold",
-    "state_dir",
-    "history",
-];
+pub const RELOAD: &[&str] = &["quiet", "poll", "max_removed", "allow_empty", "hold", "state_dir", "history"];
 /// `[log]`.
 pub const LOG: &[&str] = &["level", "format", "access"];
 /// `[tracing]`.
 pub const TRACING: &[&str] = &["zipkin", "otlp", "service", "sample"];
 /// `[timeouts]`.
-pub const TIMEOUTS: &[&str] = &[
-    "request_header",
-    "idle",
-    "connect",
-    "response_header",
-    "body_idle",
-    "drain",
-];
+pub const TIMEOUTS: &[&str] = &["request_header", "idle", "connect", "response_header", "body_idle", "drain"];
 /// `[limits]`.
-pub const LIMITS: &[&str] = &[
-    "header_bytes",
-    "headers",
-    "body_bytes",
-    "body_rate",
-    "connections",
-];
+pub const LIMITS: &[&str] = &["header_bytes", "headers", "body_bytes", "body_rate", "connections"];
 /// `[retry]`.
 pub const RETRY: &[&str] = &["attempts", "budget"];
 /// `[balance]`.
@@ -50,9 +29,7 @@ pub const BALANCE: &[&str] = &["algorithm", "sticky"];
 /// `[balance.sticky]`.
 pub const STICKY: &[&str] = &["cookie", "max_age"];
 /// `[health]`.
-pub const HEALTH: &[&str] = &[
-    "kind", "path", "expect", "interval", "timeout", "rise", "fall", "memory",
-];
+pub const HEALTH: &[&str] = &["kind", "path", "expect", "interval", "timeout", "rise", "fall", "memory"];
 /// `[[server]]`.
 pub const SERVER: &[&str] = &["name", "address", "weight", "enabled"];
 /// `[[route]]`.

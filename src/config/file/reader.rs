@@ -36,11 +36,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// The file as a whole.
     pub(super) fn root(table: &'a Table, report: &'a Report<'a>) -> Self {
-        let place = Place {
-            file: 0,
-            start: 0,
-            end: 0,
-        };
+        let place = Place { file: 0, start: 0, end: 0 };
         Self::new(table, keys::ROOT, String::new(), place, report)
     }
 
@@ -51,13 +47,7 @@ impl<'a> Reader<'a> {
         place: Place,
         report: &'a Report<'a>,
     ) -> Self {
-        let reader = Self {
-            table,
-            keys,
-            header,
-            place,
-            report,
-        };
+        let reader = Self { table, keys, header, place, report };
         for (key, entry) in table.iter().filter(|(key, _)| !keys.contains(key)) {
             reader.report.at(entry.key, reader.unknown(key));
         }
@@ -83,8 +73,7 @@ impl<'a> Reader<'a> {
         if self.has(key) || self.table.iter().any(|(typed, _)| meant(typed)) {
             return;
         }
-        let fault = Fault::new(format!("this {} has no `{key}`", self.header))
-            .hint(format!("add `{key} = {example}`"));
+        let fault = Fault::new(format!("this {} has no `{key}`", self.header)).hint(format!("add `{key} = {example}`"));
         self.report.at(self.place, fault);
     }
 
@@ -105,23 +94,17 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn duration(&self, key: &str, default: Duration) -> Duration {
-        self.text(key, DURATION, units::parse_duration)
-            .map_or(default, |read| read.value)
+        self.text(key, DURATION, units::parse_duration).map_or(default, |read| read.value)
     }
 
     /// A duration where none at all makes no sense.
     pub(super) fn positive(&self, key: &str, default: Duration) -> Duration {
         let parse = |text: &str| match units::parse_duration(text)? {
-            Duration::ZERO => Err(
-                Fault::new(format!("`{key}` must be longer than nothing")).hint(format!(
-                    "leave it out for {}",
-                    units::format_duration(default)
-                )),
-            ),
+            Duration::ZERO => Err(Fault::new(format!("`{key}` must be longer than nothing"))
+                .hint(format!("leave it out for {}", units::format_duration(default)))),
             value => Ok(value),
         };
-        self.text(key, DURATION, parse)
-            .map_or(default, |read| read.value)
+        self.text(key, DURATION, parse).map_or(default, |read| read.value)
     }
 
     /// A number of bytes within `range`.
@@ -134,14 +117,12 @@ impl<'a> Reader<'a> {
                 units::format_size(*range.end())
             ))),
         };
-        self.text(key, SIZE, parse)
-            .map_or(default, |read| read.value)
+        self.text(key, SIZE, parse).map_or(default, |read| read.value)
     }
 
     /// A share, 0 to 1, written in percent.
     pub(super) fn percent(&self, key: &str, default: f64) -> f64 {
-        self.text(key, PERCENT, units::parse_percent)
-            .map_or(default, |read| read.value)
+        self.text(key, PERCENT, units::parse_percent).map_or(default, |read| read.value)
     }
 
     /// One of a few words.
@@ -153,12 +134,8 @@ impl<'a> Reader<'a> {
                 Fault::new(format!("`{key}` cannot be `{text}`")).hint(suggest::hint(text, words))
             })
         };
-        let words: Vec<String> = words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect();
-        self.text(key, &words.join(" or "), parse)
-            .map_or(default, |read| read.value)
+        let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        self.text(key, &words.join(" or "), parse).map_or(default, |read| read.value)
     }
 
     /// A whole number within `range`.
@@ -172,10 +149,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         match T::try_from(number) {
-            Ok(number) if range.contains(&number) => Some(Placed {
-                value: number,
-                place: value.place,
-            }),
+            Ok(number) if range.contains(&number) => Some(Placed { value: number, place: value.place }),
             _ => {
                 let fault = Fault::new(format!("`{key}` cannot be {number}")).hint(format!(
                     "write {} to {}",
@@ -206,8 +180,7 @@ impl<'a> Reader<'a> {
             return number;
         }
         let (first, last) = range.into_inner();
-        let fault = Fault::new(format!("`{key}` cannot be {number}"))
-            .hint(format!("write {first:?} to {last:?}"));
+        let fault = Fault::new(format!("`{key}` cannot be {number}")).hint(format!("write {first:?} to {last:?}"));
         self.report.at(value.place, fault);
         default
     }
@@ -227,17 +200,11 @@ impl<'a> Reader<'a> {
 
     /// Whether the key is there as `false`, to turn off what the top level turns on.
     pub(super) fn is_false(&self, key: &str) -> bool {
-        self.entry(key)
-            .is_some_and(|entry| matches!(entry.value.kind, Kind::Boolean(false)))
+        self.entry(key).is_some_and(|entry| matches!(entry.value.kind, Kind::Boolean(false)))
     }
 
     /// An array of texts that `parse` makes something of.
-    pub(super) fn list<T>(
-        &self,
-        key: &str,
-        wanted: &str,
-        parse: impl Fn(&str) -> Result<T, Fault>,
-    ) -> Vec<T> {
+    pub(super) fn list<T>(&self, key: &str, wanted: &str, parse: impl Fn(&str) -> Result<T, Fault>) -> Vec<T> {
         let Some(Entry { value, .. }) = self.entry(key) else {
             return Vec::new();
         };
@@ -245,11 +212,7 @@ impl<'a> Reader<'a> {
             self.mistyped(key, wanted, value);
             return Vec::new();
         };
-        values
-            .iter()
-            .filter_map(|value| self.parse_text(key, wanted, value, &parse))
-            .map(|read| read.value)
-            .collect()
+        values.iter().filter_map(|value| self.parse_text(key, wanted, value, &parse)).map(|read| read.value).collect()
     }
 
     /// `[key]`; without keys if it is not there.
@@ -271,13 +234,7 @@ impl<'a> Reader<'a> {
     pub(super) fn tables(&self, key: &str, keys: &'static [&'static str]) -> Vec<Self> {
         let header = format!("[[{}]]", self.path(key));
         let read = |value: &'a Value| match &value.kind {
-            Kind::Table(table) => Some(Self::new(
-                table,
-                keys,
-                header.clone(),
-                value.place,
-                self.report,
-            )),
+            Kind::Table(table) => Some(Self::new(table, keys, header.clone(), value.place, self.report)),
             _ => {
                 self.not_a_table(key, &header, value);
                 None
@@ -285,10 +242,7 @@ impl<'a> Reader<'a> {
         };
         match self.entry(key).map(|entry| &entry.value) {
             None => Vec::new(),
-            Some(Value {
-                kind: Kind::Array(values),
-                ..
-            }) => values.iter().filter_map(read).collect(),
+            Some(Value { kind: Kind::Array(values), .. }) => values.iter().filter_map(read).collect(),
             Some(value) => {
                 if matches!(value.kind, Kind::Table(_)) {
                     self.not_a_table(key, &header, value);
@@ -299,11 +253,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Every `[key.NAME]`, with where the name stands.
-    pub(super) fn named(
-        &self,
-        key: &str,
-        keys: &'static [&'static str],
-    ) -> Vec<(Placed<&'a str>, Self)> {
+    pub(super) fn named(&self, key: &str, keys: &'static [&'static str]) -> Vec<(Placed<&'a str>, Self)> {
         let Some(Entry { value, .. }) = self.entry(key) else {
             return Vec::new();
         };
@@ -319,13 +269,7 @@ impl<'a> Reader<'a> {
                 continue;
             };
             let reader = Self::new(table, keys, header, *place, self.report);
-            tables.push((
-                Placed {
-                    value: name,
-                    place: *place,
-                },
-                reader,
-            ));
+            tables.push((Placed { value: name, place: *place }, reader));
         }
         tables
     }
@@ -347,10 +291,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         match parse(text) {
-            Ok(read) => Some(Placed {
-                value: read,
-                place: value.place,
-            }),
+            Ok(read) => Some(Placed { value: read, place: value.place }),
             Err(fault) => {
                 self.report.at(value.place, fault);
                 None
@@ -362,28 +303,23 @@ impl<'a> Reader<'a> {
         if matches!(value.kind, Kind::Broken) {
             return;
         }
-        let fault = Fault::new(format!(
-            "`{key}` must be {wanted}, not {}",
-            value.type_name()
-        ));
+        let fault = Fault::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
         let quoted = match &value.kind {
             Kind::String(text) if wanted == WHOLE_NUMBER => text.parse::<i64>().is_ok(),
             Kind::String(text) if wanted == BOOLEAN => matches!(text.as_str(), "true" | "false"),
             _ => false,
         };
         let fault = match &value.kind {
-            Kind::String(text) if quoted => {
-                fault.hint(format!("leave out the quotes: `{key} = {text}`"))
+            Kind::String(text) if quoted => fault.hint(format!("leave out the quotes: `{key} = {text}`")),
+            Kind::Integer(number) if wanted == DURATION => {
+                fault.hint(format!("write it with its unit, in quotes: `\"{number}s\"`"))
             }
-            Kind::Integer(number) if wanted == DURATION => fault.hint(format!(
-                "write it with its unit, in quotes: `\"{number}s\"`"
-            )),
-            Kind::Integer(number) if wanted == SIZE => fault.hint(format!(
-                "write it with its unit, in quotes: `\"{number}B\"`"
-            )),
-            Kind::Integer(number) if wanted == PERCENT => fault.hint(format!(
-                "write it with its sign, in quotes: `\"{number}%\"`"
-            )),
+            Kind::Integer(number) if wanted == SIZE => {
+                fault.hint(format!("write it with its unit, in quotes: `\"{number}B\"`"))
+            }
+            Kind::Integer(number) if wanted == PERCENT => {
+                fault.hint(format!("write it with its sign, in quotes: `\"{number}%\"`"))
+            }
             _ => fault,
         };
         self.report.at(value.place, fault);
@@ -394,8 +330,7 @@ impl<'a> Reader<'a> {
             return;
         }
         let fault = Fault::new(format!("`{key}` is written as {}", value.type_name()));
-        self.report
-            .at(value.place, fault.hint(format!("write `{header}`")));
+        self.report.at(value.place, fault.hint(format!("write `{header}`")));
     }
 
     fn unknown(&self, key: &str) -> Fault {
@@ -407,13 +342,9 @@ impl<'a> Reader<'a> {
         if let Some(meant) = suggest::closest(key, self.keys.iter().copied()) {
             return fault.hint(format!("did you mean `{meant}`?"));
         }
-        let elsewhere = keys::TABLES
-            .iter()
-            .find(|(table, keys)| !table.is_empty() && keys.contains(&key));
+        let elsewhere = keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys.contains(&key));
         match elsewhere {
-            Some((table, _)) if keys::ARRAYS.contains(table) => {
-                fault.hint(format!("`{key}` belongs in [[{table}]]"))
-            }
+            Some((table, _)) if keys::ARRAYS.contains(table) => fault.hint(format!("`{key}` belongs in [[{table}]]")),
             Some((table, _)) => fault.hint(format!("`{key}` belongs in [{table}]")),
             None => fault.hint(suggest::hint(key, self.keys.iter().copied())),
         }

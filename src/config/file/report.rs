@@ -95,11 +95,7 @@ impl<'a> Report<'a> {
             column: before + 1,
             message: fault.message,
             hint: fault.hint,
-            excerpt: if before < LONGEST_LINE {
-                full.chars().take(LONGEST_LINE).collect()
-            } else {
-                String::new()
-            },
+            excerpt: if before < LONGEST_LINE { full.chars().take(LONGEST_LINE).collect() } else { String::new() },
             width: meant.min(rest).max(1),
         }
     }
@@ -108,11 +104,7 @@ impl<'a> Report<'a> {
     pub(super) fn location(&self, here: Place, there: Place) -> String {
         let text = &self.texts[there.file];
         let line = text.line_of(there.start) + 1;
-        if here.file == there.file {
-            format!("on line {line}")
-        } else {
-            format!("in {}:{line}", text.path.display())
-        }
+        if here.file == there.file { format!("on line {line}") } else { format!("in {}:{line}", text.path.display()) }
     }
 
     /// All of them, in the order of the files, lines and columns.
@@ -120,15 +112,9 @@ impl<'a> Report<'a> {
         let mut found = self.found.into_inner();
         let spoilt = self.spoilt.into_inner();
         if !spoilt.is_empty() {
-            let reliable = |file, line| {
-                line > 0
-                    && !spoilt
-                        .iter()
-                        .any(|(f, lines)| *f == file && lines.contains(&line))
-            };
-            found.retain(|(file, layer, problem)| {
-                *layer == Layer::Syntax || reliable(*file, problem.line)
-            });
+            let reliable =
+                |file, line| line > 0 && !spoilt.iter().any(|(f, lines)| *f == file && lines.contains(&line));
+            found.retain(|(file, layer, problem)| *layer == Layer::Syntax || reliable(*file, problem.line));
         }
         found.sort_by_key(|(file, _, problem)| (*file, problem.line, problem.column));
         let mut problems: Vec<Problem> = found.into_iter().map(|(_, _, problem)| problem).collect();
@@ -168,10 +154,7 @@ impl<'a> Text<'a> {
 
     /// A line's bytes without its end.
     fn line(&self, line: usize) -> &'a [u8] {
-        let end = self
-            .lines
-            .get(line + 1)
-            .map_or(self.bytes.len(), |next| next - 1);
+        let end = self.lines.get(line + 1).map_or(self.bytes.len(), |next| next - 1);
         let bytes = &self.bytes[self.lines[line]..end];
         bytes.strip_suffix(b"\r").unwrap_or(bytes)
     }

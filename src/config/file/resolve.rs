@@ -27,11 +27,7 @@ pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
         timeouts: draft.timeouts,
         limits: draft.limits,
         routes: routes(draft.routes),
-        pools: draft
-            .pools
-            .into_iter()
-            .map(|(name, draft)| pool(name, draft))
-            .collect(),
+        pools: draft.pools.into_iter().map(|(name, draft)| pool(name, draft)).collect(),
     }
 }
 
@@ -49,31 +45,22 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
             continue;
         };
         let fresh = addresses.see(address.value, address.place, |first| {
-            Fault::new(format!(
-                "another listener has the address {} already, {first}",
-                address.value
-            ))
-            .hint("give this one an address of its own, or remove it")
+            Fault::new(format!("another listener has the address {} already, {first}", address.value))
+                .hint("give this one an address of its own, or remove it")
         });
         if draft.admin.address == address.value && address.value.port() != 0 {
             let fault = Fault::new(format!("[admin] listens on {} itself", address.value));
             let (place, hint) = match draft.admin_place {
                 Some(place) => (place, "give [admin] another port"),
-                None => (
-                    address.place,
-                    "take another port, or set `address` in [admin]",
-                ),
+                None => (address.place, "take another port, or set `address` in [admin]"),
             };
             report.at(place, fault.hint(hint));
         }
         // A name left out is the address, of which enough has been said.
         if let Some(name) = listener.name.as_ref().filter(|_| fresh) {
             names.see(name.value.as_str(), name.place, |first| {
-                Fault::new(format!(
-                    "another listener is named `{}` already, {first}",
-                    name.value
-                ))
-                .hint("a listener's name is in its metrics: give each its own")
+                Fault::new(format!("another listener is named `{}` already, {first}", name.value))
+                    .hint("a listener's name is in its metrics: give each its own")
             });
         }
     }
@@ -86,19 +73,14 @@ fn check_routes(draft: &Draft, report: &Report<'_>) {
         let mut fresh = true;
         if let (Some(host), Some(path)) = (&route.host, &route.path) {
             fresh = matches.see((host, path), route.place, |first| {
-                Fault::new(format!(
-                    "another route takes `{host}{path}` already, {first}"
-                ))
-                .hint("give the two different hosts or paths, or remove one")
+                Fault::new(format!("another route takes `{host}{path}` already, {first}"))
+                    .hint("give the two different hosts or paths, or remove one")
             });
         }
         if let Some(name) = route.name.as_ref().filter(|_| fresh) {
             names.see(name.value.as_str(), name.place, |first| {
-                Fault::new(format!(
-                    "another route is named `{}` already, {first}",
-                    name.value
-                ))
-                .hint("a route's name is in its metrics: give each its own")
+                Fault::new(format!("another route is named `{}` already, {first}", name.value))
+                    .hint("a route's name is in its metrics: give each its own")
             });
         }
         if let Some(pool) = &route.pool
@@ -124,11 +106,8 @@ fn check_pool(pool: &str, draft: &DraftPool, report: &Report<'_>) {
     for server in &draft.servers {
         let Some(name) = &server.name else { continue };
         names.see(name.value.as_str(), name.place, |first| {
-            Fault::new(format!(
-                "pool `{pool}` has a server `{}` already, {first}",
-                name.value
-            ))
-            .hint("a server's name is unique in its pool")
+            Fault::new(format!("pool `{pool}` has a server `{}` already, {first}", name.value))
+                .hint("a server's name is unique in its pool")
         });
     }
     let enabled = || draft.servers.iter().filter(|server| server.enabled);
@@ -137,10 +116,8 @@ fn check_pool(pool: &str, draft: &DraftPool, report: &Report<'_>) {
     {
         report.at(
             server.weight.place,
-            Fault::new(format!(
-                "every server of pool `{pool}` has weight 0, so none takes a client"
-            ))
-            .hint("give at least one a weight above 0"),
+            Fault::new(format!("every server of pool `{pool}` has weight 0, so none takes a client"))
+                .hint("give at least one a weight above 0"),
         );
     }
 }
@@ -164,17 +141,9 @@ fn check_emptiness(draft: &mut Draft, report: &Report<'_>) {
         if !empty || draft.reload.allow_empty {
             continue;
         }
-        let header = if name == DEFAULT_POOL {
-            "server".to_owned()
-        } else {
-            format!("pool.{name}.server")
-        };
-        let fault = Fault::new(format!(
-            "pool `{name}` has no server, but requests are sent to it"
-        ))
-        .hint(format!(
-            "add `[[{header}]]` with `name = \"server1\"` and `address = \"127.0.0.1:8081\"`"
-        ));
+        let header = if name == DEFAULT_POOL { "server".to_owned() } else { format!("pool.{name}.server") };
+        let fault = Fault::new(format!("pool `{name}` has no server, but requests are sent to it"))
+            .hint(format!("add `[[{header}]]` with `name = \"server1\"` and `address = \"127.0.0.1:8081\"`"));
         match place {
             Some(place) => report.at(place, fault),
             None => report.whole(fault),
@@ -182,10 +151,7 @@ fn check_emptiness(draft: &mut Draft, report: &Report<'_>) {
     }
     if wanted {
         let rules = draft.rules.clone();
-        let empty = DraftPool {
-            rules,
-            servers: Vec::new(),
-        };
+        let empty = DraftPool { rules, servers: Vec::new() };
         draft.pools.entry(DEFAULT_POOL.to_owned()).or_insert(empty);
     }
 }
@@ -198,18 +164,14 @@ struct Once<'a, K> {
 
 impl<'a, K: Eq + Hash> Once<'a, K> {
     fn new(report: &'a Report<'a>) -> Self {
-        Self {
-            seen: HashMap::new(),
-            report,
-        }
+        Self { seen: HashMap::new(), report }
     }
 
     /// Whether this is the first time.
     fn see(&mut self, key: K, place: Place, fault: impl FnOnce(String) -> Fault) -> bool {
         match self.seen.get(&key) {
             Some(first) => {
-                self.report
-                    .at(place, fault(self.report.location(place, *first)));
+                self.report.at(place, fault(self.report.location(place, *first)));
                 false
             }
             None => self.seen.insert(key, place).is_none(),
@@ -218,10 +180,7 @@ impl<'a, K: Eq + Hash> Once<'a, K> {
 }
 
 fn listener(draft: DraftListener) -> Option<Listener> {
-    Some(Listener {
-        name: draft.name?.value,
-        address: draft.address?.value,
-    })
+    Some(Listener { name: draft.name?.value, address: draft.address?.value })
 }
 
 fn routes(drafts: Vec<DraftRoute>) -> Vec<Route> {
@@ -234,12 +193,7 @@ fn routes(drafts: Vec<DraftRoute>) -> Vec<Route> {
         }];
     }
     let route = |draft: DraftRoute| {
-        Some(Route {
-            name: draft.name?.value,
-            host: draft.host?,
-            path: draft.path?,
-            pool: draft.pool?.value,
-        })
+        Some(Route { name: draft.name?.value, host: draft.host?, path: draft.path?, pool: draft.pool?.value })
     };
     drafts.into_iter().filter_map(route).collect()
 }

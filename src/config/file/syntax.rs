@@ -20,21 +20,14 @@ pub(super) fn parse(report: &Report<'_>, file: usize) -> Option<Table> {
     };
     let mut errors: Vec<Found> = errors.iter().map(|error| Found::new(text, error)).collect();
     errors.sort_by_key(|error| error.start);
-    if let Some(open) = errors
-        .iter()
-        .find(|e| e.unclosed)
-        .and_then(|_| unclosed(text, &table))
-    {
+    if let Some(open) = errors.iter().find(|e| e.unclosed).and_then(|_| unclosed(text, &table)) {
         // Whatever follows was taken for a part of it.
         errors.retain(|error| error.start < open.start);
         errors.push(open);
     }
     // One error often brings others along on its line.
     let mut last: Option<usize> = None;
-    for Found {
-        start, end, fault, ..
-    } in errors
-    {
+    for Found { start, end, fault, .. } in errors {
         if last.is_none_or(|last| text[last..start].contains('\n')) {
             report.syntax(Place { file, start, end }, fault);
             last = Some(start);
@@ -122,19 +115,12 @@ impl Found {
         } else if said.starts_with("key with no value") {
             Fault::new("a key without a value").hint("write `key = value`")
         } else if said.starts_with("unexpected key or value") {
-            Fault::new("the line goes on where it should end")
-                .hint("write one key a line, and text in quotes")
+            Fault::new("the line goes on where it should end").hint("write one key a line, and text in quotes")
         } else {
             Fault::new(said.replacen("literal string", "a string", 1))
         };
-        let unclosed = at_end(text, start)
-            && (said.starts_with("unclosed") || said.starts_with("invalid multi-line"));
-        Self {
-            start,
-            end,
-            fault,
-            unclosed,
-        }
+        let unclosed = at_end(text, start) && (said.starts_with("unclosed") || said.starts_with("invalid multi-line"));
+        Self { start, end, fault, unclosed }
     }
 }
 

@@ -11,8 +11,8 @@ use super::report::Report;
 use super::tree::{Place, Table};
 use crate::config::problem::Fault;
 use crate::config::{
-    Address, Admin, Algorithm, Balance, DEFAULT_POOL, Health, HealthKind, HostPattern, Limits, Log,
-    LogFormat, Proxy, Reload, Retry, Sticky, Timeouts, Tracing, defaults, values,
+    Address, Admin, Algorithm, Balance, DEFAULT_POOL, Health, HealthKind, HostPattern, Limits, Log, LogFormat, Proxy,
+    Reload, Retry, Sticky, Timeouts, Tracing, defaults, values,
 };
 
 /// What was read. Where a value was wrong, and that was reported, there is `None` or the default.
@@ -74,11 +74,8 @@ const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("least-connections", Algorithm::LeastConnections),
 ];
 
-const HEALTH_KINDS: [(&str, HealthKind); 3] = [
-    ("http", HealthKind::Http),
-    ("tcp", HealthKind::Tcp),
-    ("none", HealthKind::None),
-];
+const HEALTH_KINDS: [(&str, HealthKind); 3] =
+    [("http", HealthKind::Http), ("tcp", HealthKind::Tcp), ("none", HealthKind::None)];
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -90,11 +87,7 @@ pub(super) fn read(root: &Table, report: &Report<'_>) -> Draft {
     let (admin, admin_place) = admin(&root.table("admin", keys::ADMIN));
     let rules = rules(&root, &Rules::default());
     Draft {
-        listeners: root
-            .tables("listener", keys::LISTENER)
-            .iter()
-            .map(|t| listener(t, report))
-            .collect(),
+        listeners: root.tables("listener", keys::LISTENER).iter().map(|t| listener(t, report)).collect(),
         admin,
         admin_place,
         proxy: proxy(&root.table("proxy", keys::PROXY)),
@@ -103,11 +96,7 @@ pub(super) fn read(root: &Table, report: &Report<'_>) -> Draft {
         tracing: tracing(&root.table("tracing", keys::TRACING)),
         timeouts: timeouts(&root.table("timeouts", keys::TIMEOUTS)),
         limits: limits(&root.table("limits", keys::LIMITS)),
-        routes: root
-            .tables("route", keys::ROUTE)
-            .iter()
-            .map(route)
-            .collect(),
+        routes: root.tables("route", keys::ROUTE).iter().map(route).collect(),
         pools: pools(&root, &rules, report),
         rules,
     }
@@ -118,8 +107,7 @@ fn include(text: &str) -> Result<(), Fault> {
         return Err(Fault::new("an included file needs a name"));
     }
     glob::Pattern::new(text).map(drop).map_err(|error| {
-        Fault::new(format!("`{text}` is not a file or a glob: {}", error.msg))
-            .hint("write for example `conf.d/*.toml`")
+        Fault::new(format!("`{text}` is not a file or a glob: {}", error.msg)).hint("write for example `conf.d/*.toml`")
     })
 }
 
@@ -131,34 +119,21 @@ fn listener(table: &Reader<'_>, report: &Report<'_>) -> DraftListener {
     if let Some(place) = table.key_place("tls") {
         report.at(
             place,
-            Fault::new("`tls` is not supported yet")
-                .hint("leave it out, and end TLS in front of this listener"),
+            Fault::new("`tls` is not supported yet").hint("leave it out, and end TLS in front of this listener"),
         );
     }
     let name = table.text("name", "a name", values::label);
     let name = name.or_else(|| {
-        let Placed {
-            value: (_, text),
-            place,
-        } = typed.clone().filter(|_| !table.has("name"))?;
+        let Placed { value: (_, text), place } = typed.clone().filter(|_| !table.has("name"))?;
         Some(Placed { value: text, place })
     });
-    let address = typed.map(
-        |Placed {
-             value: (value, _),
-             place,
-         }| Placed { value, place },
-    );
+    let address = typed.map(|Placed { value: (value, _), place }| Placed { value, place });
     DraftListener { name, address }
 }
 
 fn admin(table: &Reader<'_>) -> (Admin, Option<Place>) {
     let default = Admin::default();
-    let address = table.text(
-        "address",
-        "an address such as \"127.0.0.1:9900\"",
-        values::listen_address,
-    );
+    let address = table.text("address", "an address such as \"127.0.0.1:9900\"", values::listen_address);
     let admin = Admin {
         address: address.as_ref().map_or(default.address, |read| read.value),
         hosts: table.list("hosts", "a list of host names", values::host_name),
@@ -170,9 +145,7 @@ fn proxy(table: &Reader<'_>) -> Proxy {
     let default = Proxy::default();
     Proxy {
         trusted_proxies: table.list("trusted_proxies", "a list of networks", values::network),
-        workers: table
-            .integer("workers", 0..=1024)
-            .map_or(default.workers, |read| read.value),
+        workers: table.integer("workers", 0..=1024).map_or(default.workers, |read| read.value),
     }
 }
 
@@ -185,12 +158,8 @@ fn reload(table: &Reader<'_>) -> Reload {
         max_removed: table.percent("max_removed", default.max_removed),
         allow_empty: table.boolean("allow_empty", default.allow_empty),
         hold: table.duration("hold", default.hold),
-        state_dir: table
-            .text("state_dir", "a directory", state_dir)
-            .map_or(default.state_dir, |read| read.value),
-        history: table
-            .integer("history", 1..=100_000)
-            .map_or(default.history, |read| read.value),
+        state_dir: table.text("state_dir", "a directory", state_dir).map_or(default.state_dir, |read| read.value),
+        history: table.integer("history", 1..=100_000).map_or(default.history, |read| read.value),
     }
 }
 
@@ -207,17 +176,11 @@ fn log(table: &Reader<'_>) -> Log {
 
 fn tracing(table: &Reader<'_>) -> Tracing {
     let default = Tracing::default();
-    let collector = |key| {
-        table
-            .text(key, "a URL", values::collector)
-            .and_then(|read| read.value)
-    };
+    let collector = |key| table.text(key, "a URL", values::collector).and_then(|read| read.value);
     Tracing {
         zipkin: collector("zipkin"),
         otlp: collector("otlp"),
-        service: table
-            .text("service", "a name", values::label)
-            .map_or(default.service, |read| read.value),
+        service: table.text("service", "a name", values::label).map_or(default.service, |read| read.value),
         sample: table.number("sample", 0.0..=1.0, default.sample),
     }
 }
@@ -238,23 +201,15 @@ fn limits(table: &Reader<'_>) -> Limits {
     let default = Limits::default();
     Limits {
         header_bytes: table.size("header_bytes", 256..=16 << 20, default.header_bytes),
-        headers: table
-            .integer("headers", 1..=10_000)
-            .map_or(default.headers, |read| read.value),
+        headers: table.integer("headers", 1..=10_000).map_or(default.headers, |read| read.value),
         body_bytes: table.size("body_bytes", 0..=u64::MAX, default.body_bytes),
         body_rate: table.size("body_rate", 0..=1 << 30, default.body_rate),
-        connections: table
-            .integer("connections", 0..=10_000_000)
-            .map_or(default.connections, |read| read.value),
+        connections: table.integer("connections", 0..=10_000_000).map_or(default.connections, |read| read.value),
     }
 }
 
 fn route(table: &Reader<'_>) -> DraftRoute {
-    let host = table.text(
-        "host",
-        "a host such as \"api.example.com\"",
-        values::host_pattern,
-    );
+    let host = table.text("host", "a host such as \"api.example.com\"", values::host_pattern);
     let host = unless_wrong(table.has("host"), host, HostPattern::Any);
     let path = table.text("path", "a path such as \"/v1\"", values::route_path);
     let path = unless_wrong(table.has("path"), path, "/".to_owned());
@@ -263,19 +218,10 @@ fn route(table: &Reader<'_>) -> DraftRoute {
     let place = table.place();
     let name = match (table.has("name"), &host, &path) {
         (true, ..) => table.text("name", "a name", values::label),
-        (false, Some(host), Some(path)) => Some(Placed {
-            value: format!("{host}{path}"),
-            place,
-        }),
+        (false, Some(host), Some(path)) => Some(Placed { value: format!("{host}{path}"), place }),
         _ => None,
     };
-    DraftRoute {
-        name,
-        host,
-        path,
-        pool,
-        place,
-    }
+    DraftRoute { name, host, path, pool, place }
 }
 
 /// The default holds for what is left out, not for what is there and wrong.
@@ -329,17 +275,12 @@ fn balance(table: &Reader<'_>, base: &Balance) -> Balance {
     } else {
         base.sticky.clone()
     };
-    Balance {
-        algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm),
-        sticky,
-    }
+    Balance { algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm), sticky }
 }
 
 fn health(table: &Reader<'_>, base: &Health) -> Health {
     let count = |key, default| {
-        let read = table
-            .integer(key, 1..=1000)
-            .and_then(|read| NonZeroU32::new(read.value));
+        let read = table.integer(key, 1..=1000).and_then(|read| NonZeroU32::new(read.value));
         read.unwrap_or(default)
     };
     let optional_path = |text: &str| match text {
@@ -352,11 +293,7 @@ fn health(table: &Reader<'_>, base: &Health) -> Health {
             .text("path", "a path such as \"/health\"", values::absolute_path)
             .map_or_else(|| base.path.clone(), |read| read.value),
         expect: table
-            .text(
-                "expect",
-                "statuses such as \"200-399\"",
-                values::status_ranges,
-            )
+            .text("expect", "statuses such as \"200-399\"", values::status_ranges)
             .map_or_else(|| base.expect.clone(), |read| read.value),
         interval: table.positive("interval", base.interval),
         timeout: table.positive("timeout", base.timeout),
@@ -370,19 +307,13 @@ fn health(table: &Reader<'_>, base: &Health) -> Health {
 
 fn retry(table: &Reader<'_>, base: &Retry) -> Retry {
     Retry {
-        attempts: table
-            .integer("attempts", 0..=100)
-            .map_or(base.attempts, |read| read.value),
+        attempts: table.integer("attempts", 0..=100).map_or(base.attempts, |read| read.value),
         budget: table.percent("budget", base.budget),
     }
 }
 
 fn servers(table: &Reader<'_>) -> Vec<DraftServer> {
-    table
-        .tables("server", keys::SERVER)
-        .iter()
-        .map(server)
-        .collect()
+    table.tables("server", keys::SERVER).iter().map(server).collect()
 }
 
 fn server(table: &Reader<'_>) -> DraftServer {
@@ -391,13 +322,8 @@ fn server(table: &Reader<'_>) -> DraftServer {
     let address = "an address such as \"127.0.0.1:8081\"";
     DraftServer {
         name: table.text("name", "a name", values::name),
-        address: table
-            .text("address", address, values::server_address)
-            .map(|read| read.value),
-        weight: table.integer("weight", 0..=1000).unwrap_or(Placed {
-            value: defaults::WEIGHT,
-            place: table.place(),
-        }),
+        address: table.text("address", address, values::server_address).map(|read| read.value),
+        weight: table.integer("weight", 0..=1000).unwrap_or(Placed { value: defaults::WEIGHT, place: table.place() }),
         enabled: table.boolean("enabled", true),
     }
 }

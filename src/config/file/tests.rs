@@ -57,23 +57,12 @@ fn a_pool_takes_what_it_leaves_out_key_by_key() {
         attempts = 1"
     ));
     let pool = |name: &str| config.pool(name).expect(name).clone();
-    let sticky = |hours: u64| {
-        Some(Sticky {
-            cookie: "c".to_owned(),
-            max_age: Duration::from_secs(hours * 3600),
-        })
-    };
+    let sticky = |hours: u64| Some(Sticky { cookie: "c".to_owned(), max_age: Duration::from_secs(hours * 3600) });
     assert_eq!(pool("a").balance.algorithm, Algorithm::Random);
     assert_eq!(pool("a").balance.sticky, sticky(3));
     assert_eq!(pool("b").balance.algorithm, Algorithm::RoundRobin);
     assert_eq!(pool("b").balance.sticky, None);
-    assert_eq!(
-        pool("b").retry,
-        Retry {
-            attempts: 5,
-            budget: 0.01
-        }
-    );
+    assert_eq!(pool("b").retry, Retry { attempts: 5, budget: 0.01 });
     assert_eq!(pool("c").balance.sticky, sticky(2));
     assert_eq!(pool("default").retry.attempts, 1);
     assert_eq!(pool("default").servers.len(), 1);
@@ -96,31 +85,19 @@ fn routes_are_named_after_what_they_take() {
         name = \"rest\"
         pool = \"default\""
     ));
-    let names: Vec<&str> = config
-        .routes
-        .iter()
-        .map(|route| route.name.as_str())
-        .collect();
+    let names: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["api.example.com/v1", "*.example.com/", "rest"]);
-    assert_eq!(
-        config.routes[1].host,
-        HostPattern::Wildcard("example.com".to_owned())
-    );
+    assert_eq!(config.routes[1].host, HostPattern::Wildcard("example.com".to_owned()));
 }
 
 #[test]
 fn an_empty_pool_is_fine_only_if_the_file_says_so() {
     let empty = format!("{LISTENER}[reload]\nallow_empty = true\n");
-    assert!(
-        good(&empty)
-            .pool(DEFAULT_POOL)
-            .is_some_and(|pool| pool.servers.is_empty())
-    );
+    assert!(good(&empty).pool(DEFAULT_POOL).is_some_and(|pool| pool.servers.is_empty()));
     let problems = parse_all(&[LISTENER]).expect_err("no server");
     assert!(problems[0].contains("add `[[server]]`"), "{problems:?}");
-    let elsewhere = good(&format!(
-        "{LISTENER}[[route]]\npool = \"a\"\n[[pool.a.server]]\nname = \"a\"\naddress = \"a:${{PORT}}\""
-    ));
+    let elsewhere =
+        good(&format!("{LISTENER}[[route]]\npool = \"a\"\n[[pool.a.server]]\nname = \"a\"\naddress = \"a:${{PORT}}\""));
     assert!(elsewhere.pool(DEFAULT_POOL).is_none());
     assert_eq!(elsewhere.pools[0].servers[0].address.to_string(), "a:9001");
 }
@@ -130,69 +107,42 @@ fn included_files_add_tables_and_override_nothing() {
     let other = "[[server]]\nname = \"b\"\naddress = \"127.0.0.1:2\"\n[timeouts]\nidle = \"1s\"\n";
     let main = format!("{LISTENER}{SERVER}[timeouts]\ndrain = \"2s\"\n");
     let config = parse_all(&[&main, other]).expect("joined");
-    let names = config.pools[0]
-        .servers
-        .iter()
-        .map(|server| server.name.as_str());
+    let names = config.pools[0].servers.iter().map(|server| server.name.as_str());
     assert_eq!(names.collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(config.timeouts.idle, Duration::from_secs(1));
     assert_eq!(config.timeouts.drain, Duration::from_secs(2));
-    let again =
-        "include = []\n[timeouts]\ndrain = \"3s\"\n[[server]]\nname = \"a\"\naddress = \"x:1\"\n";
+    let again = "include = []\n[timeouts]\ndrain = \"3s\"\n[[server]]\nname = \"a\"\naddress = \"x:1\"\n";
     let problems = parse_all(&[&main, again]).expect_err("set twice");
     assert_eq!(problems.len(), 3, "{problems:?}");
-    assert!(
-        problems[0].starts_with("1.toml:1:1: an included file"),
-        "{problems:?}"
-    );
-    assert!(
-        problems[1].starts_with("1.toml:3:1: `drain` is set already, in 0.toml:7"),
-        "{problems:?}"
-    );
-    assert!(
-        problems[2].contains("has a server `a` already, in 0.toml:4"),
-        "{problems:?}"
-    );
+    assert!(problems[0].starts_with("1.toml:1:1: an included file"), "{problems:?}");
+    assert!(problems[1].starts_with("1.toml:3:1: `drain` is set already, in 0.toml:7"), "{problems:?}");
+    assert!(problems[2].contains("has a server `a` already, in 0.toml:4"), "{problems:?}");
 }
 
 #[test]
 fn includes_are_found_even_in_a_file_that_is_otherwise_bad() {
     let text = "include = [\"a.toml\",\n \"conf.d/*.toml\", 3]\n[[listner]\n";
     let found = includes(&SourceFile::new("lb.toml", text), &|_| None);
-    let patterns: Vec<&str> = found
-        .iter()
-        .map(|include| include.pattern.as_str())
-        .collect();
+    let patterns: Vec<&str> = found.iter().map(|include| include.pattern.as_str()).collect();
     assert_eq!(patterns, ["a.toml", "conf.d/*.toml"]);
     assert_eq!((found[1].place.line, found[1].place.column), (2, 2));
 }
 
 #[test]
 fn broken_tables_hide_nothing_of_the_others() {
-    let text =
-        "[[listener]]\naddress = 1.2.3.4:5\nnme = 1\n[timeouts]\nidel = 1\n[log]\nlevel = 1\n";
+    let text = "[[listener]]\naddress = 1.2.3.4:5\nnme = 1\n[timeouts]\nidel = 1\n[log]\nlevel = 1\n";
     let problems = parse_all(&[text]).expect_err("bad");
-    let lines: Vec<&str> = problems
-        .iter()
-        .filter_map(|p| p.split(':').nth(1))
-        .collect();
+    let lines: Vec<&str> = problems.iter().filter_map(|p| p.split(':').nth(1)).collect();
     assert_eq!(lines, ["2", "5", "7"], "{problems:?}");
 }
 
 #[test]
 fn what_is_never_closed_is_told_once_where_it_begins() {
-    for (text, column) in [
-        (
-            "include = [\"a\",\n[[listener]]\naddress = \"x\"\n[a]\nb = c\n",
-            11,
-        ),
-        ("x = '''abc\n\n[a]\nb = c\n", 5),
-    ] {
+    for (text, column) in
+        [("include = [\"a\",\n[[listener]]\naddress = \"x\"\n[a]\nb = c\n", 11), ("x = '''abc\n\n[a]\nb = c\n", 5)]
+    {
         let problems = parse_all(&[text]).expect_err(text);
-        assert!(
-            problems[0].starts_with(&format!("0.toml:1:{column}: this")),
-            "{problems:?}"
-        );
+        assert!(problems[0].starts_with(&format!("0.toml:1:{column}: this")), "{problems:?}");
         assert_eq!(problems.len(), 1, "{problems:?}");
     }
 }
@@ -202,11 +152,7 @@ fn problems_beyond_counting_are_counted() {
     let servers = "[[server]]\nx = 1\n".repeat(2000);
     let problems = parse_all(&[&format!("{LISTENER}{servers}")]).expect_err("bad");
     assert_eq!(problems.len(), 1001);
-    assert!(
-        problems[1000].ends_with("and 5000 more problems"),
-        "{}",
-        problems[1000]
-    );
+    assert!(problems[1000].ends_with("and 5000 more problems"), "{}", problems[1000]);
 }
 
 /// `keys.rs` is what the reader goes by; that every key in it is read shows when each gets a value
@@ -221,9 +167,7 @@ fn every_known_key_is_read() {
         };
         for key in *keys {
             let problems = parse_all(&[&format!("{header}\n{key} = 1979-05-27\n")]).expect_err(key);
-            let at = problems
-                .iter()
-                .any(|p| p.starts_with("0.toml:2:") && p.contains(&format!("`{key}`")));
+            let at = problems.iter().any(|p| p.starts_with("0.toml:2:") && p.contains(&format!("`{key}`")));
             assert!(at, "{header} {key}: {problems:?}");
         }
     }

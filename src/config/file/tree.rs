@@ -50,18 +50,12 @@ pub(super) struct Entry {
 }
 
 /// Stands for a table that is not in the file.
-pub(super) static EMPTY: Table = Table {
-    entries: BTreeMap::new(),
-};
+pub(super) static EMPTY: Table = Table { entries: BTreeMap::new() };
 
 impl Place {
     fn of<T>(file: usize, spanned: &Spanned<T>) -> Self {
         let span = spanned.span();
-        Self {
-            file,
-            start: span.start,
-            end: span.end,
-        }
+        Self { file, start: span.start, end: span.end }
     }
 }
 
@@ -70,10 +64,7 @@ impl Table {
         let entries = table
             .into_iter()
             .map(|(key, value)| {
-                let entry = Entry {
-                    key: Place::of(file, &key),
-                    value: Value::of(file, value, report),
-                };
+                let entry = Entry { key: Place::of(file, &key), value: Value::of(file, value, report) };
                 (key.into_inner().into_owned(), entry)
             })
             .collect();
@@ -85,9 +76,7 @@ impl Table {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.entries
-            .iter()
-            .map(|(key, entry)| (key.as_str(), entry))
+        self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
@@ -116,18 +105,13 @@ impl Table {
                     let old = occupied.get_mut();
                     match (&mut old.value.kind, new.value.kind) {
                         (Kind::Table(old), Kind::Table(new)) => old.merge(new, report),
-                        (Kind::Array(old), Kind::Array(new))
-                            if of_tables(old) && of_tables(&new) =>
-                        {
+                        (Kind::Array(old), Kind::Array(new)) if of_tables(old) && of_tables(&new) => {
                             old.extend(new);
                         }
                         _ => report.at(
                             new.key,
-                            Fault::new(format!(
-                                "`{name}` is set already, {}",
-                                report.location(new.key, old.key)
-                            ))
-                            .hint("set it in one of the two files"),
+                            Fault::new(format!("`{name}` is set already, {}", report.location(new.key, old.key)))
+                                .hint("set it in one of the two files"),
                         ),
                     }
                 }
@@ -145,20 +129,15 @@ impl Value {
         };
         let kind = match value.into_inner() {
             DeValue::String(text) => Kind::String(text.into_owned()),
-            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_or_else(|_| too_large(), Kind::Integer),
-            DeValue::Float(number) => number
-                .as_str()
-                .parse()
-                .map_or_else(|_| too_large(), Kind::Float),
+            DeValue::Integer(number) => {
+                i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| too_large(), Kind::Integer)
+            }
+            DeValue::Float(number) => number.as_str().parse().map_or_else(|_| too_large(), Kind::Float),
             DeValue::Boolean(value) => Kind::Boolean(value),
             DeValue::Datetime(_) => Kind::Datetime,
-            DeValue::Array(values) => Kind::Array(
-                values
-                    .into_iter()
-                    .map(|value| Self::of(file, value, report))
-                    .collect(),
-            ),
+            DeValue::Array(values) => {
+                Kind::Array(values.into_iter().map(|value| Self::of(file, value, report)).collect())
+            }
             DeValue::Table(table) => Kind::Table(Table::of(file, table, report)),
         };
         Self { place, kind }
@@ -180,7 +159,5 @@ impl Value {
 }
 
 fn of_tables(values: &[Value]) -> bool {
-    values
-        .iter()
-        .all(|value| matches!(value.kind, Kind::Table(_)))
+    values.iter().all(|value| matches!(value.kind, Kind::Table(_)))
 }

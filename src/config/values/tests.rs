@@ -108,12 +108,7 @@ fn paths() {
     table(
         route_path,
         shown,
-        &[
-            ("/", "/"),
-            ("/v1", "/v1"),
-            ("/v1/", "/v1"),
-            ("/a/b%20c/", "/a/b%20c"),
-        ],
+        &[("/", "/"), ("/v1", "/v1"), ("/v1/", "/v1"), ("/a/b%20c/", "/a/b%20c")],
         &[
             ("", "write `/`"),
             ("v1", "write `/v1`"),
@@ -127,38 +122,18 @@ fn paths() {
             ("/é", "percent-encoded"),
         ],
     );
-    table(
-        absolute_path,
-        shown,
-        &[("/health?full=1", "/health?full=1")],
-        &[("x", "`/x`")],
-    );
+    table(absolute_path, shown, &[("/health?full=1", "/health?full=1")], &[("x", "`/x`")]);
 }
 
 #[test]
 fn names_and_cookies() {
-    table(
-        name,
-        shown,
-        &[("server-1.a_b", "server-1.a_b")],
-        &[("", "empty"), ("a b", "' '")],
-    );
-    table(
-        label,
-        shown,
-        &[("*/v1", "*/v1")],
-        &[(" ", "empty"), ("a\n", "control")],
-    );
+    table(name, shown, &[("server-1.a_b", "server-1.a_b")], &[("", "empty"), ("a b", "' '")]);
+    table(label, shown, &[("*/v1", "*/v1")], &[(" ", "empty"), ("a\n", "control")]);
     table(
         cookie_name,
         shown,
         &[("lb", "lb"), ("__Host-lb", "__Host-lb")],
-        &[
-            ("", "cookie"),
-            ("a b", "spaces"),
-            ("a=b", "`=`"),
-            ("a;b", "`;`"),
-        ],
+        &[("", "cookie"), ("a b", "spaces"), ("a=b", "`=`"), ("a;b", "`;`")],
     );
 }
 
@@ -167,11 +142,7 @@ fn statuses() {
     table(
         status_ranges,
         shown,
-        &[
-            ("200-399", "200-399"),
-            ("200,204", "200, 204"),
-            ("200, 301 - 302", "200, 301-302"),
-        ],
+        &[("200-399", "200-399"), ("200,204", "200, 204"), ("200, 301 - 302", "200, 301-302")],
         &[
             ("", "100 and 599"),
             ("99", "`99`"),
@@ -189,44 +160,19 @@ fn collectors_filters_and_networks() {
     table(
         collector,
         |value| value.clone().unwrap_or_default(),
-        &[
-            ("", ""),
-            (
-                "http://127.0.0.1:9411/api/v2/spans",
-                "http://127.0.0.1:9411/api/v2/spans",
-            ),
-        ],
-        &[
-            ("127.0.0.1:9411", "http://"),
-            ("https://zipkin.example/", "TLS"),
-            ("http://", "URL"),
-            ("/api", "http://"),
-        ],
+        &[("", ""), ("http://127.0.0.1:9411/api/v2/spans", "http://127.0.0.1:9411/api/v2/spans")],
+        &[("127.0.0.1:9411", "http://"), ("https://zipkin.example/", "TLS"), ("http://", "URL"), ("/api", "http://")],
     );
     table(
         log_filter,
         shown,
-        &[
-            ("info", "info"),
-            ("WARN", "WARN"),
-            ("info,lb=debug", "info,lb=debug"),
-            ("lb", "lb"),
-        ],
-        &[
-            ("", "write"),
-            ("inof", "did you mean `info`?"),
-            ("info,lb=loud", "write"),
-            ("a=b=c", "write"),
-        ],
+        &[("info", "info"), ("WARN", "WARN"), ("info,lb=debug", "info,lb=debug"), ("lb", "lb")],
+        &[("", "write"), ("inof", "did you mean `info`?"), ("info,lb=loud", "write"), ("a=b=c", "write")],
     );
     table(
         network,
         shown,
-        &[
-            ("10.1.2.3/8", "10.0.0.0/8"),
-            ("fd00::/8", "fd00::/8"),
-            ("::1", "::1/128"),
-        ],
+        &[("10.1.2.3/8", "10.0.0.0/8"), ("fd00::/8", "fd00::/8"), ("::1", "::1/128")],
         &[("10.0.0.0/33", "write"), ("home", "write")],
     );
 }

@@ -66,7 +66,7 @@ struct Admin {
     /// As configured.
     configured: std::net::SocketAddr,
     /// Dropped, it ends the serving.
-    stop: tokio::sync::oneshot::Sender<()>,
+    _stop: tokio::sync::oneshot::Sender<()>,
 }
 
 /// What the outside world asks of the process.

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod balance;
 pub mod budget;
+pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod gateway;

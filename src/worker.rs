@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -83,8 +84,20 @@ pub struct Worker {
     newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     /// The newest snapshot when it was last looked for: cloned for each request, which a count that
     /// workers share would make dear.
-    current: RefCell<Rc<Arc<Snapshot>>>,
+    current: RefCell<Rc<Current>>,
     shared: Arc<Shared>,
+}
+
+/// A snapshot as one worker's requests hold it: counted by that worker alone.
+#[derive(Debug)]
+pub struct Current(Arc<Snapshot>);
+
+impl Deref for Current {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
 }
 
 impl Crew {
@@ -218,7 +231,7 @@ impl Worker {
         spans: SpanSink,
         shared: Arc<Shared>,
     ) -> Rc<Self> {
-        let current = Rc::new(snapshot.load_full());
+        let current = Rc::new(Current(snapshot.load_full()));
         Rc::new(Self {
             index,
             upstreams: Upstreams::default(),
@@ -235,12 +248,12 @@ impl Worker {
     /// The newest snapshot. Costs a comparison while there is no newer one.
     #[inline]
     #[must_use]
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> Rc<Current> {
         let mut newest = self.newest.borrow_mut();
         let newest = newest.load();
         let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(newest, &current) {
-            *current = Rc::new(Arc::clone(newest));
+        if !Arc::ptr_eq(newest, &current.0) {
+            *current = Rc::new(Current(Arc::clone(newest)));
         }
         Rc::clone(&current)
     }

@@ -70,28 +70,15 @@ impl App {
             .and_then(|name| HeaderValue::from_str(name).ok())
             .ok_or_else(|| format!("`{name}` is no name: letters, digits, `.`, `_` and `-`"))?;
         let (healthy, requests) = (AtomicBool::new(true), AtomicU64::new(0));
-        Ok(Self {
-            name,
-            served_by,
-            healthy,
-            requests,
-            reporter,
-            closing,
-        })
+        Ok(Self { name, served_by, healthy, requests, reporter, closing })
     }
 
     /// Answers one request that came in at `local`.
-    pub(crate) async fn answer(
-        &self,
-        local: SocketAddr,
-        request: Request<Incoming>,
-    ) -> Response<Answer> {
+    pub(crate) async fn answer(&self, local: SocketAddr, request: Request<Incoming>) -> Response<Answer> {
         let route = Route::of(request.uri().path());
         let span = self.begin_span(&request, route, local);
         let mut response = self.dispatch(route, request, span.as_ref()).await;
-        response
-            .headers_mut()
-            .insert("x-served-by", self.served_by.clone());
+        response.headers_mut().insert("x-served-by", self.served_by.clone());
         // A streamed body is still to come: the span ends with the answer's head.
         if let Some(mut span) = span {
             span.tag("http.response.status_code", response.status().as_str());
@@ -100,12 +87,7 @@ impl App {
         response
     }
 
-    fn begin_span(
-        &self,
-        request: &Request<Incoming>,
-        route: Route,
-        local: SocketAddr,
-    ) -> Option<Active<'_>> {
+    fn begin_span(&self, request: &Request<Incoming>, route: Route, local: SocketAddr) -> Option<Active<'_>> {
         let reporter = self.reporter.as_ref()?;
         let parent = Parent::sampled(request.headers())?;
         let method = request.method();
@@ -122,23 +104,13 @@ impl App {
         Some(span)
     }
 
-    async fn dispatch(
-        &self,
-        route: Route,
-        request: Request<Incoming>,
-        span: Option<&Active<'_>>,
-    ) -> Response<Answer> {
+    async fn dispatch(&self, route: Route, request: Request<Incoming>, span: Option<&Active<'_>>) -> Response<Answer> {
         if !route.is_probe() {
             self.requests.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(allowed) = route.refuses(request.method()) {
-            let mut response = text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                format!("this path takes {allowed}\n"),
-            );
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static(allowed));
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allowed}\n"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             return response;
         }
         if route == Route::Echo {
@@ -167,10 +139,7 @@ impl App {
     fn set_health(&self, healthy: bool) -> Response<Answer> {
         self.healthy.store(healthy, Ordering::Relaxed);
         let does = if healthy { "passes" } else { "fails" };
-        text(
-            StatusCode::OK,
-            format!("{} {does} its health checks from now on\n", self.name),
-        )
+        text(StatusCode::OK, format!("{} {does} its health checks from now on\n", self.name))
     }
 
     fn metrics(&self) -> Response<Answer> {
@@ -178,23 +147,12 @@ impl App {
             requests: self.requests.load(Ordering::Relaxed),
             spans_dropped: self.reporter.as_ref().map(Reporter::dropped),
         });
-        typed(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            page,
-        )
+        typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
     }
 
-    async fn slow(
-        &self,
-        request: &Request<OnUpgrade>,
-        span: Option<&Active<'_>>,
-    ) -> Response<Answer> {
+    async fn slow(&self, request: &Request<OnUpgrade>, span: Option<&Active<'_>>) -> Response<Answer> {
         let Some(wait) = slowness(parameter(request, "seconds").unwrap_or("1")) else {
-            return text(
-                StatusCode::BAD_REQUEST,
-                "`seconds` is a number such as 1.5\n".to_owned(),
-            );
+            return text(StatusCode::BAD_REQUEST, "`seconds` is a number such as 1.5\n".to_owned());
         };
         let inner = span.map(|span| span.child("sleep"));
         sleep(wait).await;
@@ -208,10 +166,7 @@ impl App {
         let chunks = parameter(request, "chunks").unwrap_or("5").parse::<u32>();
         let millis = parameter(request, "ms").unwrap_or("100").parse::<u64>();
         let (Ok(chunks), Ok(millis)) = (chunks, millis) else {
-            return text(
-                StatusCode::BAD_REQUEST,
-                "`chunks` and `ms` are whole numbers\n".to_owned(),
-            );
+            return text(StatusCode::BAD_REQUEST, "`chunks` and `ms` are whole numbers\n".to_owned());
         };
         let period = Duration::from_millis(millis).min(SLOWEST);
         let lines = Lines::new(self.name.clone(), chunks.min(MOST_CHUNKS), period);
@@ -221,20 +176,15 @@ impl App {
     }
 
     fn upgrade(&self, request: Request<OnUpgrade>) -> Response<Answer> {
-        let asked = request
-            .headers()
-            .get(UPGRADE)
-            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"echo"));
+        let asked =
+            request.headers().get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"echo"));
         let mut response = if asked {
             tokio::spawn(tunnel(request.into_body(), self.closing.clone()));
             let mut response = Response::new(Answer::from(String::new()));
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             response
         } else {
-            text(
-                StatusCode::UPGRADE_REQUIRED,
-                "ask with `Upgrade: echo`\n".to_owned(),
-            )
+            text(StatusCode::UPGRADE_REQUIRED, "ask with `Upgrade: echo`\n".to_owned())
         };
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -249,12 +199,9 @@ impl App {
             let value = joined(request.headers(), field)?;
             Some((field, value))
         });
-        let json = joined(request.headers(), ACCEPT.as_str())
-            .is_some_and(|accept| accept.contains("application/json"));
+        let json = joined(request.headers(), ACCEPT.as_str()).is_some_and(|accept| accept.contains("application/json"));
         if json {
-            let seen: serde_json::Map<_, _> = seen
-                .map(|(field, value)| (field.to_owned(), value.into()))
-                .collect();
+            let seen: serde_json::Map<_, _> = seen.map(|(field, value)| (field.to_owned(), value.into())).collect();
             let page = json!({
                 "name": name,
                 "method": method.as_str(),
@@ -307,9 +254,7 @@ fn text(status: StatusCode, text: String) -> Response<Answer> {
 fn typed(status: StatusCode, kind: &'static str, page: String) -> Response<Answer> {
     let mut response = Response::new(Answer::from(page));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -321,26 +266,14 @@ fn slowness(seconds: &str) -> Option<Duration> {
 
 /// A parameter of the query as it was written.
 fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
-    let pairs = request
-        .uri()
-        .query()?
-        .split('&')
-        .filter_map(|pair| pair.split_once('='));
-    pairs
-        .filter(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-        .next()
+    let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
 }
 
 /// All values of a field in one line.
 fn joined(headers: &HeaderMap, field: &str) -> Option<String> {
-    let values = headers
-        .get_all(field)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()));
-    values
-        .map(String::from)
-        .reduce(|all, value| format!("{all}, {value}"))
+    let values = headers.get_all(field).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    values.map(String::from).reduce(|all, value| format!("{all}, {value}"))
 }
 
 #[cfg(test)]

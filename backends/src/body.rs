@@ -30,18 +30,11 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Text(text) => Pin::new(text)
-                .poll_frame(context)
-                .map_err(|never| match never {}),
+            Self::Text(text) => Pin::new(text).poll_frame(context).map_err(|never| match never {}),
             Self::Echo(body) => Pin::new(body).poll_frame(context),
-            Self::Lines(lines) => lines
-                .poll_next(context)
-                .map(|line| line.map(|line| Ok(Frame::data(line)))),
+            Self::Lines(lines) => lines.poll_next(context).map(|line| line.map(|line| Ok(Frame::data(line)))),
         }
     }
 
@@ -74,12 +67,7 @@ pub(crate) struct Lines {
 impl Lines {
     /// `count` lines that begin with `name`; the period is at least a millisecond.
     pub(crate) fn new(name: String, count: u32, period: Duration) -> Self {
-        Self {
-            name,
-            sent: 0,
-            count,
-            ticks: interval(period.max(Duration::from_millis(1))),
-        }
+        Self { name, sent: 0, count, ticks: interval(period.max(Duration::from_millis(1))) }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {

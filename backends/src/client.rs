@@ -30,9 +30,7 @@ pub async fn healthcheck(address: SocketAddr) -> io::Result<()> {
         ip => ip,
     };
     let because = |reason| io::Error::other(format!("{address} is not healthy: {reason}"));
-    let request = Request::get("/health")
-        .body(Empty::new())
-        .map_err(io::Error::other)?;
+    let request = Request::get("/health").body(Empty::new()).map_err(io::Error::other)?;
     match send(&ip.to_string(), address.port(), request).await {
         Ok(StatusCode::OK) => Ok(()),
         Ok(status) => Err(because(format!("/health answers {status}"))),
@@ -51,20 +49,13 @@ pub(crate) async fn post(
     json: Vec<u8>,
 ) -> Result<StatusCode, Box<dyn Error + Send + Sync>> {
     let request = Request::post(path)
-        .header(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )
+        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .body(Full::from(json))?;
     send(host, port, request).await
 }
 
 /// Sends one request on a connection of its own. The answer's body is not read.
-async fn send<B>(
-    host: &str,
-    port: u16,
-    mut request: Request<B>,
-) -> Result<StatusCode, Box<dyn Error + Send + Sync>>
+async fn send<B>(host: &str, port: u16, mut request: Request<B>) -> Result<StatusCode, Box<dyn Error + Send + Sync>>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -72,9 +63,7 @@ where
         true => format!("[{host}]:{port}"),
         false => format!("{host}:{port}"),
     };
-    request
-        .headers_mut()
-        .insert(header::HOST, HeaderValue::try_from(authority)?);
+    request.headers_mut().insert(header::HOST, HeaderValue::try_from(authority)?);
     let exchange = async {
         let stream = TcpStream::connect((host, port)).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

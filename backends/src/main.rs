@@ -21,12 +21,7 @@ struct Cli {
     address: SocketAddr,
 
     /// Zipkin's collector, as in http://127.0.0.1:9411/api/v2/spans; empty: no traces
-    #[arg(
-        long,
-        env = "ZIPKIN_URL",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, env = "ZIPKIN_URL", default_value = "", hide_default_value = true)]
     zipkin: String,
 
     #[command(subcommand)]
@@ -57,10 +52,7 @@ async fn main() -> ExitCode {
 
 /// Serves until SIGTERM or SIGINT, then lets open requests finish.
 async fn serve(cli: Cli) -> io::Result<()> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut options = Options::new(cli.name, cli.address);
     options.zipkin = Some(cli.zipkin).filter(|url| !url.is_empty());
     let name = options.name.clone();

@@ -16,10 +16,7 @@ pub(crate) struct Figures {
 pub(crate) fn page(figures: Figures) -> String {
     let mut page = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-        let _ = write!(
-            page,
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
-        );
+        let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
     };
     metric(
         "demo_requests_total",
@@ -28,33 +25,17 @@ pub(crate) fn page(figures: Figures) -> String {
         figures.requests,
     );
     if let Some(dropped) = figures.spans_dropped {
-        metric(
-            "demo_spans_dropped_total",
-            "counter",
-            "Spans that did not reach the collector.",
-            dropped,
-        );
+        metric("demo_spans_dropped_total", "counter", "Spans that did not reach the collector.", dropped);
     }
-    if let Some(bytes) = fs::read_to_string("/proc/self/status")
-        .ok()
-        .as_deref()
-        .and_then(resident)
-    {
-        metric(
-            "process_resident_memory_bytes",
-            "gauge",
-            "Resident memory size in bytes.",
-            bytes,
-        );
+    if let Some(bytes) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident) {
+        metric("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", bytes);
     }
     page
 }
 
 /// The resident memory in bytes out of `/proc/self/status`, which tells it in KiB.
 fn resident(status: &str) -> Option<u64> {
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -66,10 +47,7 @@ mod tests {
     #[test]
     fn reads_the_resident_memory() {
         let cases = [
-            (
-                "Name:\tx\nVmRSS:\t    5120 kB\nRssAnon:\t 1 kB\n",
-                Some(5 * 1024 * 1024),
-            ),
+            ("Name:\tx\nVmRSS:\t    5120 kB\nRssAnon:\t 1 kB\n", Some(5 * 1024 * 1024)),
             ("VmRSS:\t0 kB\n", Some(0)),
             ("VmRSS:\t5120\n", None),
             ("VmRSS:\t-1 kB\n", None),

@@ -45,12 +45,7 @@ impl Options {
     /// A server of that name at that address, untraced, with ten seconds to drain.
     #[must_use]
     pub fn new(name: impl Into<String>, address: SocketAddr) -> Self {
-        Self {
-            name: name.into(),
-            address,
-            zipkin: None,
-            drain: Duration::from_secs(10),
-        }
+        Self { name: name.into(), address, zipkin: None, drain: Duration::from_secs(10) }
     }
 }
 
@@ -72,36 +67,19 @@ impl Server {
     /// `InvalidInput` when the name or the collector's URL is not of their form; else what the
     /// system says about the address, which the message names.
     pub async fn bind(options: Options) -> io::Result<Self> {
-        let Options {
-            name,
-            address,
-            zipkin,
-            drain,
-        } = options;
+        let Options { name, address, zipkin, drain } = options;
         let invalid = |message| io::Error::new(io::ErrorKind::InvalidInput, message);
         let (reporter, exporter) = zipkin
-            .map(|url| {
-                url.parse()
-                    .map(|collector| zipkin::channel(&name, collector))
-            })
+            .map(|url| url.parse().map(|collector| zipkin::channel(&name, collector)))
             .transpose()
             .map_err(invalid)?
             .unzip();
         let (closing, closed) = watch::channel(false);
         let app = Arc::new(App::new(name, reporter, closed).map_err(invalid)?);
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         let listener = TcpListener::bind(address).await.map_err(named)?;
         let address = listener.local_addr()?;
-        Ok(Self {
-            listener,
-            address,
-            app,
-            closing,
-            exporter,
-            drain,
-        })
+        Ok(Self { listener, address, app, closing, exporter, drain })
     }
 
     /// Where it listens; the port is the real one even if 0 was asked for.
@@ -113,14 +91,7 @@ impl Server {
     /// Serves until `shutdown` ends. Returns when open requests have finished, or their time to
     /// drain is over, and the last spans are on their way.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self {
-            listener,
-            app,
-            closing,
-            exporter,
-            drain,
-            ..
-        } = self;
+        let Self { listener, app, closing, exporter, drain, .. } = self;
         let exporter = exporter.map(|exporter| tokio::spawn(exporter.run()));
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);

@@ -73,10 +73,7 @@ impl Parent {
             16 => u64::try_from(hex(span)?).ok()?,
             _ => return None,
         };
-        let parent = Self {
-            trace: TraceId(trace),
-            span: SpanId(span),
-        };
+        let parent = Self { trace: TraceId(trace), span: SpanId(span) };
         (trace != 0 && span != 0).then_some(parent)
     }
 }
@@ -92,10 +89,7 @@ fn b3_single(value: &str) -> Option<(Parent, bool)> {
 fn b3_multi<'a>(field: impl Fn(&'static str) -> Option<&'a str>) -> Option<(Parent, bool)> {
     let parent = Parent::parse(field("x-b3-traceid")?, field("x-b3-spanid")?)?;
     let debug = field("x-b3-flags") == Some("1");
-    Some((
-        parent,
-        debug || matches!(field("x-b3-sampled"), Some("1" | "true")),
-    ))
+    Some((parent, debug || matches!(field("x-b3-sampled"), Some("1" | "true"))))
 }
 
 /// `version-trace-span-flags`; later versions may add parts, version ff is none.
@@ -105,9 +99,7 @@ fn traceparent(value: &str) -> Option<(Parent, bool)> {
     hex(version)?;
     let trace = Some(parts.next()?).filter(|part| part.len() == 32)?;
     let parent = Parent::parse(trace, parts.next()?)?;
-    let flags = Some(parts.next()?)
-        .filter(|part| part.len() == 2)
-        .and_then(hex)?;
+    let flags = Some(parts.next()?).filter(|part| part.len() == 2).and_then(hex)?;
     (version != "00" || parts.next().is_none()).then_some((parent, flags & 1 == 1))
 }
 
@@ -147,10 +139,7 @@ mod tests {
             (&[("b3", &b3("-1"))], Some(&whole)),
             (&[("b3", &b3("-d"))], Some(&whole)),
             (&[("b3", &b3("-1-05e3ac9a4f6e3b90"))], Some(&whole)),
-            (
-                &[("b3", &format!("64fe8b2a57d3eff7-{SPAN}-1"))],
-                Some(&short),
-            ),
+            (&[("b3", &format!("64fe8b2a57d3eff7-{SPAN}-1"))], Some(&short)),
             (&[("b3", &b3("-0"))], None),
             (&[("b3", &b3(""))], None),
             (&[("b3", "0")], None),
@@ -158,47 +147,17 @@ mod tests {
             (&[("b3", &format!("+{}-{SPAN}-1", &TRACE[1..]))], None),
             (&[("b3", &format!("{}-{SPAN}-1", "0".repeat(32)))], None),
             (&[("b3", &format!("{TRACE}-{}-1", "0".repeat(16)))], None),
-            (
-                &[
-                    ("x-b3-traceid", TRACE),
-                    ("x-b3-spanid", SPAN),
-                    ("x-b3-sampled", "1"),
-                ],
-                Some(&whole),
-            ),
-            (
-                &[
-                    ("x-b3-traceid", TRACE),
-                    ("x-b3-spanid", SPAN),
-                    ("x-b3-flags", "1"),
-                ],
-                Some(&whole),
-            ),
-            (
-                &[
-                    ("x-b3-traceid", TRACE),
-                    ("x-b3-spanid", SPAN),
-                    ("x-b3-sampled", "0"),
-                ],
-                None,
-            ),
+            (&[("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")], Some(&whole)),
+            (&[("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-flags", "1")], Some(&whole)),
+            (&[("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-sampled", "0")], None),
             (&[("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN)], None),
             (&[("x-b3-traceid", TRACE), ("x-b3-sampled", "1")], None),
             (&[("traceparent", W3C)], Some(&whole)),
             (&[("traceparent", &W3C.replace("-01", "-00"))], None),
             (&[("traceparent", &W3C.replace("00-", "ff-"))], None),
             (&[("traceparent", &format!("{W3C}-more"))], None),
-            (
-                &[
-                    ("traceparent", &W3C.replacen("00-", "01-", 1)),
-                    ("tracestate", "a=b"),
-                ],
-                Some(&whole),
-            ),
-            (
-                &[("traceparent", &format!("00-64fe8b2a57d3eff7-{SPAN}-01"))],
-                None,
-            ),
+            (&[("traceparent", &W3C.replacen("00-", "01-", 1)), ("tracestate", "a=b")], Some(&whole)),
+            (&[("traceparent", &format!("00-64fe8b2a57d3eff7-{SPAN}-01"))], None),
             (&[("b3", &b3("-0")), ("traceparent", W3C)], None),
             (&[("b3", "nonsense"), ("traceparent", W3C)], Some(&whole)),
             (&[], None),

@@ -38,9 +38,7 @@ impl FromStr for Collector {
 
     fn from_str(url: &str) -> Result<Self, String> {
         let form = "a collector's URL looks like http://127.0.0.1:9411/api/v2/spans";
-        let uri: Uri = url
-            .parse()
-            .map_err(|error| format!("`{url}`: {error}; {form}"))?;
+        let uri: Uri = url.parse().map_err(|error| format!("`{url}`: {error}; {form}"))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         if uri.scheme() != Some(&Scheme::HTTP) || host.is_empty() {
             return Err(format!("`{url}`: {form}"));
@@ -48,10 +46,7 @@ impl FromStr for Collector {
         Ok(Self {
             host: host.to_owned(),
             port: uri.port_u16().unwrap_or(80),
-            path: uri
-                .path_and_query()
-                .map_or("/", |path| path.as_str())
-                .to_owned(),
+            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         })
     }
 }
@@ -60,19 +55,8 @@ impl FromStr for Collector {
 pub(crate) fn channel(service: &str, collector: Collector) -> (Reporter, Exporter) {
     let (sender, spans) = mpsc::channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
-    let reporter = Reporter {
-        service: service.to_owned(),
-        sender,
-        dropped: dropped.clone(),
-    };
-    (
-        reporter,
-        Exporter {
-            collector,
-            spans,
-            dropped,
-        },
-    )
+    let reporter = Reporter { service: service.to_owned(), sender, dropped: dropped.clone() };
+    (reporter, Exporter { collector, spans, dropped })
 }
 
 /// The end that requests see: it never waits.
@@ -118,9 +102,7 @@ impl<'a> Active<'a> {
         name: String,
         local_endpoint: Endpoint,
     ) -> Self {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let span = Span {
             trace_id: parent.trace,
             id: SpanId::random(),
@@ -132,19 +114,12 @@ impl<'a> Active<'a> {
             local_endpoint,
             tags: BTreeMap::new(),
         };
-        Self {
-            reporter,
-            span,
-            clock: Instant::now(),
-        }
+        Self { reporter, span, clock: Instant::now() }
     }
 
     /// Begins a part of this span.
     pub(crate) fn child(&self, name: &str) -> Self {
-        let parent = Parent {
-            trace: self.span.trace_id,
-            span: self.span.id,
-        };
+        let parent = Parent { trace: self.span.trace_id, span: self.span.id };
         let endpoint = self.span.local_endpoint.clone();
         Self::begin(self.reporter, parent, None, name.to_owned(), endpoint)
     }
@@ -186,8 +161,7 @@ impl Exporter {
             };
             let _ = timeout(LINGER, others).await;
             if !self.post(&batch).await {
-                self.dropped
-                    .fetch_add(batch.len() as u64, Ordering::Relaxed);
+                self.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
             }
             batch.clear();
         }
@@ -198,9 +172,7 @@ impl Exporter {
         let Ok(json) = serde_json::to_vec(batch) else {
             return false;
         };
-        client::post(host, *port, path, json)
-            .await
-            .is_ok_and(|status| status.is_success())
+        client::post(host, *port, path, json).await.is_ok_and(|status| status.is_success())
     }
 }
 
@@ -243,11 +215,7 @@ impl Endpoint {
             IpAddr::V4(_) => Ip::Ipv4(address.ip()),
             IpAddr::V6(_) => Ip::Ipv6(address.ip()),
         };
-        Self {
-            service_name,
-            ip,
-            port: address.port(),
-        }
+        Self { service_name, ip, port: address.port() }
     }
 }
 
@@ -269,10 +237,7 @@ mod tests {
     #[test]
     fn reads_a_collectors_url() {
         let cases = [
-            (
-                "http://127.0.0.1:9411/api/v2/spans",
-                Some(("127.0.0.1", 9411, "/api/v2/spans")),
-            ),
+            ("http://127.0.0.1:9411/api/v2/spans", Some(("127.0.0.1", 9411, "/api/v2/spans"))),
             ("http://zipkin/api?x=1", Some(("zipkin", 80, "/api?x=1"))),
             ("http://[::1]:9411", Some(("::1", 9411, "/"))),
             ("https://zipkin/api", None),

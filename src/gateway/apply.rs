@@ -32,7 +32,7 @@ impl Gateway {
                 }
                 Ok(None)
             }
-            Ok(config) => self.apply(Arc::new(config), &sources).map(Some),
+            Ok(config) => self.apply(config, &sources).map(Some),
             Err(problems) => Err(problems),
         };
         let (outcome, changes, problems) = match outcome {
@@ -53,7 +53,7 @@ impl Gateway {
     }
 
     /// The one atomic step. Before [`Gateway::publish`] nothing is visible.
-    fn apply(&mut self, config: Arc<Config>, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+    fn apply(&mut self, config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
         let problem = |error: BindError| bind_problem(&self.path, &error);
         let guarded = guards(&self.path, Some(&self.config), &config);
         if !guarded.is_empty() {
@@ -75,6 +75,7 @@ impl Gateway {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed: it takes effect with the next start");
         }
         self.registry.apply(Some(&self.config), &config, now);
+        let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         let generation = self.state.snapshot.load().generation + 1;
         self.swap(generation, sources.hash.as_str().into(), files(sources), SystemTime::now());

@@ -205,7 +205,7 @@ impl Admin {
             let _ = stopped.await;
         };
         tokio::spawn(admin::serve(socket, Arc::clone(&context), stopped));
-        Ok(Self { context, configured, stop })
+        Ok(Self { context, configured, _stop: stop })
     }
 
     /// Goes on at another address; what is open at the old one ends there.

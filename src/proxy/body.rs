@@ -14,7 +14,7 @@ use super::exchange::Exchange;
 use super::upstream::Connection;
 use super::watch::{Phase, Slot};
 use crate::config::{Limits, Timeouts};
-use crate::snapshot::Snapshot;
+use crate::worker::Current;
 
 /// What ends a body early.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -33,7 +33,7 @@ pub enum RequestBody {
 pub struct Upload {
     incoming: Incoming,
     slot: Rc<Slot>,
-    snapshot: Rc<std::sync::Arc<Snapshot>>,
+    snapshot: Rc<Current>,
     received: u64,
     progress: Rc<Cell<Progress>>,
 }
@@ -54,12 +54,7 @@ pub enum Progress {
 impl Upload {
     /// A body that `slot`'s client sends, under the limits of `snapshot`; `progress` tells how far it is.
     #[must_use]
-    pub fn new(
-        incoming: Incoming,
-        slot: Rc<Slot>,
-        snapshot: Rc<std::sync::Arc<Snapshot>>,
-        progress: Rc<Cell<Progress>>,
-    ) -> Self {
+    pub fn new(incoming: Incoming, slot: Rc<Slot>, snapshot: Rc<Current>, progress: Rc<Cell<Progress>>) -> Self {
         Self { incoming, slot, snapshot, received: 0, progress }
     }
 

@@ -17,16 +17,17 @@ use super::watch::Phase;
 use crate::method;
 use crate::pool::{Member, Pool, RetryReason};
 use crate::server::Server;
-use crate::snapshot::{RouteLive, Snapshot};
+use crate::snapshot::RouteLive;
 use crate::telemetry::access_log::Entry;
 use crate::telemetry::trace::{Side, Span};
+use crate::worker::Current;
 
 /// What is known of a request while it is under way. Dropped, it is counted, logged and traced.
 #[derive(Debug)]
 pub struct Exchange {
     client: Rc<Client>,
     /// The one snapshot that it is served by.
-    pub snapshot: Rc<Arc<Snapshot>>,
+    pub snapshot: Rc<Current>,
     started: Instant,
     started_at: SystemTime,
     /// The method, as received.

@@ -162,7 +162,10 @@ async fn exchange_with_pool(
         if failed.progress != Some(retry::Progress::NotSent) {
             tried.extend(exchange.server().map(|server| server.id));
         }
-        next = failed.unsent.or_else(|| again.clone().map(|head| Request::from_parts(head, RequestBody::Empty)));
+        next = match failed.unsent {
+            Some(unsent) => Some(*unsent),
+            None => again.clone().map(|head| Request::from_parts(head, RequestBody::Empty)),
+        };
     }
 }
 
@@ -172,7 +175,7 @@ struct Failed {
     /// How far it came; `None` when another try makes no sense.
     progress: Option<retry::Progress>,
     /// The request, if nothing of it was sent.
-    unsent: Option<Request<RequestBody>>,
+    unsent: Option<Box<Request<RequestBody>>>,
 }
 
 impl From<Failure> for Failed {
@@ -207,7 +210,11 @@ async fn attempt(
                         ConnectError::Timeout => Failure::ConnectTimeout,
                         ConnectError::Unresolved | ConnectError::Refused(_) => Failure::Unreachable,
                     };
-                    return Err(Failed { failure, progress: Some(retry::Progress::Refused), unsent: Some(request) });
+                    return Err(Failed {
+                        failure,
+                        progress: Some(retry::Progress::Refused),
+                        unsent: Some(Box::new(request)),
+                    });
                 }
             }
         }
@@ -253,7 +260,7 @@ fn no_answer(sent: SendError, progress: Progress) -> Failed {
     } else {
         Some(retry::Progress::Sent)
     };
-    Failed { failure: Failure::BadAnswer, progress: how_far, unsent }
+    Failed { failure: Failure::BadAnswer, progress: how_far, unsent: unsent.map(Box::new) }
 }
 
 /// Makes of a server's answer what the client is to see of it.

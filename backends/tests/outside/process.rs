@@ -33,55 +33,30 @@ fn serves_until_it_is_told_to_end() {
     let mut lines = BufReader::new(process.0.stderr.take().expect("stderr"));
     let mut line = String::new();
     lines.read_line(&mut line).expect("a line");
-    let address = line
-        .trim()
-        .strip_prefix("server7 listens on http://")
-        .expect("the address");
+    let address = line.trim().strip_prefix("server7 listens on http://").expect("the address");
 
-    let healthy = demo_server(&["healthcheck"])
-        .env("ADDRESS", address)
-        .status()
-        .expect("run");
+    let healthy = demo_server(&["healthcheck"]).env("ADDRESS", address).status().expect("run");
     assert_eq!(healthy.code(), Some(0));
 
     let pid = process.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill")
-            .success()
-    );
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
     assert_eq!(process.0.wait().expect("wait").code(), Some(0));
     let mut rest = String::new();
     lines.read_to_string(&mut rest).expect("read");
     assert_eq!(rest, "", "nothing more to say");
 
-    let output = demo_server(&["healthcheck", "--address", address])
-        .output()
-        .expect("run");
+    let output = demo_server(&["healthcheck", "--address", address]).output().expect("run");
     assert_eq!(output.status.code(), Some(1));
     let reason = String::from_utf8(output.stderr).expect("text");
-    assert!(
-        reason.starts_with(&format!("demo-server: {address} is not healthy: ")),
-        "{reason}"
-    );
+    assert!(reason.starts_with(&format!("demo-server: {address} is not healthy: ")), "{reason}");
 }
 
 #[test]
 fn bad_flags_are_errors() {
     let cases: [(&[&str], i32, &str); 3] = [
         (&["--address", "nowhere"], 2, "nowhere"),
-        (
-            &["--address", "127.0.0.1:0", "--name", "two words"],
-            1,
-            "`two words`",
-        ),
-        (
-            &["--address", "127.0.0.1:0", "--zipkin", "zipkin"],
-            1,
-            "`zipkin`",
-        ),
+        (&["--address", "127.0.0.1:0", "--name", "two words"], 1, "`two words`"),
+        (&["--address", "127.0.0.1:0", "--zipkin", "zipkin"], 1, "`zipkin`"),
     ];
     for (arguments, code, named) in cases {
         let output = demo_server(arguments).output().expect("run");

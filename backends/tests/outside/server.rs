@@ -18,30 +18,17 @@ async fn server1() -> Running {
 #[tokio::test]
 async fn answers_its_name_and_what_it_saw() {
     let server = server1().await;
-    let fields = [
-        ("x-forwarded-for", "192.0.2.7"),
-        ("x-request-id", "r-1"),
-        ("cookie", "secret"),
-    ];
+    let fields = [("x-forwarded-for", "192.0.2.7"), ("x-request-id", "r-1"), ("cookie", "secret")];
 
     let reply = server.get_with("/any/path?q=1", &fields).await;
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.headers["x-served-by"], "server1");
     assert_eq!(reply.body.split_whitespace().next(), Some("server1"));
     let rest: Vec<_> = reply.body.lines().skip(1).collect();
-    let expected = [
-        "GET /any/path",
-        "requests: 1",
-        "x-forwarded-for: 192.0.2.7",
-        "x-request-id: r-1",
-    ];
+    let expected = ["GET /any/path", "requests: 1", "x-forwarded-for: 192.0.2.7", "x-request-id: r-1"];
     assert_eq!(rest, expected);
 
-    let accept = [
-        fields[0],
-        fields[1],
-        ("accept", "text/html, application/json;q=0.9"),
-    ];
+    let accept = [fields[0], fields[1], ("accept", "text/html, application/json;q=0.9")];
     let reply = server.get_with("/", &accept).await;
     assert_eq!(reply.headers["content-type"], "application/json");
     let page: Value = serde_json::from_str(&reply.body).expect("JSON");
@@ -59,10 +46,7 @@ async fn health_fails_when_told_to() {
     healthcheck(server.address).await.expect("healthy");
 
     assert_eq!(server.post("/health/fail", "").await.status, StatusCode::OK);
-    assert_eq!(
-        server.get("/health").await.status,
-        StatusCode::SERVICE_UNAVAILABLE
-    );
+    assert_eq!(server.get("/health").await.status, StatusCode::SERVICE_UNAVAILABLE);
     let error = healthcheck(server.address).await.expect_err("not healthy");
     assert!(error.to_string().contains("503"), "{error}");
 
@@ -72,9 +56,7 @@ async fn health_fails_when_told_to() {
     let refused = server.get("/health/fail").await;
     assert_eq!(refused.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(refused.headers["allow"], "POST, PUT");
-    healthcheck(server.address)
-        .await
-        .expect("a GET changes nothing");
+    healthcheck(server.address).await.expect("a GET changes nothing");
 
     let address = server.address;
     soon(server.stop()).await.expect("no panic");
@@ -90,9 +72,7 @@ async fn metrics_tell_memory_and_requests() {
     let page = server.get("/metrics").await;
     assert_eq!(page.metric("demo_requests_total"), Some(2), "{page:?}");
     assert_eq!(page.metric("demo_spans_dropped_total"), None, "{page:?}");
-    let memory = page
-        .metric("process_resident_memory_bytes")
-        .expect("the memory");
+    let memory = page.metric("process_resident_memory_bytes").expect("the memory");
     assert!((1 << 20..1 << 40).contains(&memory), "{memory} bytes");
 }
 
@@ -117,27 +97,17 @@ async fn bodies_pass_through() {
     assert!(server.post("/", large).await.body.starts_with("server1\n"));
 
     let reply = server.get("/stream?chunks=3&ms=1").await;
-    assert_eq!(
-        reply.body,
-        "server1 1 of 3\nserver1 2 of 3\nserver1 3 of 3\n"
-    );
-    assert_eq!(
-        server.get("/stream?chunks=many").await.status,
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(reply.body, "server1 1 of 3\nserver1 2 of 3\nserver1 3 of 3\n");
+    assert_eq!(server.get("/stream?chunks=many").await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
 async fn upgrades_to_an_echo() {
     let server = server1().await;
-    assert_eq!(
-        server.get("/upgrade").await.status,
-        StatusCode::UPGRADE_REQUIRED
-    );
+    assert_eq!(server.get("/upgrade").await.status, StatusCode::UPGRADE_REQUIRED);
 
     let mut stream = TcpStream::connect(server.address).await.expect("connect");
-    let request =
-        "GET /upgrade HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    let request = "GET /upgrade HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("write");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -165,9 +135,7 @@ async fn open_requests_finish_and_new_ones_find_nobody() {
     let address = server.address;
     let mut open = TcpStream::connect(address).await.expect("connect");
     let idle = TcpStream::connect(address).await.expect("connect");
-    open.write_all(b"GET /stream?chunks=3&ms=50 HTTP/1.1\r\nHost: test\r\n\r\n")
-        .await
-        .expect("write");
+    open.write_all(b"GET /stream?chunks=3&ms=50 HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("write");
     soon(open.readable()).await.expect("the answer has begun");
 
     let run = server.stop();
@@ -175,9 +143,7 @@ async fn open_requests_finish_and_new_ones_find_nobody() {
     soon(open.read_to_string(&mut answer)).await.expect("read");
     assert!(answer.contains("server1 3 of 3"), "{answer}");
     soon(run).await.expect("no panic");
-    TcpStream::connect(address)
-        .await
-        .expect_err("nobody listens");
+    TcpStream::connect(address).await.expect_err("nobody listens");
     drop(idle);
 }
 
@@ -187,10 +153,7 @@ async fn a_drain_has_an_end() {
     options.drain = Duration::from_millis(50);
     let server = Running::start(options).await;
     let mut stuck = TcpStream::connect(server.address).await.expect("connect");
-    stuck
-        .write_all(b"GET /stream?chunks=2&ms=60000 HTTP/1.1\r\nHost: test\r\n\r\n")
-        .await
-        .expect("write");
+    stuck.write_all(b"GET /stream?chunks=2&ms=60000 HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("write");
     soon(stuck.readable()).await.expect("the answer has begun");
     soon(server.stop()).await.expect("no panic");
 }
@@ -198,9 +161,7 @@ async fn a_drain_has_an_end() {
 #[tokio::test]
 async fn refuses_what_it_cannot_be() {
     for name in ["", "two words", "näme", "a\nb"] {
-        let error = Server::bind(Options::new(name, ANYWHERE))
-            .await
-            .expect_err("a bad name");
+        let error = Server::bind(Options::new(name, ANYWHERE)).await.expect_err("a bad name");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}");
     }
     let mut options = Options::new("server1", ANYWHERE);
@@ -211,9 +172,7 @@ async fn refuses_what_it_cannot_be() {
 
     let taken = TcpListener::bind(ANYWHERE).await.expect("bind");
     let address = taken.local_addr().expect("an address");
-    let error = Server::bind(Options::new("server1", address))
-        .await
-        .expect_err("taken");
+    let error = Server::bind(Options::new("server1", address)).await.expect_err("taken");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }

@@ -21,8 +21,7 @@ use tokio::time::timeout;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Any free port of the loopback.
-pub(crate) const ANYWHERE: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Waits for what must not take for ever.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -44,11 +43,7 @@ impl Running {
         let run = tokio::spawn(server.run(async {
             let _ = asked.await;
         }));
-        Self {
-            address,
-            shutdown,
-            run,
-        }
+        Self { address, shutdown, run }
     }
 
     /// Asks for the end; the handle ends with the server.
@@ -69,38 +64,19 @@ impl Running {
         self.send(Method::POST, path, &[], body.into()).await
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        fields: &[(&str, &str)],
-        body: Bytes,
-    ) -> Reply {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "test");
+    async fn send(&self, method: Method, path: &str, fields: &[(&str, &str)], body: Bytes) -> Reply {
+        let mut request = Request::builder().method(method).uri(path).header("host", "test");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body)).expect("a request");
         soon(async {
             let stream = TcpStream::connect(self.address).await.expect("connect");
-            let (mut sender, connection) = client::handshake(TokioIo::new(stream))
-                .await
-                .expect("handshake");
+            let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.expect("handshake");
             tokio::spawn(connection);
-            let (head, body) = sender
-                .send_request(request)
-                .await
-                .expect("an answer")
-                .into_parts();
+            let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
             let body = body.collect().await.expect("the whole body").to_bytes();
-            Reply {
-                status: head.status,
-                headers: head.headers,
-                body: String::from_utf8(body.into()).expect("text"),
-            }
+            Reply { status: head.status, headers: head.headers, body: String::from_utf8(body.into()).expect("text") }
         })
         .await
     }
@@ -117,10 +93,7 @@ pub(crate) struct Reply {
 impl Reply {
     /// The value of a metric without labels.
     pub(crate) fn metric(&self, name: &str) -> Option<u64> {
-        let line = self
-            .body
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        let line = self.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         Some(line.parse().expect("a whole number"))
     }
 }
@@ -155,15 +128,10 @@ impl Collector {
                         Ok::<_, hyper::Error>(response)
                     }
                 });
-                tokio::spawn(
-                    server::Builder::new().serve_connection(TokioIo::new(stream), service),
-                );
+                tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self {
-            url: format!("http://{address}/api/v2/spans"),
-            spans,
-        }
+        Self { url: format!("http://{address}/api/v2/spans"), spans }
     }
 
     /// The next span that comes in.

@@ -21,11 +21,7 @@ async fn joins_a_trace_in_each_of_its_forms() {
     let w3c = format!("00-{TRACE}-{CALLER}-01");
     let forms: [&[(&str, &str)]; 3] = [
         &[("b3", &single)],
-        &[
-            ("X-B3-TraceId", TRACE),
-            ("X-B3-SpanId", CALLER),
-            ("X-B3-Sampled", "1"),
-        ],
+        &[("X-B3-TraceId", TRACE), ("X-B3-SpanId", CALLER), ("X-B3-Sampled", "1")],
         &[("traceparent", &w3c)],
     ];
     let mut collector = Collector::start().await;
@@ -53,10 +49,7 @@ async fn joins_a_trace_in_each_of_its_forms() {
 async fn leaves_what_was_not_sampled() {
     let mut collector = Collector::start().await;
     let server = traced(&collector.url).await;
-    let (single, w3c) = (
-        format!("{TRACE}-{CALLER}-0"),
-        format!("00-{TRACE}-{CALLER}-00"),
-    );
+    let (single, w3c) = (format!("{TRACE}-{CALLER}-0"), format!("00-{TRACE}-{CALLER}-00"));
     server.get("/").await;
     server.get_with("/", &[("b3", &single)]).await;
     server.get_with("/", &[("traceparent", &w3c)]).await;
@@ -69,9 +62,7 @@ async fn shows_the_depth_of_a_slow_request_and_flushes_at_the_end() {
     let mut collector = Collector::start().await;
     let server = traced(&collector.url).await;
     let w3c = format!("00-{TRACE}-{CALLER}-01");
-    server
-        .get_with("/slow?seconds=0.05", &[("traceparent", &w3c)])
-        .await;
+    server.get_with("/slow?seconds=0.05", &[("traceparent", &w3c)]).await;
     soon(server.stop()).await.expect("no panic");
 
     let spans: Vec<Value> = std::iter::from_fn(|| collector.pending()).collect();
@@ -91,21 +82,13 @@ async fn shows_the_depth_of_a_slow_request_and_flushes_at_the_end() {
 #[tokio::test]
 async fn counts_spans_that_nobody_takes() {
     let gone = TcpListener::bind(ANYWHERE).await.expect("bind");
-    let url = format!(
-        "http://{}/api/v2/spans",
-        gone.local_addr().expect("an address")
-    );
+    let url = format!("http://{}/api/v2/spans", gone.local_addr().expect("an address"));
     drop(gone);
     let server = traced(&url).await;
     let w3c = format!("00-{TRACE}-{CALLER}-01");
     server.get_with("/", &[("traceparent", &w3c)]).await;
     let counted = async {
-        while server
-            .get("/metrics")
-            .await
-            .metric("demo_spans_dropped_total")
-            != Some(1)
-        {
+        while server.get("/metrics").await.metric("demo_spans_dropped_total") != Some(1) {
             tokio::task::yield_now().await;
         }
     };

@@ -1,0 +1,69 @@
+//! `lb run`: serves until a signal says stop.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::gateway::{Ask, Gateway, StartError};
+use crate::state::State;
+
+/// What blocking calls, such as a look-up of a name, may take at the end.
+const LAST_CALLS: Duration = Duration::from_millis(100);
+
+/// Serves the configuration at `path`.
+#[must_use]
+pub fn run(path: &Path) -> ExitCode {
+    on_control_plane(serve(path))
+}
+
+/// Runs the control plane's side of a command, on this thread.
+pub(super) fn on_control_plane(command: impl Future<Output = Result<(), StartError>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return super::fail(&StartError::System(error)),
+    };
+    let result = runtime.block_on(command);
+    runtime.shutdown_timeout(LAST_CALLS);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => super::fail(&error),
+    }
+}
+
+/// Starts, and runs until a signal says stop.
+pub(super) async fn serve(path: &Path) -> Result<(), StartError> {
+    // Before anything is started, so that no signal is missed.
+    let asks = asks()?;
+    let gateway = Gateway::start(path, io::stdout()).await?;
+    count_panics(Arc::clone(gateway.state()));
+    gateway.run(asks).await;
+    Ok(())
+}
+
+/// What signals ask for.
+fn asks() -> io::Result<mpsc::Receiver<Ask>> {
+    let (send, asks) = mpsc::channel(16);
+    let signals = [
+        (SignalKind::terminate(), Ask::Stop),
+        (SignalKind::interrupt(), Ask::Stop),
+        (SignalKind::hangup(), Ask::Reload),
+    ];
+    for (kind, ask) in signals {
+        let (mut signal, send) = (signal(kind)?, send.clone());
+        tokio::spawn(async move { while signal.recv().await.is_some() && send.send(ask).await.is_ok() {} });
+    }
+    Ok(asks)
+}
+
+/// A fault ends the task it is in, which is one connection or one check. It is said and counted.
+fn count_panics(state: Arc<State>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        state.count_panic();
+        tracing::error!("a fault in lb itself ended a task: {panic}");
+    }));
+}

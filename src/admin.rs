@@ -1,1 +1,138 @@
-//! x
+//! The admin address: what the process tells people, scripts and probes. It reads and never changes anything.
+//!
+//! A request passes `host` (is it meant for this address?) and goes to its endpoint in `api`, which
+//! shows the live state in the shapes of `view`. What cannot be answered is a `refusal`.
+
+mod api;
+mod host;
+mod query;
+mod refusal;
+mod view;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::state::State;
+use crate::telemetry::metrics::Metrics;
+
+pub use api::answer;
+
+/// Connections at once; who comes then waits in the socket's queue.
+const CONNECTIONS: u32 = 128;
+/// For a request's head, and between two requests on a connection.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// Of a request's head. There is little to say in it.
+const HEAD_BYTES: usize = 16 << 10;
+/// After so long a connection takes no further request, so that none is held for ever by a client that stalls.
+const LIFETIME: Duration = Duration::from_secs(300);
+/// For the answer that is being sent when the connection is to end.
+const GRACE: Duration = Duration::from_secs(2);
+/// How much of a body that nobody wants is taken off the wire, and for how long.
+const UNWANTED: (usize, Duration) = (64 << 10, Duration::from_secs(1));
+
+/// An answer: always short enough to be made at once.
+pub type Answer = Response<Full<Bytes>>;
+
+/// What answers are made from.
+#[derive(Debug)]
+pub struct Context {
+    /// The live state.
+    pub state: Arc<State>,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+}
+
+/// Answers on `listener` until `shutdown` is there; then lets go of the listener, and returns when
+/// the last answer has been sent or cannot be in time. Which hosts are answered is read from the
+/// configuration in force at each request.
+///
+/// Must run on a tokio runtime, where it spawns a task for each connection.
+pub async fn serve(listener: TcpListener, context: Arc<Context>, shutdown: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    // Nothing is ever sent: connections wait for the sender to be gone.
+    let (open, closing) = watch::channel(());
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (slot, stream) = tokio::select! {
+            accepted = accept(&listener, &slots) => accepted,
+            () = &mut shutdown => break,
+        };
+        let (context, closing) = (Arc::clone(&context), closing.clone());
+        tokio::spawn(async move {
+            connection(stream, context, closing).await;
+            drop(slot);
+        });
+    }
+    drop((listener, open));
+    let _ = timeout(GRACE, slots.acquire_many(CONNECTIONS)).await;
+}
+
+/// The next connection, as soon as there is room for one.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, TcpStream) {
+    // The semaphore is never closed, so there is always a permit.
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // The tail of a long answer is not to wait for an acknowledgement; without this it comes all the same.
+                let _ = stream.set_nodelay(true);
+                return (slot, stream);
+            }
+            Err(error) => {
+                // As a rule there are no file descriptors left; others have to close theirs first.
+                tracing::warn!(%error, "the admin address cannot take a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch::Receiver<()>) {
+    let service = service_fn(|request| {
+        let context = Arc::clone(&context);
+        async move { Ok::<_, Infallible>(respond(request, &context).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    // A connection that fails is the client's business: nothing is lost by it.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.changed() => {}
+        () = sleep(LIFETIME) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(GRACE, connection).await;
+}
+
+async fn respond(request: Request<Incoming>, context: &Context) -> Answer {
+    let (head, body) = request.into_parts();
+    let mut answer = answer(&head, context);
+    if !body.is_end_stream() {
+        // Closing with unread bytes resets the connection, and the client may not get to see the
+        // answer. A client that waits to be asked for the body does not send it.
+        if !head.headers.contains_key(EXPECT) {
+            let _ = timeout(UNWANTED.1, Limited::new(body, UNWANTED.0).collect()).await;
+        }
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}

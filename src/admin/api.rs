@@ -1,0 +1,354 @@
+//! The endpoints: which paths there are, with which parameters, and what each answers. No sockets here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use serde_json::json;
+
+use super::query::{self, Query};
+use super::refusal::Refusal;
+use super::view::{self, Configuration, Listener, Pool, Reload, Route, Server};
+use super::{Answer, Context, host};
+use crate::pool::Status;
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// This table as OpenAPI; a test compares the two.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// What stands in an endpoint's path for a server's name.
+const NAME: &str = "{name}";
+
+const ENDPOINTS: [Endpoint; 13] = [
+    Endpoint { path: "/", parameters: None, answer: index },
+    Endpoint { path: "/health", parameters: None, answer: health },
+    Endpoint { path: "/ready", parameters: None, answer: ready },
+    Endpoint { path: "/metrics", parameters: None, answer: show_metrics },
+    Endpoint {
+        path: "/api/servers",
+        parameters: Some(&["pool", "active", "status", "limit", "after"]),
+        answer: list_servers,
+    },
+    Endpoint { path: "/api/servers/{name}", parameters: Some(&["pool"]), answer: one_server },
+    Endpoint { path: "/api/random", parameters: Some(&["pool"]), answer: random_server },
+    Endpoint { path: "/api/pools", parameters: Some(&[]), answer: list_pools },
+    Endpoint { path: "/api/routes", parameters: Some(&[]), answer: list_routes },
+    Endpoint { path: "/api/listeners", parameters: Some(&[]), answer: list_listeners },
+    Endpoint { path: "/api/config", parameters: Some(&[]), answer: show_config },
+    Endpoint { path: "/api/reloads", parameters: Some(&["limit", "after"]), answer: list_reloads },
+    Endpoint { path: "/api/openapi.json", parameters: Some(&[]), answer: openapi },
+];
+
+/// A path, and what is there.
+struct Endpoint {
+    /// As OpenAPI writes it.
+    path: &'static str,
+    /// What its query may hold; `None` where a query does not matter, as probes put things there.
+    parameters: Option<&'static [&'static str]>,
+    answer: fn(&Asked) -> Result<Answer, Refusal>,
+}
+
+/// A request that has found its endpoint.
+struct Asked<'a> {
+    context: &'a Context,
+    snapshot: &'a Snapshot,
+    /// What stood in the place of [`NAME`].
+    name: String,
+    query: Query,
+}
+
+/// Answers a request from what is known now.
+#[must_use]
+pub fn answer(request: &Parts, context: &Context) -> Answer {
+    let snapshot = context.state.snapshot.load_full();
+    let mut answer = respond(request, context, &snapshot).unwrap_or_else(Answer::from);
+    let headers = answer.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn respond(request: &Parts, context: &Context, snapshot: &Snapshot) -> Result<Answer, Refusal> {
+    host::check(request, &snapshot.config.admin.hosts)?;
+    if request.method != Method::GET && request.method != Method::HEAD {
+        return Err(read_only(snapshot));
+    }
+    let (endpoint, name) = find(request.uri.path())?;
+    let query = match endpoint.parameters {
+        Some(known) => Query::parse(request.uri.query().unwrap_or_default(), known)?,
+        None => Query::default(),
+    };
+    (endpoint.answer)(&Asked { context, snapshot, name, query })
+}
+
+fn read_only(snapshot: &Snapshot) -> Refusal {
+    let file = snapshot.files.first().map_or(Path::new("lb.toml"), |file| &file.path).display();
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!(
+            "this address only tells; to change something, edit {file}, by hand or with `lb server add`, `remove`, \
+             `enable`, `disable` or `weight`: it takes effect at once, and /api/reloads says what came of it"
+        ),
+    )
+}
+
+/// The endpoint at a path, with what stands there in the place of [`NAME`].
+fn find(path: &str) -> Result<(&'static Endpoint, String), Refusal> {
+    for endpoint in &ENDPOINTS {
+        let Some(before) = endpoint.path.strip_suffix(NAME) else {
+            if endpoint.path == path {
+                return Ok((endpoint, String::new()));
+            }
+            continue;
+        };
+        if let Some(name) = path.strip_prefix(before).filter(|name| !name.is_empty() && !name.contains('/')) {
+            let name =
+                query::decode(name).ok_or_else(|| Refusal::bad(format!("`{name}` is not percent-encoded UTF-8")))?;
+            return Ok((endpoint, name));
+        }
+    }
+    Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; / lists what there is")))
+}
+
+fn index(_: &Asked) -> Result<Answer, Refusal> {
+    let mut text = String::from("lb: what this address tells (GET and HEAD only)\n\n");
+    for Endpoint { path, parameters, .. } in &ENDPOINTS {
+        let parameters = parameters.unwrap_or_default().join("=&");
+        // Writing to a string does not fail.
+        let _ = if parameters.is_empty() { writeln!(text, "{path}") } else { writeln!(text, "{path}?{parameters}=") };
+    }
+    Ok(with_type(TEXT, text))
+}
+
+fn health(asked: &Asked) -> Result<Answer, Refusal> {
+    if asked.context.state.is_stopping() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+    }
+    json(&json!({ "generation": asked.snapshot.generation, "status": "serving" }))
+}
+
+fn ready(asked: &Asked) -> Result<Answer, Refusal> {
+    if asked.context.state.is_stopping() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+    }
+    let unready: Vec<&str> = asked.snapshot.unready().map(|pool| &*pool.live.name).collect();
+    if !unready.is_empty() {
+        let detail = format!("no server takes requests in the pools: {}", unready.join(", "));
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail).about(unready));
+    }
+    json(&json!({ "generation": asked.snapshot.generation, "status": "ready" }))
+}
+
+fn show_metrics(asked: &Asked) -> Result<Answer, Refusal> {
+    Ok(with_type(metrics::CONTENT_TYPE, asked.context.metrics.text()))
+}
+
+fn list_servers(asked: &Asked) -> Result<Answer, Refusal> {
+    let pool = asked.pool()?;
+    let active = asked.query.one_of("active", &[true, false])?;
+    let status = asked.query.one_of("status", &Status::ALL)?;
+    let limit = asked.query.limit()?;
+    let mut servers = view::servers(asked.snapshot);
+    // Before the filters, so that a server is found even if it has changed since its page was asked for.
+    if let Some(after) = asked.query.get("after")
+        && !servers.by_ref().any(|server| server.cursor() == after)
+    {
+        return Err(Refusal::bad(format!("there is no server `{after}`, or no longer; ask again without `after`")));
+    }
+    let mut servers = servers.filter(|server| {
+        pool.is_none_or(|pool| pool == server.pool)
+            && active.is_none_or(|active| active == server.is_active())
+            && status.is_none_or(|status| status == server.status)
+    });
+    let page: Vec<Server> = servers.by_ref().take(limit).collect();
+    let next = page.last().filter(|_| servers.next().is_some()).map(Server::cursor);
+    list(asked, "servers", &page, next)
+}
+
+fn one_server(asked: &Asked) -> Result<Answer, Refusal> {
+    let (name, pool) = (&*asked.name, asked.query.get("pool"));
+    let named = |server: &Server| server.name == name && pool.is_none_or(|pool| pool == server.pool);
+    let found: Vec<Server> = view::servers(asked.snapshot).filter(named).collect();
+    let Some(first) = found.first() else {
+        let place = pool.map_or_else(String::new, |pool| format!(" in a pool `{pool}`"));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no server `{name}`{place}")));
+    };
+    let mut pools: Vec<&str> = found.iter().map(|server| server.pool).collect();
+    pools.dedup();
+    if pools.len() > 1 {
+        let detail = format!("there is a `{name}` in each of the pools {}; say which by `?pool=`", pools.join(", "));
+        return Err(Refusal::new(StatusCode::CONFLICT, detail).about(pools));
+    }
+    // One that is in the file stands before its namesake that is leaving.
+    json(first)
+}
+
+fn random_server(asked: &Asked) -> Result<Answer, Refusal> {
+    let pool = asked.pool()?;
+    let takes = |server: &Server| server.is_active() && pool.is_none_or(|pool| pool == server.pool);
+    let active: Vec<Server> = view::servers(asked.snapshot).filter(takes).collect();
+    match fastrand::choice(&active) {
+        Some(server) => json(server),
+        None => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no server takes requests now")),
+    }
+}
+
+fn list_pools(asked: &Asked) -> Result<Answer, Refusal> {
+    let configured = asked.snapshot.pools.iter().take(asked.snapshot.config.pools.len());
+    list(asked, "pools", &configured.map(|pool| Pool::new(pool)).collect::<Vec<_>>(), None)
+}
+
+fn list_routes(asked: &Asked) -> Result<Answer, Refusal> {
+    let routes = asked.snapshot.config.routes.iter().zip(asked.snapshot.routes.iter());
+    list(asked, "routes", &routes.map(|(route, live)| Route::new(route, live)).collect::<Vec<_>>(), None)
+}
+
+fn list_listeners(asked: &Asked) -> Result<Answer, Refusal> {
+    let listeners = asked.context.state.listeners();
+    list(asked, "listeners", &listeners.iter().map(|listener| Listener::new(listener)).collect::<Vec<_>>(), None)
+}
+
+fn show_config(asked: &Asked) -> Result<Answer, Refusal> {
+    let rejected = !asked.context.state.reloads().last_successful();
+    json(&Configuration::new(asked.snapshot, rejected))
+}
+
+fn list_reloads(asked: &Asked) -> Result<Answer, Refusal> {
+    let limit = asked.query.limit()?;
+    let after = match asked.query.get("after") {
+        Some(given) => given.parse().map_err(|_| Refusal::bad("`after` is the number that `next` said"))?,
+        None => u64::MAX,
+    };
+    let mut reloads = view::reloads(&asked.context.state.reloads());
+    reloads.retain(|(number, _)| *number < after);
+    let next = reloads.get(limit).and_then(|_| reloads.get(limit - 1)).map(|(number, _)| number.to_string());
+    let page: Vec<Reload> = reloads.iter().take(limit).map(|(_, reload)| Reload::new(reload)).collect();
+    list(asked, "reloads", &page, next)
+}
+
+fn openapi(_: &Asked) -> Result<Answer, Refusal> {
+    Ok(with_type(JSON, OPENAPI))
+}
+
+impl<'a> Asked<'a> {
+    /// The pool that `?pool=` names.
+    fn pool(&self) -> Result<Option<&'a str>, Refusal> {
+        let pools: Vec<&str> = self.snapshot.pools.iter().map(|pool| &*pool.live.name).collect();
+        self.query.one_of("pool", &pools)
+    }
+}
+
+/// An object of one array, beside the generation and, where there is more, what `?after=` goes on from.
+fn list(
+    asked: &Asked,
+    name: &'static str,
+    entries: &[impl Serialize],
+    next: Option<String>,
+) -> Result<Answer, Refusal> {
+    #[derive(Serialize)]
+    struct List<'a, T> {
+        generation: u64,
+        #[serde(flatten)]
+        entries: BTreeMap<&'static str, &'a [T]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    }
+    json(&List { generation: asked.snapshot.generation, entries: [(name, entries)].into(), next })
+}
+
+fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
+    let mut text = serde_json::to_string(value).map_err(|error| {
+        // A path that is not UTF-8, or a clock beyond the year 9999.
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this cannot be told as JSON: {error}"))
+    })?;
+    text.push('\n');
+    Ok(with_type(JSON, text))
+}
+
+fn with_type(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn openapi_tells_of_every_path_and_parameter_and_of_no_other() {
+        let document: Value = serde_json::from_str(OPENAPI).expect("valid JSON");
+        let told = document["paths"].as_object().expect("paths").iter().map(|(path, item)| {
+            let parameters = item["get"]["parameters"].as_array().into_iter().flatten();
+            let of_query = parameters.filter(|parameter| parameter["in"] == "query");
+            let names = of_query.map(|parameter| parameter["name"].as_str().expect("a name"));
+            (path.as_str(), names.collect::<BTreeSet<_>>())
+        });
+        let known = ENDPOINTS
+            .iter()
+            .map(|endpoint| (endpoint.path, endpoint.parameters.unwrap_or_default().iter().copied().collect()));
+        assert_eq!(told.collect::<BTreeSet<_>>(), known.collect::<BTreeSet<_>>());
+    }
+
+    #[test]
+    fn openapi_refers_to_nothing_that_is_missing() {
+        fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(fields) => {
+                    found.extend(fields.get("$ref").and_then(Value::as_str));
+                    fields.values().for_each(|value| references(value, found));
+                }
+                Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document: Value = serde_json::from_str(OPENAPI).expect("valid JSON");
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(!found.is_empty());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("within the document");
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_path_leads_to_its_endpoint() {
+        let cases = [
+            ("/", Some(("/", ""))),
+            ("/health", Some(("/health", ""))),
+            ("/api/servers", Some(("/api/servers", ""))),
+            ("/api/servers/server1", Some(("/api/servers/{name}", "server1"))),
+            ("/api/servers/server%31", Some(("/api/servers/{name}", "server1"))),
+            ("/api/servers/{name}", Some(("/api/servers/{name}", "{name}"))),
+            ("/api/servers/%zz", None),
+            ("/api/servers/", None),
+            ("/api/servers/a/b", None),
+            ("/health/", None),
+            ("/Health", None),
+            ("//health", None),
+            ("/api", None),
+            ("*", None),
+            ("", None),
+        ];
+        for (path, expected) in cases {
+            let found = find(path).ok();
+            let found = found.as_ref().map(|(endpoint, name)| (endpoint.path, name.as_str()));
+            assert_eq!(found, expected, "{path}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The admin address: what the process tells people, scripts and probes. It reads and never changes anything.
 //!
-//! A request goes through [`host`] (is it meant for this address?), then to its endpoint in [`api`],
-//! which shows the live state in the shapes of [`view`]. What cannot be answered is a [`refusal`].
+//! A request passes `host` (is it meant for this address?) and goes to its endpoint in `api`, which
+//! shows the live state in the shapes of `view`. What cannot be answered is a `refusal`.
 
 mod api;
 mod host;
@@ -87,7 +87,11 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
     let slot = Arc::clone(slots).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (slot, stream),
+            Ok((stream, _)) => {
+                // The tail of a long answer is not to wait for an acknowledgement; without this it comes all the same.
+                let _ = stream.set_nodelay(true);
+                return (slot, stream);
+            }
             Err(error) => {
                 // As a rule there are no file descriptors left; others have to close theirs first.
                 tracing::warn!(%error, "the admin address cannot take a connection");

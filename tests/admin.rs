@@ -1,0 +1,473 @@
+//! The admin address: what each path answers, told from a state that is made by hand.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use lb::admin::{self, Context};
+use lb::config::{self, problem::Problem};
+use lb::health::State;
+use lb::reload::record::{Outcome, Reload};
+use lb::server::Check;
+use lb::telemetry::metrics::Metrics;
+use serde_json::{Value, json};
+
+mod support;
+use support::{Fixture, config, pool, server, three};
+
+/// What a path answers.
+fn ask(fixture: &Fixture, method: &str, target: &str) -> Response<String> {
+    let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
+    let context = Context { state: Arc::clone(&fixture.state), metrics };
+    let request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:9900").body(());
+    let (head, ()) = request.expect("a request").into_parts();
+    let (head, body) = admin::answer(&head, &context).into_parts();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let body = runtime.block_on(body.collect()).expect("no errors").to_bytes();
+    assert_eq!(head.headers["x-content-type-options"], "nosniff", "{target}");
+    assert_eq!(head.headers["cache-control"], "no-store", "{target}");
+    assert!(!head.headers.keys().any(|name| name.as_str().starts_with("access-control")), "{target}");
+    Response::from_parts(head, String::from_utf8(body.into()).expect("text"))
+}
+
+/// What a path answers as JSON, which must end its line and be of the type that goes with the status.
+fn get(fixture: &Fixture, target: &str) -> (StatusCode, Value) {
+    let answer = ask(fixture, "GET", target);
+    let expected = if answer.status().is_success() { "application/json" } else { "application/problem+json" };
+    assert_eq!(answer.headers()[CONTENT_TYPE], expected, "{target}");
+    assert!(answer.body().ends_with("}\n"), "{target}");
+    let value: Value = serde_json::from_str(answer.body()).expect("JSON");
+    if !answer.status().is_success() {
+        assert_eq!(value["status"], answer.status().as_u16());
+        assert_eq!(value["title"], answer.status().canonical_reason().expect("a known one"));
+    }
+    (answer.status(), value)
+}
+
+fn ok(fixture: &Fixture, target: &str) -> Value {
+    let (status, value) = get(fixture, target);
+    assert_eq!(status, StatusCode::OK, "{target}: {value}");
+    value
+}
+
+/// `pool/name` of each server in a list.
+fn names(list: &Value) -> Vec<String> {
+    let servers = list["servers"].as_array().expect("servers").iter();
+    servers.map(|server| [&server["pool"], &server["name"]].map(|v| v.as_str().expect("text")).join("/")).collect()
+}
+
+/// Two pools: `default` with a server of every status, `spare` with one that is up, and another `server1`.
+fn mixed() -> Fixture {
+    let spare = pool("spare", vec![server("server1", 9001, 1), server("spare1", 9002, 3)]);
+    let mut fixture = Fixture::new(config(vec![three(), spare]));
+    fixture.server("server1").counters().of(0).started.add(1);
+    fixture.edit(|config| {
+        let servers = &mut config.pools[0].servers;
+        servers[0].enabled = false;
+        servers.push(server("server4", 8084, 1));
+        servers.push(config::Server { enabled: false, ..server("server5", 8085, 1) });
+    });
+    fixture.health("server2", State::Down);
+    fixture
+}
+
+#[test]
+fn a_server_is_told_of_in_full() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let two = fixture.server("server2");
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
+    two.set_last_check(Check { at, took: Duration::from_millis(8), error: Some("connection refused".into()) });
+    two.set_memory(Some(12_345_678));
+    two.counters().of(0).started.add(5);
+    two.counters().of(1).finished.add(1);
+    two.counters().of(1).started.add(2);
+    two.counters().of(0).codes.add(200);
+    let mut told = ok(&fixture, "/api/servers/server2");
+    let since = told["since"].take();
+    assert!(humantime::parse_rfc3339(since.as_str().expect("text")).is_ok(), "{since}");
+    let expected = json!({
+        "pool": "default",
+        "name": "server2",
+        "address": "127.0.0.1:8082",
+        "weight": 3,
+        "enabled": true,
+        "status": "up",
+        "active_requests": 6,
+        "requests_total": 1,
+        "memory_bytes": 12_345_678,
+        "share": 3.0 / 11.0,
+        "last_check": {
+            "at": "2023-11-14T22:13:20.250Z", "ok": false, "error": "connection refused", "seconds": 0.008
+        },
+        "since": null,
+    });
+    assert_eq!(told, expected);
+    let told = ok(&fixture, "/api/servers/server1");
+    assert_eq!(told.get("memory_bytes"), None);
+    assert_eq!(told["last_check"], Value::Null);
+}
+
+#[test]
+fn lists_of_servers_are_filtered() {
+    let fixture = mixed();
+    let all = ["default/server1", "default/server2", "default/server3", "default/server4", "default/server5"];
+    let spare = ["spare/server1", "spare/spare1"];
+    let cases: [(&str, &[&str]); 12] = [
+        ("", &[&all[..], &spare].concat()),
+        ("?pool=default", &all),
+        ("?pool=spare", &spare),
+        ("?active=true", &["default/server3", "spare/server1", "spare/spare1"]),
+        ("?active=false", &["default/server1", "default/server2", "default/server4", "default/server5"]),
+        ("?status=up", &["default/server3", "spare/server1", "spare/spare1"]),
+        ("?status=down", &["default/server2"]),
+        ("?status=draining", &["default/server1"]),
+        ("?status=disabled", &["default/server5"]),
+        ("?status=checking", &["default/server4"]),
+        ("?active=true&pool=default", &["default/server3"]),
+        ("?status=down&pool=spare", &[]),
+    ];
+    for (query, expected) in cases {
+        let list = ok(&fixture, &format!("/api/servers{query}"));
+        assert_eq!(names(&list), expected, "{query}");
+        assert_eq!(list["generation"], 2);
+        assert_eq!(list.get("next"), None);
+    }
+}
+
+#[test]
+fn weight_zero_is_up_but_not_active() {
+    let fixture = Fixture::new(config(vec![pool("default", vec![server("a", 1, 0), server("b", 2, 1)])]));
+    assert_eq!(names(&ok(&fixture, "/api/servers?status=up")), ["default/a", "default/b"]);
+    assert_eq!(names(&ok(&fixture, "/api/servers?active=true")), ["default/b"]);
+}
+
+#[test]
+fn what_a_query_may_not_say_is_refused_with_what_it_may() {
+    let fixture = mixed();
+    let cases: [(&str, &[&str]); 9] = [
+        ("/api/servers?active=yes", &["true", "false"]),
+        ("/api/servers?status=UP", &["up", "down", "draining", "disabled", "checking"]),
+        ("/api/servers?pool=nope", &["default", "spare"]),
+        ("/api/servers?state=up", &["pool", "active", "status", "limit", "after"]),
+        ("/api/random?pool=nope", &["default", "spare"]),
+        ("/api/servers?limit=0", &[]),
+        ("/api/servers?after=default/nope/127.0.0.1:1", &[]),
+        ("/api/reloads?after=now", &[]),
+        ("/api/pools?pool=default", &[]),
+    ];
+    for (target, allowed) in cases {
+        let (status, problem) = get(&fixture, target);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{target}");
+        let told = problem["allowed"].as_array().map_or(&[][..], Vec::as_slice);
+        assert_eq!(told, allowed, "{target}");
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
+    }
+}
+
+#[test]
+fn pages_of_servers_lose_and_repeat_none() {
+    let mut fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1)])]));
+    // The old server3 stays in the list beside the new one while it drains.
+    fixture.server("server3").counters().of(0).started.add(1);
+    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 1));
+    let all = ok(&fixture, "/api/servers");
+    let expected = names(&all);
+    assert_eq!(expected.len(), 5);
+    for limit in 1..=6 {
+        let mut found = Vec::new();
+        let mut target = format!("/api/servers?limit={limit}");
+        for _ in 0..=expected.len() {
+            let page = ok(&fixture, &target);
+            found.extend(page["servers"].as_array().expect("servers").clone());
+            let Some(next) = page.get("next") else { break };
+            target = format!("/api/servers?limit={limit}&after={}", next.as_str().expect("text"));
+        }
+        assert_eq!(&Value::Array(found), &all["servers"], "{limit}");
+    }
+}
+
+#[test]
+fn a_server_is_found_by_its_name_and_pool() {
+    let fixture = mixed();
+    for (target, address) in [
+        ("/api/servers/server2", "127.0.0.1:8082"),
+        ("/api/servers/server%32", "127.0.0.1:8082"),
+        ("/api/servers/server1?pool=default", "127.0.0.1:8081"),
+        ("/api/servers/server1?pool=spare", "127.0.0.1:9001"),
+    ] {
+        assert_eq!(ok(&fixture, target)["address"], address, "{target}");
+    }
+    let (status, problem) = get(&fixture, "/api/servers/server1");
+    assert_eq!((status, &problem["pools"]), (StatusCode::CONFLICT, &json!(["default", "spare"])));
+    for target in ["/api/servers/nope", "/api/servers/server2?pool=spare", "/api/servers/server2?pool=nope"] {
+        assert_eq!(get(&fixture, target).0, StatusCode::NOT_FOUND, "{target}");
+    }
+}
+
+#[test]
+fn of_two_with_a_name_the_one_in_the_file_is_shown() {
+    let mut fixture = Fixture::new(config(vec![three()]));
+    fixture.server("server3").counters().of(0).started.add(1);
+    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 1));
+    assert_eq!(ok(&fixture, "/api/servers/server3")["address"], "127.0.0.1:8093");
+}
+
+#[test]
+fn a_random_server_is_an_active_one_each_as_likely() {
+    let fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1000)])]));
+    let mut counts = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..2000 {
+        let server = ok(&fixture, "/api/random");
+        *counts.entry(server["address"].to_string()).or_default() += 1;
+    }
+    // 500 each; the standard deviation is below 20.
+    assert!(counts.len() == 4 && counts.values().all(|count| (380..620).contains(count)), "{counts:?}");
+
+    let mut fixture = mixed();
+    for _ in 0..50 {
+        assert_eq!(ok(&fixture, "/api/random?pool=default")["name"], "server3");
+    }
+    fixture.health("server3", State::Down);
+    assert_eq!(get(&fixture, "/api/random?pool=default").0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(&fixture, "/api/random").0, StatusCode::OK);
+}
+
+#[test]
+fn readiness_is_of_every_pool_and_health_of_the_process() {
+    let mut fixture = mixed();
+    assert_eq!(ok(&fixture, "/ready"), json!({ "generation": 2, "status": "ready" }));
+    fixture.health("server3", State::Down);
+    let (status, problem) = get(&fixture, "/ready");
+    assert_eq!((status, &problem["pools"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(["default"])));
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("default")), "{problem}");
+    fixture.health("server3", State::Up);
+    // What a probe puts into the query does not matter.
+    assert_eq!(ok(&fixture, "/health?x=1"), json!({ "generation": 2, "status": "serving" }));
+    fixture.state.stop();
+    for target in ["/health", "/ready"] {
+        assert_eq!(get(&fixture, target).0, StatusCode::SERVICE_UNAVAILABLE, "{target}");
+    }
+    ok(&fixture, "/api/servers");
+}
+
+#[test]
+fn pools_and_routes_are_told_of_with_live_figures() {
+    let fixture = mixed();
+    let snapshot = fixture.state.snapshot.load_full();
+    snapshot.pools[0].live.counters.of(1).requests.add(9);
+    for (worker, status) in [(0, 200), (1, 204), (1, 404), (0, 503)] {
+        snapshot.routes[0].live.counters.of(worker).codes.add(lb::method::key(&http::Method::GET, status));
+    }
+    let told = ok(&fixture, "/api/pools");
+    let pool = json!({
+        "name": "default",
+        "algorithm": "weighted-round-robin",
+        "sticky": null,
+        "health": serde_json::to_value(&snapshot.config.pools[0].health).expect("JSON"),
+        "ready": true,
+        "holding": false,
+        "servers": { "up": 1, "down": 1, "draining": 1, "disabled": 1, "checking": 1 },
+        "active_requests": 1,
+        "requests_total": 9,
+    });
+    assert_eq!((&told["generation"], &told["pools"][0]), (&json!(2), &pool));
+    assert_eq!(told["pools"].as_array().map(Vec::len), Some(2));
+    let route = json!({
+        "name": "all",
+        "host": "*",
+        "path": "/",
+        "pool": "default",
+        "requests_total": 4,
+        "responses": { "1xx": 0, "2xx": 2, "3xx": 0, "4xx": 1, "5xx": 1, "other": 0 },
+    });
+    assert_eq!(ok(&fixture, "/api/routes"), json!({ "generation": 2, "routes": [route] }));
+}
+
+#[test]
+fn a_pool_that_is_gone_but_for_open_requests_is_told_of_by_its_servers_alone() {
+    let mut fixture = mixed();
+    fixture.server("spare1").counters().of(0).started.add(1);
+    fixture.edit(|config| config.pools.truncate(1));
+    assert_eq!(ok(&fixture, "/api/pools")["pools"].as_array().map(Vec::len), Some(1));
+    assert!(names(&ok(&fixture, "/api/servers?status=draining")).contains(&"spare/spare1".to_owned()));
+}
+
+#[test]
+fn listeners_are_told_of_where_they_listen() {
+    let fixture = mixed();
+    let listener = lb::state::ListenerLive {
+        name: "web".into(),
+        address: ([0, 0, 0, 0], 8080).into(),
+        counters: lb::counters::PerWorker::new(support::WORKERS),
+    };
+    listener.counters.of(1).opened.add(3);
+    listener.counters.of(1).closed.add(1);
+    fixture.state.set_listeners(vec![Arc::new(listener)]);
+    let expected = json!([{ "name": "web", "address": "0.0.0.0:8080", "connections": 2 }]);
+    assert_eq!(ok(&fixture, "/api/listeners")["listeners"], expected);
+}
+
+#[test]
+fn the_configuration_is_told_of_with_where_it_is_from() {
+    let mut fixture = Fixture::new(config(vec![three()]));
+    let told = ok(&fixture, "/api/config");
+    let hash = format!("{:064x}", 1);
+    assert_eq!(told["hash"], hash);
+    assert_eq!(told["files"], json!([{ "path": "lb.toml", "hash": hash }]));
+    assert_eq!(told["applied_at"], "2023-11-14T22:13:20.250Z");
+    assert_eq!((&told["state"], &told["generation"]), (&json!("current"), &json!(1)));
+    assert_eq!(told["config"]["pool"][0]["server"][2]["weight"], 6);
+
+    fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
+    assert_eq!(ok(&fixture, "/api/config")["state"], "last_good");
+    fixture.state.reloads().add(Arc::new(reload(Outcome::Applied)), 9);
+    assert_eq!(ok(&fixture, "/api/config")["state"], "current");
+    fixture.edit(|config| config.pools[0].servers = vec![server("new", 8099, 1)]);
+    assert_eq!(ok(&fixture, "/api/config")["state"], "holding");
+}
+
+fn reload(outcome: Outcome) -> Reload {
+    let problem = Problem {
+        file: "lb.toml".into(),
+        line: 3,
+        column: 1,
+        message: "unknown key `wight`".into(),
+        hint: Some("did you mean `weight`?".into()),
+        excerpt: "wight = 2".into(),
+        width: 5,
+    };
+    Reload {
+        generation: 7,
+        hash: "c0ffee".into(),
+        outcome,
+        at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_007),
+        took: Duration::from_micros(1500),
+        changes: vec!["server default/server3: weight 6 -> 2".into()],
+        problems: vec![problem],
+    }
+}
+
+#[test]
+fn reloads_are_told_of_newest_first_and_page_by_page() {
+    let fixture = Fixture::new(config(vec![three()]));
+    assert_eq!(ok(&fixture, "/api/reloads"), json!({ "generation": 1, "reloads": [] }));
+    for generation in 1..=5 {
+        fixture.state.reloads().add(Arc::new(Reload { generation, ..reload(Outcome::Rejected) }), 4);
+    }
+    let expected = json!({
+        "generation": 5,
+        "hash": "c0ffee",
+        "outcome": "rejected",
+        "at": "2023-11-14T22:13:20.007Z",
+        "seconds": 0.0015,
+        "changes": ["server default/server3: weight 6 -> 2"],
+        "problems": [{
+            "file": "lb.toml", "line": 3, "column": 1,
+            "message": "unknown key `wight`", "hint": "did you mean `weight`?",
+        }],
+    });
+    let generations = |page: &Value| {
+        let reloads = page["reloads"].as_array().expect("reloads").iter();
+        reloads.map(|reload| reload["generation"].as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    let all = ok(&fixture, "/api/reloads");
+    assert_eq!((generations(&all), &all["reloads"][0]), (vec![5, 4, 3, 2], &expected));
+    let first = ok(&fixture, "/api/reloads?limit=2");
+    assert_eq!(generations(&first), [5, 4]);
+    // What comes in meanwhile does not move the pages.
+    fixture.state.reloads().add(Arc::new(reload(Outcome::Applied)), 9);
+    let after = first["next"].as_str().expect("there is more");
+    let second = ok(&fixture, &format!("/api/reloads?limit=2&after={after}"));
+    assert_eq!((generations(&second), second.get("next")), (vec![3, 2], None));
+}
+
+#[test]
+fn what_would_change_something_is_told_how_to() {
+    let fixture = mixed();
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
+        for target in ["/api/servers", "/api/servers/server1", "/", "/nothing/here"] {
+            let answer = ask(&fixture, method, target);
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {target}");
+            assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
+            assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
+            assert!(answer.body().contains("lb.toml") && answer.body().contains("lb server add"), "{}", answer.body());
+        }
+    }
+    assert_eq!(ask(&fixture, "HEAD", "/api/servers").status(), StatusCode::OK);
+    assert_eq!(get(&fixture, "/nothing/here").0, StatusCode::NOT_FOUND);
+}
+
+#[test]
+fn the_index_and_the_metrics_are_text() {
+    let fixture = mixed();
+    let index = ask(&fixture, "GET", "/");
+    assert_eq!(index.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+    assert!(index.body().contains("\n/api/servers?pool=&active="), "{}", index.body());
+    let metrics = ask(&fixture, "GET", "/metrics");
+    assert_eq!(metrics.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
+    assert!(metrics.body().contains("\nlb_config_generation 2\n"), "{}", metrics.body());
+}
+
+#[test]
+fn openapi_describes_what_is_really_answered() {
+    let fixture = mixed();
+    fixture.server("server2").set_memory(Some(1));
+    fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
+    fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
+    let document = ok(&fixture, "/api/openapi.json");
+    let mut checked = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let schema = &item["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        if schema.is_null() {
+            continue;
+        }
+        let query = if path == "/api/servers" || path == "/api/reloads" { "?limit=1" } else { "" };
+        let path = path.replace("{name}", "server2");
+        conforms(&document, schema, &ok(&fixture, &format!("{path}{query}")), &path);
+        checked.insert(path);
+    }
+    assert_eq!(checked.len(), 11, "{checked:?}");
+    let (_, problem) = get(&fixture, "/api/servers?status=x");
+    conforms(&document, &document["components"]["schemas"]["Problem"], &problem, "problem");
+}
+
+/// Checks types, enumerations, that all required fields are there and that no other than the described is.
+fn conforms(document: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#')).expect("what is referred to");
+        return conforms(document, target, value, place);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let kinds = match &schema["type"] {
+        Value::Array(kinds) => kinds.clone(),
+        kind => vec![kind.clone()],
+    };
+    let fits = |wanted: &Value| wanted.is_null() || wanted == kind || (wanted == "number" && kind == "integer");
+    assert!(kinds.iter().any(fits), "{place}: {value} is not of {}", schema["type"]);
+    if let Some(allowed) = schema["enum"].as_array() {
+        assert!(allowed.contains(value), "{place}: {value}");
+    }
+    if let (Some(fields), Some(described)) = (value.as_object(), schema["properties"].as_object()) {
+        for required in schema["required"].as_array().into_iter().flatten() {
+            assert!(fields.contains_key(required.as_str().expect("a name")), "{place}: no {required} in {value}");
+        }
+        for (name, value) in fields {
+            let schema = described.get(name).unwrap_or_else(|| panic!("{place}: {name} is not described"));
+            conforms(document, schema, value, &format!("{place}.{name}"));
+        }
+    }
+    for value in value.as_array().into_iter().flatten().filter(|_| !schema["items"].is_null()) {
+        conforms(document, &schema["items"], value, place);
+    }
+}

@@ -1,0 +1,204 @@
+//! The admin address on a real socket: connections, limits, shutdown.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lb::admin::{self, Context};
+use lb::telemetry::metrics::Metrics;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+mod support;
+use support::{Fixture, config, three};
+
+/// Nothing here takes so long, but on a very busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const GET: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Serves `fixture` until the sender is used.
+async fn start(fixture: &Fixture) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
+    let context = Arc::new(Context { state: Arc::clone(&fixture.state), metrics });
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async {
+        if stopped.await.is_err() {
+            // The test has let go of its end.
+            pending::<()>().await;
+        }
+    };
+    (address, stop, tokio::spawn(admin::serve(listener, context, shutdown)))
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.expect("sent");
+    }
+
+    /// An answer's head, up to the empty line.
+    async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = timeout(PATIENCE, self.0.read_u8()).await.expect("in time").expect("an answer");
+            head.push(byte);
+        }
+        String::from_utf8(head).expect("text")
+    }
+
+    /// An answer with its body.
+    async fn answer(&mut self) -> (String, String) {
+        let head = self.head().await;
+        let mut body = vec![0; length(&head)];
+        timeout(PATIENCE, self.0.read_exact(&mut body)).await.expect("in time").expect("a body");
+        (head, String::from_utf8(body).expect("text"))
+    }
+
+    /// What comes until the connection ends.
+    async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.expect("in time").expect("an orderly end");
+        rest
+    }
+}
+
+fn length(head: &str) -> usize {
+    let field = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    field.expect("a length").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_and_head_is_get_without_the_body() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let (address, _stop, _) = start(&fixture).await;
+    let mut client = Client::connect(address).await;
+    client.send("GET /api/servers HTTP/1.1\r\nHost: 127.0.0.1:9900\r\n\r\n").await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && body.contains("server3"), "{head}{body}");
+    client.send("HEAD /api/servers HTTP/1.1\r\nHost: 127.0.0.1:9900\r\n\r\n").await;
+    assert_eq!(length(&client.head().await), body.len());
+    client.send(GET).await;
+    let (head, body) = client.answer().await;
+    assert!(head.contains("\r\nx-content-type-options: nosniff\r\n"), "{head}");
+    assert_eq!(body, "{\"generation\":1,\"status\":\"serving\"}\n");
+}
+
+#[tokio::test]
+async fn the_hosts_that_are_answered_are_those_of_the_configuration_in_force() {
+    let mut fixture = Fixture::new(config(vec![three()]));
+    let (address, _stop, _) = start(&fixture).await;
+    let mut client = Client::connect(address).await;
+    let request = "GET /health HTTP/1.1\r\nHost: lb.example.com\r\n\r\n";
+    client.send(request).await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("HTTP/1.1 403 ") && body.contains("hosts"), "{head}{body}");
+    fixture.edit(|config| config.admin.hosts.push("lb.example.com".into()));
+    client.send(request).await;
+    assert!(client.answer().await.0.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_body_is_not_waited_for_and_does_not_cost_the_answer() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let (address, _stop, _) = start(&fixture).await;
+    let fields = "HTTP/1.1\r\nHost: localhost\r\nContent-Length: ";
+    // Sent whole; sent whole but later than the head; announced, but sent only when asked for.
+    for (method, length, more, sent) in
+        [("POST", 60_000, "", 60_000), ("GET", 2, "", 2), ("PUT", 1 << 20, "Expect: 100-continue\r\n", 0)]
+    {
+        let mut client = Client::connect(address).await;
+        client.send(&format!("{method} /health {fields}{length}\r\n{more}\r\n")).await;
+        client.send(&"x".repeat(sent)).await;
+        let (head, _) = client.answer().await;
+        let expected = if method == "GET" { "HTTP/1.1 200 " } else { "HTTP/1.1 405 " };
+        assert!(head.starts_with(expected) && head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert_eq!(client.rest().await, b"", "{method}");
+    }
+    // A body that never comes.
+    let mut client = Client::connect(address).await;
+    client.send(&format!("POST /health {fields}10\r\n\r\n")).await;
+    assert!(client.answer().await.0.starts_with("HTTP/1.1 405 "));
+    client.rest().await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_400_and_the_next_client_is_served() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let (address, _stop, _) = start(&fixture).await;
+    for nonsense in ["\r\n\r\nnonsense\r\n\r\n", "GET /health HTTP/1.1\r\nHost : x\r\n\r\n", "\u{16}\u{3}\u{1}\r\n\r\n"]
+    {
+        let mut client = Client::connect(address).await;
+        client.send(nonsense).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 400 "), "{nonsense:?}");
+    }
+    let mut client = Client::connect(address).await;
+    client.send(&format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(20_000))).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 431 "));
+    let mut client = Client::connect(address).await;
+    client.send(GET).await;
+    assert!(client.answer().await.0.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_is_let_go() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let (address, _stop, _) = start(&fixture).await;
+    let begin = Instant::now();
+    let mut silent = Client::connect(address).await;
+    let mut slow = Client::connect(address).await;
+    slow.send("GET /health HTTP/1.1\r\nHo").await;
+    silent.rest().await;
+    slow.rest().await;
+    assert!(begin.elapsed() >= Duration::from_secs(4), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn of_many_clients_the_last_waits_for_one_to_leave() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let (address, _stop, _) = start(&fixture).await;
+    let mut clients = Vec::new();
+    for _ in 0..128 {
+        let mut client = Client::connect(address).await;
+        client.send(GET).await;
+        client.answer().await;
+        clients.push(client);
+    }
+    let mut last = Client::connect(address).await;
+    last.send(GET).await;
+    assert!(timeout(Duration::from_millis(200), last.0.readable()).await.is_err(), "there was no room");
+    clients.pop();
+    assert!(last.answer().await.0.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn shutting_down_lets_idle_clients_go_and_ends_soon() {
+    let fixture = Fixture::new(config(vec![three()]));
+    let (address, stop, served) = start(&fixture).await;
+    let mut idle = Client::connect(address).await;
+    idle.send(GET).await;
+    idle.answer().await;
+    let mut fresh = Client::connect(address).await;
+    let mut started = Client::connect(address).await;
+    started.send("GET /health HTTP/1.1\r\nHo").await;
+    // Answered, so those before have been accepted.
+    idle.send(GET).await;
+    idle.answer().await;
+    stop.send(()).expect("it serves");
+    timeout(PATIENCE, served).await.expect("in time").expect("no panic");
+    assert_eq!(idle.rest().await, b"");
+    assert_eq!(fresh.rest().await, b"");
+    drop(started);
+    assert!(TcpStream::connect(address).await.is_err(), "nothing listens any more");
+}

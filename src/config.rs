@@ -6,9 +6,11 @@
 mod defaults;
 pub mod diff;
 pub mod file;
+pub mod guard;
 pub mod problem;
 pub mod source;
 mod suggest;
+pub mod trail;
 pub mod units;
 mod values;
 pub mod watch;

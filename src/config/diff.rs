@@ -1,1 +1,241 @@
-//! To be written.
+//! What an edit changes: a pure comparison of two configurations.
+
+mod change;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::config::{Config, Server};
+
+pub use change::Change;
+
+/// All that differs, in the order of the file's sections, servers last. Listeners and routes in
+/// another order do the same, so that is no difference.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    listeners(old, new, &mut changes);
+    settings(None, &section(old), &section(new), &mut changes);
+    routes(old, new, &mut changes);
+    pools(old, new, &mut changes);
+    changes
+}
+
+/// What has changes of its own, in a configuration and in a pool.
+const SPECIAL: [&str; 5] = ["listener", "route", "pool", "server", "name"];
+
+fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    for (name, sides) in pairs(&old.listeners, &new.listeners, |listener| &listener.name) {
+        match sides {
+            Sides::Old(was) => changes.push(Change::ListenerRemoved(was.clone())),
+            Sides::New(is) => changes.push(Change::ListenerAdded(is.clone())),
+            Sides::Both(was, is) if was.address != is.address => {
+                changes.push(Change::ListenerAddress {
+                    listener: name.to_owned(),
+                    from: was.address,
+                    to: is.address,
+                });
+            }
+            Sides::Both(..) => {}
+        }
+    }
+}
+
+fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    for (name, sides) in pairs(&old.routes, &new.routes, |route| &route.name) {
+        let (was, is) = match sides {
+            Sides::Old(was) => {
+                changes.push(Change::RouteRemoved(was.clone()));
+                continue;
+            }
+            Sides::New(is) => {
+                changes.push(Change::RouteAdded(is.clone()));
+                continue;
+            }
+            Sides::Both(was, is) => (was, is),
+        };
+        let values = [
+            ("host", was.host.to_string(), is.host.to_string()),
+            ("path", was.path.clone(), is.path.clone()),
+            ("pool", was.pool.clone(), is.pool.clone()),
+        ];
+        let differ = values.into_iter().filter(|(_, from, to)| from != to);
+        changes.extend(differ.map(|(key, from, to)| Change::RouteChanged {
+            route: name.to_owned(),
+            key,
+            from,
+            to,
+        }));
+    }
+}
+
+fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    for (name, sides) in pairs(&old.pools, &new.pools, |pool| &pool.name) {
+        match sides {
+            Sides::Old(was) => {
+                changes.push(Change::PoolRemoved(name.to_owned()));
+                servers(name, &was.servers, &[], changes);
+            }
+            Sides::New(is) => {
+                changes.push(Change::PoolAdded(name.to_owned()));
+                servers(name, &[], &is.servers, changes);
+            }
+            Sides::Both(was, is) => {
+                settings(Some(name), &section(was), &section(is), changes);
+                servers(name, &was.servers, &is.servers, changes);
+            }
+        }
+    }
+}
+
+fn servers(pool: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>) {
+    let pool = || pool.to_owned();
+    let mut same_names = true;
+    for (name, sides) in pairs(old, new, |server| &server.name) {
+        let (was, is) = match sides {
+            Sides::Old(was) => {
+                same_names = false;
+                changes.push(Change::ServerRemoved {
+                    pool: pool(),
+                    server: was.clone(),
+                });
+                continue;
+            }
+            Sides::New(is) => {
+                same_names = false;
+                changes.push(Change::ServerAdded {
+                    pool: pool(),
+                    server: is.clone(),
+                });
+                continue;
+            }
+            Sides::Both(was, is) => (was, is),
+        };
+        let server = || name.to_owned();
+        if was.address != is.address {
+            let (from, to) = (was.address.clone(), is.address.clone());
+            changes.push(Change::ServerAddress {
+                pool: pool(),
+                server: server(),
+                from,
+                to,
+            });
+        }
+        if was.weight != is.weight {
+            let (from, to) = (was.weight, is.weight);
+            changes.push(Change::ServerWeight {
+                pool: pool(),
+                server: server(),
+                from,
+                to,
+            });
+        }
+        if was.enabled != is.enabled {
+            let enabled = is.enabled;
+            changes.push(Change::ServerEnabled {
+                pool: pool(),
+                server: server(),
+                enabled,
+            });
+        }
+    }
+    if same_names && old.iter().zip(new).any(|(was, is)| was.name != is.name) {
+        changes.push(Change::PoolOrder(pool()));
+    }
+}
+
+/// Every key whose value differs, found in the serialized form, so that a new key needs no code.
+fn settings(
+    pool: Option<&str>,
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    changes: &mut Vec<Change>,
+) {
+    let mut left = vec![(String::new(), old, new)];
+    while let Some((prefix, old, new)) = left.pop() {
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for key in keys {
+            let path = match prefix.as_str() {
+                "" => key.clone(),
+                prefix => format!("{prefix}.{key}"),
+            };
+            let (was, is) = (
+                old.get(key).unwrap_or(&Value::Null),
+                new.get(key).unwrap_or(&Value::Null),
+            );
+            match (was, is) {
+                (Value::Object(was), Value::Object(is)) => left.push((path, was, is)),
+                (was, is) if was != is => changes.push(Change::Setting {
+                    pool: pool.map(str::to_owned),
+                    key: path,
+                    from: words(was),
+                    to: words(is),
+                }),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn section(value: &impl Serialize) -> Map<String, Value> {
+    // A configuration is made of plain values under plain keys: it always serializes.
+    match serde_json::to_value(value) {
+        Ok(Value::Object(mut map)) => {
+            map.retain(|key, _| !SPECIAL.contains(&key.as_str()));
+            map
+        }
+        _ => Map::new(),
+    }
+}
+
+fn words(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) if text.is_empty() => "\"\"".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => {
+            let values: Vec<String> = values.iter().map(words).collect();
+            format!("[{}]", values.join(", "))
+        }
+        Value::Object(map) => {
+            let pairs: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key} {}", words(value)))
+                .collect();
+            pairs.join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Where a name is found.
+enum Sides<'a, T> {
+    Old(&'a T),
+    New(&'a T),
+    Both(&'a T, &'a T),
+}
+
+/// Every name, in the order of the alphabet.
+fn pairs<'a, T>(
+    old: &'a [T],
+    new: &'a [T],
+    name: impl Fn(&'a T) -> &'a str,
+) -> BTreeMap<&'a str, Sides<'a, T>> {
+    let mut pairs: BTreeMap<&str, Sides<'_, T>> = BTreeMap::new();
+    for was in old {
+        pairs.insert(name(was), Sides::Old(was));
+    }
+    for is in new {
+        let sides = match pairs.remove(name(is)) {
+            Some(Sides::Old(was)) => Sides::Both(was, is),
+            _ => Sides::New(is),
+        };
+        pairs.insert(name(is), sides);
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests;

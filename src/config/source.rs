@@ -1,9 +1,49 @@
-//! Reading: the bytes of the main file and of what it includes.
+//! Reading: the bytes of the main file and of what it includes, and where to look for changes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
+use glob::{MatchOptions, Pattern};
 use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+use crate::config::file::{self, Env, Include};
+use crate::config::problem::{Fault, Problem};
+use crate::config::trail::Trail;
+
+/// All files together may have this many bytes.
+pub const LARGEST: u64 = 16 << 20;
+
+/// A glob takes no hidden file, such as an editor's lock, and `*` no `/`.
+const GLOB: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+}
+
+/// One read of all files. Two that are equal found the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources {
+    /// The main file, then the included ones by path; as many as could be read.
+    pub files: Vec<SourceFile>,
+    /// Names the content: the SHA-256 of the bytes if there is one file, else of the sorted lines
+    /// `path  hash`, the paths relative to the main file's directory.
+    pub hash: String,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+    /// The main file has been removed from its directory but is still what the path shows: a file
+    /// that was mounted by itself and replaced outside. Nothing newer will ever be seen here.
+    pub unlinked: bool,
+}
 
 /// One file as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +54,181 @@ pub struct SourceFile {
     pub bytes: Vec<u8>,
     /// The SHA-256 of the bytes, in hexadecimal digits.
     pub hash: String,
+}
+
+/// What was read, and what it means.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The bytes.
+    pub sources: Sources,
+    /// The configuration, or everything that is wrong; never an empty list.
+    pub result: Result<Config, Vec<Problem>>,
+}
+
+/// Reads the file at `path` and what it includes, and makes a configuration of it.
+#[must_use]
+pub fn load(path: &Path, env: &Env<'_>) -> Loaded {
+    Source::new(path).read(env).load(env)
+}
+
+impl Source {
+    /// The configuration whose main file is at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The main file, as it was named.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the main file and what it includes. Blocks only as long as a disk does: what is not
+    /// a regular file is not opened.
+    #[must_use]
+    pub fn read(&self, env: &Env<'_>) -> Sources {
+        let mut sources = Sources {
+            files: Vec::new(),
+            hash: String::new(),
+            problems: Vec::new(),
+            unlinked: false,
+        };
+        let mut left = LARGEST;
+        match read_file(&self.path, &mut left) {
+            Ok((file, metadata)) => {
+                sources.unlinked = links(&metadata) == 0;
+                let includes = file::includes(&file, env);
+                sources.files.push(file);
+                self.read_included(&includes, &mut left, &mut sources);
+            }
+            Err(fault) => sources.problems.push(Problem::of_file(&self.path, fault)),
+        }
+        sources.hash = self.hash(&sources.files);
+        sources
+    }
+
+    /// What to watch so that no change of these files goes unseen: the files, and every directory
+    /// where one of them, or a symbolic link on the way to it, can be replaced.
+    #[must_use]
+    pub fn trail(&self, sources: &Sources, env: &Env<'_>) -> Trail {
+        let mut trail = Trail::default();
+        trail.follow(&self.path);
+        for file in sources.files.iter().skip(1) {
+            trail.follow(&file.path);
+        }
+        let includes = sources.files.first().map(|main| file::includes(main, env));
+        for Include { pattern, .. } in includes.unwrap_or_default() {
+            for directory in self.directories(&pattern) {
+                trail.follow(&directory);
+            }
+        }
+        trail
+    }
+
+    fn read_included(&self, includes: &[Include], left: &mut u64, sources: &mut Sources) {
+        let main = fs::canonicalize(&self.path).ok();
+        let mut paths = BTreeSet::new();
+        for Include { pattern, place } in includes {
+            if is_glob(pattern) {
+                paths.extend(self.glob(pattern).filter(|path| !path.is_dir()));
+                continue;
+            }
+            let path = self.directory().join(pattern);
+            match fs::metadata(&path)
+                .map_err(|error| unreadable(&error))
+                .and_then(|m| regular(&m))
+            {
+                Ok(()) => drop(paths.insert(path)),
+                Err(fault) => sources.problems.push(Problem {
+                    message: format!("`{pattern}`: {}", fault.message),
+                    hint: fault.hint,
+                    ..place.clone()
+                }),
+            }
+        }
+        // A glob in the main file's own directory finds that too.
+        paths.retain(|path| main.is_none() || fs::canonicalize(path).ok() != main);
+        for path in paths {
+            match read_file(&path, left) {
+                Ok((file, _)) => sources.files.push(file),
+                Err(fault) => sources.problems.push(Problem::of_file(path, fault)),
+            }
+        }
+    }
+
+    /// The directories whose entries decide what a pattern names.
+    fn directories(&self, pattern: &str) -> Vec<PathBuf> {
+        let Some(parent) = Path::new(pattern).parent() else {
+            return Vec::new();
+        };
+        let prefixes = parent.ancestors().filter_map(Path::to_str);
+        prefixes
+            .flat_map(|prefix| match is_glob(prefix) {
+                true => self.glob(prefix).filter(|path| path.is_dir()).collect(),
+                false => vec![self.directory().join(prefix)],
+            })
+            .collect()
+    }
+
+    fn glob(&self, pattern: &str) -> impl Iterator<Item = PathBuf> + use<> {
+        let pattern = if Path::new(pattern).is_absolute() {
+            pattern.to_owned()
+        } else {
+            let directory = Pattern::escape(&self.directory().to_string_lossy());
+            format!("{directory}/{pattern}")
+        };
+        // A bad pattern is the parser's to tell; what cannot be listed has no files to read.
+        let found = glob::glob_with(&pattern, GLOB).ok();
+        found.into_iter().flatten().filter_map(Result::ok)
+    }
+
+    fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    fn hash(&self, files: &[SourceFile]) -> String {
+        let directory = self.directory();
+        let relative = |file: &SourceFile| {
+            let path = file.path.strip_prefix(directory).unwrap_or(&file.path);
+            format!("{}  {}\n", path.display(), file.hash)
+        };
+        match files {
+            [] => String::new(),
+            [one] => one.hash.clone(),
+            several => {
+                let mut lines: Vec<String> = several.iter().map(relative).collect();
+                lines.sort();
+                sha256(lines.concat().as_bytes())
+            }
+        }
+    }
+}
+
+impl Sources {
+    /// The configuration that these bytes mean.
+    #[must_use]
+    pub fn load(self, env: &Env<'_>) -> Loaded {
+        let mut problems = self.problems.clone();
+        let parsed = match self.files.as_slice() {
+            [] => Err(Vec::new()),
+            files => file::parse(files, env),
+        };
+        let result = match parsed {
+            Ok(config) if problems.is_empty() => Ok(config),
+            Ok(_) => Err(problems),
+            Err(more) => {
+                problems.extend(more);
+                Err(problems)
+            }
+        };
+        Loaded {
+            sources: self,
+            result,
+        }
+    }
 }
 
 impl SourceFile {
@@ -28,6 +243,67 @@ impl SourceFile {
     }
 }
 
+fn read_file(path: &Path, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
+    // Opening a device or a FIFO may do something or wait for ever, so this is looked at first.
+    fs::metadata(path)
+        .map_err(|error| unreadable(&error))
+        .and_then(|metadata| regular(&metadata))?;
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
+    regular(&metadata)?;
+    let mut bytes = Vec::new();
+    file.take(*left + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(&error))?;
+    *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+        Fault::new("the configuration is larger than 16 MiB").hint(format!(
+            "this file has {} bytes; is it the right one?",
+            metadata.len()
+        ))
+    })?;
+    Ok((SourceFile::new(path, bytes), metadata))
+}
+
+fn regular(metadata: &Metadata) -> Result<(), Fault> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let hint = match metadata.is_dir() {
+        true => "name a file in it, or, in `include`, all of them: `conf.d/*.toml`",
+        false => "name a regular file",
+    };
+    let what = if metadata.is_dir() {
+        "a directory"
+    } else {
+        "a device, FIFO or socket"
+    };
+    Err(Fault::new(format!("this is {what}, not a file")).hint(hint))
+}
+
+fn unreadable(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::NotFound => Fault::new("there is no such file")
+            .hint("check the name; relative names begin at the working directory, or, in `include`, at the main file's"),
+        io::ErrorKind::PermissionDenied => Fault::new("no permission to read it")
+            .hint("let the user that runs lb read it, and enter its directories"),
+        _ => Fault::new(format!("it cannot be read: {error}")),
+    }
+}
+
+fn is_glob(pattern: &str) -> bool {
+    pattern.contains(['*', '?', '['])
+}
+
+#[cfg(unix)]
+fn links(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(metadata)
+}
+
+#[cfg(not(unix))]
+fn links(_: &Metadata) -> u64 {
+    1
+}
+
 fn sha256(bytes: &[u8]) -> String {
     let mut hex = String::with_capacity(64);
     for byte in Sha256::digest(bytes) {
@@ -36,3 +312,6 @@ fn sha256(bytes: &[u8]) -> String {
     }
     hex
 }
+
+#[cfg(test)]
+mod tests;

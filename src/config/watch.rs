@@ -1,1 +1,285 @@
-//! To be written.
+//! Wake-ups when files change. Events are hints: they say when to look, never what has happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+
+use crate::config::trail::Trail;
+
+/// Watches a [`Trail`] and wakes whoever waits. Where files cannot be watched this wakes nobody,
+/// and polling has to find every change.
+#[derive(Debug)]
+pub struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    bell: Arc<Bell>,
+    /// What is watched, each with the file that was there when the watch was set: a watch stays
+    /// with the file, not with its name.
+    watched: BTreeMap<PathBuf, Identity>,
+    problems: Vec<String>,
+}
+
+/// Something may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wake {
+    /// The last that is known of the files is that one was moved into place: it is complete and
+    /// can be read at once.
+    pub renamed: bool,
+}
+
+impl Watch {
+    /// Watches nothing yet. Where the system has no file events, [`Watch::problems`] says so.
+    #[must_use]
+    pub fn new() -> Self {
+        let bell = Arc::new(Bell::default());
+        let handler = {
+            let bell = Arc::clone(&bell);
+            move |event: notify::Result<Event>| bell.hear(&event)
+        };
+        let (watcher, problems) = match notify::recommended_watcher(handler) {
+            Ok(watcher) => (Some(watcher), Vec::new()),
+            Err(error) => (
+                None,
+                vec![format!("there are no file events here: {error}")],
+            ),
+        };
+        Self {
+            watcher,
+            bell,
+            watched: BTreeMap::new(),
+            problems,
+        }
+    }
+
+    /// Watches exactly what the trail names. To be called after every read: a file that was
+    /// replaced needs a watch anew, and one that is not there yet is awaited elsewhere. Costs a
+    /// look at each path if nothing changed. What happened before a watch was set went unseen, so
+    /// setting one wakes once.
+    pub fn rewatch(&mut self, trail: &Trail) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let lost = self.bell.set_entries(trail.entries.clone());
+        self.problems.clear();
+        let gone = |path: &PathBuf, identity: &mut Identity| {
+            !trail.watched.contains(path)
+                || lost.contains(path)
+                || Identity::of(path) != Some(*identity)
+        };
+        for (path, _) in self.watched.extract_if(.., gone) {
+            // It may have gone with the file.
+            let _ = watcher.unwatch(&path);
+        }
+        let mut fresh = false;
+        for path in &trail.watched {
+            let Some(identity) = Identity::of(path) else {
+                fresh = true;
+                continue;
+            };
+            if self.watched.contains_key(path) {
+                continue;
+            }
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path.clone(), identity);
+                    fresh = true;
+                }
+                Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => fresh = true,
+                Err(error) => {
+                    let path = path.display();
+                    self.problems
+                        .push(format!("{path} cannot be watched: {error}"));
+                }
+            }
+        }
+        if fresh {
+            self.bell.ring(Ring::Other);
+        }
+    }
+
+    /// What cannot be watched, for the log and a metric; polling covers it.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// Waits until something may have changed since the last call; many events make one wake-up.
+    /// Nothing is lost if the future is dropped.
+    pub async fn wake(&self) -> Wake {
+        loop {
+            if let Some(wake) = self.bell.state().pending.take() {
+                return wake;
+            }
+            self.bell.rung.notified().await;
+        }
+    }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads until two equal reads are `quiet` apart, or once if the file was moved into place.
+/// Between them it looks again and again, so that the end of a long write is seen soon. `restless`
+/// is called once if the files keep changing for twenty times as long.
+pub async fn settle<T: PartialEq>(
+    wake: Wake,
+    quiet: Duration,
+    mut read: impl FnMut() -> T,
+    restless: impl FnOnce(),
+) -> T {
+    let mut last = read();
+    if wake.renamed {
+        return last;
+    }
+    let step = quiet.min(Duration::from_millis(50));
+    let begin = Instant::now();
+    let mut since = begin;
+    let mut restless = Some(restless);
+    while since.elapsed() < quiet {
+        tokio::time::sleep(step).await;
+        let next = read();
+        if next != last {
+            since = Instant::now();
+            last = next;
+        }
+        if begin.elapsed() > quiet * 20
+            && let Some(restless) = restless.take()
+        {
+            restless();
+        }
+    }
+    last
+}
+
+/// What one event means for how soon to read. That it is read at all needs no more than an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ring {
+    /// An entry that leads to a file was replaced by something that was moved there.
+    Moved,
+    /// Such a file is being written.
+    Written,
+    /// Anything else.
+    Other,
+}
+
+impl Ring {
+    fn of(event: &notify::Result<Event>, entries: &BTreeSet<PathBuf>) -> Option<Self> {
+        let Ok(event) = event else {
+            return Some(Self::Other);
+        };
+        let leads = |path: Option<&PathBuf>| path.is_some_and(|path| entries.contains(path));
+        match event.kind {
+            // Reading makes these, so reading on them would never end. They change nothing.
+            EventKind::Access(AccessKind::Open(_) | AccessKind::Read)
+            | EventKind::Access(AccessKind::Close(AccessMode::Read)) => None,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) if leads(event.paths.first()) => {
+                Some(Self::Moved)
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) if leads(event.paths.get(1)) => {
+                Some(Self::Moved)
+            }
+            EventKind::Modify(ModifyKind::Data(_)) | EventKind::Create(_)
+                if leads(event.paths.first()) =>
+            {
+                Some(Self::Written)
+            }
+            _ => Some(Self::Other),
+        }
+    }
+
+    /// What is pending after this, given what was.
+    fn after(self, pending: Option<Wake>) -> Wake {
+        let renamed = match self {
+            Self::Moved => true,
+            Self::Written => false,
+            Self::Other => pending.is_some_and(|wake| wake.renamed),
+        };
+        Wake { renamed }
+    }
+}
+
+/// Joins the thread that hears events with the task that waits for them.
+#[derive(Debug, Default)]
+struct Bell {
+    state: Mutex<State>,
+    rung: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Option<Wake>,
+    entries: BTreeSet<PathBuf>,
+    /// Watched paths whose file was removed or moved away, and the watch with it.
+    lost: BTreeSet<PathBuf>,
+}
+
+impl Bell {
+    fn hear(&self, event: &notify::Result<Event>) {
+        let mut state = self.state();
+        if let Ok(event) = event
+            && let EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) = event.kind
+        {
+            state.lost.extend(event.paths.iter().cloned());
+        }
+        let ring = Ring::of(event, &state.entries);
+        drop(state);
+        if let Some(ring) = ring {
+            self.ring(ring);
+        }
+    }
+
+    fn ring(&self, ring: Ring) {
+        let mut state = self.state();
+        state.pending = Some(ring.after(state.pending));
+        drop(state);
+        self.rung.notify_one();
+    }
+
+    fn set_entries(&self, entries: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+        let mut state = self.state();
+        state.entries = entries;
+        std::mem::take(&mut state.lost)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whatever a panic left here is still a valid state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells one file from another under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn of(path: &Path) -> Option<Self> {
+        path.exists().then_some(Self {
+            device: 0,
+            inode: 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

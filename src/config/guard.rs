@@ -1,0 +1,140 @@
+//! The `[reload]` guards: edits that are well-formed and would still be a mistake.
+
+use std::path::Path;
+
+use crate::config::problem::{Fault, Problem};
+use crate::config::{Config, Pool, Server, units};
+
+/// Why `new` is not taken: as an edit of `old`, or, with no `old`, at the start. None if it is.
+///
+/// `max_removed` is a rule about edits, so it holds as `old` has it: an edit cannot lift the guard
+/// that it runs into. `allow_empty` is a rule about what may run at all, so it holds as `new` has
+/// it.
+#[must_use]
+pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
+    let removed = old.into_iter().flat_map(|old| removed(old, new));
+    let empty = empty_pools(new)
+        .filter(|_| !new.reload.allow_empty)
+        .map(|pool| {
+            Fault::new(format!("pool `{}` has no enabled server", pool.name))
+                .hint("enable or add one, or set `allow_empty = true` in [reload] if that is meant")
+        });
+    removed
+        .chain(empty)
+        .map(|fault| Problem::of_file(file, fault))
+        .collect()
+}
+
+/// The pools that no request can be sent to, whatever the health of their servers.
+pub fn empty_pools(config: &Config) -> impl Iterator<Item = &Pool> {
+    let pools = config.pools.iter();
+    pools.filter(|pool| !pool.servers.iter().any(|server| server.enabled))
+}
+
+/// The pools that lose more of their enabled servers than the guard lets them.
+fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
+    let limit = old.reload.max_removed;
+    old.pools.iter().filter_map(move |was| {
+        let is = new.pool(&was.name);
+        let stays = |server: &&Server| {
+            let still = is.and_then(|pool| pool.servers.iter().find(|s| s.name == server.name));
+            still.is_some_and(|server| server.enabled)
+        };
+        let enabled = was.servers.iter().filter(|server| server.enabled);
+        let (before, after) = (enabled.clone().count(), enabled.filter(stays).count());
+        let gone = before - after;
+        // What is written in percent is compared in percent: 7% of 100 is 7, in spite of fractions.
+        #[expect(clippy::cast_precision_loss, reason = "counts of servers are exact")]
+        let too_many = gone as f64 > limit * before as f64 + 1e-6;
+        too_many.then(|| {
+            let limit = units::format_percent(limit);
+            Fault::new(format!(
+                "this edit removes or disables {gone} of the {before} enabled servers of pool `{}`, more than {limit}",
+                was.name
+            ))
+            .hint("take fewer at a time, or raise `max_removed` in [reload] first, in an edit of its own")
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::parse;
+    use crate::config::source::SourceFile;
+
+    /// Ten servers, the named ones disabled, the missing ones removed.
+    fn config(reload: &str, disabled: &[u32], removed: &[u32]) -> Config {
+        let mut text = format!("[[listener]]\naddress = \"127.0.0.1:1\"\n[reload]\n{reload}\n");
+        for number in (0..10).filter(|number| !removed.contains(number)) {
+            let enabled = !disabled.contains(&number);
+            text += &format!(
+                "[[server]]\nname = \"s{number}\"\naddress = \"a:1\"\nenabled = {enabled}\n"
+            );
+        }
+        parse(&[SourceFile::new("lb.toml", text.as_str())], &|_| None).expect(&text)
+    }
+
+    #[test]
+    fn an_edit_may_take_so_many_servers() {
+        let all: Vec<u32> = (0..10).collect();
+        for (before, after, disabled, removed, refused) in [
+            ("", "", &[][..], &[][..], 0),
+            ("", "", &[0, 1, 2][..], &[3, 4, 5, 6, 7, 8][..], 0),
+            ("max_removed = \"50%\"", "", &[0, 1][..], &[2, 3, 4][..], 0),
+            (
+                "max_removed = \"50%\"",
+                "",
+                &[0, 1, 2][..],
+                &[3, 4, 5][..],
+                1,
+            ),
+            (
+                "max_removed = \"50%\"",
+                "max_removed = \"100%\"",
+                &[0, 1, 2][..],
+                &[3, 4, 5][..],
+                1,
+            ),
+            (
+                "",
+                "max_removed = \"0%\"",
+                &[0, 1, 2][..],
+                &[3, 4, 5][..],
+                0,
+            ),
+            ("max_removed = \"0%\"", "", &[0][..], &[][..], 1),
+            ("max_removed = \"30%\"", "", &[][..], &[1, 2, 3][..], 0),
+            ("", "", &all[..], &[][..], 1),
+            ("", "allow_empty = true", &all[..], &[][..], 0),
+            ("allow_empty = true", "", &all[..], &[][..], 1),
+            ("", "allow_empty = true", &[][..], &all[..], 0),
+        ] {
+            let (old, new) = (config(before, &[], &[]), config(after, disabled, removed));
+            let problems = guards(Path::new("lb.toml"), Some(&old), &new);
+            assert_eq!(problems.len(), refused, "{before} / {after}: {problems:?}");
+            assert!(problems.iter().all(|problem| problem.hint.is_some()));
+        }
+    }
+
+    #[test]
+    fn a_start_needs_servers_too() {
+        let all: Vec<u32> = (0..10).collect();
+        let file = Path::new("lb.toml");
+        assert_eq!(guards(file, None, &config("", &[1], &[])), []);
+        let problems = guards(file, None, &config("", &all, &[]));
+        assert_eq!(problems.len(), 1);
+        assert!(
+            problems[0]
+                .message
+                .contains("`default` has no enabled server")
+        );
+    }
+
+    #[test]
+    fn those_disabled_before_do_not_count() {
+        let old = config("max_removed = \"50%\"", &[0, 1, 2, 3, 4, 5, 6, 7], &[]);
+        let new = config("", &[8], &[0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(guards(Path::new("lb.toml"), Some(&old), &new), []);
+    }
+}

@@ -1,0 +1,261 @@
+//! The pure part by table, the rest with real files and events.
+
+use std::cell::Cell;
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::symlink;
+
+use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind};
+
+use super::*;
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+/// Lets a test fail rather than hang when no event comes.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("a wake-up")
+}
+
+#[test]
+fn only_what_reading_makes_is_not_heard() {
+    let entries = BTreeSet::from([PathBuf::from("/d/lb.toml"), PathBuf::from("/d/..data")]);
+    let access = |kind| EventKind::Access(kind);
+    let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
+    let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    for (kind, paths, expected) in [
+        (
+            access(AccessKind::Open(AccessMode::Any)),
+            vec!["/d/lb.toml"],
+            None,
+        ),
+        (
+            access(AccessKind::Close(AccessMode::Read)),
+            vec!["/d/lb.toml"],
+            None,
+        ),
+        (
+            access(AccessKind::Close(AccessMode::Write)),
+            vec!["/d/lb.toml"],
+            Some(Ring::Other),
+        ),
+        (
+            renamed(RenameMode::To),
+            vec!["/d/lb.toml"],
+            Some(Ring::Moved),
+        ),
+        (
+            renamed(RenameMode::To),
+            vec!["/d/..data"],
+            Some(Ring::Moved),
+        ),
+        (renamed(RenameMode::To), vec!["/d/other"], Some(Ring::Other)),
+        (
+            renamed(RenameMode::From),
+            vec!["/d/lb.toml"],
+            Some(Ring::Other),
+        ),
+        (
+            renamed(RenameMode::Both),
+            vec!["/d/4913", "/d/lb.toml"],
+            Some(Ring::Moved),
+        ),
+        (
+            renamed(RenameMode::Both),
+            vec!["/d/lb.toml", "/d/lb.toml~"],
+            Some(Ring::Other),
+        ),
+        (data, vec!["/d/lb.toml"], Some(Ring::Written)),
+        (data, vec!["/d/other"], Some(Ring::Other)),
+        (
+            EventKind::Create(CreateKind::File),
+            vec!["/d/lb.toml"],
+            Some(Ring::Written),
+        ),
+        (
+            EventKind::Remove(RemoveKind::File),
+            vec!["/d/lb.toml"],
+            Some(Ring::Other),
+        ),
+        (
+            EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
+            vec!["/d/lb.toml"],
+            Some(Ring::Other),
+        ),
+        (EventKind::Any, vec![], Some(Ring::Other)),
+    ] {
+        let event = paths
+            .iter()
+            .fold(Event::new(kind), |event, path| event.add_path(path.into()));
+        assert_eq!(
+            Ring::of(&Ok(event), &entries),
+            expected,
+            "{kind:?} {paths:?}"
+        );
+    }
+    let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+    assert_eq!(Ring::of(&Ok(overflow), &entries), Some(Ring::Other));
+    let error = notify::Error::generic("queue");
+    assert_eq!(Ring::of(&Err(error), &entries), Some(Ring::Other));
+}
+
+#[test]
+fn the_last_word_about_the_file_counts() {
+    use Ring::{Moved, Other, Written};
+    for (rings, renamed) in [
+        (vec![Other], false),
+        (vec![Moved], true),
+        (vec![Moved, Other], true),
+        (vec![Other, Moved], true),
+        (vec![Moved, Written], false),
+        (vec![Written, Other, Moved, Other], true),
+    ] {
+        let wake = rings
+            .iter()
+            .fold(None, |pending, ring| Some(ring.after(pending)));
+        assert_eq!(wake, Some(Wake { renamed }), "{rings:?}");
+    }
+}
+
+#[test]
+fn settling_needs_two_equal_reads_apart() {
+    let quiet = Duration::from_millis(20);
+    let count = Cell::new(0_u32);
+    let changing = || {
+        count.set(count.get() + 1);
+        count.get().min(4)
+    };
+    let begin = Instant::now();
+    let written = Wake { renamed: false };
+    assert_eq!(block_on(settle(written, quiet, changing, || ())), 4);
+    assert!(begin.elapsed() >= quiet * 4 && count.get() >= 5);
+    count.set(0);
+    assert_eq!(
+        block_on(settle(Wake { renamed: true }, quiet, changing, || ())),
+        1
+    );
+    let told = Cell::new(0);
+    let busy = || {
+        count.set(count.get() + 1);
+        count.get() * u32::from(told.get() == 0)
+    };
+    block_on(settle(written, Duration::from_millis(1), busy, || {
+        told.set(told.get() + 1)
+    }));
+    assert_eq!(told.get(), 1);
+}
+
+/// A directory, its watch, and the trail of `lb.toml` in it.
+struct Scene {
+    directory: tempfile::TempDir,
+    watch: Watch,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self {
+            directory,
+            watch: Watch::new(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory
+            .path()
+            .canonicalize()
+            .expect("its name")
+            .join(name)
+    }
+
+    /// Sets the watches until that changes nothing any more, as a reader does after each wake-up.
+    async fn calm(&mut self) {
+        for _ in 0..100 {
+            let mut trail = Trail::default();
+            trail.follow(&self.path("a/lb.toml"));
+            self.watch.rewatch(&trail);
+            assert_eq!(self.watch.problems(), [] as [String; 0]);
+            let quiet = Duration::from_millis(30);
+            if tokio::time::timeout(quiet, self.watch.wake())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        panic!("the watch never calms down");
+    }
+
+    /// Waits for a wake-up that says whether something was moved into place.
+    async fn expect(&self, renamed: bool) {
+        soon(async { while self.watch.wake().await.renamed != renamed {} }).await;
+    }
+}
+
+#[test]
+fn every_way_to_change_a_file_wakes() {
+    block_on(async {
+        let mut scene = Scene::new();
+        let file = scene.path("a/lb.toml");
+        scene.calm().await;
+        fs::create_dir(scene.path("a")).expect("a directory appears");
+        scene.expect(false).await;
+        scene.calm().await;
+        fs::write(&file, "1").expect("the file appears");
+        scene.expect(false).await;
+        scene.calm().await;
+        fs::read(&file).expect("reading wakes nobody");
+        scene.calm().await;
+        fs::write(&file, "2").expect("written in place");
+        scene.expect(false).await;
+        scene.calm().await;
+        fs::write(scene.path("a/new"), "3").expect("written beside it");
+        scene.calm().await;
+        fs::rename(scene.path("a/new"), &file).expect("moved over it");
+        scene.expect(true).await;
+        scene.calm().await;
+        fs::remove_dir_all(scene.path("a")).expect("the directory goes");
+        scene.expect(false).await;
+        scene.calm().await;
+        fs::create_dir(scene.path("b")).expect("another directory");
+        fs::write(scene.path("b/lb.toml"), "4").expect("with a file");
+        scene.calm().await;
+        symlink("b", scene.path("a")).expect("linked into place");
+        scene.expect(false).await;
+        scene.calm().await;
+        fs::write(scene.path("b/lb.toml"), "5").expect("written behind the link");
+        scene.expect(false).await;
+        scene.calm().await;
+        fs::create_dir(scene.path("c")).expect("a third directory");
+        fs::write(scene.path("c/lb.toml"), "6").expect("with a file");
+        symlink("c", scene.path("a.new")).expect("a link beside");
+        scene.calm().await;
+        fs::rename(scene.path("a.new"), scene.path("a")).expect("the link is swapped");
+        scene.expect(true).await;
+    });
+}
+
+#[test]
+fn a_directory_that_is_made_anew_is_watched_anew() {
+    block_on(async {
+        let mut scene = Scene::new();
+        fs::create_dir(scene.path("a")).expect("directory");
+        scene.calm().await;
+        for text in ["1", "2", "3"] {
+            fs::remove_dir_all(scene.path("a")).expect("gone");
+            fs::create_dir(scene.path("a")).expect("back, perhaps with the same inode");
+            scene.expect(false).await;
+            scene.calm().await;
+            fs::write(scene.path("a/lb.toml"), text).expect("write");
+            scene.expect(false).await;
+            scene.calm().await;
+        }
+    });
+}

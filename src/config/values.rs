@@ -184,9 +184,9 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Fault> {
     if text.parse::<Ipv4Addr>().is_ok() {
         return Ok(HostPattern::Exact(text.to_owned()));
     }
-    if let Some((host, _)) = text.split_once("://") {
+    if let Some((scheme, _)) = text.split_once("://") {
         return Err(Fault::new(format!("`{text}` is a URL, not a host"))
-            .hint(format!("leave out `{host}://` and any path")));
+            .hint(format!("leave out `{scheme}://` and any path")));
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|b| b.is_ascii_digit())

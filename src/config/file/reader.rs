@@ -59,7 +59,9 @@ impl<'a> Reader<'a> {
             report,
         };
         for (key, entry) in table.iter().filter(|(key, _)| !keys.contains(key)) {
-            reader.report.at(entry.key, reader.unknown(key));
+            reader
+                .report
+                .at(entry.key, reader.unknown(key, &entry.value));
         }
         reader
     }
@@ -376,13 +378,13 @@ impl<'a> Reader<'a> {
                 fault.hint(format!("leave out the quotes: `{key} = {text}`"))
             }
             Kind::Integer(number) if wanted == DURATION => fault.hint(format!(
-                "write it with its unit, in quotes: `\"{number}s\"`"
+                "write it with its unit, in quotes, such as `\"{number}s\"`"
             )),
             Kind::Integer(number) if wanted == SIZE => fault.hint(format!(
-                "write it with its unit, in quotes: `\"{number}B\"`"
+                "write it with its unit, in quotes, such as `\"{number}B\"`"
             )),
             Kind::Integer(number) if wanted == PERCENT => fault.hint(format!(
-                "write it with its sign, in quotes: `\"{number}%\"`"
+                "write it with its sign, in quotes, such as `\"{number}%\"`"
             )),
             _ => fault,
         };
@@ -393,16 +395,25 @@ impl<'a> Reader<'a> {
         if matches!(value.kind, Kind::Broken) {
             return;
         }
-        let fault = Fault::new(format!("`{key}` is written as {}", value.type_name()));
+        let wanted = if header.starts_with("[[") {
+            "an array of tables"
+        } else {
+            "a table"
+        };
+        let fault = Fault::new(format!(
+            "`{key}` must be {wanted}, not {}",
+            value.type_name()
+        ));
         self.report
             .at(value.place, fault.hint(format!("write `{header}`")));
     }
 
-    fn unknown(&self, key: &str) -> Fault {
+    fn unknown(&self, key: &str, value: &Value) -> Fault {
+        let kind = if value.is_table() { "table" } else { "key" };
         let fault = if self.header.is_empty() {
-            Fault::new(format!("unknown key `{key}`"))
+            Fault::new(format!("unknown {kind} `{key}`"))
         } else {
-            Fault::new(format!("unknown key `{key}` in {}", self.header))
+            Fault::new(format!("unknown {kind} `{key}` in {}", self.header))
         };
         if let Some(meant) = suggest::closest(key, self.keys.iter().copied()) {
             return fault.hint(format!("did you mean `{meant}`?"));

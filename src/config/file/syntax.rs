@@ -1,46 +1,80 @@
 //! From bytes to a spanned tree, with everything that is not TOML on the way.
 
-use toml::Spanned;
+use std::borrow::Cow;
+use std::ops::Range;
+
 use toml::de::{DeTable, DeValue};
 
 use super::report::Report;
 use super::tree::{Place, Table};
 use crate::config::problem::Fault;
 
-/// Recovery costs some hundred bytes for each error; in a longer file only the first is told.
+/// Each error costs another look at the text; in a longer one only the first error is told.
 const LONGEST_RECOVERED: usize = 256 << 10;
 
+/// Nobody mends more than this at a time.
+const MOST_ERRORS: usize = 50;
+
 /// The tree of a file, as much of it as can be read; none if it is not even text.
+///
+/// The parser recovers from an error, but loses much of what follows. So the first error is told,
+/// its lines are blanked, and the rest is parsed again.
 pub(super) fn parse(report: &Report<'_>, file: usize) -> Option<Table> {
-    let text = text(report, file)?;
-    let (table, errors) = match DeTable::parse(text) {
-        Ok(table) => (table, Vec::new()),
-        Err(_) if text.len() <= LONGEST_RECOVERED => DeTable::parse_recoverable(text),
-        Err(error) => (Spanned::new(0..0, DeTable::new()), vec![error]),
-    };
-    let mut errors: Vec<Found> = errors.iter().map(|error| Found::new(text, error)).collect();
-    errors.sort_by_key(|error| error.start);
-    if let Some(open) = errors
-        .iter()
-        .find(|e| e.unclosed)
-        .and_then(|_| unclosed(text, &table))
-    {
-        // Whatever follows was taken for a part of it.
-        errors.retain(|error| error.start < open.start);
-        errors.push(open);
+    let original = text(report, file)?;
+    if original.len() > LONGEST_RECOVERED {
+        return match DeTable::parse(original) {
+            Ok(table) => Some(Table::of(file, table.into_inner(), report)),
+            Err(error) => {
+                Found::new(original, &error).tell(report, file);
+                Some(Table::default())
+            }
+        };
     }
-    // One error often brings others along on its line.
-    let mut last: Option<usize> = None;
-    for Found {
-        start, end, fault, ..
-    } in errors
-    {
-        if last.is_none_or(|last| text[last..start].contains('\n')) {
-            report.syntax(Place { file, start, end }, fault);
-            last = Some(start);
+    let mut text = Cow::Borrowed(original);
+    for _ in 0..MOST_ERRORS {
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        let found = errors.iter().map(|error| Found::new(&text, error));
+        let Some(first) = found.min_by_key(|found| found.start) else {
+            return Some(Table::of(file, table.into_inner(), report));
+        };
+        let lines = match enclosing(&text, table.get_ref(), first.start) {
+            Some(span) => {
+                let open = errors.iter().any(|error| at_end(&text, error));
+                match open && text[span.end..].trim().is_empty() {
+                    true => Found::unclosed(&text, &span).tell(report, file),
+                    false => first.tell(report, file),
+                }
+                span
+            }
+            None => {
+                let span = first.start..first.end;
+                first.tell(report, file);
+                span
+            }
+        };
+        let blanked = blank(&text, &lines);
+        if blanked == text {
+            break;
         }
+        text = Cow::Owned(blanked);
     }
-    Some(Table::of(file, table.into_inner(), report))
+    Some(Table::default())
+}
+
+/// The text with every line that a span touches made of spaces, byte for byte.
+fn blank(text: &str, span: &Range<usize>) -> String {
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.end..]
+        .find('\n')
+        .map_or(text.len(), |at| span.end + at);
+    let blanked = text[start..end]
+        .bytes()
+        .map(|b| if b == b'\n' { '\n' } else { ' ' });
+    text[..start]
+        .chars()
+        .chain(blanked)
+        .chain(text[end..].chars())
+        .collect()
 }
 
 fn text<'a>(report: &Report<'a>, file: usize) -> Option<&'a str> {
@@ -84,8 +118,6 @@ struct Found {
     start: usize,
     end: usize,
     fault: Fault,
-    /// Something was open at the file's end.
-    unclosed: bool,
 }
 
 impl Found {
@@ -106,10 +138,22 @@ impl Found {
         } else if said.starts_with("string values must be quoted") {
             let value = word(start);
             end = start + value.len();
-            Fault::new("text needs quotes").hint(format!("write `\"{value}\"`"))
+            match value.contains('=') {
+                true => more_than_one(),
+                false => Fault::new("text needs quotes").hint(format!("write `\"{value}\"`")),
+            }
+        } else if said.starts_with("invalid basic string") && said.ends_with("expected `\"`") {
+            Fault::new("this text is never closed").hint("end it with `\"`")
+        } else if said.starts_with("invalid literal string") {
+            Fault::new("this text is never closed").hint("end it with `'`")
         } else if said.starts_with("invalid boolean") {
-            let value = word(start).to_lowercase();
-            Fault::new("not a value").hint(format!("write `{value}`, in small letters"))
+            let value = word(start);
+            Fault::new(format!("`{value}` is not a value"))
+                .hint(format!("write `{}`", value.to_lowercase()))
+        } else if said.starts_with("unclosed array table") {
+            Fault::new("the table's name is never closed").hint("end it with `]]`")
+        } else if said.starts_with("unclosed table") {
+            Fault::new("the table's name is never closed").hint("end it with `]`")
         } else if said.starts_with("invalid float") || said.starts_with("invalid integer") {
             // The parser tells where it stopped; what is meant begins before.
             let before = text.get(..start).unwrap_or_default();
@@ -121,56 +165,71 @@ impl Found {
                 .hint(format!("if it is text, put it in quotes: `\"{value}\"`"))
         } else if said.starts_with("key with no value") {
             Fault::new("a key without a value").hint("write `key = value`")
+        } else if said.starts_with("invalid unquoted key") {
+            Fault::new("a key is made of letters, digits, `-` and `_`")
+                .hint("write `key = value`, `[table]` or `[[table]]`")
+        } else if said.starts_with("invalid key-value pair") {
+            Fault::new("this is no key").hint("write `key = value`, `[table]` or `[[table]]`")
         } else if said.starts_with("unexpected key or value") {
-            Fault::new("the line goes on where it should end")
-                .hint("write one key a line, and text in quotes")
+            more_than_one()
         } else {
             Fault::new(said.replacen("literal string", "a string", 1))
         };
-        let unclosed = at_end(text, start)
-            && (said.starts_with("unclosed") || said.starts_with("invalid multi-line"));
+        Self { start, end, fault }
+    }
+
+    /// What was opened at the span's start and goes on to the end of the file.
+    fn unclosed(text: &str, span: &Range<usize>) -> Self {
+        let opener = text[span.start..].chars().next().unwrap_or('[');
         Self {
-            start,
-            end,
-            fault,
-            unclosed,
+            start: span.start,
+            end: span.end,
+            fault: Fault::new(format!("this `{opener}` is never closed")),
         }
+    }
+
+    fn tell(self, report: &Report<'_>, file: usize) {
+        let Self { start, end, fault } = self;
+        report.syntax(Place { file, start, end }, fault);
     }
 }
 
-/// The outermost array, inline table or string that takes in the end of the file.
-fn unclosed(text: &str, table: &Spanned<DeTable<'_>>) -> Option<Found> {
-    let mut tables = vec![table.get_ref()];
+fn more_than_one() -> Fault {
+    Fault::new("the line goes on where it should end")
+        .hint("write one key a line, and text in quotes")
+}
+
+/// The outermost array, inline table or string over several lines that a byte is in.
+fn enclosing(text: &str, table: &DeTable<'_>, at: usize) -> Option<Range<usize>> {
+    let mut tables = vec![table];
     while let Some(table) = tables.pop() {
         for value in table.values() {
             let span = value.span();
-            let opener = text.get(span.start..).and_then(|rest| rest.chars().next());
-            let open = at_end(text, span.end) && span.len() > 1;
-            match (value.get_ref(), opener) {
-                (DeValue::Array(_), Some('[')) | (DeValue::Table(_), Some('{')) if open => {}
-                (DeValue::String(_), Some('"' | '\'')) if open => {}
-                (DeValue::Table(inner), _) => {
-                    tables.push(inner);
-                    continue;
+            let line = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+            // A table's span is its header, which begins a line.
+            let header = text[line..span.start].trim().is_empty();
+            match value.get_ref() {
+                DeValue::Array(_) | DeValue::Table(_) | DeValue::String(_)
+                    if !header && span.start < at && at <= span.end =>
+                {
+                    return Some(span);
                 }
-                (DeValue::Array(values), _) => {
+                DeValue::Table(inner) => tables.push(inner),
+                DeValue::Array(values) => {
                     tables.extend(values.iter().filter_map(|value| value.get_ref().as_table()));
-                    continue;
                 }
-                _ => continue,
+                _ => {}
             }
-            let opener = opener.unwrap_or('[');
-            return Some(Found {
-                start: span.start,
-                end: span.end,
-                fault: Fault::new(format!("this `{opener}` is never closed")),
-                unclosed: true,
-            });
         }
     }
     None
 }
 
-fn at_end(text: &str, at: usize) -> bool {
-    text.get(at..).is_some_and(|rest| rest.trim().is_empty())
+/// Whether an error is that the text ends too early.
+fn at_end(text: &str, error: &toml::de::Error) -> bool {
+    let start = error.span().map_or(0, |span| span.start);
+    let open = ["unclosed", "invalid multi-line"]
+        .iter()
+        .any(|said| error.message().starts_with(said));
+    open && text.get(start..).is_some_and(|rest| rest.trim().is_empty())
 }

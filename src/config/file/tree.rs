@@ -164,6 +164,15 @@ impl Value {
         Self { place, kind }
     }
 
+    /// Whether it is a table or an array of them.
+    pub(super) fn is_table(&self) -> bool {
+        match &self.kind {
+            Kind::Table(_) => true,
+            Kind::Array(values) => !values.is_empty() && of_tables(values),
+            _ => false,
+        }
+    }
+
     /// With its article, for messages.
     pub(super) fn type_name(&self) -> &'static str {
         match self.kind {
@@ -172,6 +181,7 @@ impl Value {
             Kind::Float(_) => "a decimal number",
             Kind::Boolean(_) => "true or false",
             Kind::Datetime => "a date or time",
+            Kind::Array(_) if self.is_table() => "an array of tables",
             Kind::Array(_) => "an array",
             Kind::Table(_) => "a table",
             Kind::Broken => "something that cannot be read",

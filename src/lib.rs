@@ -1,8 +1,5 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
 
-pub mod admin;
-pub mod balance;
-pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod counters;

@@ -103,7 +103,10 @@ mod tests {
         let mut trail = Trail::default();
         trail.follow(&root.join("lb.toml"));
         assert_eq!(trail.watched, set(&root, &["", "..1", "..1/lb.toml"]));
-        assert_eq!(trail.entries, set(&root, &["lb.toml", "..data", "..1/lb.toml"]));
+        assert_eq!(
+            trail.entries,
+            set(&root, &["lb.toml", "..data", "..1/lb.toml"])
+        );
     }
 
     #[test]

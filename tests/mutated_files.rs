@@ -1,0 +1,109 @@
+//! Whatever happens to a file, reading it ends, and what is refused is refused at some place.
+
+use std::fs;
+
+use lb::config::file::parse;
+use lb::config::source::SourceFile;
+
+/// A small generator of our own: the same files on every run and every machine.
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `sides`, which is not 0.
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % sides as u64).expect("it is below a usize")
+    }
+}
+
+const VALUES: [&str; 16] = [
+    "1",
+    "-1",
+    "99999999999999999999",
+    "1e999",
+    "nan",
+    "true",
+    "\"\"",
+    "\"x\"",
+    "[]",
+    "[[]]",
+    "{}",
+    "{ a = 1 }",
+    "1979-05-27",
+    "'''\n",
+    "\"${X}\"",
+    "\"\\u0000\u{1f980}\"",
+];
+
+fn mutate(text: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = text.to_vec();
+    for _ in 0..=dice.roll(3) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = dice.roll(bytes.len());
+        match dice.roll(6) {
+            0 => bytes.truncate(at),
+            1 => {
+                let with = dice.roll(bytes.len());
+                bytes.swap(at, with);
+            }
+            2 => bytes[at] = u8::try_from(dice.roll(256)).expect("a byte"),
+            3 => drop(bytes.remove(at)),
+            4 => {
+                let end = (at + dice.roll(200)).min(bytes.len());
+                let part = bytes[at..end].to_vec();
+                bytes.splice(at..at, part);
+            }
+            _ => {
+                let value = VALUES[dice.roll(VALUES.len())];
+                let Some(equals) = bytes[at..].iter().position(|b| *b == b'=') else {
+                    continue;
+                };
+                let start = at + equals + 1;
+                let length = bytes[start..].iter().position(|b| *b == b'\n');
+                let end = length.map_or(bytes.len(), |length| start + length);
+                bytes.splice(start..end, value.bytes());
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn no_file_is_too_strange_to_be_told_about() {
+    let seeds = ["everything", "routes", "weighted", "sticky", "blue-green"];
+    let seeds = seeds.map(|name| fs::read(format!("examples/{name}.toml")).expect(name));
+    let (mut dice, mut refused) = (Dice(0x9e37_79b9_7f4a_7c15), 0);
+    for round in 0..500 {
+        let bytes = mutate(&seeds[round % seeds.len()], &mut dice);
+        let lines = bytes.split(|b| *b == b'\n').count();
+        let shown = String::from_utf8_lossy(&bytes).into_owned();
+        let Err(problems) = parse(&[SourceFile::new("lb.toml", bytes)], &|_| None) else {
+            continue;
+        };
+        refused += 1;
+        assert!(!problems.is_empty(), "{shown}");
+        for problem in problems {
+            assert!(problem.line <= lines, "{problem} of {lines}:\n{shown}");
+            assert_eq!(
+                problem.line == 0,
+                problem.column == 0,
+                "{problem}:\n{shown}"
+            );
+            let last = problem.excerpt.chars().count() + 1;
+            assert!(problem.column <= last, "{problem} of {last}:\n{shown}");
+            assert!(
+                problem.width >= 1 && !problem.message.is_empty(),
+                "{problem}"
+            );
+            assert!(problem.to_text(false).contains("lb.toml"));
+        }
+    }
+    assert!(
+        refused > 200,
+        "only {refused} were refused: the mutations are too mild"
+    );
+}

@@ -1,5 +1,21 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
+//!
+//! Two planes meet at one pointer. The **control plane** (one thread, [`gateway`]) follows the file,
+//! checks servers and answers the admin address; the **data plane** ([`worker`]s, one thread each)
+//! serves requests from an immutable [`snapshot`] and never waits for it.
+//!
+//! - From a file to a configuration: [`config`] (read, parse, resolve, compare, guard).
+//! - From a configuration to a generation: [`reload`] follows the file, [`gateway`] applies it, the
+//!   [`registry`] keeps what outlives it: every live [`server`], pool and route.
+//! - From a request to an answer: [`listener`], [`worker`], [`proxy`], which asks the [`snapshot`] for
+//!   a [`route`], its [`pool`] for a server ([`balance`], [`sticky`]), and the [`budget`] for retries.
+//! - What is known of servers: [`health`], [`resolver`].
+//! - What people see: [`admin`], [`telemetry`], out of the [`state`] and its [`counters`].
+//! - What people type: [`cli`].
 
+pub mod admin;
+pub mod balance;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod counters;

@@ -60,11 +60,7 @@ fn annotations_are_one_line_each() {
         let (_, text) = told(&file, CheckFormat::Github);
         assert!(!text.is_empty());
         for line in text.lines() {
-            assert!(
-                line.starts_with("::error file="),
-                "{}: {line}",
-                file.display()
-            );
+            assert!(line.starts_with("::error file="), "{}: {line}", file.display());
         }
     }
 }

@@ -46,11 +46,7 @@ fn what_is_included_adds_up() {
     let config = config(&examples().join("include/lb.toml"));
     let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(pools, ["default", "orders", "search"]);
-    let routes: Vec<&str> = config
-        .routes
-        .iter()
-        .map(|route| route.name.as_str())
-        .collect();
+    let routes: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(routes, ["rest", "orders", "search"]);
 }
 
@@ -69,31 +65,17 @@ fn everything_names_every_key() {
     for line in text.lines() {
         let line = line.trim_start_matches("# ");
         if let Some(header) = line.strip_prefix('[') {
-            table = header
-                .trim_start_matches('[')
-                .split(']')
-                .next()
-                .unwrap_or_default()
-                .to_owned();
+            table = header.trim_start_matches('[').split(']').next().unwrap_or_default().to_owned();
             shown.push((String::new(), table.clone()));
         } else if let Some((key, _)) = line.split_once(" = ") {
             shown.push((table.clone(), key.to_owned()));
         }
     }
-    for (table, keys) in keys::TABLES
-        .iter()
-        .filter(|(table, _)| !table.contains('*'))
-    {
+    for (table, keys) in keys::TABLES.iter().filter(|(table, _)| !table.contains('*')) {
         for key in *keys {
             let known = shown.contains(&((*table).to_owned(), (*key).to_owned()));
-            let elsewhere = matches!(
-                (*table, *key),
-                ("", "pool") | ("balance.sticky", _) | ("listener", "tls")
-            );
-            assert!(
-                known || elsewhere,
-                "everything.toml lacks `{key}` in [{table}]"
-            );
+            let elsewhere = matches!((*table, *key), ("", "pool") | ("balance.sticky", _) | ("listener", "tls"));
+            assert!(known || elsewhere, "everything.toml lacks `{key}` in [{table}]");
         }
     }
 }

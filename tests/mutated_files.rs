@@ -88,22 +88,12 @@ fn no_file_is_too_strange_to_be_told_about() {
         assert!(!problems.is_empty(), "{shown}");
         for problem in problems {
             assert!(problem.line <= lines, "{problem} of {lines}:\n{shown}");
-            assert_eq!(
-                problem.line == 0,
-                problem.column == 0,
-                "{problem}:\n{shown}"
-            );
+            assert_eq!(problem.line == 0, problem.column == 0, "{problem}:\n{shown}");
             let last = problem.excerpt.chars().count() + 1;
             assert!(problem.column <= last, "{problem} of {last}:\n{shown}");
-            assert!(
-                problem.width >= 1 && !problem.message.is_empty(),
-                "{problem}"
-            );
+            assert!(problem.width >= 1 && !problem.message.is_empty(), "{problem}");
             assert!(problem.to_text(false).contains("lb.toml"));
         }
     }
-    assert!(
-        refused > 200,
-        "only {refused} were refused: the mutations are too mild"
-    );
+    assert!(refused > 200, "only {refused} were refused: the mutations are too mild");
 }

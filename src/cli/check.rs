@@ -25,20 +25,11 @@ pub enum CheckFormat {
 ///
 /// # Errors
 /// Only if `out` cannot be written to.
-pub fn check(
-    path: &Path,
-    format: CheckFormat,
-    colored: bool,
-    out: &mut dyn Write,
-) -> io::Result<bool> {
+pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Write) -> io::Result<bool> {
     let loaded = source::load(path, &|name| std::env::var(name).ok());
     let result = loaded.result.and_then(|config| {
         let problems = guards(path, None, &config);
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
     });
     let problems = result.as_ref().err().map_or(&[][..], Vec::as_slice);
     match format {
@@ -86,8 +77,7 @@ fn count(number: usize, what: &str) -> String {
 mod tests {
     use super::*;
 
-    const GOOD: &str =
-        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[server]]\nname = \"a\"\naddress = \"a:1\"\n";
+    const GOOD: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[server]]\nname = \"a\"\naddress = \"a:1\"\n";
 
     fn checked(text: &str, format: CheckFormat) -> (bool, String) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -103,10 +93,7 @@ mod tests {
     fn a_fine_file_is_summed_up() {
         let (fine, text) = checked(GOOD, CheckFormat::Text);
         assert!(fine);
-        assert_eq!(
-            text,
-            "lb.toml: fine (1 server in 1 pool, 1 route, 1 listener)\n"
-        );
+        assert_eq!(text, "lb.toml: fine (1 server in 1 pool, 1 route, 1 listener)\n");
         assert_eq!(checked(GOOD, CheckFormat::Github), (true, String::new()));
         let (_, text) = checked(GOOD, CheckFormat::Json);
         let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -119,10 +106,7 @@ mod tests {
         let (fine, text) = checked(&bad, CheckFormat::Text);
         assert!(!fine && text.contains("lb.toml:6:1") && text.ends_with("lb.toml: 2 problems\n"));
         let (_, text) = checked(&bad, CheckFormat::Github);
-        assert!(
-            text.starts_with("::error file=lb.toml,line=6,col=1,"),
-            "{text}"
-        );
+        assert!(text.starts_with("::error file=lb.toml,line=6,col=1,"), "{text}");
         assert_eq!(text.lines().count(), 2);
         let (_, text) = checked(&bad, CheckFormat::Json);
         let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");

@@ -32,11 +32,7 @@ fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             Sides::Old(was) => changes.push(Change::ListenerRemoved(was.clone())),
             Sides::New(is) => changes.push(Change::ListenerAdded(is.clone())),
             Sides::Both(was, is) if was.address != is.address => {
-                changes.push(Change::ListenerAddress {
-                    listener: name.to_owned(),
-                    from: was.address,
-                    to: is.address,
-                });
+                changes.push(Change::ListenerAddress { listener: name.to_owned(), from: was.address, to: is.address });
             }
             Sides::Both(..) => {}
         }
@@ -62,12 +58,7 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             ("pool", was.pool.clone(), is.pool.clone()),
         ];
         let differ = values.into_iter().filter(|(_, from, to)| from != to);
-        changes.extend(differ.map(|(key, from, to)| Change::RouteChanged {
-            route: name.to_owned(),
-            key,
-            from,
-            to,
-        }));
+        changes.extend(differ.map(|(key, from, to)| Change::RouteChanged { route: name.to_owned(), key, from, to }));
     }
 }
 
@@ -97,18 +88,12 @@ fn servers(pool: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>
         let (was, is) = match sides {
             Sides::Old(was) => {
                 same_names = false;
-                changes.push(Change::ServerRemoved {
-                    pool: pool(),
-                    server: was.clone(),
-                });
+                changes.push(Change::ServerRemoved { pool: pool(), server: was.clone() });
                 continue;
             }
             Sides::New(is) => {
                 same_names = false;
-                changes.push(Change::ServerAdded {
-                    pool: pool(),
-                    server: is.clone(),
-                });
+                changes.push(Change::ServerAdded { pool: pool(), server: is.clone() });
                 continue;
             }
             Sides::Both(was, is) => (was, is),
@@ -116,29 +101,15 @@ fn servers(pool: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>
         let server = || name.to_owned();
         if was.address != is.address {
             let (from, to) = (was.address.clone(), is.address.clone());
-            changes.push(Change::ServerAddress {
-                pool: pool(),
-                server: server(),
-                from,
-                to,
-            });
+            changes.push(Change::ServerAddress { pool: pool(), server: server(), from, to });
         }
         if was.weight != is.weight {
             let (from, to) = (was.weight, is.weight);
-            changes.push(Change::ServerWeight {
-                pool: pool(),
-                server: server(),
-                from,
-                to,
-            });
+            changes.push(Change::ServerWeight { pool: pool(), server: server(), from, to });
         }
         if was.enabled != is.enabled {
             let enabled = is.enabled;
-            changes.push(Change::ServerEnabled {
-                pool: pool(),
-                server: server(),
-                enabled,
-            });
+            changes.push(Change::ServerEnabled { pool: pool(), server: server(), enabled });
         }
     }
     if same_names && old.iter().zip(new).any(|(was, is)| was.name != is.name) {
@@ -147,12 +118,7 @@ fn servers(pool: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>
 }
 
 /// Every key whose value differs, found in the serialized form, so that a new key needs no code.
-fn settings(
-    pool: Option<&str>,
-    old: &Map<String, Value>,
-    new: &Map<String, Value>,
-    changes: &mut Vec<Change>,
-) {
+fn settings(pool: Option<&str>, old: &Map<String, Value>, new: &Map<String, Value>, changes: &mut Vec<Change>) {
     let mut left = vec![(String::new(), old, new)];
     while let Some((prefix, old, new)) = left.pop() {
         let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
@@ -161,10 +127,7 @@ fn settings(
                 "" => key.clone(),
                 prefix => format!("{prefix}.{key}"),
             };
-            let (was, is) = (
-                old.get(key).unwrap_or(&Value::Null),
-                new.get(key).unwrap_or(&Value::Null),
-            );
+            let (was, is) = (old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null));
             match (was, is) {
                 (Value::Object(was), Value::Object(is)) => left.push((path, was, is)),
                 (was, is) if was != is => changes.push(Change::Setting {
@@ -200,10 +163,7 @@ fn words(value: &Value) -> String {
             format!("[{}]", values.join(", "))
         }
         Value::Object(map) => {
-            let pairs: Vec<String> = map
-                .iter()
-                .map(|(key, value)| format!("{key} {}", words(value)))
-                .collect();
+            let pairs: Vec<String> = map.iter().map(|(key, value)| format!("{key} {}", words(value))).collect();
             pairs.join(", ")
         }
         other => other.to_string(),
@@ -218,11 +178,7 @@ enum Sides<'a, T> {
 }
 
 /// Every name, in the order of the alphabet.
-fn pairs<'a, T>(
-    old: &'a [T],
-    new: &'a [T],
-    name: impl Fn(&'a T) -> &'a str,
-) -> BTreeMap<&'a str, Sides<'a, T>> {
+fn pairs<'a, T>(old: &'a [T], new: &'a [T], name: impl Fn(&'a T) -> &'a str) -> BTreeMap<&'a str, Sides<'a, T>> {
     let mut pairs: BTreeMap<&str, Sides<'_, T>> = BTreeMap::new();
     for was in old {
         pairs.insert(name(was), Sides::Old(was));

@@ -13,16 +13,11 @@ use crate::config::{Config, Pool, Server, units};
 #[must_use]
 pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
     let removed = old.into_iter().flat_map(|old| removed(old, new));
-    let empty = empty_pools(new)
-        .filter(|_| !new.reload.allow_empty)
-        .map(|pool| {
-            Fault::new(format!("pool `{}` has no enabled server", pool.name))
-                .hint("enable or add one, or set `allow_empty = true` in [reload] if that is meant")
-        });
-    removed
-        .chain(empty)
-        .map(|fault| Problem::of_file(file, fault))
-        .collect()
+    let empty = empty_pools(new).filter(|_| !new.reload.allow_empty).map(|pool| {
+        Fault::new(format!("pool `{}` has no enabled server", pool.name))
+            .hint("enable or add one, or set `allow_empty = true` in [reload] if that is meant")
+    });
+    removed.chain(empty).map(|fault| Problem::of_file(file, fault)).collect()
 }
 
 /// The pools that no request can be sent to, whatever the health of their servers.
@@ -68,9 +63,7 @@ mod tests {
         let mut text = format!("[[listener]]\naddress = \"127.0.0.1:1\"\n[reload]\n{reload}\n");
         for number in (0..10).filter(|number| !removed.contains(number)) {
             let enabled = !disabled.contains(&number);
-            text += &format!(
-                "[[server]]\nname = \"s{number}\"\naddress = \"a:1\"\nenabled = {enabled}\n"
-            );
+            text += &format!("[[server]]\nname = \"s{number}\"\naddress = \"a:1\"\nenabled = {enabled}\n");
         }
         parse(&[SourceFile::new("lb.toml", text.as_str())], &|_| None).expect(&text)
     }
@@ -82,27 +75,9 @@ mod tests {
             ("", "", &[][..], &[][..], 0),
             ("", "", &[0, 1, 2][..], &[3, 4, 5, 6, 7, 8][..], 0),
             ("max_removed = \"50%\"", "", &[0, 1][..], &[2, 3, 4][..], 0),
-            (
-                "max_removed = \"50%\"",
-                "",
-                &[0, 1, 2][..],
-                &[3, 4, 5][..],
-                1,
-            ),
-            (
-                "max_removed = \"50%\"",
-                "max_removed = \"100%\"",
-                &[0, 1, 2][..],
-                &[3, 4, 5][..],
-                1,
-            ),
-            (
-                "",
-                "max_removed = \"0%\"",
-                &[0, 1, 2][..],
-                &[3, 4, 5][..],
-                0,
-            ),
+            ("max_removed = \"50%\"", "", &[0, 1, 2][..], &[3, 4, 5][..], 1),
+            ("max_removed = \"50%\"", "max_removed = \"100%\"", &[0, 1, 2][..], &[3, 4, 5][..], 1),
+            ("", "max_removed = \"0%\"", &[0, 1, 2][..], &[3, 4, 5][..], 0),
             ("max_removed = \"0%\"", "", &[0][..], &[][..], 1),
             ("max_removed = \"30%\"", "", &[][..], &[1, 2, 3][..], 0),
             ("", "", &all[..], &[][..], 1),
@@ -124,11 +99,7 @@ mod tests {
         assert_eq!(guards(file, None, &config("", &[1], &[])), []);
         let problems = guards(file, None, &config("", &all, &[]));
         assert_eq!(problems.len(), 1);
-        assert!(
-            problems[0]
-                .message
-                .contains("`default` has no enabled server")
-        );
+        assert!(problems[0].message.contains("`default` has no enabled server"));
     }
 
     #[test]

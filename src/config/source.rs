@@ -18,11 +18,8 @@ use crate::config::trail::Trail;
 pub const LARGEST: u64 = 16 << 20;
 
 /// A glob takes no hidden file, such as an editor's lock, and `*` no `/`.
-const GLOB: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: true,
-};
+const GLOB: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
@@ -87,12 +84,7 @@ impl Source {
     /// a regular file is not opened.
     #[must_use]
     pub fn read(&self, env: &Env<'_>) -> Sources {
-        let mut sources = Sources {
-            files: Vec::new(),
-            hash: String::new(),
-            problems: Vec::new(),
-            unlinked: false,
-        };
+        let mut sources = Sources { files: Vec::new(), hash: String::new(), problems: Vec::new(), unlinked: false };
         let mut left = LARGEST;
         match read_file(&self.path, &mut left) {
             Ok((file, metadata)) => {
@@ -134,10 +126,7 @@ impl Source {
                 continue;
             }
             let path = self.directory().join(pattern);
-            match fs::metadata(&path)
-                .map_err(|error| unreadable(&error))
-                .and_then(|m| regular(&m))
-            {
+            match fs::metadata(&path).map_err(|error| unreadable(&error)).and_then(|m| regular(&m)) {
                 Ok(()) => drop(paths.insert(path)),
                 Err(fault) => sources.problems.push(Problem {
                     message: format!("`{pattern}`: {}", fault.message),
@@ -224,10 +213,7 @@ impl Sources {
                 Err(problems)
             }
         };
-        Loaded {
-            sources: self,
-            result,
-        }
+        Loaded { sources: self, result }
     }
 }
 
@@ -241,21 +227,15 @@ impl SourceFile {
 
 fn read_file(path: &Path, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
     // Opening a device or a FIFO may do something or wait for ever, so this is looked at first.
-    fs::metadata(path)
-        .map_err(|error| unreadable(&error))
-        .and_then(|metadata| regular(&metadata))?;
+    fs::metadata(path).map_err(|error| unreadable(&error)).and_then(|metadata| regular(&metadata))?;
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     regular(&metadata)?;
     let mut bytes = Vec::new();
-    file.take(*left + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(&error))?;
+    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-        Fault::new("the configuration is larger than 16 MiB").hint(format!(
-            "this file has {} bytes; is it the right one?",
-            metadata.len()
-        ))
+        Fault::new("the configuration is larger than 16 MiB")
+            .hint(format!("this file has {} bytes; is it the right one?", metadata.len()))
     })?;
     Ok((SourceFile::new(path, bytes), metadata))
 }
@@ -268,20 +248,18 @@ fn regular(metadata: &Metadata) -> Result<(), Fault> {
         true => "name a file in it, or, in `include`, all of them: `conf.d/*.toml`",
         false => "name a regular file",
     };
-    let what = if metadata.is_dir() {
-        "a directory"
-    } else {
-        "a device, FIFO or socket"
-    };
+    let what = if metadata.is_dir() { "a directory" } else { "a device, FIFO or socket" };
     Err(Fault::new(format!("this is {what}, not a file")).hint(hint))
 }
 
 fn unreadable(error: &io::Error) -> Fault {
     match error.kind() {
-        io::ErrorKind::NotFound => Fault::new("there is no such file")
-            .hint("check the name; relative names begin at the working directory, or, in `include`, at the main file's"),
-        io::ErrorKind::PermissionDenied => Fault::new("no permission to read it")
-            .hint("let the user that runs lb read it, and enter its directories"),
+        io::ErrorKind::NotFound => Fault::new("there is no such file").hint(
+            "check the name; relative names begin at the working directory, or, in `include`, at the main file's",
+        ),
+        io::ErrorKind::PermissionDenied => {
+            Fault::new("no permission to read it").hint("let the user that runs lb read it, and enter its directories")
+        }
         _ => Fault::new(format!("it cannot be read: {error}")),
     }
 }

@@ -103,10 +103,7 @@ mod tests {
         let mut trail = Trail::default();
         trail.follow(&root.join("lb.toml"));
         assert_eq!(trail.watched, set(&root, &["", "..1", "..1/lb.toml"]));
-        assert_eq!(
-            trail.entries,
-            set(&root, &["lb.toml", "..data", "..1/lb.toml"])
-        );
+        assert_eq!(trail.entries, set(&root, &["lb.toml", "..data", "..1/lb.toml"]));
     }
 
     #[test]

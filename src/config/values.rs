@@ -162,8 +162,9 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Fault> {
         return Ok(HostPattern::Exact(text.to_owned()));
     }
     if let Some((scheme, _)) = text.split_once("://") {
-        return Err(Fault::new(format!("`{text}` is a URL, not a host"))
-            .hint(format!("leave out `{scheme}://` and any path")));
+        return Err(
+            Fault::new(format!("`{text}` is a URL, not a host")).hint(format!("leave out `{scheme}://` and any path"))
+        );
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|b| b.is_ascii_digit())

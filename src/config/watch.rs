@@ -42,17 +42,9 @@ impl Watch {
         };
         let (watcher, problems) = match notify::recommended_watcher(handler) {
             Ok(watcher) => (Some(watcher), Vec::new()),
-            Err(error) => (
-                None,
-                vec![format!("there are no file events here: {error}")],
-            ),
+            Err(error) => (None, vec![format!("there are no file events here: {error}")]),
         };
-        Self {
-            watcher,
-            bell,
-            watched: BTreeMap::new(),
-            problems,
-        }
+        Self { watcher, bell, watched: BTreeMap::new(), problems }
     }
 
     /// Watches exactly what the trail names. To be called after every read: a file that was
@@ -66,9 +58,7 @@ impl Watch {
         let lost = self.bell.set_entries(trail.entries.clone());
         self.problems.clear();
         let gone = |path: &PathBuf, identity: &mut Identity| {
-            !trail.watched.contains(path)
-                || lost.contains(path)
-                || Identity::of(path) != Some(*identity)
+            !trail.watched.contains(path) || lost.contains(path) || Identity::of(path) != Some(*identity)
         };
         for (path, _) in self.watched.extract_if(.., gone) {
             // It may have gone with the file.
@@ -91,8 +81,7 @@ impl Watch {
                 Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => fresh = true,
                 Err(error) => {
                     let path = path.display();
-                    self.problems
-                        .push(format!("{path} cannot be watched: {error}"));
+                    self.problems.push(format!("{path} cannot be watched: {error}"));
                 }
             }
         }
@@ -179,15 +168,9 @@ impl Ring {
             // Reading makes these, so reading on them would never end. They change nothing.
             EventKind::Access(AccessKind::Open(_) | AccessKind::Read)
             | EventKind::Access(AccessKind::Close(AccessMode::Read)) => None,
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)) if leads(event.paths.first()) => {
-                Some(Self::Moved)
-            }
-            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) if leads(event.paths.get(1)) => {
-                Some(Self::Moved)
-            }
-            EventKind::Modify(ModifyKind::Data(_)) | EventKind::Create(_)
-                if leads(event.paths.first()) =>
-            {
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) if leads(event.paths.first()) => Some(Self::Moved),
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) if leads(event.paths.get(1)) => Some(Self::Moved),
+            EventKind::Modify(ModifyKind::Data(_)) | EventKind::Create(_) if leads(event.paths.first()) => {
                 Some(Self::Written)
             }
             _ => Some(Self::Other),
@@ -266,18 +249,12 @@ impl Identity {
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
+        Some(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 
     #[cfg(not(unix))]
     fn of(path: &Path) -> Option<Self> {
-        path.exists().then_some(Self {
-            device: 0,
-            inode: 0,
-        })
+        path.exists().then_some(Self { device: 0, inode: 0 })
     }
 }
 

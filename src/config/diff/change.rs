@@ -104,88 +104,43 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ListenerAdded(listener) => {
-                write!(
-                    f,
-                    "listener {}: added ({})",
-                    listener.name, listener.address
-                )
+                write!(f, "listener {}: added ({})", listener.name, listener.address)
             }
             Self::ListenerRemoved(listener) => {
-                write!(
-                    f,
-                    "listener {}: removed ({})",
-                    listener.name, listener.address
-                )
+                write!(f, "listener {}: removed ({})", listener.name, listener.address)
             }
             Self::ListenerAddress { listener, from, to } => {
                 write!(f, "listener {listener}: address {from} -> {to}")
             }
-            Self::RouteAdded(Route {
-                name,
-                host,
-                path,
-                pool,
-            }) => {
+            Self::RouteAdded(Route { name, host, path, pool }) => {
                 write!(f, "route {name}: added ({host}{path} to pool {pool})")
             }
             Self::RouteRemoved(route) => write!(f, "route {}: removed", route.name),
-            Self::RouteChanged {
-                route,
-                key,
-                from,
-                to,
-            } => {
+            Self::RouteChanged { route, key, from, to } => {
                 write!(f, "route {route}: {key} {from} -> {to}")
             }
             Self::PoolAdded(pool) => write!(f, "pool {pool}: added"),
             Self::PoolRemoved(pool) => write!(f, "pool {pool}: removed"),
             Self::PoolOrder(pool) => write!(f, "pool {pool}: servers in another order"),
             Self::ServerAdded { pool, server } => {
-                let Server {
-                    name,
-                    address,
-                    weight,
-                    enabled,
-                } = server;
+                let Server { name, address, weight, enabled } = server;
                 let disabled = if *enabled { "" } else { ", disabled" };
-                write!(
-                    f,
-                    "server {pool}/{name}: added ({address}, weight {weight}{disabled})"
-                )
+                write!(f, "server {pool}/{name}: added ({address}, weight {weight}{disabled})")
             }
             Self::ServerRemoved { pool, server } => {
                 write!(f, "server {pool}/{}: removed", server.name)
             }
-            Self::ServerAddress {
-                pool,
-                server,
-                from,
-                to,
-            } => {
+            Self::ServerAddress { pool, server, from, to } => {
                 write!(f, "server {pool}/{server}: address {from} -> {to}")
             }
-            Self::ServerWeight {
-                pool,
-                server,
-                from,
-                to,
-            } => {
+            Self::ServerWeight { pool, server, from, to } => {
                 write!(f, "server {pool}/{server}: weight {from} -> {to}")
             }
-            Self::ServerEnabled {
-                pool,
-                server,
-                enabled,
-            } => {
+            Self::ServerEnabled { pool, server, enabled } => {
                 let state = if *enabled { "enabled" } else { "disabled" };
                 write!(f, "server {pool}/{server}: {state}")
             }
-            Self::Setting {
-                pool,
-                key,
-                from,
-                to,
-            } => {
+            Self::Setting { pool, key, from, to } => {
                 match pool {
                     Some(pool) => write!(f, "pool {pool}: {key} {from} -> {to}")?,
                     None => write!(f, "{key}: {from} -> {to}")?,

@@ -31,61 +31,28 @@ fn config(text: &str) -> Config {
 }
 
 fn words_between(old: &str, new: &str) -> Vec<String> {
-    diff(&config(old), &config(new))
-        .iter()
-        .map(Change::to_string)
-        .collect()
+    diff(&config(old), &config(new)).iter().map(Change::to_string).collect()
 }
 
 #[test]
 fn each_edit_in_words() {
     let edits: &[(&str, &str, &[&str])] = &[
-        (
-            "weight = 6",
-            "weight = 2",
-            &["server default/server3: weight 6 -> 2"],
-        ),
-        (
-            "weight = 6",
-            "weight = 6\nenabled = false",
-            &["server default/server3: disabled"],
-        ),
-        (
-            "127.0.0.1:8083",
-            "example.com:8083",
-            &["server default/server3: address 127.0.0.1:8083 -> example.com:8083"],
-        ),
+        ("weight = 6", "weight = 2", &["server default/server3: weight 6 -> 2"]),
+        ("weight = 6", "weight = 6\nenabled = false", &["server default/server3: disabled"]),
+        ("127.0.0.1:8083", "example.com:8083", &["server default/server3: address 127.0.0.1:8083 -> example.com:8083"]),
         (
             "name = \"server3\"",
             "name = \"server4\"",
-            &[
-                "server default/server3: removed",
-                "server default/server4: added (127.0.0.1:8083, weight 6)",
-            ],
+            &["server default/server3: removed", "server default/server4: added (127.0.0.1:8083, weight 6)"],
         ),
-        (
-            "127.0.0.1:80\"",
-            "127.0.0.1:81\"",
-            &["listener web: address 127.0.0.1:80 -> 127.0.0.1:81"],
-        ),
+        ("127.0.0.1:80\"", "127.0.0.1:81\"", &["listener web: address 127.0.0.1:80 -> 127.0.0.1:81"]),
         (
             "name = \"web\"",
             "",
-            &[
-                "listener 127.0.0.1:80: added (127.0.0.1:80)",
-                "listener web: removed (127.0.0.1:80)",
-            ],
+            &["listener 127.0.0.1:80: added (127.0.0.1:80)", "listener web: removed (127.0.0.1:80)"],
         ),
-        (
-            "pool = \"api\"",
-            "pool = \"default\"",
-            &["route api: pool api -> default"],
-        ),
-        (
-            "pool = \"api\"",
-            "path = \"/v1\"\npool = \"api\"",
-            &["route api: path / -> /v1"],
-        ),
+        ("pool = \"api\"", "pool = \"default\"", &["route api: pool api -> default"]),
+        ("pool = \"api\"", "path = \"/v1\"\npool = \"api\"", &["route api: path / -> /v1"]),
         (
             "[[pool.api.server]]",
             "[pool.api.balance]\nalgorithm = \"random\"\n[[pool.api.server]]",
@@ -99,33 +66,15 @@ fn each_edit_in_words() {
         (
             "[[pool.api.server]]",
             "[[pool.new.server]]\nname = \"n\"\naddress = \"n:1\"\nenabled = false\n[[pool.api.server]]",
-            &[
-                "pool new: added",
-                "server new/n: added (n:1, weight 1, disabled)",
-            ],
+            &["pool new: added", "server new/n: added (n:1, weight 1, disabled)"],
         ),
-        (
-            "[[listener]]",
-            "[timeouts]\ndrain = \"10s\"\n[[listener]]",
-            &["timeouts.drain: 30s -> 10s"],
-        ),
-        (
-            "[[listener]]",
-            "[admin]\nhosts = [\"a\", \"b\"]\n[[listener]]",
-            &["admin.hosts: [] -> [a, b]"],
-        ),
-        (
-            "[[listener]]",
-            "[proxy]\nworkers = 4\n[[listener]]",
-            &["proxy.workers: 0 -> 4 (from the next start on)"],
-        ),
+        ("[[listener]]", "[timeouts]\ndrain = \"10s\"\n[[listener]]", &["timeouts.drain: 30s -> 10s"]),
+        ("[[listener]]", "[admin]\nhosts = [\"a\", \"b\"]\n[[listener]]", &["admin.hosts: [] -> [a, b]"]),
+        ("[[listener]]", "[proxy]\nworkers = 4\n[[listener]]", &["proxy.workers: 0 -> 4 (from the next start on)"]),
         (
             "[[listener]]",
             "[retry]\nbudget = \"7%\"\n[[listener]]",
-            &[
-                "pool api: retry.budget 20% -> 7%",
-                "pool default: retry.budget 20% -> 7%",
-            ],
+            &["pool api: retry.budget 20% -> 7%", "pool default: retry.budget 20% -> 7%"],
         ),
         ("[[listener]]", "# nothing\n[[listener]]", &[]),
     ];
@@ -134,11 +83,7 @@ fn each_edit_in_words() {
         let after = BEFORE.replacen(from, to, 1);
         assert_eq!(words_between(BEFORE, &after), *expected, "{from} -> {to}");
         let back = diff(&config(&after), &config(BEFORE));
-        assert_eq!(
-            back.is_empty(),
-            expected.is_empty(),
-            "{from} -> {to} and back"
-        );
+        assert_eq!(back.is_empty(), expected.is_empty(), "{from} -> {to} and back");
     }
 }
 
@@ -146,23 +91,8 @@ fn each_edit_in_words() {
 fn the_order_of_servers_counts_and_no_other() {
     let server = |name: &str| format!("[[server]]\nname = \"{name}\"\naddress = \"{name}:1\"\n");
     let listener = |port: u16| format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\n");
-    let old = format!(
-        "{}{}{}{}",
-        listener(1),
-        listener(2),
-        server("a"),
-        server("b")
-    );
-    let new = format!(
-        "{}{}{}{}",
-        listener(2),
-        listener(1),
-        server("b"),
-        server("a")
-    );
-    assert_eq!(
-        words_between(&old, &new),
-        ["pool default: servers in another order"]
-    );
+    let old = format!("{}{}{}{}", listener(1), listener(2), server("a"), server("b"));
+    let new = format!("{}{}{}{}", listener(2), listener(1), server("b"), server("a"));
+    assert_eq!(words_between(&old, &new), ["pool default: servers in another order"]);
     assert_eq!(words_between(&old, &old), [] as [String; 0]);
 }

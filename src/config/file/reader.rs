@@ -49,9 +49,7 @@ impl<'a> Reader<'a> {
     ) -> Self {
         let reader = Self { table, keys, header, place, report };
         for (key, entry) in table.iter().filter(|(key, _)| !keys.contains(key)) {
-            reader
-                .report
-                .at(entry.key, reader.unknown(key, &entry.value));
+            reader.report.at(entry.key, reader.unknown(key, &entry.value));
         }
         reader
     }
@@ -322,15 +320,15 @@ impl<'a> Reader<'a> {
             Kind::Integer(number) if wanted == PERCENT => {
                 fault.hint(format!("write it with its sign, in quotes, such as `\"{number}%\"`"))
             }
-            Kind::Integer(number) if wanted == DURATION => fault.hint(format!(
-                "write it with its unit, in quotes, such as `\"{number}s\"`"
-            )),
-            Kind::Integer(number) if wanted == SIZE => fault.hint(format!(
-                "write it with its unit, in quotes, such as `\"{number}B\"`"
-            )),
-            Kind::Integer(number) if wanted == PERCENT => fault.hint(format!(
-                "write it with its sign, in quotes, such as `\"{number}%\"`"
-            )),
+            Kind::Integer(number) if wanted == DURATION => {
+                fault.hint(format!("write it with its unit, in quotes, such as `\"{number}s\"`"))
+            }
+            Kind::Integer(number) if wanted == SIZE => {
+                fault.hint(format!("write it with its unit, in quotes, such as `\"{number}B\"`"))
+            }
+            Kind::Integer(number) if wanted == PERCENT => {
+                fault.hint(format!("write it with its sign, in quotes, such as `\"{number}%\"`"))
+            }
             _ => fault,
         };
         self.report.at(value.place, fault);
@@ -340,17 +338,9 @@ impl<'a> Reader<'a> {
         if matches!(value.kind, Kind::Broken) {
             return;
         }
-        let wanted = if header.starts_with("[[") {
-            "an array of tables"
-        } else {
-            "a table"
-        };
-        let fault = Fault::new(format!(
-            "`{key}` must be {wanted}, not {}",
-            value.type_name()
-        ));
-        self.report
-            .at(value.place, fault.hint(format!("write `{header}`")));
+        let wanted = if header.starts_with("[[") { "an array of tables" } else { "a table" };
+        let fault = Fault::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
+        self.report.at(value.place, fault.hint(format!("write `{header}`")));
     }
 
     fn unknown(&self, key: &str, value: &Value) -> Fault {

@@ -64,17 +64,9 @@ pub(super) fn parse(report: &Report<'_>, file: usize) -> Option<Table> {
 /// The text with every line that a span touches made of spaces, byte for byte.
 fn blank(text: &str, span: &Range<usize>) -> String {
     let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
-    let end = text[span.end..]
-        .find('\n')
-        .map_or(text.len(), |at| span.end + at);
-    let blanked = text[start..end]
-        .bytes()
-        .map(|b| if b == b'\n' { '\n' } else { ' ' });
-    text[..start]
-        .chars()
-        .chain(blanked)
-        .chain(text[end..].chars())
-        .collect()
+    let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
+    let blanked = text[start..end].bytes().map(|b| if b == b'\n' { '\n' } else { ' ' });
+    text[..start].chars().chain(blanked).chain(text[end..].chars()).collect()
 }
 
 fn text<'a>(report: &Report<'a>, file: usize) -> Option<&'a str> {
@@ -148,8 +140,7 @@ impl Found {
             Fault::new("this text is never closed").hint("end it with `'`")
         } else if said.starts_with("invalid boolean") {
             let value = word(start);
-            Fault::new(format!("`{value}` is not a value"))
-                .hint(format!("write `{}`", value.to_lowercase()))
+            Fault::new(format!("`{value}` is not a value")).hint(format!("write `{}`", value.to_lowercase()))
         } else if said.starts_with("unclosed array table") {
             Fault::new("the table's name is never closed").hint("end it with `]]`")
         } else if said.starts_with("unclosed table") {
@@ -181,11 +172,7 @@ impl Found {
     /// What was opened at the span's start and goes on to the end of the file.
     fn unclosed(text: &str, span: &Range<usize>) -> Self {
         let opener = text[span.start..].chars().next().unwrap_or('[');
-        Self {
-            start: span.start,
-            end: span.end,
-            fault: Fault::new(format!("this `{opener}` is never closed")),
-        }
+        Self { start: span.start, end: span.end, fault: Fault::new(format!("this `{opener}` is never closed")) }
     }
 
     fn tell(self, report: &Report<'_>, file: usize) {
@@ -195,8 +182,7 @@ impl Found {
 }
 
 fn more_than_one() -> Fault {
-    Fault::new("the line goes on where it should end")
-        .hint("write one key a line, and text in quotes")
+    Fault::new("the line goes on where it should end").hint("write one key a line, and text in quotes")
 }
 
 /// The outermost array, inline table or string over several lines that a byte is in.
@@ -228,8 +214,6 @@ fn enclosing(text: &str, table: &DeTable<'_>, at: usize) -> Option<Range<usize>>
 /// Whether an error is that the text ends too early.
 fn at_end(text: &str, error: &toml::de::Error) -> bool {
     let start = error.span().map_or(0, |span| span.start);
-    let open = ["unclosed", "invalid multi-line"]
-        .iter()
-        .any(|said| error.message().starts_with(said));
+    let open = ["unclosed", "invalid multi-line"].iter().any(|said| error.message().starts_with(said));
     open && text.get(start..).is_some_and(|rest| rest.trim().is_empty())
 }

@@ -10,18 +10,12 @@ use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind};
 use super::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
 }
 
 /// Lets a test fail rather than hang when no event comes.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future)
-        .await
-        .expect("a wake-up")
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("a wake-up")
 }
 
 #[test]
@@ -31,74 +25,24 @@ fn only_what_reading_makes_is_not_heard() {
     let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
     let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
     for (kind, paths, expected) in [
-        (
-            access(AccessKind::Open(AccessMode::Any)),
-            vec!["/d/lb.toml"],
-            None,
-        ),
-        (
-            access(AccessKind::Close(AccessMode::Read)),
-            vec!["/d/lb.toml"],
-            None,
-        ),
-        (
-            access(AccessKind::Close(AccessMode::Write)),
-            vec!["/d/lb.toml"],
-            Some(Ring::Other),
-        ),
-        (
-            renamed(RenameMode::To),
-            vec!["/d/lb.toml"],
-            Some(Ring::Moved),
-        ),
-        (
-            renamed(RenameMode::To),
-            vec!["/d/..data"],
-            Some(Ring::Moved),
-        ),
+        (access(AccessKind::Open(AccessMode::Any)), vec!["/d/lb.toml"], None),
+        (access(AccessKind::Close(AccessMode::Read)), vec!["/d/lb.toml"], None),
+        (access(AccessKind::Close(AccessMode::Write)), vec!["/d/lb.toml"], Some(Ring::Other)),
+        (renamed(RenameMode::To), vec!["/d/lb.toml"], Some(Ring::Moved)),
+        (renamed(RenameMode::To), vec!["/d/..data"], Some(Ring::Moved)),
         (renamed(RenameMode::To), vec!["/d/other"], Some(Ring::Other)),
-        (
-            renamed(RenameMode::From),
-            vec!["/d/lb.toml"],
-            Some(Ring::Other),
-        ),
-        (
-            renamed(RenameMode::Both),
-            vec!["/d/4913", "/d/lb.toml"],
-            Some(Ring::Moved),
-        ),
-        (
-            renamed(RenameMode::Both),
-            vec!["/d/lb.toml", "/d/lb.toml~"],
-            Some(Ring::Other),
-        ),
+        (renamed(RenameMode::From), vec!["/d/lb.toml"], Some(Ring::Other)),
+        (renamed(RenameMode::Both), vec!["/d/4913", "/d/lb.toml"], Some(Ring::Moved)),
+        (renamed(RenameMode::Both), vec!["/d/lb.toml", "/d/lb.toml~"], Some(Ring::Other)),
         (data, vec!["/d/lb.toml"], Some(Ring::Written)),
         (data, vec!["/d/other"], Some(Ring::Other)),
-        (
-            EventKind::Create(CreateKind::File),
-            vec!["/d/lb.toml"],
-            Some(Ring::Written),
-        ),
-        (
-            EventKind::Remove(RemoveKind::File),
-            vec!["/d/lb.toml"],
-            Some(Ring::Other),
-        ),
-        (
-            EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
-            vec!["/d/lb.toml"],
-            Some(Ring::Other),
-        ),
+        (EventKind::Create(CreateKind::File), vec!["/d/lb.toml"], Some(Ring::Written)),
+        (EventKind::Remove(RemoveKind::File), vec!["/d/lb.toml"], Some(Ring::Other)),
+        (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), vec!["/d/lb.toml"], Some(Ring::Other)),
         (EventKind::Any, vec![], Some(Ring::Other)),
     ] {
-        let event = paths
-            .iter()
-            .fold(Event::new(kind), |event, path| event.add_path(path.into()));
-        assert_eq!(
-            Ring::of(&Ok(event), &entries),
-            expected,
-            "{kind:?} {paths:?}"
-        );
+        let event = paths.iter().fold(Event::new(kind), |event, path| event.add_path(path.into()));
+        assert_eq!(Ring::of(&Ok(event), &entries), expected, "{kind:?} {paths:?}");
     }
     let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
     assert_eq!(Ring::of(&Ok(overflow), &entries), Some(Ring::Other));
@@ -117,9 +61,7 @@ fn the_last_word_about_the_file_counts() {
         (vec![Moved, Written], false),
         (vec![Written, Other, Moved, Other], true),
     ] {
-        let wake = rings
-            .iter()
-            .fold(None, |pending, ring| Some(ring.after(pending)));
+        let wake = rings.iter().fold(None, |pending, ring| Some(ring.after(pending)));
         assert_eq!(wake, Some(Wake { renamed }), "{rings:?}");
     }
 }
@@ -137,18 +79,13 @@ fn settling_needs_two_equal_reads_apart() {
     assert_eq!(block_on(settle(written, quiet, changing, || ())), 4);
     assert!(begin.elapsed() >= quiet * 4 && count.get() >= 5);
     count.set(0);
-    assert_eq!(
-        block_on(settle(Wake { renamed: true }, quiet, changing, || ())),
-        1
-    );
+    assert_eq!(block_on(settle(Wake { renamed: true }, quiet, changing, || ())), 1);
     let told = Cell::new(0);
     let busy = || {
         count.set(count.get() + 1);
         count.get() * u32::from(told.get() == 0)
     };
-    block_on(settle(written, Duration::from_millis(1), busy, || {
-        told.set(told.get() + 1)
-    }));
+    block_on(settle(written, Duration::from_millis(1), busy, || told.set(told.get() + 1)));
     assert_eq!(told.get(), 1);
 }
 
@@ -161,18 +98,11 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        Self {
-            directory,
-            watch: Watch::new(),
-        }
+        Self { directory, watch: Watch::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory
-            .path()
-            .canonicalize()
-            .expect("its name")
-            .join(name)
+        self.directory.path().canonicalize().expect("its name").join(name)
     }
 
     /// Sets the watches until that changes nothing any more, as a reader does after each wake-up.
@@ -183,10 +113,7 @@ impl Scene {
             self.watch.rewatch(&trail);
             assert_eq!(self.watch.problems(), [] as [String; 0]);
             let quiet = Duration::from_millis(30);
-            if tokio::time::timeout(quiet, self.watch.wake())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(quiet, self.watch.wake()).await.is_err() {
                 return;
             }
         }

@@ -168,8 +168,9 @@ stand_in_prometheus() {
 
 stand_in_zipkin() {
     debian "$work/zipkin" default-jre-headless wget
-    mvn --quiet --batch-mode -Dstyle.color=never dependency:copy -DoutputDirectory="$work/jar" \
-        -Dartifact="io.zipkin:zipkin-server:${1##*:}:jar:slim"
+    mvn --batch-mode dependency:copy -DoutputDirectory="$work/jar" \
+        -Dartifact="io.zipkin:zipkin-server:${1##*:}:jar:slim" \
+        >"$work/mvn.log" 2>&1 || { tail -20 "$work/mvn.log"; fail "no Zipkin"; }
     cp "$work"/jar/zipkin-server-*.jar "$work/zipkin/zipkin.jar"
     import "$work/zipkin" "$1" 'USER 1000' 'ENTRYPOINT ["java","-jar","/zipkin.jar"]' \
         'HEALTHCHECK --interval=5s CMD ["wget","-q","-O","/dev/null","http://127.0.0.1:9411/health"]'

@@ -299,9 +299,10 @@ fn a_pool_that_is_gone_but_for_open_requests_is_told_of_by_its_servers_alone() {
 fn listeners_are_told_of_where_they_listen() {
     let fixture = mixed();
     let listener = lb::state::ListenerLive {
+        id: 1,
         name: "web".into(),
         address: ([0, 0, 0, 0], 8080).into(),
-        counters: lb::counters::PerWorker::new(support::WORKERS),
+        counters: lb::counters::PerWorker::new(support::WORKERS).into(),
     };
     listener.counters.of(1).opened.add(3);
     listener.counters.of(1).closed.add(1);

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb::config::{self, Config};
-use lb::pool::Pool;
 use lb::registry::Registry;
-use lb::route::RouteTable;
 use lb::server::Server;
 use lb::snapshot::{Snapshot, SourceFile};
 use lb::state::State;
@@ -28,7 +26,7 @@ impl Fixture {
     pub(crate) fn new(config: Config) -> Self {
         let mut registry = Registry::new(WORKERS);
         registry.apply(None, &config, Instant::now());
-        let state = Arc::new(State::new(snapshot(&mut registry, 1, Arc::new(config))));
+        let state = Arc::new(State::new(snapshot(&mut registry, 1, &Arc::new(config))));
         Self { state, registry }
     }
 
@@ -38,14 +36,14 @@ impl Fixture {
         let mut config = (*old.config).clone();
         change(&mut config);
         self.registry.apply(Some(&old.config), &config, Instant::now());
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation + 1, Arc::new(config)));
+        self.state.snapshot.store(snapshot(&mut self.registry, old.generation + 1, &Arc::new(config)));
     }
 
     /// The same generation after `change` of a server's health.
     pub(crate) fn health(&mut self, server: &str, state: lb::health::State) {
         self.server(server).set_state(state);
         let old = self.state.snapshot.load_full();
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, Arc::clone(&old.config)));
+        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
     }
 
     /// Ends the drains that are over after `time`.
@@ -53,7 +51,7 @@ impl Fixture {
         let old = self.state.snapshot.load_full();
         let expired = self.registry.expire(&old.config, Instant::now() + time);
         assert!(!expired.is_empty(), "something was to end");
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, Arc::clone(&old.config)));
+        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
     }
 
     /// The first live server of that name.
@@ -65,20 +63,11 @@ impl Fixture {
     }
 }
 
-fn snapshot(registry: &mut Registry, generation: u64, config: Arc<Config>) -> Arc<Snapshot> {
-    let pools: Vec<Arc<Pool>> = registry.pools(&config);
+fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> Arc<Snapshot> {
     let hash: Arc<str> = format!("{generation:064x}").into();
-    Arc::new(Snapshot {
-        generation,
-        hash: Arc::clone(&hash),
-        files: [SourceFile { path: "lb.toml".into(), hash }].into(),
-        applied_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
-        pools,
-        routes: registry.routes(&config),
-        unrouted: registry.unrouted(),
-        table: Arc::new(RouteTable::new(&config.routes)),
-        config,
-    })
+    let files = [SourceFile { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
+    let applied_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
+    Arc::new(registry.snapshot(config, generation, hash, files, applied_at))
 }
 
 /// A configuration of these pools with the defaults for all else, everything routed to the first.

@@ -50,9 +50,10 @@ fn busy() -> Fixture {
     fixture.server("server2").set_last_check(check(Some("connection refused")));
     fixture.health("server2", State::Down);
     let listener = ListenerLive {
+        id: 1,
         name: "web".into(),
         address: ([127, 0, 0, 1], 8080).into(),
-        counters: lb::counters::PerWorker::new(WORKERS),
+        counters: lb::counters::PerWorker::new(WORKERS).into(),
     };
     listener.counters.of(0).opened.add(5);
     listener.counters.of(0).closed.add(2);

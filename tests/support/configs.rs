@@ -10,14 +10,13 @@ use lb::config::{
     Reload, Retry, Server, StatusRanges, Timeouts, Tracing,
 };
 use lb::registry::Registry;
-use lb::route::RouteTable;
 use lb::snapshot::Snapshot;
 
 /// Generations in a row, each with its snapshot.
 #[derive(Debug)]
 pub(crate) struct Generations {
     registry: Registry,
-    newest: Option<Config>,
+    newest: Option<Arc<Config>>,
     count: u64,
 }
 
@@ -28,19 +27,10 @@ impl Generations {
 
     /// Accepts a configuration of these pools.
     pub(crate) fn apply(&mut self, pools: Vec<Pool>) -> Snapshot {
-        let config = config(pools);
-        self.registry.apply(self.newest.as_ref(), &config, Instant::now());
+        let config = Arc::new(config(pools));
+        self.registry.apply(self.newest.as_deref(), &config, Instant::now());
         self.count += 1;
-        let snapshot = Snapshot {
-            generation: self.count,
-            hash: "".into(),
-            applied_at: SystemTime::now(),
-            pools: self.registry.pools(&config),
-            routes: self.registry.routes(&config),
-            unrouted: self.registry.unrouted(),
-            table: Arc::new(RouteTable::new(&config.routes)),
-            config: Arc::new(config.clone()),
-        };
+        let snapshot = self.registry.snapshot(&config, self.count, "".into(), [].into(), SystemTime::now());
         self.newest = Some(config);
         snapshot
     }

@@ -194,7 +194,7 @@ mod tests {
         let cases = [
             (Failure::Unresolved, "host name not resolved"),
             (Failure::Connect(refused), "connection refused"),
-            (Failure::ConnectTimeout(Duration::from_millis(1500)), "no connection within 1s 500ms"),
+            (Failure::ConnectTimeout(Duration::from_millis(1500)), "no connection within 1500ms"),
             (Failure::AnswerTimeout(Duration::from_secs(2)), "no answer within 2s"),
             (Failure::Closed, "connection closed before an answer"),
             (Failure::NotHttp, "the answer is not HTTP/1.1"),

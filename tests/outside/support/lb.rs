@@ -1,0 +1,210 @@
+//! A running `lb`: a process of its own, with a file of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::client::{Answer, get};
+use super::eventually;
+
+/// What every configuration of the tests begins with: ports that the system chooses.
+pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+
+/// Lines of an output, as they come.
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// A running `lb`. Killed at the end of the test.
+#[derive(Debug)]
+pub(crate) struct Lb {
+    child: Child,
+    directory: TempDir,
+    stdout: Lines,
+    stderr: Lines,
+    /// Where its admin address is.
+    pub(crate) admin: SocketAddr,
+}
+
+/// The `lb` command.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+    command.env_remove("LB_CONFIG").env("NO_COLOR", "1");
+    command
+}
+
+/// `[[server]]` tables of the default pool.
+pub(crate) fn servers(servers: &[(&str, SocketAddr, u32)]) -> String {
+    let table = |(name, address, weight): &(&str, SocketAddr, u32)| {
+        format!("[[server]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n")
+    };
+    servers.iter().map(table).collect()
+}
+
+impl Lb {
+    /// Starts with [`PORTS`] and then `config`, and waits until it listens.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_file(&format!("{PORTS}{config}"))
+    }
+
+    /// Starts with exactly `file`, and waits until it listens.
+    pub(crate) fn start_file(file: &str) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("lb.toml");
+        fs::write(&path, file).expect("a file");
+        let mut command = command();
+        command.arg("--config").arg(&path);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
+        let stdout = lines(child.stdout.take().expect("piped"));
+        let stderr = lines(child.stderr.take().expect("piped"));
+        let admin = eventually("lb listens", || {
+            let lines = stderr.lock().expect("lines");
+            assert!(!lines.iter().any(|line| line.starts_with("lb: ")), "{lines:#?}");
+            let listens = lines.iter().any(|line| line.contains("listening"));
+            let line = lines.iter().find(|line| line.contains("admin address"))?;
+            let address = line.split("address=").nth(1).or_else(|| line.split("\"address\":\"").nth(1))?;
+            let end = address.find(['"', ' ']).unwrap_or(address.len());
+            listens.then(|| address[..end].parse().expect("an address"))
+        });
+        Self { child, directory, stdout, stderr, admin }
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("lb.toml")
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where the first listener is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let listeners = self.api("/api/listeners");
+        listeners["listeners"][0]["address"].as_str().expect("an address").parse().expect("an address")
+    }
+
+    /// What an admin path answers.
+    pub(crate) fn ask(&self, path: &str) -> Answer {
+        get(self.admin, path)
+    }
+
+    /// What an admin path answers, as JSON.
+    pub(crate) fn api(&self, path: &str) -> Value {
+        let answer = self.ask(path);
+        serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{path}: {answer:?}"))
+    }
+
+    /// What the API says of a server.
+    pub(crate) fn server(&self, name: &str) -> Value {
+        self.api(&format!("/api/servers/{name}"))
+    }
+
+    /// One figure of `/metrics`, by its whole name with labels.
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.ask("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        line.parse().ok()
+    }
+
+    /// Puts [`PORTS`] and then `config` in place of the file, by renaming.
+    pub(crate) fn edit(&self, config: &str) {
+        self.edit_file(&format!("{PORTS}{config}"));
+    }
+
+    /// Puts `file` in place of the file, by renaming.
+    pub(crate) fn edit_file(&self, file: &str) {
+        let new = self.directory.path().join("lb.toml.new");
+        fs::write(&new, file).expect("a file");
+        fs::rename(new, self.path()).expect("renamed");
+    }
+
+    /// Edits as [`Lb::edit`], and waits until that is in force.
+    #[track_caller]
+    pub(crate) fn apply(&self, config: &str) {
+        let before = self.generation();
+        self.edit(config);
+        self.reaches(before + 1);
+    }
+
+    /// The generation in force.
+    pub(crate) fn generation(&self) -> u64 {
+        self.api("/api/config")["generation"].as_u64().expect("a number")
+    }
+
+    /// Waits for a generation.
+    #[track_caller]
+    pub(crate) fn reaches(&self, generation: u64) {
+        eventually(&format!("generation {generation}; {:#?}", self.api("/api/reloads")), || {
+            (self.generation() >= generation).then_some(())
+        });
+    }
+
+    /// The newest reload, once it is not the one at `since`.
+    #[track_caller]
+    pub(crate) fn next_reload(&self, since: &Value) -> Value {
+        eventually("another reload", || Some(self.newest_reload()).filter(|reload| reload != since))
+    }
+
+    /// The newest reload.
+    pub(crate) fn newest_reload(&self) -> Value {
+        self.api("/api/reloads?limit=1")["reloads"][0].clone()
+    }
+
+    /// Waits until the API says so of a server.
+    #[track_caller]
+    pub(crate) fn server_is(&self, name: &str, status: &str) {
+        eventually(&format!("{name} is {status}; {}", self.api("/api/servers")), || {
+            (self.server(name)["status"] == status).then_some(())
+        });
+    }
+
+    /// Lines of standard output so far: the access log.
+    pub(crate) fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().expect("lines").clone()
+    }
+
+    /// Lines of standard error so far: the process' log.
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().expect("lines").clone()
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        eventually("lb ends", || self.child.try_wait().expect("a child"))
+    }
+}
+
+impl Drop for Lb {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("standard error of lb:\n{}", self.stderr().join("\n"));
+        }
+    }
+}
+
+fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let taken = Arc::clone(&lines);
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            taken.lock().expect("lines").push(line);
+        }
+    });
+    lines
+}

@@ -1,0 +1,180 @@
+//! Servers that do as they are told, good or bad; each connection is served by a function on a thread of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use super::DEADLINE;
+
+/// A running server. Refuses connections after [`Server::stop`], or once it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stopped: AtomicBool,
+    healthy: AtomicBool,
+    connections: AtomicUsize,
+    requests: Mutex<Vec<Request>>,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Request {
+    /// `GET /path HTTP/1.1`
+    pub(crate) line: String,
+    /// Names as they came.
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Request {
+    /// The values of a field, in whatever case.
+    pub(crate) fn values(&self, name: &str) -> Vec<&str> {
+        let known = self.fields.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        known.map(|(_, value)| value.as_str()).collect()
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or("")
+    }
+
+    /// Reads one; none at the end of the connection. A body needs a `Content-Length` or to be chunked.
+    pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Option<Self> {
+        let mut request = Self { line: line(stream)?, ..Self::default() };
+        loop {
+            let line = line(stream)?;
+            let Some((name, value)) = line.split_once(':') else { break };
+            request.fields.push((name.to_owned(), value.trim().to_owned()));
+        }
+        if request.values("transfer-encoding") == ["chunked"] {
+            loop {
+                let size = usize::from_str_radix(&line(stream)?, 16).ok()?;
+                let mut chunk = vec![0; size];
+                stream.read_exact(&mut chunk).ok()?;
+                line(stream)?;
+                if size == 0 {
+                    return Some(request);
+                }
+                request.body.extend(chunk);
+            }
+        }
+        let length = request.values("content-length").first().map_or(Some(0), |length| length.parse().ok())?;
+        request.body.resize(length, 0);
+        stream.read_exact(&mut request.body).ok()?;
+        Some(request)
+    }
+}
+
+impl Server {
+    /// Serves every connection by `serve`, which is given the server to note requests with.
+    pub(crate) fn scripted(serve: impl Fn(BufReader<TcpStream>, &Note) + Send + Sync + 'static) -> Self {
+        Self::on("127.0.0.1:0".parse().expect("an address"), serve)
+    }
+
+    /// The same, at an address of the test's choice.
+    pub(crate) fn on(address: SocketAddr, serve: impl Fn(BufReader<TcpStream>, &Note) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Shared { healthy: true.into(), ..Shared::default() });
+        let (serve, note) = (Arc::new(serve), Note(Arc::clone(&shared)));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if note.0.stopped.load(SeqCst) {
+                    return;
+                }
+                stream.set_nodelay(true).expect("a socket");
+                stream.set_read_timeout(Some(3 * DEADLINE)).expect("a socket");
+                note.0.connections.fetch_add(1, SeqCst);
+                note.0.open.lock().expect("streams").extend(stream.try_clone());
+                let (serve, note) = (Arc::clone(&serve), Note(Arc::clone(&note.0)));
+                std::thread::spawn(move || serve(BufReader::new(stream), &note));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Answers every request with its name; `/health` as [`Server::set_healthy`] says.
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self::scripted(move |stream, note| answer_by(name, stream, note))
+    }
+
+    /// The same, at an address of the test's choice.
+    pub(crate) fn named_on(address: SocketAddr, name: &'static str) -> Self {
+        Self::on(address, move |stream, note| answer_by(name, stream, note))
+    }
+
+    /// Says whether `/health` is to be answered with 200 or 503.
+    pub(crate) fn set_healthy(&self, healthy: bool) {
+        self.shared.healthy.store(healthy, SeqCst);
+    }
+
+    /// Accepts no more, and ends all connections.
+    pub(crate) fn stop(&self) {
+        self.shared.stopped.store(true, SeqCst);
+        // Wakes it, so that it lets go of the port.
+        drop(TcpStream::connect(self.address));
+        for stream in self.shared.open.lock().expect("streams").drain(..) {
+            // It may have ended.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(SeqCst)
+    }
+
+    /// The requests so far, without those of health checks.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().expect("requests").clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Where a scripted server notes what it saw.
+#[derive(Debug)]
+pub(crate) struct Note(Arc<Shared>);
+
+impl Note {
+    /// Reads and notes the next request; a health check is answered and not noted.
+    pub(crate) fn next(&self, stream: &mut BufReader<TcpStream>) -> Option<Request> {
+        loop {
+            let request = Request::read(stream)?;
+            if request.path() != "/health" {
+                self.0.requests.lock().expect("requests").push(request.clone());
+                return Some(request);
+            }
+            let status = if self.0.healthy.load(SeqCst) { "200 OK" } else { "503 Service Unavailable" };
+            answer(stream, &format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+        }
+    }
+}
+
+/// Sends bytes as they are; a client that has left is no fault.
+pub(crate) fn answer(stream: &mut BufReader<TcpStream>, bytes: &str) {
+    let _ = stream.get_mut().write_all(bytes.as_bytes());
+}
+
+fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {
+    while note.next(&mut stream).is_some() {
+        let length = name.len();
+        answer(&mut stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
+    }
+}
+
+fn line(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut line = String::new();
+    let read = stream.read_line(&mut line).ok()?;
+    (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
+}

@@ -1,7 +1,7 @@
 //! The configuration: what `lb.toml` says, resolved. Equal by value, so that two can be compared.
 //!
 //! Every value that exists here is right: names are unique, routes point at pools that exist,
-//! durations and sizes are numbers. The file as it was typed never leaves [`file`].
+//! durations and sizes are numbers. The file as it was typed never leaves [`mod@file`].
 
 mod defaults;
 pub mod diff;

@@ -1,9 +1,9 @@
 //! The file as it was typed: from the bytes of one main file and what it includes to a
 //! configuration, or to everything that is wrong with it.
 //!
-//! The way of a file: [`syntax`] makes a spanned tree of it, [`env`] fills in the environment,
-//! [`tree`] joins the files, [`tables`] reads each table with a [`reader`] into a draft, and
-//! [`resolve`] checks what only the whole can show. Each step collects problems and goes on.
+//! The way of a file: `syntax` makes a spanned tree of it, `env` fills in the environment, `tree`
+//! joins the files, `tables` reads each table with a `reader` into a draft, and `resolve` checks
+//! what only the whole can show. Each step collects problems in the `report` and goes on.
 
 mod env;
 pub mod keys;
@@ -13,6 +13,7 @@ mod resolve;
 mod syntax;
 mod tables;
 mod tree;
+mod wording;
 
 use crate::config::Config;
 #[cfg(test)]

@@ -6,15 +6,9 @@ use std::time::Duration;
 use super::keys;
 use super::report::Report;
 use super::tree::{EMPTY, Entry, Kind, Place, Table, Value};
+use super::wording::{self, BOOLEAN, DURATION, PERCENT, SIZE, WHOLE_NUMBER};
 use crate::config::problem::Fault;
 use crate::config::{suggest, units};
-
-/// What a key may want, as messages name it.
-const DURATION: &str = "a duration such as \"30s\"";
-const SIZE: &str = "a size such as \"32KiB\"";
-const PERCENT: &str = "a percentage such as \"20%\"";
-const WHOLE_NUMBER: &str = "a whole number";
-const BOOLEAN: &str = "true or false";
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -49,7 +43,8 @@ impl<'a> Reader<'a> {
     ) -> Self {
         let reader = Self { table, keys, header, place, report };
         for (key, entry) in table.iter().filter(|(key, _)| !keys.contains(key)) {
-            reader.report.at(entry.key, reader.unknown(key, &entry.value));
+            let fault = || wording::unknown(key, &entry.value, &reader.header, keys);
+            report.at_with(entry.key, fault);
         }
         reader
     }
@@ -300,64 +295,16 @@ impl<'a> Reader<'a> {
     }
 
     fn mistyped(&self, key: &str, wanted: &str, value: &Value) {
-        if matches!(value.kind, Kind::Broken) {
-            return;
+        if !matches!(value.kind, Kind::Broken) {
+            let fault = wording::mistyped(key, wanted, value);
+            self.report.at(value.place, fault);
         }
-        let fault = Fault::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
-        let quoted = match &value.kind {
-            Kind::String(text) if wanted == WHOLE_NUMBER => text.parse::<i64>().is_ok(),
-            Kind::String(text) if wanted == BOOLEAN => matches!(text.as_str(), "true" | "false"),
-            _ => false,
-        };
-        let fault = match &value.kind {
-            Kind::String(text) if quoted => fault.hint(format!("leave out the quotes: `{key} = {text}`")),
-            Kind::Integer(number) if wanted == DURATION => {
-                fault.hint(format!("write it with its unit, in quotes, such as `\"{number}s\"`"))
-            }
-            Kind::Integer(number) if wanted == SIZE => {
-                fault.hint(format!("write it with its unit, in quotes, such as `\"{number}B\"`"))
-            }
-            Kind::Integer(number) if wanted == PERCENT => {
-                fault.hint(format!("write it with its sign, in quotes, such as `\"{number}%\"`"))
-            }
-            Kind::Integer(number) if wanted == DURATION => {
-                fault.hint(format!("write it with its unit, in quotes, such as `\"{number}s\"`"))
-            }
-            Kind::Integer(number) if wanted == SIZE => {
-                fault.hint(format!("write it with its unit, in quotes, such as `\"{number}B\"`"))
-            }
-            Kind::Integer(number) if wanted == PERCENT => {
-                fault.hint(format!("write it with its sign, in quotes, such as `\"{number}%\"`"))
-            }
-            _ => fault,
-        };
-        self.report.at(value.place, fault);
     }
 
     fn not_a_table(&self, key: &str, header: &str, value: &Value) {
-        if matches!(value.kind, Kind::Broken) {
-            return;
-        }
-        let wanted = if header.starts_with("[[") { "an array of tables" } else { "a table" };
-        let fault = Fault::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
-        self.report.at(value.place, fault.hint(format!("write `{header}`")));
-    }
-
-    fn unknown(&self, key: &str, value: &Value) -> Fault {
-        let kind = if value.is_table() { "table" } else { "key" };
-        let fault = if self.header.is_empty() {
-            Fault::new(format!("unknown {kind} `{key}`"))
-        } else {
-            Fault::new(format!("unknown {kind} `{key}` in {}", self.header))
-        };
-        if let Some(meant) = suggest::closest(key, self.keys.iter().copied()) {
-            return fault.hint(format!("did you mean `{meant}`?"));
-        }
-        let elsewhere = keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys.contains(&key));
-        match elsewhere {
-            Some((table, _)) if keys::ARRAYS.contains(table) => fault.hint(format!("`{key}` belongs in [[{table}]]")),
-            Some((table, _)) => fault.hint(format!("`{key}` belongs in [{table}]")),
-            None => fault.hint(suggest::hint(key, self.keys.iter().copied())),
+        if !matches!(value.kind, Kind::Broken) {
+            let fault = wording::not_a_table(key, header, value);
+            self.report.at(value.place, fault);
         }
     }
 

@@ -57,7 +57,12 @@ impl<'a> Report<'a> {
 
     /// Records what is wrong at a place.
     pub(super) fn at(&self, place: Place, fault: Fault) {
-        self.add(place.file, Layer::Meaning, || self.problem(place, fault));
+        self.at_with(place, || fault);
+    }
+
+    /// Likewise where it costs something to find out what to say.
+    pub(super) fn at_with(&self, place: Place, fault: impl FnOnce() -> Fault) {
+        self.add(place.file, Layer::Meaning, || self.problem(place, fault()));
     }
 
     /// Records what is wrong with the text itself.

@@ -86,14 +86,17 @@ fn check_routes(draft: &Draft, report: &Report<'_>) {
         if let Some(pool) = &route.pool
             && !is_known(&pool.value, draft)
         {
-            let fault = Fault::new(format!("there is no pool `{}`", pool.value));
-            let hint = match suggest::closest(&pool.value, draft.pools.keys().map(String::as_str)) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("add its servers as `[[pool.{}.server]]`", pool.value),
-            };
-            report.at(pool.place, fault.hint(hint));
+            report.at_with(pool.place, || unknown_pool(&pool.value, draft));
         }
     }
+}
+
+fn unknown_pool(name: &str, draft: &Draft) -> Fault {
+    let hint = match suggest::closest(name, draft.pools.keys().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("add its servers as `[[pool.{name}.server]]`"),
+    };
+    Fault::new(format!("there is no pool `{name}`")).hint(hint)
 }
 
 /// The pool `default` exists for everyone who does not forget its servers.

@@ -16,9 +16,7 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &Value) -> Fault {
     let found = value.type_name();
     let fault = Fault::new(format!("`{key}` must be {wanted}, not {found}"));
     let in_quotes = |sign: &str, example: String| {
-        fault.clone().hint(format!(
-            "write it with its {sign}, in quotes, such as `\"{example}\"`"
-        ))
+        fault.clone().hint(format!("write it with its {sign}, in quotes, such as `\"{example}\"`"))
     };
     let bare = |text: &str| match wanted {
         WHOLE_NUMBER => text.parse::<i64>().is_ok(),
@@ -26,9 +24,7 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &Value) -> Fault {
         _ => false,
     };
     match &value.kind {
-        Kind::String(text) if bare(text) => {
-            fault.hint(format!("leave out the quotes: `{key} = {text}`"))
-        }
+        Kind::String(text) if bare(text) => fault.hint(format!("leave out the quotes: `{key} = {text}`")),
         Kind::Integer(number) if wanted == DURATION => in_quotes("unit", format!("{number}s")),
         Kind::Integer(number) if wanted == SIZE => in_quotes("unit", format!("{number}B")),
         Kind::Integer(number) if wanted == PERCENT => in_quotes("sign", format!("{number}%")),
@@ -56,13 +52,9 @@ pub(super) fn unknown(key: &str, value: &Value, header: &str, known: &[&str]) ->
     if let Some(meant) = suggest::closest(key, known.iter().copied()) {
         return fault.hint(format!("did you mean `{meant}`?"));
     }
-    let elsewhere = keys::TABLES
-        .iter()
-        .find(|(table, keys)| !table.is_empty() && keys.contains(&key));
+    let elsewhere = keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys.contains(&key));
     match elsewhere {
-        Some((table, _)) if keys::ARRAYS.contains(table) => {
-            fault.hint(format!("`{key}` belongs in [[{table}]]"))
-        }
+        Some((table, _)) if keys::ARRAYS.contains(table) => fault.hint(format!("`{key}` belongs in [[{table}]]")),
         Some((table, _)) => fault.hint(format!("`{key}` belongs in [{table}]")),
         None => fault.hint(suggest::hint(key, known.iter().copied())),
     }

@@ -49,7 +49,7 @@ impl Client {
     /// GET, and the answer.
     #[track_caller]
     pub(crate) fn get(&mut self, path: &str) -> Answer {
-        self.request(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+        self.request(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
     /// Any request without a body that HEAD would not have, and the answer.

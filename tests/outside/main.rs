@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod balance;
+mod head;
+mod request;
 mod support;

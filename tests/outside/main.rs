@@ -5,4 +5,5 @@
 mod balance;
 mod head;
 mod request;
+mod healthcheck;
 mod support;

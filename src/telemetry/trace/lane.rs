@@ -187,7 +187,7 @@ pub(super) struct Loss {
 
 impl Loss {
     /// All of a batch was lost.
-    pub(super) fn of_all(problem: impl ToString) -> Self {
+    pub(super) fn of_all(problem: &impl ToString) -> Self {
         Self { spans: None, problem: problem.to_string() }
     }
 }

@@ -1,0 +1,215 @@
+//! Names of header fields that mean something to a proxy, told apart once. All others are just passed on.
+
+/// A field's name, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Name {
+    /// Any that is not below.
+    Other,
+    /// A name with an underscore, whose dashed form stands below: some servers take one for the other.
+    Disguised,
+    /// `X-Forwarded-` and anything that is not below.
+    ForwardedOther,
+    /// `B3`
+    B3,
+    /// `Connection`
+    Connection,
+    /// `Content-Length`
+    ContentLength,
+    /// `Content-Type`
+    ContentType,
+    /// `Cookie`
+    Cookie,
+    /// `Date`
+    Date,
+    /// `Expect`
+    Expect,
+    /// `Forwarded`
+    Forwarded,
+    /// `Host`
+    Host,
+    /// `HTTP2-Settings`
+    Http2Settings,
+    /// `Keep-Alive`
+    KeepAlive,
+    /// `Proxy-Authenticate`
+    ProxyAuthenticate,
+    /// `Proxy-Authentication-Info`
+    ProxyAuthenticationInfo,
+    /// `Proxy-Authorization`
+    ProxyAuthorization,
+    /// `Proxy-Connection`
+    ProxyConnection,
+    /// `Set-Cookie`
+    SetCookie,
+    /// `TE`
+    Te,
+    /// `Traceparent`
+    Traceparent,
+    /// `Tracestate`
+    Tracestate,
+    /// `Trailer`
+    Trailer,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Upgrade`
+    Upgrade,
+    /// `Via`
+    Via,
+    /// `X-B3-Flags`
+    B3Flags,
+    /// `X-B3-ParentSpanId`
+    B3ParentSpanId,
+    /// `X-B3-Sampled`
+    B3Sampled,
+    /// `X-B3-SpanId`
+    B3SpanId,
+    /// `X-B3-TraceId`
+    B3TraceId,
+    /// `X-Forwarded-For`
+    ForwardedFor,
+    /// `X-Forwarded-Host`
+    ForwardedHost,
+    /// `X-Forwarded-Proto`
+    ForwardedProto,
+    /// `X-Real-IP`
+    RealIp,
+    /// `X-Request-Id`
+    RequestId,
+}
+
+/// As we write them; the place in this list is the name's number.
+const TEXTS: [&str; 36] = [
+    "",
+    "",
+    "",
+    "B3",
+    "Connection",
+    "Content-Length",
+    "Content-Type",
+    "Cookie",
+    "Date",
+    "Expect",
+    "Forwarded",
+    "Host",
+    "HTTP2-Settings",
+    "Keep-Alive",
+    "Proxy-Authenticate",
+    "Proxy-Authentication-Info",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "Set-Cookie",
+    "TE",
+    "Traceparent",
+    "Tracestate",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Via",
+    "X-B3-Flags",
+    "X-B3-ParentSpanId",
+    "X-B3-Sampled",
+    "X-B3-SpanId",
+    "X-B3-TraceId",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+    "X-Request-Id",
+];
+
+impl Name {
+    /// What `text` is the name of, in whatever case.
+    #[inline]
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        use Name::*;
+        // By the length first: it leaves one or two to compare with.
+        let candidates: &[Self] = match text.len() {
+            2 => &[B3, Te],
+            3 => &[Via],
+            4 => &[Host, Date],
+            6 => &[Cookie, Expect],
+            7 => &[Upgrade, Trailer],
+            9 => &[Forwarded, RealIp],
+            10 => &[Connection, KeepAlive, SetCookie, Tracestate, B3Flags],
+            11 => &[Traceparent],
+            12 => &[ContentType, RequestId, B3SpanId, B3Sampled],
+            13 => &[B3TraceId],
+            14 => &[ContentLength, Http2Settings],
+            15 => &[ForwardedFor],
+            16 => &[ProxyConnection, ForwardedHost],
+            17 => &[TransferEncoding, ForwardedProto, B3ParentSpanId],
+            18 => &[ProxyAuthenticate],
+            19 => &[ProxyAuthorization],
+            25 => &[ProxyAuthenticationInfo],
+            _ => &[],
+        };
+        let known = candidates.iter().find(|name| name.text().as_bytes().eq_ignore_ascii_case(text));
+        known.copied().unwrap_or_else(|| Self::unusual(text))
+    }
+
+    /// What is no known name: it may look like one.
+    fn unusual(text: &[u8]) -> Self {
+        const FAMILY: &[u8] = b"x-forwarded-";
+        if text.contains(&b'_') {
+            let dashed: Vec<u8> = text.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+            return if Self::of(&dashed) == Self::Other { Self::Other } else { Self::Disguised };
+        }
+        match text.get(..FAMILY.len()) {
+            Some(begin) if begin.eq_ignore_ascii_case(FAMILY) => Self::ForwardedOther,
+            _ => Self::Other,
+        }
+    }
+
+    /// As we write it; empty for those that stand for many.
+    #[inline]
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        TEXTS[self as usize]
+    }
+
+    /// Its bit in a set of names.
+    #[inline]
+    pub(super) fn bit(self) -> u64 {
+        1 << self as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_in_any_case() {
+        let named: Vec<&str> = TEXTS.into_iter().filter(|text| !text.is_empty()).collect();
+        assert_eq!(named.len(), 33);
+        for text in named {
+            for text in [text.to_owned(), text.to_lowercase(), text.to_uppercase()] {
+                let name = Name::of(text.as_bytes());
+                assert!(name.text().eq_ignore_ascii_case(&text), "{text} is {name:?}");
+            }
+        }
+        assert_eq!(Name::RequestId.text(), "X-Request-Id");
+        assert_eq!(Name::B3.text(), "B3");
+        assert_eq!(Name::Via.text(), "Via");
+    }
+
+    #[test]
+    fn what_only_looks_like_a_name_is_told_apart() {
+        let cases = [
+            ("", Name::Other),
+            ("Accept", Name::Other),
+            ("Hosts", Name::Other),
+            ("my_field", Name::Other),
+            ("Transfer_Encoding", Name::Disguised),
+            ("x_forwarded_for", Name::Disguised),
+            ("X-Forwarded_Prefix", Name::Disguised),
+            ("X-Forwarded-Prefix", Name::ForwardedOther),
+            ("X-Forwarded-", Name::ForwardedOther),
+        ];
+        for (text, name) in cases {
+            assert_eq!(Name::of(text.as_bytes()), name, "{text}");
+        }
+    }
+}

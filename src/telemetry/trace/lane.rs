@@ -187,7 +187,8 @@ pub(super) struct Loss {
 
 impl Loss {
     /// All of a batch was lost.
-    pub(super) fn of_all(problem: &impl ToString) -> Self {
+    #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+    pub(super) fn of_all(problem: impl ToString) -> Self {
         Self { spans: None, problem: problem.to_string() }
     }
 }

@@ -112,7 +112,7 @@ fn nanos(time: SystemTime) -> String {
 /// as a whole.
 fn refusal(status: StatusCode, body: &[u8]) -> Option<Loss> {
     if !status.is_success() {
-        return Some(Loss::of_all(&format_args!("the collector answered {status}")));
+        return Some(Loss::of_all(format_args!("the collector answered {status}")));
     }
     // An empty body, or none that is JSON, says nothing.
     let answer: serde_json::Value = serde_json::from_slice(body).ok()?;

@@ -1,259 +1,188 @@
-//! Bodies on their way: a request's to the server, an answer's to the client; streamed, limited, timed.
+//! Bodies on their way: read in whatever way they are framed, written in the way that suits the other side.
 
-use std::cell::Cell;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::io;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::net::TcpStream;
 
-use super::exchange::Exchange;
-use super::upstream::Connection;
-use super::watch::{Phase, Slot};
-use crate::config::{Limits, Timeouts};
-use crate::worker::Current;
+use super::chunked::{self, BadChunk, Decoder};
+use super::framing::Framing;
+use super::wire::{self, Buffers};
 
-/// What ends a body early.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A request's body, on its way to a server.
+/// A body as it comes in.
 #[derive(Debug)]
-pub enum RequestBody {
-    /// There is none.
-    Empty,
-    /// As it comes from the client.
-    Upload(Upload),
+pub struct Inbound<'a> {
+    stream: &'a TcpStream,
+    /// What was read and not yet used: first of the body, then of what follows it.
+    input: &'a mut Vec<u8>,
+    buffers: &'a Buffers,
+    state: State,
+    /// How much of the input is the piece at hand.
+    at_hand: usize,
+    /// The piece at hand, if it had to be decoded.
+    decoded: Vec<u8>,
 }
 
-/// A body that a client is sending.
 #[derive(Debug)]
-pub struct Upload {
-    incoming: Incoming,
-    slot: Rc<Slot>,
-    snapshot: Rc<Current>,
-    received: u64,
-    progress: Rc<Cell<Progress>>,
-}
-
-/// How far a request's body has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// More is to come.
-    Sending,
-    /// All of it was handed to the engine, or there was none.
+enum State {
+    /// So many bytes are to come.
+    Length(u64),
+    Chunked(Box<Decoder>),
+    UntilClose,
     Done,
-    /// It became larger than is accepted.
-    TooLarge,
-    /// The client broke off.
-    Broken,
 }
 
-impl Upload {
-    /// A body that `slot`'s client sends, under the limits of `snapshot`; `progress` tells how far it is.
-    #[must_use]
-    pub fn new(incoming: Incoming, slot: Rc<Slot>, snapshot: Rc<Current>, progress: Rc<Cell<Progress>>) -> Self {
-        Self { incoming, slot, snapshot, received: 0, progress }
-    }
-
-    fn limits(&self) -> (&Limits, &Timeouts) {
-        (&self.snapshot.config.limits, &self.snapshot.config.timeouts)
-    }
-
-    fn end(&mut self) {
-        self.progress.set(Progress::Done);
-        if self.slot.phase() == Phase::Upload {
-            self.slot.wait(Phase::Answer, self.limits().1.response_header);
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Upload(upload) = self.get_mut() else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut upload.incoming).poll_frame(context));
-        Poll::Ready(match frame {
-            None => {
-                upload.end();
-                None
-            }
-            Some(Err(error)) => {
-                upload.progress.set(Progress::Broken);
-                Some(Err(error.into()))
-            }
-            Some(Ok(frame)) => {
-                let (limits, timeouts) = upload.limits();
-                let limit = limits.body_bytes;
-                if upload.slot.phase() == Phase::Upload {
-                    upload.slot.wait(Phase::Upload, timeouts.body_idle);
-                }
-                upload.received += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if limit > 0 && upload.received > limit {
-                    upload.progress.set(Progress::TooLarge);
-                    return Poll::Ready(Some(Err("the body is larger than is accepted".into())));
-                }
-                if upload.incoming.is_end_stream() {
-                    upload.end();
-                }
-                // Trailers end here: nothing that `lb` passes on needs them, and merged they do harm.
-                return if frame.is_trailers() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(frame))) };
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Upload(upload) => upload.incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Upload(upload) => upload.incoming.size_hint(),
-        }
-    }
-}
-
-/// An answer's body, on its way to the client. Its end, however it comes, is the end of the exchange.
+/// Why a body ends early.
 #[derive(Debug)]
-pub struct AnswerBody {
-    source: Source,
-    /// None when the exchange goes on after the answer's head: in a tunnel.
-    exchange: Option<Box<Exchange>>,
+pub enum BodyError {
+    /// The stream ended or broke.
+    Cut,
+    /// It is framed in a way that no two readers need agree on.
+    Malformed,
 }
 
-/// Where an answer's body comes from.
-#[derive(Debug)]
-pub enum Source {
-    /// From us, whole; empty once it has been taken.
-    Own(Bytes),
-    /// From a server.
-    Relay(Relay),
-}
-
-/// An answer that a server is sending.
-#[derive(Debug)]
-pub struct Relay {
-    /// The body.
-    pub incoming: Incoming,
-    /// To be kept once all has been read, if the request too was sent whole.
-    pub connection: Option<Connection>,
-    /// How far the request's body has come.
-    pub upload: Rc<Cell<Progress>>,
-}
-
-impl AnswerBody {
-    /// The body of the answer that ends `exchange`.
-    #[must_use]
-    pub fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, exchange: Some(exchange) }
-    }
-
-    /// No body, and not the end of the exchange.
-    #[must_use]
-    pub fn none() -> Self {
-        Self { source: Source::Own(Bytes::new()), exchange: None }
+impl From<io::Error> for BodyError {
+    fn from(_: io::Error) -> Self {
+        Self::Cut
     }
 }
 
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = BodyError;
+impl From<BadChunk> for BodyError {
+    fn from(_: BadChunk) -> Self {
+        Self::Malformed
+    }
+}
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { source, exchange: Some(exchange) } = self.get_mut() else { return Poll::Ready(None) };
-        let relay = match source {
-            Source::Own(bytes) => {
-                let bytes = std::mem::take(bytes);
-                exchange.add_bytes(bytes.len());
-                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
-            }
-            Source::Relay(relay) => relay,
+impl<'a> Inbound<'a> {
+    /// The body that follows a head on `stream`, of which `input` is what was read already.
+    #[must_use]
+    pub fn new(stream: &'a TcpStream, input: &'a mut Vec<u8>, buffers: &'a Buffers, framing: Framing) -> Self {
+        let state = match framing {
+            Framing::None | Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Chunked(Box::default()),
+            Framing::UntilClose => State::UntilClose,
         };
-        Poll::Ready(match ready!(Pin::new(&mut relay.incoming).poll_frame(context)) {
-            None => {
-                relay.end(exchange);
-                None
-            }
-            Some(Err(error)) => {
-                exchange.fail("answer_cut");
-                Some(Err(error.into()))
-            }
-            Some(Ok(frame)) => {
-                exchange.add_bytes(frame.data_ref().map_or(0, Bytes::len));
-                match frame.into_trailers() {
-                    Ok(mut trailers) => {
-                        clean_trailers(&mut trailers);
-                        Some(Ok(Frame::trailers(trailers)))
-                    }
-                    Err(frame) => Some(Ok(frame)),
+        Self { stream, input, buffers, state, at_hand: 0, decoded: Vec::new() }
+    }
+
+    /// Lets go of the piece at hand and gets the next; false when there is none.
+    ///
+    /// # Errors
+    /// When the body ends early.
+    pub async fn advance(&mut self) -> Result<bool, BodyError> {
+        self.input.drain(..self.at_hand);
+        self.at_hand = 0;
+        self.decoded.clear();
+        loop {
+            self.take();
+            if let State::Chunked(decoder) = &mut self.state
+                && !self.input.is_empty()
+            {
+                let step = decoder.decode(self.input, &mut self.decoded)?;
+                self.input.drain(..step.consumed);
+                if step.done {
+                    self.state = State::Done;
                 }
             }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(bytes) => bytes.is_empty(),
-            Source::Relay(relay) => relay.incoming.is_end_stream(),
+            if !self.piece().is_empty() {
+                return Ok(true);
+            }
+            if self.is_done() {
+                self.release();
+                return Ok(false);
+            }
+            if wire::read(self.stream, self.input, self.buffers).await? == 0 {
+                return match self.state {
+                    State::UntilClose => {
+                        self.state = State::Done;
+                        Ok(false)
+                    }
+                    _ => Err(BodyError::Cut),
+                };
+            }
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Relay(relay) => relay.incoming.size_hint(),
+    /// Takes what is there of a body that is not coded.
+    fn take(&mut self) {
+        match &mut self.state {
+            State::Length(left) => {
+                let there = u64::try_from(self.input.len()).unwrap_or(u64::MAX).min(*left);
+                *left -= there;
+                // No more than the input's length, which is a usize.
+                self.at_hand = usize::try_from(there).unwrap_or(usize::MAX);
+                if *left == 0 {
+                    self.state = State::Done;
+                }
+            }
+            State::UntilClose => self.at_hand = self.input.len(),
+            State::Chunked(_) | State::Done => {}
+        }
+    }
+
+    /// The piece at hand.
+    #[must_use]
+    pub fn piece(&self) -> &[u8] {
+        if self.at_hand > 0 { &self.input[..self.at_hand] } else { &self.decoded }
+    }
+
+    /// Whether nothing follows the piece at hand.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Whether some of the body is there already.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.input.is_empty() && !self.is_done()
+    }
+
+    /// Gives memory back that nothing is in.
+    fn release(&mut self) {
+        if self.input.is_empty() {
+            self.buffers.give(std::mem::take(self.input));
         }
     }
 }
 
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        let (Source::Relay(relay), Some(exchange)) = (&mut self.source, &mut self.exchange) else { return };
-        // With a known length the engine takes the last piece and does not ask again.
-        if relay.incoming.is_end_stream() {
-            relay.end(exchange);
-        } else if relay.connection.is_some() {
-            exchange.fail("client_gone");
-        }
-    }
+/// A message as it goes out: its head, then its body.
+#[derive(Debug)]
+pub struct Outbound<'a> {
+    stream: &'a TcpStream,
+    chunked: bool,
+    /// What goes before the next piece: the head, a chunk's size.
+    before: Vec<u8>,
 }
 
-impl Relay {
-    fn end(&mut self, exchange: &mut Exchange) {
-        let whole = self.upload.get() == Progress::Done;
-        if let Some(connection) = self.connection.take().filter(|_| whole) {
-            exchange.keep(connection, Instant::now());
-        }
+impl<'a> Outbound<'a> {
+    /// A message that begins with `head`; its body is to be coded if `chunked` says so.
+    #[must_use]
+    pub fn new(stream: &'a TcpStream, head: Vec<u8>, chunked: bool) -> Self {
+        Self { stream, chunked, before: head }
     }
-}
 
-/// Takes from trailers what may only stand in a head (RFC 9110, section 6.5.1).
-fn clean_trailers(trailers: &mut HeaderMap) {
-    const NOT_IN_TRAILERS: [HeaderName; 14] = [
-        header::AUTHORIZATION,
-        header::CACHE_CONTROL,
-        header::CONNECTION,
-        header::CONTENT_ENCODING,
-        header::CONTENT_LENGTH,
-        header::CONTENT_RANGE,
-        header::CONTENT_TYPE,
-        header::DATE,
-        header::HOST,
-        header::LOCATION,
-        header::SET_COOKIE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    for name in NOT_IN_TRAILERS {
-        trailers.remove(name);
+    /// Sends what has not been sent, a piece of the body, and the body's end if it is the `last`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn send(&mut self, piece: &[u8], last: bool) -> io::Result<()> {
+        let after: &[u8] = match (self.chunked, piece.is_empty(), last) {
+            (false, ..) | (true, true, false) => b"",
+            (true, true, true) => chunked::END,
+            (true, false, false) => b"\r\n",
+            (true, false, true) => b"\r\n0\r\n\r\n",
+        };
+        if self.chunked && !piece.is_empty() {
+            chunked::begin(piece.len(), &mut self.before);
+        }
+        wire::write(self.stream, [&self.before, piece, after]).await?;
+        self.before.clear();
+        Ok(())
+    }
+
+    /// Gives the memory of the head back.
+    pub fn release(&mut self, buffers: &Buffers) {
+        buffers.give(std::mem::take(&mut self.before));
     }
 }

@@ -3,7 +3,10 @@
 //! A head owns the text it came in; a field is two places in it. What is added is put behind the
 //! text. So a head needs one buffer, which is used again, and nothing is allocated for a field.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
+
+use http::{Method, Version};
 
 use super::name::Name;
 
@@ -151,4 +154,180 @@ impl Fields {
 fn span(range: Range<usize>) -> Span {
     let place = |place| u32::try_from(place).unwrap_or(u32::MAX);
     Span { begin: place(range.start), end: place(range.end) }
+}
+
+/// A request's head.
+#[derive(Debug, Clone, Default)]
+pub struct RequestHead {
+    /// Its fields.
+    pub fields: Fields,
+    /// Its method.
+    pub method: Method,
+    /// 1.0 or 1.1.
+    pub version: Version,
+    target: Span,
+}
+
+/// The head of an answer.
+#[derive(Debug, Clone, Default)]
+pub struct AnswerHead {
+    /// Its fields.
+    pub fields: Fields,
+    /// Its status: three digits.
+    pub status: u16,
+    /// 1.0 or 1.1.
+    pub version: Version,
+    reason: Span,
+}
+
+/// What a head may be, at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In bytes.
+    pub bytes: usize,
+    /// In fields.
+    pub fields: usize,
+}
+
+/// Why a head cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadError {
+    /// It is not what RFC 9112 says.
+    Malformed,
+    /// It is of another HTTP than 1.0 and 1.1.
+    Version,
+    /// It is too long.
+    TooLarge,
+    /// The target alone is too long.
+    TargetTooLong,
+    /// It has too many fields.
+    TooManyFields,
+}
+
+/// So many fields are parsed without memory of their own.
+const USUAL_FIELDS: usize = 128;
+
+impl RequestHead {
+    /// Reads a head from the begin of `bytes`; how long it is, or `None` if it is not all there.
+    ///
+    /// # Errors
+    /// When it is not a head, or larger than `limits`.
+    pub fn parse(&mut self, bytes: &[u8], limits: Limits) -> Result<Option<usize>, HeadError> {
+        with_room(limits.fields, |room| {
+            let mut request = httparse::Request::new(&mut []);
+            let parsed = request.parse_with_uninit_headers(bytes, room);
+            let Some(length) = whole(parsed, bytes, limits)? else {
+                let line = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+                return if bytes.len() <= limits.bytes {
+                    Ok(None)
+                } else if line > limits.bytes / 2 {
+                    Err(HeadError::TargetTooLong)
+                } else {
+                    Err(HeadError::TooLarge)
+                };
+            };
+            let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+                return Err(HeadError::Malformed);
+            };
+            self.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
+            self.version = version_of(version);
+            self.target = place(bytes, target.as_bytes());
+            self.fields.read(&bytes[..length], request.headers);
+            Ok(Some(length))
+        })
+    }
+
+    /// What is asked for, as the client wrote it.
+    #[must_use]
+    pub fn target(&self) -> &[u8] {
+        &self.fields.text[self.target.range()]
+    }
+}
+
+impl AnswerHead {
+    /// Reads a head from the begin of `bytes`; how long it is, or `None` if it is not all there.
+    ///
+    /// # Errors
+    /// When it is not a head, or larger than `limits`.
+    pub fn parse(&mut self, bytes: &[u8], limits: Limits) -> Result<Option<usize>, HeadError> {
+        with_room(limits.fields, |room| {
+            let mut answer = httparse::Response::new(&mut []);
+            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, room);
+            let Some(length) = whole(parsed, bytes, limits)? else {
+                return if bytes.len() <= limits.bytes { Ok(None) } else { Err(HeadError::TooLarge) };
+            };
+            let (Some(status), Some(version)) = (answer.code, answer.version) else { return Err(HeadError::Malformed) };
+            if !(100..1000).contains(&status) {
+                return Err(HeadError::Malformed);
+            }
+            self.status = status;
+            self.version = version_of(version);
+            self.reason = answer.reason.map_or(Span::default(), |reason| place(bytes, reason.as_bytes()));
+            self.fields.read(&bytes[..length], answer.headers);
+            Ok(Some(length))
+        })
+    }
+
+    /// Writes the status line and the fields, without the empty line at the end.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(itoa::Buffer::new().format(self.status).as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(&self.fields.text[self.reason.range()]);
+        out.extend_from_slice(b"\r\n");
+        self.fields.write(out);
+    }
+}
+
+impl Fields {
+    /// Takes over the fields of a head, which is kept as the text.
+    fn read(&mut self, head: &[u8], headers: &[httparse::Header<'_>]) {
+        self.clear();
+        self.text.extend_from_slice(head);
+        for header in headers {
+            let known = Name::of(header.name.as_bytes());
+            let value = header.value.trim_ascii();
+            self.list.push(Field { known, name: place(head, header.name.as_bytes()), value: place(head, value) });
+            self.seen |= known.bit();
+        }
+    }
+}
+
+/// Runs `parse` with room for so many fields.
+fn with_room<T>(fields: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'_>>]) -> T) -> T {
+    if fields <= USUAL_FIELDS {
+        parse(&mut [const { MaybeUninit::uninit() }; USUAL_FIELDS][..fields])
+    } else {
+        parse(&mut vec![MaybeUninit::uninit(); fields])
+    }
+}
+
+/// The length of a head that is there as a whole and ends its lines as RFC 9112 says, section 2.2:
+/// a line feed alone would be a line's end to some and not to others.
+fn whole(
+    parsed: Result<httparse::Status<usize>, httparse::Error>,
+    bytes: &[u8],
+    limits: Limits,
+) -> Result<Option<usize>, HeadError> {
+    match parsed {
+        Ok(httparse::Status::Partial) => Ok(None),
+        Ok(httparse::Status::Complete(length)) if length > limits.bytes => Err(HeadError::TooLarge),
+        Ok(httparse::Status::Complete(length)) => {
+            let bare = memchr::memchr_iter(b'\n', &bytes[..length]).any(|at| at == 0 || bytes[at - 1] != b'\r');
+            if bare { Err(HeadError::Malformed) } else { Ok(Some(length)) }
+        }
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyFields),
+        Err(httparse::Error::Version) => Err(HeadError::Version),
+        Err(_) => Err(HeadError::Malformed),
+    }
+}
+
+fn version_of(minor: u8) -> Version {
+    if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 }
+}
+
+/// Where `part` is in `whole`, of which it is a part. An empty one is nowhere, which is as good.
+fn place(whole: &[u8], part: &[u8]) -> Span {
+    let begin = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    if part.is_empty() || begin > whole.len() { Span::default() } else { span(begin..begin + part.len()) }
 }

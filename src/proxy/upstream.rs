@@ -4,17 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, Parts, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
 
-use super::body::RequestBody;
 use crate::server::Server;
 
 /// How long a connection may lie unused. Servers close theirs too: a race that the retry wins.
@@ -22,15 +16,12 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Unused connections to one server that one worker keeps.
 const KEEP: usize = 256;
 
-/// A connection to a server. Dropped, it closes at once, whatever is under way on it.
+/// A connection to a server.
 #[derive(Debug)]
 pub struct Connection {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
-    /// Gives the socket back once the server has switched protocols.
-    socket: oneshot::Receiver<Parts<TokioIo<TcpStream>>>,
-    /// Whether a request was answered on it before.
-    used: bool,
+    /// The socket.
+    pub stream: TcpStream,
+    _open: Open,
 }
 
 /// Why there is no connection.
@@ -44,15 +35,6 @@ pub enum ConnectError {
     Refused(io::Error),
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub struct SendError {
-    /// The request, if nothing of it was sent.
-    pub unsent: Option<Request<RequestBody>>,
-    /// What the engine says.
-    pub error: hyper::Error,
-}
-
 /// One worker's unused connections, by server.
 #[derive(Debug, Default)]
 pub struct Upstreams {
@@ -63,13 +45,7 @@ pub struct Upstreams {
 #[derive(Debug)]
 struct Kept {
     server: Arc<Server>,
-    connections: Vec<Idle>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
+    connections: Vec<(Connection, Instant)>,
 }
 
 impl Upstreams {
@@ -77,8 +53,8 @@ impl Upstreams {
     pub fn take(&self, server: u64) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         let connections = &mut idle.get_mut(&server)?.connections;
-        while let Some(Idle { connection, .. }) = connections.pop() {
-            if connection.sender.is_ready() {
+        while let Some((connection, _)) = connections.pop() {
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -86,22 +62,21 @@ impl Upstreams {
     }
 
     /// Keeps a connection on which nothing is under way.
-    pub fn keep(&self, server: &Arc<Server>, mut connection: Connection, now: Instant) {
-        connection.used = true;
+    pub fn keep(&self, server: &Arc<Server>, connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         let kept =
             idle.entry(server.id).or_insert_with(|| Kept { server: Arc::clone(server), connections: Vec::new() });
         if kept.connections.len() < KEEP {
-            kept.connections.push(Idle { connection, since: now });
+            kept.connections.push((connection, now));
         }
     }
 
     /// Closes what has lain unused for too long, what its server has closed, and what leads to a
     /// server that is leaving.
     pub fn sweep(&self, now: Instant) {
-        let fresh = |idle: &Idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < IDLE;
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.connections.retain(fresh);
+            kept.connections
+                .retain(|(connection, since)| now.duration_since(*since) < IDLE && connection.is_quiet());
             !kept.connections.is_empty() && !kept.server.is_leaving()
         });
     }
@@ -120,55 +95,23 @@ impl Connection {
             .map_err(ConnectError::Refused)?;
         // Without it a small request may wait for an acknowledgement; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        let open = Open::new(server, worker);
-        let (sender, mut connection) = http1::Builder::new()
-            .preserve_header_case(false)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| ConnectError::Refused(io::Error::other(error)))?;
-        let (give, socket) = oneshot::channel();
-        let task = tokio::task::spawn_local(async move {
-            let _open = open;
-            let ended = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
-            if ended.is_ok() {
-                // Nobody waits for it unless the protocol was switched; then it just closes.
-                let _ = give.send(connection.into_parts());
+        Ok(Self { stream, _open: Open::new(server, worker) })
+    }
+
+    /// Whether the server has neither said anything nor closed. Costs no system call unless it has.
+    fn is_quiet(&self) -> bool {
+        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => true,
+            Poll::Ready(_) => {
+                let answer = self.stream.try_read(&mut [0]);
+                answer.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
-        });
-        Ok(Self { sender, task: task.abort_handle(), socket, used: false })
-    }
-
-    /// Whether a request was answered on it before, so that the server may have closed it meanwhile.
-    #[must_use]
-    pub fn is_used(&self) -> bool {
-        self.used
-    }
-
-    /// Sends a request and waits for the head of its answer.
-    ///
-    /// # Errors
-    /// When there is none; the request comes back if nothing of it was sent.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        self.sender
-            .try_send_request(request)
-            .await
-            .map_err(|mut failed| SendError { unsent: failed.take_message(), error: failed.into_error() })
-    }
-
-    /// The socket, and what was read from it already, after the server has switched protocols.
-    pub async fn into_socket(mut self) -> Option<(TcpStream, bytes::Bytes)> {
-        let parts = (&mut self.socket).await.ok()?;
-        Some((parts.io.into_inner(), parts.read_buf))
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
+        }
     }
 }
 
 /// Counts a connection as open while it exists.
+#[derive(Debug)]
 struct Open {
     server: Arc<Server>,
     worker: usize,

@@ -4,7 +4,7 @@
 //! times a second, wakes those that waited too long, and those that are to drain or to be cut.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub struct Slot {
     listener: u64,
     /// The server that its request is at, or 0.
     server: Cell<u64>,
-    watch: Weak<Watch>,
+    watch: Rc<Watch>,
     place: Cell<usize>,
 }
 
@@ -80,7 +80,7 @@ impl Watch {
             waker: RefCell::default(),
             listener,
             server: Cell::new(0),
-            watch: Rc::downgrade(self),
+            watch: Rc::clone(self),
             place: Cell::new(slots.len()),
         });
         slots.push(Rc::clone(&slot));
@@ -154,9 +154,13 @@ impl Slot {
     #[inline]
     pub fn wait(&self, phase: Phase, at_most: Duration) {
         self.phase.set(phase);
-        // The time of the last sweep: a limit is late by a sweep at most, and costs no look at the clock.
-        let now = self.watch.upgrade().map(|watch| watch.now.get());
-        self.until.set(now.and_then(|now| now.checked_add(at_most)));
+        self.until.set(self.now().checked_add(at_most));
+    }
+
+    /// The time of the last sweep: a limit is late by a sweep at most, and costs no look at the clock.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.watch.now.get()
     }
 
     /// Says that the connection waits for something that is not limited here.
@@ -188,8 +192,7 @@ impl Slot {
 
     /// Gives the place up.
     pub fn leave(&self) {
-        let Some(watch) = self.watch.upgrade() else { return };
-        let mut slots = watch.slots.borrow_mut();
+        let mut slots = self.watch.slots.borrow_mut();
         let place = self.place.get();
         if slots.get(place).is_some_and(|slot| std::ptr::eq(&raw const **slot, self)) {
             slots.swap_remove(place);

@@ -1,0 +1,75 @@
+//! Sockets and buffers: reading without a buffer while there is nothing to read, writing in one call what belongs together.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+
+use tokio::net::TcpStream;
+
+/// A buffer's size: so much is read or passed on at once.
+pub const BUFFER: usize = 64 * 1024;
+/// Buffers that a worker keeps for the next request.
+const KEEP: usize = 256;
+
+/// A worker's buffers that are not in use.
+#[derive(Debug, Default)]
+pub struct Buffers(RefCell<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// An empty buffer.
+    #[must_use]
+    pub fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER))
+    }
+
+    /// Takes a buffer back; what grew far beyond the usual, or never was one, is let go.
+    pub fn give(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.0.borrow_mut();
+        if (BUFFER..=2 * BUFFER).contains(&buffer.capacity()) && buffers.len() < KEEP {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+}
+
+/// Reads what is there behind what `buffer` holds; 0 at the end of the stream. A buffer is taken
+/// only once there is something to read, so that who waits has none.
+///
+/// # Errors
+/// The system's.
+pub async fn read(stream: &TcpStream, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
+    loop {
+        poll_fn(|context| stream.poll_read_ready(context)).await?;
+        if buffer.capacity() == 0 {
+            *buffer = buffers.take();
+        } else if buffer.len() == buffer.capacity() {
+            buffer.reserve(BUFFER);
+        }
+        match stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Writes all of the pieces, in as few calls as the system allows.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::WriteZero`] when it takes nothing.
+pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N]) -> io::Result<()> {
+    let mut slices = pieces.map(IoSlice::new);
+    let mut left = &mut slices[..];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        let result = if let [one] = left { stream.try_write(one) } else { stream.try_write_vectored(left) };
+        match result {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll_fn(|context| stream.poll_write_ready(context)).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

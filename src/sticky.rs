@@ -4,11 +4,11 @@
 //! through edits, restarts and other servers' changes, and every replica with the same file agrees.
 
 use hmac::{Hmac, KeyInit, Mac};
-use http::HeaderMap;
-use http::header::COOKIE;
 use sha2::Sha256;
 
 use crate::config::Sticky;
+use crate::proxy::head::Fields;
+use crate::proxy::name::Name;
 
 /// What a cookie calls a server: 64 bits in hexadecimal.
 pub type Token = [u8; 16];
@@ -33,9 +33,9 @@ pub fn token(rule: &Sticky, pool: &str, server: &str) -> Token {
 
 /// The token in a request's `Cookie` fields (RFC 6265, section 4.2), if it has one.
 #[must_use]
-pub fn requested(rule: &Sticky, headers: &HeaderMap) -> Option<Token> {
-    headers.get_all(COOKIE).iter().find_map(|field| {
-        field.as_bytes().split(|byte| *byte == b';').find_map(|pair| {
+pub fn requested(rule: &Sticky, fields: &Fields) -> Option<Token> {
+    fields.all(Name::Cookie).find_map(|field| {
+        field.split(|byte| *byte == b';').find_map(|pair| {
             let value = pair.trim_ascii().strip_prefix(rule.cookie.as_bytes())?.strip_prefix(b"=")?;
             value.try_into().ok()
         })
@@ -53,8 +53,6 @@ pub fn set_cookie(rule: &Sticky, token: &Token) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use http::HeaderValue;
 
     use super::*;
 
@@ -91,10 +89,8 @@ mod tests {
             ("", false),
         ];
         for (field, found) in cases {
-            let mut headers = HeaderMap::new();
-            headers.append(COOKIE, HeaderValue::from_static("z=1"));
-            headers.append(COOKIE, HeaderValue::from_static(field));
-            assert_eq!(requested(&rule(), &headers), found.then_some(*b"0123456789abcdef"), "{field}");
+            let fields = Fields::of([("Cookie", "z=1"), ("Cookie", field)]);
+            assert_eq!(requested(&rule(), &fields), found.then_some(*b"0123456789abcdef"), "{field}");
         }
     }
 

@@ -5,17 +5,8 @@
 //! That is what B3 demands of its two forms, and what OpenTelemetry's `tracecontext,b3` does: the
 //! form that a user adds beside the default wins.
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-static B3: HeaderName = HeaderName::from_static("b3");
-static B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
-static B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
-static B3_PARENT_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
-static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
-static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+use super::head::Fields;
+use super::name::Name;
 
 /// One span's place in its trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +31,8 @@ impl TraceContext {
     /// one, else the first of a new trace. A decision that came in is kept; without one, the share
     /// `sample` (0 to 1) is recorded.
     #[must_use]
-    pub fn continue_or_start(headers: &HeaderMap, sample: f64, rng: &mut fastrand::Rng) -> Self {
-        let came = Received::read(headers);
+    pub fn continue_or_start(fields: &Fields, sample: f64, rng: &mut fastrand::Rng) -> Self {
+        let came = Received::read(fields);
         let (trace_id, parent_span_id, form) = match came.caller {
             Some(caller) => (caller.trace_id, Some(caller.span_id), caller.form),
             None => (rng.u128(1..), None, Form::Full { random: false }),
@@ -73,10 +64,7 @@ impl TraceContext {
     }
 
     /// Sets the fields of all three forms, in place of any that came in.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        let trace_id = hex(self.trace_id);
-        let span_id = hex(u128::from(self.span_id));
-        let b3_trace_id = if self.form == Form::Short { &trace_id[16..] } else { &trace_id[..] };
+    pub fn write(&self, fields: &mut Fields) {
         let flags = u8::from(self.sampled) | if self.form == (Form::Full { random: true }) { 2 } else { 0 };
         let state = match (self.debug, self.sampled) {
             (true, _) => b'd',
@@ -84,43 +72,36 @@ impl TraceContext {
             (_, false) => b'0',
         };
 
-        // One allocation holds `traceparent` and then `b3`; every value is a slice of it.
-        let mut text = Vec::with_capacity(TRACEPARENT_LEN + B3_MAX_LEN);
-        text.extend_from_slice(b"00-");
-        text.extend_from_slice(&trace_id);
-        text.push(b'-');
-        text.extend_from_slice(&span_id[16..]);
-        text.extend_from_slice(&[b'-', b'0', b'0' + flags]);
-        text.extend_from_slice(b3_trace_id);
-        text.push(b'-');
-        text.extend_from_slice(&span_id[16..]);
-        text.extend_from_slice(&[b'-', state]);
-        if let Some(parent) = self.parent_span_id {
-            text.push(b'-');
-            text.extend_from_slice(&hex(u128::from(parent))[16..]);
-        }
-        let text = Bytes::from(text);
-        let b3 = text.slice(TRACEPARENT_LEN..);
-        let span_at = b3_trace_id.len() + 1;
-        let parent = self.parent_span_id.map(|_| b3.slice(b3.len() - 16..));
+        // The parts have fixed places. Those that may be missing are at the ends, where they are cut off.
+        let mut b3 = [b'-'; B3_LEN];
+        write_hex(&mut b3[..32], self.trace_id);
+        write_hex(&mut b3[33..49], self.span_id);
+        b3[50] = state;
+        write_hex(&mut b3[52..], self.parent_span_id.unwrap_or_default());
+        let begin = if self.form == Form::Short { 16 } else { 0 };
+        let end = if self.parent_span_id.is_some() { B3_LEN } else { 51 };
 
-        set(headers, &TRACEPARENT, Some(text.slice(..TRACEPARENT_LEN)));
-        set(headers, &B3_TRACE_ID, Some(b3.slice(..b3_trace_id.len())));
-        set(headers, &B3_SPAN_ID, Some(b3.slice(span_at..span_at + 16)));
-        set(headers, &B3_PARENT_SPAN_ID, parent);
-        set(headers, &B3, Some(b3));
+        let mut traceparent = [b'-'; TRACEPARENT_LEN];
+        traceparent[..2].copy_from_slice(b"00");
+        traceparent[3..52].copy_from_slice(&b3[..49]);
+        traceparent[53..].copy_from_slice(&[b'0', b'0' + flags]);
+
+        fields.set(Name::Traceparent, &traceparent);
+        fields.set(Name::B3, &b3[begin..end]);
+        fields.set(Name::B3TraceId, &b3[begin..32]);
+        fields.set(Name::B3SpanId, &b3[33..49]);
+        set(fields, Name::B3ParentSpanId, self.parent_span_id.map(|_| &b3[52..]));
         // B3 wants one of the two: debug implies sampled.
-        let sampled = if self.sampled { "1" } else { "0" };
-        set(headers, &B3_SAMPLED, (!self.debug).then_some(Bytes::from_static(sampled.as_bytes())));
-        set(headers, &B3_FLAGS, self.debug.then_some(Bytes::from_static(b"1")));
+        set(fields, Name::B3Sampled, (!self.debug).then_some(&b3[50..51]));
+        set(fields, Name::B3Flags, self.debug.then_some(b"1"));
         if !self.tracestate {
-            headers.remove(&TRACESTATE);
+            fields.remove(Name::Tracestate);
         }
     }
 }
 
 const TRACEPARENT_LEN: usize = "00-".len() + 32 + "-".len() + 16 + "-01".len();
-const B3_MAX_LEN: usize = 32 + "-".len() + 16 + "-1-".len() + 16;
+const B3_LEN: usize = 32 + "-".len() + 16 + "-1-".len() + 16;
 
 /// How the trace's id came in, which is how it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,10 +162,10 @@ struct Received {
 }
 
 impl Received {
-    fn read(headers: &HeaderMap) -> Self {
-        let single = only(headers, &B3).and_then(parse_b3).unwrap_or_default();
-        let multi = read_b3_multi(headers);
-        let w3c = only(headers, &TRACEPARENT).and_then(parse_traceparent);
+    fn read(fields: &Fields) -> Self {
+        let single = only(fields, Name::B3).and_then(parse_b3).unwrap_or_default();
+        let multi = read_b3_multi(fields);
+        let w3c = only(fields, Name::Traceparent).and_then(parse_traceparent);
         Self {
             caller: single.0.or(multi.0).or(w3c.map(|(caller, _)| caller)),
             decision: single.1.or(multi.1).or(w3c.map(|(_, decision)| decision)),
@@ -210,11 +191,11 @@ fn parse_b3(value: &[u8]) -> Option<(Option<Caller>, Option<Decision>)> {
     parts.next().is_none().then_some((Some(caller), decision))
 }
 
-fn read_b3_multi(headers: &HeaderMap) -> (Option<Caller>, Option<Decision>) {
-    let caller = only(headers, &B3_TRACE_ID)
-        .zip(only(headers, &B3_SPAN_ID))
+fn read_b3_multi(fields: &Fields) -> (Option<Caller>, Option<Decision>) {
+    let caller = only(fields, Name::B3TraceId)
+        .zip(only(fields, Name::B3SpanId))
         .and_then(|(trace_id, span_id)| Caller::from_b3(trace_id, span_id));
-    let decision = match (only(headers, &B3_FLAGS), only(headers, &B3_SAMPLED)) {
+    let decision = match (only(fields, Name::B3Flags), only(fields, Name::B3Sampled)) {
         (Some(b"1"), _) => Some(Decision::Debug),
         // The words were written by the earliest B3 libraries.
         (_, Some(b"1" | b"true")) => Some(Decision::Yes),
@@ -249,17 +230,17 @@ fn parse_span_id(text: &[u8]) -> Option<u64> {
 }
 
 /// The value of a field that is there once; said twice, it says nothing.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    let mut values = headers.get_all(name).iter();
+fn only(fields: &Fields, name: Name) -> Option<&[u8]> {
+    let mut values = fields.all(name);
     let value = values.next()?;
-    values.next().is_none().then_some(value.as_bytes())
+    values.next().is_none().then_some(value)
 }
 
-fn set(headers: &mut HeaderMap, name: &HeaderName, value: Option<Bytes>) {
-    match value.map(HeaderValue::from_maybe_shared) {
-        Some(Ok(value)) => headers.insert(name, value),
-        _ => headers.remove(name),
-    };
+fn set(fields: &mut Fields, name: Name, value: Option<&[u8]>) {
+    match value {
+        Some(value) => fields.set(name, value),
+        None => fields.remove(name),
+    }
 }
 
 /// Digits in lower case only, as both specifications have them. At most 32.
@@ -274,14 +255,12 @@ fn unhex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// 32 digits; what fits in 64 bits is in the last 16.
-pub(super) fn hex(value: u128) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(value.to_be_bytes()) {
+/// Fills `digits` with the last ones of `value`.
+pub(super) fn write_hex(digits: &mut [u8], value: impl Into<u128>) {
+    for (pair, byte) in digits.rchunks_exact_mut(2).zip(value.into().to_le_bytes()) {
         pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
         pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }
-    digits
 }
 
 #[cfg(test)]
@@ -295,14 +274,21 @@ mod tests {
     const SHORT_TRACE: u128 = 0x4848_5a39_53bb_6124;
     const SPAN_ID: u64 = 0xa2fb_4a1d_1a96_d312;
 
-    fn fields(text: &str) -> HeaderMap {
-        text.lines()
-            .filter_map(|line| line.trim().split_once(": "))
-            .map(|(name, value)| {
-                let name = HeaderName::from_bytes(name.as_bytes()).expect("a field name");
-                (name, HeaderValue::from_str(value).expect("a field value"))
-            })
-            .collect()
+    fn fields(text: &str) -> Fields {
+        Fields::of(text.lines().filter_map(|line| line.trim().split_once(": ")))
+    }
+
+    /// The case of names and the order are of no meaning.
+    fn sorted(fields: &Fields) -> Vec<(String, String)> {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let mut all: Vec<_> =
+            fields.iter().map(|(_, name, value)| (text(name).to_ascii_lowercase(), text(value))).collect();
+        all.sort();
+        all
+    }
+
+    fn text(fields: &Fields, name: Name) -> &str {
+        std::str::from_utf8(fields.get(name).expect("the field")).expect("text")
     }
 
     fn rng() -> fastrand::Rng {
@@ -373,9 +359,9 @@ mod tests {
             ("X-B3-TraceId: {t}\nX-B3-SpanId: {S}\ntraceparent: 00-{T}-{S}-01", short, Some(Yes)),
         ];
         for (text, trace_id, decision) in cases {
-            let headers = fields(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
+            let received = fields(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
             for sample in [0.0, 1.0] {
-                let context = TraceContext::continue_or_start(&headers, sample, &mut rng());
+                let context = TraceContext::continue_or_start(&received, sample, &mut rng());
                 match trace_id {
                     Some(id) => assert_eq!((context.trace_id, context.parent_span_id), (*id, Some(SPAN_ID)), "{text}"),
                     None => {
@@ -393,8 +379,9 @@ mod tests {
     #[test]
     fn the_share_of_new_traces_is_what_was_asked_for() {
         let mut rng = rng();
-        let headers = HeaderMap::new();
-        let sampled = (0..10_000).filter(|_| TraceContext::continue_or_start(&headers, 0.25, &mut rng).sampled).count();
+        let received = Fields::new();
+        let sampled =
+            (0..10_000).filter(|_| TraceContext::continue_or_start(&received, 0.25, &mut rng).sampled).count();
         assert!((2_300..2_700).contains(&sampled), "{sampled} of 10000");
     }
 
@@ -425,37 +412,37 @@ mod tests {
                 "traceparent: 00-{T}-{C}-01\nb3: {T}-{C}-1-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 1",
             ),
         ];
-        for (received, written) in cases {
-            let mut headers = fields(&received.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
-            let ours = TraceContext::continue_or_start(&headers, 0.5, &mut rng());
+        for (text, written) in cases {
+            let mut received = fields(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
+            let ours = TraceContext::continue_or_start(&received, 0.5, &mut rng());
             let child = ours.child(&mut rng());
-            child.write(&mut headers);
+            child.write(&mut received);
             let expected = format!("{written}\nx-b3-spanid: {{C}}\nx-b3-parentspanid: {{P}}")
                 .replace("{T}", T128)
                 .replace("{t}", T64)
                 .replace("{C}", &format!("{:016x}", child.span_id))
                 .replace("{P}", &format!("{:016x}", ours.span_id));
-            assert_eq!(headers, fields(&expected), "{received}");
+            assert_eq!(sorted(&received), sorted(&fields(&expected)), "{text}");
         }
     }
 
     #[test]
     fn a_root_has_no_parent() {
-        let mut headers = fields("X-B3-ParentSpanId: a2fb4a1d1a96d312");
-        let context = TraceContext::continue_or_start(&headers, 0.0, &mut rng());
-        context.write(&mut headers);
-        assert_eq!(headers.get(&B3_PARENT_SPAN_ID), None);
-        assert_eq!(headers[&B3], format!("{:032x}-{:016x}-0", context.trace_id, context.span_id));
-        assert_eq!(headers[&B3_SAMPLED], "0");
+        let mut received = fields("X-B3-ParentSpanId: a2fb4a1d1a96d312");
+        let context = TraceContext::continue_or_start(&received, 0.0, &mut rng());
+        context.write(&mut received);
+        assert_eq!(received.get(Name::B3ParentSpanId), None);
+        assert_eq!(text(&received, Name::B3), format!("{:032x}-{:016x}-0", context.trace_id, context.span_id));
+        assert_eq!(text(&received, Name::B3Sampled), "0");
     }
 
     #[test]
     fn without_spans_of_our_own_the_caller_stays_the_parent() {
-        let mut headers = fields(&format!("b3: {T64}-{SPAN}-1-05e3ac9a4f6e3b90"));
-        let context = TraceContext::continue_or_start(&headers, 0.0, &mut rng());
-        context.unrecorded().expect("a caller").write(&mut headers);
-        assert_eq!(headers[&B3], format!("{T64}-{SPAN}-1"));
-        assert_eq!(headers[&TRACEPARENT], format!("00-0000000000000000{T64}-{SPAN}-01"));
-        assert_eq!(TraceContext::continue_or_start(&HeaderMap::new(), 1.0, &mut rng()).unrecorded(), None);
+        let mut received = fields(&format!("b3: {T64}-{SPAN}-1-05e3ac9a4f6e3b90"));
+        let context = TraceContext::continue_or_start(&received, 0.0, &mut rng());
+        context.unrecorded().expect("a caller").write(&mut received);
+        assert_eq!(text(&received, Name::B3), format!("{T64}-{SPAN}-1"));
+        assert_eq!(text(&received, Name::Traceparent), format!("00-0000000000000000{T64}-{SPAN}-01"));
+        assert_eq!(TraceContext::continue_or_start(&Fields::new(), 1.0, &mut rng()).unrecorded(), None);
     }
 }

@@ -11,6 +11,7 @@
 //! the `http` crate's types.
 
 pub mod body;
+pub mod chunked;
 pub mod client;
 pub mod exchange;
 pub mod failure;

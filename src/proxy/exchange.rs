@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::request::Parts;
-use http::{HeaderValue, Method, Uri, Version, header};
+use http::Version;
 
 use super::client::Client;
-use super::request_id::request_id;
+use super::head::RequestHead;
+use super::name::Name;
+use super::request_id::{RequestId, request_id};
 use super::trace_context::TraceContext;
 use super::upstream::Connection;
 use super::watch::Phase;

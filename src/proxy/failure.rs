@@ -1,9 +1,10 @@
 //! What a client is told when its request cannot be answered by a server: the one place where failures become answers.
 
-use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use std::io::Write;
 
+use http::StatusCode;
+
+use super::head::HeadError;
 use super::refusal::Refusal;
 
 /// Why a request gets an answer of our own.
@@ -17,8 +18,8 @@ pub enum Failure {
     NoRoute,
     /// It expects something that we do not know.
     Expectation,
-    /// More fields than `limits.headers`.
-    TooManyFields,
+    /// Its head cannot be read.
+    BadHead(HeadError),
     /// A body over `limits.body_bytes`.
     BodyTooLarge,
     /// The body is not what its head says, or ended early.
@@ -46,7 +47,12 @@ impl Failure {
             Self::Options => StatusCode::NO_CONTENT,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BadHead(HeadError::Malformed) => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::BadHead(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
+            Self::BadHead(HeadError::TooLarge | HeadError::TooManyFields) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BadBody => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -64,7 +70,9 @@ impl Failure {
             Self::Options => "options",
             Self::NoRoute => "no_route",
             Self::Expectation => "expectation",
-            Self::TooManyFields => "too_many_fields",
+            Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
+            Self::BadHead(HeadError::TooManyFields) => "too_many_fields",
+            Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_head",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
             Self::ClientTooSlow => "client_too_slow",
@@ -83,7 +91,11 @@ impl Failure {
             Self::Options => "",
             Self::NoRoute => "Nothing is configured for this host and path.",
             Self::Expectation => "The only expectation that is met is 100-continue.",
-            Self::TooManyFields => "The request has too many header fields.",
+            Self::BadHead(HeadError::Malformed) => "The request's head is not valid HTTP/1.1.",
+            Self::BadHead(HeadError::Version) => "Only HTTP/1.1 and HTTP/1.0 are spoken here.",
+            Self::BadHead(HeadError::TooLarge) => "The request's head is larger than is accepted.",
+            Self::BadHead(HeadError::TargetTooLong) => "The request's target is longer than is accepted.",
+            Self::BadHead(HeadError::TooManyFields) => "The request has too many header fields.",
             Self::BodyTooLarge => "The request's body is larger than is accepted.",
             Self::BadBody => "The request's body broke off, or is not valid chunked coding.",
             Self::ClientTooSlow => "The request's body came too slowly.",
@@ -96,48 +108,43 @@ impl Failure {
     }
 
     /// Whether the client's connection ends with the answer.
-    fn closes(self) -> bool {
+    #[must_use]
+    pub fn closes(self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.closes(),
-            Self::TooManyFields | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
+            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
             _ => false,
         }
     }
 
-    /// The answer: `application/problem+json` (RFC 9457).
-    #[must_use]
-    pub fn answer(self) -> Response<Bytes> {
+    /// Writes the answer, with `application/problem+json` (RFC 9457) as its body, which is left out
+    /// after a HEAD; how long the body is.
+    pub fn write(self, out: &mut Vec<u8>, date: &str, is_head: bool, close: bool) -> usize {
         let status = self.status();
-        let mut response = Response::new(match self {
-            Self::Options => Bytes::new(),
-            _ => Bytes::from(format!(
-                "{{\"status\":{},\"title\":\"{}\",\"detail\":\"{}\"}}\n",
-                status.as_u16(),
-                status.canonical_reason().unwrap_or("Error"),
-                self.detail()
-            )),
-        });
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        if !response_is_empty(status) {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        }
-        if status == StatusCode::METHOD_NOT_ALLOWED || self == Self::Options {
-            headers.insert(ALLOW, HeaderValue::from_static(Refusal::ALLOW));
-        }
-        if self.closes() {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
+        let (code, title) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
+        let body = match self {
+            Self::Options => String::new(),
+            _ => format!("{{\"status\":{code},\"title\":\"{title}\",\"detail\":\"{}\"}}\n", self.detail()),
+        };
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/problem+json\r\n" };
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let allow = if code == 405 || self == Self::Options { ["Allow: ", Refusal::ALLOW, "\r\n"].concat() } else { String::new() };
+        let close = if close { "Connection: close\r\n" } else { "" };
+        let body = if is_head { "" } else { &body };
+        // Writing to memory does not fail.
+        let _ = write!(out, "HTTP/1.1 {code} {title}\r\n{kind}{length}{allow}{close}Date: {date}\r\n\r\n{body}");
+        body.len()
     }
-}
-
-fn response_is_empty(status: StatusCode) -> bool {
-    status == StatusCode::NO_CONTENT
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<HeadError> for Failure {
+    fn from(error: HeadError) -> Self {
+        Self::BadHead(error)
     }
 }

@@ -10,7 +10,7 @@ pub enum Name {
     Disguised,
     /// `X-Forwarded-` and anything that is not below.
     ForwardedOther,
-    /// `B3`
+    /// `b3`
     B3,
     /// `Connection`
     Connection,
@@ -44,9 +44,9 @@ pub enum Name {
     SetCookie,
     /// `TE`
     Te,
-    /// `Traceparent`
+    /// `traceparent`
     Traceparent,
-    /// `Tracestate`
+    /// `tracestate`
     Tracestate,
     /// `Trailer`
     Trailer,
@@ -83,7 +83,7 @@ const TEXTS: [&str; 36] = [
     "",
     "",
     "",
-    "B3",
+    "b3",
     "Connection",
     "Content-Length",
     "Content-Type",
@@ -100,8 +100,8 @@ const TEXTS: [&str; 36] = [
     "Proxy-Connection",
     "Set-Cookie",
     "TE",
-    "Traceparent",
-    "Tracestate",
+    "traceparent",
+    "tracestate",
     "Trailer",
     "Transfer-Encoding",
     "Upgrade",
@@ -190,7 +190,7 @@ mod tests {
             }
         }
         assert_eq!(Name::RequestId.text(), "X-Request-Id");
-        assert_eq!(Name::B3.text(), "B3");
+        assert_eq!(Name::B3.text(), "b3");
         assert_eq!(Name::Via.text(), "Via");
     }
 

@@ -5,9 +5,10 @@
 //!   the servers, it is no proxy that a client signs in to, nor does it sign in to the servers.
 //! - `Transfer-Encoding` goes: whoever writes the message frames it.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use http::{StatusCode, Version};
 
+use super::head::Fields;
+use super::name::Name;
 use super::refusal::Refusal;
 
 /// Makes a client's fields a server's: takes out the fields of the client's connection, those that
@@ -19,123 +20,124 @@ use super::refusal::Refusal;
 ///
 /// # Errors
 /// [`Refusal::UpgradeWithBody`].
-pub fn prepare_request(headers: &mut HeaderMap, version: Version) -> Result<Option<HeaderValue>, Refusal> {
-    let upgrade = if version == Version::HTTP_11 { requested_upgrade(headers) } else { None };
-    if upgrade.is_some() && has_body(headers) {
+pub fn prepare_request(fields: &mut Fields, version: Version) -> Result<Option<Vec<u8>>, Refusal> {
+    let upgrade = if version == Version::HTTP_11 { requested_upgrade(fields) } else { None };
+    if upgrade.is_some() && has_body(fields) {
         return Err(Refusal::UpgradeWithBody);
     }
-    remove(headers, |name| is_hop_by_hop(name) || is_disguised(name));
-    headers.append(VIA, via(version));
+    remove(fields, |name| is_hop_by_hop(name) || name == Name::Disguised);
+    fields.add(Name::Via, via(version));
     Ok(upgrade)
 }
 
 /// Makes a server's fields a client's, likewise. `version` is the server's.
 ///
 /// The protocol that the server changes to is returned, if that is what `status` says.
-pub fn prepare_response(headers: &mut HeaderMap, status: StatusCode, version: Version) -> Option<HeaderValue> {
-    let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS { headers.get(UPGRADE).cloned() } else { None };
-    remove(headers, is_hop_by_hop);
-    headers.append(VIA, via(version));
+pub fn prepare_response(fields: &mut Fields, status: StatusCode, version: Version) -> Option<Vec<u8>> {
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+    let upgrade = if switches { fields.get(Name::Upgrade).map(<[u8]>::to_vec) } else { None };
+    remove(fields, is_hop_by_hop);
+    fields.add(Name::Via, via(version));
     upgrade
 }
 
 /// Asks a server for `protocol`, or tells a client that it has begun.
-pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
+pub fn set_upgrade(fields: &mut Fields, protocol: &[u8]) {
+    fields.set(Name::Connection, b"upgrade");
+    fields.set(Name::Upgrade, protocol);
 }
 
 /// The protocols of an `Upgrade` that `Connection` names, unless one of them is `h2c`.
-fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut fields = headers.get_all(UPGRADE).iter();
-    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
-    let mut protocols = field.to_str().ok()?.split(',').map(str::trim);
-    let named = connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
-    let usable = named && protocols.all(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case("h2c"));
-    usable.then(|| field.clone())
+fn requested_upgrade(fields: &Fields) -> Option<Vec<u8>> {
+    let mut upgrades = fields.all(Name::Upgrade);
+    let (Some(upgrade), None) = (upgrades.next(), upgrades.next()) else { return None };
+    let mut protocols = upgrade.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let usable = upgrade.is_ascii()
+        && connection_options(fields).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+        && protocols.all(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"));
+    usable.then(|| upgrade.to_vec())
 }
 
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+fn has_body(fields: &Fields) -> bool {
+    fields.has(Name::TransferEncoding) || fields.get(Name::ContentLength).is_some_and(|length| length != b"0")
 }
 
-/// Takes out what `Connection` names and what `doomed` says, in lower case. Allocates only where
-/// there is more to take out than a `Connection` that names nothing.
-fn remove(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
-    let mut names: Vec<HeaderName> = connection_options(headers)
-        .filter(|option| !is_about_connection(option))
-        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
-        .filter(|name| !is_ours(name.as_str()))
-        .collect();
-    headers.remove(CONNECTION);
-    names.extend(headers.keys().filter(|name| doomed(name.as_str())).cloned());
-    for name in names {
-        headers.remove(name);
-    }
+/// Takes out what `Connection` names and what `doomed` says, in one pass; allocates only where
+/// `Connection` names fields that would stay.
+fn remove(fields: &mut Fields, doomed: impl Fn(Name) -> bool) {
+    let named: Vec<Vec<u8>> =
+        connection_options(fields).filter(|option| names_a_field(option)).map(<[u8]>::to_vec).collect();
+    let is_named = |text: &[u8]| named.iter().any(|name| name.eq_ignore_ascii_case(text));
+    fields.retain(|name, text| !doomed(name) && !is_named(text));
 }
 
 /// What the `Connection` fields list.
-fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let fields = headers.get_all(CONNECTION).iter().filter_map(|field| field.to_str().ok());
-    fields.flat_map(|field| field.split(',')).map(str::trim).filter(|option| !option.is_empty())
+fn connection_options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    let options = fields.all(Name::Connection).flat_map(|field| field.split(|byte| *byte == b','));
+    options.map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
-/// The options that name no field, or one that goes anyway.
-fn is_about_connection(option: &str) -> bool {
-    ["keep-alive", "close", "upgrade", "te"].iter().any(|known| option.eq_ignore_ascii_case(known))
+/// Whether an option of `Connection` may name a field to take out: others are words about the
+/// connection, fields that go anyway, or ours.
+fn names_a_field(option: &[u8]) -> bool {
+    if option.eq_ignore_ascii_case(b"close") {
+        return false;
+    }
+    let name = Name::of(option);
+    !is_hop_by_hop(name) && !is_ours(name)
 }
 
-fn is_hop_by_hop(name: &str) -> bool {
+fn is_hop_by_hop(name: Name) -> bool {
     matches!(
         name,
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
+        Name::Connection
+            | Name::Http2Settings
+            | Name::KeepAlive
+            | Name::ProxyAuthenticate
+            | Name::ProxyAuthenticationInfo
+            | Name::ProxyAuthorization
+            | Name::ProxyConnection
+            | Name::Te
+            | Name::TransferEncoding
+            | Name::Upgrade
     )
 }
 
 /// The fields that frame a message, name its host, or are what we tell servers. A client's
 /// `Connection` does not take them out, not even where the proxy before us has set them.
-fn is_ours(name: &str) -> bool {
-    const FIELDS: [&str; 11] = [
-        "b3",
-        "content-length",
-        "content-type",
-        "forwarded",
-        "host",
-        "traceparent",
-        "tracestate",
-        "transfer-encoding",
-        "via",
-        "x-real-ip",
-        "x-request-id",
-    ];
-    FIELDS.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("x-b3-")
-}
-
-/// Names like `X_Forwarded_For`, which servers that hand fields on as variables cannot tell from ours.
-fn is_disguised(name: &str) -> bool {
-    name.contains('_') && {
-        let dashed = name.replace('_', "-");
-        is_ours(&dashed) || is_hop_by_hop(&dashed)
-    }
+fn is_ours(name: Name) -> bool {
+    matches!(
+        name,
+        Name::B3
+            | Name::B3Flags
+            | Name::B3ParentSpanId
+            | Name::B3Sampled
+            | Name::B3SpanId
+            | Name::B3TraceId
+            | Name::ContentLength
+            | Name::ContentType
+            | Name::Forwarded
+            | Name::ForwardedFor
+            | Name::ForwardedHost
+            | Name::ForwardedOther
+            | Name::ForwardedProto
+            | Name::Host
+            | Name::RealIp
+            | Name::RequestId
+            | Name::Traceparent
+            | Name::Tracestate
+            | Name::Via
+    )
 }
 
 /// RFC 9110, section 7.6.3: the version received, and a name for who received it.
-fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_10 => "1.0 lb",
-        Version::HTTP_2 => "2 lb",
-        Version::HTTP_3 => "3 lb",
-        _ => "1.1 lb",
-    })
+fn via(version: Version) -> &'static [u8] {
+    match version {
+        Version::HTTP_10 => b"1.0 lb",
+        Version::HTTP_2 => b"2 lb",
+        Version::HTTP_3 => b"3 lb",
+        _ => b"1.1 lb",
+    }
 }
 
 #[cfg(test)]
@@ -143,24 +145,28 @@ mod tests {
     use super::*;
 
     /// Fields as in a message, one a line.
-    fn fields(text: &str) -> HeaderMap {
-        let pair = |line: &str| {
+    fn fields(text: &str) -> Fields {
+        Fields::of(text.lines().map(|line| {
             let (name, value) = line.split_once(':').expect("a colon");
-            (name.trim().parse::<HeaderName>().expect("a name"), value.trim().parse::<HeaderValue>().expect("a value"))
+            (name.trim(), value.trim())
+        }))
+    }
+
+    /// One a line again.
+    fn text(fields: &Fields) -> String {
+        let line = |(_, name, value): (_, &[u8], &[u8])| {
+            format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
         };
-        let mut headers = HeaderMap::new();
-        for (name, value) in text.lines().map(pair) {
-            headers.append(name, value);
-        }
-        headers
+        fields.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
     #[track_caller]
     fn assert_forwarded(sent: &str, forwarded: &str) {
-        let mut headers = fields(sent);
-        prepare_request(&mut headers, Version::HTTP_11).expect("no refusal");
-        assert_eq!(headers.remove(VIA).expect("Via"), "1.1 lb");
-        assert_eq!(headers, fields(forwarded), "{sent}");
+        let mut fields = fields(sent);
+        prepare_request(&mut fields, Version::HTTP_11).expect("no refusal");
+        assert_eq!(fields.get(Name::Via), Some(&b"1.1 lb"[..]));
+        fields.remove(Name::Via);
+        assert_eq!(text(&fields), forwarded, "{sent}");
     }
 
     #[test]
@@ -206,10 +212,9 @@ mod tests {
     #[test]
     fn via_is_added_to_what_is_there() {
         for (version, last) in [(Version::HTTP_10, "1.0 lb"), (Version::HTTP_11, "1.1 lb"), (Version::HTTP_2, "2 lb")] {
-            let mut headers = fields("Via: 1.1 front");
-            prepare_request(&mut headers, version).expect("no refusal");
-            let via: Vec<_> = headers.get_all(VIA).iter().collect();
-            assert_eq!(via, ["1.1 front", last]);
+            let mut fields = fields("Via: 1.1 front");
+            prepare_request(&mut fields, version).expect("no refusal");
+            assert_eq!(text(&fields), format!("Via: 1.1 front\nVia: {last}"));
         }
     }
 
@@ -231,11 +236,11 @@ mod tests {
             ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Err(Refusal::UpgradeWithBody)),
         ];
         for (sent, expected) in cases {
-            let mut headers = fields(sent);
-            let upgrade = prepare_request(&mut headers, Version::HTTP_11);
-            assert_eq!(upgrade, expected.map(|protocol| protocol.map(HeaderValue::from_static)), "{sent}");
+            let mut fields = fields(sent);
+            let upgrade = prepare_request(&mut fields, Version::HTTP_11);
+            assert_eq!(upgrade, expected.map(|protocol| protocol.map(Vec::from)), "{sent}");
             if upgrade.is_ok() {
-                assert!(!headers.contains_key(UPGRADE) && !headers.contains_key(CONNECTION), "{sent}");
+                assert!(!fields.has(Name::Upgrade) && !fields.has(Name::Connection), "{sent}");
             }
         }
         let mut old = fields("Connection: upgrade\nUpgrade: foo");
@@ -246,23 +251,23 @@ mod tests {
     fn a_response_keeps_what_is_the_clients() {
         let sent = "Connection: keep-alive, X-Hop\nKeep-Alive: timeout=5\nTransfer-Encoding: chunked\nX-Hop: 1\n\
              Proxy-Authenticate: Basic\nUpgrade: h2c\nSet-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x";
-        let mut headers = fields(sent);
-        assert_eq!(prepare_response(&mut headers, StatusCode::OK, Version::HTTP_11), None);
-        assert_eq!(headers, fields("Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb"));
+        let mut fields = fields(sent);
+        assert_eq!(prepare_response(&mut fields, StatusCode::OK, Version::HTTP_11), None);
+        assert_eq!(text(&fields), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb");
     }
 
     #[test]
     fn a_response_upgrades_with_101_only() {
         let sent = "Connection: upgrade\nUpgrade: websocket";
         for (status, expected) in [(101, Some("websocket")), (200, None), (426, None)] {
-            let mut headers = fields(sent);
+            let mut fields = fields(sent);
             let status = StatusCode::from_u16(status).expect("a status");
-            let upgrade = prepare_response(&mut headers, status, Version::HTTP_11);
-            assert_eq!(upgrade, expected.map(HeaderValue::from_static), "{status}");
-            assert_eq!(headers, fields("Via: 1.1 lb"), "{status}");
+            let upgrade = prepare_response(&mut fields, status, Version::HTTP_11);
+            assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
+            assert_eq!(text(&fields), "Via: 1.1 lb", "{status}");
             if let Some(protocol) = upgrade {
-                set_upgrade(&mut headers, protocol);
-                assert_eq!(headers, fields("Connection: upgrade\nUpgrade: websocket\nVia: 1.1 lb"));
+                set_upgrade(&mut fields, &protocol);
+                assert_eq!(text(&fields), "Via: 1.1 lb\nConnection: upgrade\nUpgrade: websocket");
             }
         }
     }

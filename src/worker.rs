@@ -1,6 +1,6 @@
 //! A worker: one thread that accepts clients and serves them to the end. Nothing moves between workers after that.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_utils::CachePadded;
@@ -20,8 +20,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
 use crate::proxy::client::Client;
+use crate::proxy::head::Heads;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::watch::Watch;
+use crate::proxy::wire::Buffers;
 use crate::snapshot::Snapshot;
 use crate::state::{ListenerLive, State};
 use crate::telemetry::access_log::AccessLog;
@@ -79,8 +81,14 @@ pub struct Worker {
     pub watch: Rc<Watch>,
     /// Where spans go.
     pub spans: SpanSink,
+    /// Its buffers that are not in use.
+    pub buffers: Buffers,
+    /// Its requests' heads that are not in use.
+    pub heads: Heads,
     log: RefCell<AccessLog>,
     rng: RefCell<fastrand::Rng>,
+    /// The newest second, as `Date` says it.
+    date: RefCell<(u64, String)>,
     newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     /// The newest snapshot when it was last looked for: cloned for each request, which a count that
     /// workers share would make dear.
@@ -237,8 +245,11 @@ impl Worker {
             upstreams: Upstreams::default(),
             watch: Watch::new(),
             spans,
+            buffers: Buffers::default(),
+            heads: Heads::default(),
             log: RefCell::new(log),
             rng: RefCell::default(),
+            date: RefCell::default(),
             newest: RefCell::new(Cache::new(snapshot)),
             current: RefCell::new(current),
             shared,
@@ -266,6 +277,16 @@ impl Worker {
     /// The worker's source of chance; not for secrets.
     pub fn rng(&self) -> RefMut<'_, fastrand::Rng> {
         self.rng.borrow_mut()
+    }
+
+    /// The time of day as `Date` says it.
+    pub fn date(&self) -> Ref<'_, str> {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.date.borrow().0 != second {
+            *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
+        }
+        Ref::map(self.date.borrow(), |(_, text)| text.as_str())
     }
 
     /// Says that a client has left.

@@ -65,6 +65,15 @@ impl<'a> Inbound<'a> {
         Self { stream, input, buffers, state, at_hand: 0, decoded: Vec::new() }
     }
 
+    /// Takes what was read with the head, without waiting for more.
+    ///
+    /// # Errors
+    /// When that is no body.
+    pub fn begin(&mut self) -> Result<(), BodyError> {
+        self.take();
+        self.decode()
+    }
+
     /// Lets go of the piece at hand and gets the next; false when there is none.
     ///
     /// # Errors
@@ -75,15 +84,7 @@ impl<'a> Inbound<'a> {
         self.decoded.clear();
         loop {
             self.take();
-            if let State::Chunked(decoder) = &mut self.state
-                && !self.input.is_empty()
-            {
-                let step = decoder.decode(self.input, &mut self.decoded)?;
-                self.input.drain(..step.consumed);
-                if step.done {
-                    self.state = State::Done;
-                }
-            }
+            self.decode()?;
             if !self.piece().is_empty() {
                 return Ok(true);
             }
@@ -120,6 +121,20 @@ impl<'a> Inbound<'a> {
         }
     }
 
+    /// Decodes what is there of a chunked body.
+    fn decode(&mut self) -> Result<(), BodyError> {
+        if let State::Chunked(decoder) = &mut self.state
+            && !self.input.is_empty()
+        {
+            let step = decoder.decode(self.input, &mut self.decoded)?;
+            self.input.drain(..step.consumed);
+            if step.done {
+                self.state = State::Done;
+            }
+        }
+        Ok(())
+    }
+
     /// The piece at hand.
     #[must_use]
     pub fn piece(&self) -> &[u8] {
@@ -130,6 +145,30 @@ impl<'a> Inbound<'a> {
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
+    }
+
+    /// Whether all was read, and nothing else with it: then the stream is where the next message begins.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_done() && self.at_hand == self.input.len()
+    }
+
+    /// Until the other side has left. What it sends ahead is kept, up to `limit` bytes.
+    pub async fn gone(&mut self, limit: usize) {
+        self.input.drain(..self.at_hand);
+        self.at_hand = 0;
+        while matches!(wire::read(self.stream, self.input, self.buffers).await, Ok(1..)) {
+            if self.input.len() > limit {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What was read behind the body.
+    pub fn rest(&mut self) -> &mut Vec<u8> {
+        self.input.drain(..self.at_hand);
+        self.at_hand = 0;
+        self.input
     }
 
     /// Whether some of the body is there already.
@@ -153,13 +192,15 @@ pub struct Outbound<'a> {
     chunked: bool,
     /// What goes before the next piece: the head, a chunk's size.
     before: Vec<u8>,
+    /// Bytes that were sent.
+    pub sent: u64,
 }
 
 impl<'a> Outbound<'a> {
     /// A message that begins with `head`; its body is to be coded if `chunked` says so.
     #[must_use]
     pub fn new(stream: &'a TcpStream, head: Vec<u8>, chunked: bool) -> Self {
-        Self { stream, chunked, before: head }
+        Self { stream, chunked, before: head, sent: 0 }
     }
 
     /// Sends what has not been sent, a piece of the body, and the body's end if it is the `last`.
@@ -176,7 +217,7 @@ impl<'a> Outbound<'a> {
         if self.chunked && !piece.is_empty() {
             chunked::begin(piece.len(), &mut self.before);
         }
-        wire::write(self.stream, [&self.before, piece, after]).await?;
+        wire::write(self.stream, [&self.before, piece, after], &mut self.sent).await?;
         self.before.clear();
         Ok(())
     }

@@ -1,38 +1,27 @@
-//! A client connection: hyper's server side, our limits around it, and the way into a tunnel.
+//! A client connection: its requests one after the other, the time each of its waits may take, its end.
 
-use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
+use std::time::Duration;
 
-use http::request::Parts;
-use http::{HeaderValue, Request, header};
-use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::forward;
+use super::failure::Failure;
+use super::forward::{self, Next};
 use super::forwarded::ClientFields;
-use super::tunnel::Tunnel;
-use super::watch::{Phase, Slot};
-use crate::config::{Limits, Timeouts};
+use super::head::{Limits, RequestHead};
+use super::watch::{Phase, Signals, Slot};
+use super::wire;
 use crate::state::ListenerLive;
 use crate::worker::Worker;
 
 /// What clients speak; TLS is to come.
 pub const SCHEME: &str = "http";
-/// The least that hyper wants for a head's buffer.
-const MIN_HEAD: usize = 8192;
-/// The fields that hyper takes in a head without being told of another limit.
-const DEFAULT_FIELDS: usize = 100;
 
 /// One client connection, as its requests see it.
 #[derive(Debug)]
@@ -51,8 +40,6 @@ pub struct Client {
     timed_out: Cell<Option<Phase>>,
     /// Whether this request is to be the last.
     last: Cell<bool>,
-    /// What to do with the connection once the protocol has been switched.
-    tunnel: RefCell<Option<Tunnel>>,
 }
 
 impl Client {
@@ -60,7 +47,8 @@ impl Client {
     #[must_use]
     pub fn new(worker: &Rc<Worker>, listener: Arc<ListenerLive>, peer: SocketAddr) -> Rc<Self> {
         let slot = worker.watch.enter(listener.id);
-        slot.wait(Phase::Head, worker.snapshot().config.timeouts.request_header);
+        // It has this long for its first request, as one whose head has begun.
+        slot.wait(Phase::Idle, worker.snapshot().config.timeouts.request_header);
         listener.counters.of(worker.index).opened.add(1);
         Rc::new(Self {
             fields: ClientFields::new(peer, SCHEME),
@@ -70,7 +58,6 @@ impl Client {
             slot,
             timed_out: Cell::default(),
             last: Cell::default(),
-            tunnel: RefCell::default(),
         })
     }
 
@@ -93,64 +80,85 @@ impl Client {
         .await
     }
 
-    /// Says that the connection becomes a tunnel with the end of this exchange's answer.
-    pub fn becomes(&self, tunnel: Tunnel) {
-        self.tunnel.replace(Some(tunnel));
-    }
-
-    /// The `Host` of a request that has none, as HTTP/1.0 allows and servers do not: where it came in.
-    #[must_use]
-    pub fn host_for(&self, head: &Parts) -> Option<HeaderValue> {
-        if head.headers.contains_key(header::HOST) {
-            return None;
-        }
-        HeaderValue::try_from(self.listener.address.to_string()).ok()
-    }
-
-    /// An exchange has ended: from here on the next one is waited for.
-    pub fn ended(&self, timeouts: &Timeouts) {
-        if self.slot.phase() != Phase::Tunnel {
-            self.slot.wait(Phase::Idle, timeouts.idle);
-        }
-    }
-
     /// Serves the connection to its end.
-    pub async fn serve(self: Rc<Self>, stream: TcpStream) {
-        let service = service_fn(|request: Request<Incoming>| {
-            let client = Rc::clone(&self);
-            async move { Ok::<_, Infallible>(forward::handle(client, request).await) }
-        });
-        let io = Io { stream: TokioIo::new(stream), client: &self };
-        let mut connection = engine(&self.worker.snapshot().config.limits).serve_connection(io, service);
-        let ended = poll_fn(|context| {
-            let signals = self.slot.poll(context);
-            if signals.cut {
-                return Poll::Ready(false);
-            }
-            if signals.last {
-                self.last.set(true);
-            }
-            if signals.drain {
-                self.last.set(true);
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            match signals.expired {
-                None => {}
-                Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
-            }
-            // An error too is the end of what was said: the engine has told the client of it.
-            Pin::new(&mut connection).poll(context).map(|_| true)
-        })
-        .await;
-        if !ended {
-            return;
+    pub async fn serve(self: Rc<Self>, mut stream: TcpStream) {
+        let lingers = {
+            let mut requests = std::pin::pin!(self.requests(&stream));
+            poll_fn(|context| match self.heed(self.slot.poll(context)) {
+                true => Poll::Ready(false),
+                false => requests.as_mut().poll(context),
+            })
+            .await
+        };
+        if lingers {
+            linger(&mut stream).await;
         }
-        let parts = connection.into_parts();
-        let stream = parts.io.stream.into_inner();
-        match self.tunnel.take() {
-            Some(tunnel) => tunnel.run(stream, &parts.read_buf, &self.slot).await,
-            None => linger(stream).await,
+    }
+
+    /// Acts on signals; whether the connection is to end at once.
+    fn heed(&self, signals: Signals) -> bool {
+        if signals.last || signals.drain {
+            self.last.set(true);
+        }
+        let expired = match signals.expired {
+            None => false,
+            Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => true,
+            Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => {
+                self.timed_out.set(Some(phase));
+                false
+            }
+        };
+        signals.cut || expired || (signals.drain && self.slot.phase() == Phase::Idle)
+    }
+
+    /// Serves one request after the other. Whether something was said that the client should be
+    /// given time to read.
+    async fn requests(self: &Rc<Self>, stream: &TcpStream) -> bool {
+        let mut input = Vec::new();
+        loop {
+            let head = match self.head(stream, &mut input).await {
+                Ok(Some(head)) => head,
+                Ok(None) => return false,
+                Err(failure) => return forward::refuse(self, stream, failure).await,
+            };
+            // In memory of its own, so that an idle connection has little.
+            let next = Box::pin(forward::handle(self, stream, head, &mut input)).await;
+            match next {
+                Next::Request if !self.last.get() => {}
+                Next::Request | Next::Close => return true,
+                Next::Abort => return false,
+            }
+            if input.is_empty() {
+                self.worker.buffers.give(std::mem::take(&mut input));
+            }
+            self.slot.wait(Phase::Idle, self.worker.snapshot().config.timeouts.idle);
+        }
+    }
+
+    /// Waits for the next request's head; `None` when the client has left instead.
+    async fn head(&self, stream: &TcpStream, input: &mut Vec<u8>) -> Result<Option<RequestHead>, Failure> {
+        let buffers = &self.worker.buffers;
+        loop {
+            if !input.is_empty() {
+                let snapshot = self.worker.snapshot();
+                if self.slot.phase() == Phase::Idle {
+                    self.slot.wait(Phase::Head, snapshot.config.timeouts.request_header);
+                }
+                let limits = &snapshot.config.limits;
+                let bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+                let mut head = self.worker.heads.take();
+                if let Some(length) = head.parse(input, Limits { bytes, fields: limits.headers })? {
+                    input.drain(..length);
+                    if input.is_empty() {
+                        buffers.give(std::mem::take(input));
+                    }
+                    return Ok(Some(head));
+                }
+                self.worker.heads.give(head);
+            }
+            if !matches!(wire::read(stream, input, buffers).await, Ok(1..)) {
+                return Ok(None);
+            }
         }
     }
 }
@@ -163,79 +171,18 @@ impl Drop for Client {
     }
 }
 
-/// The engine under these limits.
-fn engine(limits: &Limits) -> http1::Builder {
-    let head = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
-    let mut engine = http1::Builder::new();
-    engine.max_header_size(head).max_buf_size(head.max(MIN_HEAD)).header_read_timeout(None);
-    // Where its own limit does, it needs no memory for each request.
-    if limits.headers > DEFAULT_FIELDS {
-        engine.max_headers(limits.headers);
-    }
-    engine
-}
-
 /// Closes so that the client can read the answer to the end: what it still sends is read and
 /// thrown away for a while, as unread bytes would make the system reset the connection
 /// (RFC 9112, section 9.6).
-async fn linger(mut stream: TcpStream) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    const AT_MOST: std::time::Duration = std::time::Duration::from_secs(2);
+async fn linger(stream: &mut TcpStream) {
+    const AT_MOST: Duration = Duration::from_secs(2);
     if stream.shutdown().await.is_err() {
         return;
     }
     let discard = async {
-        let mut scrap = [0; 4096];
+        let mut scrap = [0; 1024];
         while let Ok(1..) = stream.read(&mut scrap).await {}
     };
     // However it ends, the connection is closed.
     let _ = tokio::time::timeout(AT_MOST, discard).await;
-}
-
-/// The socket as hyper sees it. The first byte of a request starts the time for its head.
-struct Io<'a> {
-    stream: TokioIo<TcpStream>,
-    client: &'a Client,
-}
-
-impl Read for Io<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let slot = &self.client.slot;
-        if slot.phase() == Phase::Idle {
-            slot.wait(Phase::Head, self.client.worker.snapshot().config.timeouts.request_header);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Io<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    /// Does nothing: what becomes of the socket is decided after hyper is done with it.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
 }

@@ -31,13 +31,10 @@ pub struct Exchange {
     pub snapshot: Rc<Current>,
     started: Instant,
     started_at: SystemTime,
-    /// The method, as received.
-    pub method: Method,
-    uri: Uri,
-    version: Version,
-    host: Option<HeaderValue>,
+    /// The request's head: as received, then as it goes to a server.
+    pub head: RequestHead,
     /// The value of `X-Request-Id`.
-    pub request_id: HeaderValue,
+    pub request_id: RequestId,
     /// The client's span.
     trace: TraceContext,
     /// Who asks, as far as the proxies before us are believed.
@@ -67,19 +64,16 @@ struct Attempt {
 impl Exchange {
     /// Begins with a request's head.
     #[must_use]
-    pub fn begin(client: &Rc<Client>, head: &Parts) -> Box<Self> {
+    pub fn begin(client: &Rc<Client>, head: RequestHead) -> Self {
         let snapshot = client.worker.snapshot();
         let mut rng = client.worker.rng();
         client.slot.wait_unlimited(Phase::Connect);
-        Box::new(Self {
+        Self {
             started: Instant::now(),
             started_at: SystemTime::now(),
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            version: head.version,
-            host: head.headers.get(header::HOST).cloned(),
-            request_id: request_id(&head.headers, &mut rng),
-            trace: TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng),
+            request_id: request_id(&head.fields, &mut rng),
+            trace: TraceContext::continue_or_start(&head.fields, snapshot.config.tracing.sample, &mut rng),
+            head,
             client_address: client.peer.ip(),
             place: None,
             attempt: None,
@@ -89,7 +83,7 @@ impl Exchange {
             error: None,
             client: Rc::clone(client),
             snapshot,
-        })
+        }
     }
 
     /// The client that asks.
@@ -180,13 +174,6 @@ impl Exchange {
         self.error.get_or_insert(error);
     }
 
-    /// Counts bytes of the answer's body. The client is given more time for the next.
-    #[inline]
-    pub fn add_bytes(&mut self, bytes: usize) {
-        self.count_bytes(bytes as u64);
-        self.client.slot.wait(Phase::Download, self.snapshot.config.timeouts.body_idle);
-    }
-
     /// Counts bytes of the answer's body.
     pub fn count_bytes(&mut self, bytes: u64) {
         self.bytes += bytes;
@@ -239,10 +226,10 @@ impl Exchange {
             &Entry {
                 time: self.started_at,
                 client: std::net::SocketAddr::new(self.client_address, self.client.peer.port()),
-                method: self.method.as_str(),
-                path: self.uri.path_and_query().map_or("/", |path| path.as_str()),
-                version: self.version,
-                host: self.host.as_ref().map(HeaderValue::as_bytes),
+                method: self.head.method.as_str(),
+                path: &String::from_utf8_lossy(self.head.target()),
+                version: self.head.version,
+                host: self.head.fields.get(Name::Host),
                 status: self.status,
                 bytes: self.bytes,
                 elapsed: took,
@@ -259,9 +246,9 @@ impl Exchange {
     }
 
     fn span(&self, took: Duration) -> Span {
-        let host = self.uri.host().map(str::to_owned).or_else(|| {
-            let host = self.host.as_ref()?.to_str().ok()?;
-            Some(host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned())
+        let host = self.head.fields.get(Name::Host).map(|host| {
+            let host = String::from_utf8_lossy(host);
+            host.rsplit_once(':').map_or(&*host, |(name, _)| name).to_owned()
         });
         let port = self.client.listener.address.port();
         Span {
@@ -270,10 +257,10 @@ impl Exchange {
             parent_span_id: self.trace.parent_span_id,
             start: self.started_at,
             duration: took,
-            method: self.method.clone(),
+            method: self.head.method.clone(),
             scheme: "http",
-            path: self.uri.path().into(),
-            version: self.version,
+            path: self.path(),
+            version: self.head.version,
             address: host.map(|host| (host.into(), Some(port))),
             status: Some(self.status).filter(|status| *status != 0),
             error: self.error,
@@ -287,6 +274,12 @@ impl Exchange {
         }
     }
 
+    /// What is asked for, without the query, which may hold what is nobody's business.
+    fn path(&self) -> Arc<str> {
+        let target = String::from_utf8_lossy(self.head.target());
+        target.split('?').next().unwrap_or_default().into()
+    }
+
     fn attempt_span(&self, attempt: &Attempt, took: Duration) -> Span {
         let target = self.server().and_then(|server| server.target());
         Span {
@@ -295,9 +288,9 @@ impl Exchange {
             parent_span_id: attempt.trace.parent_span_id,
             start: attempt.started_at,
             duration: took,
-            method: self.method.clone(),
+            method: self.head.method.clone(),
             scheme: "http",
-            path: self.uri.path().into(),
+            path: self.path(),
             version: Version::HTTP_11,
             address: target.map(|target| (target.ip().to_string().into(), Some(target.port()))),
             status: Some(attempt.status).filter(|status| *status != 0),
@@ -321,7 +314,7 @@ impl Drop for Exchange {
         self.end_attempt(now);
         let took = now.duration_since(self.started);
         let counters = self.route_live().counters.of(self.client.worker.index);
-        counters.codes.add(method::key(&self.method, self.status));
+        counters.codes.add(method::key(&self.head.method, self.status));
         counters.seconds.observe(took);
         if self.snapshot.config.log.access {
             self.log(took);
@@ -329,6 +322,6 @@ impl Drop for Exchange {
         if self.is_recorded() {
             self.client.worker.spans.record(self.span(took));
         }
-        self.client.ended(&self.snapshot.config.timeouts);
+        self.client.worker.heads.give(std::mem::take(&mut self.head));
     }
 }

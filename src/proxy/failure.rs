@@ -26,6 +26,10 @@ pub enum Failure {
     BadBody,
     /// The client was too slow with its body.
     ClientTooSlow,
+    /// The client has left: nobody is told.
+    ClientGone,
+    /// The server broke off in the middle of its answer: the client sees that.
+    AnswerCut,
     /// The pool has no server to send it to.
     NoServer,
     /// No server could be connected to.
@@ -56,8 +60,10 @@ impl Failure {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BadBody => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
+            // nginx' status: nobody is told, but it is counted.
+            Self::ClientGone => CLIENT_GONE,
             Self::NoServer => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable | Self::BadAnswer => StatusCode::BAD_GATEWAY,
+            Self::Unreachable | Self::BadAnswer | Self::AnswerCut => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -76,6 +82,8 @@ impl Failure {
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
             Self::ClientTooSlow => "client_too_slow",
+            Self::ClientGone => "client_gone",
+            Self::AnswerCut => "answer_cut",
             Self::NoServer => "no_server",
             Self::Unreachable => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
@@ -102,7 +110,8 @@ impl Failure {
             Self::NoServer => "No server is available at the moment.",
             Self::Unreachable => "No server could be reached.",
             Self::ConnectTimeout => "No server could be reached in time.",
-            Self::BadAnswer => "The server broke off or gave an answer that is not valid.",
+            Self::ClientGone => "",
+            Self::BadAnswer | Self::AnswerCut => "The server broke off or gave an answer that is not valid.",
             Self::AnswerTimeout => "The server did not answer in time.",
         }
     }

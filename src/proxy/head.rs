@@ -3,6 +3,7 @@
 //! A head owns the text it came in; a field is two places in it. What is added is put behind the
 //! text. So a head needs one buffer, which is used again, and nothing is allocated for a field.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -166,6 +167,29 @@ pub struct RequestHead {
     /// 1.0 or 1.1.
     pub version: Version,
     target: Span,
+}
+
+/// A worker's heads that are not in use.
+#[derive(Debug, Default)]
+pub struct Heads(RefCell<Vec<RequestHead>>);
+
+impl Heads {
+    /// An empty head, with memory if there is some.
+    #[must_use]
+    pub fn take(&self) -> RequestHead {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a head back; a large one is let go.
+    pub fn give(&self, mut head: RequestHead) {
+        const KEEP: usize = 256;
+        const USUAL: usize = 16 * 1024;
+        let mut heads = self.0.borrow_mut();
+        if head.fields.text.capacity() <= USUAL && heads.len() < KEEP {
+            head.fields.clear();
+            heads.push(head);
+        }
+    }
 }
 
 /// The head of an answer.

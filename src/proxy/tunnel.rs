@@ -1,46 +1,48 @@
 //! Tunnels: what becomes of a connection after the server has switched protocols (RFC 9110, section 7.8).
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
+use std::cell::Cell;
+use std::io;
+use std::net::Shutdown;
 
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::exchange::Exchange;
-use super::upstream::Connection;
-use super::watch::{Phase, Slot};
+use super::wire::{self, Buffers};
 
-/// The server's half of a tunnel, until the client's half is there.
-#[derive(Debug)]
-pub struct Tunnel {
-    /// The connection on which the server answered 101.
-    pub connection: Connection,
-    /// Ends with the tunnel.
-    pub exchange: Box<Exchange>,
+/// Passes bytes both ways until both sides have ended, or one is broken. `from_client` and
+/// `from_server` are what was read already. How many went to the client.
+///
+/// # Errors
+/// When a side breaks.
+pub async fn run(
+    client: &TcpStream,
+    server: &TcpStream,
+    from_client: &mut Vec<u8>,
+    from_server: &mut Vec<u8>,
+    buffers: &Buffers,
+) -> io::Result<u64> {
+    let count = Cell::new(0);
+    let up = pass(client, server, from_client, buffers, |_| {});
+    let down = pass(server, client, from_server, buffers, |bytes| count.set(count.get() + bytes));
+    tokio::try_join!(up, down)?;
+    Ok(count.get())
 }
 
-impl Tunnel {
-    /// Passes bytes both ways until both sides have ended, or the connection is to be cut.
-    /// `early` is what the client sent after its request.
-    pub async fn run(mut self, mut client: TcpStream, early: &[u8], slot: &Slot) {
-        slot.wait_unlimited(Phase::Tunnel);
-        let pass = async {
-            let Some((mut server, answered)) = self.connection.into_socket().await else {
-                self.exchange.fail("tunnel_broken");
-                return;
-            };
-            let begin = async {
-                client.write_all(&answered).await?;
-                server.write_all(early).await?;
-                copy_bidirectional(&mut client, &mut server).await
-            };
-            match begin.await {
-                Ok((_, to_client)) => self.exchange.count_bytes(to_client + answered.len() as u64),
-                Err(_) => self.exchange.fail("tunnel_broken"),
-            }
-        };
-        let mut pass = pin!(pass);
-        poll_fn(|context| if slot.poll(context).cut { Poll::Ready(()) } else { pass.as_mut().poll(context) }).await;
+/// Passes bytes one way until the end, and passes that on too.
+async fn pass(
+    from: &TcpStream,
+    to: &TcpStream,
+    bytes: &mut Vec<u8>,
+    buffers: &Buffers,
+    passed: impl Fn(u64),
+) -> io::Result<()> {
+    loop {
+        wire::write(to, [bytes], &mut 0).await?;
+        passed(bytes.len() as u64);
+        bytes.clear();
+        buffers.give(std::mem::take(bytes));
+        if wire::read(from, bytes, buffers).await? == 0 {
+            return SockRef::from(to).shutdown(Shutdown::Write);
+        }
     }
 }

@@ -52,11 +52,11 @@ pub async fn read(stream: &TcpStream, buffer: &mut Vec<u8>, buffers: &Buffers) -
     }
 }
 
-/// Writes all of the pieces, in as few calls as the system allows.
+/// Writes all of the pieces, in as few calls as the system allows, and counts what was taken.
 ///
 /// # Errors
 /// The system's; [`io::ErrorKind::WriteZero`] when it takes nothing.
-pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N]) -> io::Result<()> {
+pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N], count: &mut u64) -> io::Result<()> {
     let mut slices = pieces.map(IoSlice::new);
     let mut left = &mut slices[..];
     IoSlice::advance_slices(&mut left, 0);
@@ -64,7 +64,10 @@ pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N]) -> io
         let result = if let [one] = left { stream.try_write(one) } else { stream.try_write_vectored(left) };
         match result {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Ok(written) => {
+                *count += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 poll_fn(|context| stream.poll_write_ready(context)).await?;
             }

@@ -1,0 +1,419 @@
+//! One try to have a server answer: the request goes out while the answer comes in, and either may end first.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use http::Version;
+use tokio::net::TcpStream;
+
+use super::body::{BodyError, Inbound, Outbound};
+use super::client::Client;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::fields;
+use super::forward::Plan;
+use super::framing::{self, Framing};
+use super::head::{AnswerHead, Limits};
+use super::name::Name;
+use super::pace::Pace;
+use super::retry::Progress;
+use super::upstream::{ConnectError, Connection};
+use super::watch::Phase;
+use super::{tunnel, wire};
+use crate::config::{Config, Timeouts};
+use crate::sticky;
+
+/// What an answer's head may be.
+const ANSWER: Limits = Limits { bytes: 128 * 1024, fields: 256 };
+/// What a client may send ahead while its answer is under way.
+const AHEAD: usize = 64 * 1024;
+
+/// An answer that was passed on to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Whether the client may make another request on its connection.
+    pub keeps: bool,
+}
+
+/// Why a try failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// What the client is told, if nothing was said to it before.
+    pub failure: Failure,
+    /// How far it came; `None` when another try makes no sense.
+    pub progress: Option<Progress>,
+}
+
+impl Failed {
+    /// With no use in another try.
+    #[must_use]
+    pub fn finally(failure: Failure) -> Self {
+        Self { failure, progress: None }
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::finally(failure)
+    }
+}
+
+/// A request's body on its way from the client, through any number of tries.
+#[derive(Debug)]
+pub struct Upload<'b, 'a> {
+    body: &'b mut Inbound<'a>,
+    pace: Pace,
+    limit: u64,
+    received: u64,
+}
+
+impl<'b, 'a> Upload<'b, 'a> {
+    /// Nothing of `body` has been sent.
+    ///
+    /// # Errors
+    /// When what is there already is no body, or too much of one.
+    pub fn new(body: &'b mut Inbound<'a>, config: &Config) -> Result<Self, Failure> {
+        body.begin().map_err(|_| Failure::BadBody)?;
+        let received = body.piece().len() as u64;
+        let pace = Pace::new(&config.timeouts, &config.limits);
+        let upload = Self { body, pace, limit: config.limits.body_bytes, received };
+        if upload.is_too_much() { Err(Failure::BodyTooLarge) } else { Ok(upload) }
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.limit > 0 && self.received > self.limit
+    }
+
+    /// Sends the body behind the head that `out` holds. Then it watches the client: it returns only
+    /// when the client has left, or has sent what is no body.
+    async fn run(&mut self, out: &mut Outbound<'_>, progress: &Sending, client: &Client, timeouts: &Timeouts) -> Failure {
+        let slot = &client.slot;
+        loop {
+            let last = self.body.is_done();
+            if let Err(error) = out.send(self.body.piece(), last).await {
+                // Its answer may say why: a server that wants no more of a body may still explain.
+                tracing::debug!(%error, "a server takes no more of a request");
+                progress.set(if out.sent == 0 { Sent::Nothing } else { Sent::Broken });
+                break;
+            }
+            if last {
+                progress.set(Sent::All);
+                if !progress.answered.get() {
+                    slot.wait(Phase::Answer, timeouts.response_header);
+                }
+                break;
+            }
+            progress.set(Sent::Part);
+            if !progress.answered.get() {
+                self.pace.client(slot, Phase::Upload);
+            }
+            match self.body.advance().await {
+                Ok(_) => {}
+                Err(BodyError::Malformed) => return Failure::BadBody,
+                Err(BodyError::Cut) => return Failure::ClientGone,
+            }
+            let bytes = self.body.piece().len();
+            self.pace.passed(bytes, slot.now());
+            self.received += bytes as u64;
+            if self.is_too_much() {
+                return Failure::BodyTooLarge;
+            }
+            if !progress.answered.get() {
+                slot.wait(Phase::Answer, timeouts.body_idle);
+            }
+        }
+        self.body.gone(AHEAD).await;
+        Failure::ClientGone
+    }
+}
+
+/// What of the request has gone to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// The connection was broken before a byte could be sent.
+    Nothing,
+    /// Some.
+    Part,
+    /// Some, and the server takes no more.
+    Broken,
+    /// All of it.
+    All,
+}
+
+/// What the two directions of a try know of each other.
+#[derive(Debug)]
+struct Sending {
+    sent: Cell<Sent>,
+    /// The answer has begun, so the time that is kept is the answer's.
+    answered: Cell<bool>,
+}
+
+impl Sending {
+    fn set(&self, sent: Sent) {
+        self.sent.set(sent);
+    }
+}
+
+/// One try, at the server that the exchange names.
+pub(super) async fn attempt(
+    exchange: &mut Exchange,
+    plan: &Plan,
+    stream: &TcpStream,
+    upload: &mut Upload<'_, '_>,
+    only_new: bool,
+) -> Result<Ended, Failed> {
+    let client = Rc::clone(exchange.client());
+    let snapshot = Rc::clone(&exchange.snapshot);
+    let timeouts = &snapshot.config.timeouts;
+    let connection = connect(exchange, &client, timeouts, only_new).await?;
+
+    let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
+    let sending = Sending { sent: Cell::new(Sent::Nothing), answered: Cell::new(false) };
+    client.slot.wait(Phase::Answer, timeouts.body_idle);
+    let result = {
+        let mut upload = pin!(upload.run(&mut out, &sending, &client, timeouts));
+        let mut answer = pin!(answer(exchange, plan, stream, &connection.stream, &sending));
+        let both = poll_fn(|context| {
+            // First what is to be sent: without it there is nothing to wait for.
+            if let Poll::Ready(failure) = upload.as_mut().poll(context) {
+                return Poll::Ready(Err(failure.into()));
+            }
+            answer.as_mut().poll(context)
+        });
+        client.within(both).await
+    };
+    out.release(&client.worker.buffers);
+    let answered = match result {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(failed)) => return Err(failed),
+        Err(Phase::Upload) => return Err(Failure::ClientTooSlow.into()),
+        Err(_) => return Err(Failure::AnswerTimeout.into()),
+    };
+    let whole = sending.sent.get() == Sent::All;
+    match answered {
+        Answered::Whole { keeps_client, keeps_server } => {
+            if keeps_server && whole {
+                exchange.keep(connection, Instant::now());
+            }
+            Ok(Ended { keeps: keeps_client && whole })
+        }
+        Answered::Switched { mut early } => {
+            client.slot.wait_unlimited(Phase::Tunnel);
+            let input = upload.body.rest();
+            match tunnel::run(stream, &connection.stream, input, &mut early, &client.worker.buffers).await {
+                Ok(bytes) => exchange.count_bytes(bytes),
+                Err(_) => exchange.fail("tunnel_broken"),
+            }
+            Ok(Ended { keeps: false })
+        }
+    }
+}
+
+/// A connection that this worker has kept, or a new one.
+async fn connect(
+    exchange: &Exchange,
+    client: &Client,
+    timeouts: &Timeouts,
+    only_new: bool,
+) -> Result<Connection, Failed> {
+    let Some(server) = exchange.server() else { return Err(Failure::NoServer.into()) };
+    if let Some(kept) = client.worker.upstreams.take(server.id).filter(|_| !only_new) {
+        return Ok(kept);
+    }
+    client.slot.wait_unlimited(Phase::Connect);
+    Connection::open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
+        tracing::debug!(server = %server.key, ?error, "cannot connect");
+        let failure = match error {
+            ConnectError::Timeout => Failure::ConnectTimeout,
+            ConnectError::Unresolved | ConnectError::Refused(_) => Failure::Unreachable,
+        };
+        Failed { failure, progress: Some(Progress::Refused) }
+    })
+}
+
+/// The request's head, as this try sends it.
+fn request(exchange: &mut Exchange, plan: &Plan, client: &Client) -> Vec<u8> {
+    if let Some(trace) = exchange.outgoing_trace() {
+        trace.write(&mut exchange.head.fields);
+    }
+    let mut out = client.worker.buffers.take();
+    let head = &exchange.head;
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(&plan.target);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    head.fields.write(&mut out);
+    if let Some(protocol) = &plan.upgrade {
+        out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: ");
+        out.extend_from_slice(protocol);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// How an answer ended.
+enum Answered {
+    Whole {
+        keeps_client: bool,
+        keeps_server: bool,
+    },
+    /// With another protocol, of which `early` was read already.
+    Switched {
+        early: Vec<u8>,
+    },
+}
+
+/// Waits for the answer and passes it on.
+async fn answer(
+    exchange: &mut Exchange,
+    plan: &Plan,
+    stream: &TcpStream,
+    server: &TcpStream,
+    sending: &Sending,
+) -> Result<Answered, Failed> {
+    let client = Rc::clone(exchange.client());
+    let snapshot = Rc::clone(&exchange.snapshot);
+    let buffers = &client.worker.buffers;
+    let mut input = Vec::new();
+    let mut head = AnswerHead::default();
+    answer_head(exchange, stream, server, sending, &mut input, &mut head).await?;
+    let framing = framing::answer(&head.fields, head.version, head.status, &exchange.head.method)
+        .map_err(|_| Failure::BadAnswer)?;
+    let switched = head.status == 101;
+    if switched && plan.upgrade.is_none() {
+        return Err(Failure::BadAnswer.into());
+    }
+    sending.answered.set(true);
+    exchange.answered(head.status);
+
+    let keeps_server = framing != Framing::UntilClose
+        && head.version == Version::HTTP_11
+        && fields::keeps_alive(&head.fields, head.version);
+    let old_client = exchange.head.version == Version::HTTP_10;
+    let coded = matches!(framing, Framing::Chunked | Framing::UntilClose) && !old_client;
+    // To HTTP/1.0, what has no length ends with the connection.
+    let has_end = coded || matches!(framing, Framing::None | Framing::Length(_));
+    let keeps_client = plan.keeps && has_end && !client.is_last() && sending.sent.get() == Sent::All && !switched;
+
+    let protocol = fields::prepare_response(&mut head.fields, head.status, head.version);
+    let mut bytes = buffers.take();
+    head.write(&mut bytes);
+    let mut line = |name: &str, value: &[u8]| {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\r\n");
+    };
+    if let Some(protocol) = protocol {
+        line("Connection", b"upgrade");
+        line("Upgrade", &protocol);
+    } else if !keeps_client {
+        line("Connection", b"close");
+    } else if old_client {
+        line("Connection", b"keep-alive");
+    }
+    if coded {
+        line("Transfer-Encoding", b"chunked");
+    }
+    if !head.fields.has(Name::Date) {
+        line("Date", client.worker.date().as_bytes());
+    }
+    if let Some(cookie) = cookie(exchange, plan) {
+        line("Set-Cookie", cookie.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+
+    let mut out = Outbound::new(stream, bytes, coded);
+    if switched {
+        out.send(b"", false).await.map_err(|_| Failure::ClientGone)?;
+        out.release(buffers);
+        return Ok(Answered::Switched { early: input });
+    }
+    let mut body = Inbound::new(server, &mut input, buffers, framing);
+    let result = relay(exchange, &client, &mut body, &mut out, &snapshot.config).await;
+    let clean = body.is_over();
+    out.release(buffers);
+    buffers.give(input);
+    result?;
+    Ok(Answered::Whole { keeps_client, keeps_server: keeps_server && clean })
+}
+
+/// Waits for the head of the final answer; what comes before it is passed on.
+async fn answer_head(
+    exchange: &Exchange,
+    stream: &TcpStream,
+    server: &TcpStream,
+    sending: &Sending,
+    input: &mut Vec<u8>,
+    head: &mut AnswerHead,
+) -> Result<(), Failed> {
+    let buffers = &exchange.client().worker.buffers;
+    loop {
+        if !input.is_empty()
+            && let Some(length) = head.parse(input, ANSWER).map_err(|_| Failure::BadAnswer)?
+        {
+            input.drain(..length);
+            if head.status >= 200 || head.status == 101 {
+                return Ok(());
+            }
+            if exchange.head.version == Version::HTTP_11 {
+                fields::prepare_response(&mut head.fields, head.status, head.version);
+                let mut bytes = Vec::new();
+                head.write(&mut bytes);
+                bytes.extend_from_slice(b"\r\n");
+                wire::write(stream, [&bytes], &mut 0).await.map_err(|_| Failure::ClientGone)?;
+            }
+            continue;
+        }
+        let read = wire::read(server, input, buffers).await;
+        if matches!(read, Ok(1..)) {
+            continue;
+        }
+        // Half a head is an answer of a kind: the server has seen the request.
+        let progress = match sending.sent.get() {
+            _ if !input.is_empty() => None,
+            Sent::Nothing => Some(Progress::NotSent),
+            Sent::Part | Sent::Broken | Sent::All => Some(Progress::Sent),
+        };
+        return Err(Failed { failure: Failure::BadAnswer, progress });
+    }
+}
+
+/// The cookie that the client is given, if it has not got it.
+fn cookie(exchange: &Exchange, plan: &Plan) -> Option<String> {
+    let rule = plan.pool.config.balance.sticky.as_ref()?;
+    let token = exchange.member()?.token?;
+    (plan.token != Some(token)).then(|| sticky::set_cookie(rule, &token))
+}
+
+/// Passes an answer's body on as it comes, behind the head that `out` holds.
+async fn relay(
+    exchange: &mut Exchange,
+    client: &Client,
+    body: &mut Inbound<'_>,
+    out: &mut Outbound<'_>,
+    config: &Config,
+) -> Result<(), Failed> {
+    let gone = |_: io::Error| Failure::ClientGone;
+    let slot = &client.slot;
+    let mut pace = Pace::new(&config.timeouts, &config.limits);
+    // Who waits for a slow body sees at least its head.
+    if !body.is_there() {
+        out.send(b"", body.is_done()).await.map_err(gone)?;
+    }
+    while !body.is_done() {
+        slot.wait(Phase::Download, config.timeouts.body_idle);
+        body.advance().await.map_err(|_| Failure::AnswerCut)?;
+        pace.client(slot, Phase::Download);
+        out.send(body.piece(), body.is_done()).await.map_err(gone)?;
+        pace.passed(body.piece().len(), slot.now());
+        exchange.count_bytes(body.piece().len() as u64);
+    }
+    Ok(())
+}

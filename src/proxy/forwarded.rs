@@ -4,31 +4,29 @@
 //! extended by one. Where it has filled in only one of the two lists, the other is made from that:
 //! a server that reads the other would else take the proxy for the client.
 
+use std::borrow::Cow;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
-use http::header::{FORWARDED, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static HOST_NAMED: HeaderName = HeaderName::from_static("x-forwarded-host");
-static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-
-/// RFC 7239's word; instead of a value that could not be made, which does not happen.
-const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
+use super::head::Fields;
+use super::name::Name;
 
 /// How many proxies before us are looked at: a longer list is not one of proxies.
 const MAX_HOPS: usize = 32;
+
+/// Enough for a host and our element of `Forwarded` with it, in bytes: twice the longest host that
+/// [`super::host`] takes for one, if its port is no longer than it has to be.
+const ROOM: usize = 640;
 
 /// What is told of a client, prepared once for all requests of its connection.
 #[derive(Debug, Clone)]
 pub struct ClientFields {
     /// The other end of the connection: the client, or a proxy before us.
     peer: IpAddr,
-    address: HeaderValue,
-    proto: HeaderValue,
+    address: Box<str>,
+    proto: &'static str,
     /// `for` and `proto`, as an element of `Forwarded`.
     element: Box<str>,
 }
@@ -40,69 +38,65 @@ impl ClientFields {
         let peer = peer.ip().to_canonical();
         Self {
             peer,
-            address: value(peer.to_string()),
-            proto: HeaderValue::from_static(scheme),
+            address: peer.to_string().into(),
+            proto: scheme,
             element: format!("for={};proto={scheme}", node(Some(peer))).into(),
         }
     }
 
     /// Sets the fields on a request whose `Host` is what the server will see, and returns the
     /// [`client_address`].
-    pub fn set(&self, headers: &mut HeaderMap, trusted: &[IpNet]) -> IpAddr {
-        if is_trusted(self.peer, trusted) { self.extend(headers, trusted) } else { self.replace(headers) }
+    pub fn set(&self, fields: &mut Fields, trusted: &[IpNet]) -> IpAddr {
+        let host = fields.get(Name::Host).unwrap_or_default();
+        let [name, open, value, close] = host_parameter(ascii(host).unwrap_or_default()).map(str::as_bytes);
+        // The host too, because nothing can be added to fields out of themselves.
+        let mut room = [0; ROOM];
+        let (length, parts) = (host.len(), [host, self.element.as_bytes(), name, open, value, close]);
+        let text = concat(&parts, &mut room);
+        let (host, element) = text.split_at(length);
+        if is_trusted(self.peer, trusted) {
+            self.extend(fields, host, element, trusted)
+        } else {
+            self.replace(fields, host, element)
+        }
     }
 
-    fn replace(&self, headers: &mut HeaderMap) -> IpAddr {
-        // Some servers believe in further fields of this family, such as X-Forwarded-Port.
-        let others = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-");
-        let others: Vec<HeaderName> = headers.keys().filter(others).cloned().collect();
-        for name in others {
-            headers.remove(name);
+    fn replace(&self, fields: &mut Fields, host: &[u8], element: &[u8]) -> IpAddr {
+        fields.retain(|name, _| !is_told(name));
+        fields.add(Name::ForwardedFor, self.address.as_bytes());
+        fields.add(Name::ForwardedProto, self.proto.as_bytes());
+        if !host.is_empty() {
+            fields.add(Name::ForwardedHost, host);
         }
-        let element = self.element(headers.get(HOST));
-        if let Some(host) = headers.get(HOST).cloned() {
-            headers.insert(&HOST_NAMED, host);
-        }
-        headers.insert(&FOR, self.address.clone());
-        headers.insert(&PROTO, self.proto.clone());
-        headers.insert(&REAL_IP, self.address.clone());
-        headers.insert(FORWARDED, value(element));
+        fields.add(Name::RealIp, self.address.as_bytes());
+        fields.add(Name::Forwarded, element);
         self.peer
     }
 
-    fn extend(&self, headers: &mut HeaderMap, trusted: &[IpNet]) -> IpAddr {
-        let client = client_address(headers, self.peer, trusted);
-        let element = self.element(headers.get(HOST));
-        match (headers.contains_key(&FOR), headers.contains_key(FORWARDED)) {
-            (true, false) => add_forwarded(headers),
-            (false, true) => add_x_forwarded(headers),
+    fn extend(&self, fields: &mut Fields, host: &[u8], element: &[u8], trusted: &[IpNet]) -> IpAddr {
+        let client = client_address(fields, self.peer, trusted);
+        match (fields.has(Name::ForwardedFor), fields.has(Name::Forwarded)) {
+            (true, false) => add_forwarded(fields),
+            (false, true) => add_x_forwarded(fields),
             _ => {}
         }
-        extend_list(headers, &FOR, self.address.as_bytes());
-        extend_list(headers, &FORWARDED, element.as_bytes());
-        if let Some(host) = headers.get(HOST).cloned() {
-            headers.entry(&HOST_NAMED).or_insert(host);
+        extend_list(fields, Name::ForwardedFor, self.address.as_bytes());
+        extend_list(fields, Name::Forwarded, element);
+        if !host.is_empty() {
+            add_missing(fields, Name::ForwardedHost, host);
         }
-        headers.entry(&PROTO).or_insert_with(|| self.proto.clone());
-        headers.entry(&REAL_IP).or_insert_with(|| value(client.to_string()));
+        add_missing(fields, Name::ForwardedProto, self.proto.as_bytes());
+        add_missing(fields, Name::RealIp, client.to_string().as_bytes());
         client
-    }
-
-    /// This connection's element of `Forwarded`, for a request with this `Host`.
-    fn element(&self, host: Option<&HeaderValue>) -> String {
-        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let [name, open, host, close] = host_parameter(host);
-        // Made in the size it has, so that it becomes a field's value without another allocation.
-        [&self.element, name, open, host, close].concat()
     }
 }
 
 /// The client's address: the nearest one that is not trusted, of those that the trusted proxies
 /// before us tell of; else the farthest that is known.
 #[must_use]
-pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+pub fn client_address(fields: &Fields, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
-    for hop in hops(headers) {
+    for hop in hops(fields) {
         match hop {
             // Only who is trusted is asked who came before.
             Some(hop) if is_trusted(client, trusted) => client = hop,
@@ -123,20 +117,34 @@ pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
     networks.iter().any(is_in)
 }
 
+/// The fields that a client could lie with. Some servers believe in further ones of the
+/// `X-Forwarded-` family, such as `X-Forwarded-Port`.
+fn is_told(name: Name) -> bool {
+    matches!(
+        name,
+        Name::Forwarded
+            | Name::ForwardedFor
+            | Name::ForwardedHost
+            | Name::ForwardedOther
+            | Name::ForwardedProto
+            | Name::RealIp
+    )
+}
+
 /// The addresses before our peer's, nearest first; `None` for what is no address.
-fn hops(headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
-    let (name, read): (_, fn(&str) -> Option<IpAddr>) = if headers.contains_key(&FOR) {
-        (&FOR, address)
+fn hops(fields: &Fields) -> impl Iterator<Item = Option<IpAddr>> {
+    let (name, read): (_, fn(&str) -> Option<IpAddr>) = if fields.has(Name::ForwardedFor) {
+        (Name::ForwardedFor, address)
     } else {
-        (&FORWARDED, |element| parameter(element, "for").and_then(address))
+        (Name::Forwarded, |element| parameter(element, "for").and_then(address))
     };
-    elements(headers, name).take(MAX_HOPS).map(read)
+    elements(fields, name).take(MAX_HOPS).map(read)
 }
 
 /// The elements of a list, last first: so whatever a client wrote, open quotes too, it cannot
 /// change how we read what a proxy has put behind it.
-fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers.get_all(name).iter().rev().filter_map(|field| field.to_str().ok()).flat_map(|field| {
+fn elements(fields: &Fields, name: Name) -> impl Iterator<Item = &str> {
+    fields.all(name).rev().filter_map(ascii).flat_map(|field| {
         let mut quoted = false;
         field.rsplit(move |c| {
             quoted ^= c == '"';
@@ -161,43 +169,50 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Tells in `Forwarded` what `X-Forwarded-*` do. Their host and scheme are what the client used.
-fn add_forwarded(headers: &mut HeaderMap) {
-    let mut nodes: Vec<String> = hops(headers).map(|hop| format!("for={}", node(hop))).collect();
+fn add_forwarded(fields: &mut Fields) {
+    let mut nodes: Vec<String> = hops(fields).map(|hop| format!("for={}", node(hop))).collect();
     if let Some(first) = nodes.last_mut() {
-        let farthest = |name| elements(headers, name).last().unwrap_or_default().trim();
+        let farthest = |name| elements(fields, name).last().unwrap_or_default().trim();
         let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
-        let proto = farthest(&PROTO);
+        let proto = farthest(Name::ForwardedProto);
         if !proto.is_empty() && proto.bytes().all(is_scheme) {
             first.push_str(";proto=");
             first.push_str(proto);
         }
-        first.extend(host_parameter(farthest(&HOST_NAMED)));
+        first.extend(host_parameter(farthest(Name::ForwardedHost)));
     }
     nodes.reverse();
-    headers.insert(FORWARDED, value(nodes.join(", ")));
+    fields.add(Name::Forwarded, nodes.join(", ").as_bytes());
 }
 
 /// Tells in `X-Forwarded-*` what `Forwarded` does.
-fn add_x_forwarded(headers: &mut HeaderMap) {
+fn add_x_forwarded(fields: &mut Fields) {
     let text = |hop: Option<IpAddr>| hop.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    let mut addresses: Vec<String> = hops(headers).map(text).collect();
+    let mut addresses: Vec<String> = hops(fields).map(text).collect();
     addresses.reverse();
-    let first = elements(headers, &FORWARDED).last().unwrap_or_default();
-    let said = |name| parameter(first, name).and_then(|value| HeaderValue::from_str(value).ok());
+    let first = elements(fields, Name::Forwarded).last().unwrap_or_default();
+    let said = |name| parameter(first, name).map(str::to_owned);
     let (proto, host) = (said("proto"), said("host"));
-    headers.insert(&FOR, value(addresses.join(", ")));
-    for (name, value) in [(&PROTO, proto), (&HOST_NAMED, host)] {
+    fields.add(Name::ForwardedFor, addresses.join(", ").as_bytes());
+    for (name, value) in [(Name::ForwardedProto, proto), (Name::ForwardedHost, host)] {
         if let Some(value) = value {
-            headers.entry(name).or_insert(value);
+            add_missing(fields, name, value.as_bytes());
         }
     }
 }
 
+/// Adds a field, unless there is one of this name.
+fn add_missing(fields: &mut Fields, name: Name, value: &[u8]) {
+    if !fields.has(name) {
+        fields.add(name, value);
+    }
+}
+
 /// Makes a list one field, with `last` at its end.
-fn extend_list(headers: &mut HeaderMap, name: &HeaderName, last: &[u8]) {
-    let fields = headers.get_all(name).iter().map(HeaderValue::as_bytes).filter(|field| !field.is_empty());
-    let list = fields.chain([last]).collect::<Vec<_>>().join(&b", "[..]);
-    headers.insert(name, HeaderValue::from_maybe_shared(Bytes::from(list)).unwrap_or(UNKNOWN));
+fn extend_list(fields: &mut Fields, name: Name, last: &[u8]) {
+    let list = fields.all(name).filter(|field| !field.is_empty());
+    let list = list.chain([last]).collect::<Vec<_>>().join(&b", "[..]);
+    fields.set(name, &list);
 }
 
 /// A node of `Forwarded` (RFC 7239, section 6).
@@ -220,41 +235,47 @@ fn host_parameter(host: &str) -> [&str; 4] {
     [";host=", quote, host, quote]
 }
 
-/// The text as a field's value; ours is always one.
-fn value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).unwrap_or(UNKNOWN)
+/// The value as text, unless a byte is over 0x7F: then it can mean nothing here.
+fn ascii(value: &[u8]) -> Option<&str> {
+    str::from_utf8(value).ok().filter(|value| value.is_ascii())
+}
+
+/// The parts in one piece, in `room` if that is enough.
+fn concat<'a>(parts: &[&[u8]], room: &'a mut [u8; ROOM]) -> Cow<'a, [u8]> {
+    let mut rest = &mut room[..];
+    for part in parts {
+        if rest.write_all(part).is_err() {
+            return Cow::Owned(parts.concat());
+        }
+    }
+    let length = ROOM - rest.len();
+    Cow::Borrowed(&room[..length])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FAMILY: [&str; 5] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded"];
+    const FAMILY: [Name; 5] =
+        [Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::RealIp, Name::Forwarded];
 
     fn networks(text: &str) -> Vec<IpNet> {
         text.split_whitespace().map(|network| network.parse().expect("a network")).collect()
     }
 
     /// Fields as in a message, one a line.
-    fn fields(text: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for line in text.lines() {
-            let (name, value) = line.split_once(": ").expect("a colon");
-            headers.append(name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"));
-        }
-        headers
+    fn fields(text: &str) -> Fields {
+        Fields::of(text.lines().map(|line| line.split_once(": ").expect("a colon")))
     }
 
     /// The fields of [`FAMILY`] that a request of `peer` ends up with.
     fn set(peer: &str, sent: &str) -> [String; 5] {
-        let mut headers = fields(sent);
+        let mut fields = fields(sent);
         let peer = SocketAddr::new(peer.parse().expect("an address"), 4711);
-        ClientFields::new(peer, "http").set(&mut headers, &networks("10.0.0.0/8 fd00::/8"));
-        for name in headers.keys().filter(|name| name.as_str().starts_with("x-forwarded")) {
-            assert!(FAMILY.contains(&name.as_str()), "{name}");
-        }
+        ClientFields::new(peer, "http").set(&mut fields, &networks("10.0.0.0/8 fd00::/8"));
+        assert!(!fields.has(Name::ForwardedOther), "{sent}");
         FAMILY.map(|name| {
-            let values: Vec<_> = headers.get_all(name).iter().map(|value| value.to_str().expect("ASCII")).collect();
+            let values: Vec<_> = fields.all(name).map(|value| str::from_utf8(value).expect("UTF-8")).collect();
             values.join(" | ")
         })
     }
@@ -287,6 +308,16 @@ mod tests {
                 ["192.0.2.1", "http", "", "192.0.2.1", "for=192.0.2.1;proto=http"],
                 "{lies}"
             );
+        }
+    }
+
+    #[test]
+    fn a_host_is_told_however_long_it_is() {
+        for length in [1, 254, 255, 300, 301, 302, 303, 310, 320, ROOM, 2 * ROOM] {
+            let host = "a".repeat(length);
+            let element = format!("for=192.0.2.1;proto=http;host={host}");
+            let expected = ["192.0.2.1", "http", &host, "192.0.2.1", &element];
+            assert_eq!(set("192.0.2.1", &format!("Host: {host}")), expected, "{length}");
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use http::header::HOST;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{Method, Version};
 
+use super::head::Fields;
+use super::name::Name;
 use super::refusal::Refusal;
 use super::{host, path};
 
@@ -35,17 +36,15 @@ pub struct Target<'a> {
     absolute: bool,
 }
 
-/// What a request with this head asks for.
-///
-/// A fragment is not seen here: [`Uri`] has dropped it.
+/// What a request with this head asks for; `target` is the one of its first line.
 ///
 /// # Errors
 /// Why the request must not go further.
 pub fn target<'a>(
     method: &Method,
-    uri: &'a Uri,
+    target: &'a [u8],
     version: Version,
-    headers: &'a HeaderMap,
+    fields: &'a Fields,
 ) -> Result<Asked<'a>, Refusal> {
     match *method {
         Method::CONNECT => return Err(Refusal::Connect),
@@ -53,13 +52,8 @@ pub fn target<'a>(
         _ => {}
     }
     // Whatever the target says: a request with a bad `Host` is a bad request.
-    let field = host_field(headers)?;
-    let absolute = match (uri.scheme_str(), uri.authority()) {
-        (None, None) => None,
-        (Some("http" | "https"), Some(authority)) => Some(authority.as_str()),
-        (Some(_), _) => return Err(Refusal::Scheme),
-        (None, Some(_)) => return Err(Refusal::TargetForm),
-    };
+    let field = host_field(fields)?;
+    let (absolute, as_sent) = split(target)?;
     let (authority, host) = match (absolute, field) {
         (_, None) if version == Version::HTTP_11 => return Err(Refusal::NoHost),
         (Some(authority), _) => (authority, host::normalise(authority)?),
@@ -67,13 +61,15 @@ pub fn target<'a>(
         (None, None) if version < Version::HTTP_11 => ("", Cow::Borrowed("")),
         (None, None) => return Err(Refusal::NoHost),
     };
-    if *method == Method::OPTIONS && uri.path() == "*" {
+    if *method == Method::OPTIONS && as_sent == "*" {
         return Ok(Asked::Balancer);
     }
-    let path = path::normalise(uri.path())?;
-    let query = uri.query();
+    let (path, query) = match as_sent.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (as_sent, None),
+    };
+    let path = path::normalise(if absolute.is_some() && path.is_empty() { "/" } else { path })?;
     query.map_or(Ok(()), path::check_query)?;
-    let as_sent = uri.path_and_query().map_or("", |whole| whole.as_str());
     Ok(Asked::Resource(Target { host, authority, path, query, as_sent, absolute: absolute.is_some() }))
 }
 
@@ -99,20 +95,35 @@ impl Target<'_> {
     /// The `Host` to replace the client's with: its target named another authority, or one where it
     /// did not have to, and that counts (RFC 9112, section 3.2.2).
     #[must_use]
-    pub fn new_host(&self) -> Option<HeaderValue> {
-        if self.absolute { HeaderValue::from_str(self.authority).ok() } else { None }
+    pub fn new_host(&self) -> Option<&str> {
+        self.absolute.then_some(self.authority)
     }
 }
 
+/// The authority of an absolute target, and what is behind it; else all. Whether that is a path with
+/// perhaps a query is not looked at here.
+fn split(target: &[u8]) -> Result<(Option<&str>, &str), Refusal> {
+    let target = str::from_utf8(target).map_err(|_| Refusal::TargetBytes)?;
+    if target.starts_with('/') {
+        return Ok((None, target));
+    }
+    let Some((scheme, rest)) = target.split_once("://") else { return Ok((None, target)) };
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err(Refusal::Scheme);
+    }
+    let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    Ok((Some(authority), behind))
+}
+
 /// The one `Host` field as it is and as routes know it.
-fn host_field(headers: &HeaderMap) -> Result<Option<(&str, Cow<'_, str>)>, Refusal> {
-    let mut fields = headers.get_all(HOST).iter();
-    match (fields.next(), fields.next()) {
+fn host_field(fields: &Fields) -> Result<Option<(&str, Cow<'_, str>)>, Refusal> {
+    let mut hosts = fields.all(Name::Host);
+    match (hosts.next(), hosts.next()) {
         (None, _) => Ok(None),
         (Some(_), Some(_)) => Err(Refusal::ManyHosts),
-        (Some(field), None) => {
-            let field = field.to_str().map_err(|_| Refusal::BadHost)?;
-            Ok(Some((field, host::normalise(field)?)))
+        (Some(host), None) => {
+            let host = str::from_utf8(host).map_err(|_| Refusal::BadHost)?;
+            Ok(Some((host, host::normalise(host)?)))
         }
     }
 }
@@ -126,30 +137,33 @@ mod tests {
         let mut words = line.split(' ');
         let mut word = || words.next().expect("three words");
         let method: Method = word().parse().expect("a method");
-        let uri: Uri = word().parse().expect("what Uri takes");
+        let asked = word().as_bytes();
         let version = match word() {
             "1.0" => Version::HTTP_10,
             "1.1" => Version::HTTP_11,
             _ => Version::HTTP_2,
         };
-        let mut headers = HeaderMap::new();
-        for host in hosts {
-            headers.append(HOST, HeaderValue::from_bytes(host.as_bytes()).expect("a value"));
-        }
-        check(target(&method, &uri, version, &headers));
+        let fields = Fields::of(hosts.iter().map(|host| ("Host", *host)));
+        check(target(&method, asked, version, &fields));
     }
 
     #[test]
     fn a_resource_has_one_host_and_one_path() {
         /// Request and hosts; what routes see; the server's `Host` and target; whether that is the client's.
         type Case<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, &'a str, bool);
-        let cases: [Case<'_>; 13] = [
+        let cases: [Case<'_>; 19] = [
             ("GET / 1.1", &["a"], "a/", "a", "/", true),
             ("GET /x?y=/../%00 1.1", &["a:80"], "a/x", "a:80", "/x?y=/../%00", true),
             ("OPTIONS /x 1.1", &["a"], "a/x", "a", "/x", true),
+            ("GET /x? 1.1", &["a"], "a/x", "a", "/x?", true),
+            ("GET /x?http://b/?y 1.1", &["a"], "a/x", "a", "/x?http://b/?y", true),
+            ("GET /http://b/ 1.1", &["a"], "a/http://b/", "a", "/http://b/", true),
             // Row 18.
             ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x", false),
             ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q", false),
+            ("GET HTTP://b 1.1", &["a"], "b/", "b", "/", false),
+            ("GET hTTps://[::1]:80/a/../x?q=http://c 1.1", &["a"], "[::1]/x", "[::1]:80", "/x?q=http://c", false),
+            ("OPTIONS http://b 1.1", &["b"], "b/", "b", "/", false),
             ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q", false),
             ("GET https://b/x 2", &[], "b/x", "b", "/x", false),
             ("GET /x 2", &["a"], "a/x", "a", "/x", true),
@@ -178,11 +192,20 @@ mod tests {
     #[test]
     fn what_names_no_resource_is_refused() {
         use Refusal::{BadHost, Connect, ManyHosts, NoHost, Scheme, TargetBytes, TargetForm, Trace};
-        let cases: [(&str, &[&str], Refusal); 27] = [
+        let cases: [(&str, &[&str], Refusal); 44] = [
             // Row 16.
             ("GET /\u{e9} 1.1", &["a"], TargetBytes),
             ("GET /?\u{e9} 1.1", &["a"], TargetBytes),
+            ("GET /\u{7f} 1.1", &["a"], TargetBytes),
+            ("GET /a#b 1.1", &["a"], TargetBytes),
+            ("GET /?a#b 1.1", &["a"], TargetBytes),
+            ("GET /a\tb 1.1", &["a"], TargetBytes),
             ("GET * 1.1", &["a"], TargetForm),
+            ("OPTIONS *? 1.1", &["a"], TargetForm),
+            ("OPTIONS ** 1.1", &["a"], TargetForm),
+            ("GET  1.1", &["a"], TargetForm),
+            ("GET a/b 1.1", &["a"], TargetForm),
+            ("GET ?q 1.1", &["a"], TargetForm),
             // Row 17.
             ("CONNECT a:443 1.1", &["a"], Connect),
             ("CONNECT / 1.1", &[], Connect),
@@ -208,11 +231,28 @@ mod tests {
             ("GET http://b/ 1.1", &["a b"], BadHost),
             ("GET http://u@b/ 1.1", &["b"], BadHost),
             ("GET ftp://b/ 1.1", &["b"], Scheme),
+            ("GET ://b/ 1.1", &["b"], Scheme),
             ("GET b:80 1.1", &["b"], TargetForm),
+            ("GET http:/b/ 1.1", &["b"], TargetForm),
+            ("GET http:///x 1.1", &["b"], BadHost),
+            ("GET http://u:p@b 1.1", &["b"], BadHost),
+            ("GET http://b#x 1.1", &["b"], BadHost),
+            ("GET http://b\\c/ 1.1", &["b"], BadHost),
+            ("GET http://\u{e9}/ 1.1", &["b"], BadHost),
+            ("GET http://b/a#b 1.1", &["b"], TargetBytes),
             ("GET / 2", &[], NoHost),
         ];
         for (line, hosts, refusal) in cases {
             ask(line, hosts, |asked| assert_eq!(asked, Err(refusal), "{line} {hosts:?}"));
+        }
+    }
+
+    #[test]
+    fn row_16_bytes_over_0x7f_are_refused_in_any_encoding() {
+        let fields = Fields::of([("Host", "a")]);
+        for asked in [&b"/\xe9"[..], b"/?\xff", b"\x80", b"/a\xc3\xa9", b"http://a/\xe9"] {
+            let asked = target(&Method::GET, asked, Version::HTTP_11, &fields);
+            assert!(matches!(asked, Err(Refusal::TargetBytes)), "{asked:?}");
         }
     }
 

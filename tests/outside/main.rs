@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod balance;
+mod bodies;
 mod connections;
+mod failures;
 mod head;
 mod request;
 mod support;
+mod upgrade;

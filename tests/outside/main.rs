@@ -8,5 +8,7 @@ mod connections;
 mod failures;
 mod head;
 mod request;
+mod sticky;
 mod support;
+mod timeouts;
 mod upgrade;

@@ -192,10 +192,23 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(AT_MOST, discard).await;
 }
 
-/// The socket as hyper sees it. The first byte of a request starts the time for its head.
+/// The socket as hyper sees it. The first byte of a request starts the time for its head, and how
+/// the client takes its answer is noted.
 struct Io<'a> {
     stream: TokioIo<TcpStream>,
     client: &'a Client,
+}
+
+impl Io<'_> {
+    /// Notes what the client took of an answer, or that it takes nothing at the moment.
+    fn took(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.client.slot.body_waits(Phase::Download),
+            Poll::Ready(Ok(bytes)) => self.client.slot.body_moves(Phase::Download, *bytes),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
 }
 
 impl Read for Io<'_> {
@@ -215,7 +228,8 @@ impl Read for Io<'_> {
 
 impl Write for Io<'_> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.took(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -236,6 +250,7 @@ impl Write for Io<'_> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.took(written)
     }
 }

@@ -179,7 +179,13 @@ impl Exchange {
         self.error.get_or_insert(error);
     }
 
-    /// Counts bytes of the answer's body. The client is given more time for the next.
+    /// Says that a body is under way, by the limits of the exchange's snapshot.
+    pub fn wait_body(&self, phase: Phase) {
+        let config = &self.snapshot.config;
+        self.client.slot.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
+    }
+
+    /// Counts bytes of the answer's body. There is more time for the next.
     #[inline]
     pub fn add_bytes(&mut self, bytes: usize) {
         self.count_bytes(bytes as u64);

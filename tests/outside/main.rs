@@ -3,7 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod balance;
+mod bodies;
+mod connections;
+mod failures;
 mod head;
-mod request;
 mod healthcheck;
+mod request;
+mod sticky;
 mod support;
+mod timeouts;
+mod upgrade;

@@ -190,6 +190,12 @@ impl Lb {
         eventually("lb ends", || self.child.try_wait().expect("a child"))
     }
 
+    /// Waits for a line of the access log.
+    #[track_caller]
+    pub(crate) fn logs(&self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
+        eventually(&format!("{what} in the access log"), || self.stdout().into_iter().find(|line| is_it(line)))
+    }
+
     /// Starts with [`PORTS`], no checks, `config` and one server.
     pub(crate) fn before(server: &Server, config: &str) -> Self {
         Self::start(&format!("{NO_CHECKS}{config}{}", server.table("server1")))

@@ -154,7 +154,7 @@ impl Gateway {
 impl Admin {
     /// Binds the admin address.
     pub(super) fn bind(config: &config::Admin) -> Result<std::net::TcpListener, BindError> {
-        listener::bind(config.address)
+        listener::bind(config.address, &[])
     }
 }
 

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod balance;
+mod live_edit;
 mod support;

@@ -4,4 +4,5 @@
 
 mod balance;
 mod live_edit;
+mod state;
 mod support;

@@ -145,7 +145,7 @@ fn no_request_fails_while_the_file_is_edited_twenty_times_a_second() {
     assert!(answered > 500, "{answered} answers are no load");
     let count = |outcome: &str| lb.metric(&format!("lb_reloads_total{{result=\"{outcome}\"}}")).unwrap_or(0.0);
     let (applied, rejected) = (count("applied"), count("rejected"));
-    println!("{answered} answers; {applied} edits applied, {rejected} of {broken} bad ones rejected");
+    eprintln!("{answered} answers; {applied} edits applied, {rejected} of {broken} bad ones rejected");
     assert!(applied >= 20.0 && rejected >= 3.0, "{applied} edits applied, {rejected} rejected");
 
     let last = file(10, servers).replace("enabled = false", "enabled = true");

@@ -4,5 +4,6 @@
 
 mod balance;
 mod live_edit;
+mod refused;
 mod state;
 mod support;

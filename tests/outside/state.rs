@@ -221,6 +221,22 @@ fn a_pool_of_new_servers_keeps_its_old_ones_until_one_of_the_new_is_up() {
 }
 
 #[test]
+fn the_last_server_that_serves_is_held_while_the_others_are_still_to_pass() {
+    let (old, new, newer) = (Server::named("old"), Server::named("new"), Server::named("newer"));
+    new.set_healthy(false);
+    newer.set_healthy(false);
+    let lb = Lb::start(&format!("{CHECKS}{}", servers(&[("old", old.address, 1)])));
+    lb.apply(&format!("{CHECKS}{}", servers(&[("old", old.address, 1), ("new", new.address, 1)])));
+    assert_eq!(lb.api("/api/config")["state"], "current");
+    lb.apply(&format!("{CHECKS}{}", servers(&[("new", new.address, 1), ("newer", newer.address, 1)])));
+    assert_eq!(lb.api("/api/config")["state"], "holding");
+    assert_eq!(get(lb.address(), "/").text(), "old");
+    newer.set_healthy(true);
+    is_gone(&lb, "old");
+    assert_eq!(get(lb.address(), "/").text(), "newer");
+}
+
+#[test]
 fn the_old_servers_are_held_no_longer_than_said() {
     let (old, new) = (Server::named("old"), Server::named("new"));
     new.set_healthy(false);

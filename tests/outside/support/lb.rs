@@ -119,6 +119,11 @@ impl Lb {
 
     /// Puts `file` in place of the file, by renaming.
     pub(crate) fn edit_file(&self, file: &str) {
+        self.edit_bytes(file.as_bytes());
+    }
+
+    /// The same with what may be no text.
+    pub(crate) fn edit_bytes(&self, file: &[u8]) {
         let new = self.directory.path().join("lb.toml.new");
         fs::write(&new, file).expect("a file");
         fs::rename(new, self.path()).expect("renamed");

@@ -127,8 +127,9 @@ impl Client {
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
-                return Poll::Ready(false);
+                return Poll::Ready(End::Cut);
             }
+            let resting = signals.drain && matches!(self.slot.phase(), Phase::Head | Phase::Idle);
             if signals.last {
                 self.last.set(true);
             }
@@ -139,12 +140,17 @@ impl Client {
             match signals.expired {
                 None => {}
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
+                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(End::Cut),
             }
-            Pin::new(&mut connection).poll(context).map(|result| result.is_ok())
+            Pin::new(&mut connection).poll(context).map(|result| match result {
+                // No answer is on its way that closing early could take from the client.
+                Ok(()) if resting => End::Cut,
+                Ok(()) => End::InOrder,
+                Err(_) => End::Cut,
+            })
         })
         .await;
-        if !ended {
+        if ended == End::Cut {
             return;
         }
         let parts = connection.into_parts();
@@ -162,6 +168,15 @@ impl Drop for Client {
         self.listener.counters.of(self.worker.index).closed.add(1);
         self.worker.left();
     }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// After an answer, which the client may not have read yet.
+    InOrder,
+    /// There is nothing to wait for.
+    Cut,
 }
 
 /// Closes so that the client can read the answer to the end: what it still sends is read and

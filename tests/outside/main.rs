@@ -5,5 +5,6 @@
 mod balance;
 mod live_edit;
 mod refused;
+mod shutdown;
 mod state;
 mod support;

@@ -65,6 +65,8 @@ struct Admin {
     context: Arc<admin::Context>,
     /// As configured.
     configured: std::net::SocketAddr,
+    /// The same socket as is served, for an address that overlaps with it to follow it.
+    socket: std::net::TcpListener,
     /// Dropped, it ends the serving.
     _stop: tokio::sync::oneshot::Sender<()>,
 }

@@ -13,8 +13,6 @@ const BACKLOG: i32 = 8192;
 pub struct BindError {
     /// The address, as configured.
     pub address: SocketAddr,
-    /// What this very process listens on that stands in the way.
-    pub ours: Option<SocketAddr>,
     /// Why, as the system says.
     pub error: io::Error,
 }
@@ -36,11 +34,6 @@ impl BindError {
     #[must_use]
     pub fn hint(&self) -> String {
         let port = self.address.port();
-        if let Some(ours) = self.ours {
-            return format!(
-                "lb itself listens on {ours}: keep one of the two, or free the one in an edit of its own first"
-            );
-        }
         match self.error.kind() {
             io::ErrorKind::AddrInUse => {
                 format!(
@@ -73,7 +66,7 @@ pub fn bind(address: SocketAddr, making_way: &[&TcpListener]) -> Result<TcpListe
         }
         bound => bound,
     };
-    bound.map_err(|error| BindError { address, ours: None, error })
+    bound.map_err(|error| BindError { address, error })
 }
 
 fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
@@ -86,13 +79,6 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_reuse_port(false)?;
     Ok(TcpListener::from(socket))
-}
-
-/// Whether the system lets only one of them be listened on.
-#[must_use]
-pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && (everywhere || a.ip() == b.ip())
 }
 
 /// Has the system hear no further client at a socket, while those that are connecting or queue
@@ -151,22 +137,6 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-
-    #[test]
-    fn addresses_overlap_on_the_same_port_only() {
-        for (a, b, expected) in [
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-            ("127.0.0.1:80", "127.0.0.1:81", false),
-            ("127.0.0.1:80", "127.0.0.2:80", false),
-            ("0.0.0.0:80", "127.0.0.2:80", true),
-            ("[::]:80", "127.0.0.2:80", true),
-            ("[::1]:80", "127.0.0.1:80", false),
-            ("127.0.0.1:0", "127.0.0.1:0", false),
-        ] {
-            let (a, b) = (a.parse().expect("an address"), b.parse().expect("an address"));
-            assert_eq!((overlap(a, b), overlap(b, a)), (expected, expected), "{a} {b}");
-        }
-    }
 
     #[test]
     fn only_what_makes_way_lets_an_overlapping_address_be_bound() {

@@ -35,7 +35,7 @@ pub fn demo(path: &Path) -> ExitCode {
             let options = Options { zipkin: config.tracing.zipkin.clone(), ..Options::new(name, address) };
             match Server::bind(options).await {
                 Ok(server) => servers.push(server),
-                Err(error) => taken.push(BindError { address, ours: None, error }),
+                Err(error) => taken.push(BindError { address, error }),
             }
         }
         if !taken.is_empty() {

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config;
+use crate::config::{self, overlap};
 use crate::counters::PerWorker;
-use crate::listener::{self, BindError, overlap};
+use crate::listener::{self, BindError};
 use crate::state::ListenerLive;
 use crate::worker::Crew;
 
@@ -83,10 +83,7 @@ impl Listeners {
             .filter(|(held, _)| overlap(*held, address) && !stays(*held))
             .map(|(_, socket)| socket)
             .collect();
-        listener::bind(address, &making_way).map_err(|error| BindError {
-            ours: self.bound.keys().copied().find(|held| overlap(*held, address) && stays(*held)),
-            ..error
-        })
+        listener::bind(address, &making_way)
     }
 
     fn bound(&mut self, config: &config::Listener, socket: TcpListener) -> Bound {
@@ -157,6 +154,11 @@ impl Listeners {
             }
             closing.lingering.is_some() || (now < closing.until && closing.live.connections() > 0)
         });
+    }
+
+    /// The addresses that are listened on, as configured.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.bound.keys().copied()
     }
 
     /// Whether nothing waits for [`Listeners::expire`].

@@ -6,5 +6,6 @@ mod balance;
 mod live_edit;
 mod refused;
 mod shutdown;
+mod start;
 mod state;
 mod support;

@@ -17,7 +17,7 @@ use super::eventually;
 pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
 
 /// Lines of an output, as they come.
-type Lines = Arc<Mutex<Vec<String>>>;
+pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A running `lb`. Killed at the end of the test.
 #[derive(Debug)]
@@ -203,7 +203,8 @@ impl Drop for Lb {
     }
 }
 
-fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
+/// Collects the lines of an output as they come.
+pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     let lines = Lines::default();
     let taken = Arc::clone(&lines);
     std::thread::spawn(move || {

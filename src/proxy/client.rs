@@ -125,8 +125,9 @@ impl Client {
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
-                return Poll::Ready(false);
+                return Poll::Ready(End::Cut);
             }
+            let resting = signals.drain && matches!(self.slot.phase(), Phase::Head | Phase::Idle);
             if signals.last {
                 self.last.set(true);
             }
@@ -137,13 +138,18 @@ impl Client {
             match signals.expired {
                 None => {}
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
+                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(End::Cut),
             }
-            // An error too is the end of what was said: the engine has told the client of it.
-            Pin::new(&mut connection).poll(context).map(|_| true)
+            Pin::new(&mut connection).poll(context).map(|result| match result {
+                // No answer is on its way that closing early could take from the client.
+                Ok(()) if resting => End::Cut,
+                Ok(()) => End::InOrder,
+                // An error too is the end of what was said: the engine has told the client of it.
+                Err(_) => End::InOrder,
+            })
         })
         .await;
-        if !ended {
+        if ended == End::Cut {
             return;
         }
         let parts = connection.into_parts();
@@ -173,6 +179,15 @@ fn engine(limits: &Limits) -> http1::Builder {
         engine.max_headers(limits.headers);
     }
     engine
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// After an answer, which the client may not have read yet.
+    InOrder,
+    /// There is nothing to wait for.
+    Cut,
 }
 
 /// Closes so that the client can read the answer to the end: what it still sends is read and

@@ -21,7 +21,7 @@ pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]
 pub(crate) const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
 /// Lines of an output, as they come.
-type Lines = Arc<Mutex<Vec<String>>>;
+pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A running `lb`. Killed at the end of the test.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ impl Lb {
 
     /// Puts `file` in place of the file, by renaming.
     pub(crate) fn edit_file(&self, file: &str) {
+        self.edit_bytes(file.as_bytes());
+    }
+
+    /// The same with what may be no text.
+    pub(crate) fn edit_bytes(&self, file: &[u8]) {
         let new = self.directory.path().join("lb.toml.new");
         fs::write(&new, file).expect("a file");
         fs::rename(new, self.path()).expect("renamed");
@@ -213,7 +218,8 @@ impl Drop for Lb {
     }
 }
 
-fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
+/// Collects the lines of an output as they come.
+pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     let lines = Lines::default();
     let taken = Arc::clone(&lines);
     std::thread::spawn(move || {

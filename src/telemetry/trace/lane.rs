@@ -187,8 +187,8 @@ pub(super) struct Loss {
 
 impl Loss {
     /// All of a batch was lost.
-    pub(super) fn of_all(problem: impl ToString) -> Self {
-        Self { spans: None, problem: problem.to_string() }
+    pub(super) fn of_all(problem: String) -> Self {
+        Self { spans: None, problem }
     }
 }
 

@@ -125,7 +125,7 @@ impl Client {
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
-                return Poll::Ready(false);
+                return Poll::Ready(None);
             }
             if signals.last {
                 self.last.set(true);
@@ -137,18 +137,22 @@ impl Client {
             match signals.expired {
                 None => {}
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
+                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => {
+                    self.slot.give_up("stalled");
+                    return Poll::Ready(None);
+                }
             }
-            // An error too is the end of what was said: the engine has told the client of it.
-            Pin::new(&mut connection).poll(context).map(|_| true)
+            Pin::new(&mut connection).poll(context).map(|result| Some(result.is_ok()))
         })
         .await;
-        if !ended {
-            return;
-        }
+        // It knows this client: left here, both would live for ever.
+        let tunnel = self.tunnel.take();
+        let Some(whole) = ended else { return };
         let parts = connection.into_parts();
         let stream = parts.io.stream.into_inner();
-        match self.tunnel.take() {
+        // An error too is the end of what was said, and the engine has told the client of it; but a
+        // client that could not be told of the new protocol does not speak it.
+        match tunnel.filter(|_| whole) {
             Some(tunnel) => tunnel.run(stream, &parts.read_buf, &self.slot).await,
             None => linger(stream).await,
         }

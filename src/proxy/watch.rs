@@ -46,6 +46,8 @@ pub struct Slot {
     phase: Cell<Phase>,
     until: Cell<Option<Instant>>,
     signals: Cell<Signals>,
+    /// Why we end the connection, in a word, once we do.
+    given_up: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
     /// The listener it came by.
     listener: u64,
@@ -77,6 +79,7 @@ impl Watch {
             phase: Cell::new(Phase::Head),
             until: Cell::new(None),
             signals: Cell::default(),
+            given_up: Cell::default(),
             waker: RefCell::default(),
             listener,
             server: Cell::new(0),
@@ -176,6 +179,17 @@ impl Slot {
         self.server.set(id);
     }
 
+    /// Says that we end the connection, and why, in a word.
+    pub fn give_up(&self, why: &'static str) {
+        self.given_up.set(Some(why));
+    }
+
+    /// Why we end the connection, if we do.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&'static str> {
+        self.given_up.get()
+    }
+
     /// Why the connection was woken; asks to be woken next time.
     #[inline]
     pub fn poll(&self, context: &Context<'_>) -> Signals {
@@ -183,7 +197,11 @@ impl Slot {
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
-        self.signals.take()
+        let signals = self.signals.take();
+        if signals.cut {
+            self.give_up("cut");
+        }
+        signals
     }
 
     /// Gives the place up.

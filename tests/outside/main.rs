@@ -4,6 +4,7 @@
 
 mod balance;
 mod head;
-mod request;
 mod healthcheck;
+mod request;
 mod support;
+mod tracing;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod access_log;
 mod balance;
 mod head;
 mod healthcheck;

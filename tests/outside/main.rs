@@ -6,6 +6,7 @@ mod access_log;
 mod balance;
 mod head;
 mod healthcheck;
+mod metrics;
 mod request;
 mod support;
 mod tracing;

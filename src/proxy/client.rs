@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::exchange;
 use super::forward;
 use super::forwarded::ClientFields;
 use super::tunnel::Tunnel;
@@ -142,7 +143,9 @@ impl Client {
                     return Poll::Ready(None);
                 }
             }
-            Pin::new(&mut connection).poll(context).map(|result| Some(result.is_ok()))
+            Pin::new(&mut connection)
+                .poll(context)
+                .map(|result| Some(result.inspect_err(|error| note_unreadable(&self, error)).is_ok()))
         })
         .await;
         // It knows this client: left here, both would live for ever.
@@ -164,6 +167,15 @@ impl Drop for Client {
         self.slot.leave();
         self.listener.counters.of(self.worker.index).closed.add(1);
         self.worker.left();
+    }
+}
+
+/// Records what the engine could not read as a request, and has answered by itself.
+fn note_unreadable(client: &Client, error: &hyper::Error) {
+    if error.is_parse_too_large() {
+        exchange::unreadable(client, 431, "head_too_large");
+    } else if error.is_parse() {
+        exchange::unreadable(client, 400, "bad_request");
     }
 }
 

@@ -352,3 +352,33 @@ impl Drop for Exchange {
         self.client.ended(&self.snapshot.config.timeouts);
     }
 }
+
+/// Counts and logs what was no request, so that there was no exchange, but was answered.
+pub fn unreadable(client: &Client, status: u16, error: &'static str) {
+    let snapshot = client.worker.snapshot();
+    let counters = snapshot.unrouted.counters.of(client.worker.index);
+    counters.codes.add(method::key_of_none(status));
+    counters.seconds.observe(Duration::ZERO);
+    if snapshot.config.log.access {
+        let entry = Entry {
+            time: SystemTime::now(),
+            client: client.peer,
+            method: "-",
+            path: "-",
+            version: Version::HTTP_11,
+            host: None,
+            status,
+            bytes: 0,
+            elapsed: Duration::ZERO,
+            route: None,
+            pool: None,
+            server: None,
+            tries: 0,
+            request_id: b"-",
+            trace_id: None,
+            generation: snapshot.generation,
+            error: Some(error),
+        };
+        client.worker.log().line(snapshot.config.log.format, &entry);
+    }
+}

@@ -109,7 +109,7 @@ impl Watch {
 
     /// Ends the connections of one listener.
     pub fn cut(&self, listener: u64) {
-        self.signal(|slot| slot.listener == listener, |_, signals| signals.cut = true);
+        self.signal(|slot| slot.listener == listener, cut);
     }
 
     /// Asks all connections to take no further request.
@@ -119,12 +119,12 @@ impl Watch {
 
     /// Ends all connections.
     pub fn cut_all(&self) {
-        self.signal(|_| true, |_, signals| signals.cut = true);
+        self.signal(|_| true, cut);
     }
 
     /// Ends the connections whose request is at a server.
     pub fn cut_server(&self, server: u64) {
-        self.signal(|slot| slot.server.get() == server, |_, signals| signals.cut = true);
+        self.signal(|slot| slot.server.get() == server, cut);
     }
 
     /// How many connections there are.
@@ -197,11 +197,7 @@ impl Slot {
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
-        let signals = self.signals.take();
-        if signals.cut {
-            self.give_up("cut");
-        }
-        signals
+        self.signals.take()
     }
 
     /// Gives the place up.
@@ -216,6 +212,12 @@ impl Slot {
             }
         }
     }
+}
+
+/// Said at once: at the very end, a connection is dropped without looking again.
+fn cut(slot: &Slot, signals: &mut Signals) {
+    slot.give_up("cut");
+    signals.cut = true;
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The access log: one line a request, whatever becomes of it.
 
+use std::io::Write as _;
+
 use serde_json::Value;
 
 use crate::support::client::{Client, get};
@@ -224,6 +226,48 @@ fn who_ended_a_request_early_is_told_apart() {
         let entry = entries(&lb, number).remove(number - 1);
         let said = (&entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
         assert_eq!(said, (&path.into(), &status.into(), &error.into(), &1.into()), "{entry}");
+    }
+}
+
+#[test]
+fn what_is_no_request_at_all_is_logged_and_counted_too() {
+    let server = Server::named("server1");
+    let lb = Lb::before(&server, JSON);
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(40_000));
+    let cases = [("\x16\x03\x01\x02\r\n\r\n", 400, "bad_request"), (&*long, 431, "head_too_large")];
+    for (number, (bytes, status, error)) in (1..).zip(cases) {
+        let mut client = Client::connect(lb.address());
+        // It may be refused before all is sent.
+        let _ = client.socket().write_all(bytes.as_bytes());
+        if let Ok(answer) = client.try_answer() {
+            assert_eq!(answer.status, status);
+        }
+        let entry = entries(&lb, number).remove(number - 1);
+        let said = (&entry["method"], &entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
+        assert_eq!(said, (&"-".into(), &"-".into(), &status.into(), &error.into(), &0.into()), "{entry}");
+        let counted = format!("lb_requests_total{{route=\"-\",method=\"OTHER\",code=\"{status}\"}}");
+        assert_eq!(lb.metric(&counted), Some(1.0));
+    }
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[test]
+fn what_is_cut_at_the_end_is_logged_to_the_last() {
+    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
+    let mut lb = Lb::before(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));
+    let address = lb.address();
+    let clients: Vec<Client> = (0..150)
+        .map(|number| {
+            let mut client = Client::connect(address);
+            client.send(format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            client
+        })
+        .collect();
+    eventually("the server has them", || (silent.requests().len() == clients.len()).then_some(()));
+    lb.signal("TERM");
+    assert!(lb.ends().success());
+    for entry in entries(&lb, clients.len()) {
+        assert_eq!((&entry["status"], &entry["error"]), (&503.into(), &"cut".into()), "{entry}");
     }
 }
 

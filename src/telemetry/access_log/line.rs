@@ -24,7 +24,7 @@ pub struct Entry<'a> {
     pub version: Version,
     /// The `Host` field as received, or what stood in its place.
     pub host: Option<&'a [u8]>,
-    /// What the client was answered; 0 if nothing.
+    /// What the client was answered; where it was answered nothing, 499 if it left, 503 if it was cut off.
     pub status: u16,
     /// Of the answer's body, in bytes, as far as it was sent.
     pub bytes: u64,

@@ -218,7 +218,7 @@ impl Drop for AnswerBody {
         if relay.incoming.is_end_stream() {
             relay.end(exchange);
         } else if relay.connection.is_some() {
-            exchange.fail("client_gone");
+            exchange.broke_off();
         }
     }
 }

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::exchange;
 use super::forward;
 use super::forwarded::ClientFields;
 use super::tunnel::Tunnel;
@@ -138,23 +139,31 @@ impl Client {
             match signals.expired {
                 None => {}
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(End::Cut),
+                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => {
+                    self.slot.give_up("stalled");
+                    return Poll::Ready(End::Cut);
+                }
             }
             Pin::new(&mut connection).poll(context).map(|result| match result {
                 // No answer is on its way that closing early could take from the client.
                 Ok(()) if resting => End::Cut,
                 Ok(()) => End::InOrder,
-                // An error too is the end of what was said: the engine has told the client of it.
-                Err(_) => End::InOrder,
+                Err(error) => {
+                    note_unreadable(&self, &error);
+                    End::Told
+                }
             })
         })
         .await;
+        // It knows this client: left here, both would live for ever.
+        let tunnel = self.tunnel.take();
         if ended == End::Cut {
             return;
         }
         let parts = connection.into_parts();
         let stream = parts.io.stream.into_inner();
-        match self.tunnel.take() {
+        // A client that could not be told of the new protocol does not speak it.
+        match tunnel.filter(|_| ended == End::InOrder) {
             Some(tunnel) => tunnel.run(stream, &parts.read_buf, &self.slot).await,
             None => linger(stream).await,
         }
@@ -166,6 +175,15 @@ impl Drop for Client {
         self.slot.leave();
         self.listener.counters.of(self.worker.index).closed.add(1);
         self.worker.left();
+    }
+}
+
+/// Records what the engine could not read as a request, and has answered by itself.
+fn note_unreadable(client: &Client, error: &hyper::Error) {
+    if error.is_parse_too_large() {
+        exchange::unreadable(client, 431, "head_too_large");
+    } else if error.is_parse() {
+        exchange::unreadable(client, 400, "bad_request");
     }
 }
 
@@ -186,6 +204,8 @@ fn engine(limits: &Limits) -> http1::Builder {
 enum End {
     /// After an answer, which the client may not have read yet.
     InOrder,
+    /// After an error, of which the engine has told the client.
+    Told,
     /// There is nothing to wait for.
     Cut,
 }

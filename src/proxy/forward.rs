@@ -40,7 +40,8 @@ pub async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Response<
         }
         Err(failure) => {
             let (head, body) = failure.answer().into_parts();
-            exchange.answer_own(head.status.as_u16(), failure.word());
+            let error = (failure != Failure::Options).then(|| failure.word());
+            exchange.answer_own(head.status.as_u16(), error);
             Response::from_parts(head, AnswerBody::new(Source::Own(body), exchange))
         }
     };
@@ -144,20 +145,23 @@ async fn exchange_with_pool(
     let mut next = Some(Request::from_parts(head, body));
     let mut tried = Vec::new();
     let mut only_new = false;
+    let mut again_for = None;
     let mut failure = Failure::NoServer;
     loop {
         // When all were tried, one that broke may be asked again, but not one that refuses.
         let member =
             plan.pool.pick(&tried, plan.token).or_else(|| plan.pool.pick(&[], plan.token).filter(|_| only_new));
         let (Some(member), Some(request)) = (member, next.take()) else { return Err(failure) };
-        exchange.attempt(member);
+        exchange.attempt(member, again_for);
         let failed = match attempt(exchange, request, &plan, &progress, only_new).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
+        exchange.failed(failed.failure.word());
         let attempted = Attempted { method: &exchange.method, has_body, tries: exchange.tries, attempts };
         let reason = failed.progress.and_then(|progress| retry::decide(progress, attempted));
-        if !reason.is_some_and(|reason| exchange.may_retry(reason)) {
+        again_for = reason.filter(|reason| exchange.may_retry(*reason));
+        if again_for.is_none() {
             return Err(failed.failure);
         }
         failure = failed.failure;

@@ -60,6 +60,8 @@ pub struct Slot {
     until: Cell<Option<Instant>>,
     pace: Cell<Pace>,
     signals: Cell<Signals>,
+    /// Why we end the connection, in a word, once we do.
+    given_up: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
     /// The listener it came by.
     listener: u64,
@@ -92,6 +94,7 @@ impl Watch {
             until: Cell::new(None),
             pace: Cell::default(),
             signals: Cell::default(),
+            given_up: Cell::default(),
             waker: RefCell::default(),
             listener,
             server: Cell::new(0),
@@ -112,27 +115,27 @@ impl Watch {
 
     /// Asks the connections of one listener to take no request after the next.
     pub fn last(&self, listener: u64) {
-        self.signal(|slot| slot.listener == listener, |signals| signals.last = true);
+        self.signal(|slot| slot.listener == listener, |_, signals| signals.last = true);
     }
 
     /// Ends the connections of one listener.
     pub fn cut(&self, listener: u64) {
-        self.signal(|slot| slot.listener == listener, |signals| signals.cut = true);
+        self.signal(|slot| slot.listener == listener, cut);
     }
 
     /// Asks all connections to take no further request.
     pub fn drain_all(&self) {
-        self.signal(|_| true, |signals| signals.drain = true);
+        self.signal(|_| true, |_, signals| signals.drain = true);
     }
 
     /// Ends all connections.
     pub fn cut_all(&self) {
-        self.signal(|_| true, |signals| signals.cut = true);
+        self.signal(|_| true, cut);
     }
 
     /// Ends the connections whose request is at a server.
     pub fn cut_server(&self, server: u64) {
-        self.signal(|slot| slot.server.get() == server, |signals| signals.cut = true);
+        self.signal(|slot| slot.server.get() == server, cut);
     }
 
     /// How many connections there are.
@@ -147,9 +150,9 @@ impl Watch {
         self.len() == 0
     }
 
-    fn signal(&self, concerns: impl Fn(&Slot) -> bool, change: impl Fn(&mut Signals)) {
+    fn signal(&self, concerns: impl Fn(&Slot) -> bool, change: impl Fn(&Slot, &mut Signals)) {
         for slot in self.slots.borrow().iter().filter(|slot| concerns(slot)) {
-            slot.signal(&change);
+            slot.signal(|signals| change(slot, signals));
         }
     }
 }
@@ -249,6 +252,17 @@ impl Slot {
         self.server.set(id);
     }
 
+    /// Says that we end the connection, and why, in a word.
+    pub fn give_up(&self, why: &'static str) {
+        self.given_up.set(Some(why));
+    }
+
+    /// Why we end the connection, if we do.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&'static str> {
+        self.given_up.get()
+    }
+
     /// Why the connection was woken; asks to be woken next time.
     #[inline]
     pub fn poll(&self, context: &Context<'_>) -> Signals {
@@ -271,6 +285,12 @@ impl Slot {
             }
         }
     }
+}
+
+/// Said at once: at the very end, a connection is dropped without looking again.
+fn cut(slot: &Slot, signals: &mut Signals) {
+    slot.give_up("cut");
+    signals.cut = true;
 }
 
 #[cfg(test)]

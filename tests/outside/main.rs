@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod access_log;
 mod balance;
 mod bodies;
 mod connections;
@@ -9,6 +10,7 @@ mod failures;
 mod head;
 mod healthcheck;
 mod live_edit;
+mod metrics;
 mod refused;
 mod request;
 mod shutdown;
@@ -17,4 +19,5 @@ mod state;
 mod sticky;
 mod support;
 mod timeouts;
+mod tracing;
 mod upgrade;

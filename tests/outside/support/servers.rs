@@ -243,6 +243,23 @@ pub(crate) fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket");
 }
 
+/// An address that refuses connections, for as long as this lives: bound, but not listened at.
+#[derive(Debug)]
+pub(crate) struct Refusing {
+    pub(crate) address: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&any.into()).expect("a port");
+        let address = socket.local_addr().expect("an address").as_socket().expect("of IP");
+        Self { address, _socket: socket }
+    }
+}
+
 fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {
     while note.next(&mut stream).is_some() {
         answer_named(name, &mut stream);

@@ -23,7 +23,7 @@ use super::forward;
 use super::forwarded::ClientFields;
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Slot};
-use crate::config::Timeouts;
+use crate::config::{Limits, Timeouts};
 use crate::state::ListenerLive;
 use crate::worker::Worker;
 
@@ -31,6 +31,8 @@ use crate::worker::Worker;
 pub const SCHEME: &str = "http";
 /// The least that hyper wants for a head's buffer.
 const MIN_HEAD: usize = 8192;
+/// The fields that hyper takes in a head without being told of another limit.
+const DEFAULT_FIELDS: usize = 100;
 
 /// One client connection, as its requests see it.
 #[derive(Debug)]
@@ -119,11 +121,7 @@ impl Client {
             async move { Ok::<_, Infallible>(forward::handle(client, request).await) }
         });
         let io = Io { stream: TokioIo::new(stream), client: &self };
-        let head = usize::try_from(self.worker.snapshot().config.limits.header_bytes).unwrap_or(usize::MAX);
-        let mut connection = http1::Builder::new()
-            .max_buf_size(head.max(MIN_HEAD))
-            .header_read_timeout(None)
-            .serve_connection(io, service);
+        let mut connection = engine(&self.worker.snapshot().config.limits).serve_connection(io, service);
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
@@ -141,7 +139,8 @@ impl Client {
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
                 Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
             }
-            Pin::new(&mut connection).poll(context).map(|result| result.is_ok())
+            // An error too is the end of what was said: the engine has told the client of it.
+            Pin::new(&mut connection).poll(context).map(|_| true)
         })
         .await;
         if !ended {
@@ -162,6 +161,18 @@ impl Drop for Client {
         self.listener.counters.of(self.worker.index).closed.add(1);
         self.worker.left();
     }
+}
+
+/// The engine under these limits.
+fn engine(limits: &Limits) -> http1::Builder {
+    let head = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+    let mut engine = http1::Builder::new();
+    engine.max_header_size(head).max_buf_size(head.max(MIN_HEAD)).header_read_timeout(None);
+    // Where its own limit does, it needs no memory for each request.
+    if limits.headers > DEFAULT_FIELDS {
+        engine.max_headers(limits.headers);
+    }
+    engine
 }
 
 /// Closes so that the client can read the answer to the end: what it still sends is read and

@@ -18,7 +18,7 @@ use super::retry::{self, Attempted};
 use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Connection, SendError};
 use super::watch::Phase;
-use super::{fields, target};
+use super::{fields, framing, target};
 use crate::pool::Pool;
 use crate::sticky;
 
@@ -72,6 +72,9 @@ fn prepare(exchange: &mut Exchange, head: &mut Parts) -> Result<Plan, Failure> {
     let limits = &snapshot.config.limits;
     if head.headers.len() > limits.headers {
         return Err(Failure::TooManyFields);
+    }
+    if !framing::is_clear(&head.headers) {
+        return Err(Refusal::Framing.into());
     }
     let target = match target::target(&head.method, &head.uri, head.version, &head.headers)? {
         target::Asked::Balancer => return Err(Failure::Options),
@@ -249,7 +252,7 @@ fn no_answer(sent: SendError, progress: Progress) -> Failed {
     tracing::debug!(%error, "no answer");
     match progress {
         Progress::TooLarge => return Failure::BodyTooLarge.into(),
-        Progress::Broken => return Failure::ClientTooSlow.into(),
+        Progress::Broken => return Failure::BadBody.into(),
         Progress::Sending | Progress::Done => {}
     }
     let how_far = if unsent.is_some() {
@@ -273,7 +276,7 @@ fn answer(
 ) -> Result<Answer, Failed> {
     let (mut head, incoming) = response.into_parts();
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && plan.upgrade.is_none() {
+    if switched && plan.upgrade.is_none() || !framing::is_clear(&head.headers) {
         return Err(Failure::BadAnswer.into());
     }
     if let Some(protocol) = fields::prepare_response(&mut head.headers, head.status, head.version) {

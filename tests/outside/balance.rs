@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::support::client::{Client, get};
-use crate::support::lb::{Lb, servers};
+use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::Server;
 
 const NAMES: [&str; 3] = ["server1", "server2", "server3"];
-const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
 fn three() -> [Server; 3] {
     NAMES.map(Server::named)

@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod balance;
+mod head;
+mod request;
 mod healthcheck;
 mod support;

@@ -12,9 +12,13 @@ use tempfile::TempDir;
 
 use super::client::{Answer, get};
 use super::eventually;
+use super::servers::Server;
 
 /// What every configuration of the tests begins with: ports that the system chooses.
 pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+
+/// No health checks, so that servers see only what clients send.
+pub(crate) const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
 /// Lines of an output, as they come.
 type Lines = Arc<Mutex<Vec<String>>>;
@@ -185,6 +189,11 @@ impl Lb {
     #[track_caller]
     pub(crate) fn ends(&mut self) -> ExitStatus {
         eventually("lb ends", || self.child.try_wait().expect("a child"))
+    }
+
+    /// Starts with [`PORTS`], no checks, `config` and one server.
+    pub(crate) fn before(server: &Server, config: &str) -> Self {
+        Self::start(&format!("{NO_CHECKS}{config}{}", server.table("server1")))
     }
 }
 

@@ -4,6 +4,6 @@
 
 mod balance;
 mod head;
-mod request;
 mod healthcheck;
+mod request;
 mod support;

@@ -10,6 +10,7 @@
 //! The engine, hyper, is named in [`client`], [`upstream`] and [`body`] only; all else speaks in
 //! the `http` crate's types.
 
+pub mod attempt;
 pub mod body;
 pub mod chunked;
 pub mod client;
@@ -22,7 +23,6 @@ pub mod framing;
 pub mod head;
 pub mod host;
 pub mod name;
-pub mod pace;
 pub mod path;
 pub mod refusal;
 pub mod request_id;

@@ -20,7 +20,6 @@ use super::forward::Plan;
 use super::framing::{self, Framing};
 use super::head::{AnswerHead, Limits};
 use super::name::Name;
-use super::pace::Pace;
 use super::retry::Progress;
 use super::upstream::{ConnectError, Connection};
 use super::watch::Phase;
@@ -67,7 +66,6 @@ impl From<Failure> for Failed {
 #[derive(Debug)]
 pub struct Upload<'b, 'a> {
     body: &'b mut Inbound<'a>,
-    pace: Pace,
     limit: u64,
     received: u64,
 }
@@ -80,8 +78,7 @@ impl<'b, 'a> Upload<'b, 'a> {
     pub fn new(body: &'b mut Inbound<'a>, config: &Config) -> Result<Self, Failure> {
         body.begin().map_err(|_| Failure::BadBody)?;
         let received = body.piece().len() as u64;
-        let pace = Pace::new(&config.timeouts, &config.limits);
-        let upload = Self { body, pace, limit: config.limits.body_bytes, received };
+        let upload = Self { body, limit: config.limits.body_bytes, received };
         if upload.is_too_much() { Err(Failure::BodyTooLarge) } else { Ok(upload) }
     }
 
@@ -91,40 +88,41 @@ impl<'b, 'a> Upload<'b, 'a> {
 
     /// Sends the body behind the head that `out` holds. Then it watches the client: it returns only
     /// when the client has left, or has sent what is no body.
-    async fn run(&mut self, out: &mut Outbound<'_>, progress: &Sending, client: &Client, timeouts: &Timeouts) -> Failure {
+    async fn run(
+        &mut self,
+        out: &mut Outbound<'_>,
+        sending: &Sending,
+        client: &Client,
+        timeouts: &Timeouts,
+    ) -> Failure {
         let slot = &client.slot;
         loop {
             let last = self.body.is_done();
             if let Err(error) = out.send(self.body.piece(), last).await {
                 // Its answer may say why: a server that wants no more of a body may still explain.
                 tracing::debug!(%error, "a server takes no more of a request");
-                progress.set(if out.sent == 0 { Sent::Nothing } else { Sent::Broken });
+                sending.0.set(if out.sent == 0 { Sent::Nothing } else { Sent::Broken });
                 break;
             }
             if last {
-                progress.set(Sent::All);
-                if !progress.answered.get() {
+                sending.0.set(Sent::All);
+                if slot.phase() == Phase::Upload {
                     slot.wait(Phase::Answer, timeouts.response_header);
                 }
                 break;
             }
-            progress.set(Sent::Part);
-            if !progress.answered.get() {
-                self.pace.client(slot, Phase::Upload);
-            }
+            sending.0.set(Sent::Part);
+            slot.body_waits(Phase::Upload);
             match self.body.advance().await {
                 Ok(_) => {}
                 Err(BodyError::Malformed) => return Failure::BadBody,
                 Err(BodyError::Cut) => return Failure::ClientGone,
             }
             let bytes = self.body.piece().len();
-            self.pace.passed(bytes, slot.now());
+            slot.body_moves(Phase::Upload, bytes);
             self.received += bytes as u64;
             if self.is_too_much() {
                 return Failure::BodyTooLarge;
-            }
-            if !progress.answered.get() {
-                slot.wait(Phase::Answer, timeouts.body_idle);
             }
         }
         self.body.gone(AHEAD).await;
@@ -147,20 +145,10 @@ enum Sent {
 
 /// What the two directions of a try know of each other.
 #[derive(Debug)]
-struct Sending {
-    sent: Cell<Sent>,
-    /// The answer has begun, so the time that is kept is the answer's.
-    answered: Cell<bool>,
-}
-
-impl Sending {
-    fn set(&self, sent: Sent) {
-        self.sent.set(sent);
-    }
-}
+struct Sending(Cell<Sent>);
 
 /// One try, at the server that the exchange names.
-pub(super) async fn attempt(
+pub async fn attempt(
     exchange: &mut Exchange,
     plan: &Plan,
     stream: &TcpStream,
@@ -173,8 +161,8 @@ pub(super) async fn attempt(
     let connection = connect(exchange, &client, timeouts, only_new).await?;
 
     let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
-    let sending = Sending { sent: Cell::new(Sent::Nothing), answered: Cell::new(false) };
-    client.slot.wait(Phase::Answer, timeouts.body_idle);
+    let sending = Sending(Cell::new(Sent::Nothing));
+    exchange.wait_body(Phase::Upload);
     let result = {
         let mut upload = pin!(upload.run(&mut out, &sending, &client, timeouts));
         let mut answer = pin!(answer(exchange, plan, stream, &connection.stream, &sending));
@@ -191,10 +179,10 @@ pub(super) async fn attempt(
     let answered = match result {
         Ok(Ok(answered)) => answered,
         Ok(Err(failed)) => return Err(failed),
-        Err(Phase::Upload) => return Err(Failure::ClientTooSlow.into()),
+        Err(Phase::Upload) if client.slot.waits_for_client() => return Err(Failure::ClientTooSlow.into()),
         Err(_) => return Err(Failure::AnswerTimeout.into()),
     };
-    let whole = sending.sent.get() == Sent::All;
+    let whole = sending.0.get() == Sent::All;
     match answered {
         Answered::Whole { keeps_client, keeps_server } => {
             if keeps_server && whole {
@@ -278,7 +266,6 @@ async fn answer(
     sending: &Sending,
 ) -> Result<Answered, Failed> {
     let client = Rc::clone(exchange.client());
-    let snapshot = Rc::clone(&exchange.snapshot);
     let buffers = &client.worker.buffers;
     let mut input = Vec::new();
     let mut head = AnswerHead::default();
@@ -289,7 +276,6 @@ async fn answer(
     if switched && plan.upgrade.is_none() {
         return Err(Failure::BadAnswer.into());
     }
-    sending.answered.set(true);
     exchange.answered(head.status);
 
     let keeps_server = framing != Framing::UntilClose
@@ -299,7 +285,7 @@ async fn answer(
     let coded = matches!(framing, Framing::Chunked | Framing::UntilClose) && !old_client;
     // To HTTP/1.0, what has no length ends with the connection.
     let has_end = coded || matches!(framing, Framing::None | Framing::Length(_));
-    let keeps_client = plan.keeps && has_end && !client.is_last() && sending.sent.get() == Sent::All && !switched;
+    let keeps_client = plan.keeps && has_end && !client.is_last() && sending.0.get() == Sent::All && !switched;
 
     let protocol = fields::prepare_response(&mut head.fields, head.status, head.version);
     let mut bytes = buffers.take();
@@ -336,7 +322,7 @@ async fn answer(
         return Ok(Answered::Switched { early: input });
     }
     let mut body = Inbound::new(server, &mut input, buffers, framing);
-    let result = relay(exchange, &client, &mut body, &mut out, &snapshot.config).await;
+    let result = relay(exchange, &client, &mut body, &mut out).await;
     let clean = body.is_over();
     out.release(buffers);
     buffers.give(input);
@@ -376,7 +362,7 @@ async fn answer_head(
             continue;
         }
         // Half a head is an answer of a kind: the server has seen the request.
-        let progress = match sending.sent.get() {
+        let progress = match sending.0.get() {
             _ if !input.is_empty() => None,
             Sent::Nothing => Some(Progress::NotSent),
             Sent::Part | Sent::Broken | Sent::All => Some(Progress::Sent),
@@ -398,21 +384,19 @@ async fn relay(
     client: &Client,
     body: &mut Inbound<'_>,
     out: &mut Outbound<'_>,
-    config: &Config,
 ) -> Result<(), Failed> {
     let gone = |_: io::Error| Failure::ClientGone;
     let slot = &client.slot;
-    let mut pace = Pace::new(&config.timeouts, &config.limits);
+    exchange.wait_body(Phase::Download);
     // Who waits for a slow body sees at least its head.
     if !body.is_there() {
         out.send(b"", body.is_done()).await.map_err(gone)?;
     }
     while !body.is_done() {
-        slot.wait(Phase::Download, config.timeouts.body_idle);
         body.advance().await.map_err(|_| Failure::AnswerCut)?;
-        pace.client(slot, Phase::Download);
+        slot.body_waits(Phase::Download);
         out.send(body.piece(), body.is_done()).await.map_err(gone)?;
-        pace.passed(body.piece().len(), slot.now());
+        slot.body_moves(Phase::Download, body.piece().len());
         exchange.count_bytes(body.piece().len() as u64);
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! Bodies on their way: read in whatever way they are framed, written in the way that suits the other side.
 
-use std::io;
+use std::io::{self, Write};
 
 use tokio::net::TcpStream;
 
-use super::chunked::{self, BadChunk, Decoder};
+use super::chunked::{BadChunk, Decoder};
 use super::framing::Framing;
 use super::wire::{self, Buffers};
 
@@ -210,12 +210,13 @@ impl<'a> Outbound<'a> {
     pub async fn send(&mut self, piece: &[u8], last: bool) -> io::Result<()> {
         let after: &[u8] = match (self.chunked, piece.is_empty(), last) {
             (false, ..) | (true, true, false) => b"",
-            (true, true, true) => chunked::END,
+            (true, true, true) => b"0\r\n\r\n",
             (true, false, false) => b"\r\n",
             (true, false, true) => b"\r\n0\r\n\r\n",
         };
         if self.chunked && !piece.is_empty() {
-            chunked::begin(piece.len(), &mut self.before);
+            // Writing to memory does not fail.
+            let _ = write!(self.before, "{:x}\r\n", piece.len());
         }
         wire::write(self.stream, [&self.before, piece, after], &mut self.sent).await?;
         self.before.clear();

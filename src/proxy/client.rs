@@ -102,7 +102,10 @@ impl Client {
         }
         let expired = match signals.expired {
             None => false,
-            Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => true,
+            Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => {
+                self.slot.give_up("stalled");
+                true
+            }
             Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => {
                 self.timed_out.set(Some(phase));
                 false

@@ -42,6 +42,12 @@ pub enum Failure {
     AnswerTimeout,
 }
 
+/// nginx' status for a client that left before its answer.
+const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
 impl Failure {
     /// The answer's status.
     #[must_use]
@@ -60,7 +66,6 @@ impl Failure {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BadBody => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
-            // nginx' status: nobody is told, but it is counted.
             Self::ClientGone => CLIENT_GONE,
             Self::NoServer => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::BadAnswer | Self::AnswerCut => StatusCode::BAD_GATEWAY,
@@ -137,7 +142,11 @@ impl Failure {
         };
         let kind = if body.is_empty() { "" } else { "Content-Type: application/problem+json\r\n" };
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let allow = if code == 405 || self == Self::Options { ["Allow: ", Refusal::ALLOW, "\r\n"].concat() } else { String::new() };
+        let allow = if code == 405 || self == Self::Options {
+            ["Allow: ", Refusal::ALLOW, "\r\n"].concat()
+        } else {
+            String::new()
+        };
         let close = if close { "Connection: close\r\n" } else { "" };
         let body = if is_head { "" } else { &body };
         // Writing to memory does not fail.

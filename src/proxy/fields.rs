@@ -5,7 +5,7 @@
 //!   the servers, it is no proxy that a client signs in to, nor does it sign in to the servers.
 //! - `Transfer-Encoding` goes: whoever writes the message frames it.
 
-use http::{StatusCode, Version};
+use http::Version;
 
 use super::head::Fields;
 use super::name::Name;
@@ -33,12 +33,19 @@ pub fn prepare_request(fields: &mut Fields, version: Version) -> Result<Option<V
 /// Makes a server's fields a client's, likewise. `version` is the server's.
 ///
 /// The protocol that the server changes to is returned, if that is what `status` says.
-pub fn prepare_response(fields: &mut Fields, status: StatusCode, version: Version) -> Option<Vec<u8>> {
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+pub fn prepare_response(fields: &mut Fields, status: u16, version: Version) -> Option<Vec<u8>> {
+    let switches = status == 101;
     let upgrade = if switches { fields.get(Name::Upgrade).map(<[u8]>::to_vec) } else { None };
     remove(fields, is_hop_by_hop);
     fields.add(Name::Via, via(version));
     upgrade
+}
+
+/// Whether who sent these fields would go on with this connection (RFC 9112, section 9.3).
+#[must_use]
+pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
+    let has = |wanted: &[u8]| connection_options(fields).any(|option| option.eq_ignore_ascii_case(wanted));
+    if version == Version::HTTP_10 { has(b"keep-alive") && !has(b"close") } else { !has(b"close") }
 }
 
 /// Asks a server for `protocol`, or tells a client that it has begun.
@@ -252,7 +259,7 @@ mod tests {
         let sent = "Connection: keep-alive, X-Hop\nKeep-Alive: timeout=5\nTransfer-Encoding: chunked\nX-Hop: 1\n\
              Proxy-Authenticate: Basic\nUpgrade: h2c\nSet-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x";
         let mut fields = fields(sent);
-        assert_eq!(prepare_response(&mut fields, StatusCode::OK, Version::HTTP_11), None);
+        assert_eq!(prepare_response(&mut fields, 200, Version::HTTP_11), None);
         assert_eq!(text(&fields), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb");
     }
 
@@ -261,7 +268,6 @@ mod tests {
         let sent = "Connection: upgrade\nUpgrade: websocket";
         for (status, expected) in [(101, Some("websocket")), (200, None), (426, None)] {
             let mut fields = fields(sent);
-            let status = StatusCode::from_u16(status).expect("a status");
             let upgrade = prepare_response(&mut fields, status, Version::HTTP_11);
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
             assert_eq!(text(&fields), "Via: 1.1 lb", "{status}");

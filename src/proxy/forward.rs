@@ -9,13 +9,14 @@ use tokio::net::TcpStream;
 use super::attempt::{self, Ended, Failed, Upload};
 use super::body::Inbound;
 use super::client::Client;
-use super::exchange::Exchange;
+use super::exchange::{self, Exchange};
 use super::failure::Failure;
 use super::framing::{self, Framing};
 use super::head::RequestHead;
 use super::name::Name;
 use super::retry::{self, Attempted};
-use super::{fields, target};
+use super::watch::Phase;
+use super::{fields, target, wire};
 use crate::pool::Pool;
 use crate::sticky;
 
@@ -70,29 +71,33 @@ pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, 
         exchange.fail(failed.failure.word());
         return Next::Abort;
     }
+    if failed.failure == Failure::ClientGone {
+        return Next::Abort;
+    }
     let keeps = plan.keeps && body.is_done();
     answer_own(&mut exchange, stream, failed.failure, keeps).await
 }
 
 /// Answers what could not even be read. Whether the client should be given time to read that.
 pub async fn refuse(client: &Rc<Client>, stream: &TcpStream, failure: Failure) -> bool {
-    let mut exchange = Exchange::begin(client, RequestHead::default());
-    answer_own(&mut exchange, stream, failure, false).await != Next::Abort
+    let mut out = client.worker.buffers.take();
+    failure.write(&mut out, &client.worker.date(), false, true);
+    exchange::unreadable(client, failure.status().as_u16(), failure.word());
+    let sent = wire::write(stream, [&out], &mut 0).await;
+    client.worker.buffers.give(out);
+    sent.is_ok()
 }
 
 async fn answer_own(exchange: &mut Exchange, stream: &TcpStream, failure: Failure, keeps: bool) -> Next {
     let client = Rc::clone(exchange.client());
-    exchange.answer_own(failure.status().as_u16(), failure.word());
-    if failure == Failure::ClientGone {
-        return Next::Abort;
-    }
+    exchange.answer_own(failure.status().as_u16(), (failure != Failure::Options).then_some(failure.word()));
     let keeps = keeps && !failure.closes() && !client.is_last();
     let mut out = client.worker.buffers.take();
     let is_head = exchange.head.method == Method::HEAD;
     let length = failure.write(&mut out, &client.worker.date(), is_head, !keeps);
     exchange.count_bytes(length as u64);
-    client.slot.wait(super::watch::Phase::Download, exchange.snapshot.config.timeouts.body_idle);
-    let sent = super::wire::write(stream, [&out], &mut 0).await;
+    client.slot.wait(Phase::Download, exchange.snapshot.config.timeouts.body_idle);
+    let sent = wire::write(stream, [&out], &mut 0).await;
     client.worker.buffers.give(out);
     match sent {
         Ok(()) if keeps => Next::Request,
@@ -160,20 +165,22 @@ async fn with_pool(
     let mut tried = Vec::new();
     let mut only_new = false;
     let mut failed = Failed::finally(Failure::NoServer);
+    let mut again = None;
     loop {
         // When all were tried, one that broke may be asked again, but not one that refuses.
         let member =
             plan.pool.pick(&tried, plan.token).or_else(|| plan.pool.pick(&[], plan.token).filter(|_| only_new));
         let Some(member) = member else { return Err(failed) };
-        exchange.attempt(member);
+        exchange.attempt(member, again);
         failed = match attempt::attempt(exchange, plan, stream, &mut upload, only_new).await {
             Ok(ended) => return Ok(ended),
             Err(failed) => failed,
         };
         let method = &exchange.head.method;
         let attempted = Attempted { method, has_body, tries: exchange.tries, attempts };
-        let reason = failed.progress.and_then(|progress| retry::decide(progress, attempted));
-        if !reason.is_some_and(|reason| exchange.may_retry(reason)) {
+        again = failed.progress.and_then(|progress| retry::decide(progress, attempted));
+        exchange.failed(failed.failure.word());
+        if !again.is_some_and(|reason| exchange.may_retry(reason)) {
             return Err(failed);
         }
         only_new = failed.progress != Some(retry::Progress::Refused);

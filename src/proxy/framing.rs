@@ -32,6 +32,14 @@ pub enum Framing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadFraming;
 
+impl Framing {
+    /// Whether there is a body, be it an empty one whose end has to be found.
+    #[must_use]
+    pub fn has_body(self) -> bool {
+        !matches!(self, Self::None | Self::Length(0))
+    }
+}
+
 /// How a request with these fields is framed: never [`Framing::UntilClose`].
 ///
 /// # Errors

@@ -318,7 +318,7 @@ impl Fields {
 }
 
 /// Runs `parse` with room for so many fields.
-fn with_room<T>(fields: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'_>>]) -> T) -> T {
+fn with_room<'b, T>(fields: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'b>>]) -> T) -> T {
     if fields <= USUAL_FIELDS {
         parse(&mut [const { MaybeUninit::uninit() }; USUAL_FIELDS][..fields])
     } else {

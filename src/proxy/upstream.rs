@@ -75,8 +75,7 @@ impl Upstreams {
     /// server that is leaving.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.connections
-                .retain(|(connection, since)| now.duration_since(*since) < IDLE && connection.is_quiet());
+            kept.connections.retain(|(connection, since)| now.duration_since(*since) < IDLE && connection.is_quiet());
             !kept.connections.is_empty() && !kept.server.is_leaving()
         });
     }

@@ -1,6 +1,6 @@
 //! Traces: spans of sampled requests, handed over by the workers and sent to collectors by the control plane.
 //!
-//! Each collector has a [`lane`] of its own, so that one that is down or slow costs the other nothing.
+//! Each collector has a `lane` of its own, so that one that is down or slow costs the other nothing.
 
 mod convention;
 mod lane;
@@ -41,6 +41,8 @@ pub struct Span {
     pub status: Option<u16>,
     /// `error.type`: in a word, what went wrong. Without it, a status that is an error says so.
     pub error: Option<&'static str>,
+    /// `lb.route`: the route's name, as the metrics have it.
+    pub route: Option<Arc<str>>,
     /// `lb.pool`
     pub pool: Option<Arc<str>>,
     /// `lb.server`: the one tried, for a client's request the last.
@@ -58,8 +60,8 @@ pub enum Side {
     Client {
         /// `client.address`
         address: std::net::IpAddr,
-        /// `http.route`: what of the configuration matched; with the method, the span's name.
-        route: Option<Arc<str>>,
+        /// `http.route`: the path of the route that matched; with the method, the span's name.
+        path: Option<Arc<str>>,
     },
     /// One try, of kind `CLIENT`: `lb` is the client.
     Upstream {

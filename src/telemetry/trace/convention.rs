@@ -39,7 +39,7 @@ pub(super) fn span_data(span: Span) -> SpanData {
 fn name(span: &Span) -> String {
     let method = known_method(&span.method).unwrap_or("HTTP");
     match &span.side {
-        Side::Client { route: Some(route), .. } => format!("{method} {route}"),
+        Side::Client { path: Some(path), .. } => format!("{method} {path}"),
         _ => method.to_owned(),
     }
 }
@@ -59,12 +59,13 @@ fn attributes(span: Span, error: Option<String>) -> Vec<KeyValue> {
     }
     add(span.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
     add(error.map(|error| KeyValue::new("error.type", error)));
+    add(span.route.map(|route| KeyValue::new("lb.route", route)));
     add(span.pool.map(|pool| KeyValue::new("lb.pool", pool)));
     add(span.server.map(|server| KeyValue::new("lb.server", server)));
     match span.side {
-        Side::Client { address, route } => {
+        Side::Client { address, path } => {
             add(Some(KeyValue::new("client.address", address.to_string())));
-            add(route.map(|route| KeyValue::new("http.route", route)));
+            add(path.map(|path| KeyValue::new("http.route", path)));
         }
         Side::Upstream { resend_count } => {
             add((resend_count > 0).then(|| KeyValue::new("http.request.resend_count", i64::from(resend_count))));

@@ -66,7 +66,7 @@ pub(super) fn start(kind: Kind, tracing: &config::Tracing) -> (Lane, Export) {
     };
     exporter.open();
     let task = tokio::spawn(exporter.run());
-    (Lane { queue, shared }, Export { kind, settings, task })
+    (Lane { queue, shared: Arc::clone(&shared) }, Export { kind, settings, shared, task })
 }
 
 /// The workers' end.
@@ -113,6 +113,7 @@ impl Lane {
 pub(super) struct Export {
     kind: Kind,
     settings: watch::Sender<Settings>,
+    shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
@@ -120,6 +121,8 @@ impl Export {
     /// Takes over what changed, from the next batch on.
     pub(super) fn apply(&self, tracing: &config::Tracing) {
         let settings = self.kind.settings(tracing);
+        // At once, even while the exporter waits for a slow collector.
+        self.shared.open.store(settings.url.is_some(), Relaxed);
         self.settings.send_if_modified(|current| {
             let modified = *current != settings;
             *current = settings;
@@ -187,9 +190,8 @@ pub(super) struct Loss {
 
 impl Loss {
     /// All of a batch was lost.
-    #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-    pub(super) fn of_all(problem: impl ToString) -> Self {
-        Self { spans: None, problem: problem.to_string() }
+    pub(super) fn of_all(problem: String) -> Self {
+        Self { spans: None, problem }
     }
 }
 

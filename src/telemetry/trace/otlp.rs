@@ -40,7 +40,7 @@ impl Otlp {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.endpoint.clone();
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = post::post(request, post::TIMEOUT).await.map_err(Loss::of_all)?;
+        let answer = post::post(request, post::TIMEOUT).await.map_err(|error| Loss::of_all(error.to_string()))?;
         refusal(answer.status(), answer.body()).map_or(Ok(()), Err)
     }
 }
@@ -112,7 +112,7 @@ fn nanos(time: SystemTime) -> String {
 /// as a whole.
 fn refusal(status: StatusCode, body: &[u8]) -> Option<Loss> {
     if !status.is_success() {
-        return Some(Loss::of_all(format_args!("the collector answered {status}")));
+        return Some(Loss::of_all(format!("the collector answered {status}")));
     }
     // An empty body, or none that is JSON, says nothing.
     let answer: serde_json::Value = serde_json::from_slice(body).ok()?;

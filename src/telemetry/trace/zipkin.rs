@@ -40,7 +40,7 @@ impl Zipkin {
     /// # Errors
     /// When the collector did not take them.
     pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<(), Loss> {
-        self.0.export(spans).await.map_err(Loss::of_all)
+        self.0.export(spans).await.map_err(|error| Loss::of_all(error.to_string()))
     }
 }
 

@@ -98,7 +98,7 @@ impl<'b, 'a> Upload<'b, 'a> {
         let slot = &client.slot;
         loop {
             let last = self.body.is_done();
-            if let Err(error) = out.send(self.body.piece(), last).await {
+            if let Err(error) = out.send(self.body.piece(), last.then_some(b"")).await {
                 // Its answer may say why: a server that wants no more of a body may still explain.
                 tracing::debug!(%error, "a server takes no more of a request");
                 sending.0.set(if out.sent == 0 { Sent::Nothing } else { Sent::Broken });
@@ -317,12 +317,12 @@ async fn answer(
 
     let mut out = Outbound::new(stream, bytes, coded);
     if switched {
-        out.send(b"", false).await.map_err(|_| Failure::ClientGone)?;
+        out.send(b"", None).await.map_err(|_| Failure::ClientGone)?;
         out.release(buffers);
         return Ok(Answered::Switched { early: input });
     }
     let mut body = Inbound::new(server, &mut input, buffers, framing);
-    let result = relay(exchange, &client, &mut body, &mut out).await;
+    let result = relay(exchange, plan, &client, &mut body, &mut out).await;
     let clean = body.is_over();
     out.release(buffers);
     buffers.give(input);
@@ -381,6 +381,7 @@ fn cookie(exchange: &Exchange, plan: &Plan) -> Option<String> {
 /// Passes an answer's body on as it comes, behind the head that `out` holds.
 async fn relay(
     exchange: &mut Exchange,
+    plan: &Plan,
     client: &Client,
     body: &mut Inbound<'_>,
     out: &mut Outbound<'_>,
@@ -390,14 +391,35 @@ async fn relay(
     exchange.wait_body(Phase::Download);
     // Who waits for a slow body sees at least its head.
     if !body.is_there() {
-        out.send(b"", body.is_done()).await.map_err(gone)?;
+        let end = body.is_done().then(|| exchange.served()).map(|()| &b""[..]);
+        out.send(b"", end).await.map_err(gone)?;
     }
     while !body.is_done() {
         body.advance().await.map_err(|_| Failure::AnswerCut)?;
+        let trailers = if plan.trailers { clean_trailers(body.trailers()) } else { Vec::new() };
+        let end = body.is_done().then(|| exchange.served()).map(|()| &trailers[..]);
         slot.body_waits(Phase::Download);
-        out.send(body.piece(), body.is_done()).await.map_err(gone)?;
+        out.send(body.piece(), end).await.map_err(gone)?;
         slot.body_moves(Phase::Download, body.piece().len());
         exchange.count_bytes(body.piece().len() as u64);
     }
     Ok(())
+}
+
+/// Of the fields behind a body, those that do not have to stand in a head (RFC 9110, section 6.5.1).
+fn clean_trailers(lines: &[u8]) -> Vec<u8> {
+    const IN_HEADS: [&[u8]; 7] = [
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"location",
+        b"set-cookie",
+        b"trailer",
+    ];
+    let stays = |line: &&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        Name::of(name) == Name::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    };
+    lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
 }

@@ -20,6 +20,8 @@ pub struct Inbound<'a> {
     at_hand: usize,
     /// The piece at hand, if it had to be decoded.
     decoded: Vec<u8>,
+    /// The fields behind the body.
+    trailers: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,7 @@ impl<'a> Inbound<'a> {
             Framing::Chunked => State::Chunked(Box::default()),
             Framing::UntilClose => State::UntilClose,
         };
-        Self { stream, input, buffers, state, at_hand: 0, decoded: Vec::new() }
+        Self { stream, input, buffers, state, at_hand: 0, decoded: Vec::new(), trailers: Vec::new() }
     }
 
     /// Takes what was read with the head, without waiting for more.
@@ -129,6 +131,7 @@ impl<'a> Inbound<'a> {
             let step = decoder.decode(self.input, &mut self.decoded)?;
             self.input.drain(..step.consumed);
             if step.done {
+                self.trailers.extend_from_slice(decoder.trailers());
                 self.state = State::Done;
             }
         }
@@ -139,6 +142,12 @@ impl<'a> Inbound<'a> {
     #[must_use]
     pub fn piece(&self) -> &[u8] {
         if self.at_hand > 0 { &self.input[..self.at_hand] } else { &self.decoded }
+    }
+
+    /// The fields behind the body, each as a line, once [`Inbound::is_done`].
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
     }
 
     /// Whether nothing follows the piece at hand.
@@ -203,22 +212,24 @@ impl<'a> Outbound<'a> {
         Self { stream, chunked, before: head, sent: 0 }
     }
 
-    /// Sends what has not been sent, a piece of the body, and the body's end if it is the `last`.
+    /// Sends what has not been sent, and a piece of the body; with the last one also the body's end,
+    /// which has `trailers` if it is coded.
     ///
     /// # Errors
     /// The system's.
-    pub async fn send(&mut self, piece: &[u8], last: bool) -> io::Result<()> {
-        let after: &[u8] = match (self.chunked, piece.is_empty(), last) {
-            (false, ..) | (true, true, false) => b"",
-            (true, true, true) => b"0\r\n\r\n",
-            (true, false, false) => b"\r\n",
-            (true, false, true) => b"\r\n0\r\n\r\n",
+    pub async fn send(&mut self, piece: &[u8], last: Option<&[u8]>) -> io::Result<()> {
+        let none: &[u8] = b"";
+        let behind: [&[u8]; 3] = match (self.chunked, piece.is_empty(), last) {
+            (false, ..) | (true, true, None) => [none; 3],
+            (true, false, None) => [b"\r\n", none, none],
+            (true, true, Some(trailers)) => [b"0\r\n", trailers, b"\r\n"],
+            (true, false, Some(trailers)) => [b"\r\n0\r\n", trailers, b"\r\n"],
         };
         if self.chunked && !piece.is_empty() {
             // Writing to memory does not fail.
             let _ = write!(self.before, "{:x}\r\n", piece.len());
         }
-        wire::write(self.stream, [&self.before, piece, after], &mut self.sent).await?;
+        wire::write(self.stream, [&self.before, piece, behind[0], behind[1], behind[2]], &mut self.sent).await?;
         self.before.clear();
         Ok(())
     }

@@ -49,6 +49,8 @@ pub struct Exchange {
     status: u16,
     bytes: u64,
     error: Option<&'static str>,
+    /// The answer went to the client to its end.
+    whole: bool,
 }
 
 /// A try to have a server answer.
@@ -83,6 +85,7 @@ impl Exchange {
             status: 0,
             bytes: 0,
             error: None,
+            whole: false,
             client: Rc::clone(client),
             snapshot,
         }
@@ -139,6 +142,12 @@ impl Exchange {
         if self.client.worker.spans.enabled() { Some(self.attempt.as_ref()?.trace) } else { self.trace.unrecorded() }
     }
 
+    /// Ends the try: the server has given all of its answer. Said before the client has it, so that
+    /// whoever asks next finds the server free.
+    pub fn served(&mut self) {
+        self.end_attempt(Instant::now(), None);
+    }
+
     /// Ends a try without a use for the client; why, in a word.
     pub fn failed(&mut self, error: &'static str) {
         self.end_attempt(Instant::now(), Some(error));
@@ -172,6 +181,11 @@ impl Exchange {
         self.error = error;
     }
 
+    /// Says that the answer went to the client to its end.
+    pub fn done(&mut self) {
+        self.whole = true;
+    }
+
     /// Whether a server's answer has been noted, and so may have begun to go to the client.
     #[must_use]
     pub fn is_answered(&self) -> bool {
@@ -187,11 +201,6 @@ impl Exchange {
     pub fn wait_body(&self, phase: Phase) {
         let config = &self.snapshot.config;
         self.client.slot.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
-    }
-
-    /// Notes that the client's connection ended before the answer did: by the client, unless by us.
-    pub fn broke_off(&mut self) {
-        self.fail(self.client.slot.given_up().unwrap_or("client_gone"));
     }
 
     /// Counts bytes of the answer's body.
@@ -339,8 +348,10 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let now = Instant::now();
         let answered = Some(self.status).filter(|status| *status != 0);
+        if !self.whole {
+            self.fail(self.client.slot.given_up().unwrap_or("client_gone"));
+        }
         if answered.is_none() {
-            self.broke_off();
             // Nobody is told, but it is counted: by nginx' status for a client that left, or as our failure.
             self.status = if self.client.slot.given_up().is_some() { 503 } else { 499 };
         }

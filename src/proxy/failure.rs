@@ -83,7 +83,7 @@ impl Failure {
             Self::Expectation => "expectation",
             Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
             Self::BadHead(HeadError::TooManyFields) => "too_many_fields",
-            Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_head",
+            Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_request",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
             Self::ClientTooSlow => "client_too_slow",

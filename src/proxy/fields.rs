@@ -48,6 +48,13 @@ pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
     if version == Version::HTTP_10 { has(b"keep-alive") && !has(b"close") } else { !has(b"close") }
 }
 
+/// Whether who sent these fields takes fields behind a body (RFC 9110, section 10.1.4).
+#[must_use]
+pub fn takes_trailers(fields: &Fields) -> bool {
+    let mut codings = fields.all(Name::Te).flat_map(|field| field.split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Asks a server for `protocol`, or tells a client that it has begun.
 pub fn set_upgrade(fields: &mut Fields, protocol: &[u8]) {
     fields.set(Name::Connection, b"upgrade");

@@ -46,6 +46,8 @@ pub struct Plan {
     pub target: Vec<u8>,
     /// Whether the client would make another request on this connection.
     pub keeps: bool,
+    /// Whether the client takes fields behind a body.
+    pub trailers: bool,
 }
 
 /// Answers a request: by a server, or by ourselves when none can. `input` is what follows the head.
@@ -63,8 +65,10 @@ pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, 
     };
     let mut body = Inbound::new(stream, input, &client.worker.buffers, plan.framing);
     let failed = match with_pool(&mut exchange, &plan, stream, &mut body).await {
-        Ok(Ended { keeps: true }) => return Next::Request,
-        Ok(Ended { keeps: false }) => return Next::Close,
+        Ok(Ended { keeps }) => {
+            exchange.done();
+            return if keeps { Next::Request } else { Next::Close };
+        }
         Err(failed) => failed,
     };
     if exchange.is_answered() {
@@ -99,11 +103,11 @@ async fn answer_own(exchange: &mut Exchange, stream: &TcpStream, failure: Failur
     client.slot.wait(Phase::Download, exchange.snapshot.config.timeouts.body_idle);
     let sent = wire::write(stream, [&out], &mut 0).await;
     client.worker.buffers.give(out);
-    match sent {
-        Ok(()) if keeps => Next::Request,
-        Ok(()) => Next::Close,
-        Err(_) => Next::Abort,
+    if sent.is_err() {
+        return Next::Abort;
     }
+    exchange.done();
+    if keeps { Next::Request } else { Next::Close }
 }
 
 /// Finds route and pool, and makes the head what the server is to see of it.
@@ -139,6 +143,7 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         // As HTTP/1.0 allows and servers do not: where it came in.
         fields.add(Name::Host, client.listener.address.to_string().as_bytes());
     }
+    let trailers = fields::takes_trailers(fields);
     let upgrade = fields::prepare_request(fields, exchange.head.version)?;
     exchange.client_address = client.fields.set(fields, &snapshot.config.proxy.trusted_proxies);
     fields.set(Name::RequestId, exchange.request_id.as_bytes());
@@ -149,7 +154,7 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         // Nobody who speaks it waits for a 100, and may not be sent one.
         fields.remove(Name::Expect);
     }
-    Ok(Plan { pool, token, upgrade, framing, target: path, keeps })
+    Ok(Plan { pool, token, upgrade, framing, target: path, keeps, trailers })
 }
 
 /// Has a server of the pool answer, another if one cannot.

@@ -228,6 +228,8 @@ pub enum HeadError {
     TooManyFields,
 }
 
+/// A target of more bytes is refused, whatever the limit of the whole head.
+const LONGEST_TARGET: usize = 64 * 1024;
 /// So many fields are parsed without memory of their own.
 const USUAL_FIELDS: usize = 128;
 
@@ -240,15 +242,12 @@ impl RequestHead {
         with_room(limits.fields, |room| {
             let mut request = httparse::Request::new(&mut []);
             let parsed = request.parse_with_uninit_headers(bytes, room);
-            let Some(length) = whole(parsed, bytes, limits)? else {
-                let line = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-                return if bytes.len() <= limits.bytes {
-                    Ok(None)
-                } else if line > limits.bytes / 2 {
-                    Err(HeadError::TargetTooLong)
-                } else {
-                    Err(HeadError::TooLarge)
-                };
+            let whole = whole(parsed, bytes, limits);
+            if request.path.map_or(bytes.len(), str::len) > LONGEST_TARGET && request.method.is_some() {
+                return Err(HeadError::TargetTooLong);
+            }
+            let Some(length) = whole? else {
+                return if bytes.len() <= limits.bytes { Ok(None) } else { Err(HeadError::TooLarge) };
             };
             let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
                 return Err(HeadError::Malformed);

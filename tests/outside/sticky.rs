@@ -159,7 +159,7 @@ fn a_servers_own_cookies_stay() {
     });
     let lb = Lb::before(&server, STICKY);
     let cookies: Vec<(String, String)> =
-        ask(&lb, None).fields.into_iter().filter(|(name, _)| name == "set-cookie").collect();
+        ask(&lb, None).fields.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
     assert!(cookies.len() == 2 && cookies[0].1 == "session=1" && cookies[1].1.starts_with("lb="), "{cookies:?}");
     let seen = server.requests().remove(0);
     assert!(seen.values("cookie").is_empty());

@@ -302,8 +302,9 @@ mod tests {
     fn a_client_is_too_slow_only_while_it_is_waited_for() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // Seconds from which and to which it was waited for, and the bytes that then moved.
-        let cases: [(&[(u64, u64, usize)], bool); 6] = [
+        /// Seconds from which and to which it was waited for, and the bytes that then moved.
+        type Wait = (u64, u64, usize);
+        let cases: [(&[Wait], bool); 6] = [
             (&[(0, 50, 1)], true),
             (&[(0, 50, 1), (50, 100, 1)], false),
             (&[(0, 50, 1), (90, 99, 1)], true),

@@ -146,7 +146,7 @@ pub struct Relay {
 }
 
 impl AnswerBody {
-    /// The body of the answer that ends `exchange`.
+    /// The body of the answer that ends `exchange`, which is waited for from here on.
     #[must_use]
     pub fn new(source: Source, exchange: Box<Exchange>) -> Self {
         exchange.wait_body(Phase::Download);
@@ -218,7 +218,7 @@ impl Drop for AnswerBody {
         if relay.incoming.is_end_stream() {
             relay.end(exchange);
         } else if relay.connection.is_some() {
-            exchange.fail("client_gone");
+            exchange.fail(exchange.client().why_ended());
         }
     }
 }

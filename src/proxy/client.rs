@@ -49,6 +49,8 @@ pub struct Client {
     pub slot: Rc<Slot>,
     /// What took too long, until the request that waits for it looks.
     timed_out: Cell<Option<Phase>>,
+    /// Why we end the connection in the middle of an answer, if we do.
+    cut: Cell<Option<&'static str>>,
     /// Whether this request is to be the last.
     last: Cell<bool>,
     /// What to do with the connection once the protocol has been switched.
@@ -69,6 +71,7 @@ impl Client {
             peer,
             slot,
             timed_out: Cell::default(),
+            cut: Cell::default(),
             last: Cell::default(),
             tunnel: RefCell::default(),
         })
@@ -78,6 +81,12 @@ impl Client {
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.last.get()
+    }
+
+    /// In a word, why an exchange on this connection ended before its time.
+    #[must_use]
+    pub fn why_ended(&self) -> &'static str {
+        self.cut.get().unwrap_or("client_gone")
     }
 
     /// Lets `future` run until what the connection waits for has taken too long.
@@ -125,6 +134,7 @@ impl Client {
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
+                self.cut.set(Some("drain_over"));
                 return Poll::Ready(false);
             }
             if signals.last {
@@ -137,7 +147,12 @@ impl Client {
             match signals.expired {
                 None => {}
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(false),
+                Some(Phase::Download) => {
+                    let client = self.slot.waits_for_client();
+                    self.cut.set(Some(if client { "client_too_slow" } else { "answer_too_slow" }));
+                    return Poll::Ready(false);
+                }
+                Some(Phase::Head | Phase::Idle | Phase::Tunnel) => return Poll::Ready(false),
             }
             // An error too is the end of what was said: the engine has told the client of it.
             Pin::new(&mut connection).poll(context).map(|_| true)

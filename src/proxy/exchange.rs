@@ -321,7 +321,7 @@ impl Drop for Exchange {
         if self.status == 0 {
             // nginx' status for a client that left before its answer: nobody is told, but it is counted.
             self.status = 499;
-            self.fail("client_gone");
+            self.fail(self.client.why_ended());
         }
         self.end_attempt(now);
         let took = now.duration_since(self.started);

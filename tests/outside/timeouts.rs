@@ -115,6 +115,7 @@ fn an_answer_that_stands_still_is_cut() {
     assert_eq!(client.try_head().expect("a head").0, 200);
     assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
     assert!(client.is_closed(), "without a last chunk");
+    lb.logs("the cut", |line| line.contains("answer_too_slow"));
 }
 
 /// A server that answers with more than all buffers on the way hold.
@@ -142,6 +143,7 @@ fn a_client_that_does_not_read_is_cut() {
     eventually("it is cut", || (lb.server("server1")["active_requests"] == 0).then_some(()));
     let rest = client.rest().map_or(0, |bytes| bytes.len());
     assert!(rest < 256 << 20, "{rest} bytes came");
+    lb.logs("the cut", |line| line.contains("client_too_slow"));
 }
 
 #[test]

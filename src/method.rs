@@ -9,7 +9,16 @@ const OTHER: &str = "OTHER";
 #[inline]
 #[must_use]
 pub fn key(method: &Method, status: u16) -> u32 {
-    let place = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len());
+    key_at(METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len()), status)
+}
+
+/// The same for a request so bad that its method cannot be told.
+#[must_use]
+pub fn unread_key(status: u16) -> u32 {
+    key_at(METHODS.len(), status)
+}
+
+fn key_at(place: usize, status: u16) -> u32 {
     // At most 9, and a status below 1000.
     (u32::try_from(place).unwrap_or(u32::MAX) << 16) | u32::from(status)
 }
@@ -31,5 +40,6 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).expect("a token");
             assert_eq!(of_key(key(&method, 404)), (expected, 404));
         }
+        assert_eq!(of_key(unread_key(400)), ("OTHER", 400));
     }
 }

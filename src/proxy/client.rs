@@ -24,6 +24,7 @@ use super::forwarded::ClientFields;
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Slot};
 use crate::config::{Limits, Timeouts};
+use crate::method;
 use crate::state::ListenerLive;
 use crate::worker::Worker;
 
@@ -123,6 +124,16 @@ impl Client {
         }
     }
 
+    /// Counts a request that the engine refused by itself: there is no exchange that could.
+    fn refused(&self, error: &hyper::Error) {
+        tracing::debug!(client = %self.peer, %error, "a client's connection ends");
+        if error.is_parse() {
+            let status = if error.is_parse_too_large() { 431 } else { 400 };
+            let snapshot = self.worker.snapshot();
+            snapshot.unrouted.counters.of(self.worker.index).codes.add(method::unread_key(status));
+        }
+    }
+
     /// Serves the connection to its end.
     pub async fn serve(self: Rc<Self>, stream: TcpStream) {
         let service = service_fn(|request: Request<Incoming>| {
@@ -154,8 +165,13 @@ impl Client {
                 }
                 Some(Phase::Head | Phase::Idle | Phase::Tunnel) => return Poll::Ready(false),
             }
-            // An error too is the end of what was said: the engine has told the client of it.
-            Pin::new(&mut connection).poll(context).map(|_| true)
+            Pin::new(&mut connection).poll(context).map(|result| {
+                // An error too is the end of what was said: the engine has told the client of it.
+                if let Err(error) = result {
+                    self.refused(&error);
+                }
+                true
+            })
         })
         .await;
         if !ended {

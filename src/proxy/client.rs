@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use super::forward;
 use super::forwarded::ClientFields;
 use super::tunnel::Tunnel;
-use super::watch::{Phase, Slot};
+use super::watch::{Late, Phase, Slot};
 use crate::config::{Limits, Timeouts};
 use crate::method;
 use crate::state::ListenerLive;
@@ -49,7 +49,7 @@ pub struct Client {
     /// What it waits for.
     pub slot: Rc<Slot>,
     /// What took too long, until the request that waits for it looks.
-    timed_out: Cell<Option<Phase>>,
+    timed_out: Cell<Option<Late>>,
     /// Why we end the connection in the middle of an answer, if we do.
     cut: Cell<Option<&'static str>>,
     /// Whether this request is to be the last.
@@ -94,10 +94,10 @@ impl Client {
     ///
     /// # Errors
     /// With what it was that took too long.
-    pub async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, Phase> {
+    pub async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, Late> {
         let mut future = std::pin::pin!(future);
         poll_fn(|context| match self.timed_out.take() {
-            Some(phase) => Poll::Ready(Err(phase)),
+            Some(late) => Poll::Ready(Err(late)),
             None => future.as_mut().poll(context).map(Ok),
         })
         .await
@@ -155,15 +155,15 @@ impl Client {
                 self.last.set(true);
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            match signals.expired {
-                None => {}
-                Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Download) => {
-                    let client = self.slot.waits_for_client();
-                    self.cut.set(Some(if client { "client_too_slow" } else { "answer_too_slow" }));
-                    return Poll::Ready(false);
+            if let Some(late) = signals.expired {
+                match late.phase {
+                    Phase::Upload | Phase::Connect | Phase::Answer => self.timed_out.set(Some(late)),
+                    Phase::Download => {
+                        self.cut.set(Some(if late.client { "client_too_slow" } else { "answer_too_slow" }));
+                        return Poll::Ready(false);
+                    }
+                    Phase::Head | Phase::Idle | Phase::Tunnel => return Poll::Ready(false),
                 }
-                Some(Phase::Head | Phase::Idle | Phase::Tunnel) => return Poll::Ready(false),
             }
             Pin::new(&mut connection).poll(context).map(|result| {
                 // An error too is the end of what was said: the engine has told the client of it.

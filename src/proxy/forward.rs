@@ -17,7 +17,7 @@ use super::request_id::X_REQUEST_ID;
 use super::retry::{self, Attempted};
 use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Connection, SendError};
-use super::watch::Phase;
+use super::watch::{Late, Phase};
 use super::{fields, framing, target};
 use crate::pool::Pool;
 use crate::sticky;
@@ -239,7 +239,7 @@ async fn attempt(
     let response = match sent {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(no_answer(error, progress.get())),
-        Err(Phase::Upload) if client.slot.waits_for_client() => return Err(Failure::ClientTooSlow.into()),
+        Err(Late { phase: Phase::Upload, client: true }) => return Err(Failure::ClientTooSlow.into()),
         Err(_) => return Err(Failure::AnswerTimeout.into()),
     };
     exchange.answered(response.status().as_u16());

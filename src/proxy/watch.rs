@@ -27,11 +27,20 @@ pub enum Phase {
     Tunnel,
 }
 
+/// What took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    /// What was waited for.
+    pub phase: Phase,
+    /// Whether it was the client that was waited for.
+    pub client: bool,
+}
+
 /// Why a connection was woken; all that came since it last looked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signals {
     /// It waited too long, for this.
-    pub expired: Option<Phase>,
+    pub expired: Option<Late>,
     /// The next answer is to be the last.
     pub last: bool,
     /// The same, and the connection ends at once if it is idle.
@@ -106,7 +115,7 @@ impl Watch {
     pub fn sweep(&self, now: Instant) {
         self.now.set(now);
         for slot in self.slots.borrow().iter().filter(|slot| slot.until.get().is_some_and(|until| until <= now)) {
-            slot.expire();
+            slot.expire(slot.pace.get().since.is_some());
         }
     }
 
@@ -202,13 +211,7 @@ impl Slot {
         let mut pace = self.pace.get();
         let enough = pace.moves(bytes, now);
         self.pace.set(pace);
-        if enough { self.wait(phase, pace.idle) } else { self.expire() }
-    }
-
-    /// Whether it is the client that the body waits for.
-    #[must_use]
-    pub fn waits_for_client(&self) -> bool {
-        self.pace.get().since.is_some()
+        if enough { self.wait(phase, pace.idle) } else { self.expire(true) }
     }
 
     /// Says that the connection waits for something that is not limited here.
@@ -223,9 +226,9 @@ impl Slot {
     }
 
     /// Wakes the connection, for what it waits for has taken too long.
-    fn expire(&self) {
+    fn expire(&self, client: bool) {
         self.until.set(None);
-        self.signal(|signals| signals.expired = Some(self.phase()));
+        self.signal(|signals| signals.expired = Some(Late { phase: self.phase(), client }));
     }
 
     fn signal(&self, change: impl FnOnce(&mut Signals)) {
@@ -292,7 +295,7 @@ mod tests {
         slow.wait(Phase::Answer, Duration::from_secs(1));
         quick.wait(Phase::Idle, Duration::from_secs(5));
         watch.sweep(start + Duration::from_secs(2));
-        assert_eq!(signals(&slow), Signals { expired: Some(Phase::Answer), ..NONE });
+        assert_eq!(signals(&slow), Signals { expired: Some(Late { phase: Phase::Answer, client: false }), ..NONE });
         assert_eq!(signals(&quick), NONE);
         watch.sweep(start + Duration::from_secs(3));
         assert_eq!(signals(&slow), NONE);

@@ -12,6 +12,7 @@ use crate::balance::{Candidate, Picker};
 use crate::budget::Budget;
 use crate::config;
 use crate::counters::{Counter, PerWorker};
+use crate::health::State;
 use crate::server::Server;
 use crate::sticky::{self, Token};
 
@@ -90,8 +91,8 @@ pub struct Member {
     pub standing: Standing,
     /// Whether it is going: open requests finish, cookies that name it still lead to it.
     pub draining: bool,
-    /// Whether it took part when the snapshot was made, as its checks go.
-    serves: bool,
+    /// What its checks said when the snapshot was made: people are told what requests see.
+    pub state: State,
     /// What a cookie calls it, when cookies are used.
     pub token: Option<Token>,
 }
@@ -144,15 +145,14 @@ impl Member {
     /// A member whose part in the pool is decided by its health now.
     #[must_use]
     pub fn new(server: Arc<Server>, weight: u32, standing: Standing, draining: bool) -> Self {
-        let serves = server.state().serves();
-        Self { server, weight, standing, draining, serves, token: None }
+        let state = server.state();
+        Self { server, weight, standing, draining, state, token: None }
     }
 
     /// What people are told of it.
     #[must_use]
     pub fn status(&self) -> Status {
-        use crate::health::State;
-        match (self.standing, self.server.state()) {
+        match (self.standing, self.state) {
             (Standing::Removed, _) => Status::Draining,
             (Standing::Disabled, _) if self.draining => Status::Draining,
             (Standing::Disabled, _) => Status::Disabled,
@@ -165,8 +165,8 @@ impl Member {
     /// Whether `other` would take the same part in the pool.
     fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.server, &other.server)
-            && (self.weight, self.standing, self.draining, self.serves)
-                == (other.weight, other.standing, other.draining, other.serves)
+            && (self.weight, self.standing, self.draining, self.state)
+                == (other.weight, other.standing, other.draining, other.state)
     }
 
     fn serves_new(&self, holding: bool) -> bool {
@@ -174,11 +174,11 @@ impl Member {
             Standing::Enabled => true,
             Standing::Disabled | Standing::Removed => holding && self.draining,
         };
-        stands && self.weight > 0 && self.serves
+        stands && self.weight > 0 && self.state.serves()
     }
 
     fn serves_known(&self) -> bool {
-        (self.standing == Standing::Enabled || self.draining) && self.serves
+        (self.standing == Standing::Enabled || self.draining) && self.state.serves()
     }
 }
 

@@ -22,7 +22,7 @@ use super::head::{AnswerHead, Limits};
 use super::name::Name;
 use super::retry::Progress;
 use super::upstream::{ConnectError, Connection};
-use super::watch::Phase;
+use super::watch::{Late, Phase};
 use super::{tunnel, wire};
 use crate::config::{Config, Timeouts};
 use crate::sticky;
@@ -179,7 +179,7 @@ pub async fn attempt(
     let answered = match result {
         Ok(Ok(answered)) => answered,
         Ok(Err(failed)) => return Err(failed),
-        Err(Phase::Upload) if client.slot.waits_for_client() => return Err(Failure::ClientTooSlow.into()),
+        Err(Late { phase: Phase::Upload, client: true }) => return Err(Failure::ClientTooSlow.into()),
         Err(_) => return Err(Failure::AnswerTimeout.into()),
     };
     let whole = sending.0.get() == Sent::All;

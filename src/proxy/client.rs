@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::forward::{self, Next};
 use super::forwarded::ClientFields;
 use super::head::{Limits, RequestHead};
-use super::watch::{Phase, Signals, Slot};
+use super::watch::{Late, Phase, Signals, Slot};
 use super::wire;
 use crate::state::ListenerLive;
 use crate::worker::Worker;
@@ -37,7 +37,7 @@ pub struct Client {
     /// What it waits for.
     pub slot: Rc<Slot>,
     /// What took too long, until the request that waits for it looks.
-    timed_out: Cell<Option<Phase>>,
+    timed_out: Cell<Option<Late>>,
     /// Whether this request is to be the last.
     last: Cell<bool>,
 }
@@ -71,10 +71,10 @@ impl Client {
     ///
     /// # Errors
     /// With what it was that took too long.
-    pub async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, Phase> {
+    pub async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, Late> {
         let mut future = std::pin::pin!(future);
         poll_fn(|context| match self.timed_out.take() {
-            Some(phase) => Poll::Ready(Err(phase)),
+            Some(late) => Poll::Ready(Err(late)),
             None => future.as_mut().poll(context).map(Ok),
         })
         .await
@@ -100,17 +100,17 @@ impl Client {
         if signals.last || signals.drain {
             self.last.set(true);
         }
-        let expired = match signals.expired {
-            None => false,
-            Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => {
-                self.slot.give_up("stalled");
-                true
-            }
-            Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => {
-                self.timed_out.set(Some(phase));
+        let expired = signals.expired.is_some_and(|late| match late.phase {
+            Phase::Upload | Phase::Connect | Phase::Answer => {
+                self.timed_out.set(Some(late));
                 false
             }
-        };
+            Phase::Download => {
+                self.slot.give_up(if late.client { "client_too_slow" } else { "answer_too_slow" });
+                true
+            }
+            Phase::Head | Phase::Idle | Phase::Tunnel => true,
+        });
         signals.cut || expired || (signals.drain && self.slot.phase() == Phase::Idle)
     }
 

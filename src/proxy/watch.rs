@@ -27,11 +27,20 @@ pub enum Phase {
     Tunnel,
 }
 
+/// What took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    /// What was waited for.
+    pub phase: Phase,
+    /// Whether it was the client that was waited for.
+    pub client: bool,
+}
+
 /// Why a connection was woken; all that came since it last looked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signals {
     /// It waited too long, for this.
-    pub expired: Option<Phase>,
+    pub expired: Option<Late>,
     /// The next answer is to be the last.
     pub last: bool,
     /// The same, and the connection ends at once if it is idle.
@@ -109,7 +118,7 @@ impl Watch {
     pub fn sweep(&self, now: Instant) {
         self.now.set(now);
         for slot in self.slots.borrow().iter().filter(|slot| slot.until.get().is_some_and(|until| until <= now)) {
-            slot.expire();
+            slot.expire(slot.pace.get().since.is_some());
         }
     }
 
@@ -205,13 +214,7 @@ impl Slot {
         let mut pace = self.pace.get();
         let enough = pace.moves(bytes, now);
         self.pace.set(pace);
-        if enough { self.wait(phase, pace.idle) } else { self.expire() }
-    }
-
-    /// Whether it is the client that the body waits for.
-    #[must_use]
-    pub fn waits_for_client(&self) -> bool {
-        self.pace.get().since.is_some()
+        if enough { self.wait(phase, pace.idle) } else { self.expire(true) }
     }
 
     /// Says that the connection waits for something that is not limited here.
@@ -226,9 +229,9 @@ impl Slot {
     }
 
     /// Wakes the connection, for what it waits for has taken too long.
-    fn expire(&self) {
+    fn expire(&self, client: bool) {
         self.until.set(None);
-        self.signal(|signals| signals.expired = Some(self.phase()));
+        self.signal(|signals| signals.expired = Some(Late { phase: self.phase(), client }));
     }
 
     fn signal(&self, change: impl FnOnce(&mut Signals)) {
@@ -312,7 +315,7 @@ mod tests {
         slow.wait(Phase::Answer, Duration::from_secs(1));
         quick.wait(Phase::Idle, Duration::from_secs(5));
         watch.sweep(start + Duration::from_secs(2));
-        assert_eq!(signals(&slow), Signals { expired: Some(Phase::Answer), ..NONE });
+        assert_eq!(signals(&slow), Signals { expired: Some(Late { phase: Phase::Answer, client: false }), ..NONE });
         assert_eq!(signals(&quick), NONE);
         watch.sweep(start + Duration::from_secs(3));
         assert_eq!(signals(&slow), NONE);
@@ -322,8 +325,9 @@ mod tests {
     fn a_client_is_too_slow_only_while_it_is_waited_for() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // Seconds from which and to which it was waited for, and the bytes that then moved.
-        let cases: [(&[(u64, u64, usize)], bool); 6] = [
+        /// Seconds from which and to which it was waited for, and the bytes that then moved.
+        type Wait = (u64, u64, usize);
+        let cases: [(&[Wait], bool); 6] = [
             (&[(0, 50, 1)], true),
             (&[(0, 50, 1), (50, 100, 1)], false),
             (&[(0, 50, 1), (90, 99, 1)], true),

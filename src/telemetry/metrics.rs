@@ -255,7 +255,7 @@ fn servers(snapshot: &Snapshot) -> [MetricFamily; 9] {
         gauges(&SERVER_ACTIVE_REQUESTS, |member| Some(float(member.server.active_requests()))),
         gauges(&SERVER_CONNECTIONS, |member| Some(float(member.server.connections()))),
         gauges(&SERVER_MEMORY, |member| member.server.memory().map(float)),
-        gauges(&SERVER_UP, |member| Some(f64::from(u8::from(member.server.state().serves())))),
+        gauges(&SERVER_UP, |member| Some(f64::from(u8::from(member.state.serves())))),
         gauges(&SERVER_WEIGHT, |member| Some(f64::from(member.weight))),
         gauges(&SERVER_ENABLED, |member| Some(f64::from(u8::from(member.standing == Standing::Enabled)))),
     ]

@@ -210,7 +210,7 @@ fn who_ended_a_request_early_is_told_apart() {
         format!("{NO_CHECKS}{JSON}{timeouts}{}", server.table(name))
     };
     let lb = Lb::start(&config("server1", &silent));
-    let cases = [("/left", 499, "client_gone"), ("/stalled", 200, "stalled"), ("/drained", 503, "cut")];
+    let cases = [("/left", 499, "client_gone"), ("/stalled", 200, "answer_too_slow"), ("/drained", 503, "cut")];
     for (number, (path, status, error)) in (1..).zip(cases) {
         let mut client = Client::connect(lb.address());
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));

@@ -215,6 +215,18 @@ fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
 }
 
 #[test]
+fn a_client_of_http_1_0_is_sent_no_chunks() {
+    let server = Server::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let (status, fields) = client.try_head().expect("a head");
+    assert_eq!(status, 200);
+    assert!(!fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding")), "{fields:?}");
+    assert_eq!(client.rest().expect("an end"), b"hello");
+}
+
+#[test]
 fn trailers_reach_a_client_that_takes_them() {
     let server = Server::saying(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n\

@@ -1,11 +1,13 @@
 //! Connections to clients and to servers: kept, used again, closed when they should be.
 
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::io::BufReader;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Note, Request, Server, answer};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -111,20 +113,49 @@ fn row_39_a_client_that_leaves_takes_its_request_along() {
             // Until the balancer closes.
             let closed = note.next(&mut stream).is_none();
             assert!(closed, "nothing more comes on this connection");
-            note.seen(&crate::support::servers::Request { line: "closed".to_owned(), ..Default::default() });
+            note.seen(&Request { line: "closed".to_owned(), ..Request::default() });
         }
     });
     let lb = Lb::before(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the request arrives", || (server.requests().len() == 1).then_some(()));
-    let left = std::time::Instant::now();
+    let left = Instant::now();
     drop(client);
     eventually("the request is cancelled", || (server.requests().len() == 2).then_some(()));
     // The list says one second; a loaded machine is given two.
     assert!(left.elapsed().as_secs() < 2, "{:?}", left.elapsed());
     eventually("no request is open", || (lb.server("server1")["active_requests"] == 0).then_some(()));
     lb.logs("the request", |line| line.contains("\" 499 ") && line.contains("client_gone"));
+}
+
+#[test]
+fn a_request_that_outlasts_its_servers_drain_is_cut_and_not_called_its_clients_fault() {
+    let (begun, rest) = (Server::scripted(stall), Server::saying(OK));
+    let file = |begun_says: &str, rest_says: &str| {
+        let drain = "[timeouts]\ndrain = \"200ms\"\n";
+        format!("{NO_CHECKS}{drain}{}{begun_says}{}{rest_says}", begun.table("begun"), rest.table("rest"))
+    };
+    let lb = Lb::start(&file("", "weight = 0\n"));
+    let (mut waiting, mut reading) = (Client::connect(lb.address()), Client::connect(lb.address()));
+    waiting.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    reading.send("GET /read HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(reading.try_head().expect("a head").0, 200);
+    eventually("the other arrives", || (begun.requests().len() == 2).then_some(()));
+    lb.apply(&file("enabled = false\n", ""));
+    assert!(waiting.is_closed() && reading.is_closed());
+    for path in ["/wait", "/read"] {
+        lb.logs(path, |line| line.contains(path) && line.contains("error=cut"));
+    }
+}
+
+/// Begins an answer to `/read`, none to anything else, and ends none.
+fn stall(mut stream: BufReader<TcpStream>, note: &Note) {
+    while let Some(request) = note.next(&mut stream) {
+        if request.path() == "/read" {
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
+        }
+    }
 }
 
 #[test]

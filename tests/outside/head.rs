@@ -4,6 +4,7 @@
 //! a request is sent once for each value that takes the place of `{}`.
 
 use crate::support::client::{Client, get};
+use crate::support::eventually;
 use crate::support::lb::Lb;
 use crate::support::servers::Server;
 
@@ -92,7 +93,7 @@ const HEADS: &[Row] = &[
     row(14, "GET / HTTP/1.1¶Host: a¶{}¶¶", &[": nameless", "na[me: x", "na\u{e4}me: x", "colonless", "na me: x"], BAD),
     row(15, "{}¶Host: a¶¶",
         &["GET  / HTTP/1.1", "GET\t/ HTTP/1.1", "GET /\tHTTP/1.1", "GET /a b HTTP/1.1", "GET / HTTP/9.9",
-          "GET / http/1.1", "GET / HTTP/1", "GET /", "GET / HTTP/1.1 "], Closed(&[400, 505])),
+          "GET / http/1.1", "PRI * HTTP/2.0", "GET / HTTP/1", "GET /", "GET / HTTP/1.1 "], Closed(&[400, 505])),
     row(16, "GET {} HTTP/1.1¶Host: a¶¶", &["/\u{e9}", "/?\u{e9}", "*", "a", "ftp://a/"], BAD),
     row(17, "OPTIONS * HTTP/1.1¶Host: a¶¶", &[""], Own(204)),
     row(17, "CONNECT a:443 HTTP/1.1¶Host: a:443¶¶", &[""], Closed(&[405])),
@@ -156,6 +157,24 @@ fn a_body_that_is_no_chunks_reaches_no_server_whole() {
 #[test]
 fn a_head_that_can_be_read_in_two_ways_is_refused() {
     run(HEADS);
+}
+
+#[test]
+fn what_is_no_request_is_counted_like_one() {
+    let server = served();
+    let lb = Lb::before(&server, "");
+    for (sent, status) in [("nonsense¶¶", 400), ("GET / HTTP/1.1¶Host: a, b¶¶", 400), ("GET / HTTP/1.1¶X: {}¶¶", 431)]
+    {
+        let sent = bytes(&sent.replace("{}", &"x".repeat(100 << 10)));
+        assert_eq!(Client::connect(lb.address()).request(sent).status, status);
+    }
+    let count = |method: &str, code: u32| {
+        lb.metric(&format!("lb_requests_total{{route=\"-\",method=\"{method}\",code=\"{code}\"}}"))
+    };
+    eventually("all are counted", || {
+        let counts = (count("OTHER", 400), count("GET", 400), count("OTHER", 431));
+        (counts == (Some(1.0), Some(1.0), Some(1.0))).then_some(())
+    });
 }
 
 #[test]

@@ -243,6 +243,23 @@ fn what_we_answer_ourselves_names_nothing_internal() {
 }
 
 #[test]
+fn row_28_clients_cannot_make_series() {
+    let server = ok();
+    let lb = Lb::before(&server, "[log]\naccess = false\n");
+    let mut client = Client::connect(lb.address());
+    let mut rng = fastrand::Rng::with_seed(28);
+    let mut word = || (0..8).map(|_| rng.alphabetic()).collect::<String>();
+    for _ in 0..1000 {
+        let (method, host, path) = (word().to_uppercase(), word(), word());
+        assert_eq!(client.request(format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status, 200);
+    }
+    let text = lb.ask("/metrics").text();
+    let series: Vec<&str> = text.lines().filter(|line| line.starts_with("lb_requests_total{")).collect();
+    assert_eq!(series.len(), 1, "{series:#?}");
+    assert!(series[0].contains("method=\"OTHER\"") && series[0].ends_with(" 1000"), "{series:#?}");
+}
+
+#[test]
 fn row_27_a_user_agent_cannot_forge_a_log_line() {
     let server = ok();
     let lb = Lb::before(&server, "[log]\nformat = \"json\"\n");

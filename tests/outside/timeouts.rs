@@ -115,6 +115,7 @@ fn an_answer_that_stands_still_is_cut() {
     assert_eq!(client.try_head().expect("a head").0, 200);
     assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
     assert!(client.is_closed(), "without a last chunk");
+    lb.logs("the cut", |line| line.contains("answer_too_slow"));
 }
 
 /// A server that answers with more than all buffers on the way hold.
@@ -142,6 +143,7 @@ fn a_client_that_does_not_read_is_cut() {
     eventually("it is cut", || (lb.server("server1")["active_requests"] == 0).then_some(()));
     let rest = client.rest().map_or(0, |bytes| bytes.len());
     assert!(rest < 256 << 20, "{rest} bytes came");
+    lb.logs("the cut", |line| line.contains("client_too_slow"));
 }
 
 #[test]
@@ -171,17 +173,18 @@ fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
 #[test]
 fn row_43_an_answer_read_too_slowly_is_cut() {
     let server = endless();
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"64MiB\"\n");
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"256MiB\"\n");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 200);
     let (began, mut read) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(15) && lb.server("server1")["active_requests"] != 0 {
-        // Two megabytes a second at most, and never idle.
-        read += client.read(100 << 10).len();
+        // Twenty megabytes a second at most, and never idle for long.
+        read += client.read(1 << 20).len();
         std::thread::sleep(STEP);
     }
-    assert_eq!(lb.server("server1")["active_requests"], 0, "{read} bytes read in {:?}", began.elapsed());
+    assert!(read < 200 << 20, "{read} bytes read in {:?}", began.elapsed());
+    lb.logs("the cut", |line| line.contains("client_too_slow"));
 }
 
 #[test]

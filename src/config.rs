@@ -25,6 +25,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+pub use values::overlap;
+
 /// The name of the pool that top-level `[[server]]` tables form.
 pub const DEFAULT_POOL: &str = "default";
 

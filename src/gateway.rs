@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use self::listeners::Listeners;
+use self::listeners::{LINGER, Listeners};
 use crate::admin;
 use crate::config::Config;
 use crate::health::checker::{Change, Checker};
@@ -65,6 +65,8 @@ struct Admin {
     context: Arc<admin::Context>,
     /// As configured.
     configured: std::net::SocketAddr,
+    /// The same socket as is served, for an address that overlaps with it to follow it.
+    socket: std::net::TcpListener,
     /// Dropped, it ends the serving.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -115,8 +117,13 @@ impl Gateway {
         self.state.stop();
         self.reader.abort();
         let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
+        self.listeners.quieten();
+        let finish = async {
+            tokio::time::sleep(LINGER.min(drain)).await;
+            self.crew.stop(drain).await
+        };
         tokio::select! {
-            finished = self.crew.stop(drain) => {
+            finished = finish => {
                 if !finished {
                     tracing::warn!(?drain, "open requests were cut, for the time to drain was over");
                 }

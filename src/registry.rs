@@ -146,8 +146,6 @@ impl Registry {
         let Some(entry) = self.pools.get_mut(old.name.as_str()) else { return };
         let stays: HashSet<_> =
             new.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled).map(identity).collect();
-        let was_ready = entry.built.as_ref().is_some_and(|pool| pool.is_ready());
-        let all_new = !old.servers.iter().any(|server| stays.contains(&identity(server)));
         for server in old.servers.iter().filter(|server| server.enabled && !stays.contains(&identity(server))) {
             let key = Key {
                 pool: Arc::clone(&entry.live.name),
@@ -159,8 +157,15 @@ impl Registry {
                 entry.leaving.push(Leaving { server: Arc::clone(live), weight: server.weight, until: now + drain });
             }
         }
-        let checked = new.is_some_and(|pool| pool.health.kind != HealthKind::None && !stays.is_empty());
-        if all_new && was_ready && checked && !reload.hold.is_zero() && entry.hold.is_none() {
+        let staying = new.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled && server.weight > 0);
+        let staying: Vec<State> = staying
+            .filter_map(|server| {
+                let (name, address) = (server.name.as_str().into(), server.address.clone());
+                Some(self.servers.get(&Key { pool: Arc::clone(&entry.live.name), name, address })?.state())
+            })
+            .collect();
+        let was_ready = entry.built.as_ref().is_some_and(|pool| pool.is_ready());
+        if was_ready && awaits_first_pass(&staying) && !reload.hold.is_zero() && entry.hold.is_none() {
             let until = now + reload.hold;
             entry.hold = Some(until);
             for leaving in &mut entry.leaving {
@@ -325,6 +330,12 @@ impl PoolEntry {
         }
         members
     }
+}
+
+/// Whether nobody would serve but might soon: some servers are still to pass their first check, and
+/// none has.
+fn awaits_first_pass(states: &[State]) -> bool {
+    states.contains(&State::Checking) && !states.iter().any(|state| state.serves())
 }
 
 /// What makes a server the same within its pool.

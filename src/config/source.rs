@@ -120,14 +120,24 @@ impl Source {
     fn read_included(&self, includes: &[Include], left: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
+        let mut named = BTreeSet::new();
         for Include { pattern, place } in includes {
             if is_glob(pattern) {
                 paths.extend(self.glob(pattern).filter(|path| !path.is_dir()));
                 continue;
             }
             let path = self.directory().join(pattern);
-            match fs::metadata(&path).map_err(|error| unreadable(&error)).and_then(|m| regular(&m)) {
-                Ok(()) => drop(paths.insert(path)),
+            let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    Fault::new("there is no such file").hint("check the name; it begins at the main file's directory")
+                }
+                _ => unreadable(&error),
+            });
+            match metadata.and_then(|metadata| regular(&metadata)) {
+                Ok(()) => {
+                    named.insert(path.clone());
+                    paths.insert(path);
+                }
                 Err(fault) => sources.problems.push(Problem {
                     message: format!("`{pattern}`: {}", fault.message),
                     hint: fault.hint,
@@ -140,6 +150,8 @@ impl Source {
         for path in paths {
             match read_file(&path, left) {
                 Ok((file, _)) => sources.files.push(file),
+                // A glob named it, and it went before it was read.
+                Err(_) if !named.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
                 Err(fault) => sources.problems.push(Problem::of_file(path, fault)),
             }
         }
@@ -254,9 +266,8 @@ fn regular(metadata: &Metadata) -> Result<(), Fault> {
 
 fn unreadable(error: &io::Error) -> Fault {
     match error.kind() {
-        io::ErrorKind::NotFound => Fault::new("there is no such file").hint(
-            "check the name; relative names begin at the working directory, or, in `include`, at the main file's",
-        ),
+        io::ErrorKind::NotFound => Fault::new("there is no such file")
+            .hint("say where it is with `--config FILE` or LB_CONFIG; `lb demo` writes one to begin with"),
         io::ErrorKind::PermissionDenied => {
             Fault::new("no permission to read it").hint("let the user that runs lb read it, and enter its directories")
         }

@@ -36,6 +36,14 @@ pub(crate) fn label(text: &str) -> Result<String, Fault> {
     }
 }
 
+/// Whether the system lets only one of them be listened on.
+#[must_use]
+pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    // All addresses of version 6 are all of version 4 too.
+    let covers = |a: SocketAddr, b: SocketAddr| a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
+}
+
 /// An address to listen on: `IP:port`, port 0 for any free one; `localhost` is 127.0.0.1.
 pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
     match split_address(text, "0.0.0.0:8080")? {

@@ -11,6 +11,11 @@ use tokio::sync::Notify;
 
 use crate::config::trail::Trail;
 
+/// Between two looks at files that are being written.
+const STEP: Duration = Duration::from_millis(50);
+/// After a file was moved into place: long enough to see that somebody goes on writing to it.
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// Watches a [`Trail`] and wakes whoever waits. Where files cannot be watched this wakes nobody,
 /// and polling has to find every change.
 #[derive(Debug)]
@@ -23,12 +28,16 @@ pub struct Watch {
     problems: Vec<String>,
 }
 
-/// Something may have changed.
+/// Something may have changed. What is told is only how soon to read; that it is read takes no more
+/// than that something was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wake {
-    /// The last that is known of the files is that one was moved into place: it is complete and
-    /// can be read at once.
-    pub renamed: bool,
+pub enum Wake {
+    /// An entry that leads to a file was replaced by what was moved there, which is complete.
+    Moved,
+    /// Such a file is being written.
+    Written,
+    /// Anything else.
+    Other,
 }
 
 impl Watch {
@@ -86,7 +95,7 @@ impl Watch {
             }
         }
         if fresh {
-            self.bell.ring(Ring::Other);
+            self.bell.ring(Wake::Other);
         }
     }
 
@@ -106,6 +115,18 @@ impl Watch {
             self.bell.rung.notified().await;
         }
     }
+
+    /// Waits for `at_most`, or until something is moved into place. What is known after that, given what was.
+    async fn pause(&self, at_most: Duration, mut known: Wake) -> Wake {
+        let until = tokio::time::Instant::now() + at_most;
+        while let Ok(wake) = tokio::time::timeout_at(until, self.wake()).await {
+            known = wake.after(Some(known));
+            if wake == Wake::Moved {
+                break;
+            }
+        }
+        known
+    }
 }
 
 impl Default for Watch {
@@ -114,25 +135,27 @@ impl Default for Watch {
     }
 }
 
-/// Reads until two equal reads are `quiet` apart, or once if the file was moved into place.
-/// Between them it looks again and again, so that the end of a long write is seen soon. `restless`
-/// is called once if the files keep changing for twenty times as long.
+/// Reads until two equal reads are `quiet` apart, or a moment apart if the file was moved into
+/// place. Between them it looks again and again, so that the end of a long write is seen soon.
+/// `restless` is called once if the files keep changing for twenty times as long.
 pub async fn settle<T: PartialEq>(
-    wake: Wake,
+    watch: &Watch,
+    mut wake: Wake,
     quiet: Duration,
     mut read: impl FnMut() -> T,
     restless: impl FnOnce(),
 ) -> T {
-    let mut last = read();
-    if wake.renamed {
-        return last;
-    }
-    let step = quiet.min(Duration::from_millis(50));
     let begin = Instant::now();
-    let mut since = begin;
+    let mut last = read();
+    let mut since = Instant::now();
     let mut restless = Some(restless);
-    while since.elapsed() < quiet {
-        tokio::time::sleep(step).await;
+    loop {
+        let patience = if wake == Wake::Moved { quiet.min(MOMENT) } else { quiet };
+        let left = patience.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return last;
+        }
+        wake = watch.pause(left.min(STEP), wake).await;
         let next = read();
         if next != last {
             since = Instant::now();
@@ -144,21 +167,9 @@ pub async fn settle<T: PartialEq>(
             restless();
         }
     }
-    last
 }
 
-/// What one event means for how soon to read. That it is read at all needs no more than an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ring {
-    /// An entry that leads to a file was replaced by something that was moved there.
-    Moved,
-    /// Such a file is being written.
-    Written,
-    /// Anything else.
-    Other,
-}
-
-impl Ring {
+impl Wake {
     fn of(event: &notify::Result<Event>, entries: &BTreeSet<PathBuf>) -> Option<Self> {
         let Ok(event) = event else {
             return Some(Self::Other);
@@ -177,14 +188,12 @@ impl Ring {
         }
     }
 
-    /// What is pending after this, given what was.
-    fn after(self, pending: Option<Wake>) -> Wake {
-        let renamed = match self {
-            Self::Moved => true,
-            Self::Written => false,
-            Self::Other => pending.is_some_and(|wake| wake.renamed),
-        };
-        Wake { renamed }
+    /// What is known after this, given what was: the last word about a file itself.
+    fn after(self, known: Option<Self>) -> Self {
+        match (self, known) {
+            (Self::Other, Some(known)) => known,
+            _ => self,
+        }
     }
 }
 
@@ -211,16 +220,16 @@ impl Bell {
         {
             state.lost.extend(event.paths.iter().cloned());
         }
-        let ring = Ring::of(event, &state.entries);
+        let wake = Wake::of(event, &state.entries);
         drop(state);
-        if let Some(ring) = ring {
-            self.ring(ring);
+        if let Some(wake) = wake {
+            self.ring(wake);
         }
     }
 
-    fn ring(&self, ring: Ring) {
+    fn ring(&self, wake: Wake) {
         let mut state = self.state();
-        state.pending = Some(ring.after(state.pending));
+        state.pending = Some(wake.after(state.pending));
         drop(state);
         self.rung.notify_one();
     }

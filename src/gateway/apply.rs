@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Admin, Gateway};
+use super::Gateway;
 use crate::config::diff::diff;
 use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::{Loaded, Sources};
-use crate::config::{self, Config};
+use crate::config::{self, Config, overlap};
 use crate::listener::{self, BindError};
 use crate::reload::reader::{Candidate, Pace};
 use crate::reload::record::{Outcome, Reload};
@@ -54,7 +54,6 @@ impl Gateway {
 
     /// The one atomic step. Before [`Gateway::publish`] nothing is visible.
     fn apply(&mut self, config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
-        let problem = |error: BindError| bind_problem(&self.path, &error);
         let guarded = guards(&self.path, Some(&self.config), &config);
         if !guarded.is_empty() {
             return Err(guarded);
@@ -62,11 +61,13 @@ impl Gateway {
         let fresh = self
             .listeners
             .prepare(&config.listeners)
-            .map_err(|errors| errors.into_iter().map(problem).collect::<Vec<_>>())?;
+            .map_err(|errors| errors.iter().map(|error| self.bind_problem(error)).collect::<Vec<_>>())?;
         let admin = if config.admin.address == self.admin.configured {
             None
         } else {
-            Some(Admin::bind(&config.admin).map_err(|error| vec![bind_problem(&self.path, &error)])?)
+            let own = overlap(self.admin.configured, config.admin.address).then_some(&self.admin.socket);
+            let bound = listener::bind(config.admin.address, own.as_slice());
+            Some(bound.map_err(|error| vec![self.bind_problem(&error)])?)
         };
 
         let now = Instant::now();
@@ -130,6 +131,15 @@ impl Gateway {
         }
     }
 
+    fn bind_problem(&self, error: &BindError) -> Problem {
+        let mut ours = self.listeners.addresses().chain([self.admin.configured]);
+        let hint = match ours.find(|held| overlap(*held, error.address)) {
+            Some(held) => format!("lb itself still listens on {held}: free that first, in an edit of its own"),
+            None => error.hint(),
+        };
+        Problem::of_file(&self.path, Fault::new(error.to_string()).hint(hint))
+    }
+
     /// Says what came of a reload: in the log, and to all who read the record.
     pub(super) fn record(&self, reload: Reload) {
         let Reload { generation, hash, outcome, took, changes, problems, .. } = &reload;
@@ -151,22 +161,11 @@ impl Gateway {
     }
 }
 
-impl Admin {
-    /// Binds the admin address.
-    pub(super) fn bind(config: &config::Admin) -> Result<std::net::TcpListener, BindError> {
-        listener::bind(config.address)
-    }
-}
-
 /// The files of a generation, for those who show them.
 pub(super) fn files(sources: &Sources) -> Arc<[SourceFile]> {
     let file =
         |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
-}
-
-fn bind_problem(file: &std::path::Path, error: &BindError) -> Problem {
-    Problem::of_file(file, Fault::new(error.to_string()).hint(error.hint()))
 }
 
 /// What the record calls a snapshot that is being shown for the first time.

@@ -5,11 +5,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config;
+use crate::config::{self, overlap};
 use crate::counters::PerWorker;
 use crate::listener::{self, BindError};
 use crate::state::ListenerLive;
 use crate::worker::Crew;
+
+/// How long a socket that is to be closed goes on giving out the clients who were connecting. Less
+/// than the second after which a client that was not heard asks again.
+pub const LINGER: Duration = Duration::from_millis(250);
 
 /// The sockets by their configured address.
 #[derive(Debug)]
@@ -17,14 +21,24 @@ pub struct Listeners {
     workers: usize,
     next_id: u64,
     bound: HashMap<SocketAddr, Bound>,
-    /// Closed, while clients that came by them are there; with the time when those are cut.
-    closing: Vec<(Arc<ListenerLive>, Instant)>,
+    closing: Vec<Closing>,
 }
 
 #[derive(Debug)]
 struct Bound {
     live: Arc<ListenerLive>,
     socket: TcpListener,
+}
+
+/// A listener that no edit names any more.
+#[derive(Debug)]
+struct Closing {
+    address: SocketAddr,
+    live: Arc<ListenerLive>,
+    /// Gives out its last clients until then; an edit that names the address again finds it here.
+    lingering: Option<(TcpListener, Instant)>,
+    /// When the clients that came by it are cut.
+    until: Instant,
 }
 
 /// Sockets that an edit needs and that were not there before; dropped, they are closed again.
@@ -46,15 +60,30 @@ impl Listeners {
         let mut fresh = Vec::new();
         let mut errors = Vec::new();
         for listener in config {
-            if self.bound.contains_key(&listener.address) {
+            let address = listener.address;
+            if self.bound.contains_key(&address) || self.lingers(address) {
                 continue;
             }
-            match listener::bind(listener.address) {
-                Ok(socket) => fresh.push((listener.address, self.bound(listener, socket))),
+            match self.bind(address, config) {
+                Ok(socket) => fresh.push((address, self.bound(listener, socket))),
                 Err(error) => errors.push(error),
             }
         }
         if errors.is_empty() { Ok(Fresh(fresh)) } else { Err(errors) }
+    }
+
+    /// Binds an address that may overlap with those that `config` gives up.
+    fn bind(&self, address: SocketAddr, config: &[config::Listener]) -> Result<TcpListener, BindError> {
+        let stays = |held: SocketAddr| config.iter().any(|listener| listener.address == held);
+        let bound = self.bound.iter().map(|(held, bound)| (*held, &bound.socket));
+        let lingering =
+            self.closing.iter().filter_map(|closing| Some((closing.address, &closing.lingering.as_ref()?.0)));
+        let making_way: Vec<_> = bound
+            .chain(lingering)
+            .filter(|(held, _)| overlap(*held, address) && !stays(*held))
+            .map(|(_, socket)| socket)
+            .collect();
+        listener::bind(address, &making_way)
     }
 
     fn bound(&mut self, config: &config::Listener, socket: TcpListener) -> Bound {
@@ -68,7 +97,12 @@ impl Listeners {
         Bound { live: Arc::new(live), socket }
     }
 
-    /// Has the workers accept from what is fresh, and no more from what `config` does not name.
+    fn lingers(&self, address: SocketAddr) -> bool {
+        self.closing.iter().any(|closing| closing.address == address && closing.lingering.is_some())
+    }
+
+    /// Has the workers accept from what is fresh, and, after a last moment, no more from what
+    /// `config` does not name.
     pub fn commit(&mut self, fresh: Fresh, config: &[config::Listener], crew: &Crew, drain: Duration, now: Instant) {
         for (address, bound) in fresh.0 {
             if let Err(error) = crew.listen(&bound.live, &bound.socket) {
@@ -77,9 +111,17 @@ impl Listeners {
             self.bound.insert(address, bound);
         }
         let named = |address: &SocketAddr| config.iter().any(|listener| listener.address == *address);
-        for (_, bound) in self.bound.extract_if(|address, _| !named(address)) {
-            crew.close(bound.live.id);
-            self.closing.push((bound.live, now + drain));
+        for back in self.closing.extract_if(.., |closing| closing.lingering.is_some() && named(&closing.address)) {
+            let Some((socket, _)) = back.lingering else { continue };
+            if let Err(error) = listener::unhush(&socket) {
+                tracing::error!(listener = %back.live.name, %error, "the listener cannot be opened again");
+            }
+            self.bound.insert(back.address, Bound { live: back.live, socket });
+        }
+        for (address, Bound { live, socket }) in self.bound.extract_if(|address, _| !named(address)) {
+            quieten(&live, &socket);
+            let lingering = Some((socket, now + LINGER.min(drain)));
+            self.closing.push(Closing { address, live, lingering, until: now + drain });
         }
         for listener in config {
             if let Some(bound) =
@@ -93,14 +135,30 @@ impl Listeners {
         }
     }
 
-    /// Forgets closed listeners whose last client has left, and ends the clients whose time is over.
+    /// Has the system hear no new clients, for the process is about to stop.
+    pub fn quieten(&self) {
+        self.bound.values().for_each(|bound| quieten(&bound.live, &bound.socket));
+    }
+
+    /// Closes what has lingered, forgets closed listeners whose last client has left, and ends the
+    /// clients whose time is over.
     pub fn expire(&mut self, crew: &Crew, now: Instant) {
-        self.closing.retain(|(live, until)| {
-            if now >= *until {
-                crew.cut_listener(live.id);
+        self.closing.retain_mut(|closing| {
+            if closing.lingering.take_if(|(_, until)| now >= *until).is_some() {
+                // Those who queue are accepted meanwhile: whether any are left is seen next time.
+                crew.close(closing.live.id);
+                return true;
             }
-            now < *until && live.connections() > 0
+            if now >= closing.until {
+                crew.cut_listener(closing.live.id);
+            }
+            closing.lingering.is_some() || (now < closing.until && closing.live.connections() > 0)
         });
+    }
+
+    /// The addresses that are listened on, as configured.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.bound.keys().copied()
     }
 
     /// Whether nothing waits for [`Listeners::expire`].
@@ -113,6 +171,13 @@ impl Listeners {
     #[must_use]
     pub fn live(&self, config: &[config::Listener]) -> Vec<Arc<ListenerLive>> {
         let open = config.iter().filter_map(|listener| self.bound.get(&listener.address)).map(|bound| &bound.live);
-        open.chain(self.closing.iter().map(|(live, _)| live)).cloned().collect()
+        open.chain(self.closing.iter().map(|closing| &closing.live)).cloned().collect()
+    }
+}
+
+/// Without it, a client that connects in the last moment is reset: rare, and no reason to keep a listener.
+fn quieten(live: &ListenerLive, socket: &TcpListener) {
+    if let Err(error) = listener::hush(socket) {
+        tracing::debug!(listener = %live.name, %error, "clients that are connecting may be reset");
     }
 }

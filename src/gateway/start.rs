@@ -19,7 +19,7 @@ use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::config::source::{Loaded, Source};
 use crate::health::checker::Checker;
-use crate::listener::BindError;
+use crate::listener::{self, BindError};
 use crate::registry::Registry;
 use crate::reload::reader::{Pace, Reader, env};
 use crate::resolver::Resolver;
@@ -51,7 +51,12 @@ impl fmt::Display for StartError {
                 for problem in problems {
                     writeln!(f, "{problem}\n")?;
                 }
-                write!(f, "the configuration has {} problem(s); nothing was started", problems.len())
+                let count = problems.len();
+                write!(
+                    f,
+                    "the configuration has {count} problem{}; nothing was started",
+                    if count == 1 { "" } else { "s" }
+                )
             }
             Self::Bind(errors) => {
                 for (i, error) in errors.iter().enumerate() {
@@ -156,7 +161,7 @@ fn bind(
     listeners: &mut Listeners,
     config: &Config,
 ) -> Result<(super::listeners::Fresh, std::net::TcpListener), StartError> {
-    match (listeners.prepare(&config.listeners), Admin::bind(&config.admin)) {
+    match (listeners.prepare(&config.listeners), listener::bind(config.admin.address, &[])) {
         (Ok(fresh), Ok(admin)) => Ok((fresh, admin)),
         (fresh, admin) => Err(StartError::Bind(fresh.err().into_iter().flatten().chain(admin.err()).collect())),
     }
@@ -197,7 +202,7 @@ impl Admin {
         socket: std::net::TcpListener,
         context: Arc<admin::Context>,
     ) -> io::Result<Self> {
-        let socket = TcpListener::from_std(socket)?;
+        let (held, socket) = (socket.try_clone()?, TcpListener::from_std(socket)?);
         tracing::info!(address = %socket.local_addr()?, "admin address");
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async {
@@ -205,7 +210,7 @@ impl Admin {
             let _ = stopped.await;
         };
         tokio::spawn(admin::serve(socket, Arc::clone(&context), stopped));
-        Ok(Self { context, configured, _stop: stop })
+        Ok(Self { context, configured, socket: held, _stop: stop })
     }
 
     /// Goes on at another address; what is open at the old one ends there.

@@ -126,8 +126,9 @@ impl Client {
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
-                return Poll::Ready(None);
+                return Poll::Ready(End::Cut);
             }
+            let resting = signals.drain && matches!(self.slot.phase(), Phase::Head | Phase::Idle);
             if signals.last {
                 self.last.set(true);
             }
@@ -140,22 +141,29 @@ impl Client {
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
                 Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => {
                     self.slot.give_up("stalled");
-                    return Poll::Ready(None);
+                    return Poll::Ready(End::Cut);
                 }
             }
-            Pin::new(&mut connection)
-                .poll(context)
-                .map(|result| Some(result.inspect_err(|error| note_unreadable(&self, error)).is_ok()))
+            Pin::new(&mut connection).poll(context).map(|result| match result {
+                // No answer is on its way that closing early could take from the client.
+                Ok(()) if resting => End::Cut,
+                Ok(()) => End::InOrder,
+                Err(error) => {
+                    note_unreadable(&self, &error);
+                    End::Told
+                }
+            })
         })
         .await;
         // It knows this client: left here, both would live for ever.
         let tunnel = self.tunnel.take();
-        let Some(whole) = ended else { return };
+        if ended == End::Cut {
+            return;
+        }
         let parts = connection.into_parts();
         let stream = parts.io.stream.into_inner();
-        // An error too is the end of what was said, and the engine has told the client of it; but a
-        // client that could not be told of the new protocol does not speak it.
-        match tunnel.filter(|_| whole) {
+        // A client that could not be told of the new protocol does not speak it.
+        match tunnel.filter(|_| ended == End::InOrder) {
             Some(tunnel) => tunnel.run(stream, &parts.read_buf, &self.slot).await,
             None => linger(stream).await,
         }
@@ -191,6 +199,17 @@ fn engine(limits: &Limits) -> http1::Builder {
     engine
 }
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// After an answer, which the client may not have read yet.
+    InOrder,
+    /// After an error, of which the engine has told the client.
+    Told,
+    /// There is nothing to wait for.
+    Cut,
+}
+
 /// Closes so that the client can read the answer to the end: what it still sends is read and
 /// thrown away for a while, as unread bytes would make the system reset the connection
 /// (RFC 9112, section 9.6).
@@ -208,10 +227,23 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(AT_MOST, discard).await;
 }
 
-/// The socket as hyper sees it. The first byte of a request starts the time for its head.
+/// The socket as hyper sees it. The first byte of a request starts the time for its head, and how
+/// the client takes its answer is noted.
 struct Io<'a> {
     stream: TokioIo<TcpStream>,
     client: &'a Client,
+}
+
+impl Io<'_> {
+    /// Notes what the client took of an answer, or that it takes nothing at the moment.
+    fn took(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.client.slot.body_waits(Phase::Download),
+            Poll::Ready(Ok(bytes)) => self.client.slot.body_moves(Phase::Download, *bytes),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
 }
 
 impl Read for Io<'_> {
@@ -231,7 +263,8 @@ impl Read for Io<'_> {
 
 impl Write for Io<'_> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.took(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -252,6 +285,7 @@ impl Write for Io<'_> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.took(written)
     }
 }

@@ -182,12 +182,18 @@ impl Exchange {
         self.error.get_or_insert(error);
     }
 
+    /// Says that a body is under way, by the limits of the exchange's snapshot.
+    pub fn wait_body(&self, phase: Phase) {
+        let config = &self.snapshot.config;
+        self.client.slot.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
+    }
+
     /// Notes that the client's connection ended before the answer did: by the client, unless by us.
     pub fn broke_off(&mut self) {
         self.fail(self.client.slot.given_up().unwrap_or("client_gone"));
     }
 
-    /// Counts bytes of the answer's body. The client is given more time for the next.
+    /// Counts bytes of the answer's body. There is more time for the next.
     #[inline]
     pub fn add_bytes(&mut self, bytes: usize) {
         self.count_bytes(bytes as u64);

@@ -234,7 +234,7 @@ async fn attempt(
         fields::set_upgrade(request.headers_mut(), protocol.clone());
     }
     match progress.get() {
-        Progress::Sending => client.slot.wait(Phase::Upload, timeouts.body_idle),
+        Progress::Sending => exchange.wait_body(Phase::Upload),
         Progress::Done | Progress::TooLarge | Progress::Broken => {
             client.slot.wait(Phase::Answer, timeouts.response_header);
         }
@@ -243,7 +243,7 @@ async fn attempt(
     let response = match sent {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(no_answer(error, progress.get())),
-        Err(Phase::Upload) => return Err(Failure::ClientTooSlow.into()),
+        Err(Phase::Upload) if client.slot.waits_for_client() => return Err(Failure::ClientTooSlow.into()),
         Err(_) => return Err(Failure::AnswerTimeout.into()),
     };
     exchange.answered(response.status().as_u16());
@@ -297,7 +297,5 @@ fn answer(
     if switched {
         return Ok(Answer::Switched(head, connection));
     }
-    let client = exchange.client();
-    client.slot.wait(Phase::Download, exchange.snapshot.config.timeouts.body_idle);
     Ok(Answer::Relayed(head, Relay { incoming, connection: Some(connection), upload: Rc::clone(progress) }))
 }

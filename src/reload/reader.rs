@@ -63,7 +63,7 @@ impl Reader {
             }
             let path = self.source.path().display().to_string();
             let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let found = settle(wake, pace.quiet, || self.source.read(&env), restless).await;
+            let found = settle(&self.watch, wake, pace.quiet, || self.source.read(&env), restless).await;
             let news = found != self.last;
             self.last = found;
             self.rewatch();
@@ -78,15 +78,14 @@ impl Reader {
 
     /// Until there is a reason to look; whether somebody asked for it.
     async fn wait(&mut self) -> (Wake, bool) {
-        const LOOK: Wake = Wake { renamed: false };
         let poll = self.pace.borrow_and_update().poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
             wake = self.watch.wake() => (wake, false),
-            () = self.asked.notified() => (LOOK, true),
-            () = poll => (LOOK, false),
+            () = self.asked.notified() => (Wake::Other, true),
+            () = poll => (Wake::Other, false),
             // Another pace: look, and wait anew.
-            Ok(()) = self.pace.changed() => (LOOK, false),
+            Ok(()) = self.pace.changed() => (Wake::Other, false),
         }
     }
 

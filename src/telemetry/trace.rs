@@ -1,6 +1,6 @@
 //! Traces: spans of sampled requests, handed over by the workers and sent to collectors by the control plane.
 //!
-//! Each collector has a lane of its own, so that one that is down or slow costs the other nothing.
+//! Each collector has a `lane` of its own, so that one that is down or slow costs the other nothing.
 
 mod convention;
 mod lane;

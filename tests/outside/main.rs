@@ -4,9 +4,20 @@
 
 mod access_log;
 mod balance;
+mod bodies;
+mod connections;
+mod failures;
 mod head;
 mod healthcheck;
+mod live_edit;
 mod metrics;
+mod refused;
 mod request;
+mod shutdown;
+mod start;
+mod state;
+mod sticky;
 mod support;
+mod timeouts;
 mod tracing;
+mod upgrade;

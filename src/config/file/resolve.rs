@@ -7,7 +7,7 @@ use super::report::Report;
 use super::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use super::tree::Place;
 use crate::config::problem::Fault;
-use crate::config::{Config, DEFAULT_POOL, HostPattern, Listener, Pool, Route, Server, suggest};
+use crate::config::{Config, DEFAULT_POOL, HostPattern, Listener, Pool, Route, Server, overlap, suggest};
 
 /// The configuration, whole only if nothing was reported.
 pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
@@ -40,6 +40,7 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
     }
     let mut addresses = Once::new(report);
     let mut names = Once::new(report);
+    let mut before = Vec::new();
     for listener in &draft.listeners {
         let Some(address) = &listener.address else {
             continue;
@@ -48,8 +49,17 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
             Fault::new(format!("another listener has the address {} already, {first}", address.value))
                 .hint("give this one an address of its own, or remove it")
         });
-        if draft.admin.address == address.value && address.value.port() != 0 {
-            let fault = Fault::new(format!("[admin] listens on {} itself", address.value));
+        let wider = before.iter().find(|other| **other != address.value && overlap(**other, address.value));
+        if let Some(other) = wider {
+            let fault = Fault::new(format!("{} overlaps with the listener at {other}", address.value));
+            report.at(
+                address.place,
+                fault.hint("the system gives both to one of them only: keep the wider one, or take another port"),
+            );
+        }
+        before.push(address.value);
+        if overlap(draft.admin.address, address.value) {
+            let fault = Fault::new(format!("[admin] listens on {} itself", draft.admin.address));
             let (place, hint) = match draft.admin_place {
                 Some(place) => (place, "give [admin] another port"),
                 None => (address.place, "take another port, or set `address` in [admin]"),

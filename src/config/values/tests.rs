@@ -176,3 +176,21 @@ fn collectors_filters_and_networks() {
         &[("10.0.0.0/33", "write"), ("home", "write")],
     );
 }
+
+#[test]
+fn addresses_overlap_on_the_same_port_only() {
+    for (a, b, expected) in [
+        ("127.0.0.1:80", "127.0.0.1:80", true),
+        ("127.0.0.1:80", "127.0.0.1:81", false),
+        ("127.0.0.1:80", "127.0.0.2:80", false),
+        ("0.0.0.0:80", "127.0.0.2:80", true),
+        ("[::]:80", "127.0.0.2:80", true),
+        ("[::]:80", "0.0.0.0:80", true),
+        ("[::1]:80", "0.0.0.0:80", false),
+        ("[::1]:80", "127.0.0.1:80", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+    ] {
+        let (a, b) = (a.parse().expect("an address"), b.parse().expect("an address"));
+        assert_eq!((overlap(a, b), overlap(b, a)), (expected, expected), "{a} {b}");
+    }
+}

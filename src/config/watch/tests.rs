@@ -27,66 +27,79 @@ fn only_what_reading_makes_is_not_heard() {
     for (kind, paths, expected) in [
         (access(AccessKind::Open(AccessMode::Any)), vec!["/d/lb.toml"], None),
         (access(AccessKind::Close(AccessMode::Read)), vec!["/d/lb.toml"], None),
-        (access(AccessKind::Close(AccessMode::Write)), vec!["/d/lb.toml"], Some(Ring::Other)),
-        (renamed(RenameMode::To), vec!["/d/lb.toml"], Some(Ring::Moved)),
-        (renamed(RenameMode::To), vec!["/d/..data"], Some(Ring::Moved)),
-        (renamed(RenameMode::To), vec!["/d/other"], Some(Ring::Other)),
-        (renamed(RenameMode::From), vec!["/d/lb.toml"], Some(Ring::Other)),
-        (renamed(RenameMode::Both), vec!["/d/4913", "/d/lb.toml"], Some(Ring::Moved)),
-        (renamed(RenameMode::Both), vec!["/d/lb.toml", "/d/lb.toml~"], Some(Ring::Other)),
-        (data, vec!["/d/lb.toml"], Some(Ring::Written)),
-        (data, vec!["/d/other"], Some(Ring::Other)),
-        (EventKind::Create(CreateKind::File), vec!["/d/lb.toml"], Some(Ring::Written)),
-        (EventKind::Remove(RemoveKind::File), vec!["/d/lb.toml"], Some(Ring::Other)),
-        (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), vec!["/d/lb.toml"], Some(Ring::Other)),
-        (EventKind::Any, vec![], Some(Ring::Other)),
+        (access(AccessKind::Close(AccessMode::Write)), vec!["/d/lb.toml"], Some(Wake::Other)),
+        (renamed(RenameMode::To), vec!["/d/lb.toml"], Some(Wake::Moved)),
+        (renamed(RenameMode::To), vec!["/d/..data"], Some(Wake::Moved)),
+        (renamed(RenameMode::To), vec!["/d/other"], Some(Wake::Other)),
+        (renamed(RenameMode::From), vec!["/d/lb.toml"], Some(Wake::Other)),
+        (renamed(RenameMode::Both), vec!["/d/4913", "/d/lb.toml"], Some(Wake::Moved)),
+        (renamed(RenameMode::Both), vec!["/d/lb.toml", "/d/lb.toml~"], Some(Wake::Other)),
+        (data, vec!["/d/lb.toml"], Some(Wake::Written)),
+        (data, vec!["/d/other"], Some(Wake::Other)),
+        (EventKind::Create(CreateKind::File), vec!["/d/lb.toml"], Some(Wake::Written)),
+        (EventKind::Remove(RemoveKind::File), vec!["/d/lb.toml"], Some(Wake::Other)),
+        (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), vec!["/d/lb.toml"], Some(Wake::Other)),
+        (EventKind::Any, vec![], Some(Wake::Other)),
     ] {
         let event = paths.iter().fold(Event::new(kind), |event, path| event.add_path(path.into()));
-        assert_eq!(Ring::of(&Ok(event), &entries), expected, "{kind:?} {paths:?}");
+        assert_eq!(Wake::of(&Ok(event), &entries), expected, "{kind:?} {paths:?}");
     }
     let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-    assert_eq!(Ring::of(&Ok(overflow), &entries), Some(Ring::Other));
+    assert_eq!(Wake::of(&Ok(overflow), &entries), Some(Wake::Other));
     let error = notify::Error::generic("queue");
-    assert_eq!(Ring::of(&Err(error), &entries), Some(Ring::Other));
+    assert_eq!(Wake::of(&Err(error), &entries), Some(Wake::Other));
 }
 
 #[test]
 fn the_last_word_about_the_file_counts() {
-    use Ring::{Moved, Other, Written};
-    for (rings, renamed) in [
-        (vec![Other], false),
-        (vec![Moved], true),
-        (vec![Moved, Other], true),
-        (vec![Other, Moved], true),
-        (vec![Moved, Written], false),
-        (vec![Written, Other, Moved, Other], true),
+    use Wake::{Moved, Other, Written};
+    for (wakes, expected) in [
+        (vec![Other], Other),
+        (vec![Moved], Moved),
+        (vec![Moved, Other], Moved),
+        (vec![Other, Moved], Moved),
+        (vec![Moved, Written], Written),
+        (vec![Moved, Written, Other], Written),
+        (vec![Written, Other, Moved, Other], Moved),
     ] {
-        let wake = rings.iter().fold(None, |pending, ring| Some(ring.after(pending)));
-        assert_eq!(wake, Some(Wake { renamed }), "{rings:?}");
+        let wake = wakes.iter().fold(None, |known, wake| Some(wake.after(known)));
+        assert_eq!(wake, Some(expected), "{wakes:?}");
     }
 }
 
 #[test]
 fn settling_needs_two_equal_reads_apart() {
     let quiet = Duration::from_millis(20);
+    let watch = Watch::new();
     let count = Cell::new(0_u32);
     let changing = || {
         count.set(count.get() + 1);
         count.get().min(4)
     };
     let begin = Instant::now();
-    let written = Wake { renamed: false };
-    assert_eq!(block_on(settle(written, quiet, changing, || ())), 4);
+    assert_eq!(block_on(settle(&watch, Wake::Written, quiet, changing, || ())), 4);
     assert!(begin.elapsed() >= quiet * 4 && count.get() >= 5);
-    count.set(0);
-    assert_eq!(block_on(settle(Wake { renamed: true }, quiet, changing, || ())), 1);
     let told = Cell::new(0);
     let busy = || {
         count.set(count.get() + 1);
         count.get() * u32::from(told.get() == 0)
     };
-    block_on(settle(written, Duration::from_millis(1), busy, || told.set(told.get() + 1)));
+    block_on(settle(&watch, Wake::Written, Duration::from_millis(1), busy, || told.set(told.get() + 1)));
     assert_eq!(told.get(), 1);
+}
+
+#[test]
+fn what_is_moved_into_place_needs_no_quiet_even_while_the_file_is_written() {
+    let long = Duration::from_secs(3600);
+    let watch = Watch::new();
+    assert_eq!(block_on(settle(&watch, Wake::Moved, long, || 1, || ())), 1);
+    let reads = Cell::new(0);
+    let moved_meanwhile = || {
+        reads.set(reads.get() + 1);
+        watch.bell.ring(if reads.get() == 3 { Wake::Moved } else { Wake::Other });
+        reads.get().min(3)
+    };
+    assert_eq!(block_on(settle(&watch, Wake::Written, long, moved_meanwhile, || ())), 3);
 }
 
 /// A directory, its watch, and the trail of `lb.toml` in it.
@@ -121,8 +134,8 @@ impl Scene {
     }
 
     /// Waits for a wake-up that says whether something was moved into place.
-    async fn expect(&self, renamed: bool) {
-        soon(async { while self.watch.wake().await.renamed != renamed {} }).await;
+    async fn expect(&self, moved: bool) {
+        soon(async { while (self.watch.wake().await == Wake::Moved) != moved {} }).await;
     }
 }
 

@@ -166,6 +166,12 @@ impl Client {
         }
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
+
+    /// GET, and the answer, or why there is none.
+    pub(crate) fn try_get(&mut self, path: &str) -> io::Result<Answer> {
+        self.stream.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
+        self.try_answer()
+    }
 }
 
 impl Answer {
@@ -177,5 +183,10 @@ impl Answer {
     /// The body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Whether the connection takes another request.
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }

@@ -21,7 +21,7 @@ pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]
 pub(crate) const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
 /// Lines of an output, as they come.
-type Lines = Arc<Mutex<Vec<String>>>;
+pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A running `lb`. Killed at the end of the test.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ impl Lb {
 
     /// Puts `file` in place of the file, by renaming.
     pub(crate) fn edit_file(&self, file: &str) {
+        self.edit_bytes(file.as_bytes());
+    }
+
+    /// The same with what may be no text.
+    pub(crate) fn edit_bytes(&self, file: &[u8]) {
         let new = self.directory.path().join("lb.toml.new");
         fs::write(&new, file).expect("a file");
         fs::rename(new, self.path()).expect("renamed");
@@ -180,14 +185,21 @@ impl Lb {
 
     /// Sends a signal, by its name without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
-        assert!(status.expect("kill runs").success());
+        // The shell's own: not every machine has a program for it.
+        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status();
+        assert!(status.expect("sh runs").success());
     }
 
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn ends(&mut self) -> ExitStatus {
         eventually("lb ends", || self.child.try_wait().expect("a child"))
+    }
+
+    /// Waits for a line of the access log.
+    #[track_caller]
+    pub(crate) fn logs(&self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
+        eventually(&format!("{what} in the access log"), || self.stdout().into_iter().find(|line| is_it(line)))
     }
 
     /// Starts with [`PORTS`], no checks, `config` and one server.
@@ -207,7 +219,8 @@ impl Drop for Lb {
     }
 }
 
-fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
+/// Collects the lines of an output as they come.
+pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     let lines = Lines::default();
     let taken = Arc::clone(&lines);
     std::thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::DEADLINE;
@@ -158,6 +158,19 @@ impl Server {
         })
     }
 
+    /// The same, but `/slow` is answered only once the gate is open.
+    pub(crate) fn gated(name: &'static str, gate: &Gate) -> Self {
+        let gate = gate.clone();
+        Self::scripted(move |mut stream, note| {
+            while let Some(request) = note.next(&mut stream) {
+                if request.path() == "/slow" {
+                    gate.pass();
+                }
+                answer_named(name, &mut stream);
+            }
+        })
+    }
+
     /// Its table in the default pool.
     pub(crate) fn table(&self, name: &str) -> String {
         format!("[[server]]\nname = \"{name}\"\naddress = \"{}\"\n", self.address)
@@ -249,13 +262,34 @@ impl Refusing {
 
 fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {
     while note.next(&mut stream).is_some() {
-        let length = name.len();
-        answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
+        answer_named(name, &mut stream);
     }
+}
+
+fn answer_named(name: &str, stream: &mut BufReader<TcpStream>) {
+    let length = name.len();
+    answer(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
 }
 
 fn line(stream: &mut BufReader<TcpStream>) -> Option<String> {
     let mut line = String::new();
     let read = stream.read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Holds answers back until it is opened, once and for all.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.0.0.lock().expect("a gate") = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let shut = self.0.0.lock().expect("a gate");
+        // A test that fails leaves it shut: then this ends with the test's process.
+        drop(self.0.1.wait_while(shut, |open| !*open).expect("a gate"));
+    }
 }

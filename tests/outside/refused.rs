@@ -1,0 +1,219 @@
+//! Bad edits: nothing of them takes effect, each is told with its place, and the edit that mends it counts at once.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Client, get};
+use crate::support::eventually;
+use crate::support::lb::{Lb, PORTS, servers};
+use crate::support::servers::Server;
+
+/// So that an edit is found by its events alone.
+const EVENTS: &str = "[health]\nkind = \"none\"\n[reload]\npoll = \"0s\"\n";
+
+/// The problems of the reload after `before`, which must be a rejection.
+#[track_caller]
+fn rejection(lb: &Lb, before: &Value) -> Vec<Value> {
+    let reload = lb.next_reload(before);
+    assert_eq!((&reload["outcome"], &reload["generation"]), (&json!("rejected"), &before["generation"]), "{reload:#}");
+    assert_eq!(reload["changes"], json!([]));
+    reload["problems"].as_array().expect("problems").clone()
+}
+
+/// Bad files made of a good one, with the place and some words of what is wrong.
+fn bad_files(good: &str, taken: SocketAddr) -> Vec<(Vec<u8>, usize, usize, String)> {
+    let lines = good.lines().count();
+    let case =
+        |bad: String, line: usize, column: usize, words: &str| (bad.into_bytes(), line, column, words.to_owned());
+    let more = |text: &str| format!("{good}{text}");
+    let twin = &good[good.find("[[server]]").expect("a server")..];
+    let admin = good.replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{taken}\""));
+    let cut = &good[..good.len() - "7\"\nweight = 1\n".len()];
+    let cut_at = cut.lines().last().map_or(0, str::len) + 1;
+    let mut not_text = good.as_bytes().to_vec();
+    not_text.extend(b"# \xff\n");
+    vec![
+        case(String::new(), 0, 0, "there is no [[listener]]"),
+        case(cut.to_owned(), lines - 1, cut_at, "never closed"),
+        case(good[..good.len() - twin.len()].to_owned(), 0, 0, "pool `default` has no server"),
+        case(more("wieght = 2\n"), lines + 1, 1, "unknown key `wieght`"),
+        case(more("enabled = 1\n"), lines + 1, 11, "true or false"),
+        case(more("weight = 2\n"), lines + 1, 1, "there already"),
+        case(more(twin), lines + 2, 8, "`a`"),
+        case(more("[[route]]\npool = \"nowhere\"\n"), lines + 2, 8, "`nowhere`"),
+        case(more(&format!("[[listener]]\naddress = \"{taken}\"\n")), 0, 0, &format!("cannot listen on {taken}")),
+        case(admin, 0, 0, &format!("cannot listen on {taken}")),
+        case(more("\0"), lines + 1, 1, "NUL byte"),
+        case(more("enabled = false\n"), 0, 0, "no enabled server"),
+        (not_text, lines + 1, 3, "UTF-8".to_owned()),
+    ]
+}
+
+#[test]
+fn a_bad_edit_changes_nothing_and_says_what_is_wrong_where() {
+    let server = Server::named("a");
+    let good = |weight| format!("{PORTS}{EVENTS}{}", servers(&[("a", server.address, weight)]));
+    let lb = Lb::start_file(&good(1));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = Client::connect(lb.address());
+    let mut weight = 1;
+    for (number, (bad, line, column, words)) in bad_files(&good(1), taken.local_addr().unwrap()).into_iter().enumerate()
+    {
+        let before = lb.newest_reload();
+        lb.edit_bytes(&bad);
+        let problems = rejection(&lb, &before);
+        let found = problems.iter().any(|problem| {
+            (&problem["line"], &problem["column"]) == (&json!(line), &json!(column))
+                && problem["message"].as_str().is_some_and(|known| known.contains(&words))
+        });
+        assert!(found, "{words} at {line}:{column} is not among {problems:#?}");
+        assert!(problems.iter().all(|problem| problem["file"] == lb.path().display().to_string()), "{problems:#?}");
+        assert_eq!((client.get("/").text(), get(lb.address(), "/").text()), ("a".into(), "a".into()));
+        let config = lb.api("/api/config");
+        assert_eq!((&config["state"], &config["generation"]), (&json!("last_good"), &before["generation"]));
+        assert_eq!(lb.metric("lb_config_last_reload_successful"), Some(0.0));
+
+        // Mended: once by going back, once by going on.
+        let rejected = lb.newest_reload();
+        weight += u32::try_from(number % 2).unwrap();
+        lb.edit_file(&good(weight));
+        let mended = lb.next_reload(&rejected);
+        assert_eq!(mended["outcome"], if number % 2 == 0 { "unchanged" } else { "applied" }, "{mended:#}");
+        assert_eq!(lb.api("/api/config")["state"], "current");
+        assert_eq!(lb.server("a")["weight"], weight);
+        assert_eq!(lb.metric("lb_config_last_reload_successful"), Some(1.0));
+    }
+    assert!(weight > 4);
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_in_the_record_and_in_the_log() {
+    let server = Server::named("a");
+    let good = format!("{EVENTS}{}", servers(&[("a", server.address, 1)]));
+    let lb = Lb::start(&good);
+    let before = lb.newest_reload();
+    lb.edit(&format!("{good}wieght = 1\n[limits]\nheaders = \"many\"\n[[route]]\npool = \"b\"\n"));
+    let problems = rejection(&lb, &before);
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert!(problems.iter().any(|problem| problem["hint"] == "did you mean `weight`?"), "{problems:#?}");
+    for problem in &problems {
+        let place = format!("{}:{}:{}: ", problem["file"].as_str().unwrap(), problem["line"], problem["column"]);
+        let message = problem["message"].as_str().unwrap();
+        let told = |line: &String| line.contains("ERROR") && line.contains(&place) && line.contains(message);
+        eventually("the log tells of it too", || lb.stderr().iter().any(told).then_some(()));
+    }
+    assert_eq!(lb.metric("lb_reloads_total{result=\"rejected\"}"), Some(1.0));
+}
+
+#[test]
+fn an_edit_that_removes_more_than_it_may_is_refused() {
+    let server = Server::named("a");
+    let names = ["s1", "s2", "s3", "s4"];
+    let config = |limit: &str, left: usize| {
+        let left: Vec<_> = names[..left].iter().map(|name| (*name, server.address, 1)).collect();
+        let rules = format!("{EVENTS}max_removed = \"{limit}\"\nallow_empty = true\n");
+        format!("{rules}{}", servers(&left))
+    };
+    let lb = Lb::start(&config("50%", 4));
+    for (limit, left) in [("50%", 1), ("50%", 0), ("100%", 1)] {
+        let before = lb.newest_reload();
+        lb.edit(&config(limit, left));
+        let problems = rejection(&lb, &before);
+        assert!(problems[0]["message"].as_str().unwrap().contains("of the 4 enabled servers"), "{problems:#?}");
+        assert_eq!(lb.api("/api/servers?active=true")["servers"].as_array().unwrap().len(), 4);
+    }
+    lb.apply(&config("50%", 2));
+    lb.apply(&config("100%", 2));
+    lb.apply(&config("100%", 0));
+    assert_eq!(get(lb.address(), "/").status, 503);
+}
+
+/// A small generator of our own: the same files on every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % sides as u64).expect("it is below a usize")
+    }
+}
+
+/// The text with something cut, doubled, or overwritten, but for its first `keep` bytes.
+fn mutate(text: &str, keep: usize, dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    let at = keep + dice.roll(bytes.len() - keep);
+    let end = (at + 1 + dice.roll(20)).min(bytes.len());
+    let table = text.find("[[server]]").expect("a server")..text.rfind("[[server]]").expect("a server");
+    match dice.roll(6) {
+        0 => drop(bytes.drain(at..end)),
+        1 => bytes.truncate(at),
+        2 => bytes[at] = u8::try_from(dice.roll(256)).expect("a byte"),
+        3 => {
+            let part = bytes[at..end].to_vec();
+            bytes.splice(end..end, part);
+        }
+        // Two that make another good file: servers go, and weights change.
+        4 => drop(bytes.drain(table.start..table.start + table.len() / 3 * (1 + dice.roll(3)))),
+        _ => {
+            return text
+                .replacen("weight = 5", &format!("weight = {}", 1 + dice.roll(9)), 1 + dice.roll(4))
+                .into_bytes();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_hundred_mutated_files_cost_no_request() {
+    let up = ["a", "b", "c", "d"].map(Server::named);
+    let tables: Vec<_> =
+        ["a", "b", "c", "d"].iter().zip(&up).map(|(name, server)| (*name, server.address, 5)).collect();
+    let text = format!("{PORTS}{}", servers(&tables));
+    let lb = Lb::start_file(&text);
+    let address = lb.address();
+    let (over, answered, failures) = (&AtomicBool::new(false), &AtomicUsize::new(0), &Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(move || {
+                let mut client = Client::connect(address);
+                while !over.load(SeqCst) {
+                    match client.try_get("/") {
+                        Ok(answer) if answer.status == 200 => drop(answered.fetch_add(1, SeqCst)),
+                        other => {
+                            failures.lock().unwrap().push(format!("{other:?}"));
+                            client = Client::connect(address);
+                        }
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+        }
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..100 {
+            let before = lb.newest_reload();
+            let bytes = mutate(&text, PORTS.len(), &mut dice);
+            lb.edit_bytes(&bytes);
+            // A few of them are what was there before.
+            if bytes != text.as_bytes() {
+                lb.next_reload(&before);
+            }
+        }
+        over.store(true, SeqCst);
+    });
+    let failures = failures.lock().unwrap();
+    assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
+    let count = |outcome: &str| lb.metric(&format!("lb_reloads_total{{result=\"{outcome}\"}}"));
+    assert!(answered.load(SeqCst) > 100, "{answered:?} answers are no load");
+    assert!(
+        count("applied") > Some(20.0) && count("rejected") > Some(20.0),
+        "{:?}",
+        (count("applied"), count("rejected"))
+    );
+    lb.edit_file(&text.replace("weight = 5", "weight = 7"));
+    eventually("the last content is in force", || (lb.server("a")["weight"] == 7).then_some(()));
+}

@@ -1,0 +1,205 @@
+//! Starting, and not starting: what people see, and how the command ends.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::client::get;
+use crate::support::eventually;
+use crate::support::lb::{Lb, Lines, PORTS, command, lines, servers};
+use crate::support::servers::Server;
+
+const SERVER: &str = "[[server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
+
+/// Runs `lb` to its end in a directory.
+fn lb(directory: &Path, arguments: &[&str]) -> Output {
+    command().args(arguments).current_dir(directory).output().expect("lb runs")
+}
+
+/// A directory with a configuration in it.
+fn directory(config: &str) -> TempDir {
+    let directory = TempDir::new().expect("a directory");
+    fs::write(directory.path().join("lb.toml"), config).expect("a file");
+    directory
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn taken() -> (TcpListener, SocketAddr) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    (socket, address)
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_names_it_and_says_what_to_do() {
+    let (_held, address) = taken();
+    let free = "127.0.0.1:0".parse().unwrap();
+    let (_too, other) = taken();
+    for (listener, admin, named) in
+        [(address, free, vec![address]), (free, address, vec![address]), (address, other, vec![address, other])]
+    {
+        let config = format!("[[listener]]\naddress = \"{listener}\"\n[admin]\naddress = \"{admin}\"\n{SERVER}");
+        let output = lb(directory(&config).path(), &["run"]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert_eq!(text.lines().count(), named.len(), "{text}");
+        for (line, address) in text.lines().zip(named) {
+            let port = address.port();
+            assert!(line.contains(&format!("cannot listen on {address}")), "{line}");
+            assert!(line.contains(&format!("port {port} is taken: stop the process that has it")), "{line}");
+        }
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn a_bad_file_is_told_in_full_and_nothing_is_started() {
+    let directory = directory(&format!("{PORTS}{SERVER}wieght = 1\nenabled = 1\n[limits]\nheaders = -1\n"));
+    let output = lb(directory.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    for part in ["lb.toml:8:1: unknown key `wieght`", "did you mean `weight`?", "lb.toml:9:11: ", "lb.toml:11:11: "] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(text.contains("the configuration has 3 problems; nothing was started"), "{text}");
+}
+
+#[test]
+fn a_missing_file_is_said_with_how_to_get_one() {
+    let directory = TempDir::new().unwrap();
+    for arguments in [&["run"][..], &["check"], &["run", "--config", "other.toml"], &["healthcheck"]] {
+        let output = lb(directory.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let text = stderr(&output) + &stdout(&output);
+        let name = if arguments.len() > 1 { "other.toml" } else { "lb.toml" };
+        for part in [name, "there is no such file", "--config", "lb demo"] {
+            assert!(text.contains(part), "{arguments:?}: {part} in {text}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_usage_is_another_exit_code_than_a_bad_file() {
+    let directory = directory(&format!("{PORTS}{SERVER}"));
+    for arguments in [&["--nope"][..], &["nope"], &["check", "--format", "nope"], &["--config"]] {
+        let output = lb(directory.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("--help"), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn versions_and_help_are_answers() {
+    let directory = TempDir::new().unwrap();
+    let output = lb(directory.path(), &["--version"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), format!("lb {}\n", env!("CARGO_PKG_VERSION"))));
+    let output = lb(directory.path(), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for command in ["run", "demo", "check", "healthcheck"] {
+        assert!(stdout(&output).contains(command), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_file_is_checked_for_people_for_programs_and_for_ci() {
+    let good = directory(&format!("{PORTS}{SERVER}"));
+    let bad = directory(&format!("{PORTS}{SERVER}wieght = 1\n"));
+    for (directory, code) in [(&good, 0), (&bad, 1)] {
+        for arguments in [&["check"][..], &["check", "lb.toml"], &["--config", "lb.toml", "check"]] {
+            let output = lb(directory.path(), arguments);
+            assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(code), ""), "{arguments:?}");
+        }
+        let output = lb(directory.path(), &["check", "--format", "json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((output.status.code(), &answer["fine"]), (Some(code), &(code == 0).into()));
+        assert_eq!(answer["problems"].as_array().map(Vec::len), usize::try_from(code).ok());
+        let output = lb(directory.path(), &["check", "--format", "github"]);
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(stdout(&output).starts_with("::error file=lb.toml,line=8,col=1,"), code == 1);
+    }
+    assert!(stdout(&lb(good.path(), &["check"])).contains("fine (1 server in 1 pool"));
+    let text = stdout(&lb(bad.path(), &["check"]));
+    assert!(text.contains("8 | wieght = 1\n  | ^^^^^^"), "{text}");
+}
+
+#[test]
+fn the_healthcheck_says_whether_the_balancer_of_a_file_is_ready() {
+    let server = Server::named("a");
+    let running = Lb::start(&format!("[health]\ninterval = \"50ms\"\n{}", servers(&[("a", server.address, 1)])));
+    let config = |admin| {
+        directory(&format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"{admin}\"\n{SERVER}"))
+    };
+    let asks = config(running.admin);
+    let output = lb(asks.path(), &["healthcheck"]);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+
+    server.set_healthy(false);
+    running.server_is("a", "down");
+    let output = lb(asks.path(), &["healthcheck"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("not ready") && stderr(&output).contains("default"), "{}", stderr(&output));
+
+    let (held, nobody) = taken();
+    drop(held);
+    let output = lb(config(nobody).path(), &["healthcheck"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("no answer from {nobody}")), "{}", stderr(&output));
+}
+
+#[test]
+fn the_file_may_be_named_by_the_environment() {
+    let directory = directory("wieght = 1\n");
+    fs::write(directory.path().join("other.toml"), format!("{PORTS}{SERVER}")).unwrap();
+    let check = |arguments: &[&str]| {
+        let mut command = command();
+        command.args(arguments).current_dir(directory.path()).env("LB_CONFIG", "other.toml");
+        command.output().expect("lb runs").status.code()
+    };
+    assert_eq!(check(&["check"]), Some(0));
+    assert_eq!(check(&["--config", "lb.toml", "check"]), Some(1), "what is said beats what is set");
+}
+
+/// The ports of the demo are fixed, and may be taken where this runs: then it says which, and ends.
+#[test]
+fn the_demo_writes_its_file_and_says_what_to_try() {
+    let directory = TempDir::new().unwrap();
+    let mut command = command();
+    command.arg("demo").current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("lb runs");
+    let (out, err) = (lines(child.stdout.take().expect("piped")), lines(child.stderr.take().expect("piped")));
+    let text = |lines: &Lines| lines.lock().unwrap().join("\n");
+    let ended = eventually("the demo listens or has ended", || match child.try_wait().expect("a child") {
+        Some(status) => Some(Some(status)),
+        None => text(&err).contains("listening").then_some(None),
+    });
+    let written = fs::read_to_string(directory.path().join("lb.toml")).expect("the file was written");
+    assert!(written.contains("name = \"server3\"") && written.contains("weight = 6"), "{written}");
+    let Some(status) = ended else {
+        for port in [8080, 8081, 8082, 8083] {
+            assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], port)), "/").status, 200);
+        }
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+        for part in ["lb.toml was written", "curl", "http://127.0.0.1:8080/", "/api/servers", "weight"] {
+            assert!(text(&out).contains(part), "{part} in {}", text(&out));
+        }
+        return;
+    };
+    assert_eq!(status.code(), Some(1), "{}", text(&err));
+    let taken = |port: u16| format!("port {port} is taken: stop the process that has it");
+    eventually("it names the taken port", || {
+        [8080, 8081, 8082, 8083, 9900].iter().any(|port| text(&err).contains(&taken(*port))).then_some(())
+    });
+    eprintln!("ports of the demo are taken here: only what it says then was tested");
+}

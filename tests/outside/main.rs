@@ -5,6 +5,7 @@
 mod balance;
 mod live_edit;
 mod refused;
+mod reload;
 mod shutdown;
 mod start;
 mod state;

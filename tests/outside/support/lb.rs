@@ -24,6 +24,7 @@ pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 pub(crate) struct Lb {
     child: Child,
     directory: TempDir,
+    path: PathBuf,
     stdout: Lines,
     stderr: Lines,
     /// Where its admin address is.
@@ -56,6 +57,11 @@ impl Lb {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("lb.toml");
         fs::write(&path, file).expect("a file");
+        Self::start_in(directory, path)
+    }
+
+    /// Starts with the file that is at `path` already, and waits until it listens.
+    pub(crate) fn start_in(directory: TempDir, path: PathBuf) -> Self {
         let mut command = command();
         command.arg("--config").arg(&path);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
@@ -70,12 +76,12 @@ impl Lb {
             let end = address.find(['"', ' ']).unwrap_or(address.len());
             listens.then(|| address[..end].parse().expect("an address"))
         });
-        Self { child, directory, stdout, stderr, admin }
+        Self { child, directory, path, stdout, stderr, admin }
     }
 
     /// Its file.
     pub(crate) fn path(&self) -> PathBuf {
-        self.directory.path().join("lb.toml")
+        self.path.clone()
     }
 
     /// Its process id.

@@ -14,6 +14,12 @@ pub fn key(method: &Method, status: u16) -> u32 {
     (u32::try_from(place).unwrap_or(u32::MAX) << 16) | u32::from(status)
 }
 
+/// The key of an answer to what had no method.
+#[must_use]
+pub fn key_of_none(status: u16) -> u32 {
+    (u32::try_from(METHODS.len()).unwrap_or(u32::MAX) << 16) | u32::from(status)
+}
+
 /// Method and status of a [`key`].
 #[must_use]
 pub fn of_key(key: u32) -> (&'static str, u32) {
@@ -31,5 +37,6 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).expect("a token");
             assert_eq!(of_key(key(&method, 404)), (expected, 404));
         }
+        assert_eq!(of_key(key_of_none(400)), ("OTHER", 400));
     }
 }

@@ -1,7 +1,7 @@
 //! The request path: from an accepted connection to the last byte of the answer.
 //!
 //! [`client`] serves a connection, [`forward`] a request: it asks [`target`] what is wanted, the
-//! snapshot for route and server, makes the head what the server is to see ([`fields`],
+//! snapshot for route and server, makes the head what the server is to see ([`framing`], [`fields`],
 //! [`forwarded`], [`trace_context`], [`request_id`]), takes a connection from [`upstream`], and
 //! hands the answer on as it comes ([`body`], [`tunnel`]). [`retry`] decides about another try,
 //! [`failure`] is the one place where failures become answers, [`exchange`] the one record of it
@@ -17,6 +17,7 @@ pub mod failure;
 pub mod fields;
 pub mod forward;
 pub mod forwarded;
+pub mod framing;
 pub mod host;
 pub mod path;
 pub mod refusal;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ struct Shared {
     /// Client connections of each worker.
     loads: Box<[CachePadded<AtomicUsize>]>,
     inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
+    /// Held while a client is placed under a limit: between looking and counting nobody else may count.
+    gate: Mutex<()>,
 }
 
 /// A worker, as its connections see it.
@@ -107,8 +109,11 @@ impl Crew {
     /// When the system gives no thread or no event queue.
     pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink) -> io::Result<Self> {
         let count = logs.len();
-        let shared =
-            Arc::new(Shared { loads: (0..count).map(|_| CachePadded::default()).collect(), inboxes: OnceLock::new() });
+        let shared = Arc::new(Shared {
+            loads: (0..count).map(|_| CachePadded::default()).collect(),
+            inboxes: OnceLock::new(),
+            gate: Mutex::default(),
+        });
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -209,6 +214,15 @@ impl Shared {
     /// All client connections.
     fn connections(&self) -> usize {
         self.loads.iter().map(|load| load.load(Relaxed)).sum()
+    }
+
+    /// The same as [`Shared::place`], unless there are `limit` clients already; 0 is no limit.
+    fn place_within(&self, limit: usize, own: usize) -> Option<usize> {
+        if limit == 0 {
+            return Some(self.place(own));
+        }
+        let _gate = self.gate.lock();
+        (self.connections() < limit).then(|| self.place(own))
     }
 
     /// The worker that is to serve a client whom worker `own` has accepted: itself, unless it
@@ -356,10 +370,20 @@ impl Worker {
             let accepted = tokio::select! {
                 biased;
                 _ = &mut closed => break,
-                accepted = self.accept_one(&socket) => accepted,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.place(&live, stream, peer),
+                Ok((stream, peer)) => {
+                    let room = tokio::select! {
+                        biased;
+                        _ = &mut closed => None,
+                        chosen = self.room() => Some(chosen),
+                    };
+                    self.hand(room.unwrap_or_else(|| self.shared.place(self.index)), &live, stream, peer);
+                    if room.is_none() {
+                        break;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, listener = %live.name, "cannot accept a client");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -372,25 +396,24 @@ impl Worker {
         })
         .await
         {
-            self.place(&live, stream, peer);
+            self.hand(self.shared.place(self.index), &live, stream, peer);
         }
         self.watch.last(live.id);
     }
 
-    async fn accept_one(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    /// The worker for the next client, as soon as there are fewer than the limit.
+    async fn room(&self) -> usize {
         loop {
             let limit = self.snapshot().config.limits.connections;
-            if limit == 0 || self.shared.connections() < limit {
-                return socket.accept().await;
+            if let Some(chosen) = self.shared.place_within(limit, self.index) {
+                return chosen;
             }
-            // Those over the limit wait in the system's queue.
             tokio::time::sleep(TICK.0).await;
         }
     }
 
-    /// Serves a client here, or has a worker serve it that has clearly fewer.
-    fn place(self: &Rc<Self>, live: &Arc<ListenerLive>, stream: TcpStream, peer: SocketAddr) {
-        let chosen = self.shared.place(self.index);
+    /// Has the chosen worker, for which the client is counted already, serve it.
+    fn hand(self: &Rc<Self>, chosen: usize, live: &Arc<ListenerLive>, stream: TcpStream, peer: SocketAddr) {
         if chosen == self.index {
             return self.serve(Arc::clone(live), stream, peer);
         }

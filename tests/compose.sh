@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Runs docker-compose.yml as it is and looks at it from outside: everything becomes healthy, 11
-# requests go 2:3:6, an edit of lb.toml is applied, Prometheus scrapes, Zipkin shows one trace of
-# balancer and server, everything ends with exit code 0.
+# Runs docker-compose.yml as it is and looks at it from outside: everything becomes healthy, nothing
+# runs as root or can write to its image, 11 requests go 2:3:6, an edit of lb.toml on the host is
+# applied within a second, a bad one is refused and makes nobody unhealthy, a server that goes is
+# left out and found again, Prometheus scrapes, Zipkin shows one trace of balancer and server, and
+# everything ends with exit code 0. What was found, and which images were stood in for, is told at
+# the end.
 #
 #   tests/compose.sh            all of it
 #   tests/compose.sh images     only the images
@@ -11,12 +14,15 @@
 # debootstrap, cargo and mvn. They are marked with the label `stand-in` and stay for the next run:
 # `docker image prune --all --filter label=stand-in` takes them away.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 
 readonly admin=http://127.0.0.1:9900 balancer=http://127.0.0.1:8080
 readonly prometheus=http://127.0.0.1:9090 zipkin=http://127.0.0.1:9411
+readonly services=(server1 server2 server3 lb prometheus zipkin)
 work=$(mktemp --directory)
 daemon=
+stand_ins=()
 
 main() {
     trap clean_up EXIT
@@ -28,12 +34,14 @@ main() {
     compose build >"$work/build.log" 2>&1 || { tail -50 "$work/build.log"; fail "no images"; }
     [[ ${1:-} == images ]] && return
     start
+    confined
     balances 2 3 6
     edits
+    survives
     scrapes
     traces
     stop
-    say "the composition works"
+    summary
 }
 
 # --- what is looked at ---------------------------------------------------------------------------
@@ -44,43 +52,121 @@ start() {
     cp -r examples/compose/lb "$work/lb"
     chmod -R a+rX "$work"
     export LB_CONFIG_DIR=$work/lb
+    local began=$SECONDS service
     compose up --detach >"$work/up.log" 2>&1 || { cat "$work/up.log"; compose logs; fail "not up"; }
-    local service
-    for service in server1 server2 server3 lb prometheus zipkin; do
+    for service in "${services[@]}"; do
         within 120 "$service is healthy" healthy "$service"
     done
     within 30 "the balancer is ready" fetch "$admin/ready"
+    found "everything is healthy after $((SECONDS - began)) s"
 }
 
 healthy() {
     [[ $(docker inspect --format '{{.State.Health.Status}}' "$(container "$1")") == healthy ]]
 }
 
+confined() {
+    local service id path
+    for service in "${services[@]}"; do
+        id=$(container "$service")
+        docker top "$id" -eo pid,uid | awk 'NR > 1 && $2 == 0 { exit 1 }' || fail "$service runs as root"
+        [[ $(docker inspect --format '{{.HostConfig.ReadonlyRootfs}}' "$id") == true ]] ||
+            fail "$service can write to its image"
+    done
+    for path in /probe /etc/lb/probe; do
+        if docker exec "$(container lb)" touch "$path" 2>"$work/touch.log"; then fail "lb can write $path"; fi
+        grep --quiet "Read-only file system" "$work/touch.log" || { cat "$work/touch.log"; fail "no touch"; }
+    done
+    found "no process is root's; images and lb.toml can only be read"
+}
+
 # balances A B C: A + B + C requests in a row reach server1, server2 and server3 so often.
 balances() {
     local expected counts
-    expected=$(printf 'server1 %s server2 %s server3 %s' "$1" "$2" "$3")
-    counts=$(for _ in $(seq $(($1 + $2 + $3))); do
-        fetch "$balancer/" | head -1
-    done | sort | uniq -c | awk '{ printf "%s%s %s", (NR > 1 ? " " : ""), $2, $1 }')
+    expected=$(printf 'server1 %s\nserver2 %s\nserver3 %s\n' "$@" |
+        grep --invert-match ' 0$' | paste --serial --delimiters ' ')
+    counts=$(requests $(($1 + $2 + $3)))
     [[ $counts == "$expected" ]] || fail "expected $expected, got $counts"
-    say "requests: $counts"
+    found "requests: $counts"
 }
 
+# requests COUNT: who answered how often. None may fail.
+requests() {
+    for _ in $(seq "$1"); do fetch "$balancer/" | head -1; done |
+        sort | uniq --count | awk '{ print $2, $1 }' | paste --serial --delimiters ' '
+}
+
+# The file is edited on the host, where the container only sees the mounted directory.
 edits() {
-    local before
-    before=$(generation)
-    sed -i 's/^weight = 6$/weight = 1/' "$LB_CONFIG_DIR/lb.toml"
-    within 15 "the edit is applied" newer_than "$before"
+    local file=$LB_CONFIG_DIR/lb.toml
+    sed 's/^weight = 6$/weight = 1/' "$file" >"$work/edited.toml"
+    cp "$file" "$work/original.toml"
+    edit "written in place" applied cp "$work/edited.toml" "$file"
     balances 2 3 1
+    # As an editor does it.
+    cp "$work/original.toml" "$file.new"
+    edit "renamed into place" applied mv "$file.new" "$file"
+    balances 2 3 6
+    echo 'colour = "blue"' >"$file.new"
+    edit "with a mistake" rejected mv "$file.new" "$file"
+    docker exec "$(container lb)" lb healthcheck || fail "a bad edit makes the balancer unhealthy"
+    balances 2 3 6
+    cp "$work/original.toml" "$file.new"
+    mv "$file.new" "$file"
 }
 
-generation() { fetch "$admin/api/config" | jq --exit-status .generation; }
-newer_than() { (($(generation) > $1)); }
+# edit HOW OUTCOME COMMAND…: how long it takes until the record tells of it, by the wall clock.
+edit() {
+    local before began took end outcome
+    before=$(reload)
+    began=$(now)
+    "${@:3}"
+    end=$((began + 5000))
+    until [[ $(reload) != "$before" ]]; do
+        (($(now) < end)) || fail "an edit $1 is not seen"
+    done
+    took=$(($(now) - began))
+    outcome=$(reload | jq --raw-output .outcome)
+    [[ $outcome == "$2" ]] || fail "an edit $1 is $outcome, not $2"
+    ((took < 1000)) || fail "an edit $1 is $2 only after $took ms"
+    found "an edit $1 is $2 after $took ms"
+}
+
+reload() { fetch "$admin/api/reloads?limit=1" | jq --compact-output '.reloads[0]'; }
+now() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+
+# Two servers go away and come back, each at the address that the other had, where docker gives them
+# out from below.
+survives() {
+    local before after
+    before="$(address server2) $(address server3)"
+    docker stop --time 10 "$(container server2)" "$(container server3)" >"$work/stop.log"
+    requests 11 >"$work/requests.log"
+    within 30 "server2 is down" status server2 down
+    within 30 "server3 is down" status server3 down
+    balances 2 0 0
+    compose rm --force server2 server3 >"$work/rm.log" 2>&1
+    compose up --detach --no-deps server3 >"$work/up.log" 2>&1
+    compose up --detach --no-deps server2 >"$work/up.log" 2>&1
+    after="$(address server2) $(address server3)"
+    within 60 "server2 is up" status server2 up
+    within 60 "server3 is up" status server3 up
+    balances 2 3 6
+    found "server2 and server3 were stopped and made anew, from $before to $after: no failed request"
+}
+
+address() {
+    docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(container "$1")"
+}
+
+status() {
+    fetch "$admin/api/servers/$1" | jq --exit-status --arg status "$2" '.status == $status'
+}
 
 scrapes() {
     within 30 "Prometheus scrapes" targets_up
     within 30 "Prometheus knows the servers' memory" remembers
+    found "Prometheus scrapes the balancer and knows each server's memory"
 }
 
 targets_up() {
@@ -93,7 +179,10 @@ remembers() {
         jq --exit-status '.data.result | length == 3'
 }
 
-traces() { within 30 "Zipkin has a trace of balancer and server" joined_trace; }
+traces() {
+    within 30 "Zipkin has a trace of balancer and server" joined_trace
+    found "Zipkin has a trace of balancer and server"
+}
 
 joined_trace() {
     fetch "$zipkin/api/v2/traces?limit=50" | jq --exit-status '
@@ -101,15 +190,29 @@ joined_trace() {
 }
 
 stop() {
-    local service containers=()
+    local began service container containers=()
     for service in server1 server2 server3 lb; do containers+=("$(container "$service")"); done
+    began=$(now)
+    docker stop --time 30 "$(container lb)" >"$work/stop.log"
+    found "SIGTERM stops lb in $(($(now) - began)) ms, docker's own time included"
     compose stop >/dev/null 2>&1 || fail "does not stop"
     for container in "${containers[@]}"; do
         local code
         code=$(docker inspect --format '{{.State.ExitCode}}' "$container")
         [[ $code == 0 ]] || fail "$(docker inspect --format '{{.Name}}' "$container") exited $code"
     done
+    found "lb and the servers exit with 0"
     compose down --volumes >/dev/null 2>&1 || fail "does not go down"
+}
+
+summary() {
+    local image
+    echo
+    echo "The composition works:"
+    sed 's/^/- /' "$work/found"
+    for image in "${stand_ins[@]}"; do
+        echo "- $image could not be pulled: an image made here stood in for it"
+    done
 }
 
 # --- images --------------------------------------------------------------------------------------
@@ -133,6 +236,7 @@ image() {
     [[ -z $found ]] && return
     if timeout 300 docker pull --quiet "$name" >"$work/pull.log" 2>&1; then return; fi
     say "$name cannot be pulled: standing in for it"
+    stand_ins+=("$name")
     [[ $found == "$(recipe "$maker")" ]] && return
     want debootstrap cargo mvn
     "$maker" "$name"
@@ -239,6 +343,12 @@ want() {
 }
 
 say() { echo "compose: $*"; }
+
+# found WHAT: for the summary, too.
+found() {
+    say "$*"
+    echo "$*" >>"$work/found"
+}
 
 fail() {
     echo "compose: FAILED: $*" >&2

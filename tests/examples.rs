@@ -1,7 +1,9 @@
-//! Every configuration under `examples/` is fine, and `everything.toml` says what is true.
+//! Everything under `examples/` is fine, and `everything.toml` says what is true.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use lb::config::Config;
 use lb::config::file::keys;
@@ -24,21 +26,61 @@ fn config(path: &Path) -> Config {
     config
 }
 
+/// All files under a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
 #[test]
 fn all_of_them_are_fine() {
-    let entries = fs::read_dir(examples()).expect("examples/");
-    let main = |path: PathBuf| match path.is_dir() {
-        true => path.join("lb.toml"),
-        false => path,
+    // Others are parts that one of these includes.
+    let is_whole = |path: &PathBuf| {
+        path.ends_with("lb.toml")
+            || path.parent() == Some(&examples()) && path.extension().is_some_and(|end| end == "toml")
     };
-    let files: Vec<PathBuf> = entries
-        .map(|entry| main(entry.expect("an entry").path()))
-        .filter(|path| path.extension().is_some_and(|end| end == "toml") && path.is_file())
-        .collect();
-    assert!(files.len() >= 7, "only {files:?}");
-    for file in files {
+    let whole: Vec<PathBuf> = files(&examples()).into_iter().filter(is_whole).collect();
+    assert!(whole.len() >= 8, "only {whole:?}");
+    assert!(whole.contains(&examples().join("compose/lb/lb.toml")), "{whole:?}");
+    for file in whole {
         config(&file);
     }
+}
+
+#[test]
+fn promtool_takes_what_prometheus_is_told() {
+    let file = examples().join("prometheus/prometheus.yml");
+    if let Some(output) = output_of(Command::new("promtool").args(["check", "config"]).arg(file)) {
+        assert!(output.status.success(), "{output:#?}");
+    }
+}
+
+#[test]
+fn systemd_takes_the_service() {
+    // With a program that exists, whatever is installed.
+    let unit = fs::read_to_string(examples().join("systemd/lb.service")).expect("lb.service");
+    let unit = unit.replace("/usr/local/bin/lb ", concat!(env!("CARGO_BIN_EXE_lb"), " "));
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("lb.service");
+    fs::write(&file, &unit).expect("written");
+    if let Some(output) = output_of(Command::new("systemd-analyze").arg("verify").arg(&file)) {
+        // A key that it does not know makes it say so and no more. Other units are not ours to mend.
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("lb.service"), "{told}");
+    }
+
+    // And it waits longer than `lb` may take.
+    let wait = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.strip_suffix('s'));
+    let wait = Duration::from_secs(wait.and_then(|seconds| seconds.parse().ok()).expect("seconds"));
+    let drain = config(&examples().join("minimal.toml")).timeouts.drain;
+    assert!(wait > drain, "{wait:?} is not longer than {drain:?}");
+}
+
+/// What a tool says, if it is there.
+#[allow(clippy::print_stderr)]
+fn output_of(command: &mut Command) -> Option<Output> {
+    command.output().inspect_err(|error| eprintln!("skipped: {command:?}: {error}")).ok()
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::config::source;
+use crate::config::file;
+use crate::config::source::Source;
 use crate::reload::reader::env;
 
 /// How long the answer may take.
@@ -18,25 +19,28 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ENOUGH: u64 = 4096;
 
 /// Exits with 0 if the balancer of the configuration at `path` answers `/ready` with 200.
+///
+/// A file with problems, which a running balancer refuses, makes nobody unhealthy: of such a one
+/// the admin address is taken all the same.
 #[must_use]
 pub fn healthcheck(path: &Path) -> ExitCode {
-    let config = match source::load(path, &env).result {
-        Ok(config) => config,
-        Err(problems) => {
-            for problem in problems {
-                super::fail(&problem);
-            }
-            return ExitCode::from(super::BAD_INPUT);
-        }
-    };
-    let address = reachable(config.admin.address);
+    let sources = Source::new(path).read(&env);
+    let address = reachable(file::admin(&sources.files, &env).address);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&error),
     };
     let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
+    if let Ok(Ok(answer)) = &answer
+        && answer.starts_with("HTTP/1.1 200 ")
+    {
+        return ExitCode::SUCCESS;
+    }
+    // Where there is no file, the address is a guess.
+    for problem in &sources.problems {
+        super::fail(problem);
+    }
     match answer {
-        Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => ExitCode::SUCCESS,
         Ok(Ok(answer)) => super::fail(&format_args!("not ready: {}", answer.lines().last().unwrap_or("no answer"))),
         Ok(Err(error)) => super::fail(&format_args!("no answer from {address}: {error}")),
         Err(_) => super::fail(&format_args!("no answer from {address} in {PATIENCE:?}")),

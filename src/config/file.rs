@@ -15,11 +15,11 @@ mod tables;
 mod tree;
 mod wording;
 
-use crate::config::Config;
 #[cfg(test)]
 use crate::config::DEFAULT_POOL;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::SourceFile;
+use crate::config::{Admin, Config};
 
 use report::Report;
 use tree::{Kind, Place, Table};
@@ -34,22 +34,7 @@ pub type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
 /// Every problem of every file, by file, line and column; never none.
 pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>> {
     let report = Report::new(files);
-    let mut root = Table::default();
-    for index in 0..files.len() {
-        let Some(mut table) = syntax::parse(&report, index) else {
-            continue;
-        };
-        env::substitute(&mut table, env, &report);
-        if let Some(include) = (index > 0).then(|| table.remove("include")).flatten() {
-            report.at(
-                include.key,
-                Fault::new("an included file includes no further files")
-                    .hint("list all of them in the main file's `include`"),
-            );
-        }
-        root.merge(table, &report);
-    }
-    let draft = tables::read(&root, &report);
+    let draft = tables::read(&joined(files.len(), env, &report), &report);
     if report.has_syntax_errors() {
         // What the whole would show depends on what could not be read.
         return Err(report.into_problems());
@@ -57,6 +42,34 @@ pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>
     let config = resolve::resolve(draft, &report);
     let problems = report.into_problems();
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// The admin address that the files tell, whatever else is wrong with them: the way to ask the
+/// balancer that goes on with an earlier edit. What cannot be read is the default.
+#[must_use]
+pub fn admin(files: &[SourceFile], env: &Env<'_>) -> Admin {
+    let report = Report::new(files);
+    tables::read(&joined(files.len(), env, &report), &report).admin
+}
+
+/// The tree of all files together.
+fn joined(files: usize, env: &Env<'_>, report: &Report<'_>) -> Table {
+    let mut root = Table::default();
+    for index in 0..files {
+        let Some(mut table) = syntax::parse(report, index) else {
+            continue;
+        };
+        env::substitute(&mut table, env, report);
+        if let Some(include) = (index > 0).then(|| table.remove("include")).flatten() {
+            report.at(
+                include.key,
+                Fault::new("an included file includes no further files")
+                    .hint("list all of them in the main file's `include`"),
+            );
+        }
+        root.merge(table, report);
+    }
+    root
 }
 
 /// One entry of the main file's `include`.

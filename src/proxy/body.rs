@@ -13,7 +13,6 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::exchange::Exchange;
 use super::upstream::Connection;
 use super::watch::{Phase, Slot};
-use crate::config::{Limits, Timeouts};
 use crate::worker::Current;
 
 /// What ends a body early.
@@ -58,14 +57,10 @@ impl Upload {
         Self { incoming, slot, snapshot, received: 0, progress }
     }
 
-    fn limits(&self) -> (&Limits, &Timeouts) {
-        (&self.snapshot.config.limits, &self.snapshot.config.timeouts)
-    }
-
     fn end(&mut self) {
         self.progress.set(Progress::Done);
         if self.slot.phase() == Phase::Upload {
-            self.slot.wait(Phase::Answer, self.limits().1.response_header);
+            self.slot.wait(Phase::Answer, self.snapshot.config.timeouts.response_header);
         }
     }
 }
@@ -76,7 +71,10 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Upload(upload) = self.get_mut() else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut upload.incoming).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut upload.incoming).poll_frame(context) else {
+            upload.slot.body_waits(Phase::Upload);
+            return Poll::Pending;
+        };
         Poll::Ready(match frame {
             None => {
                 upload.end();
@@ -87,12 +85,10 @@ impl Body for RequestBody {
                 Some(Err(error.into()))
             }
             Some(Ok(frame)) => {
-                let (limits, timeouts) = upload.limits();
-                let limit = limits.body_bytes;
-                if upload.slot.phase() == Phase::Upload {
-                    upload.slot.wait(Phase::Upload, timeouts.body_idle);
-                }
-                upload.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+                let limit = upload.snapshot.config.limits.body_bytes;
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                upload.slot.body_moves(Phase::Upload, length);
+                upload.received += length as u64;
                 if limit > 0 && upload.received > limit {
                     upload.progress.set(Progress::TooLarge);
                     return Poll::Ready(Some(Err("the body is larger than is accepted".into())));
@@ -153,6 +149,7 @@ impl AnswerBody {
     /// The body of the answer that ends `exchange`.
     #[must_use]
     pub fn new(source: Source, exchange: Box<Exchange>) -> Self {
+        exchange.wait_body(Phase::Download);
         Self { source, exchange: Some(exchange) }
     }
 
@@ -172,7 +169,7 @@ impl Body for AnswerBody {
         let relay = match source {
             Source::Own(bytes) => {
                 let bytes = std::mem::take(bytes);
-                exchange.add_bytes(bytes.len());
+                exchange.count_bytes(bytes.len() as u64);
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
             }
             Source::Relay(relay) => relay,
@@ -221,7 +218,7 @@ impl Drop for AnswerBody {
         if relay.incoming.is_end_stream() {
             relay.end(exchange);
         } else if relay.connection.is_some() {
-            exchange.fail("client_gone");
+            exchange.broke_off();
         }
     }
 }

@@ -19,11 +19,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::exchange;
 use super::forward;
 use super::forwarded::ClientFields;
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Slot};
-use crate::config::Timeouts;
+use crate::config::{Limits, Timeouts};
 use crate::state::ListenerLive;
 use crate::worker::Worker;
 
@@ -31,6 +32,8 @@ use crate::worker::Worker;
 pub const SCHEME: &str = "http";
 /// The least that hyper wants for a head's buffer.
 const MIN_HEAD: usize = 8192;
+/// The fields that hyper takes in a head without being told of another limit.
+const DEFAULT_FIELDS: usize = 100;
 
 /// One client connection, as its requests see it.
 #[derive(Debug)]
@@ -119,11 +122,7 @@ impl Client {
             async move { Ok::<_, Infallible>(forward::handle(client, request).await) }
         });
         let io = Io { stream: TokioIo::new(stream), client: &self };
-        let head = usize::try_from(self.worker.snapshot().config.limits.header_bytes).unwrap_or(usize::MAX);
-        let mut connection = http1::Builder::new()
-            .max_buf_size(head.max(MIN_HEAD))
-            .header_read_timeout(None)
-            .serve_connection(io, service);
+        let mut connection = engine(&self.worker.snapshot().config.limits).serve_connection(io, service);
         let ended = poll_fn(|context| {
             let signals = self.slot.poll(context);
             if signals.cut {
@@ -140,22 +139,31 @@ impl Client {
             match signals.expired {
                 None => {}
                 Some(phase @ (Phase::Upload | Phase::Connect | Phase::Answer)) => self.timed_out.set(Some(phase)),
-                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => return Poll::Ready(End::Cut),
+                Some(Phase::Head | Phase::Idle | Phase::Download | Phase::Tunnel) => {
+                    self.slot.give_up("stalled");
+                    return Poll::Ready(End::Cut);
+                }
             }
             Pin::new(&mut connection).poll(context).map(|result| match result {
                 // No answer is on its way that closing early could take from the client.
                 Ok(()) if resting => End::Cut,
                 Ok(()) => End::InOrder,
-                Err(_) => End::Cut,
+                Err(error) => {
+                    note_unreadable(&self, &error);
+                    End::Told
+                }
             })
         })
         .await;
+        // It knows this client: left here, both would live for ever.
+        let tunnel = self.tunnel.take();
         if ended == End::Cut {
             return;
         }
         let parts = connection.into_parts();
         let stream = parts.io.stream.into_inner();
-        match self.tunnel.take() {
+        // A client that could not be told of the new protocol does not speak it.
+        match tunnel.filter(|_| ended == End::InOrder) {
             Some(tunnel) => tunnel.run(stream, &parts.read_buf, &self.slot).await,
             None => linger(stream).await,
         }
@@ -170,11 +178,34 @@ impl Drop for Client {
     }
 }
 
+/// Records what the engine could not read as a request, and has answered by itself.
+fn note_unreadable(client: &Client, error: &hyper::Error) {
+    if error.is_parse_too_large() {
+        exchange::unreadable(client, 431, "head_too_large");
+    } else if error.is_parse() {
+        exchange::unreadable(client, 400, "bad_request");
+    }
+}
+
+/// The engine under these limits.
+fn engine(limits: &Limits) -> http1::Builder {
+    let head = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+    let mut engine = http1::Builder::new();
+    engine.max_header_size(head).max_buf_size(head.max(MIN_HEAD)).header_read_timeout(None);
+    // Where its own limit does, it needs no memory for each request.
+    if limits.headers > DEFAULT_FIELDS {
+        engine.max_headers(limits.headers);
+    }
+    engine
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// After an answer, which the client may not have read yet.
     InOrder,
+    /// After an error, of which the engine has told the client.
+    Told,
     /// There is nothing to wait for.
     Cut,
 }
@@ -196,10 +227,23 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(AT_MOST, discard).await;
 }
 
-/// The socket as hyper sees it. The first byte of a request starts the time for its head.
+/// The socket as hyper sees it. The first byte of a request starts the time for its head, and how
+/// the client takes its answer is noted.
 struct Io<'a> {
     stream: TokioIo<TcpStream>,
     client: &'a Client,
+}
+
+impl Io<'_> {
+    /// Notes what the client took of an answer, or that it takes nothing at the moment.
+    fn took(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.client.slot.body_waits(Phase::Download),
+            Poll::Ready(Ok(bytes)) => self.client.slot.body_moves(Phase::Download, *bytes),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
 }
 
 impl Read for Io<'_> {
@@ -219,7 +263,8 @@ impl Read for Io<'_> {
 
 impl Write for Io<'_> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.took(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -240,6 +285,7 @@ impl Write for Io<'_> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.took(written)
     }
 }

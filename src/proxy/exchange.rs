@@ -1,12 +1,13 @@
 //! One exchange: a client's request, the tries to have it answered, the answer; and the one record of it at its end.
 
 use std::cell::RefMut;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderValue, Method, Uri, Version, header};
 
 use super::client::Client;
@@ -14,6 +15,7 @@ use super::request_id::request_id;
 use super::trace_context::TraceContext;
 use super::upstream::Connection;
 use super::watch::Phase;
+use crate::config::Address;
 use crate::method;
 use crate::pool::{Member, Pool, RetryReason};
 use crate::server::Server;
@@ -57,7 +59,7 @@ struct Attempt {
     /// The member's place in its pool.
     member: usize,
     started: Instant,
-    started_at: SystemTime,
+    /// What the server answered, 0 before it did.
     status: u16,
     trace: TraceContext,
     ended: bool,
@@ -109,12 +111,13 @@ impl Exchange {
         self.place.map(|(_, pool)| &self.snapshot.pools[pool])
     }
 
-    /// Begins a try at a member of the pool.
-    pub fn attempt(&mut self, member: usize) {
-        self.end_attempt(Instant::now());
+    /// Begins a try at a member of the pool, after one that [failed](Self::failed) for a reason, or the first.
+    pub fn attempt(&mut self, member: usize, again: Option<RetryReason>) {
+        if let (Some(reason), Some(pool)) = (again, self.pool()) {
+            pool.live.counters.of(self.client.worker.index).retries[reason as usize].add(1);
+        }
         let trace = self.trace.child(&mut self.client.worker.rng());
-        let (started, started_at) = (Instant::now(), SystemTime::now());
-        self.attempt = Some(Attempt { member, started, started_at, status: 0, trace, ended: false });
+        self.attempt = Some(Attempt { member, started: Instant::now(), status: 0, trace, ended: false });
         self.tries += 1;
         if let Some(member) = self.member() {
             let server = &member.server;
@@ -141,22 +144,23 @@ impl Exchange {
         if self.client.worker.spans.enabled() { Some(self.attempt.as_ref()?.trace) } else { self.trace.unrecorded() }
     }
 
-    /// Whether one more try for this reason is within the pool's budget; if so, it is counted.
+    /// Ends a try without a use for the client; why, in a word.
+    pub fn failed(&mut self, error: &'static str) {
+        self.end_attempt(Instant::now(), Some(error));
+    }
+
+    /// Whether one more try for this reason is within the pool's budget, which it then takes from.
     #[must_use]
     pub fn may_retry(&self, reason: RetryReason) -> bool {
         let Some(pool) = self.pool() else { return false };
-        let counters = pool.live.counters.of(self.client.worker.index);
-        let allowed = match reason {
+        match reason {
             RetryReason::Connect | RetryReason::NotSent => true,
-            RetryReason::Broken => counters
-                .budget
-                .lock()
-                .is_ok_and(|mut budget| budget.spend(counters.requests.get(), pool.config.retry.budget)),
-        };
-        if allowed {
-            counters.retries[reason as usize].add(1);
+            RetryReason::Broken => {
+                let counters = pool.live.counters.of(self.client.worker.index);
+                let budget = counters.budget.lock();
+                budget.is_ok_and(|mut budget| budget.spend(counters.requests.get(), pool.config.retry.budget))
+            }
         }
-        allowed
     }
 
     /// Notes the status that the server answered.
@@ -167,11 +171,10 @@ impl Exchange {
         }
     }
 
-    /// Notes the status of an answer of our own, and why it is.
-    pub fn answer_own(&mut self, status: u16, error: &'static str) {
-        self.end_attempt(Instant::now());
+    /// Notes the status of an answer of our own, and why it is, unless it is what was asked for.
+    pub fn answer_own(&mut self, status: u16, error: Option<&'static str>) {
         self.status = status;
-        self.error = Some(error);
+        self.error = error;
     }
 
     /// Notes, in a word, what went wrong, if nothing did before.
@@ -179,7 +182,18 @@ impl Exchange {
         self.error.get_or_insert(error);
     }
 
-    /// Counts bytes of the answer's body. The client is given more time for the next.
+    /// Says that a body is under way, by the limits of the exchange's snapshot.
+    pub fn wait_body(&self, phase: Phase) {
+        let config = &self.snapshot.config;
+        self.client.slot.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
+    }
+
+    /// Notes that the client's connection ended before the answer did: by the client, unless by us.
+    pub fn broke_off(&mut self) {
+        self.fail(self.client.slot.given_up().unwrap_or("client_gone"));
+    }
+
+    /// Counts bytes of the answer's body. There is more time for the next.
     #[inline]
     pub fn add_bytes(&mut self, bytes: usize) {
         self.count_bytes(bytes as u64);
@@ -198,7 +212,8 @@ impl Exchange {
         }
     }
 
-    fn end_attempt(&mut self, now: Instant) {
+    /// Ends the try that is under way, if one is: whatever began ends once.
+    fn end_attempt(&mut self, now: Instant, error: Option<&'static str>) {
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.ended) else { return };
         attempt.ended = true;
         let (status, took) = (attempt.status, now.duration_since(attempt.started));
@@ -211,7 +226,7 @@ impl Exchange {
             counters.finished.add(1);
         }
         if let Some(attempt) = self.attempt.as_ref().filter(|_| self.is_recorded()) {
-            self.client.worker.spans.record(self.attempt_span(attempt, took));
+            self.client.worker.spans.record(self.attempt_span(attempt, took, error));
         }
         self.client.slot.at_server(0);
     }
@@ -225,6 +240,10 @@ impl Exchange {
         self.place.map_or(&self.snapshot.unrouted, |(route, _)| &self.snapshot.routes[route].live)
     }
 
+    fn route_name(&self) -> Option<Arc<str>> {
+        self.place.map(|(route, _)| Arc::clone(&self.snapshot.routes[route].live.name))
+    }
+
     fn is_traced(&self) -> bool {
         self.client.worker.spans.enabled() || self.trace.parent_span_id.is_some()
     }
@@ -232,12 +251,15 @@ impl Exchange {
     /// One line in the access log.
     fn log(&self, took: Duration) {
         let format = self.snapshot.config.log.format;
+        // Of a client behind other proxies, the port is not known.
+        let peer = self.client.peer;
+        let port = if self.client_address == peer.ip().to_canonical() { peer.port() } else { 0 };
         let mut log: RefMut<'_, _> = self.client.worker.log();
         log.line(
             format,
             &Entry {
                 time: self.started_at,
-                client: std::net::SocketAddr::new(self.client_address, self.client.peer.port()),
+                client: SocketAddr::new(self.client_address, port),
                 method: self.method.as_str(),
                 path: self.uri.path_and_query().map_or("/", |path| path.as_str()),
                 version: self.version,
@@ -257,12 +279,10 @@ impl Exchange {
         );
     }
 
-    fn span(&self, took: Duration) -> Span {
-        let host = self.uri.host().map(str::to_owned).or_else(|| {
-            let host = self.host.as_ref()?.to_str().ok()?;
-            Some(host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned())
-        });
-        let port = self.client.listener.address.port();
+    /// The span of the whole; `status` is none if the client was answered nothing.
+    fn span(&self, took: Duration, status: Option<u16>) -> Span {
+        let asked = self.uri.authority().cloned().or_else(|| self.host.as_ref()?.to_str().ok()?.parse().ok());
+        let address = asked.map(|asked: Authority| (asked.host().trim_matches(['[', ']']).into(), asked.port_u16()));
         Span {
             trace_id: self.trace.trace_id,
             span_id: self.trace.span_id,
@@ -273,34 +293,40 @@ impl Exchange {
             scheme: "http",
             path: self.uri.path().into(),
             version: self.version,
-            address: host.map(|host| (host.into(), Some(port))),
-            status: Some(self.status).filter(|status| *status != 0),
+            address,
+            status,
             error: self.error,
+            route: self.route_name(),
             pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
             server: self.server().map(|server| Arc::clone(&server.key.name)),
             generation: self.snapshot.generation,
             side: Side::Client {
                 address: self.client_address,
-                route: self.place.map(|(route, _)| Arc::clone(&self.snapshot.routes[route].live.name)),
+                path: self.place.map(|(route, _)| self.snapshot.config.routes[route].path.as_str().into()),
             },
         }
     }
 
-    fn attempt_span(&self, attempt: &Attempt, took: Duration) -> Span {
-        let target = self.server().and_then(|server| server.target());
+    fn attempt_span(&self, attempt: &Attempt, took: Duration, error: Option<&'static str>) -> Span {
+        let address = self.server().map(|server| match &server.key.address {
+            Address::Ip(address) => (address.ip().to_string().into(), Some(address.port())),
+            Address::Name(name, port) => (name.as_str().into(), Some(*port)),
+        });
         Span {
             trace_id: attempt.trace.trace_id,
             span_id: attempt.trace.span_id,
             parent_span_id: attempt.trace.parent_span_id,
-            start: attempt.started_at,
+            // By one clock, so that it lies within the whole.
+            start: self.started_at + attempt.started.duration_since(self.started),
             duration: took,
             method: self.method.clone(),
             scheme: "http",
             path: self.uri.path().into(),
             version: Version::HTTP_11,
-            address: target.map(|target| (target.ip().to_string().into(), Some(target.port()))),
+            address,
             status: Some(attempt.status).filter(|status| *status != 0),
-            error: self.error.or((attempt.status == 0).then_some("no_answer")),
+            error,
+            route: self.route_name(),
             pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
             server: self.server().map(|server| Arc::clone(&server.key.name)),
             generation: self.snapshot.generation,
@@ -312,12 +338,13 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let now = Instant::now();
-        if self.status == 0 {
-            // nginx' status for a client that left before its answer: nobody is told, but it is counted.
-            self.status = 499;
-            self.fail("client_gone");
+        let answered = Some(self.status).filter(|status| *status != 0);
+        if answered.is_none() {
+            self.broke_off();
+            // Nobody is told, but it is counted: by nginx' status for a client that left, or as our failure.
+            self.status = if self.client.slot.given_up().is_some() { 503 } else { 499 };
         }
-        self.end_attempt(now);
+        self.end_attempt(now, self.error);
         let took = now.duration_since(self.started);
         let counters = self.route_live().counters.of(self.client.worker.index);
         counters.codes.add(method::key(&self.method, self.status));
@@ -326,8 +353,38 @@ impl Drop for Exchange {
             self.log(took);
         }
         if self.is_recorded() {
-            self.client.worker.spans.record(self.span(took));
+            self.client.worker.spans.record(self.span(took, answered));
         }
         self.client.ended(&self.snapshot.config.timeouts);
+    }
+}
+
+/// Counts and logs what was no request, so that there was no exchange, but was answered.
+pub fn unreadable(client: &Client, status: u16, error: &'static str) {
+    let snapshot = client.worker.snapshot();
+    let counters = snapshot.unrouted.counters.of(client.worker.index);
+    counters.codes.add(method::key_of_none(status));
+    counters.seconds.observe(Duration::ZERO);
+    if snapshot.config.log.access {
+        let entry = Entry {
+            time: SystemTime::now(),
+            client: client.peer,
+            method: "-",
+            path: "-",
+            version: Version::HTTP_11,
+            host: None,
+            status,
+            bytes: 0,
+            elapsed: Duration::ZERO,
+            route: None,
+            pool: None,
+            server: None,
+            tries: 0,
+            request_id: b"-",
+            trace_id: None,
+            generation: snapshot.generation,
+            error: Some(error),
+        };
+        client.worker.log().line(snapshot.config.log.format, &entry);
     }
 }

@@ -21,6 +21,8 @@ pub enum Failure {
     TooManyFields,
     /// A body over `limits.body_bytes`.
     BodyTooLarge,
+    /// The body is not what its head says, or ended early.
+    BadBody,
     /// The client was too slow with its body.
     ClientTooSlow,
     /// The pool has no server to send it to.
@@ -46,6 +48,7 @@ impl Failure {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BadBody => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NoServer => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::BadAnswer => StatusCode::BAD_GATEWAY,
@@ -63,6 +66,7 @@ impl Failure {
             Self::Expectation => "expectation",
             Self::TooManyFields => "too_many_fields",
             Self::BodyTooLarge => "body_too_large",
+            Self::BadBody => "bad_body",
             Self::ClientTooSlow => "client_too_slow",
             Self::NoServer => "no_server",
             Self::Unreachable => "unreachable",
@@ -81,6 +85,7 @@ impl Failure {
             Self::Expectation => "The only expectation that is met is 100-continue.",
             Self::TooManyFields => "The request has too many header fields.",
             Self::BodyTooLarge => "The request's body is larger than is accepted.",
+            Self::BadBody => "The request's body broke off, or is not valid chunked coding.",
             Self::ClientTooSlow => "The request's body came too slowly.",
             Self::NoServer => "No server is available at the moment.",
             Self::Unreachable => "No server could be reached.",
@@ -94,7 +99,7 @@ impl Failure {
     fn closes(self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.closes(),
-            Self::TooManyFields | Self::BodyTooLarge | Self::ClientTooSlow => true,
+            Self::TooManyFields | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
             _ => false,
         }
     }

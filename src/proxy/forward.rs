@@ -18,7 +18,7 @@ use super::retry::{self, Attempted};
 use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Connection, SendError};
 use super::watch::Phase;
-use super::{fields, target};
+use super::{fields, framing, target};
 use crate::pool::Pool;
 use crate::sticky;
 
@@ -40,7 +40,8 @@ pub async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Response<
         }
         Err(failure) => {
             let (head, body) = failure.answer().into_parts();
-            exchange.answer_own(head.status.as_u16(), failure.word());
+            let error = (failure != Failure::Options).then(|| failure.word());
+            exchange.answer_own(head.status.as_u16(), error);
             Response::from_parts(head, AnswerBody::new(Source::Own(body), exchange))
         }
     };
@@ -72,6 +73,9 @@ fn prepare(exchange: &mut Exchange, head: &mut Parts) -> Result<Plan, Failure> {
     let limits = &snapshot.config.limits;
     if head.headers.len() > limits.headers {
         return Err(Failure::TooManyFields);
+    }
+    if !framing::is_clear(&head.headers) {
+        return Err(Refusal::Framing.into());
     }
     let target = match target::target(&head.method, &head.uri, head.version, &head.headers)? {
         target::Asked::Balancer => return Err(Failure::Options),
@@ -141,20 +145,23 @@ async fn exchange_with_pool(
     let mut next = Some(Request::from_parts(head, body));
     let mut tried = Vec::new();
     let mut only_new = false;
+    let mut again_for = None;
     let mut failure = Failure::NoServer;
     loop {
         // When all were tried, one that broke may be asked again, but not one that refuses.
         let member =
             plan.pool.pick(&tried, plan.token).or_else(|| plan.pool.pick(&[], plan.token).filter(|_| only_new));
         let (Some(member), Some(request)) = (member, next.take()) else { return Err(failure) };
-        exchange.attempt(member);
+        exchange.attempt(member, again_for);
         let failed = match attempt(exchange, request, &plan, &progress, only_new).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
+        exchange.failed(failed.failure.word());
         let attempted = Attempted { method: &exchange.method, has_body, tries: exchange.tries, attempts };
         let reason = failed.progress.and_then(|progress| retry::decide(progress, attempted));
-        if !reason.is_some_and(|reason| exchange.may_retry(reason)) {
+        again_for = reason.filter(|reason| exchange.may_retry(*reason));
+        if again_for.is_none() {
             return Err(failed.failure);
         }
         failure = failed.failure;
@@ -227,7 +234,7 @@ async fn attempt(
         fields::set_upgrade(request.headers_mut(), protocol.clone());
     }
     match progress.get() {
-        Progress::Sending => client.slot.wait(Phase::Upload, timeouts.body_idle),
+        Progress::Sending => exchange.wait_body(Phase::Upload),
         Progress::Done | Progress::TooLarge | Progress::Broken => {
             client.slot.wait(Phase::Answer, timeouts.response_header);
         }
@@ -236,7 +243,7 @@ async fn attempt(
     let response = match sent {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(no_answer(error, progress.get())),
-        Err(Phase::Upload) => return Err(Failure::ClientTooSlow.into()),
+        Err(Phase::Upload) if client.slot.waits_for_client() => return Err(Failure::ClientTooSlow.into()),
         Err(_) => return Err(Failure::AnswerTimeout.into()),
     };
     exchange.answered(response.status().as_u16());
@@ -249,7 +256,7 @@ fn no_answer(sent: SendError, progress: Progress) -> Failed {
     tracing::debug!(%error, "no answer");
     match progress {
         Progress::TooLarge => return Failure::BodyTooLarge.into(),
-        Progress::Broken => return Failure::ClientTooSlow.into(),
+        Progress::Broken => return Failure::BadBody.into(),
         Progress::Sending | Progress::Done => {}
     }
     let how_far = if unsent.is_some() {
@@ -273,7 +280,7 @@ fn answer(
 ) -> Result<Answer, Failed> {
     let (mut head, incoming) = response.into_parts();
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && plan.upgrade.is_none() {
+    if switched && plan.upgrade.is_none() || !framing::is_clear(&head.headers) {
         return Err(Failure::BadAnswer.into());
     }
     if let Some(protocol) = fields::prepare_response(&mut head.headers, head.status, head.version) {
@@ -290,7 +297,5 @@ fn answer(
     if switched {
         return Ok(Answer::Switched(head, connection));
     }
-    let client = exchange.client();
-    client.slot.wait(Phase::Download, exchange.snapshot.config.timeouts.body_idle);
     Ok(Answer::Relayed(head, Relay { incoming, connection: Some(connection), upload: Rc::clone(progress) }))
 }

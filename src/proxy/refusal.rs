@@ -9,6 +9,8 @@ pub enum Refusal {
     Connect,
     /// A `TRACE`: it would show a client what was added on its way.
     Trace,
+    /// Fields that say in two ways, or in none that is plain, where the body ends.
+    Framing,
     /// A target that is none of the forms of RFC 9112, section 3.2, that its method may have.
     TargetForm,
     /// A target with a fragment, or a byte that is not visible ASCII.
@@ -50,6 +52,7 @@ impl Refusal {
         match self {
             Self::Connect => "CONNECT is not offered here.",
             Self::Trace => "TRACE is not offered here.",
+            Self::Framing => "The fields that say where the body ends contradict each other, or are not valid.",
             Self::TargetForm => "The request target is neither a path nor an absolute URI.",
             Self::TargetBytes => "The request target contains a character that has to be percent-encoded.",
             Self::Scheme => "The scheme of the request target is neither http nor https.",
@@ -80,6 +83,7 @@ mod tests {
         let cases = [
             (Refusal::Connect, 405, true),
             (Refusal::Trace, 405, false),
+            (Refusal::Framing, 400, true),
             (Refusal::NoHost, 400, true),
             (Refusal::UpgradeWithBody, 400, true),
             (Refusal::AboveRoot, 400, false),

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
@@ -40,7 +40,16 @@ impl Tunnel {
                 Err(_) => self.exchange.fail("tunnel_broken"),
             }
         };
-        let mut pass = pin!(pass);
-        poll_fn(|context| if slot.poll(context).cut { Poll::Ready(()) } else { pass.as_mut().poll(context) }).await;
+        let cut = {
+            let mut pass = pin!(pass);
+            let poll = |context: &mut Context<'_>| match slot.poll(context).cut {
+                true => Poll::Ready(true),
+                false => pass.as_mut().poll(context).map(|()| false),
+            };
+            poll_fn(poll).await
+        };
+        if cut {
+            self.exchange.broke_off();
+        }
     }
 }

@@ -40,12 +40,28 @@ pub struct Signals {
     pub cut: bool,
 }
 
+/// How a client does with a body: a wait for the server is not its fault, and does not count.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    /// Over so long it is judged.
+    idle: Duration,
+    /// Bytes a second that it has to move at least.
+    rate: u64,
+    /// Since when it is waited for, if it is.
+    since: Option<Instant>,
+    waited: Duration,
+    moved: u64,
+}
+
 /// One connection's place in the [`Watch`].
 #[derive(Debug)]
 pub struct Slot {
     phase: Cell<Phase>,
     until: Cell<Option<Instant>>,
+    pace: Cell<Pace>,
     signals: Cell<Signals>,
+    /// Why we end the connection, in a word, once we do.
+    given_up: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
     /// The listener it came by.
     listener: u64,
@@ -76,7 +92,9 @@ impl Watch {
         let slot = Rc::new(Slot {
             phase: Cell::new(Phase::Head),
             until: Cell::new(None),
+            pace: Cell::default(),
             signals: Cell::default(),
+            given_up: Cell::default(),
             waker: RefCell::default(),
             listener,
             server: Cell::new(0),
@@ -90,13 +108,9 @@ impl Watch {
     /// Takes note of the time and wakes those that waited too long.
     pub fn sweep(&self, now: Instant) {
         self.now.set(now);
-        self.signal(
-            |slot| slot.until.get().is_some_and(|until| until <= now),
-            |slot, signals| {
-                slot.until.set(None);
-                signals.expired = Some(slot.phase.get());
-            },
-        );
+        for slot in self.slots.borrow().iter().filter(|slot| slot.until.get().is_some_and(|until| until <= now)) {
+            slot.expire();
+        }
     }
 
     /// Asks the connections of one listener to take no request after the next.
@@ -106,7 +120,7 @@ impl Watch {
 
     /// Ends the connections of one listener.
     pub fn cut(&self, listener: u64) {
-        self.signal(|slot| slot.listener == listener, |_, signals| signals.cut = true);
+        self.signal(|slot| slot.listener == listener, cut);
     }
 
     /// Asks all connections to take no further request.
@@ -116,12 +130,12 @@ impl Watch {
 
     /// Ends all connections.
     pub fn cut_all(&self) {
-        self.signal(|_| true, |_, signals| signals.cut = true);
+        self.signal(|_| true, cut);
     }
 
     /// Ends the connections whose request is at a server.
     pub fn cut_server(&self, server: u64) {
-        self.signal(|slot| slot.server.get() == server, |_, signals| signals.cut = true);
+        self.signal(|slot| slot.server.get() == server, cut);
     }
 
     /// How many connections there are.
@@ -138,14 +152,24 @@ impl Watch {
 
     fn signal(&self, concerns: impl Fn(&Slot) -> bool, change: impl Fn(&Slot, &mut Signals)) {
         for slot in self.slots.borrow().iter().filter(|slot| concerns(slot)) {
-            let mut signals = slot.signals.get();
-            change(slot, &mut signals);
-            slot.signals.set(signals);
-            // Waking only schedules the task: nothing here is entered again.
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
+            slot.signal(|signals| change(slot, signals));
         }
+    }
+}
+
+impl Pace {
+    /// Counts what the client sent or took by `now`; false if that was too little for the time.
+    fn moves(&mut self, bytes: usize, now: Instant) -> bool {
+        self.moved += bytes as u64;
+        if let Some(since) = self.since.take() {
+            self.waited += now.saturating_duration_since(since);
+        }
+        if self.waited < self.idle {
+            return true;
+        }
+        let enough = u128::from(self.moved) * 1000 >= u128::from(self.rate) * self.waited.as_millis();
+        (self.waited, self.moved) = (Duration::ZERO, 0);
+        enough
     }
 }
 
@@ -154,15 +178,67 @@ impl Slot {
     #[inline]
     pub fn wait(&self, phase: Phase, at_most: Duration) {
         self.phase.set(phase);
-        // The time of the last sweep: a limit is late by a sweep at most, and costs no look at the clock.
-        let now = self.watch.upgrade().map(|watch| watch.now.get());
-        self.until.set(now.and_then(|now| now.checked_add(at_most)));
+        self.until.set(self.now().and_then(|now| now.checked_add(at_most)));
+    }
+
+    /// Says that a body is under way from now on: it may stand still for `idle`, and the client has
+    /// to move `rate` bytes a second over as long.
+    pub fn wait_body(&self, phase: Phase, idle: Duration, rate: u64) {
+        self.pace.set(Pace { idle, rate, ..Pace::default() });
+        self.wait(phase, idle);
+    }
+
+    /// Says that the body of this phase is at a stand until the client moves it.
+    #[inline]
+    pub fn body_waits(&self, phase: Phase) {
+        if self.phase() == phase {
+            let mut pace = self.pace.get();
+            pace.since = pace.since.or_else(|| self.now());
+            self.pace.set(pace);
+        }
+    }
+
+    /// Says that the client moved the body of this phase. The next piece has its time from here on.
+    #[inline]
+    pub fn body_moves(&self, phase: Phase, bytes: usize) {
+        let Some(now) = self.now().filter(|_| self.phase() == phase) else { return };
+        let mut pace = self.pace.get();
+        let enough = pace.moves(bytes, now);
+        self.pace.set(pace);
+        if enough { self.wait(phase, pace.idle) } else { self.expire() }
+    }
+
+    /// Whether it is the client that the body waits for.
+    #[must_use]
+    pub fn waits_for_client(&self) -> bool {
+        self.pace.get().since.is_some()
     }
 
     /// Says that the connection waits for something that is not limited here.
     pub fn wait_unlimited(&self, phase: Phase) {
         self.phase.set(phase);
         self.until.set(None);
+    }
+
+    /// The time of the last sweep: a limit is late by a sweep at most, and costs no look at the clock.
+    fn now(&self) -> Option<Instant> {
+        self.watch.upgrade().map(|watch| watch.now.get())
+    }
+
+    /// Wakes the connection, for what it waits for has taken too long.
+    fn expire(&self) {
+        self.until.set(None);
+        self.signal(|signals| signals.expired = Some(self.phase()));
+    }
+
+    fn signal(&self, change: impl FnOnce(&mut Signals)) {
+        let mut signals = self.signals.get();
+        change(&mut signals);
+        self.signals.set(signals);
+        // Waking only schedules the task: nothing here is entered again.
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
     /// What the connection waits for.
@@ -174,6 +250,17 @@ impl Slot {
     /// Says which server the request is at; 0 for none.
     pub fn at_server(&self, id: u64) {
         self.server.set(id);
+    }
+
+    /// Says that we end the connection, and why, in a word.
+    pub fn give_up(&self, why: &'static str) {
+        self.given_up.set(Some(why));
+    }
+
+    /// Why we end the connection, if we do.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&'static str> {
+        self.given_up.get()
     }
 
     /// Why the connection was woken; asks to be woken next time.
@@ -200,6 +287,12 @@ impl Slot {
     }
 }
 
+/// Said at once: at the very end, a connection is dropped without looking again.
+fn cut(slot: &Slot, signals: &mut Signals) {
+    slot.give_up("cut");
+    signals.cut = true;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +316,29 @@ mod tests {
         assert_eq!(signals(&quick), NONE);
         watch.sweep(start + Duration::from_secs(3));
         assert_eq!(signals(&slow), NONE);
+    }
+
+    #[test]
+    fn a_client_is_too_slow_only_while_it_is_waited_for() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // Seconds from which and to which it was waited for, and the bytes that then moved.
+        let cases: [(&[(u64, u64, usize)], bool); 6] = [
+            (&[(0, 50, 1)], true),
+            (&[(0, 50, 1), (50, 100, 1)], false),
+            (&[(0, 50, 1), (90, 99, 1)], true),
+            (&[(0, 60, 64 * 60)], true),
+            (&[(0, 60, 64 * 60 - 1)], false),
+            (&[(0, 60, 64 * 60), (60, 100, 0), (100, 120, 0)], false),
+        ];
+        for (waits, enough) in cases {
+            let mut pace = Pace { idle: Duration::from_secs(60), rate: 64, ..Pace::default() };
+            let all = waits.iter().all(|(from, to, bytes)| {
+                pace.since = Some(at(*from));
+                pace.moves(*bytes, at(*to))
+            });
+            assert_eq!(all, enough, "{waits:?}");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Who gets which request.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 use crate::support::client::{Client, get};
-use crate::support::lb::{Lb, servers};
-use crate::support::servers::Server;
+use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS, servers};
+use crate::support::servers::{Server, answer};
 
 const NAMES: [&str; 3] = ["server1", "server2", "server3"];
-const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
 fn three() -> [Server; 3] {
     NAMES.map(Server::named)
@@ -58,4 +61,146 @@ fn what_is_down_is_left_out_and_the_rest_stays_in_proportion() {
     lb.server_is("server2", "up");
     let names: Vec<String> = (0..22).map(|_| get(address, "/").text()).collect();
     assert_eq!(counts(&names), BTreeMap::from([("server1", 4), ("server2", 6), ("server3", 12)]));
+}
+
+/// So many requests, one after another, each on a connection of its own.
+fn ask(address: SocketAddr, count: usize) -> Vec<String> {
+    (0..count).map(|_| get(address, "/").text()).collect()
+}
+
+fn algorithm(name: &str) -> String {
+    format!("{NO_CHECKS}[balance]\nalgorithm = \"{name}\"\n")
+}
+
+#[test]
+fn threads_together_get_exact_shares_on_mixed_connections() {
+    let up = three();
+    let lb = Lb::start(&format!("{NO_CHECKS}[proxy]\nworkers = 3\n{}", weighted(&up)));
+    let address = lb.address();
+    let names = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let names = &names;
+            scope.spawn(move || {
+                let mut kept = Client::connect(address);
+                // 6 times 14 and 2 times 13 are 110.
+                for i in 0..if thread < 6 { 14 } else { 13 } {
+                    let name = if i % 2 == 0 { kept.get("/").text() } else { get(address, "/").text() };
+                    names.lock().expect("names").push(name);
+                }
+            });
+        }
+    });
+    let names = names.into_inner().expect("names");
+    assert_eq!(counts(&names), BTreeMap::from([("server1", 20), ("server2", 30), ("server3", 60)]));
+}
+
+#[test]
+fn round_robin_goes_around_whatever_the_weights() {
+    let up = three();
+    let lb = Lb::start(&format!("{}{}", algorithm("round-robin"), weighted(&up)));
+    let names = ask(lb.address(), 12);
+    for window in names.windows(3) {
+        assert_eq!(counts(window).len(), 3, "{names:?}");
+    }
+}
+
+#[test]
+fn random_shares_by_weight_roughly_and_in_no_order() {
+    let up = three();
+    let lb = Lb::start(&format!("{}{}", algorithm("random"), weighted(&up)));
+    let mut client = Client::connect(lb.address());
+    let names: Vec<String> = (0..1100).map(|_| client.get("/").text()).collect();
+    let counts = counts(&names);
+    // Seven standard deviations and more: a fair chance never fails here.
+    for (name, expected) in [("server1", 200_usize), ("server2", 300), ("server3", 600)] {
+        assert!(counts[name].abs_diff(expected) < 120, "{counts:?}");
+    }
+    assert!(longest_run(&names) > 2, "chance makes runs");
+}
+
+#[test]
+fn least_connections_avoids_who_is_busy() {
+    let (free, freed) = channel::<()>();
+    let freed = Mutex::new(freed);
+    let slow = Server::scripted(move |mut stream, note| {
+        while note.next(&mut stream).is_some() {
+            // Until the test lets it.
+            let _ = freed.lock().expect("a receiver").recv();
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+        }
+    });
+    let quick = Server::named("quick");
+    let lb = Lb::start(&format!("{}{}{}", algorithm("least-connections"), slow.table("slow"), quick.table("quick")));
+    let address = lb.address();
+    let mut waiting = Client::connect(address);
+    // Equals take turns, so it is one of the first two who has to wait.
+    for sent in 1..=2 {
+        waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("a request", || (slow.requests().len() + quick.requests().len() == sent).then_some(()));
+        if !slow.requests().is_empty() {
+            break;
+        }
+        assert_eq!(waiting.answer().text(), "quick");
+    }
+    assert_eq!(counts(&ask(address, 20)), BTreeMap::from([("quick", 20)]));
+    free.send(()).expect("a server");
+    assert_eq!(waiting.answer().text(), "slow");
+}
+
+#[test]
+fn weight_0_takes_no_new_client() {
+    let up = three();
+    let tables = |weight| {
+        servers(&[(NAMES[0], up[0].address, weight), (NAMES[1], up[1].address, 1), (NAMES[2], up[2].address, 1)])
+    };
+    let lb = Lb::start(&format!("{NO_CHECKS}{}", tables(0)));
+    assert_eq!(counts(&ask(lb.address(), 10)), BTreeMap::from([("server2", 5), ("server3", 5)]));
+    lb.apply(&format!("{NO_CHECKS}{}", tables(1)));
+    assert_eq!(counts(&ask(lb.address(), 9)).len(), 3);
+}
+
+#[test]
+fn pools_are_shared_each_for_itself() {
+    let up = three();
+    let api = ["api1", "api2"].map(Server::named);
+    let tables: String = ["api1", "api2"]
+        .into_iter()
+        .zip(&api)
+        .map(|(name, server)| server.table(name).replace("[[server]]", "[[pool.api.server]]"))
+        .collect();
+    let lb = Lb::start(&format!(
+        "{NO_CHECKS}[[route]]\npool = \"default\"\n[[route]]\npath = \"/api\"\npool = \"api\"\n{}{tables}\
+         [pool.api.balance]\nalgorithm = \"round-robin\"\n",
+        weighted(&up)
+    ));
+    let mut client = Client::connect(lb.address());
+    // One by one: neither pool's turn is moved by the other's.
+    let (mut default, mut api) = (Vec::new(), Vec::new());
+    for _ in 0..22 {
+        default.push(client.get("/").text());
+        api.push(client.get("/api/x").text());
+    }
+    assert_eq!(counts(&default), BTreeMap::from([("server1", 4), ("server2", 6), ("server3", 12)]));
+    assert_eq!(counts(&api), BTreeMap::from([("api1", 11), ("api2", 11)]));
+    assert!(longest_run(&default) <= 2 && longest_run(&api) == 1, "{default:?} {api:?}");
+}
+
+#[test]
+fn an_edit_does_not_begin_the_turn_anew() {
+    let up = three();
+    let file = |level: &str| format!("{NO_CHECKS}[log]\nlevel = \"{level}\"\n{}", weighted(&up));
+    let lb = Lb::start(&file("info"));
+    let address = lb.address();
+    let mut names = Vec::new();
+    for level in ["warn", "info", "debug", "info"] {
+        // Begun anew each time, these would be the same five servers five times.
+        names.extend(ask(address, 5));
+        lb.apply(&file(level));
+    }
+    names.extend(ask(address, 2));
+    assert_eq!(names.len(), 22);
+    for window in names.windows(11) {
+        assert_eq!(counts(window), BTreeMap::from([("server1", 2), ("server2", 3), ("server3", 6)]), "{names:?}");
+    }
 }

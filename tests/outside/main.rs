@@ -2,11 +2,24 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod access_log;
 mod balance;
+mod bodies;
+mod connections;
+mod failures;
+mod head;
+mod healthcheck;
+mod keys;
 mod live_edit;
+mod metrics;
 mod refused;
 mod reload;
+mod request;
 mod shutdown;
 mod start;
 mod state;
+mod sticky;
 mod support;
+mod timeouts;
+mod tracing;
+mod upgrade;

@@ -27,7 +27,7 @@ fn good(text: &str) -> Config {
 fn the_smallest_file_gets_every_default() {
     let config = good(&format!("{LISTENER}{SERVER}"));
     assert_eq!(config.listeners[0].name, "127.0.0.1:0");
-    assert_eq!(config.admin, crate::config::Admin::default());
+    assert_eq!(config.admin, Admin::default());
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].name, "default");
     assert_eq!(config.routes[0].pool, DEFAULT_POOL);
@@ -144,6 +144,23 @@ fn what_is_never_closed_is_told_once_where_it_begins() {
         let problems = parse_all(&[text]).expect_err(text);
         assert!(problems[0].starts_with(&format!("0.toml:1:{column}: this")), "{problems:?}");
         assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+}
+
+#[test]
+fn the_admin_address_is_told_whatever_else_is_wrong() {
+    let own = "[admin]\naddress = \"127.0.0.1:1234\"\n";
+    let default = Admin::default().address.to_string();
+    let table = [
+        (format!("{own}colour = 1\n[[server]]\nweight = \"heavy\"\n"), "127.0.0.1:1234"),
+        (format!("[log\n{own}"), "127.0.0.1:1234"),
+        (format!("{own}[[server]\nname = \"a"), "127.0.0.1:1234"),
+        (String::new(), &default),
+        ("[admin]\naddress = 9900\n".to_owned(), &default),
+    ];
+    for (text, expected) in table {
+        assert!(parse_all(&[&text]).is_err(), "{text}");
+        assert_eq!(admin(&sources(&[&text]), &|_| None).address.to_string(), expected, "{text}");
     }
 }
 

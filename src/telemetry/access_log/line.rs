@@ -14,7 +14,7 @@ use http::Version;
 pub struct Entry<'a> {
     /// When its head was there.
     pub time: SystemTime,
-    /// Who sent it.
+    /// Who sent it; with port 0, which is left out, where that is not known.
     pub client: SocketAddr,
     /// As received.
     pub method: &'a str,
@@ -24,7 +24,7 @@ pub struct Entry<'a> {
     pub version: Version,
     /// The `Host` field as received, or what stood in its place.
     pub host: Option<&'a [u8]>,
-    /// What the client was answered; 0 if nothing.
+    /// What the client was answered; where it was answered nothing, 499 if it left, 503 if it was cut off.
     pub status: u16,
     /// Of the answer's body, in bytes, as far as it was sent.
     pub bytes: u64,
@@ -179,7 +179,7 @@ fn protocol(version: Version) -> &'static str {
 fn write_client(client: SocketAddr, out: &mut Vec<u8>) {
     let SocketAddr::V4(client) = client else {
         // To memory, so it cannot fail.
-        let _ = write!(out, "{client}");
+        let _ = if client.port() == 0 { write!(out, "{}", client.ip()) } else { write!(out, "{client}") };
         return;
     };
     let [a, b, c, d] = client.ip().octets();
@@ -188,8 +188,10 @@ fn write_client(client: SocketAddr, out: &mut Vec<u8>) {
         out.push(b'.');
         write_integer(octet, out);
     }
-    out.push(b':');
-    write_integer(client.port(), out);
+    if client.port() != 0 {
+        out.push(b':');
+        write_integer(client.port(), out);
+    }
 }
 
 fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {

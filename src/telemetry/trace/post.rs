@@ -10,6 +10,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+/// For one batch. While it passes, spans wait in the queue.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read of an answer, in bytes: it is only ever a complaint.
 const ANSWER_MAX: usize = 64 * 1024;
 

@@ -1,9 +1,11 @@
 //! The export against a collector on a real socket.
 
+use super::lane::{BATCH, QUEUE};
 use super::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -23,10 +25,11 @@ pub(super) fn request(span_id: u64) -> Span {
         address: Some(("example.com".into(), None)),
         status: Some(200),
         error: None,
+        route: Some("things".into()),
         pool: Some("api".into()),
         server: Some("api-1".into()),
         generation: 7,
-        side: Side::Client { address: [127, 0, 0, 9].into(), route: Some("/v1".into()) },
+        side: Side::Client { address: [127, 0, 0, 9].into(), path: Some("/v1".into()) },
     }
 }
 
@@ -45,14 +48,19 @@ pub(super) fn try_of(parent: u64) -> Span {
 /// A collector that hands over what it is sent, batch by batch.
 struct Collector {
     url: String,
-    batches: mpsc::UnboundedReceiver<Vec<Value>>,
+    batches: mpsc::UnboundedReceiver<Value>,
 }
 
 impl Collector {
-    /// One that answers with `status`.
+    /// A Zipkin collector that answers with `status`.
     async fn start(status: &'static str) -> Self {
+        Self::at("/api/v2/spans", status, "").await
+    }
+
+    /// One that answers what is posted to `path` with `status` and `body`.
+    async fn at(path: &'static str, status: &'static str, body: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/api/v2/spans", listener.local_addr().expect("an address"));
+        let url = format!("http://{}{path}", listener.local_addr().expect("an address"));
         let (taken, batches) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -70,12 +78,12 @@ impl Collector {
                     }
                     head.push(line);
                 }
-                assert_eq!(head.first().map(String::as_str), Some("POST /api/v2/spans HTTP/1.1\r\n"));
-                let mut body = vec![0; length];
-                stream.read_exact(&mut body).await.expect("a body");
-                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                assert_eq!(head.first().map(String::as_str), Some(&*format!("POST {path} HTTP/1.1\r\n")));
+                let mut sent = vec![0; length];
+                stream.read_exact(&mut sent).await.expect("a body");
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                 stream.write_all(answer.as_bytes()).await.expect("an answer");
-                if taken.send(serde_json::from_slice(&body).expect("JSON")).is_err() {
+                if taken.send(serde_json::from_slice(&sent).expect("JSON")).is_err() {
                     return;
                 }
             }
@@ -83,13 +91,24 @@ impl Collector {
         Self { url, batches }
     }
 
-    async fn batch(&mut self) -> Vec<Value> {
+    /// What it was sent next.
+    async fn next(&mut self) -> Value {
         timeout(SOON, self.batches.recv()).await.expect("a batch, soon").expect("a batch")
+    }
+
+    /// The spans that it was sent next, if it is a Zipkin collector.
+    async fn batch(&mut self) -> Vec<Value> {
+        let Value::Array(spans) = self.next().await else { panic!("an array of spans") };
+        spans
     }
 }
 
 fn settings(zipkin: Option<&str>, service: &str) -> config::Tracing {
     config::Tracing { zipkin: zipkin.map(str::to_owned), otlp: None, service: service.to_owned(), sample: 1.0 }
+}
+
+fn otlp(url: &str) -> config::Tracing {
+    config::Tracing { otlp: Some(url.to_owned()), ..settings(None, "edge") }
 }
 
 #[tokio::test]
@@ -113,7 +132,7 @@ async fn spans_arrive_as_zipkin_has_them() {
                     "http.request.method": "GET", "url.scheme": "http", "url.path": "/v1/things",
                     "http.response.status_code": "200", "http.route": "/v1", "server.address": "example.com",
                     "client.address": "127.0.0.9", "network.protocol.version": "1.1",
-                    "lb.pool": "api", "lb.server": "api-1", "lb.generation": "7",
+                    "lb.route": "things", "lb.pool": "api", "lb.server": "api-1", "lb.generation": "7",
                     "otel.library.name": "lb", "otel.library.version": scope,
                 },
             }),
@@ -127,7 +146,7 @@ async fn spans_arrive_as_zipkin_has_them() {
                     "http.response.status_code": "502", "error.type": "502", "error": "502",
                     "otel.status_code": "ERROR", "server.address": "127.0.0.1", "server.port": "9001",
                     "http.request.resend_count": "1", "network.protocol.version": "1.1",
-                    "lb.pool": "api", "lb.server": "api-1", "lb.generation": "7",
+                    "lb.route": "things", "lb.pool": "api", "lb.server": "api-1", "lb.generation": "7",
                     "otel.library.name": "lb", "otel.library.version": scope,
                 },
             }),
@@ -138,13 +157,88 @@ async fn spans_arrive_as_zipkin_has_them() {
 }
 
 #[tokio::test]
+async fn spans_arrive_as_opentelemetry_has_them() {
+    let mut collector = Collector::at("/v1/traces", "200 OK", "{}").await;
+    let (sink, export) = start(&otlp(&collector.url));
+    sink.record(request(1));
+    sink.record(try_of(1));
+    let string = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
+    let int = |key: &str, value: &str| json!({ "key": key, "value": { "intValue": value } });
+    let scope = json!({ "name": "lb", "version": env!("CARGO_PKG_VERSION") });
+    let (start, end) = ("1795309323456789000", "1795309323458289000");
+    assert_eq!(
+        collector.next().await,
+        json!({ "resourceSpans": [{
+            "resource": { "attributes": [string("service.name", "edge")] },
+            "scopeSpans": [{ "scope": scope, "spans": [
+                {
+                    "traceId": "463ac35c9f6413ad48485a3953bb6124", "spanId": "0000000000000001", "flags": 0x301,
+                    "name": "GET /v1", "kind": 2, "startTimeUnixNano": start, "endTimeUnixNano": end, "status": {},
+                    "attributes": [
+                        string("http.request.method", "GET"), string("url.scheme", "http"),
+                        string("url.path", "/v1/things"), int("lb.generation", "7"),
+                        string("network.protocol.version", "1.1"), string("server.address", "example.com"),
+                        int("http.response.status_code", "200"), string("lb.route", "things"), string("lb.pool", "api"),
+                        string("lb.server", "api-1"), string("client.address", "127.0.0.9"),
+                        string("http.route", "/v1"),
+                    ],
+                },
+                {
+                    "traceId": "463ac35c9f6413ad48485a3953bb6124", "spanId": "0000000000000002", "flags": 0x101,
+                    "parentSpanId": "0000000000000001",
+                    "name": "GET", "kind": 3, "startTimeUnixNano": start, "endTimeUnixNano": end,
+                    "status": { "code": 2 },
+                    "attributes": [
+                        string("http.request.method", "GET"), string("url.scheme", "http"),
+                        string("url.path", "/v1/things"), int("lb.generation", "7"),
+                        string("network.protocol.version", "1.1"), string("server.address", "127.0.0.1"),
+                        int("server.port", "9001"), int("http.response.status_code", "502"),
+                        string("error.type", "502"), string("lb.route", "things"), string("lb.pool", "api"), string("lb.server", "api-1"),
+                        int("http.request.resend_count", "1"),
+                    ],
+                },
+            ] }],
+        }] })
+    );
+    assert!(export.shutdown(SOON).await);
+    assert_eq!((sink.exported(), sink.dropped()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_collector_that_takes_some_is_believed() {
+    let some = r#"{"partialSuccess":{"rejectedSpans":"2"}}"#;
+    let collector = Collector::at("/v1/traces", "200 OK", some).await;
+    let (sink, export) = start(&otlp(&collector.url));
+    for id in 1..=3 {
+        sink.record(request(id));
+    }
+    assert!(export.shutdown(SOON).await);
+    assert_eq!((sink.exported(), sink.dropped()), (1, 2));
+}
+
+#[tokio::test]
+async fn two_collectors_get_all_and_do_not_wait_for_each_other() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let mut collector = Collector::at("/v1/traces", "200 OK", "{}").await;
+    let url = format!("http://{}/api/v2/spans", silent.local_addr().expect("an address"));
+    let (sink, export) = start(&config::Tracing { zipkin: Some(url), ..otlp(&collector.url) });
+    sink.record(request(1));
+    collector.next().await;
+    let _connection = timeout(SOON, silent.accept()).await.expect("a connection, soon").expect("a connection");
+    // Zipkin's lane is stuck with the first.
+    sink.record(request(2));
+    collector.next().await;
+    drop(export);
+}
+
+#[tokio::test]
 async fn the_exporter_is_woken_for_a_full_batch_and_not_before() {
     let (sink, export) = start(&settings(Some("http://127.0.0.1:0/"), "lb"));
     for (id, woken) in (1..=BATCH as u64).map(|id| (id, id == BATCH as u64)) {
         sink.record(request(id));
         let permit = tokio::select! {
             biased;
-            () = sink.shared.wake.notified() => true,
+            () = sink.zipkin.woken() => true,
             () = std::future::ready(()) => false,
         };
         assert_eq!(permit, woken, "span {id}");

@@ -4,21 +4,17 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
-use opentelemetry::{InstrumentationScope, KeyValue};
+use http::{Request, Response};
+use opentelemetry::trace::SpanId;
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter, SpanLinks};
+use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use opentelemetry_zipkin::ZipkinExporter;
 use serde_json::{Map, Value, json};
 
-use super::{Side, Span, post};
-
-/// For one batch. While it passes, spans wait in the queue.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use super::lane::Loss;
+use super::post;
 
 /// A Zipkin collector.
 #[derive(Debug)]
@@ -42,105 +38,9 @@ impl Zipkin {
     /// Sends `spans` in one request.
     ///
     /// # Errors
-    /// In words, when the collector did not take them.
-    pub(super) async fn export(&self, spans: Vec<Span>) -> Result<(), String> {
-        let scope = InstrumentationScope::builder("lb").with_version(env!("CARGO_PKG_VERSION")).build();
-        let spans = spans.into_iter().map(|span| span_data(span, scope.clone())).collect();
-        self.0.export(spans).await.map_err(|error| error.to_string())
-    }
-}
-
-fn span_data(span: Span, scope: InstrumentationScope) -> SpanData {
-    let error = error_type(&span);
-    SpanData {
-        span_context: SpanContext::new(
-            TraceId::from(span.trace_id),
-            SpanId::from(span.span_id),
-            TraceFlags::SAMPLED,
-            false,
-            TraceState::NONE,
-        ),
-        parent_span_id: span.parent_span_id.map_or(SpanId::INVALID, SpanId::from),
-        parent_span_is_remote: matches!(span.side, Side::Client { .. }),
-        span_kind: match span.side {
-            Side::Client { .. } => SpanKind::Server,
-            Side::Upstream { .. } => SpanKind::Client,
-        },
-        name: name(&span).into(),
-        start_time: span.start,
-        end_time: span.start + span.duration,
-        status: error.clone().map_or(Status::Unset, Status::error),
-        attributes: attributes(span, error),
-        dropped_attributes_count: 0,
-        events: SpanEvents::default(),
-        links: SpanLinks::default(),
-        instrumentation_scope: scope,
-    }
-}
-
-fn name(span: &Span) -> String {
-    let method = known_method(&span.method).unwrap_or("HTTP");
-    match &span.side {
-        Side::Client { route: Some(route), .. } => format!("{method} {route}"),
-        _ => method.to_owned(),
-    }
-}
-
-fn attributes(span: Span, error: Option<String>) -> Vec<KeyValue> {
-    let mut attributes = vec![
-        KeyValue::new("http.request.method", known_method(&span.method).unwrap_or("_OTHER")),
-        KeyValue::new("url.scheme", span.scheme),
-        KeyValue::new("url.path", span.path),
-        KeyValue::new("lb.generation", i64::try_from(span.generation).unwrap_or(i64::MAX)),
-    ];
-    let mut add = |attribute: Option<KeyValue>| attributes.extend(attribute);
-    add(protocol_version(span.version).map(|version| KeyValue::new("network.protocol.version", version)));
-    if let Some((address, port)) = span.address {
-        add(Some(KeyValue::new("server.address", address)));
-        add(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-    }
-    add(span.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
-    add(error.map(|error| KeyValue::new("error.type", error)));
-    add(span.pool.map(|pool| KeyValue::new("lb.pool", pool)));
-    add(span.server.map(|server| KeyValue::new("lb.server", server)));
-    match span.side {
-        Side::Client { address, route } => {
-            add(Some(KeyValue::new("client.address", address.to_string())));
-            add(route.map(|route| KeyValue::new("http.route", route)));
-        }
-        Side::Upstream { resend_count } => {
-            add((resend_count > 0).then(|| KeyValue::new("http.request.resend_count", i64::from(resend_count))));
-        }
-    }
-    if known_method(&span.method).is_none() {
-        add(Some(KeyValue::new("http.request.method_original", span.method.to_string())));
-    }
-    attributes
-}
-
-/// A client's own mistakes are no errors of the server that tells them, but they are the client's.
-fn error_type(span: &Span) -> Option<String> {
-    let worst_fine = match span.side {
-        Side::Client { .. } => 499,
-        Side::Upstream { .. } => 399,
-    };
-    let status = span.status.filter(|status| *status > worst_fine);
-    span.error.map(str::to_owned).or(status.map(|status| status.to_string()))
-}
-
-/// The methods that the conventions know; others are a client's words, and would be endless names.
-fn known_method(method: &Method) -> Option<&'static str> {
-    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    KNOWN.into_iter().find(|known| method == known)
-}
-
-fn protocol_version(version: Version) -> Option<&'static str> {
-    match version {
-        Version::HTTP_10 => Some("1.0"),
-        Version::HTTP_11 => Some("1.1"),
-        Version::HTTP_2 => Some("2"),
-        Version::HTTP_3 => Some("3"),
-        _ => None,
+    /// When the collector did not take them.
+    pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<(), Loss> {
+        self.0.export(spans).await.map_err(|error| Loss::of_all(error.to_string()))
     }
 }
 
@@ -163,7 +63,7 @@ impl HttpClient for Client {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let body = complete(&body, &self.service)?;
-            post::post(Request::from_parts(head, body.into()), TIMEOUT).await
+            post::post(Request::from_parts(head, body.into()), post::TIMEOUT).await
         })
     }
 }
@@ -182,42 +82,4 @@ fn complete(spans: &[u8], service: &str) -> serde_json::Result<Vec<u8>> {
         span.retain(|key, value| key != "parentId" || *value != SpanId::INVALID.to_string());
     }
     serde_json::to_vec(&spans)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::trace::tests::{request, try_of};
-
-    #[test]
-    fn names_and_errors_follow_the_conventions() {
-        let client = |method: &str, status, error| {
-            let method = Method::from_bytes(method.as_bytes()).expect("a method");
-            Span { method, status, error, ..request(1) }
-        };
-        let upstream = |method: &str, status, error| Span { side: try_of(1).side, ..client(method, status, error) };
-        let cases = [
-            (client("GET", Some(200), None), "GET /v1", None),
-            (client("GET", Some(404), None), "GET /v1", None),
-            (client("GET", Some(503), None), "GET /v1", Some("503")),
-            (client("GET", Some(503), Some("no_server")), "GET /v1", Some("no_server")),
-            (client("GET", None, Some("client_gone")), "GET /v1", Some("client_gone")),
-            (client("BREW", Some(200), None), "HTTP /v1", None),
-            (upstream("POST", Some(399), None), "POST", None),
-            (upstream("POST", Some(404), None), "POST", Some("404")),
-            (upstream("BREW", Some(200), None), "HTTP", None),
-        ];
-        for (span, expected_name, expected_error) in cases {
-            assert_eq!(name(&span), expected_name, "{span:?}");
-            assert_eq!(error_type(&span).as_deref(), expected_error, "{span:?}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_method_is_no_value_of_its_own() {
-        let span = Span { method: Method::from_bytes(b"BREW").expect("a method"), ..request(1) };
-        let attributes = attributes(span, None);
-        assert!(attributes.contains(&KeyValue::new("http.request.method", "_OTHER")));
-        assert!(attributes.contains(&KeyValue::new("http.request.method_original", "BREW")));
-    }
 }

@@ -20,6 +20,14 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+/// A piece of a chunked body.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Data(Vec<u8>),
+    /// The last chunk, with trailers as they came.
+    End(Vec<String>),
+}
+
 /// GET on a connection of its own.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
@@ -71,14 +79,9 @@ impl Client {
         let mut answer = Answer { status, fields, body: Vec::new() };
         if answer.field("transfer-encoding") == Some("chunked") {
             loop {
-                let size = self.line()?;
-                let size = usize::from_str_radix(size.split(';').next().unwrap_or(""), 16).map_err(io::Error::other)?;
-                let begin = answer.body.len();
-                answer.body.resize(begin + size, 0);
-                self.stream.read_exact(&mut answer.body[begin..])?;
-                self.line()?;
-                if size == 0 {
-                    return Ok(answer);
+                match self.chunk()? {
+                    Piece::Data(data) => answer.body.extend(data),
+                    Piece::End(_) => return Ok(answer),
                 }
             }
         }
@@ -124,6 +127,36 @@ impl Client {
             Ok(rest) => rest.is_empty(),
             Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
         }
+    }
+
+    /// The next chunk of an answer's body.
+    pub(crate) fn chunk(&mut self) -> io::Result<Piece> {
+        let size = self.line()?;
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or(""), 16).map_err(io::Error::other)?;
+        if size > 0 {
+            let mut data = vec![0; size];
+            self.stream.read_exact(&mut data)?;
+            let end = self.line()?;
+            return if end.is_empty() { Ok(Piece::Data(data)) } else { Err(io::Error::other("no end of the chunk")) };
+        }
+        let mut trailers = Vec::new();
+        loop {
+            match self.line()? {
+                line if line.is_empty() => return Ok(Piece::End(trailers)),
+                line => trailers.push(line),
+            }
+        }
+    }
+
+    /// Everything until the other side closes.
+    pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes).map(|_| bytes)
+    }
+
+    /// The socket, to be written by another thread or set up otherwise.
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.stream.get_ref().try_clone().expect("a socket")
     }
 
     fn line(&mut self) -> io::Result<String> {

@@ -12,9 +12,13 @@ use tempfile::TempDir;
 
 use super::client::{Answer, get};
 use super::eventually;
+use super::servers::Server;
 
 /// What every configuration of the tests begins with: ports that the system chooses.
 pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+
+/// No health checks, so that servers see only what clients send.
+pub(crate) const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
 /// Lines of an output, as they come.
 pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
@@ -187,14 +191,26 @@ impl Lb {
 
     /// Sends a signal, by its name without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
-        assert!(status.expect("kill runs").success());
+        // The shell's own: not every machine has a program for it.
+        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status();
+        assert!(status.expect("sh runs").success());
     }
 
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn ends(&mut self) -> ExitStatus {
         eventually("lb ends", || self.child.try_wait().expect("a child"))
+    }
+
+    /// Waits for a line of the access log.
+    #[track_caller]
+    pub(crate) fn logs(&self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
+        eventually(&format!("{what} in the access log"), || self.stdout().into_iter().find(|line| is_it(line)))
+    }
+
+    /// Starts with [`PORTS`], no checks, `config` and one server.
+    pub(crate) fn before(server: &Server, config: &str) -> Self {
+        Self::start(&format!("{NO_CHECKS}{config}{}", server.table("server1")))
     }
 }
 

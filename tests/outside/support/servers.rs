@@ -1,9 +1,11 @@
 //! Servers that do as they are told, good or bad; each connection is served by a function on a thread of its own.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::DEADLINE;
 
@@ -20,7 +22,8 @@ struct Shared {
     healthy: AtomicBool,
     connections: AtomicUsize,
     requests: Mutex<Vec<Request>>,
-    open: Mutex<Vec<TcpStream>>,
+    /// By the number of the connection.
+    open: Mutex<HashMap<usize, TcpStream>>,
 }
 
 /// A request as it came.
@@ -31,6 +34,8 @@ pub(crate) struct Request {
     /// Names as they came.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// Its head, byte by byte.
+    pub(crate) head: Vec<u8>,
 }
 
 impl Request {
@@ -46,28 +51,58 @@ impl Request {
 
     /// Reads one; none at the end of the connection. A body needs a `Content-Length` or to be chunked.
     pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Option<Self> {
-        let mut request = Self { line: line(stream)?, ..Self::default() };
-        loop {
-            let line = line(stream)?;
-            let Some((name, value)) = line.split_once(':') else { break };
-            request.fields.push((name.to_owned(), value.trim().to_owned()));
+        let mut request = Self::read_head(stream)?;
+        request.read_body(stream)?;
+        Some(request)
+    }
+
+    /// Reads the head of one.
+    pub(crate) fn read_head(stream: &mut BufReader<TcpStream>) -> Option<Self> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_until(b'\n', &mut head).ok()? == 0 {
+                return None;
+            }
         }
-        if request.values("transfer-encoding") == ["chunked"] {
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let mut lines = text.lines();
+        let line = lines.next()?.to_owned();
+        let fields = lines.filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        Some(Self { line, fields, body: Vec::new(), head })
+    }
+
+    /// Reads the body that belongs to a head; none if it is cut short.
+    pub(crate) fn read_body(&mut self, stream: &mut BufReader<TcpStream>) -> Option<()> {
+        if self.values("transfer-encoding") == ["chunked"] {
             loop {
                 let size = usize::from_str_radix(&line(stream)?, 16).ok()?;
                 let mut chunk = vec![0; size];
                 stream.read_exact(&mut chunk).ok()?;
-                line(stream)?;
                 if size == 0 {
-                    return Some(request);
+                    // Trailers belong to what came.
+                    while let line = line(stream)?
+                        && !line.is_empty()
+                    {
+                        self.fields.push(("trailer".to_owned(), line));
+                    }
+                    return Some(());
                 }
-                request.body.extend(chunk);
+                line(stream)?;
+                self.body.extend(chunk);
             }
         }
-        let length = request.values("content-length").first().map_or(Some(0), |length| length.parse().ok())?;
-        request.body.resize(length, 0);
-        stream.read_exact(&mut request.body).ok()?;
-        Some(request)
+        let length = self.values("content-length").first().map_or(Some(0), |length| length.parse().ok())?;
+        self.body.resize(length, 0);
+        stream.read_exact(&mut self.body).ok()
+    }
+
+    /// Whether nobody can read its head otherwise: every line ends with CRLF and has no other
+    /// control character, there is one `Host`, and at most one field says how long the body is.
+    pub(crate) fn is_canonical(&self) -> bool {
+        let lines = String::from_utf8_lossy(&self.head).replace("\r\n", "");
+        let framing = self.values("content-length").len() + self.values("transfer-encoding").len();
+        !lines.contains(|c: char| c.is_ascii_control()) && self.values("host").len() == 1 && framing <= 1
     }
 }
 
@@ -90,10 +125,14 @@ impl Server {
                 }
                 stream.set_nodelay(true).expect("a socket");
                 stream.set_read_timeout(Some(3 * DEADLINE)).expect("a socket");
-                note.0.connections.fetch_add(1, SeqCst);
-                note.0.open.lock().expect("streams").extend(stream.try_clone());
+                let number = note.0.connections.fetch_add(1, SeqCst);
+                note.0.open.lock().expect("streams").extend(stream.try_clone().map(|stream| (number, stream)));
                 let (serve, note) = (Arc::clone(&serve), Note(Arc::clone(&note.0)));
-                std::thread::spawn(move || serve(BufReader::new(stream), &note));
+                std::thread::spawn(move || {
+                    serve(BufReader::new(stream), &note);
+                    // The last handle: this closes it.
+                    note.0.open.lock().expect("streams").remove(&number);
+                });
             }
         });
         Self { address, shared }
@@ -109,6 +148,16 @@ impl Server {
         Self::on(address, move |stream, note| answer_by(name, stream, note))
     }
 
+    /// Answers every request with these bytes.
+    pub(crate) fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::scripted(move |mut stream, note| {
+            while note.next(&mut stream).is_some() {
+                answer(&mut stream, &bytes);
+            }
+        })
+    }
+
     /// The same, but `/slow` is answered only once the gate is open.
     pub(crate) fn gated(name: &'static str, gate: &Gate) -> Self {
         let gate = gate.clone();
@@ -122,6 +171,11 @@ impl Server {
         })
     }
 
+    /// Its table in the default pool.
+    pub(crate) fn table(&self, name: &str) -> String {
+        format!("[[server]]\nname = \"{name}\"\naddress = \"{}\"\n", self.address)
+    }
+
     /// Says whether `/health` is to be answered with 200 or 503.
     pub(crate) fn set_healthy(&self, healthy: bool) {
         self.shared.healthy.store(healthy, SeqCst);
@@ -132,7 +186,7 @@ impl Server {
         self.shared.stopped.store(true, SeqCst);
         // Wakes it, so that it lets go of the port.
         drop(TcpStream::connect(self.address));
-        for stream in self.shared.open.lock().expect("streams").drain(..) {
+        for stream in self.shared.open.lock().expect("streams").values() {
             // It may have ended.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
@@ -165,18 +219,45 @@ impl Note {
         loop {
             let request = Request::read(stream)?;
             if request.path() != "/health" {
-                self.0.requests.lock().expect("requests").push(request.clone());
+                self.seen(&request);
                 return Some(request);
             }
             let status = if self.0.healthy.load(SeqCst) { "200 OK" } else { "503 Service Unavailable" };
-            answer(stream, &format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+            answer(stream, format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
         }
+    }
+
+    /// Notes a request that was read without [`Note::next`].
+    pub(crate) fn seen(&self, request: &Request) {
+        self.0.requests.lock().expect("requests").push(request.clone());
     }
 }
 
 /// Sends bytes as they are; a client that has left is no fault.
-pub(crate) fn answer(stream: &mut BufReader<TcpStream>, bytes: &str) {
-    let _ = stream.get_mut().write_all(bytes.as_bytes());
+pub(crate) fn answer(stream: &mut BufReader<TcpStream>, bytes: impl AsRef<[u8]>) {
+    let _ = stream.get_mut().write_all(bytes.as_ref());
+}
+
+/// Has a connection end, when its function returns, by a reset.
+pub(crate) fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+}
+
+/// An address that refuses connections, for as long as this lives: bound, but not listened at.
+#[derive(Debug)]
+pub(crate) struct Refusing {
+    pub(crate) address: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&any.into()).expect("a port");
+        let address = socket.local_addr().expect("an address").as_socket().expect("of IP");
+        Self { address, _socket: socket }
+    }
 }
 
 fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {

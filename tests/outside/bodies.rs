@@ -1,0 +1,312 @@
+//! Bodies: streamed both ways, whole, limited, and cut visibly where they are cut.
+
+use std::io::{Read, Write};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+
+use crate::support::client::{Client, Piece};
+use crate::support::lb::Lb;
+use crate::support::servers::{Request, Server, answer};
+use crate::support::{DEADLINE, eventually};
+
+/// A server that answers with the body that it was sent, and says how by the same kind of framing.
+fn echo() -> Server {
+    Server::scripted(|mut stream, note| {
+        while let Some(request) = note.next(&mut stream) {
+            if request.values("content-length").is_empty() {
+                answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                for piece in request.body.chunks(7_777) {
+                    answer(&mut stream, format!("{:x}\r\n", piece.len()));
+                    answer(&mut stream, [piece, b"\r\n"].concat());
+                }
+                answer(&mut stream, "0\r\n\r\n");
+            } else {
+                answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()));
+                answer(&mut stream, &request.body);
+            }
+        }
+    })
+}
+
+/// Bytes in which any loss, doubling or exchange shows.
+fn content(length: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(length as u64);
+    (0..length).map(|_| rng.u8(..)).collect()
+}
+
+/// A receiver that several threads may hold.
+fn gate() -> (std::sync::mpsc::Sender<()>, Mutex<Receiver<()>>) {
+    let (open, opened) = channel();
+    (open, Mutex::new(opened))
+}
+
+fn wait(gate: &Mutex<Receiver<()>>) {
+    gate.lock().expect("a gate").recv_timeout(DEADLINE).expect("the gate is opened");
+}
+
+#[test]
+fn bodies_of_any_size_pass_whole_in_both_framings() {
+    let server = echo();
+    let lb = Lb::before(&server, "");
+    let address = lb.address();
+    let mut client = Client::connect(address);
+    for length in [0, 1, 8 << 10, 1 << 20, 20 << 20] {
+        let body = content(length);
+        for chunked in [false, true] {
+            let mut writer = client.socket();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let framing = if chunked {
+                        "Transfer-Encoding: chunked".to_owned()
+                    } else {
+                        format!("Content-Length: {length}")
+                    };
+                    write!(writer, "POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n").expect("sent");
+                    if !chunked {
+                        return writer.write_all(&body).expect("sent");
+                    }
+                    for piece in body.chunks(10_000) {
+                        write!(writer, "{:X};x=y\r\n", piece.len()).expect("sent");
+                        writer.write_all(&[piece, b"\r\n"].concat()).expect("sent");
+                    }
+                    writer.write_all(b"0\r\n\r\n").expect("sent");
+                });
+                let answer = client.answer();
+                assert_eq!(answer.status, 200);
+                assert!(answer.body == body, "{length} bytes, chunked {chunked}: {} came", answer.body.len());
+                let framing = if chunked { "transfer-encoding" } else { "content-length" };
+                assert!(answer.field(framing).is_some(), "{:?}", answer.fields);
+            });
+        }
+    }
+    let requests = server.requests();
+    assert_eq!(requests.len(), 10);
+    assert!(requests.iter().all(Request::is_canonical));
+}
+
+#[test]
+fn an_answer_comes_as_it_is_made() {
+    let (open, opened) = gate();
+    let server = Server::scripted(move |mut stream, note| {
+        while note.next(&mut stream).is_some() {
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+            wait(&opened);
+            answer(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
+        }
+    });
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.try_head().expect("a head").0, 200);
+    assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"first".to_vec()));
+    // Only now is there a rest.
+    open.send(()).expect("a server that waits");
+    assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"last".to_vec()));
+    assert_eq!(client.chunk().expect("the last chunk"), Piece::End(Vec::new()));
+}
+
+#[test]
+fn an_upload_goes_on_as_it_comes() {
+    let (came, when_came) = channel();
+    let came = Mutex::new(came);
+    let server = Server::scripted(move |mut stream, note| {
+        let Some(mut request) = Request::read_head(&mut stream) else { return };
+        let mut first = [0; 5];
+        stream.read_exact(&mut first).expect("five bytes");
+        came.lock().expect("a sender").send(first).expect("a test that waits");
+        request.body.resize(4, 0);
+        stream.read_exact(&mut request.body).expect("the rest");
+        note.seen(&request);
+        answer(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfirst");
+    assert_eq!(&when_came.recv_timeout(DEADLINE).expect("the first bytes"), b"first");
+    client.send("last");
+    assert_eq!(client.answer().status, 204);
+    assert_eq!(server.requests()[0].body, b"last");
+}
+
+#[test]
+fn what_has_no_body_has_none() {
+    // Row 36: bytes that must not be there are skipped, and the connection is not used again.
+    let cases = [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 200, Some("5")),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, Some("5")),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n", 204, None),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\nhello", 204, None),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", 304, None),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello", 304, None),
+    ];
+    for (method, bytes, status, length) in cases {
+        let server = Server::saying(bytes);
+        let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
+        let mut client = Client::connect(lb.address());
+        for _ in 0..3 {
+            client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+            let (answered, fields) = client.try_head().unwrap_or_else(|error| panic!("{method} {bytes}: {error}"));
+            assert_eq!(answered, status, "{method} {bytes}");
+            let said = fields.iter().find(|(name, _)| name == "content-length").map(|(_, value)| value.as_str());
+            assert_eq!(said, length, "{method} {bytes}: {fields:?}");
+        }
+        let kept = !bytes.ends_with("hello");
+        assert_eq!(server.connections() == 1, kept, "{method} {bytes}: {} connections", server.connections());
+    }
+}
+
+#[test]
+fn bytes_past_an_answers_length_reach_nobody() {
+    let server = Server::saying(
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    );
+    let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
+    let mut client = Client::connect(lb.address());
+    for _ in 0..10 {
+        assert_eq!(client.get("/").text(), "ok");
+    }
+    assert_eq!(server.connections(), 10);
+}
+
+#[test]
+fn row_37_an_answer_cut_short_is_seen_to_be_cut_and_not_tried_again() {
+    let heads = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n64\r\nx",
+    ];
+    for head in heads {
+        let server = Server::scripted(move |mut stream, note| {
+            if note.next(&mut stream).is_some() {
+                answer(&mut stream, head);
+            }
+        });
+        let lb = Lb::before(&server, "");
+        let mut client = Client::connect(lb.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = client.try_answer();
+        assert!(answer.is_err(), "{head}: {answer:?}");
+        assert_eq!(server.requests().len(), 1, "{head}");
+        lb.logs("the cut", |line| line.contains("answer_cut"));
+    }
+}
+
+#[test]
+fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
+    let server = Server::scripted(|mut stream, note| {
+        let Some(mut request) = Request::read_head(&mut stream) else { return };
+        let whole = request.read_body(&mut stream).is_some();
+        request.line = (if whole { "whole" } else { "broken off" }).to_owned();
+        note.seen(&request);
+    });
+    let lb = Lb::before(&server, "");
+    for framing in ["Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+        let before = server.requests().len();
+        let mut client = Client::connect(lb.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
+        eventually("the upload begins", || (lb.server("server1")["active_requests"] == 1).then_some(()));
+        drop(client);
+        let ended = eventually("the upload ends", || server.requests().get(before).cloned());
+        assert_eq!(ended.line, "broken off", "{framing}");
+    }
+}
+
+#[test]
+fn trailers_reach_a_client_that_takes_them() {
+    let server = Server::saying(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n\
+         5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
+    );
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    for (field, trailers) in [("TE: trailers\r\n", vec!["x-sum: 7"]), ("", vec![])] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n"));
+        assert_eq!(client.try_head().expect("a head").0, 200);
+        assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
+        let trailers = trailers.into_iter().map(str::to_owned).collect();
+        assert_eq!(client.chunk().expect("the last chunk"), Piece::End(trailers), "{field}");
+    }
+}
+
+#[test]
+fn row_13_who_waits_for_100_gets_it_and_nobody_else() {
+    let server = echo();
+    let lb = Lb::before(&server, "");
+    let address = lb.address();
+    let mut client = Client::connect(address);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n";
+    client.send(format!("{head}Expect: 100-Continue\r\n\r\n"));
+    assert_eq!(client.answer().status, 100);
+    client.send("hello");
+    assert_eq!(client.answer().text(), "hello");
+    assert_eq!(client.request(format!("{head}\r\nhello")).status, 200);
+    let old = head.replace("1.1", "1.0");
+    let answer = Client::connect(address).request(format!("{old}Expect: 100-continue\r\n\r\nhello"));
+    assert_eq!(answer.status, 200);
+    assert!(server.requests().iter().all(|request| request.values("expect").is_empty()));
+}
+
+#[test]
+fn rows_12_and_38_an_early_answer_reaches_the_client_and_its_connection_nobody_else() {
+    let server = Server::scripted(|mut stream, note| {
+        while let Some(request) = Request::read_head(&mut stream) {
+            note.seen(&request);
+            if request.path() == "/" {
+                answer(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
+            } else {
+                answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        }
+    });
+    let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
+    let address = lb.address();
+    let mut client = Client::connect(address);
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n0123456789", 100 << 20));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
+    // While the first upload is still open, and after it.
+    assert_eq!(Client::connect(address).get("/second").text(), "ok");
+    drop(client);
+    assert_eq!(Client::connect(address).get("/third").text(), "ok");
+    assert_eq!(server.requests().len(), 3);
+    assert_eq!(server.connections(), 2, "the upload's own, and one for all others");
+}
+
+#[test]
+fn row_38_a_client_that_only_reads_when_all_is_sent_can_read_it_too() {
+    let server = Server::scripted(|mut stream, note| {
+        if let Some(request) = Request::read_head(&mut stream) {
+            note.seen(&request);
+            answer(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+        }
+    });
+    let lb = Lb::before(&server, "");
+    let length = 1 << 20;
+    let mut client = Client::connect(lb.address());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+    // It may be told to stop in the middle.
+    let _ = client.socket().write_all(&content(length));
+    assert_eq!(client.answer().status, 413);
+}
+
+#[test]
+fn a_body_over_the_limit_is_413_however_it_is_framed() {
+    let server = echo();
+    let lb = Lb::before(&server, "[limits]\nbody_bytes = \"10B\"\n");
+    let address = lb.address();
+    let cases = [
+        ("Content-Length: 10\r\n\r\n0123456789", 200),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n", 200),
+        ("Content-Length: 11\r\n\r\n01234567890", 413),
+        ("Content-Length: 11\r\n\r\n", 413),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n6\r\n567890\r\n0\r\n\r\n", 413),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n6\r\n567890\r\n", 413),
+    ];
+    for (framing, status) in cases {
+        let mut client = Client::connect(address);
+        let answer = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
+        assert_eq!(answer.status, status, "{framing}: {answer:?}");
+        assert!(status == 200 || client.is_closed(), "{framing}");
+    }
+    assert_eq!(server.requests().len(), 2, "what is too large reaches no server whole");
+}

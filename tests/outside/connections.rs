@@ -1,0 +1,176 @@
+//! Connections to clients and to servers: kept, used again, closed when they should be.
+
+use std::net::{Shutdown, SocketAddr, TcpListener};
+
+use crate::support::client::{Client, get};
+use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS};
+use crate::support::servers::{Server, answer};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A worker keeps its own connections to servers: with one there is one to count.
+const ONE_WORKER: &str = "[proxy]\nworkers = 1\n";
+
+#[test]
+fn a_hundred_requests_of_one_client_and_of_a_hundred_take_one_connection_to_the_server() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, ONE_WORKER);
+    let address = lb.address();
+    let mut client = Client::connect(address);
+    for _ in 0..100 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert_eq!(server.connections(), 1);
+    for _ in 0..100 {
+        assert_eq!(get(address, "/").status, 200);
+    }
+    assert_eq!((server.connections(), server.requests().len()), (1, 200));
+    // An edit of something else leaves it alone too.
+    lb.apply(&format!("{NO_CHECKS}{ONE_WORKER}[log]\naccess = false\n{}", server.table("server1")));
+    assert_eq!((client.get("/").status, server.connections()), (200, 1));
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::scripted(|mut stream, note| {
+        while let Some(request) = note.next(&mut stream) {
+            let path = request.path();
+            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+        }
+    });
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    let requests: String = (0..50).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    client.send(requests);
+    for i in 0..50 {
+        assert_eq!(client.answer().text(), format!("/{i}"));
+    }
+}
+
+#[test]
+fn a_connection_ends_when_its_client_says_so() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "");
+    let address = lb.address();
+    let cases = [
+        ("HTTP/1.1", "", false),
+        ("HTTP/1.1", "Connection: close\r\n", true),
+        ("HTTP/1.1", "Connection: x-other, Close\r\n", true),
+        ("HTTP/1.0", "", true),
+        ("HTTP/1.0", "Connection: keep-alive\r\n", false),
+    ];
+    for (version, field, closes) in cases {
+        let mut client = Client::connect(address);
+        let answer = client.request(format!("GET / {version}\r\nHost: a\r\n{field}\r\n"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{version} {field}");
+        if closes {
+            assert!(client.is_closed(), "{version} {field}");
+        } else {
+            assert_eq!(client.get("/").status, 200, "{version} {field}");
+        }
+    }
+    assert!(server.requests().iter().all(|request| request.values("connection").is_empty()));
+}
+
+#[test]
+fn a_server_that_closes_is_asked_on_a_new_connection() {
+    let server = Server::scripted(|mut stream, note| {
+        // One answer a connection, and says so only by closing.
+        if note.next(&mut stream).is_some() {
+            answer(&mut stream, OK);
+        }
+    });
+    let lb = Lb::before(&server, ONE_WORKER);
+    let mut client = Client::connect(lb.address());
+    for done in 0..20 {
+        assert_eq!(client.get("/").status, 200, "after {done}");
+    }
+    assert_eq!(server.connections(), 20);
+    // What says so is not kept, and what is HTTP/1.0 neither.
+    for bytes in ["HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok", "HTTP/1.0 200 OK\r\n\r\nok"] {
+        let server = Server::scripted(move |mut stream, note| {
+            if note.next(&mut stream).is_some() {
+                answer(&mut stream, bytes);
+            }
+        });
+        let lb = Lb::before(&server, ONE_WORKER);
+        let mut client = Client::connect(lb.address());
+        for _ in 0..3 {
+            let answer = client.get("/");
+            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+            assert!(answer.field("connection").is_none(), "it is the server's, not the client's: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn row_39_a_client_that_leaves_takes_its_request_along() {
+    let server = Server::scripted(|mut stream, note| {
+        if note.next(&mut stream).is_some() {
+            // Until the balancer closes.
+            let closed = note.next(&mut stream).is_none();
+            assert!(closed, "nothing more comes on this connection");
+            note.seen(&crate::support::servers::Request { line: "closed".to_owned(), ..Default::default() });
+        }
+    });
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request arrives", || (server.requests().len() == 1).then_some(()));
+    let left = std::time::Instant::now();
+    drop(client);
+    eventually("the request is cancelled", || (server.requests().len() == 2).then_some(()));
+    // The list says one second; a loaded machine is given two.
+    assert!(left.elapsed().as_secs() < 2, "{:?}", left.elapsed());
+    eventually("no request is open", || (lb.server("server1")["active_requests"] == 0).then_some(()));
+    lb.logs("the request", |line| line.contains("\" 499 ") && line.contains("client_gone"));
+}
+
+#[test]
+fn a_listener_may_have_an_ipv6_address() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let server = Server::saying(OK);
+    let lb = Lb::start_file(&format!(
+        "[[listener]]\naddress = \"[::1]:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n{NO_CHECKS}{}",
+        server.table("server1")
+    ));
+    let address: SocketAddr = lb.address();
+    assert!(address.is_ipv6());
+    assert_eq!(get(address, "/").status, 200);
+    let request = server.requests().remove(0);
+    assert_eq!(request.values("x-forwarded-for"), ["::1"]);
+    assert_eq!(request.values("forwarded"), ["for=\"[::1]\";proto=http;host=localhost"]);
+}
+
+#[test]
+fn who_asks_for_nothing_more_gets_his_answer() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    assert_eq!(client.get("/").status, 200);
+    client.socket().shutdown(Shutdown::Write).expect("a socket");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn clients_over_the_limit_wait_and_are_served() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "[limits]\nconnections = 2\n");
+    let address = lb.address();
+    let mut first: Vec<Client> = (0..2).map(|_| Client::connect(address)).collect();
+    for client in &mut first {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let mut third = Client::connect(address);
+    third.send("GET /third HTTP/1.1\r\nHost: a\r\n\r\n");
+    // Those before it are served on, and it is not.
+    for _ in 0..20 {
+        assert_eq!(first[0].get("/").status, 200);
+    }
+    assert!(server.requests().iter().all(|request| request.path() == "/"));
+    drop(first.pop());
+    assert_eq!(third.answer().status, 200);
+}

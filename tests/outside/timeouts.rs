@@ -1,0 +1,200 @@
+//! Clients and servers that take too long, at each place where that is limited.
+//!
+//! Limits are short here, and what must not be cut is given many times its limit to be slow in.
+
+use std::io::{ErrorKind, Write};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Client, Piece};
+use crate::support::lb::Lb;
+use crate::support::servers::{Request, Server, answer};
+use crate::support::{DEADLINE, eventually};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const STEP: Duration = Duration::from_millis(50);
+
+/// Sends `piece` step by step until it is answered or ended, or the time is `over`. Returns how long that took.
+fn trickle(client: &Client, piece: &[u8], over: Duration) -> Duration {
+    let (mut socket, began) = (client.socket(), Instant::now());
+    let mut byte = [0];
+    while began.elapsed() < over && socket.write_all(piece).is_ok() {
+        socket.set_read_timeout(Some(STEP)).expect("a socket");
+        match socket.peek(&mut byte) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            _ => break,
+        }
+    }
+    socket.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    began.elapsed()
+}
+
+#[test]
+fn row_42_a_head_has_its_time_however_it_comes() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
+    let address = lb.address();
+    let began = Instant::now();
+    let mut silent = Client::connect(address);
+    let mut second = Client::connect(address);
+    assert_eq!(second.get("/").status, 200);
+    assert!(silent.is_closed());
+    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+    // After its first request the time begins with the next one's first byte, and no byte prolongs it.
+    second.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+    let took = trickle(&second, b"x", Duration::from_secs(10));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(second.is_closed());
+}
+
+#[test]
+fn an_idle_connection_ends_at_its_time() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"1h\"\nidle = \"200ms\"\n");
+    let mut client = Client::connect(lb.address());
+    assert_eq!(client.get("/").status, 200);
+    let began = Instant::now();
+    assert!(client.is_closed());
+    assert!(began.elapsed() >= Duration::from_millis(150), "{:?}", began.elapsed());
+    eventually("it is counted no more", || {
+        (lb.metric("lb_client_connections{listener=\"127.0.0.1:0\"}") == Some(0.0)).then_some(())
+    });
+}
+
+#[test]
+fn row_10_an_upload_that_stands_still_is_408_and_cancelled() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"200ms\"\n");
+    for framing in ["Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+        let mut client = Client::connect(lb.address());
+        let answer = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
+        assert_eq!((answer.status, client.is_closed()), (408, true), "{framing}");
+    }
+    assert!(server.requests().is_empty(), "no server was sent a whole request");
+    eventually("the requests are cancelled", || {
+        (lb.metric("lb_server_connections{pool=\"default\",server=\"server1\"}") == Some(0.0)).then_some(())
+    });
+}
+
+#[test]
+fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
+    let (test, over) = channel::<()>();
+    let over = Mutex::new(over);
+    let server = Server::scripted(move |mut stream, note| {
+        let Some(head) = Request::read_head(&mut stream) else { return };
+        note.seen(&head);
+        // It reads no more, and does not close before the test is over.
+        let _ = over.lock().expect("a receiver").recv();
+    });
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"300ms\"\n");
+    let mut client = Client::connect(lb.address());
+    let mut writer = client.socket();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // More than all buffers on the way hold.
+            let _ = write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 64 << 20);
+            let _ = writer.write_all(&vec![b'x'; 64 << 20]);
+        });
+        assert_eq!(client.answer().status, 504);
+        drop(client);
+    });
+    drop(test);
+}
+
+#[test]
+fn an_answer_that_stands_still_is_cut() {
+    let server = Server::scripted(|mut stream, note| {
+        while note.next(&mut stream).is_some() {
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        }
+    });
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"200ms\"\n");
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.try_head().expect("a head").0, 200);
+    assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
+    assert!(client.is_closed(), "without a last chunk");
+}
+
+/// A server that answers with more than all buffers on the way hold.
+fn endless() -> Server {
+    Server::scripted(|mut stream, note| {
+        while note.next(&mut stream).is_some() {
+            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 256 << 20));
+            let block = vec![b'x'; 1 << 20];
+            for _ in 0..256 {
+                if stream.get_mut().write_all(&block).is_err() {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut() {
+    let server = endless();
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"300ms\"\n");
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request begins", || (!server.requests().is_empty()).then_some(()));
+    eventually("it is cut", || (lb.server("server1")["active_requests"] == 0).then_some(()));
+    let rest = client.rest().map_or(0, |bytes| bytes.len());
+    assert!(rest < 256 << 20, "{rest} bytes came");
+}
+
+#[test]
+fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
+    let server = Server::saying(OK);
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
+    let (mut slow, mut slower) = (Client::connect(lb.address()), Client::connect(lb.address()));
+    std::thread::scope(|scope| {
+        // 20 bytes a second.
+        scope.spawn(|| {
+            slower.send(head);
+            let took = trickle(&slower, b"x", DEADLINE);
+            assert!(took < DEADLINE / 2, "{took:?}");
+            assert_eq!(slower.answer().status, 408);
+        });
+        // 4000, for longer than is judged at once.
+        slow.send(head);
+        let took = trickle(&slow, &[b'x'; 200], 25 * STEP);
+        assert!(took >= 25 * STEP, "{took:?}");
+        slow.send(vec![b'x'; 10_000]);
+        assert_eq!(slow.answer().status, 200);
+    });
+    lb.logs("the cut", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
+}
+
+#[test]
+fn row_43_an_answer_read_too_slowly_is_cut() {
+    let server = endless();
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"64MiB\"\n");
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.try_head().expect("a head").0, 200);
+    let (began, mut read) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(15) && lb.server("server1")["active_requests"] != 0 {
+        // Two megabytes a second at most, and never idle.
+        read += client.read(100 << 10).len();
+        std::thread::sleep(STEP);
+    }
+    assert_eq!(lb.server("server1")["active_requests"], 0, "{read} bytes read in {:?}", began.elapsed());
+}
+
+#[test]
+fn row_43_a_slow_server_is_not_its_clients_fault() {
+    let server = Server::scripted(|mut stream, note| {
+        while note.next(&mut stream).is_some() {
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n");
+            for _ in 0..25 {
+                answer(&mut stream, "x");
+                std::thread::sleep(STEP);
+            }
+        }
+    });
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"1MiB\"\n");
+    assert_eq!(Client::connect(lb.address()).get("/").body.len(), 25);
+}

@@ -1,0 +1,184 @@
+//! Upgrades: a tunnel once the server has switched protocols, and nothing like one before.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use crate::support::client::Client;
+use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS};
+use crate::support::servers::{Note, Request, Server, answer};
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Key: 1\r\n\r\n";
+
+/// Switches on `/chat`, then sends every byte back, and at the end of them `bye`; else answers `ok`.
+fn echoing(mut stream: BufReader<TcpStream>, note: &Note) {
+    while let Some(request) = note.next(&mut stream) {
+        if request.path() != "/chat" {
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            continue;
+        }
+        // The first bytes of the other protocol come right behind the head.
+        answer(&mut stream, [SWITCH, "welcome"].concat());
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            answer(&mut stream, &bytes[..count]);
+        }
+        return answer(&mut stream, "bye");
+    }
+}
+
+fn switched(client: &mut Client) -> Vec<(String, String)> {
+    let (status, fields) = client.try_head().expect("a head");
+    assert_eq!(status, 101, "{fields:?}");
+    fields
+}
+
+#[test]
+fn after_101_bytes_pass_both_ways_early_ones_too() {
+    let server = Server::scripted(echoing);
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send([ASK, "early"].concat());
+    let fields = switched(&mut client);
+    let value =
+        |name: &str| fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &**value);
+    assert_eq!(
+        (value("upgrade"), value("connection"), value("x-key")),
+        (Some("websocket"), Some("upgrade"), Some("1"))
+    );
+    assert_eq!(client.read(12), b"welcomeearly");
+    for message in ["one", "two \0\r\n\r\nGET / HTTP/1.1\r\n\r\n", "three"] {
+        client.send(message);
+        assert_eq!(client.read(message.len()), message.as_bytes());
+    }
+    let request = server.requests().remove(0);
+    assert_eq!((request.values("upgrade"), request.values("connection")), (vec!["websocket"], vec!["upgrade"]));
+    assert_eq!(lb.server("server1")["active_requests"], 1);
+    // Each direction ends for itself.
+    client.socket().shutdown(Shutdown::Write).expect("a socket");
+    assert_eq!(client.rest().expect("an end"), b"bye");
+    eventually("the tunnel ends", || (lb.server("server1")["active_requests"] == 0).then_some(()));
+    assert_eq!(server.requests().len(), 1, "what passes a tunnel is no request");
+    lb.logs("the tunnel", |line| line.contains("GET /chat HTTP/1.1\" 101 "));
+}
+
+#[test]
+fn much_passes_through_a_tunnel_whole() {
+    let server = Server::scripted(echoing);
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send(ASK);
+    switched(&mut client);
+    assert_eq!(client.read(7), b"welcome");
+    let content: Vec<u8> =
+        (0..5_u32 << 20).map(|i| u8::try_from(i.wrapping_mul(2_654_435_761) >> 24).expect("8 bits")).collect();
+    let mut writer = client.socket();
+    std::thread::scope(|scope| {
+        scope.spawn(|| writer.write_all(&content).expect("sent"));
+        assert!(client.read(content.len()) == content);
+    });
+}
+
+#[test]
+fn row_29_a_server_that_does_not_switch_is_asked_over_http() {
+    let server = Server::named("plain");
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    // The second would be an admin's in a tunnel; here it is a request like any other.
+    client.send([ASK, "GET /..%2fsecond HTTP/1.1\r\nHost: b\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n"].concat());
+    assert_eq!((client.answer().text(), client.answer().text()), ("plain".to_owned(), "plain".to_owned()));
+    let second = server.requests().remove(1);
+    assert_eq!((second.path(), second.values("x-forwarded-for")), ("/..%2fsecond", vec!["127.0.0.1"]));
+    assert_eq!(client.get("/third").status, 200);
+}
+
+#[test]
+fn row_30_h2c_and_half_an_upgrade_are_not_asked_for() {
+    let server = Server::named("plain");
+    let lb = Lb::before(&server, "");
+    let address = lb.address();
+    let cases = [
+        "HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+        "HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, H2C",
+        "HTTP/1.1\r\nHost: a\r\nUpgrade: websocket",
+        "HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket",
+    ];
+    for head in cases {
+        assert_eq!(Client::connect(address).request(format!("GET / {head}\r\n\r\n")).status, 200, "{head}");
+        let request = server.requests().pop().expect("a request");
+        for name in ["upgrade", "connection", "http2-settings"] {
+            assert!(request.values(name).is_empty(), "{head}: {request:?}");
+        }
+    }
+    let mut client = Client::connect(address);
+    let upload = "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!((client.request(upload).status, client.is_closed()), (400, true));
+    assert_eq!(server.requests().len(), cases.len());
+}
+
+#[test]
+fn row_35_a_switch_that_nobody_asked_for_is_502() {
+    let server = Server::saying([SWITCH, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"].concat());
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    assert_eq!(client.get("/").status, 502);
+    assert_eq!(client.get("/").status, 502);
+    assert_eq!(server.connections(), 2, "neither connection is used again");
+}
+
+#[test]
+fn a_tunnel_outlives_edits_of_others_and_ends_with_its_servers_drain() {
+    let server = Server::scripted(echoing);
+    let other = Server::named("other");
+    let config = |timeouts: &str, weight: u32, server1: &str| {
+        format!("{NO_CHECKS}{timeouts}{}weight = {weight}\n{}{server1}", other.table("other"), server.table("server1"))
+    };
+    // Idle for longer than any other wait may be.
+    let timeouts =
+        "[timeouts]\nidle = \"100ms\"\nbody_idle = \"100ms\"\nresponse_header = \"100ms\"\ndrain = \"200ms\"\n";
+    let lb = Lb::start(&config(timeouts, 1, ""));
+    let mut client = eventually("a tunnel", || {
+        let mut client = Client::connect(lb.address());
+        client.send(ASK);
+        (client.try_head().expect("a head").0 == 101).then_some(client)
+    });
+    assert_eq!(client.read(7), b"welcome");
+    for weight in [2, 0, 3] {
+        lb.apply(&config(timeouts, weight, ""));
+        client.send("still");
+        assert_eq!(client.read(5), b"still");
+    }
+    lb.apply(&config(timeouts, 3, "enabled = false\n"));
+    assert!(client.is_closed(), "the drain's time is over");
+    eventually("the tunnel ends", || (lb.server("server1")["active_requests"] == 0).then_some(()));
+}
+
+#[test]
+fn a_tunnel_ends_with_either_side() {
+    let server = Server::scripted(|mut stream, note| {
+        if note.next(&mut stream).is_some() {
+            answer(&mut stream, SWITCH);
+            // Until the client sends `q`, or ends.
+            let mut byte = [0];
+            while let Ok(1) = stream.read(&mut byte) {
+                if byte == *b"q" {
+                    return;
+                }
+            }
+            note.seen(&Request { line: "the client has left".to_owned(), ..Request::default() });
+        }
+    });
+    let lb = Lb::before(&server, "");
+    let mut client = Client::connect(lb.address());
+    client.send(ASK);
+    switched(&mut client);
+    client.send("q");
+    assert!(client.is_closed());
+    let mut client = Client::connect(lb.address());
+    client.send(ASK);
+    switched(&mut client);
+    drop(client);
+    eventually("the server is told", || server.requests().pop().filter(|seen| seen.line == "the client has left"));
+}

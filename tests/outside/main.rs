@@ -10,6 +10,7 @@ mod failures;
 mod head;
 mod healthcheck;
 mod keys;
+mod last_good;
 mod live_edit;
 mod metrics;
 mod refused;

@@ -66,7 +66,11 @@ impl Lb {
 
     /// Starts with the file that is at `path` already, and waits until it listens.
     pub(crate) fn start_in(directory: TempDir, path: PathBuf) -> Self {
-        let mut command = command();
+        Self::start_as(command(), directory, path)
+    }
+
+    /// The same by a command that was made with [`command`].
+    pub(crate) fn start_as(mut command: Command, directory: TempDir, path: PathBuf) -> Self {
         command.arg("--config").arg(&path);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
         let stdout = lines(child.stdout.take().expect("piped"));

@@ -180,7 +180,7 @@ impl First {
         let kept = match last_good::find(&directory, source.path()) {
             Ok(Some(files)) => good(source.path(), source.of(files)),
             Ok(None) => return Err(problems),
-            Err(error) => Err(vec![unusable(&directory, error.to_string())]),
+            Err(error) => Err(vec![unusable(&directory, &error.to_string())]),
         };
         match kept {
             Ok((sources, config)) => Ok(Self { sources, config, refused: Some(problems) }),
@@ -196,7 +196,7 @@ fn good(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Pro
     if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
 }
 
-fn unusable(directory: &Path, why: String) -> Problem {
+fn unusable(directory: &Path, why: &str) -> Problem {
     Problem::of_file(directory, Fault::new(format!("the last good configuration cannot be used: {why}")))
 }
 

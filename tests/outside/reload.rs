@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread::sleep;
@@ -58,6 +59,7 @@ fn what_is_renamed_into_place_is_read_at_once() {
         weight_becomes(&lb, weight);
     }
     assert_eq!(outcomes(&lb), ["applied"; 7]);
+    assert!(!lb.stderr().iter().any(|line| line.contains("notify")), "{:#?}", lb.stderr());
     assert_eq!(get(lb.address(), "/").text(), "a");
 }
 
@@ -254,6 +256,29 @@ fn what_no_event_tells_is_found_by_looking() {
         fs::rename(new, root.join("root")).unwrap();
         weight_becomes(&lb, weight);
     }
+}
+
+/// A file that is mounted by itself and replaced outside is, seen from inside, one without a name.
+/// So is one that is held open here and deleted.
+#[test]
+fn a_file_whose_edits_can_no_longer_be_seen_is_said_once() {
+    let server = Server::named("a");
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("lb.toml");
+    let text = file(&server, "poll = \"50ms\"", 1);
+    fs::write(&path, &text).unwrap();
+    let held = File::open(&path).unwrap();
+    let inside = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
+    let lb = Lb::start_in(directory, inside.into());
+    let told =
+        || lb.stderr().iter().filter(|line| line.contains("WARN") && line.contains("mount its directory")).count();
+    assert_eq!(told(), 0);
+    fs::remove_file(&path).unwrap();
+    eventually("the log says so", || (told() == 1).then_some(()));
+    let before = lb.newest_reload();
+    lb.signal("HUP");
+    lb.next_reload(&before);
+    assert_eq!((told(), get(lb.address(), "/").text().as_str()), (1, "a"));
 }
 
 #[test]

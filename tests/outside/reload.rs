@@ -81,6 +81,24 @@ fn what_is_written_in_pieces_is_read_when_it_is_quiet() {
 }
 
 #[test]
+fn of_a_storm_of_edits_the_last_counts() {
+    let server = Server::named("a");
+    let rules = "poll = \"0s\"\nquiet = \"500ms\"";
+    let lb = Lb::start_file(&file(&server, rules, 1));
+    for weight in 2..500 {
+        fs::write(lb.path(), file(&server, rules, weight)).unwrap();
+    }
+    weight_becomes(&lb, 499);
+    assert_eq!(outcomes(&lb), ["applied"; 2], "none of what was between: {:#}", lb.api("/api/reloads"));
+    for weight in 1..500 {
+        lb.edit_file(&file(&server, rules, weight));
+    }
+    lb.edit_file(&file(&server, rules, 1000));
+    weight_becomes(&lb, 1000);
+    assert!(outcomes(&lb).iter().all(|outcome| outcome == "applied"));
+}
+
+#[test]
 fn a_deleted_file_changes_nothing_until_it_is_back() {
     let server = Server::named("a");
     let lb = Lb::start_file(&file(&server, EVENTS, 1));

@@ -57,6 +57,8 @@ pub struct Gateway {
     asked: Arc<Notify>,
     candidates: mpsc::Receiver<Candidate>,
     reader: JoinHandle<()>,
+    /// The keeping of the last good configuration, until it is done.
+    keeping: Option<JoinHandle<()>>,
 }
 
 /// The admin address that is served now.
@@ -138,6 +140,10 @@ impl Gateway {
         }
         if !self.access.finish(FLUSH) {
             tracing::warn!("the last lines of the access log could not be written in time");
+        }
+        if let Some(keeping) = self.keeping {
+            // However that ends, it is said where it is done.
+            let _ = tokio::time::timeout(FLUSH, keeping).await;
         }
         tracing::info!("stopped");
     }

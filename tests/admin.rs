@@ -238,7 +238,7 @@ fn a_random_server_is_an_active_one_each_as_likely() {
 #[test]
 fn readiness_is_of_every_pool_and_health_of_the_process() {
     let mut fixture = mixed();
-    assert_eq!(ok(&fixture, "/ready"), json!({ "generation": 2, "status": "ready" }));
+    assert_eq!(ok(&fixture, "/ready"), json!({ "generation": 2, "status": "ready", "config": "current" }));
     fixture.health("server3", State::Down);
     let (status, problem) = get(&fixture, "/ready");
     assert_eq!((status, &problem["pools"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(["default"])));

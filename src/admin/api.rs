@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::query::{self, Query};
 use super::refusal::Refusal;
-use super::view::{self, Configuration, Listener, Pool, Reload, Route, Server};
+use super::view::{self, Configuration, Listener, Pool, Reload, Route, Server, Truth};
 use super::{Answer, Context, host};
 use crate::pool::Status;
 use crate::snapshot::Snapshot;
@@ -146,7 +146,8 @@ fn ready(asked: &Asked) -> Result<Answer, Refusal> {
         let detail = format!("no server takes requests in the pools: {}", unready.join(", "));
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail).about(unready));
     }
-    json(&json!({ "generation": asked.snapshot.generation, "status": "ready" }))
+    let truth = Truth::of(asked.snapshot, !asked.context.state.reloads().last_successful());
+    json(&json!({ "generation": asked.snapshot.generation, "status": "ready", "config": truth }))
 }
 
 fn show_metrics(asked: &Asked) -> Result<Answer, Refusal> {

@@ -223,13 +223,24 @@ struct File<'a> {
 /// How what is in force stands to what the file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Truth {
+pub(super) enum Truth {
     /// It is what the file says.
     Current,
     /// It is what the file says, but a pool still serves from its old servers.
     Holding,
     /// The file was rejected, and this is the last that was not.
     LastGood,
+}
+
+impl Truth {
+    /// `rejected` says that the newest reload was.
+    pub(super) fn of(snapshot: &Snapshot, rejected: bool) -> Self {
+        match (snapshot.pools.iter().any(|pool| pool.holding), rejected) {
+            (true, _) => Self::Holding,
+            (false, true) => Self::LastGood,
+            (false, false) => Self::Current,
+        }
+    }
 }
 
 impl<'a> Configuration<'a> {
@@ -240,11 +251,7 @@ impl<'a> Configuration<'a> {
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| File { path: &file.path, hash: &file.hash }).collect(),
             applied_at: snapshot.applied_at,
-            state: match (snapshot.pools.iter().any(|pool| pool.holding), rejected) {
-                (true, _) => Truth::Holding,
-                (false, true) => Truth::LastGood,
-                (false, false) => Truth::Current,
-            },
+            state: Truth::of(snapshot, rejected),
             config: &snapshot.config,
         }
     }

@@ -19,7 +19,7 @@ mod wording;
 use crate::config::DEFAULT_POOL;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::SourceFile;
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, Reload};
 
 use report::Report;
 use tree::{Kind, Place, Table};
@@ -50,6 +50,13 @@ pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>
 pub fn admin(files: &[SourceFile], env: &Env<'_>) -> Admin {
     let report = Report::new(files);
     tables::read(&joined(files.len(), env, &report), &report).admin
+}
+
+/// The `[reload]` table, likewise.
+#[must_use]
+pub fn reload(files: &[SourceFile], env: &Env<'_>) -> Reload {
+    let report = Report::new(files);
+    tables::read(&joined(files.len(), env, &report), &report).reload
 }
 
 /// The tree of all files together.

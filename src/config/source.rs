@@ -99,6 +99,12 @@ impl Source {
         sources
     }
 
+    /// These files as if they had been read now.
+    #[must_use]
+    pub fn of(&self, files: Vec<SourceFile>) -> Sources {
+        Sources { hash: self.hash(&files), files, problems: Vec::new(), unlinked: false }
+    }
+
     /// What to watch so that no change of these files goes unseen: the files, and every directory
     /// where one of them, or a symbolic link on the way to it, can be replaced.
     #[must_use]

@@ -116,16 +116,16 @@ impl Watch {
         }
     }
 
-    /// Waits for `at_most`, or until something is moved into place. What is known after that, given what was.
-    async fn pause(&self, at_most: Duration, mut known: Wake) -> Wake {
+    /// Waits for `at_most`, or until something is moved into place. What was heard in that time.
+    async fn pause(&self, at_most: Duration) -> Option<Wake> {
         let until = tokio::time::Instant::now() + at_most;
-        while let Ok(wake) = tokio::time::timeout_at(until, self.wake()).await {
-            known = wake.after(Some(known));
-            if wake == Wake::Moved {
-                break;
-            }
+        let mut heard = None;
+        while heard != Some(Wake::Moved)
+            && let Ok(wake) = tokio::time::timeout_at(until, self.wake()).await
+        {
+            heard = Some(wake.after(heard));
         }
-        known
+        heard
     }
 }
 
@@ -135,8 +135,8 @@ impl Default for Watch {
     }
 }
 
-/// Reads until two equal reads are `quiet` apart, or a moment apart if the file was moved into
-/// place. Between them it looks again and again, so that the end of a long write is seen soon.
+/// Reads until two equal reads are `quiet` apart and no write was heard between them, or a moment
+/// apart if the file was moved into place. Between them it looks again and again, so that the end of a long write is seen soon.
 /// `restless` is called once if the files keep changing for twenty times as long.
 pub async fn settle<T: PartialEq>(
     watch: &Watch,
@@ -155,9 +155,11 @@ pub async fn settle<T: PartialEq>(
         if left.is_zero() {
             return last;
         }
-        wake = watch.pause(left.min(STEP), wake).await;
+        let heard = watch.pause(left.min(STEP)).await;
+        wake = heard.map_or(wake, |heard| heard.after(Some(wake)));
         let next = read();
-        if next != last {
+        // Of a file that is written again and again, each look may find it empty.
+        if next != last || heard == Some(Wake::Written) {
             since = Instant::now();
             last = next;
         }

@@ -10,7 +10,8 @@ use crate::config::problem::{Fault, Problem};
 use crate::config::source::{Loaded, Sources};
 use crate::config::{self, Config, overlap};
 use crate::listener::{self, BindError};
-use crate::reload::reader::{Candidate, Pace};
+use crate::reload::last_good;
+use crate::reload::reader::{Candidate, Pace, env};
 use crate::reload::record::{Outcome, Reload};
 use crate::snapshot::{Snapshot, SourceFile};
 
@@ -89,8 +90,28 @@ impl Gateway {
             self.logs.apply(&config.log);
         }
         self.traces.apply(&config.tracing);
+        self.keep(sources);
         self.pace.send_replace(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
         Ok(changes)
+    }
+
+    /// Has the files kept as the last good ones, one after the other and beside everything else: a
+    /// disk may be slow.
+    pub(super) fn keep(&mut self, sources: &Sources) {
+        let Some(directory) = last_good::directory(&self.config.reload, &env) else { return };
+        let (files, before) = (sources.files.clone(), self.keeping.take());
+        self.keeping = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // It has said itself what went wrong.
+                let _ = before.await;
+            }
+            let place = directory.clone();
+            let kept = tokio::task::spawn_blocking(move || last_good::keep(&place, &files)).await;
+            if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
+                let directory = directory.display();
+                tracing::error!(%directory, %error, "the last good configuration cannot be kept; a start with a bad file would fail");
+            }
+        }));
     }
 
     /// Makes a snapshot of the configuration and of the health as it is now, and puts it in force.
@@ -166,6 +187,22 @@ pub(super) fn files(sources: &Sources) -> Arc<[SourceFile]> {
     let file =
         |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
+}
+
+/// What the record says of files that a start found bad.
+pub(super) fn fallen_back(hash: Arc<str>, since: Instant, problems: Vec<Problem>) -> Reload {
+    tracing::error!(
+        "THE CONFIGURATION IS BAD OR MISSING: started with the last good one, as it was kept. Mended, the file is applied at once"
+    );
+    Reload {
+        generation: 1,
+        hash,
+        outcome: Outcome::Rejected,
+        at: SystemTime::now(),
+        took: since.elapsed(),
+        changes: Vec::new(),
+        problems,
+    }
 }
 
 /// What the record calls a snapshot that is being shown for the first time.

@@ -10,17 +10,18 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::apply::{files, first_reload};
+use super::apply::{fallen_back, files, first_reload};
 use super::listeners::Listeners;
 use super::{Admin, Gateway};
 use crate::admin;
-use crate::config::Config;
 use crate::config::guard::guards;
-use crate::config::problem::Problem;
-use crate::config::source::{Loaded, Source};
+use crate::config::problem::{Fault, Problem};
+use crate::config::source::{Loaded, Source, Sources};
+use crate::config::{Config, file};
 use crate::health::checker::Checker;
 use crate::listener::{self, BindError};
 use crate::registry::Registry;
+use crate::reload::last_good;
 use crate::reload::reader::{Pace, Reader, env};
 use crate::resolver::Resolver;
 use crate::state::State;
@@ -86,12 +87,8 @@ impl Gateway {
     pub async fn start(path: &Path, access: impl io::Write + Send + 'static) -> Result<Self, StartError> {
         let since = Instant::now();
         let source = Source::new(path);
-        let Loaded { sources, result } = source.read(&env).load(&env);
-        let config = Arc::new(result.map_err(StartError::Config)?);
-        let problems = guards(path, None, &config);
-        if !problems.is_empty() {
-            return Err(StartError::Config(problems));
-        }
+        let found = source.read(&env);
+        let First { sources, config, refused } = First::of(&source, &found).map_err(StartError::Config)?;
 
         let logs = logs::init(&config.log);
         let workers = workers(&config);
@@ -123,11 +120,12 @@ impl Gateway {
         let (pace, paces) = watch::channel(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
         let asked = Arc::new(Notify::new());
         let (send, candidates) = mpsc::channel(1);
-        let reader = tokio::spawn(Reader::new(source, sources, paces, Arc::clone(&asked)).run(send));
+        let found_hash = found.hash.as_str().into();
+        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked)).run(send));
 
         listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));
-        let gateway = Self {
+        let mut gateway = Self {
             path: path.to_owned(),
             state,
             config,
@@ -147,13 +145,59 @@ impl Gateway {
             asked,
             candidates,
             reader,
+            keeping: None,
         };
         gateway.record(first_reload(&snapshot, since));
+        match refused {
+            None => gateway.keep(&sources),
+            Some(problems) => gateway.record(fallen_back(found_hash, since, problems)),
+        }
         for listener in gateway.state.listeners().iter() {
             tracing::info!(listener = %listener.name, address = %listener.address, workers, "listening");
         }
         Ok(gateway)
     }
+}
+
+/// What a process begins with.
+struct First {
+    sources: Sources,
+    config: Arc<Config>,
+    /// What is wrong with the files, if this is what was kept of better times.
+    refused: Option<Vec<Problem>>,
+}
+
+impl First {
+    /// The configuration of these files, or else the last good one.
+    fn of(source: &Source, found: &Sources) -> Result<Self, Vec<Problem>> {
+        let problems = match good(source.path(), found.clone()) {
+            Ok((sources, config)) => return Ok(Self { sources, config, refused: None }),
+            Err(problems) => problems,
+        };
+        let Some(directory) = last_good::directory(&file::reload(&found.files, &env), &env) else {
+            return Err(problems);
+        };
+        let kept = match last_good::find(&directory, source.path()) {
+            Ok(Some(files)) => good(source.path(), source.of(files)),
+            Ok(None) => return Err(problems),
+            Err(error) => Err(vec![unusable(&directory, &error.to_string())]),
+        };
+        match kept {
+            Ok((sources, config)) => Ok(Self { sources, config, refused: Some(problems) }),
+            Err(more) => Err(problems.into_iter().chain(more).collect()),
+        }
+    }
+}
+
+fn good(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Problem>> {
+    let Loaded { sources, result } = sources.load(&env);
+    let config = result?;
+    let problems = guards(path, None, &config);
+    if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
+}
+
+fn unusable(directory: &Path, why: &str) -> Problem {
+    Problem::of_file(directory, Fault::new(format!("the last good configuration cannot be used: {why}")))
 }
 
 /// Binds all addresses, or says of each that cannot be bound why.

@@ -40,13 +40,15 @@ pub struct Reader {
     last: Sources,
     /// What could not be watched, so that it is said once.
     complaints: Vec<String>,
+    /// Whether it was said that the main file was replaced where it cannot be seen.
+    unlinked: bool,
 }
 
 impl Reader {
     /// A reader that has handed `last` on already. A permit of `asked` makes it look at once.
     #[must_use]
     pub fn new(source: Source, last: Sources, pace: watch::Receiver<Pace>, asked: Arc<Notify>) -> Self {
-        Self { source, watch: Watch::new(), pace, asked, last, complaints: Vec::new() }
+        Self { source, watch: Watch::new(), pace, asked, last, complaints: Vec::new(), unlinked: false }
     }
 
     /// Reads on until nobody takes candidates any more.
@@ -96,6 +98,15 @@ impl Reader {
             for problem in &self.complaints {
                 tracing::warn!("{problem}; the files are looked at every `reload.poll` all the same");
             }
+        }
+        let told = std::mem::replace(&mut self.unlinked, self.last.unlinked);
+        if self.unlinked && !told {
+            let file = self.source.path().display();
+            tracing::warn!(
+                %file,
+                "the file was replaced or deleted where it was mounted from, so no edit of it will be seen here any more: \
+                 mount its directory, not the file by itself, and start anew"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The process log: what `lb` has to say about itself, to standard error. Level and format follow reloads.
 
+use std::borrow::Cow;
 use std::env;
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -38,12 +39,23 @@ impl LogControl {
     /// leaves the level as it was and says so.
     pub fn apply(&self, log: &Log) {
         self.json.store(log.format == LogFormat::Json, Relaxed);
-        match EnvFilter::try_new(&log.level) {
+        match EnvFilter::try_new(quietened(&log.level)) {
             // Fails only when the process log is another one, or gone.
             Ok(filter) => drop(self.filter.reload(filter)),
             Err(error) => tracing::error!(level = log.level, %error, "log level kept: the new one cannot be read"),
         }
     }
+}
+
+/// The filter without what libraries tell at `info` of their own insides: notify, of each watch that
+/// went with its file. Who names the library, or asks for `debug`, gets it all.
+fn quietened(level: &str) -> Cow<'_, str> {
+    let mut directives = level.split(',').map(str::trim);
+    let is_info = directives.clone().any(|directive| directive.eq_ignore_ascii_case("info"));
+    if is_info && !directives.any(|directive| directive.starts_with("notify")) {
+        return format!("{level},notify=warn").into();
+    }
+    level.into()
 }
 
 fn build<W>(log: &Log, writer: W, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl)
@@ -147,6 +159,22 @@ mod tests {
             tracing::warn!("too quiet");
             assert_eq!(paper.take(), "");
         });
+    }
+
+    #[test]
+    fn a_library_is_quiet_unless_it_is_asked_for() {
+        for (level, expected) in [
+            ("info", "info,notify=warn"),
+            ("INFO,lb::health=debug", "INFO,lb::health=debug,notify=warn"),
+            ("info,notify=debug", "info,notify=debug"),
+            ("debug", "debug"),
+            ("error", "error"),
+            ("off", "off"),
+            ("lb=info", "lb=info"),
+        ] {
+            assert_eq!(quietened(level), expected);
+            EnvFilter::try_new(quietened(level)).expect(level);
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::support::lb::{Lb, PORTS};
 use crate::support::servers::Server;
 
 const LOAD: Duration = Duration::from_secs(4);
+/// Edits in force, and how many of them are a test; a busy machine takes longer for them.
+const APPLIED: &str = "lb_reloads_total{result=\"applied\"}";
+const ENOUGH: f64 = 25.0;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the clients found.
@@ -120,7 +123,8 @@ fn no_request_fails_while_the_file_is_edited_twenty_times_a_second() {
         scope.spawn(move || ask_anew(tally, "new, moving", || connect_to_moving(lb)));
         let begin = Instant::now();
         for step in 1.. {
-            if begin.elapsed() > LOAD {
+            let applied = lb.metric(APPLIED).unwrap_or(0.0);
+            if begin.elapsed() > 5 * LOAD || (begin.elapsed() > LOAD && applied >= ENOUGH) {
                 break;
             }
             let mut text = file(step, servers);
@@ -146,7 +150,7 @@ fn no_request_fails_while_the_file_is_edited_twenty_times_a_second() {
     let count = |outcome: &str| lb.metric(&format!("lb_reloads_total{{result=\"{outcome}\"}}")).unwrap_or(0.0);
     let (applied, rejected) = (count("applied"), count("rejected"));
     eprintln!("{answered} answers; {applied} edits applied, {rejected} of {broken} bad ones rejected");
-    assert!(applied >= 20.0 && rejected >= 3.0, "{applied} edits applied, {rejected} rejected");
+    assert!(applied >= ENOUGH && rejected >= 3.0, "{applied} edits applied, {rejected} rejected");
 
     let last = file(10, servers).replace("enabled = false", "enabled = true");
     lb.edit_file(&last);

@@ -89,6 +89,22 @@ fn settling_needs_two_equal_reads_apart() {
 }
 
 #[test]
+fn what_is_heard_to_be_written_is_not_quiet_even_if_each_look_finds_the_same() {
+    let quiet = Duration::from_millis(20);
+    let watch = Watch::new();
+    let reads = Cell::new(0);
+    let empty_as_often_as_it_is_looked_at = || {
+        reads.set(reads.get() + 1);
+        if reads.get() < 5 {
+            watch.bell.ring(Wake::Written);
+        }
+    };
+    let begin = Instant::now();
+    block_on(settle(&watch, Wake::Written, quiet, empty_as_often_as_it_is_looked_at, || ()));
+    assert!(begin.elapsed() >= quiet * 5 && reads.get() >= 6, "{reads:?}");
+}
+
+#[test]
 fn what_is_moved_into_place_needs_no_quiet_even_while_the_file_is_written() {
     let long = Duration::from_secs(3600);
     let watch = Watch::new();

@@ -28,6 +28,7 @@ pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 pub(crate) struct Lb {
     child: Child,
     directory: TempDir,
+    path: PathBuf,
     stdout: Lines,
     stderr: Lines,
     /// Where its admin address is.
@@ -60,7 +61,16 @@ impl Lb {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("lb.toml");
         fs::write(&path, file).expect("a file");
-        let mut command = command();
+        Self::start_in(directory, path)
+    }
+
+    /// Starts with the file that is at `path` already, and waits until it listens.
+    pub(crate) fn start_in(directory: TempDir, path: PathBuf) -> Self {
+        Self::start_as(command(), directory, path)
+    }
+
+    /// The same by a command that was made with [`command`].
+    pub(crate) fn start_as(mut command: Command, directory: TempDir, path: PathBuf) -> Self {
         command.arg("--config").arg(&path);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
         let stdout = lines(child.stdout.take().expect("piped"));
@@ -74,12 +84,12 @@ impl Lb {
             let end = address.find(['"', ' ']).unwrap_or(address.len());
             listens.then(|| address[..end].parse().expect("an address"))
         });
-        Self { child, directory, stdout, stderr, admin }
+        Self { child, directory, path, stdout, stderr, admin }
     }
 
     /// Its file.
     pub(crate) fn path(&self) -> PathBuf {
-        self.directory.path().join("lb.toml")
+        self.path.clone()
     }
 
     /// Its process id.

@@ -268,7 +268,7 @@ fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {
 
 fn answer_named(name: &str, stream: &mut BufReader<TcpStream>) {
     let length = name.len();
-    answer(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
+    answer(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
 }
 
 fn line(stream: &mut BufReader<TcpStream>) -> Option<String> {

@@ -1,0 +1,315 @@
+//! Every key of the file but one takes effect while `lb` runs.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::client::{Answer, Client, get};
+use crate::support::eventually;
+use crate::support::lb::{Lb, PORTS, servers};
+use crate::support::servers::{Gate, Server};
+
+const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
+
+/// A balancer of one server, whose file is edited between the checks.
+struct Scene {
+    lb: Lb,
+    server: Server,
+    gate: Gate,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let gate = Gate::default();
+        let server = Server::gated("a", &gate);
+        let lb = Lb::start(&format!("{NO_CHECKS}{}", servers(&[("a", server.address, 1)])));
+        Self { lb, server, gate }
+    }
+
+    /// The file with `more` in it, in force.
+    #[track_caller]
+    fn with(&self, more: &str) {
+        self.lb.apply(&format!("{NO_CHECKS}{more}\n{}", servers(&[("a", self.server.address, 1)])));
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.lb.address())
+    }
+
+    fn answer(&self, request: &str) -> Answer {
+        self.client().request(request)
+    }
+}
+
+/// The address of the listener of that name.
+fn listener(lb: &Lb, name: &str) -> Option<SocketAddr> {
+    let listeners = lb.api("/api/listeners");
+    let found = listeners["listeners"].as_array()?.iter().find(|listener| listener["name"] == name)?;
+    found["address"].as_str()?.parse().ok()
+}
+
+#[test]
+fn limits() {
+    let scene = Scene::new();
+    let fields = "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12345";
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(20_000));
+    for (more, request, status) in [
+        ("[limits]\nheaders = 3", fields, 431),
+        ("[limits]\nheaders = 4", fields, 200),
+        ("[limits]\nbody_bytes = \"4B\"", post, 413),
+        ("[limits]\nbody_bytes = \"5B\"", post, 200),
+        ("[limits]\nheader_bytes = \"10KiB\"", &long, 431),
+        ("[limits]\nheader_bytes = \"30KiB\"", &long, 200),
+    ] {
+        scene.with(more);
+        assert_eq!(scene.answer(request).status, status, "{more}");
+    }
+    scene.with("[limits]\nconnections = 1");
+    let mut first = scene.client();
+    assert_eq!(first.get("/").status, 200);
+    let mut second = scene.client();
+    second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let before = scene.server.requests().len();
+    assert_eq!(first.get("/").status, 200);
+    assert_eq!(scene.server.requests().len(), before + 1, "the second client has to wait");
+    scene.with("[limits]\nconnections = 2");
+    assert_eq!(second.answer().status, 200);
+}
+
+#[test]
+fn timeouts() {
+    let scene = Scene::new();
+    scene.with("[timeouts]\nrequest_header = \"100ms\"");
+    let mut silent = scene.client();
+    assert!(silent.is_closed());
+    scene.with("[timeouts]\nidle = \"100ms\"");
+    let mut idle = scene.client();
+    assert_eq!(idle.get("/").status, 200);
+    assert!(idle.is_closed());
+    scene.with("[timeouts]\nresponse_header = \"100ms\"");
+    assert_eq!(scene.answer("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 504);
+    scene.with("[timeouts]\nbody_idle = \"100ms\"");
+    let mut stalls = scene.client();
+    stalls.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1");
+    match stalls.try_answer() {
+        Ok(answer) => assert!(answer.status == 408 && !answer.is_kept(), "{answer:?}"),
+        Err(_) => assert!(stalls.is_closed()),
+    }
+    scene.gate.open();
+    scene.with("");
+    assert_eq!(scene.answer("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+}
+
+#[test]
+fn the_log() {
+    let scene = Scene::new();
+    let newest =
+        |words: &str| eventually(words, || scene.lb.stderr().into_iter().rev().find(|line| line.contains(words)));
+    scene.with("[log]\nformat = \"json\"");
+    let line: Value = serde_json::from_str(&newest("\"generation\":2")).expect("JSON");
+    assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"configuration applied".into()));
+    scene.with("[log]\nlevel = \"debug\"");
+    assert!(newest("generation=3").contains(" INFO "));
+    scene.with("[log]\nlevel = \"error\"");
+    scene.with("[log]\nlevel = \"info\"\naccess = false");
+    newest("generation=5");
+    assert!(!scene.lb.stderr().iter().any(|line| line.contains("generation=4")), "that was no error");
+    scene.answer("GET /unseen HTTP/1.1\r\nHost: a\r\n\r\n");
+    scene.with("[log]\naccess = true");
+    scene.answer("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the second is in the access log", || {
+        scene.lb.stdout().iter().any(|line| line.contains("/seen")).then_some(())
+    });
+    assert!(!scene.lb.stdout().iter().any(|line| line.contains("/unseen")));
+}
+
+#[test]
+fn the_admin_address() {
+    let mut scene = Scene::new();
+    let ask = |admin, host: &str| {
+        Client::connect(admin).request(format!("GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n")).status
+    };
+    assert_eq!(ask(scene.lb.admin, "lb.internal"), 403);
+    let config = format!("{NO_CHECKS}{}", servers(&[("a", scene.server.address, 1)]));
+    scene.lb.edit_file(&format!("{}hosts = [\"lb.internal\"]\n{config}", PORTS));
+    scene.lb.reaches(2);
+    assert_eq!(ask(scene.lb.admin, "lb.internal"), 200);
+
+    let old = scene.lb.admin;
+    let moved = PORTS.replace("[admin]\naddress = \"127.0.0.1:0\"", "[admin]\naddress = \"127.0.0.2:0\"");
+    scene.lb.edit_file(&format!("{moved}{config}"));
+    let line = eventually("it moves", || {
+        scene.lb.stderr().into_iter().find(|line| line.contains("admin address") && line.contains("127.0.0.2:"))
+    });
+    let address = line.split("address=").nth(1).expect("an address").parse().expect("an address");
+    scene.lb.admin = address;
+    assert_eq!(scene.lb.generation(), 3);
+    eventually("the old one is closed", || TcpStream::connect_timeout(&old, Duration::from_secs(1)).err());
+}
+
+#[test]
+fn listeners() {
+    let scene = Scene::new();
+    let pool = servers(&[("a", scene.server.address, 1)]);
+    let table = |address: &str, name: &str| format!("[[listener]]\naddress = \"{address}:0\"\nname = \"{name}\"\n");
+    let main = scene.lb.address();
+    let mut kept = Client::connect(main);
+    assert_eq!(kept.get("/").text(), "a");
+
+    scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.2", "second")));
+    let second = listener(&scene.lb, "second").expect("a second listener");
+    let mut of_second = Client::connect(second);
+    assert_eq!(of_second.get("/").text(), "a");
+
+    scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.2", "renamed")));
+    assert_eq!(listener(&scene.lb, "renamed"), Some(second), "the same socket");
+    assert!(of_second.get("/").is_kept());
+
+    scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.3", "renamed")));
+    let third = listener(&scene.lb, "renamed").expect("a third listener");
+    assert_eq!((get(third, "/").text(), third.ip().to_string()), ("a".into(), "127.0.0.3".into()));
+    eventually("the old one takes no clients", || TcpStream::connect_timeout(&second, Duration::from_secs(2)).err());
+    let last = of_second.get("/");
+    assert_eq!((last.text().as_str(), last.is_kept()), ("a", false), "its client is told to go");
+    drop(of_second);
+    eventually("it is gone", || (scene.lb.api("/api/listeners")["listeners"].as_array()?.len() == 2).then_some(()));
+
+    scene.lb.apply(&format!("{NO_CHECKS}{pool}"));
+    eventually("the third is closed", || TcpStream::connect_timeout(&third, Duration::from_secs(2)).err());
+    let answer = kept.get("/");
+    assert_eq!((answer.text().as_str(), answer.is_kept()), ("a", true), "of all this the first saw nothing");
+}
+
+#[test]
+fn a_listener_may_follow_one_that_it_overlaps_with() {
+    let scene = Scene::new();
+    let pool = servers(&[("a", scene.server.address, 1)]);
+    // A port that is free now.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = |ip: &str| format!("{NO_CHECKS}[[listener]]\naddress = \"{ip}:{free}\"\nname = \"it\"\n{pool}");
+    let here = SocketAddr::from(([127, 0, 0, 1], free));
+    for ip in ["127.0.0.1", "0.0.0.0", "127.0.0.1"] {
+        scene.lb.apply(&at(ip));
+        assert_eq!(get(here, "/").text(), "a");
+    }
+    let other = Lb::start(&format!("{NO_CHECKS}{pool}"));
+    let before = other.newest_reload();
+    other.edit(&at("127.0.0.1"));
+    let reload = other.next_reload(&before);
+    let hint = reload["problems"][0]["hint"].as_str().unwrap();
+    assert!(hint.contains(&format!("port {free} is taken")), "no two processes share it: {reload:#}");
+}
+
+#[test]
+fn routes_balance_retries_and_sticky_cookies() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let both = servers(&[("a", a.address, 1), ("b", b.address, 9)]);
+    let lb = Lb::start(&format!("{NO_CHECKS}{both}"));
+    let mut client = Client::connect(lb.address());
+    let mut of_ten = || (0..10).filter(|_| client.get("/").text() == "a").count();
+    assert_eq!(of_ten(), 1);
+    lb.apply(&format!("{NO_CHECKS}[balance]\nalgorithm = \"round-robin\"\n{both}"));
+    assert_eq!(of_ten(), 5);
+    lb.apply(&format!("{NO_CHECKS}[balance]\nsticky = {{ cookie = \"who\" }}\n{both}"));
+    let cookie = get(lb.address(), "/").field("set-cookie").map(str::to_owned);
+    assert!(cookie.is_some_and(|cookie| cookie.starts_with("who=")));
+
+    let pool = format!("[[pool.b.server]]\nname = \"b\"\naddress = \"{}\"\n", b.address);
+    let only_a = servers(&[("a", a.address, 1)]);
+    lb.apply(&format!(
+        "{NO_CHECKS}{only_a}{pool}[[route]]\npool = \"default\"\n[[route]]\npath = \"/b\"\npool = \"b\"\n"
+    ));
+    assert_eq!((get(lb.address(), "/").text(), get(lb.address(), "/b").text()), ("a".into(), "b".into()));
+    lb.apply(&format!("{NO_CHECKS}{only_a}{pool}[[route]]\nhost = \"other\"\npool = \"b\"\n"));
+    assert_eq!(get(lb.address(), "/").status, 404);
+
+    b.stop();
+    lb.apply(&format!("{NO_CHECKS}[retry]\nattempts = 0\n{both}"));
+    let statuses: Vec<u16> = (0..10).map(|_| get(lb.address(), "/").status).collect();
+    assert!(statuses.contains(&502), "{statuses:?}");
+    lb.apply(&format!("{NO_CHECKS}[retry]\nattempts = 1\nbudget = \"100%\"\n{both}"));
+    let statuses: Vec<u16> = (0..10).map(|_| get(lb.address(), "/").status).collect();
+    assert_eq!(statuses, [200; 10]);
+}
+
+#[test]
+fn the_health_rule() {
+    let server = Server::named("a");
+    let config =
+        |rule: &str| format!("[health]\ninterval = \"50ms\"\nfall = 1\n{rule}{}", servers(&[("a", server.address, 1)]));
+    let lb = Lb::start(&config(""));
+    server.set_healthy(false);
+    lb.server_is("a", "down");
+    lb.apply(&config("kind = \"tcp\"\nrise = 1\n"));
+    lb.server_is("a", "up");
+    lb.apply(&config("expect = \"404\"\n"));
+    lb.server_is("a", "down");
+    lb.apply(&config("expect = \"503\"\nrise = 1\n"));
+    lb.server_is("a", "up");
+    lb.apply(&config("path = \"/alive\"\n"));
+    eventually("it asks there", || server.requests().iter().any(|request| request.path() == "/alive").then_some(()));
+    lb.apply(&config("").replace("interval = \"50ms\"\nfall = 1", "kind = \"none\""));
+    lb.server_is("a", "up");
+}
+
+#[test]
+fn trusted_proxies_and_tracing() {
+    let scene = Scene::new();
+    let collector = Server::named("zipkin");
+    let ask = || {
+        scene.answer("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
+        scene.server.requests().pop().expect("a request")
+    };
+    assert!(!ask().values("x-forwarded-for").concat().contains("192.0.2.7"));
+    scene.with("[proxy]\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    assert!(ask().values("x-forwarded-for").concat().contains("192.0.2.7"));
+    let zipkin = format!("[tracing]\nzipkin = \"http://{}/api/v2/spans\"\n", collector.address);
+    scene.with(&format!("{zipkin}sample = 0.0"));
+    assert!(!ask().values("traceparent").concat().ends_with("-01"));
+    for service in ["first", "second"] {
+        scene.with(&format!("{zipkin}service = \"{service}\""));
+        assert!(ask().values("traceparent")[0].ends_with("-01"));
+        eventually("spans come under that name", || {
+            let bodies = collector.requests().into_iter().map(|request| request.body);
+            let mut texts = bodies.map(|body| String::from_utf8_lossy(&body).into_owned());
+            texts.find(|text| text.contains(&format!("\"serviceName\":\"{service}\"")))
+        });
+    }
+}
+
+#[test]
+fn the_rules_of_reloading() {
+    let scene = Scene::new();
+    scene.with("[reload]\nhistory = 2");
+    scene.with("[reload]\nhistory = 3");
+    assert_eq!(scene.lb.api("/api/reloads")["reloads"].as_array().map(Vec::len), Some(3));
+    scene.with("[reload]\nhistory = 2");
+    assert_eq!(scene.lb.api("/api/reloads")["reloads"].as_array().map(Vec::len), Some(2));
+    // From here on nothing that is written in place is read, until what is renamed says otherwise.
+    let never = "[reload]\nquiet = \"1h\"\npoll = \"0s\"";
+    scene.with(never);
+    let text = fs::read_to_string(scene.lb.path()).unwrap();
+    fs::write(scene.lb.path(), text.replace("weight = 1", "weight = 5")).unwrap();
+    scene.with("[reload]\nquiet = \"10ms\"");
+    assert_eq!(scene.lb.server("a")["weight"], 1);
+    let text = fs::read_to_string(scene.lb.path()).unwrap();
+    fs::write(scene.lb.path(), text.replace("weight = 1", "weight = 6")).unwrap();
+    eventually("the new pace holds", || (scene.lb.server("a")["weight"] == 6).then_some(()));
+}
+
+#[test]
+fn the_number_of_workers_waits_for_the_next_start_and_says_so() {
+    let scene = Scene::new();
+    scene.with("[proxy]\nworkers = 3");
+    let reload = scene.lb.newest_reload();
+    assert_eq!(reload["changes"], serde_json::json!(["proxy.workers: 0 -> 3 (from the next start on)"]));
+    eventually("the log warns", || {
+        let warns =
+            |line: &String| line.contains("WARN") && line.contains("proxy.workers") && line.contains("next start");
+        scene.lb.stderr().iter().any(warns).then_some(())
+    });
+    assert_eq!(scene.answer("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+}

@@ -143,11 +143,6 @@ impl Server {
         Self::scripted(move |stream, note| answer_by(name, stream, note))
     }
 
-    /// The same, at an address of the test's choice.
-    pub(crate) fn named_on(address: SocketAddr, name: &'static str) -> Self {
-        Self::on(address, move |stream, note| answer_by(name, stream, note))
-    }
-
     /// Answers every request with these bytes.
     pub(crate) fn saying(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();

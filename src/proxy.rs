@@ -1,14 +1,18 @@
 //! The request path: from an accepted connection to the last byte of the answer.
 //!
-//! [`client`] serves a connection, [`forward`] a request: it asks [`target`] what is wanted, the
-//! snapshot for route and server, makes the head what the server is to see ([`framing`], [`fields`],
-//! [`forwarded`], [`trace_context`], [`request_id`]), takes a connection from [`upstream`], and
-//! hands the answer on as it comes ([`body`], [`tunnel`]). [`retry`] decides about another try,
-//! [`failure`] is the one place where failures become answers, [`exchange`] the one record of it
-//! all, and [`watch`] keeps the time.
+//! HTTP/1.1 is spoken by ourselves here, on both sides; small pure modules know the protocol, a few
+//! others move bytes.
 //!
-//! The engine, hyper, is named in [`client`], [`upstream`] and [`body`] only; all else speaks in
-//! the `http` crate's types.
+//! - A connection and its requests: [`client`] serves one after the other, [`forward`] takes a request
+//!   from its head to the end of its answer, [`attempt`] is one try at one server, [`tunnel`] what
+//!   follows a change of protocol. [`exchange`] is the one record of it all.
+//! - Bytes: [`wire`] reads and writes, [`body`] streams in whatever framing, [`upstream`] keeps
+//!   connections to servers, [`watch`] keeps the time.
+//! - What a message says (pure): [`head`] and [`name`] parse it, [`framing`] and [`chunked`] find its
+//!   end, [`target`] with [`host`] and [`path`] what is asked for.
+//! - What a server is told (pure): [`fields`], [`forwarded`], [`trace_context`], [`request_id`].
+//! - What is decided (pure): [`retry`], whether another try may be made; [`refusal`] and [`failure`],
+//!   the one place where failures become answers.
 
 pub mod attempt;
 pub mod body;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// A buffer's size: so much is read or passed on at once.
@@ -45,8 +46,14 @@ pub async fn read(stream: &TcpStream, buffer: &mut Vec<u8>, buffers: &Buffers) -
         } else if buffer.len() == buffer.capacity() {
             buffer.reserve(BUFFER);
         }
+        let room = buffer.capacity() - buffer.len();
         match stream.try_read_buf(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(read) if read > 0 && read < room => {
+                // All that was there has been read. Said here, it saves the call that would find that out.
+                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                return Ok(read);
+            }
             result => return result,
         }
     }
@@ -57,9 +64,10 @@ pub async fn read(stream: &TcpStream, buffer: &mut Vec<u8>, buffers: &Buffers) -
 /// # Errors
 /// The system's; [`io::ErrorKind::WriteZero`] when it takes nothing.
 pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N], count: &mut u64) -> io::Result<()> {
-    let mut slices = pieces.map(IoSlice::new);
-    let mut left = &mut slices[..];
-    IoSlice::advance_slices(&mut left, 0);
+    let mut slices = [IoSlice::new(&[]); N];
+    let there = pieces.iter().filter(|piece| !piece.is_empty());
+    let filled = slices.iter_mut().zip(there).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+    let mut left = &mut slices[..filled];
     while !left.is_empty() {
         let result = if let [one] = left { stream.try_write(one) } else { stream.try_write_vectored(left) };
         match result {

@@ -189,6 +189,11 @@ fn the_demo_writes_its_file_and_says_what_to_try() {
         for port in [8080, 8081, 8082, 8083] {
             assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], port)), "/").status, 200);
         }
+        let another = lb(directory.path(), &["demo"]);
+        assert_eq!((another.status.code(), stderr(&another).lines().count()), (Some(1), 3), "{another:?}");
+        for line in stderr(&another).lines() {
+            assert_eq!(line.matches("cannot listen on").count(), 1, "{line}");
+        }
         child.kill().expect("a child");
         child.wait().expect("a child");
         for part in ["lb.toml was written", "curl", "http://127.0.0.1:8080/", "/api/servers", "weight"] {

@@ -152,9 +152,15 @@ fn every_command_is_documented_and_no_other() {
 #[test]
 fn links_lead_somewhere() {
     let mut followed = 0;
-    for page in
-        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/configuration.md", "docs/life.md", "docs/operation.md"]
-    {
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "bench/README.md",
+        "docs/configuration.md",
+        "docs/life.md",
+        "docs/operation.md",
+    ] {
         let directory = root().join(page).parent().unwrap().to_owned();
         for link in text(page).split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
             assert!(link.contains("://") || directory.join(link).exists(), "{page}: {link}");

@@ -135,19 +135,22 @@ edit() {
 reload() { fetch "$admin/api/reloads?limit=1" | jq --compact-output '.reloads[0]'; }
 now() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
 
-# Two servers go away and come back, each at the address that the other had, where docker gives them
-# out from below.
+# Two servers go away and come back, each at the address that the other had: docker gives them out
+# from below, so the one that had the higher comes back first.
 survives() {
-    local before after
+    local before after first=server3 second=server2
     before="$(address server2) $(address server3)"
+    if [[ $(tr ' ' '\n' <<<"$before" | sort --version-sort | head -1) != "${before% *}" ]]; then
+        first=server2 second=server3
+    fi
     docker stop --time 10 "$(container server2)" "$(container server3)" >"$work/stop.log"
     requests 11 >"$work/requests.log"
     within 30 "server2 is down" status server2 down
     within 30 "server3 is down" status server3 down
     balances 2 0 0
     compose rm --force server2 server3 >"$work/rm.log" 2>&1
-    compose up --detach --no-deps server3 >"$work/up.log" 2>&1
-    compose up --detach --no-deps server2 >"$work/up.log" 2>&1
+    compose up --detach --no-deps "$first" >"$work/up.log" 2>&1
+    compose up --detach --no-deps "$second" >"$work/up.log" 2>&1
     after="$(address server2) $(address server3)"
     within 60 "server2 is up" status server2 up
     within 60 "server3 is up" status server3 up

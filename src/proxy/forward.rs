@@ -64,7 +64,10 @@ pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, 
         }
     };
     let mut body = Inbound::new(stream, input, &client.worker.buffers, plan.framing);
-    let failed = match with_pool(&mut exchange, &plan, stream, &mut body).await {
+    let ended = with_pool(&mut exchange, &plan, stream, &mut body).await;
+    // Also of a body that no server was sent: what follows it is the next request.
+    body.rest();
+    let failed = match ended {
         Ok(Ended { keeps }) => {
             exchange.done();
             return if keeps { Next::Request } else { Next::Close };
@@ -100,7 +103,8 @@ async fn answer_own(exchange: &mut Exchange, stream: &TcpStream, failure: Failur
     let is_head = exchange.head.method == Method::HEAD;
     let length = failure.write(&mut out, &client.worker.date(), is_head, !keeps);
     exchange.count_bytes(length as u64);
-    client.slot.wait(Phase::Download, exchange.snapshot.config.timeouts.body_idle);
+    exchange.wait_body(Phase::Download);
+    client.slot.body_waits(Phase::Download);
     let sent = wire::write(stream, [&out], &mut 0).await;
     client.worker.buffers.give(out);
     if sent.is_err() {

@@ -33,6 +33,8 @@ use crate::telemetry::trace::SpanSink;
 const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// A pause after the system refused to accept, so that a lack of descriptors is not a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// So many of these pauses are said once, about one a second.
+const PAUSES_A_LINE: u32 = 20;
 
 /// What the control plane, or another worker, asks of a worker.
 #[derive(Debug)]
@@ -387,6 +389,7 @@ impl Worker {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),
         };
+        let mut pauses = 0;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -406,7 +409,10 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, listener = %live.name, "cannot accept a client");
+                    if pauses % PAUSES_A_LINE == 0 {
+                        tracing::warn!(%error, listener = %live.name, "cannot accept a client");
+                    }
+                    pauses += 1;
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -190,3 +190,17 @@ impl Drop for Client {
         self.worker.left();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_takes_little_memory() {
+        fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let sizes = (size_of::<Client>() + size_of::<Slot>(), size(Client::serve));
+        assert!(sizes.0 + sizes.1 < 2 << 10, "{sizes:?} bytes");
+    }
+}

@@ -86,7 +86,9 @@ impl<'b, 'a> Upload<'b, 'a> {
         self.limit > 0 && self.received > self.limit
     }
 
-    /// Sends the body behind the head that `out` holds. Then it watches the client: it returns only
+    /// Sends the body behind the head that `out` holds. `Expect: 100-continue` goes to the server with
+    /// the head, and is its business: a client that hears nothing sends all the same, in its time
+    /// (RFC 9110, section 10.1.1). Then it watches the client: it returns only
     /// when the client has left, or has sent what is no body.
     async fn run(
         &mut self,
@@ -240,7 +242,7 @@ fn request(exchange: &mut Exchange, plan: &Plan, client: &Client) -> Vec<u8> {
     let head = &exchange.head;
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(&plan.target);
+    out.extend_from_slice(plan.target.as_deref().unwrap_or(head.target()));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head.fields.write(&mut out);
     if let Some(protocol) = &plan.upgrade {
@@ -405,7 +407,7 @@ async fn relay(
     }
     while !body.is_done() {
         body.advance().await.map_err(|_| Failure::AnswerCut)?;
-        let trailers = if plan.trailers { clean_trailers(body.trailers()) } else { Vec::new() };
+        let trailers = if plan.trailers { fields::trailers(body.trailers()) } else { Vec::new() };
         let end = body.is_done().then(|| exchange.served()).map(|()| &trailers[..]);
         slot.body_waits(Phase::Download);
         out.send(body.piece(), end).await.map_err(gone)?;
@@ -413,22 +415,4 @@ async fn relay(
         exchange.count_bytes(body.piece().len() as u64);
     }
     Ok(())
-}
-
-/// Of the fields behind a body, those that do not have to stand in a head (RFC 9110, section 6.5.1).
-fn clean_trailers(lines: &[u8]) -> Vec<u8> {
-    const IN_HEADS: [&[u8]; 7] = [
-        b"authorization",
-        b"cache-control",
-        b"content-encoding",
-        b"content-range",
-        b"location",
-        b"set-cookie",
-        b"trailer",
-    ];
-    let stays = |line: &&[u8]| {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        Name::of(name) == Name::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
-    };
-    lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
 }

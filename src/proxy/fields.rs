@@ -57,6 +57,26 @@ pub fn takes_trailers(fields: &Fields) -> bool {
     codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// Of the fields behind a body, each a line, those that do not have to stand in a head (RFC 9110,
+/// section 6.5.1).
+#[must_use]
+pub fn trailers(lines: &[u8]) -> Vec<u8> {
+    const IN_HEADS: [&[u8]; 7] = [
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"location",
+        b"set-cookie",
+        b"trailer",
+    ];
+    let stays = |line: &&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        Name::of(name) == Name::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    };
+    lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
+}
+
 /// The protocols of an `Upgrade` that `Connection` names, unless one of them is `h2c`.
 fn requested_upgrade(fields: &Fields) -> Option<Vec<u8>> {
     let mut upgrades = fields.all(Name::Upgrade);
@@ -275,6 +295,12 @@ mod tests {
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
             assert_eq!(text(&fields), "Via: 1.1 lb", "{status}");
         }
+    }
+
+    #[test]
+    fn row_11_what_counts_in_a_head_does_not_count_behind_a_body() {
+        let lines = b"X-Sum: 7\r\ncontent-length: 5\r\nHost: a\r\nX_Forwarded_For: b\r\nSET-COOKIE: c=d\r\nx:\r\n";
+        assert_eq!(trailers(lines), b"X-Sum: 7\r\nx:\r\n");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The request path: from a request's head to the end of its answer.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -42,8 +43,8 @@ pub struct Plan {
     pub upgrade: Option<Vec<u8>>,
     /// How the body is framed, for the server too.
     pub framing: Framing,
-    /// What is asked for, as the server is to see it.
-    pub target: Vec<u8>,
+    /// What is asked for, as the server is to see it, if that is not as the client wrote it.
+    pub target: Option<Vec<u8>>,
     /// Whether the client would make another request on this connection.
     pub keeps: bool,
     /// Whether the client takes fields behind a body.
@@ -125,7 +126,11 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         target::Asked::Resource(target) => target,
     };
     let (route, pool) = snapshot.route(&target.host, &target.path).ok_or(Failure::NoRoute)?;
-    let (path, host) = (target.path_and_query().as_bytes().to_vec(), target.new_host().map(str::to_owned));
+    let normal = match target.path_and_query() {
+        Cow::Borrowed(part) if part.len() == head.target().len() => None,
+        other => Some(other.into_owned().into_bytes()),
+    };
+    let host = target.new_host().map(str::to_owned);
     exchange.route(route, pool);
     if let Framing::Length(length) = framing
         && limits.body_bytes > 0
@@ -158,7 +163,7 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         // Nobody who speaks it waits for a 100, and may not be sent one.
         fields.remove(Name::Expect);
     }
-    Ok(Plan { pool, token, upgrade, framing, target: path, keeps, trailers })
+    Ok(Plan { pool, token, upgrade, framing, target: normal, keeps, trailers })
 }
 
 /// Has a server of the pool answer, another if one cannot.

@@ -234,6 +234,7 @@ fn row_45_who_has_no_descriptors_left_waits_for_some_and_says_so_seldom() {
     let path = directory.path().join("lb.toml");
     std::fs::write(&path, format!("{PORTS}{NO_CHECKS}{ONE_WORKER}{}", server.table("server1"))).expect("a file");
     let mut few = Command::new("sh");
+    few.env_remove("LB_CONFIG").env("NO_COLOR", "1");
     few.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lb")]);
     let lb = Lb::start_as(few, directory, path);
     let address = lb.address();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use self::listeners::{LINGER, Listeners};
 use crate::admin;
@@ -21,7 +22,6 @@ use crate::health::checker::{Change, Checker};
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
-use crate::server::Server;
 use crate::state::State;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
@@ -48,7 +48,6 @@ pub struct Gateway {
     checker: Checker,
     changes: mpsc::UnboundedReceiver<Change>,
     resolver: Resolver,
-    resolved: mpsc::UnboundedReceiver<Arc<Server>>,
     admin: Admin,
     logs: LogControl,
     access: AccessLogWriter,
@@ -91,6 +90,8 @@ impl Gateway {
 
     /// Runs until asked to stop and the last open request has ended, or its time is over.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let settled = self.registry.is_settled() && self.listeners.is_settled();
             tokio::select! {
@@ -98,16 +99,19 @@ impl Gateway {
                     Some(Ask::Reload) => self.asked.notify_one(),
                     Some(Ask::Stop) | None => break,
                 },
-                Some(candidate) = self.candidates.recv() => self.consider(candidate),
+                Some(candidate) = self.candidates.recv() => {
+                    if settled {
+                        // Who has chosen a server that leaves now is counted there by then.
+                        housekeeping.reset();
+                    }
+                    self.consider(candidate);
+                }
                 Some(_) = self.changes.recv() => {
                     // Many servers change at once when a network does: one snapshot for all.
                     while self.changes.try_recv().is_ok() {}
                     self.publish();
                 }
-                Some(server) = self.resolved.recv() => {
-                    tracing::info!(server = %server.key, target = ?server.target(), "the server's name leads elsewhere now");
-                }
-                () = tokio::time::sleep(HOUSEKEEPING), if !settled => self.expire(Instant::now()),
+                _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
         }
         self.shut_down(asks).await;

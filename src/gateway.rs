@@ -30,6 +30,9 @@ use crate::worker::Crew;
 
 pub use start::StartError;
 
+/// A snapshot for a change of health is followed by another after so many times what it took to make:
+/// at once where servers are few. Of thousands that change one by one, each would cost a pass over all.
+const CALM: u32 = 10;
 /// How often drains are looked after while there are any.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// What exporters may take to send the rest at the end.
@@ -92,6 +95,8 @@ impl Gateway {
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Whether some server's health is another than the snapshot says, and when that is mended.
+        let (mut stale, mut calm) = (false, tokio::time::Instant::now());
         loop {
             let settled = self.registry.is_settled() && self.listeners.is_settled();
             tokio::select! {
@@ -106,10 +111,13 @@ impl Gateway {
                     }
                     self.consider(candidate);
                 }
-                Some(_) = self.changes.recv() => {
-                    // Many servers change at once when a network does: one snapshot for all.
+                Some(_) = self.changes.recv(), if !stale => stale = true,
+                () = tokio::time::sleep_until(calm), if stale => {
                     while self.changes.try_recv().is_ok() {}
+                    stale = false;
+                    let begin = Instant::now();
                     self.publish();
+                    calm = (begin + begin.elapsed() * CALM).into();
                 }
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }

@@ -5,13 +5,14 @@ pub mod demo;
 pub mod healthcheck;
 pub mod run;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use self::check::CheckFormat;
+use crate::telemetry::logs::in_colour;
 
 /// Exit code for a bad input: a configuration that is not valid, a port that is taken.
 const BAD_INPUT: u8 = 1;
@@ -68,8 +69,7 @@ pub fn main() -> ExitCode {
         Command::Run => run::run(&config),
         Command::Demo => demo::demo(&config),
         Command::Check { file, format } => {
-            let colored = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            match check::check(&file.unwrap_or(config), format, colored, &mut io::stdout().lock()) {
+            match check::check(&file.unwrap_or(config), format, in_colour(&io::stdout()), &mut io::stdout().lock()) {
                 Ok(true) => ExitCode::SUCCESS,
                 // A pipe that was closed is no fine file either.
                 Ok(false) | Err(_) => ExitCode::from(BAD_INPUT),

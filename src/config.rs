@@ -63,7 +63,8 @@ impl Config {
     /// The pool of that name.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Pool> {
-        self.pools.iter().find(|pool| pool.name == name)
+        let place = self.pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()?;
+        self.pools.get(place)
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use self::listeners::{LINGER, Listeners};
 use crate::admin;
@@ -21,7 +22,6 @@ use crate::health::checker::{Change, Checker};
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
-use crate::server::Server;
 use crate::state::State;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
@@ -30,6 +30,9 @@ use crate::worker::Crew;
 
 pub use start::StartError;
 
+/// A snapshot for a change of health is followed by another after so many times what it took to make:
+/// at once where servers are few. Of thousands that change one by one, each would cost a pass over all.
+const CALM: u32 = 10;
 /// How often drains are looked after while there are any.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// What exporters may take to send the rest at the end.
@@ -48,7 +51,6 @@ pub struct Gateway {
     checker: Checker,
     changes: mpsc::UnboundedReceiver<Change>,
     resolver: Resolver,
-    resolved: mpsc::UnboundedReceiver<Arc<Server>>,
     admin: Admin,
     logs: LogControl,
     access: AccessLogWriter,
@@ -91,6 +93,10 @@ impl Gateway {
 
     /// Runs until asked to stop and the last open request has ended, or its time is over.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Whether some server's health is another than the snapshot says, and when that is mended.
+        let (mut stale, mut calm) = (false, tokio::time::Instant::now());
         loop {
             let settled = self.registry.is_settled() && self.listeners.is_settled();
             tokio::select! {
@@ -98,16 +104,22 @@ impl Gateway {
                     Some(Ask::Reload) => self.asked.notify_one(),
                     Some(Ask::Stop) | None => break,
                 },
-                Some(candidate) = self.candidates.recv() => self.consider(candidate),
-                Some(_) = self.changes.recv() => {
-                    // Many servers change at once when a network does: one snapshot for all.
+                Some(candidate) = self.candidates.recv() => {
+                    if settled {
+                        // Who has chosen a server that leaves now is counted there by then.
+                        housekeeping.reset();
+                    }
+                    self.consider(candidate);
+                }
+                Some(_) = self.changes.recv(), if !stale => stale = true,
+                () = tokio::time::sleep_until(calm), if stale => {
                     while self.changes.try_recv().is_ok() {}
+                    stale = false;
+                    let begin = Instant::now();
                     self.publish();
+                    calm = (begin + begin.elapsed() * CALM).into();
                 }
-                Some(server) = self.resolved.recv() => {
-                    tracing::info!(server = %server.key, target = ?server.target(), "the server's name leads elsewhere now");
-                }
-                () = tokio::time::sleep(HOUSEKEEPING), if !settled => self.expire(Instant::now()),
+                _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
         }
         self.shut_down(asks).await;

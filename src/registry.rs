@@ -99,7 +99,8 @@ impl Registry {
                     .retain(|leaving| !enabled.contains(&(&*leaving.server.key.name, &leaving.server.key.address)));
             }
         }
-        self.routes.retain(|name, _| new.routes.iter().any(|route| *route.name == **name));
+        let routes: HashSet<&str> = new.routes.iter().map(|route| route.name.as_str()).collect();
+        self.routes.retain(|name, _| routes.contains(&**name));
         self.forget(new);
     }
 
@@ -164,8 +165,11 @@ impl Registry {
                 Some(self.servers.get(&Key { pool: Arc::clone(&entry.live.name), name, address })?.state())
             })
             .collect();
+        let awaits = awaits_first_pass(&staying);
         let was_ready = entry.built.as_ref().is_some_and(|pool| pool.is_ready());
-        if was_ready && awaits_first_pass(&staying) && !reload.hold.is_zero() && entry.hold.is_none() {
+        if entry.hold.is_some() && !awaits {
+            entry.let_go(now + drain);
+        } else if entry.hold.is_none() && awaits && was_ready && !reload.hold.is_zero() {
             let until = now + reload.hold;
             entry.hold = Some(until);
             for leaving in &mut entry.leaving {
@@ -204,10 +208,7 @@ impl Registry {
                     })
                 });
                 if new_is_up || now >= until {
-                    entry.hold = None;
-                    for leaving in &mut entry.leaving {
-                        leaving.until = leaving.until.min(now + config.timeouts.drain);
-                    }
+                    entry.let_go(now + config.timeouts.drain);
                     expired.holds.push(Arc::clone(name));
                 }
             }
@@ -265,8 +266,7 @@ impl Registry {
                 pools.push(entry.build(pool, &self.servers));
             }
         }
-        let configured: HashSet<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
-        let mut gone: Vec<_> = self.pools.iter_mut().filter(|(name, _)| !configured.contains(&***name)).collect();
+        let mut gone: Vec<_> = self.pools.iter_mut().filter(|(name, _)| config.pool(name).is_none()).collect();
         gone.sort_by_key(|(name, _)| Arc::clone(name));
         for (_, entry) in gone {
             if let Some(built) = &entry.built {
@@ -293,6 +293,14 @@ impl Registry {
 }
 
 impl PoolEntry {
+    /// Ends the hold: what it kept has until then, at most, for its open requests.
+    fn let_go(&mut self, until: Instant) {
+        self.hold = None;
+        for leaving in &mut self.leaving {
+            leaving.until = leaving.until.min(until);
+        }
+    }
+
     fn build(&mut self, config: &config::Pool, servers: &HashMap<Key, Arc<Server>>) -> Arc<Pool> {
         let members = self.members(config, servers);
         let holding = self.hold.is_some();
@@ -342,3 +350,6 @@ fn awaits_first_pass(states: &[State]) -> bool {
 fn identity(server: &config::Server) -> (&str, &config::Address) {
     (&server.name, &server.address)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -21,6 +20,9 @@ use crate::snapshot::Snapshot;
 /// From one look-up of a name to the next, jittered by a tenth.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// The same while it has never been resolved: whoever starts together is found soon.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Look-ups that run at once at most: each takes a thread.
 const AT_ONCE: usize = 32;
 
@@ -32,7 +34,6 @@ type Servers = Vec<Arc<Server>>;
 /// All names that are resolved again and again. That ends with it.
 #[derive(Debug)]
 pub struct Resolver {
-    news: UnboundedSender<Arc<Server>>,
     permits: Arc<Semaphore>,
     tasks: HashMap<Name, Task>,
 }
@@ -45,14 +46,14 @@ struct Task {
     handle: JoinHandle<()>,
 }
 
-impl Resolver {
-    /// A resolver of nothing yet. Each server whose target has changed will be sent to `news`, so
-    /// that connections to where it was can be closed.
-    #[must_use]
-    pub fn new(news: UnboundedSender<Arc<Server>>) -> Self {
-        Self { news, permits: Arc::new(Semaphore::new(AT_ONCE)), tasks: HashMap::new() }
+/// A resolver of nothing yet.
+impl Default for Resolver {
+    fn default() -> Self {
+        Self { permits: Arc::new(Semaphore::new(AT_ONCE)), tasks: HashMap::new() }
     }
+}
 
+impl Resolver {
     /// Resolves all names of `snapshot` once, before there is any request; waits no longer than `limit`.
     /// What is not resolved by then is left to [`Resolver::apply`].
     pub async fn first(snapshot: &Snapshot, limit: Duration) {
@@ -88,7 +89,7 @@ impl Resolver {
                 }
                 None => {
                     let (sender, receiver) = watch::channel(servers);
-                    let routine = keep(name.clone(), receiver, self.news.clone(), Arc::clone(&self.permits));
+                    let routine = keep(name.clone(), receiver, Arc::clone(&self.permits));
                     Task { servers: sender, handle: tokio::spawn(routine) }
                 }
             };
@@ -104,61 +105,48 @@ impl Drop for Task {
 }
 
 /// Resolves `name` at once, then every [`INTERVAL`], and when it comes to belong to other servers.
-async fn keep(
-    name: Name,
-    mut servers: watch::Receiver<Servers>,
-    news: UnboundedSender<Arc<Server>>,
-    permits: Arc<Semaphore>,
-) {
+async fn keep(name: Name, mut servers: watch::Receiver<Servers>, permits: Arc<Semaphore>) {
     let mut failing = false;
     loop {
         let answer = lookup(&name, &permits).await;
-        let changed = take_in(&name, &servers.borrow_and_update(), answer, &mut failing);
-        for server in changed {
-            // Nobody listens only when the process ends.
-            let _ = news.send(server);
-        }
+        take_in(&name, &servers.borrow_and_update(), answer, &mut failing);
+        let known = servers.borrow().iter().all(|server| server.target().is_some());
         tokio::select! {
-            () = sleep(jittered(INTERVAL, fastrand::f64())) => {}
+            () = sleep(jittered(if known { INTERVAL } else { SOON }, fastrand::f64())) => {}
             modified = servers.changed() => if modified.is_err() { return },
         }
     }
 }
 
-/// Acts on an answer: returns whose target it changed. A failure changes none, and is told once.
-fn take_in((host, port): &Name, servers: &Servers, answer: io::Result<Vec<SocketAddr>>, failing: &mut bool) -> Servers {
+/// Acts on an answer. A failure changes no target, and is told once.
+fn take_in((host, port): &Name, servers: &Servers, answer: io::Result<Vec<SocketAddr>>, failing: &mut bool) {
     let failed = answer.is_err();
-    let changed = match answer {
+    match answer {
         Ok(answers) => {
             if *failing {
                 tracing::info!(host, port, "host name is resolved again");
             }
-            retarget(servers, &answers)
+            retarget(servers, &answers);
         }
-        Err(error) => {
-            if !*failing {
-                let error = error.to_string();
-                tracing::warn!(host, port, error, "host name cannot be resolved; what is known of it is kept");
-            }
-            Servers::new()
+        Err(error) if !*failing => {
+            tracing::warn!(host, port, %error, "host name cannot be resolved; what is known of it is kept");
         }
-    };
+        Err(_) => {}
+    }
     *failing = failed;
-    changed
 }
 
-/// Points each server at one of `answers`; returns those for which that is news.
-fn retarget(servers: &Servers, answers: &[SocketAddr]) -> Servers {
-    let is_news = |server: &&Arc<Server>| {
-        choose(server.target(), answers).is_some_and(|target| {
-        let news = server.set_target(target);
-        if news {
-            tracing::info!(pool = %server.key.pool, server = %server.key.name, %target, "host name has a new address");
+/// Points each server at one of `answers`.
+fn retarget(servers: &Servers, answers: &[SocketAddr]) {
+    for server in servers {
+        let before = server.target();
+        let Some(target) = choose(before, answers).filter(|target| before != Some(*target)) else { continue };
+        server.set_target(target);
+        // The first one is no change.
+        if let Some(before) = before {
+            tracing::info!(pool = %server.key.pool, server = %server.key.name, %before, %target, "host name has a new address");
         }
-        news
-    })
-    };
-    servers.iter().filter(is_news).cloned().collect()
+    }
 }
 
 /// The present target while it is among the answers, else the first for IPv4, else the first.
@@ -219,21 +207,23 @@ mod tests {
     }
 
     #[test]
-    fn only_a_new_target_is_news() {
+    fn an_answer_moves_whom_it_does_not_name_and_a_failure_nobody() {
         let servers = vec![server(1), server(2)];
-        servers[1].set_target(addresses(&["127.0.0.2:80"])[0]);
         let name = ("backend".to_owned(), 80);
         let mut failing = false;
-        let mut changed = |answer: io::Result<Vec<SocketAddr>>| -> (Vec<u64>, bool) {
-            let failed = answer.is_err();
-            let changed = take_in(&name, &servers, answer, &mut failing);
-            assert_eq!(failing, failed);
-            (changed.iter().map(|server| server.id).collect(), failing)
-        };
-        assert_eq!(changed(Ok(addresses(&["127.0.0.1:80", "127.0.0.2:80"]))).0, [1]);
-        assert_eq!(changed(Ok(addresses(&["127.0.0.2:80", "127.0.0.1:80"]))).0, [0; 0]);
-        assert_eq!(changed(Err(io::Error::other("no server"))).0, [0; 0]);
-        assert_eq!(changed(Ok(addresses(&["127.0.0.3:80"]))).0, [1, 2]);
-        assert_eq!(servers[0].target(), Some(addresses(&["127.0.0.3:80"])[0]));
+        let rows: [(Option<&[&str]>, [&str; 2]); 5] = [
+            (Some(&["127.0.0.2:80"]), ["127.0.0.2:80", "127.0.0.2:80"]),
+            (Some(&["127.0.0.1:80", "127.0.0.2:80"]), ["127.0.0.2:80", "127.0.0.2:80"]),
+            (None, ["127.0.0.2:80", "127.0.0.2:80"]),
+            (Some(&["127.0.0.3:80"]), ["127.0.0.3:80", "127.0.0.3:80"]),
+            (Some(&[]), ["127.0.0.3:80", "127.0.0.3:80"]),
+        ];
+        for (answer, targets) in rows {
+            let given = answer.map(addresses).ok_or_else(|| io::Error::other("no server"));
+            take_in(&name, &servers, given, &mut failing);
+            assert_eq!(failing, answer.is_none());
+            let now: Vec<_> = servers.iter().filter_map(|server| server.target()).collect();
+            assert_eq!(now, addresses(&targets), "{answer:?}");
+        }
     }
 }

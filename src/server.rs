@@ -109,13 +109,9 @@ impl Server {
         self.target.load().as_deref().copied()
     }
 
-    /// Says where the host name resolves to now. Returns whether that is news.
-    pub fn set_target(&self, target: SocketAddr) -> bool {
-        let news = self.target() != Some(target);
-        if news {
-            self.target.store(Some(Arc::new(target)));
-        }
-        news
+    /// Says where the host name resolves to now.
+    pub fn set_target(&self, target: SocketAddr) {
+        self.target.store(Some(Arc::new(target)));
     }
 
     /// What its checks say.

@@ -11,7 +11,7 @@ use crate::route::RouteTable;
 
 /// All that a request needs to know. Immutable; an edit or a health change makes another, which
 /// shares every part that stayed as it was.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Which accepted configuration this is, from 1.
     pub generation: u64,
@@ -86,7 +86,7 @@ impl Snapshot {
         Some((route, self.routes[route].pool))
     }
 
-    /// The pools that requests can reach and that have no server to send them to.
+    /// The pools of the configuration that have no server to send requests to.
     pub fn unready(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let configured = self.config.pools.len();
         self.pools.iter().take(configured).filter(|pool| !pool.is_ready())

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::config::guard::guards;
+use crate::config::problem::Problem;
 use crate::config::{Config, source};
 
 /// Who reads the answer.
@@ -34,9 +35,7 @@ pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Writ
     let problems = result.as_ref().err().map_or(&[][..], Vec::as_slice);
     match format {
         CheckFormat::Text => {
-            for problem in problems {
-                writeln!(out, "{}\n", problem.to_text(colored))?;
-            }
+            pictures(problems, colored, out)?;
             let answer = match &result {
                 Ok(config) => format!("fine ({})", summary(config)),
                 Err(problems) => count(problems.len(), "problem"),
@@ -55,6 +54,11 @@ pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Writ
         }
     }
     Ok(result.is_ok())
+}
+
+/// Writes each problem with its line, a blank line after it.
+pub(super) fn pictures(problems: &[Problem], colored: bool, out: &mut dyn Write) -> io::Result<()> {
+    problems.iter().try_for_each(|problem| writeln!(out, "{}\n", problem.to_text(colored)))
 }
 
 fn summary(config: &Config) -> String {

@@ -45,8 +45,7 @@ pub fn demo(path: &Path) -> ExitCode {
         for server in servers {
             tokio::spawn(server.run(std::future::pending()));
         }
-        greet(path, written, &config);
-        serve(path).await
+        serve(path, || greet(path, written, &config)).await
     })
 }
 

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::check::pictures;
 use crate::gateway::{Ask, Gateway, StartError};
 use crate::state::State;
+use crate::telemetry::logs::in_colour;
 
 /// What blocking calls, such as a look-up of a name, may take at the end.
 const LAST_CALLS: Duration = Duration::from_millis(100);
@@ -18,7 +20,7 @@ const LAST_CALLS: Duration = Duration::from_millis(100);
 /// Serves the configuration at `path`.
 #[must_use]
 pub fn run(path: &Path) -> ExitCode {
-    on_control_plane(serve(path))
+    on_control_plane(serve(path, || ()))
 }
 
 /// Runs the control plane's side of a command, on this thread.
@@ -31,16 +33,23 @@ pub(super) fn on_control_plane(command: impl Future<Output = Result<(), StartErr
     runtime.shutdown_timeout(LAST_CALLS);
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => super::fail(&error),
+        Err(error) => {
+            if let StartError::Config(problems) = &error {
+                // Nobody reads it if this fails.
+                let _ = pictures(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
+            }
+            super::fail(&error)
+        }
     }
 }
 
-/// Starts, and runs until a signal says stop.
-pub(super) async fn serve(path: &Path) -> Result<(), StartError> {
+/// Starts, calls `started`, and runs until a signal says stop.
+pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), StartError> {
     // Before anything is started, so that no signal is missed.
     let asks = asks()?;
     let gateway = Gateway::start(path, io::stdout()).await?;
     count_panics(Arc::clone(gateway.state()));
+    started();
     gateway.run(asks).await;
     Ok(())
 }

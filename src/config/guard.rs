@@ -1,9 +1,10 @@
 //! The `[reload]` guards: edits that are well-formed and would still be a mistake.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use crate::config::problem::{Fault, Problem};
-use crate::config::{Config, Pool, Server, units};
+use crate::config::{Config, Pool, units};
 
 /// Why `new` is not taken: as an edit of `old`, or, with no `old`, at the start. None if it is.
 ///
@@ -23,21 +24,16 @@ pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
 /// The pools that no request can be sent to, whatever the health of their servers.
 pub fn empty_pools(config: &Config) -> impl Iterator<Item = &Pool> {
     let pools = config.pools.iter();
-    pools.filter(|pool| !pool.servers.iter().any(|server| server.enabled))
+    pools.filter(|pool| enabled(pool).next().is_none())
 }
 
 /// The pools that lose more of their enabled servers than the guard lets them.
 fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
     let limit = old.reload.max_removed;
     old.pools.iter().filter_map(move |was| {
-        let is = new.pool(&was.name);
-        let stays = |server: &&Server| {
-            let still = is.and_then(|pool| pool.servers.iter().find(|s| s.name == server.name));
-            still.is_some_and(|server| server.enabled)
-        };
-        let enabled = was.servers.iter().filter(|server| server.enabled);
-        let (before, after) = (enabled.clone().count(), enabled.filter(stays).count());
-        let gone = before - after;
+        let after: HashSet<&str> = new.pool(&was.name).into_iter().flat_map(enabled).collect();
+        let before = enabled(was).count();
+        let gone = enabled(was).filter(|server| !after.contains(server)).count();
         // What is written in percent is compared in percent: 7% of 100 is 7, in spite of fractions.
         #[expect(clippy::cast_precision_loss, reason = "counts of servers are exact")]
         let too_many = gone as f64 > limit * before as f64 + 1e-6;
@@ -50,6 +46,11 @@ fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
             .hint("take fewer at a time, or raise `max_removed` in [reload] first, in an edit of its own")
         })
     })
+}
+
+/// The names of a pool's enabled servers.
+fn enabled(pool: &Pool) -> impl Iterator<Item = &str> {
+    pool.servers.iter().filter(|server| server.enabled).map(|server| server.name.as_str())
 }
 
 #[cfg(test)]

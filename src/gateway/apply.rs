@@ -53,7 +53,7 @@ impl Gateway {
         });
     }
 
-    /// The one atomic step. Before [`Gateway::publish`] nothing is visible.
+    /// The one atomic step. Before [`Gateway::swap`] nothing is visible.
     fn apply(&mut self, config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
         let guarded = guards(&self.path, Some(&self.config), &config);
         if !guarded.is_empty() {
@@ -80,7 +80,9 @@ impl Gateway {
         let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         let generation = self.state.snapshot.load().generation + 1;
-        self.swap(generation, sources.hash.as_str().into(), files(sources), SystemTime::now());
+        let hash = sources.hash.as_str().into();
+        let snapshot = self.registry.snapshot(&config, generation, hash, files(sources), SystemTime::now());
+        self.swap(snapshot);
         self.listeners.commit(fresh, &config.listeners, &self.crew, config.timeouts.drain, now);
         self.state.set_listeners(self.listeners.live(&config.listeners));
         if let Some(socket) = admin {
@@ -114,9 +116,8 @@ impl Gateway {
         }));
     }
 
-    /// Makes a snapshot of the configuration and of the health as it is now, and puts it in force.
-    fn swap(&mut self, generation: u64, hash: Arc<str>, files: Arc<[SourceFile]>, applied_at: SystemTime) {
-        let snapshot = self.registry.snapshot(&self.config, generation, hash, files, applied_at);
+    /// Puts a snapshot in force.
+    fn swap(&mut self, snapshot: Snapshot) {
         self.checker.apply(&snapshot);
         self.resolver.apply(&snapshot);
         self.state.snapshot.store(Arc::new(snapshot));
@@ -125,8 +126,9 @@ impl Gateway {
 
     /// The same generation with another health.
     pub(super) fn publish(&mut self) {
+        let pools = self.registry.pools(&self.config);
         let now = self.state.snapshot.load_full();
-        self.swap(now.generation, Arc::clone(&now.hash), Arc::clone(&now.files), now.applied_at);
+        self.swap(Snapshot { pools, ..(*now).clone() });
     }
 
     /// Ends the drains whose time has come.
@@ -165,6 +167,11 @@ impl Gateway {
     pub(super) fn record(&self, reload: Reload) {
         let Reload { generation, hash, outcome, took, changes, problems, .. } = &reload;
         match outcome {
+            Outcome::Applied if *generation == 1 => {
+                let servers: usize = self.config.pools.iter().map(|pool| pool.servers.len()).sum();
+                let (pools, routes) = (self.config.pools.len(), self.config.routes.len());
+                tracing::info!(generation, %hash, ?took, servers, pools, routes, "configuration applied: the first one");
+            }
             Outcome::Applied => {
                 tracing::info!(generation, %hash, ?took, changes = changes.join("; "), "configuration applied");
             }

@@ -37,7 +37,7 @@ const RESOLVE: Duration = Duration::from_secs(2);
 /// Why the process cannot start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The configuration is not valid.
+    /// The configuration is not valid. Displays as how many problems it has: who can show pictures shows them.
     Config(Vec<Problem>),
     /// Addresses that cannot be listened on.
     Bind(Vec<BindError>),
@@ -49,15 +49,8 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(problems) => {
-                for problem in problems {
-                    writeln!(f, "{problem}\n")?;
-                }
-                let count = problems.len();
-                write!(
-                    f,
-                    "the configuration has {count} problem{}; nothing was started",
-                    if count == 1 { "" } else { "s" }
-                )
+                let (count, plural) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
+                write!(f, "the configuration has {count} problem{plural}; nothing was started")
             }
             Self::Bind(errors) => {
                 for (i, error) in errors.iter().enumerate() {
@@ -108,8 +101,7 @@ impl Gateway {
         let (changed, changes) = mpsc::unbounded_channel();
         let mut checker = Checker::new(changed);
         checker.apply(&snapshot);
-        let (news, resolved) = mpsc::unbounded_channel();
-        let mut resolver = Resolver::new(news);
+        let mut resolver = Resolver::default();
         resolver.apply(&snapshot);
 
         let metrics =
@@ -136,7 +128,6 @@ impl Gateway {
             checker,
             changes,
             resolver,
-            resolved,
             admin,
             logs,
             access,

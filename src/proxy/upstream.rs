@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use crate::config::Address;
 use crate::server::Server;
 
 /// How long a connection may lie unused. Servers close theirs too: a race that the retry wins.
@@ -21,6 +22,8 @@ const KEEP: usize = 256;
 pub struct Connection {
     /// The socket.
     pub stream: TcpStream,
+    /// Where it leads.
+    peer: SocketAddr,
     _open: Open,
 }
 
@@ -52,9 +55,9 @@ impl Upstreams {
     /// The unused connection to a server that was used last, if there is one that still works.
     pub fn take(&self, server: u64) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let connections = &mut idle.get_mut(&server)?.connections;
+        let Kept { server, connections } = idle.get_mut(&server)?;
         while let Some((connection, _)) = connections.pop() {
-            if connection.is_quiet() {
+            if connection.leads_to(server) && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -71,12 +74,15 @@ impl Upstreams {
         }
     }
 
-    /// Closes what has lain unused for too long, what its server has closed, and what leads to a
-    /// server that is leaving.
+    /// Closes what has lain unused for too long, what its server has closed, and what leads to where
+    /// a server was or to one that is leaving.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.connections.retain(|(connection, since)| now.duration_since(*since) < IDLE && connection.is_quiet());
-            !kept.connections.is_empty() && !kept.server.is_leaving()
+            let Kept { server, connections } = kept;
+            connections.retain(|(connection, since)| {
+                now.duration_since(*since) < IDLE && connection.leads_to(server) && connection.is_quiet()
+            });
+            !connections.is_empty() && !server.is_leaving()
         });
     }
 }
@@ -94,18 +100,20 @@ impl Connection {
             .map_err(ConnectError::Refused)?;
         // Without it a small request may wait for an acknowledgement; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        Ok(Self { stream, _open: Open::new(server, worker) })
+        Ok(Self { stream, peer: address, _open: Open::new(server, worker) })
+    }
+
+    /// Whether that is where the server is now: a host name may lead elsewhere after a while.
+    fn leads_to(&self, server: &Server) -> bool {
+        match server.key.address {
+            Address::Ip(_) => true,
+            Address::Name(..) => server.target() == Some(self.peer),
+        }
     }
 
     /// Whether the server has neither said anything nor closed. Costs no system call unless it has.
     fn is_quiet(&self) -> bool {
-        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => true,
-            Poll::Ready(_) => {
-                let answer = self.stream.try_read(&mut [0]);
-                answer.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+        self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -126,5 +134,35 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.server.counters().of(self.worker).closed.add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::State;
+    use crate::server::Key;
+
+    #[tokio::test]
+    async fn a_connection_to_where_a_name_led_before_is_not_used_again() {
+        let [here, there] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let address = |socket: &std::net::TcpListener| socket.local_addr().expect("an address");
+        let name = Address::Name("backend".to_owned(), address(&here).port());
+        let key = Key { pool: "default".into(), name: "server1".into(), address: name };
+        let server = Arc::new(Server::new(1, key, State::Up, 1));
+        let upstreams = Upstreams::default();
+        for (before, after, kept) in [(&here, &here, true), (&here, &there, false)] {
+            for swept in [false, true] {
+                server.set_target(address(before));
+                let connection = Connection::open(&server, 0, IDLE).await.expect("a connection");
+                upstreams.keep(&server, connection, Instant::now());
+                server.set_target(address(after));
+                if swept {
+                    upstreams.sweep(Instant::now());
+                    assert_eq!(server.connections(), u64::from(kept));
+                }
+                assert_eq!(upstreams.take(server.id).is_some(), kept);
+            }
+        }
     }
 }

@@ -17,14 +17,19 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// Starts the process log, in colour if standard error is a terminal and `NO_COLOR` is unset. If the
-/// process has one already, as in tests, that one stays and the control moves nothing.
+/// Starts the process log. If the process has one already, as in tests, that one stays and the
+/// control moves nothing.
 #[must_use]
 pub fn init(log: &Log) -> LogControl {
-    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (subscriber, control) = build(log, io::stderr, colour);
+    let (subscriber, control) = build(log, io::stderr, in_colour(&io::stderr()));
     let _ = subscriber.try_init();
     control
+}
+
+/// Whether what is written there is to be in colour: on a terminal, unless `NO_COLOR` is set.
+#[must_use]
+pub fn in_colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Changes the process log while it runs.

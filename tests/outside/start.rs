@@ -69,7 +69,8 @@ fn a_bad_file_is_told_in_full_and_nothing_is_started() {
     let output = lb(directory.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
-    for part in ["lb.toml:8:1: unknown key `wieght`", "did you mean `weight`?", "lb.toml:9:11: ", "lb.toml:11:11: "] {
+    let picture = "error: unknown key `wieght` in [[server]]\n --> lb.toml:8:1\n  |\n8 | wieght = 1\n  | ^^^^^^\n";
+    for part in [picture, "help: did you mean `weight`?", "--> lb.toml:9:11\n", "--> lb.toml:11:11\n"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(text.contains("the configuration has 3 problems; nothing was started"), "{text}");
@@ -205,6 +206,7 @@ fn the_demo_writes_its_file_and_says_what_to_try() {
     eventually("it names the taken port", || {
         [8080, 8081, 8082, 8083, 9900].iter().any(|port| text(&err).contains(&taken(*port))).then_some(())
     });
+    assert_eq!(text(&out), "", "nothing to try where nothing runs");
     eprintln!("ports of the demo are taken here: only what it says then was tested");
 }
 

@@ -74,7 +74,8 @@ pub(crate) fn pool(name: &str, health: Health, addresses: &[SocketAddr]) -> Pool
     }
 }
 
-fn config(pools: Vec<Pool>) -> Config {
+fn config(mut pools: Vec<Pool>) -> Config {
+    pools.sort_by(|one, other| one.name.cmp(&other.name));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let second = Duration::from_secs(1);
     Config {

@@ -1,31 +1,32 @@
 //! A worker: one thread that accepts clients and serves them to the end. Nothing moves between workers after that.
 
+mod crew;
+
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Cache};
-use crossbeam_utils::CachePadded;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+pub use self::crew::Crew;
+use self::crew::{Command, Shared};
 use crate::proxy::client::Client;
 use crate::proxy::head::Heads;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::watch::Watch;
 use crate::proxy::wire::Buffers;
 use crate::snapshot::Snapshot;
-use crate::state::{ListenerLive, State};
+use crate::state::ListenerLive;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
 
@@ -33,44 +34,8 @@ use crate::telemetry::trace::SpanSink;
 const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// A pause after the system refused to accept, so that a lack of descriptors is not a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// What the control plane, or another worker, asks of a worker.
-#[derive(Debug)]
-enum Command {
-    /// Accept from this socket.
-    Listen(Arc<ListenerLive>, std::net::TcpListener),
-    /// Serve this client, whom another worker has accepted.
-    Serve(Arc<ListenerLive>, std::net::TcpStream, SocketAddr),
-    /// Accept no more from this listener; its connections may make one more request.
-    Close(u64),
-    /// End this listener's connections.
-    CutListener(u64),
-    /// End the requests to this server.
-    CutServer(u64),
-    /// Look at the snapshot: servers may have left.
-    Refresh,
-    /// Accept no more at all, and end when the last connection has.
-    Stop,
-    /// End at once.
-    Kill,
-}
-
-/// All workers, as the control plane sees them.
-#[derive(Debug)]
-pub struct Crew {
-    shared: Arc<Shared>,
-    ended: Vec<oneshot::Receiver<()>>,
-}
-
-/// What workers know of each other.
-#[derive(Debug)]
-struct Shared {
-    /// Client connections of each worker.
-    loads: Box<[CachePadded<AtomicUsize>]>,
-    inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
-    /// Held while a client is placed under a limit: between looking and counting nobody else may count.
-    gate: Mutex<()>,
-}
+/// Between two lines that say so.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A worker, as its connections see it.
 #[derive(Debug)]
@@ -107,141 +72,6 @@ impl Deref for Current {
 
     fn deref(&self) -> &Snapshot {
         &self.0
-    }
-}
-
-impl Crew {
-    /// Starts as many workers as there are `logs`.
-    ///
-    /// # Errors
-    /// When the system gives no thread or no event queue.
-    pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink) -> io::Result<Self> {
-        let count = logs.len();
-        let shared = Arc::new(Shared {
-            loads: (0..count).map(|_| CachePadded::default()).collect(),
-            inboxes: OnceLock::new(),
-            gate: Mutex::default(),
-        });
-        let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-        // Nobody else sets it.
-        let _ = shared.inboxes.set(inboxes.into());
-        let mut ended = Vec::with_capacity(count);
-        for (index, (commands, log)) in outboxes.into_iter().zip(logs).enumerate() {
-            let (end, when_ended) = oneshot::channel();
-            let (ready, when_ready) = std::sync::mpsc::channel();
-            let (snapshot, spans, shared) = (Arc::clone(&state.snapshot), spans.clone(), Arc::clone(&shared));
-            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let _end = end;
-                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                    Ok(runtime) => {
-                        // Who waits for it is there until it came.
-                        let _ = ready.send(Ok(()));
-                        runtime.block_on(Worker::new(index, snapshot, log, spans, shared).run(commands));
-                    }
-                    Err(error) => drop(ready.send(Err(error))),
-                }
-            })?;
-            when_ready.recv().map_err(io::Error::other)??;
-            ended.push(when_ended);
-        }
-        Ok(Self { shared, ended })
-    }
-
-    /// Has all workers accept from a socket.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn listen(&self, live: &Arc<ListenerLive>, socket: &std::net::TcpListener) -> io::Result<()> {
-        // All copies first: either all workers listen or none.
-        let copies = self.inboxes().iter().map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
-        for (inbox, copy) in self.inboxes().iter().zip(copies) {
-            send(inbox, Command::Listen(Arc::clone(live), copy));
-        }
-        Ok(())
-    }
-
-    /// Accepts no more from a listener. Its idle clients are told with the answer to their next request.
-    pub fn close(&self, listener: u64) {
-        self.tell(|| Command::Close(listener));
-    }
-
-    /// Ends the connections of a listener.
-    pub fn cut_listener(&self, listener: u64) {
-        self.tell(|| Command::CutListener(listener));
-    }
-
-    /// Ends the requests to a server.
-    pub fn cut_server(&self, server: u64) {
-        self.tell(|| Command::CutServer(server));
-    }
-
-    /// Says that there is a new snapshot. Requests see it without being told; this is for what is idle.
-    pub fn refresh(&self) {
-        self.tell(|| Command::Refresh);
-    }
-
-    /// Accepts no more, lets open requests finish for at most `drain`, and ends. True if all finished.
-    pub async fn stop(&mut self, drain: Duration) -> bool {
-        self.tell(|| Command::Stop);
-        let finished = tokio::time::timeout(drain, self.wait()).await.is_ok();
-        self.tell(|| Command::Kill);
-        self.wait().await;
-        finished
-    }
-
-    /// Until all workers have ended.
-    async fn wait(&mut self) {
-        while let Some(worker) = self.ended.last_mut() {
-            // An error is what says it: the worker has dropped its end.
-            let _ = worker.await;
-            self.ended.pop();
-        }
-    }
-
-    fn inboxes(&self) -> &[UnboundedSender<Command>] {
-        self.shared.inboxes()
-    }
-
-    fn tell(&self, command: impl Fn() -> Command) {
-        for inbox in self.inboxes() {
-            send(inbox, command());
-        }
-    }
-}
-
-/// A worker that has ended needs to be told nothing.
-fn send(inbox: &UnboundedSender<Command>, command: Command) {
-    let _ = inbox.send(command);
-}
-
-impl Shared {
-    fn inboxes(&self) -> &[UnboundedSender<Command>] {
-        self.inboxes.get().map_or(&[], |inboxes| inboxes)
-    }
-
-    /// All client connections.
-    fn connections(&self) -> usize {
-        self.loads.iter().map(|load| load.load(Relaxed)).sum()
-    }
-
-    /// The same as [`Shared::place`], unless there are `limit` clients already; 0 is no limit.
-    fn place_within(&self, limit: usize, own: usize) -> Option<usize> {
-        if limit == 0 {
-            return Some(self.place(own));
-        }
-        let _gate = self.gate.lock();
-        (self.connections() < limit).then(|| self.place(own))
-    }
-
-    /// The worker that is to serve a client whom worker `own` has accepted: itself, unless it
-    /// already has clearly more than the least busy one.
-    fn place(&self, own: usize) -> usize {
-        let load = |worker: usize| self.loads[worker].load(Relaxed);
-        let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(own);
-        let slack = 1 + load(least) / 32;
-        let chosen = if load(own) > load(least) + slack { least } else { own };
-        self.loads[chosen].fetch_add(1, Relaxed);
-        chosen
     }
 }
 
@@ -387,6 +217,7 @@ impl Worker {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),
         };
+        let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -406,7 +237,10 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, listener = %live.name, "cannot accept a client");
+                    if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
+                        complained = Some(Instant::now());
+                        tracing::warn!(%error, listener = %live.name, "cannot accept a client");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -258,7 +258,7 @@ stand_in_rust() {
     sysroot=$(rustc --print sysroot)
     cp -r "$sysroot/bin" "$root/usr/local/"
     cp -r "$sysroot/lib" "$root/usr/local/"
-    # A build in a container reaches no registry here, so it finds the crates in place.
+    # Who cannot pull the image may not reach the crates from a container either: they are put in place.
     CARGO_HOME=$root/usr/local/cargo cargo fetch --quiet --locked
     import "$root" "$1" 'ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true'
 }

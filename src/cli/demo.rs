@@ -35,7 +35,8 @@ pub fn demo(path: &Path) -> ExitCode {
             let options = Options { zipkin: config.tracing.zipkin.clone(), ..Options::new(name, address) };
             match Server::bind(options).await {
                 Ok(server) => servers.push(server),
-                Err(error) => taken.push(BindError { address, error }),
+                // Its own words name the address too.
+                Err(error) => taken.push(BindError { address, error: error.kind().into() }),
             }
         }
         if !taken.is_empty() {

@@ -1,7 +1,7 @@
 //! One try to have a server answer: the request goes out while the answer comes in, and either may end first.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -86,7 +86,9 @@ impl<'b, 'a> Upload<'b, 'a> {
         self.limit > 0 && self.received > self.limit
     }
 
-    /// Sends the body behind the head that `out` holds. Then it watches the client: it returns only
+    /// Sends the body behind the head that `out` holds. `Expect: 100-continue` goes to the server with
+    /// the head, and is its business: a client that hears nothing sends all the same, in its time
+    /// (RFC 9110, section 10.1.1). Then it watches the client: it returns only
     /// when the client has left, or has sent what is no body.
     async fn run(
         &mut self,
@@ -99,19 +101,22 @@ impl<'b, 'a> Upload<'b, 'a> {
         loop {
             let last = self.body.is_done();
             if let Err(error) = out.send(self.body.piece(), last.then_some(b"")).await {
-                // Its answer may say why: a server that wants no more of a body may still explain.
                 tracing::debug!(%error, "a server takes no more of a request");
-                sending.0.set(if out.sent == 0 { Sent::Nothing } else { Sent::Broken });
+                if out.sent == 0 {
+                    // The piece at hand is the next try's.
+                    sending.sent.set(Sent::Nothing);
+                    return pending().await;
+                }
+                // Its answer may say why: a server that wants no more of a body may still explain.
                 break;
             }
             if last {
-                sending.0.set(Sent::All);
+                sending.sent.set(Sent::All);
                 if slot.phase() == Phase::Upload {
                     slot.wait(Phase::Answer, timeouts.response_header);
                 }
                 break;
             }
-            sending.0.set(Sent::Part);
             slot.body_waits(Phase::Upload);
             match self.body.advance().await {
                 Ok(_) => {}
@@ -135,17 +140,20 @@ impl<'b, 'a> Upload<'b, 'a> {
 enum Sent {
     /// The connection was broken before a byte could be sent.
     Nothing,
-    /// Some.
+    /// Some, as far as is known.
     Part,
-    /// Some, and the server takes no more.
-    Broken,
     /// All of it.
     All,
 }
 
 /// What the two directions of a try know of each other.
 #[derive(Debug)]
-struct Sending(Cell<Sent>);
+struct Sending {
+    sent: Cell<Sent>,
+    /// Whether an answer before the answer is on its way to the client: nothing else may be said in
+    /// the middle of it.
+    interim: Cell<bool>,
+}
 
 /// One try, at the server that the exchange names.
 pub async fn attempt(
@@ -161,7 +169,7 @@ pub async fn attempt(
     let connection = connect(exchange, &client, timeouts, only_new).await?;
 
     let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
-    let sending = Sending(Cell::new(Sent::Nothing));
+    let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false) };
     exchange.wait_body(Phase::Upload);
     let result = {
         let mut upload = pin!(upload.run(&mut out, &sending, &client, timeouts));
@@ -177,12 +185,13 @@ pub async fn attempt(
     };
     out.release(&client.worker.buffers);
     let answered = match result {
+        Ok(Err(_)) | Err(_) if sending.interim.get() => return Err(Failure::ClientGone.into()),
         Ok(Ok(answered)) => answered,
         Ok(Err(failed)) => return Err(failed),
         Err(Late { phase: Phase::Upload, client: true }) => return Err(Failure::ClientTooSlow.into()),
         Err(_) => return Err(Failure::AnswerTimeout.into()),
     };
-    let whole = sending.0.get() == Sent::All;
+    let whole = sending.sent.get() == Sent::All;
     match answered {
         Answered::Whole { keeps_client, keeps_server } => {
             if keeps_server && whole {
@@ -210,7 +219,7 @@ async fn connect(
     only_new: bool,
 ) -> Result<Connection, Failed> {
     let Some(server) = exchange.server() else { return Err(Failure::NoServer.into()) };
-    if let Some(kept) = client.worker.upstreams.take(server.id).filter(|_| !only_new) {
+    if !only_new && let Some(kept) = client.worker.upstreams.take(server.id) {
         return Ok(kept);
     }
     client.slot.wait_unlimited(Phase::Connect);
@@ -233,7 +242,7 @@ fn request(exchange: &mut Exchange, plan: &Plan, client: &Client) -> Vec<u8> {
     let head = &exchange.head;
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(&plan.target);
+    out.extend_from_slice(plan.target.as_deref().unwrap_or(head.target()));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head.fields.write(&mut out);
     if let Some(protocol) = &plan.upgrade {
@@ -285,7 +294,7 @@ async fn answer(
     let coded = matches!(framing, Framing::Chunked | Framing::UntilClose) && !old_client;
     // To HTTP/1.0, what has no length ends with the connection.
     let has_end = coded || matches!(framing, Framing::None | Framing::Length(_));
-    let keeps_client = plan.keeps && has_end && !client.is_last() && sending.0.get() == Sent::All && !switched;
+    let keeps_client = plan.keeps && has_end && !client.is_last() && sending.sent.get() == Sent::All && !switched;
 
     let protocol = fields::prepare_response(&mut head.fields, head.status, head.version);
     let mut bytes = buffers.take();
@@ -353,7 +362,9 @@ async fn answer_head(
                 let mut bytes = Vec::new();
                 head.write(&mut bytes);
                 bytes.extend_from_slice(b"\r\n");
+                sending.interim.set(true);
                 wire::write(stream, [&bytes], &mut 0).await.map_err(|_| Failure::ClientGone)?;
+                sending.interim.set(false);
             }
             continue;
         }
@@ -362,10 +373,10 @@ async fn answer_head(
             continue;
         }
         // Half a head is an answer of a kind: the server has seen the request.
-        let progress = match sending.0.get() {
+        let progress = match sending.sent.get() {
             _ if !input.is_empty() => None,
             Sent::Nothing => Some(Progress::NotSent),
-            Sent::Part | Sent::Broken | Sent::All => Some(Progress::Sent),
+            Sent::Part | Sent::All => Some(Progress::Sent),
         };
         return Err(Failed { failure: Failure::BadAnswer, progress });
     }
@@ -396,7 +407,7 @@ async fn relay(
     }
     while !body.is_done() {
         body.advance().await.map_err(|_| Failure::AnswerCut)?;
-        let trailers = if plan.trailers { clean_trailers(body.trailers()) } else { Vec::new() };
+        let trailers = if plan.trailers { fields::trailers(body.trailers()) } else { Vec::new() };
         let end = body.is_done().then(|| exchange.served()).map(|()| &trailers[..]);
         slot.body_waits(Phase::Download);
         out.send(body.piece(), end).await.map_err(gone)?;
@@ -404,22 +415,4 @@ async fn relay(
         exchange.count_bytes(body.piece().len() as u64);
     }
     Ok(())
-}
-
-/// Of the fields behind a body, those that do not have to stand in a head (RFC 9110, section 6.5.1).
-fn clean_trailers(lines: &[u8]) -> Vec<u8> {
-    const IN_HEADS: [&[u8]; 7] = [
-        b"authorization",
-        b"cache-control",
-        b"content-encoding",
-        b"content-range",
-        b"location",
-        b"set-cookie",
-        b"trailer",
-    ];
-    let stays = |line: &&[u8]| {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        Name::of(name) == Name::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
-    };
-    lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
 }

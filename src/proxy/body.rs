@@ -162,7 +162,8 @@ impl<'a> Inbound<'a> {
         self.is_done() && self.at_hand == self.input.len()
     }
 
-    /// Until the other side has left. What it sends ahead is kept, up to `limit` bytes.
+    /// Until the other side has left, or has ended its side, which looks the same from here. What it
+    /// sends ahead is kept, up to `limit` bytes.
     pub async fn gone(&mut self, limit: usize) {
         self.input.drain(..self.at_hand);
         self.at_hand = 0;

@@ -202,24 +202,6 @@ impl fmt::Display for BadChunk {
 
 impl std::error::Error for BadChunk {}
 
-/// Adds `piece` to `out` as one chunk; nothing where it is empty, which would be the end.
-pub fn encode(piece: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    if piece.is_empty() {
-        return;
-    }
-    let digits = (usize::BITS - piece.len().leading_zeros()).div_ceil(4);
-    out.extend((0..digits).rev().map(|place| DIGITS[piece.len() >> (4 * place) & 0xf]));
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(piece);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Ends the body that `out` has the chunks of, without trailers.
-pub fn end(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"0\r\n\r\n");
-}
-
 /// RFC 9110, section 5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -386,25 +368,6 @@ mod tests {
         }
         let (content, ..) = read([&b"ffffffffffffffff\r\nabc"[..]]).expect("nothing wrong so far");
         assert_eq!(content, b"abc", "what has come of a large chunk is given at once");
-    }
-
-    #[test]
-    fn what_is_written_can_be_read() {
-        let sizes = [0, 1, 15, 16, 255, 256, 4095, 4096, 65_535, 65_536, 1_000_000];
-        let (mut written, mut expected) = (Vec::new(), Vec::new());
-        for size in sizes {
-            let piece: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).expect("a byte")).collect();
-            encode(&piece, &mut written);
-            expected.extend(piece);
-        }
-        end(&mut written);
-        assert_eq!(read(written.chunks(1021)), Ok((expected, Vec::new(), Some(Vec::new()))));
-
-        let mut written = Vec::new();
-        encode(b"0123456789abcdef", &mut written);
-        encode(b"", &mut written);
-        end(&mut written);
-        assert_eq!(written, b"10\r\n0123456789abcdef\r\n0\r\n\r\n");
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::failure::Failure;
@@ -22,6 +22,9 @@ use crate::worker::Worker;
 
 /// What clients speak; TLS is to come.
 pub const SCHEME: &str = "http";
+
+/// How long a client is given, at most, to read the last answer and close.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// One client connection, as its requests see it.
 #[derive(Debug)]
@@ -81,18 +84,17 @@ impl Client {
     }
 
     /// Serves the connection to its end.
-    pub async fn serve(self: Rc<Self>, mut stream: TcpStream) {
-        let lingers = {
-            let mut requests = std::pin::pin!(self.requests(&stream));
-            poll_fn(|context| match self.heed(self.slot.poll(context)) {
-                true => Poll::Ready(false),
-                false => requests.as_mut().poll(context),
-            })
-            .await
-        };
-        if lingers {
-            linger(&mut stream).await;
-        }
+    pub async fn serve(self: Rc<Self>, stream: TcpStream) {
+        let mut all = std::pin::pin!(async {
+            if self.requests(&stream).await {
+                self.linger(&stream).await;
+            }
+        });
+        poll_fn(|context| match self.heed(self.slot.poll(context)) {
+            true => Poll::Ready(()),
+            false => all.as_mut().poll(context),
+        })
+        .await;
     }
 
     /// Acts on signals; whether the connection is to end at once.
@@ -109,7 +111,7 @@ impl Client {
                 self.slot.give_up(if late.client { "client_too_slow" } else { "answer_too_slow" });
                 true
             }
-            Phase::Head | Phase::Idle | Phase::Tunnel => true,
+            Phase::Head | Phase::Idle | Phase::Tunnel | Phase::Linger => true,
         });
         signals.cut || expired || (signals.drain && self.slot.phase() == Phase::Idle)
     }
@@ -164,6 +166,21 @@ impl Client {
             }
         }
     }
+
+    /// Closes so that the client can read the answer to the end: what it still sends is read and
+    /// thrown away for a while, as unread bytes would make the system reset the connection
+    /// (RFC 9112, section 9.6).
+    async fn linger(&self, stream: &TcpStream) {
+        self.slot.wait(Phase::Linger, LINGER);
+        if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let mut scrap = Vec::new();
+        while matches!(wire::read(stream, &mut scrap, &self.worker.buffers).await, Ok(1..)) {
+            scrap.clear();
+        }
+        self.worker.buffers.give(scrap);
+    }
 }
 
 impl Drop for Client {
@@ -174,18 +191,16 @@ impl Drop for Client {
     }
 }
 
-/// Closes so that the client can read the answer to the end: what it still sends is read and
-/// thrown away for a while, as unread bytes would make the system reset the connection
-/// (RFC 9112, section 9.6).
-async fn linger(stream: &mut TcpStream) {
-    const AT_MOST: Duration = Duration::from_secs(2);
-    if stream.shutdown().await.is_err() {
-        return;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_takes_little_memory() {
+        fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let sizes = (size_of::<Client>() + size_of::<Slot>(), size(Client::serve));
+        assert!(sizes.0 + sizes.1 < 2 << 10, "{sizes:?} bytes");
     }
-    let discard = async {
-        let mut scrap = [0; 1024];
-        while let Ok(1..) = stream.read(&mut scrap).await {}
-    };
-    // However it ends, the connection is closed.
-    let _ = tokio::time::timeout(AT_MOST, discard).await;
 }

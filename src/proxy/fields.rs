@@ -15,8 +15,8 @@ use super::refusal::Refusal;
 /// `Connection` names, and those that a server could take for ours; adds `Via`. `version` is the
 /// client's.
 ///
-/// The protocol that the client would change to is returned, for [`set_upgrade`] if it is to be
-/// asked for. `h2c` is not: it would take requests past the routes.
+/// The protocol that the client would change to is returned. `h2c` is none: it would take requests
+/// past the routes.
 ///
 /// # Errors
 /// [`Refusal::UpgradeWithBody`].
@@ -36,7 +36,9 @@ pub fn prepare_request(fields: &mut Fields, version: Version) -> Result<Option<V
 pub fn prepare_response(fields: &mut Fields, status: u16, version: Version) -> Option<Vec<u8>> {
     let switches = status == 101;
     let upgrade = if switches { fields.get(Name::Upgrade).map(<[u8]>::to_vec) } else { None };
-    remove(fields, is_hop_by_hop);
+    // Who never has a body must not say how long it is (RFC 9110, section 8.6): a client could wait for it.
+    let bodiless = matches!(status, 100..=199 | 204);
+    remove(fields, |name| is_hop_by_hop(name) || (bodiless && name == Name::ContentLength));
     fields.add(Name::Via, via(version));
     upgrade
 }
@@ -55,10 +57,24 @@ pub fn takes_trailers(fields: &Fields) -> bool {
     codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Asks a server for `protocol`, or tells a client that it has begun.
-pub fn set_upgrade(fields: &mut Fields, protocol: &[u8]) {
-    fields.set(Name::Connection, b"upgrade");
-    fields.set(Name::Upgrade, protocol);
+/// Of the fields behind a body, each a line, those that do not have to stand in a head (RFC 9110,
+/// section 6.5.1).
+#[must_use]
+pub fn trailers(lines: &[u8]) -> Vec<u8> {
+    const IN_HEADS: [&[u8]; 7] = [
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"location",
+        b"set-cookie",
+        b"trailer",
+    ];
+    let stays = |line: &&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        Name::of(name) == Name::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    };
+    lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
 }
 
 /// The protocols of an `Upgrade` that `Connection` names, unless one of them is `h2c`.
@@ -278,10 +294,21 @@ mod tests {
             let upgrade = prepare_response(&mut fields, status, Version::HTTP_11);
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
             assert_eq!(text(&fields), "Via: 1.1 lb", "{status}");
-            if let Some(protocol) = upgrade {
-                set_upgrade(&mut fields, &protocol);
-                assert_eq!(text(&fields), "Via: 1.1 lb\nConnection: upgrade\nUpgrade: websocket");
-            }
+        }
+    }
+
+    #[test]
+    fn row_11_what_counts_in_a_head_does_not_count_behind_a_body() {
+        let lines = b"X-Sum: 7\r\ncontent-length: 5\r\nHost: a\r\nX_Forwarded_For: b\r\nSET-COOKIE: c=d\r\nx:\r\n";
+        assert_eq!(trailers(lines), b"X-Sum: 7\r\nx:\r\n");
+    }
+
+    #[test]
+    fn what_never_has_a_body_says_no_length() {
+        for (status, kept) in [(100, false), (103, false), (204, false), (200, true), (304, true)] {
+            let mut fields = fields("Content-Length: 5");
+            prepare_response(&mut fields, status, Version::HTTP_11);
+            assert_eq!(fields.has(Name::ContentLength), kept, "{status}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The request path: from a request's head to the end of its answer.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -42,8 +43,8 @@ pub struct Plan {
     pub upgrade: Option<Vec<u8>>,
     /// How the body is framed, for the server too.
     pub framing: Framing,
-    /// What is asked for, as the server is to see it.
-    pub target: Vec<u8>,
+    /// What is asked for, as the server is to see it, if that is not as the client wrote it.
+    pub target: Option<Vec<u8>>,
     /// Whether the client would make another request on this connection.
     pub keeps: bool,
     /// Whether the client takes fields behind a body.
@@ -64,7 +65,10 @@ pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, 
         }
     };
     let mut body = Inbound::new(stream, input, &client.worker.buffers, plan.framing);
-    let failed = match with_pool(&mut exchange, &plan, stream, &mut body).await {
+    let ended = with_pool(&mut exchange, &plan, stream, &mut body).await;
+    // Also of a body that no server was sent: what follows it is the next request.
+    body.rest();
+    let failed = match ended {
         Ok(Ended { keeps }) => {
             exchange.done();
             return if keeps { Next::Request } else { Next::Close };
@@ -100,7 +104,8 @@ async fn answer_own(exchange: &mut Exchange, stream: &TcpStream, failure: Failur
     let is_head = exchange.head.method == Method::HEAD;
     let length = failure.write(&mut out, &client.worker.date(), is_head, !keeps);
     exchange.count_bytes(length as u64);
-    client.slot.wait(Phase::Download, exchange.snapshot.config.timeouts.body_idle);
+    exchange.wait_body(Phase::Download);
+    client.slot.body_waits(Phase::Download);
     let sent = wire::write(stream, [&out], &mut 0).await;
     client.worker.buffers.give(out);
     if sent.is_err() {
@@ -121,7 +126,11 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         target::Asked::Resource(target) => target,
     };
     let (route, pool) = snapshot.route(&target.host, &target.path).ok_or(Failure::NoRoute)?;
-    let (path, host) = (target.path_and_query().as_bytes().to_vec(), target.new_host().map(str::to_owned));
+    let normal = match target.path_and_query() {
+        Cow::Borrowed(part) if part.len() == head.target().len() => None,
+        other => Some(other.into_owned().into_bytes()),
+    };
+    let host = target.new_host().map(str::to_owned);
     exchange.route(route, pool);
     if let Framing::Length(length) = framing
         && limits.body_bytes > 0
@@ -154,7 +163,7 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         // Nobody who speaks it waits for a 100, and may not be sent one.
         fields.remove(Name::Expect);
     }
-    Ok(Plan { pool, token, upgrade, framing, target: path, keeps, trailers })
+    Ok(Plan { pool, token, upgrade, framing, target: normal, keeps, trailers })
 }
 
 /// Has a server of the pool answer, another if one cannot.

@@ -354,3 +354,6 @@ fn place(whole: &[u8], part: &[u8]) -> Span {
     let begin = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
     if part.is_empty() || begin > whole.len() { Span::default() } else { span(begin..begin + part.len()) }
 }
+
+#[cfg(test)]
+mod tests;

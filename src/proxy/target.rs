@@ -74,12 +74,6 @@ pub fn target<'a>(
 }
 
 impl Target<'_> {
-    /// Whether the server may be sent the client's target as it is.
-    #[must_use]
-    pub fn is_unchanged(&self) -> bool {
-        !self.absolute && matches!(self.path, Cow::Borrowed(_))
-    }
-
     /// The target for the server, in origin form; copied only where it is not what the client sent.
     #[must_use]
     pub fn path_and_query(&self) -> Cow<'_, str> {
@@ -149,39 +143,38 @@ mod tests {
 
     #[test]
     fn a_resource_has_one_host_and_one_path() {
-        /// Request and hosts; what routes see; the server's `Host` and target; whether that is the client's.
-        type Case<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, &'a str, bool);
+        /// Request and hosts; what routes see; the server's `Host` and target.
+        type Case<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, &'a str);
         let cases: [Case<'_>; 19] = [
-            ("GET / 1.1", &["a"], "a/", "a", "/", true),
-            ("GET /x?y=/../%00 1.1", &["a:80"], "a/x", "a:80", "/x?y=/../%00", true),
-            ("OPTIONS /x 1.1", &["a"], "a/x", "a", "/x", true),
-            ("GET /x? 1.1", &["a"], "a/x", "a", "/x?", true),
-            ("GET /x?http://b/?y 1.1", &["a"], "a/x", "a", "/x?http://b/?y", true),
-            ("GET /http://b/ 1.1", &["a"], "a/http://b/", "a", "/http://b/", true),
+            ("GET / 1.1", &["a"], "a/", "a", "/"),
+            ("GET /x?y=/../%00 1.1", &["a:80"], "a/x", "a:80", "/x?y=/../%00"),
+            ("OPTIONS /x 1.1", &["a"], "a/x", "a", "/x"),
+            ("GET /x? 1.1", &["a"], "a/x", "a", "/x?"),
+            ("GET /x?http://b/?y 1.1", &["a"], "a/x", "a", "/x?http://b/?y"),
+            ("GET /http://b/ 1.1", &["a"], "a/http://b/", "a", "/http://b/"),
             // Row 18.
-            ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x", false),
-            ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q", false),
-            ("GET HTTP://b 1.1", &["a"], "b/", "b", "/", false),
-            ("GET hTTps://[::1]:80/a/../x?q=http://c 1.1", &["a"], "[::1]/x", "[::1]:80", "/x?q=http://c", false),
-            ("OPTIONS http://b 1.1", &["b"], "b/", "b", "/", false),
-            ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q", false),
-            ("GET https://b/x 2", &[], "b/x", "b", "/x", false),
-            ("GET /x 2", &["a"], "a/x", "a", "/x", true),
+            ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x"),
+            ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q"),
+            ("GET HTTP://b 1.1", &["a"], "b/", "b", "/"),
+            ("GET hTTps://[::1]:80/a/../x?q=http://c 1.1", &["a"], "[::1]/x", "[::1]:80", "/x?q=http://c"),
+            ("OPTIONS http://b 1.1", &["b"], "b/", "b", "/"),
+            ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q"),
+            ("GET https://b/x 2", &[], "b/x", "b", "/x"),
+            ("GET /x 2", &["a"], "a/x", "a", "/x"),
             // Row 20.
-            ("GET /x 1.1", &["API.Example.COM."], "api.example.com/x", "API.Example.COM.", "/x", true),
-            ("GET /x 1.1", &["[::1]:80"], "[::1]/x", "[::1]:80", "/x", true),
-            ("GET /x 1.0", &[], "/x", "", "/x", true),
+            ("GET /x 1.1", &["API.Example.COM."], "api.example.com/x", "API.Example.COM.", "/x"),
+            ("GET /x 1.1", &["[::1]:80"], "[::1]/x", "[::1]:80", "/x"),
+            ("GET /x 1.0", &[], "/x", "", "/x"),
             // Row 21.
-            ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/admin?q", false),
-            ("GET //admin 1.1", &["a"], "a//admin", "a", "//admin", true),
+            ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/admin?q"),
+            ("GET //admin 1.1", &["a"], "a//admin", "a", "//admin"),
         ];
-        for (line, hosts, route, authority, forwarded, unchanged) in cases {
+        for (line, hosts, route, authority, forwarded) in cases {
             ask(line, hosts, |asked| {
                 let Ok(Asked::Resource(target)) = asked else { panic!("{line}: {asked:?}") };
                 assert_eq!(format!("{}{}", target.host, target.path), route, "{line}");
                 assert_eq!(target.authority, authority, "{line}");
                 assert_eq!(target.path_and_query(), forwarded, "{line}");
-                assert_eq!(target.is_unchanged(), unchanged, "{line}");
                 let sent = hosts.first().copied().unwrap_or_default();
                 let kept = target.new_host().map_or(sent == authority, |new| new == authority);
                 assert!(kept, "{line}");

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -114,13 +113,7 @@ impl Connection {
 
     /// Whether the server has neither said anything nor closed. Costs no system call unless it has.
     fn is_quiet(&self) -> bool {
-        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => true,
-            Poll::Ready(_) => {
-                let answer = self.stream.try_read(&mut [0]);
-                answer.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+        self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Phase {
     Download,
     /// Nothing that has a limit: an upgraded connection.
     Tunnel,
+    /// The client to close, as nothing more will be said.
+    Linger,
 }
 
 /// What took too long.
@@ -67,7 +69,8 @@ struct Pace {
 pub struct Slot {
     phase: Cell<Phase>,
     until: Cell<Option<Instant>>,
-    pace: Cell<Pace>,
+    upload: Cell<Pace>,
+    download: Cell<Pace>,
     signals: Cell<Signals>,
     /// Why we end the connection, in a word, once we do.
     given_up: Cell<Option<&'static str>>,
@@ -101,7 +104,8 @@ impl Watch {
         let slot = Rc::new(Slot {
             phase: Cell::new(Phase::Head),
             until: Cell::new(None),
-            pace: Cell::default(),
+            upload: Cell::default(),
+            download: Cell::default(),
             signals: Cell::default(),
             given_up: Cell::default(),
             waker: RefCell::default(),
@@ -118,7 +122,7 @@ impl Watch {
     pub fn sweep(&self, now: Instant) {
         self.now.set(now);
         for slot in self.slots.borrow().iter().filter(|slot| slot.until.get().is_some_and(|until| until <= now)) {
-            slot.expire(slot.pace.get().since.is_some());
+            slot.expire(slot.waits_for_client());
         }
     }
 
@@ -193,28 +197,47 @@ impl Slot {
     /// Says that a body is under way from now on: it may stand still for `idle`, and the client has
     /// to move `rate` bytes a second over as long.
     pub fn wait_body(&self, phase: Phase, idle: Duration, rate: u64) {
-        self.pace.set(Pace { idle, rate, ..Pace::default() });
+        if let Some(pace) = self.pace(phase) {
+            pace.set(Pace { idle, rate, ..Pace::default() });
+        }
         self.wait(phase, idle);
     }
 
     /// Says that the body of this phase is at a stand until the client moves it.
     #[inline]
     pub fn body_waits(&self, phase: Phase) {
-        if self.phase() == phase {
-            let mut pace = self.pace.get();
-            pace.since = pace.since.or_else(|| self.now());
-            self.pace.set(pace);
+        let Some(cell) = self.pace(phase) else { return };
+        let mut pace = cell.get();
+        pace.since = pace.since.or_else(|| self.now());
+        cell.set(pace);
+    }
+
+    /// Says that the client moved the body of this phase. The next piece has its time from here on,
+    /// and so has the other body, where two are under way and it is the server's turn there.
+    #[inline]
+    pub fn body_moves(&self, phase: Phase, bytes: usize) {
+        let (Some(cell), Some(now)) = (self.pace(phase), self.now()) else { return };
+        let mut pace = cell.get();
+        let enough = pace.moves(bytes, now);
+        cell.set(pace);
+        if !enough {
+            self.expire(true);
+        } else if !self.waits_for_client() {
+            self.wait(self.phase(), pace.idle);
         }
     }
 
-    /// Says that the client moved the body of this phase. The next piece has its time from here on.
-    #[inline]
-    pub fn body_moves(&self, phase: Phase, bytes: usize) {
-        let Some(now) = self.now().filter(|_| self.phase() == phase) else { return };
-        let mut pace = self.pace.get();
-        let enough = pace.moves(bytes, now);
-        self.pace.set(pace);
-        if enough { self.wait(phase, pace.idle) } else { self.expire(true) }
+    fn pace(&self, phase: Phase) -> Option<&Cell<Pace>> {
+        match phase {
+            Phase::Upload => Some(&self.upload),
+            Phase::Download => Some(&self.download),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the client that has to move the body which is waited for.
+    fn waits_for_client(&self) -> bool {
+        self.pace(self.phase()).is_some_and(|pace| pace.get().since.is_some())
     }
 
     /// Says that the connection waits for something that is not limited here.

@@ -136,6 +136,7 @@ fn what_has_no_body_has_none() {
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, Some("5")),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\n", 204, None),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\nhello", 204, None),
+        ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204, None),
         ("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", 304, None),
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello", 304, Some("5")),
     ];
@@ -338,4 +339,55 @@ fn a_body_over_the_limit_is_413_however_it_is_framed() {
         assert!(status == 200 || client.is_closed(), "{framing}");
     }
     assert_eq!(server.requests().len(), 2, "what is too large reaches no server whole");
+}
+
+#[test]
+fn row_13_who_waits_for_a_100_that_never_comes_may_send_all_the_same() {
+    // RFC 9110, section 10.1.1: a client does not wait for ever, and a balancer has nothing to add.
+    let server = echo();
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"400ms\"\n");
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    let mut client = Client::connect(lb.address());
+    client.send(head);
+    eventually("the request begins", || (lb.server("server1")["active_requests"] == 1).then_some(()));
+    client.send("hello");
+    assert_eq!(client.answer().text(), "hello");
+    // Who does wait for ever has sent no body in time.
+    assert_eq!((client.request(head).status, client.is_closed()), (408, true));
+}
+
+#[test]
+fn an_answer_may_come_while_its_request_is_still_on_its_way() {
+    const LENGTH: usize = 20 << 20;
+    // Sends back what comes as it comes; neither waits for the other's end.
+    let server = Server::scripted(|mut stream, _| {
+        if Request::read_head(&mut stream).is_some() {
+            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            let mut writer = stream.get_ref().try_clone().expect("a socket");
+            std::io::copy(&mut stream.take(LENGTH as u64), &mut writer).expect("all of it");
+        }
+    });
+    let lb = Lb::before(&server, "");
+    let body = content(LENGTH);
+    let mut client = Client::connect(lb.address());
+    let mut writer = client.socket();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n").expect("sent");
+            writer.write_all(&body).expect("sent");
+        });
+        assert_eq!(client.try_head().expect("a head").0, 200);
+        let resident = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok())
+        };
+        let before = resident();
+        // A reader that is slow to begin: everybody before it has to wait, and to keep little.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        if let (Some(before), Some(after)) = (before, resident()) {
+            assert!(after < before + (8 << 10), "{before} KiB grew to {after}");
+        }
+        assert!(client.read(LENGTH) == body, "it is what was sent");
+    });
 }

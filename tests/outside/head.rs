@@ -5,8 +5,8 @@
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::Lb;
-use crate::support::servers::Server;
+use crate::support::lb::{Lb, NO_CHECKS, servers};
+use crate::support::servers::{Refusing, Server};
 
 /// Requests with one answer.
 struct Row {
@@ -248,4 +248,24 @@ fn row_23_fields_and_bytes_of_a_head_are_limited_as_the_file_says() {
     assert_eq!(refused(fields(151)), (431, true));
     assert_eq!(refused(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70 << 10))), (414, true));
     assert!(server.requests().iter().all(|request| request.path() == "/"));
+}
+
+#[test]
+fn the_body_of_a_request_that_no_server_took_is_no_request() {
+    let gone = Refusing::new();
+    let lb = Lb::start(&format!("{NO_CHECKS}{}", servers(&[("server1", gone.address, 1)])));
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let length = smuggled.len();
+    for framing in [
+        format!("Content-Length: {length}\r\n\r\n{smuggled}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{smuggled}\r\n0\r\n\r\n"),
+    ] {
+        let mut client = Client::connect(lb.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}GET /next HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!((client.answer().status, client.answer().status), (502, 502), "{framing}");
+        client.send("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!((client.answer().status, client.is_closed()), (502, true), "{framing}");
+    }
+    lb.logs("the last request", |line| line.contains("/last"));
+    assert!(!lb.stdout().iter().any(|line| line.contains("smuggled")), "{:#?}", lb.stdout());
 }

@@ -201,3 +201,35 @@ fn row_43_a_slow_server_is_not_its_clients_fault() {
     let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"1MiB\"\n");
     assert_eq!(Client::connect(lb.address()).get("/").body.len(), 25);
 }
+
+#[test]
+fn an_upload_that_goes_on_keeps_an_answer_alive_that_has_begun() {
+    let server = Server::scripted(|mut stream, note| {
+        let Some(mut request) = Request::read_head(&mut stream) else { return };
+        answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        if request.read_body(&mut stream).is_some() {
+            note.seen(&request);
+            answer(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
+        }
+    });
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"400ms\"\n[limits]\nbody_rate = \"100B\"\n");
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
+    let (mut steady, mut slow) = (Client::connect(lb.address()), Client::connect(lb.address()));
+    for client in [&mut steady, &mut slow] {
+        client.send(head);
+        assert_eq!(client.try_head().expect("a head").0, 200);
+    }
+    std::thread::scope(|scope| {
+        // It has no more leave to be slow than without an answer.
+        scope.spawn(|| {
+            let took = trickle(&slow, b"x", DEADLINE);
+            assert!(took < DEADLINE / 2, "{took:?}");
+            assert!(slow.is_closed());
+        });
+        let took = trickle(&steady, &[b'x'; 200], 25 * STEP);
+        assert!(took >= 25 * STEP, "{took:?}");
+        steady.send(vec![b'x'; 10_000]);
+        assert_eq!(steady.chunk().expect("a chunk"), Piece::Data(b"last".to_vec()));
+    });
+    lb.logs("the cut", |line| line.contains("client_too_slow"));
+}

@@ -1,0 +1,33 @@
+//! Chunked bodies: in one piece or byte by byte, the same comes of them.
+#![no_main]
+
+use lb::proxy::chunked::Decoder;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut whole = Vec::new();
+    let at_once = Decoder::default().decode(bytes, &mut whole);
+    let (mut decoder, mut pieces, mut consumed) = (Decoder::default(), Vec::new(), 0);
+    let mut failed = None;
+    for byte in bytes {
+        match decoder.decode(std::slice::from_ref(byte), &mut pieces) {
+            Ok(step) => {
+                consumed += step.consumed;
+                if step.done {
+                    break;
+                }
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    match at_once {
+        Ok(step) => {
+            assert_eq!((failed, consumed, decoder.is_done()), (None, step.consumed, step.done));
+            assert_eq!(whole, pieces);
+        }
+        Err(error) => assert_eq!(failed, Some(error)),
+    }
+});

@@ -1,0 +1,185 @@
+//! What the documentation names is there, and what is there is named: keys with their defaults, metrics, API
+//! paths, commands, and the files that pages link to.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lb::config::file::keys;
+
+/// A file of the repository.
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The cells of a table's row.
+fn cells(line: &str) -> Option<Vec<&str>> {
+    Some(line.strip_prefix("| ")?.split('|').map(str::trim).collect())
+}
+
+/// The rows below a heading that holds `heading`.
+fn rows<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let mut section = page.lines().skip_while(|line| !(line.starts_with("## ") && line.contains(heading)));
+    assert!(section.next().is_some(), "no heading {heading}");
+    section.take_while(|line| !line.starts_with("## ")).filter_map(cells).collect()
+}
+
+fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    names.into_iter().collect()
+}
+
+/// A table's heading in the configuration's page.
+fn heading(table: &str) -> String {
+    let name = table.replace('*', "NAME");
+    if keys::ARRAYS.contains(&table) { format!("`[[{name}]]`") } else { format!("`[{name}]`") }
+}
+
+/// The keys that the configuration's page has for a table, each with its default.
+fn documented<'a>(page: &'a str, table: &str) -> BTreeMap<&'a str, &'a str> {
+    let rows = rows(page, &if table.is_empty() { "Files".to_owned() } else { heading(table) });
+    rows.iter().filter_map(|row| Some((row[0].strip_prefix('`')?.strip_suffix('`')?, row[1]))).collect()
+}
+
+#[test]
+fn every_key_is_documented_and_no_other() {
+    let page = text("docs/configuration.md");
+    for (table, keys) in keys::TABLES {
+        // What a pool may have of its own is what stands at the top level.
+        if table.starts_with("pool.*.") {
+            continue;
+        }
+        let mut known = set(keys.iter().copied());
+        if table.is_empty() {
+            known.retain(|key| !keys::TABLES.iter().any(|(table, _)| table.trim_end_matches(".*") == *key));
+        }
+        // It is known only to say that it is not there yet.
+        if *table == "listener" {
+            known.remove("tls");
+        }
+        assert_eq!(set(documented(&page, table).into_keys()), known, "{}", heading(table));
+    }
+    let mut tables = page.lines().filter(|line| line.starts_with("## ")).flat_map(quoted);
+    let unknown = tables.find(|told| !keys::TABLES.iter().any(|(table, _)| heading(table) == format!("`{told}`")));
+    assert_eq!(unknown, None);
+}
+
+/// Against `everything.toml`, of which another test says that it tells the defaults.
+#[test]
+fn documented_defaults_are_the_defaults() {
+    let page = text("docs/configuration.md");
+    let everything = text("examples/everything.toml");
+    let mut table = "";
+    let mut compared = 0;
+    for line in everything.lines() {
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.trim_start_matches('[').split(']').next().unwrap();
+        } else if let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.starts_with('#')) {
+            let default = documented(&page, table)[key];
+            if let Some(default) = quoted(default).next() {
+                let value = value.split(" #").next().unwrap().trim();
+                assert_eq!(default.trim_matches('"'), value.trim_matches('"'), "`{key}` in [{table}]");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 40, "only {compared}");
+}
+
+#[test]
+fn every_metric_is_documented_and_no_other() {
+    let sources: Vec<String> = ["src", "backends/src"].iter().flat_map(|under| sources(&root().join(under))).collect();
+    // Each name stands in the sources once, as a text of its own, and nothing else looks like one.
+    let literals = sources.iter().flat_map(|source| source.split('"'));
+    let of_metric = |text: &&str| {
+        text.strip_prefix("lb_").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    };
+    let known = set(literals.filter(of_metric));
+    assert!(known.len() > 20, "only {known:?}");
+    let page = text("docs/operation.md");
+    let rows = rows(&page, "Metrics");
+    let told = set(rows.iter().flat_map(|row| quoted(row[0])).filter(|name| *name != "process_*"));
+    assert_eq!(told, known);
+}
+
+/// All Rust files under a directory.
+fn sources(directory: &Path) -> Vec<String> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: PathBuf| {
+        let is_source = path.extension().is_some_and(|end| end == "rs");
+        if path.is_dir() {
+            sources(&path)
+        } else {
+            fs::read_to_string(path).ok().filter(|_| is_source).into_iter().collect()
+        }
+    };
+    paths.flat_map(read).collect()
+}
+
+#[test]
+fn every_path_of_the_api_is_documented_and_no_other() {
+    let openapi: serde_json::Value = serde_json::from_str(&text("src/admin/openapi.json")).unwrap();
+    let known = set(openapi["paths"].as_object().unwrap().keys().map(String::as_str));
+    let page = text("docs/operation.md");
+    let rows = rows(&page, "The API");
+    assert_eq!(set(rows.iter().flat_map(|row| quoted(row[0]))), known);
+}
+
+#[test]
+fn every_command_is_documented_and_no_other() {
+    let help = Command::new(env!("CARGO_BIN_EXE_lb")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let known = set(commands.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help"));
+    assert!(!known.is_empty(), "{help}");
+    let page = text("README.md");
+    let rows = rows(&page, "Commands");
+    let named = rows.iter().flat_map(|row| quoted(row[0])).filter_map(|command| command.split(' ').nth(1));
+    assert_eq!(set(named), known);
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut followed = 0;
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "bench/README.md",
+        "docs/configuration.md",
+        "docs/life.md",
+        "docs/operation.md",
+    ] {
+        let directory = root().join(page).parent().unwrap().to_owned();
+        for link in text(page).split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+            assert!(link.contains("://") || directory.join(link).exists(), "{page}: {link}");
+            followed += 1;
+        }
+    }
+    assert!(followed > 10, "only {followed}");
+}
+
+/// `src/…`, or what `docs/life.md` shortens to the path below `src`.
+#[test]
+fn source_files_that_pages_name_are_there() {
+    let mut found = 0;
+    for page in ["CONTRIBUTING.md", "docs/life.md"] {
+        let text = text(page);
+        for file in quoted(&text).filter(|name| name.ends_with(".rs") && !name.contains(['*', ' '])) {
+            assert!(root().join(file).exists() || root().join("src").join(file).exists(), "{page}: {file}");
+            found += 1;
+        }
+    }
+    assert!(found > 20, "only {found}");
+}

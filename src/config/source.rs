@@ -35,6 +35,8 @@ pub struct Sources {
     /// Names the content: the SHA-256 of the bytes if there is one file, else of the sorted lines
     /// `path  hash`, the paths relative to the main file's directory.
     pub hash: String,
+    /// What the main file includes.
+    pub includes: Vec<Include>,
     /// What could not be read.
     pub problems: Vec<Problem>,
     /// The main file has been removed from its directory but is still what the path shows: a file
@@ -84,14 +86,24 @@ impl Source {
     /// a regular file is not opened.
     #[must_use]
     pub fn read(&self, env: &Env<'_>) -> Sources {
-        let mut sources = Sources { files: Vec::new(), hash: String::new(), problems: Vec::new(), unlinked: false };
+        self.read_again(&self.of(Vec::new()), env)
+    }
+
+    /// The same after `last` was read: a main file that has not changed is not parsed for its includes
+    /// again. Whatever else is written beside it, such as a log, has it looked at.
+    #[must_use]
+    pub fn read_again(&self, last: &Sources, env: &Env<'_>) -> Sources {
+        let mut sources = self.of(Vec::new());
         let mut left = LARGEST;
         match read_file(&self.path, &mut left) {
             Ok((file, metadata)) => {
                 sources.unlinked = links(&metadata) == 0;
-                let includes = file::includes(&file, env);
+                sources.includes = match last.files.first() {
+                    Some(before) if *before == file => last.includes.clone(),
+                    _ => file::includes(&file, env),
+                };
                 sources.files.push(file);
-                self.read_included(&includes, &mut left, &mut sources);
+                self.read_included(&mut left, &mut sources);
             }
             Err(fault) => sources.problems.push(Problem::of_file(&self.path, fault)),
         }
@@ -99,35 +111,35 @@ impl Source {
         sources
     }
 
-    /// These files as if they had been read now.
+    /// These files as if they had been read now, one by one: none is said to include another.
     #[must_use]
     pub fn of(&self, files: Vec<SourceFile>) -> Sources {
-        Sources { hash: self.hash(&files), files, problems: Vec::new(), unlinked: false }
+        let hash = self.hash(&files);
+        Sources { files, hash, includes: Vec::new(), problems: Vec::new(), unlinked: false }
     }
 
     /// What to watch so that no change of these files goes unseen: the files, and every directory
     /// where one of them, or a symbolic link on the way to it, can be replaced.
     #[must_use]
-    pub fn trail(&self, sources: &Sources, env: &Env<'_>) -> Trail {
+    pub fn trail(&self, sources: &Sources) -> Trail {
         let mut trail = Trail::default();
         trail.follow(&self.path);
         for file in sources.files.iter().skip(1) {
             trail.follow(&file.path);
         }
-        let includes = sources.files.first().map(|main| file::includes(main, env));
-        for Include { pattern, .. } in includes.unwrap_or_default() {
-            for directory in self.directories(&pattern) {
+        for Include { pattern, .. } in &sources.includes {
+            for directory in self.directories(pattern) {
                 trail.follow(&directory);
             }
         }
         trail
     }
 
-    fn read_included(&self, includes: &[Include], left: &mut u64, sources: &mut Sources) {
+    fn read_included(&self, left: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
         let mut named = BTreeSet::new();
-        for Include { pattern, place } in includes {
+        for Include { pattern, place } in &sources.includes {
             if is_glob(pattern) {
                 paths.extend(self.glob(pattern).filter(|path| !path.is_dir()));
                 continue;

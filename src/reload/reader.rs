@@ -58,14 +58,15 @@ impl Reader {
             let (wake, asked) = self.wait().await;
             let since = Instant::now();
             let pace = *self.pace.borrow();
-            let found = self.source.read(&env);
+            let found = self.source.read_again(&self.last, &env);
             if found == self.last && !asked {
                 self.rewatch();
                 continue;
             }
             let path = self.source.path().display().to_string();
             let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let found = settle(&self.watch, wake, pace.quiet, || self.source.read(&env), restless).await;
+            let found =
+                settle(&self.watch, wake, pace.quiet, || self.source.read_again(&self.last, &env), restless).await;
             let news = found != self.last;
             self.last = found;
             self.rewatch();
@@ -92,7 +93,7 @@ impl Reader {
     }
 
     fn rewatch(&mut self) {
-        self.watch.rewatch(&self.source.trail(&self.last, &env));
+        self.watch.rewatch(&self.source.trail(&self.last));
         if self.watch.problems() != self.complaints {
             self.complaints = self.watch.problems().to_vec();
             for problem in &self.complaints {

@@ -79,7 +79,7 @@ fn a_bad_file_is_told_in_full_and_nothing_is_started() {
 #[test]
 fn a_missing_file_is_said_with_how_to_get_one() {
     let directory = TempDir::new().unwrap();
-    for arguments in [&["run"][..], &["check"], &["run", "--config", "other.toml"], &["healthcheck"]] {
+    for arguments in [&["run"][..], &["check"], &["run", "--config", "other.toml"]] {
         let output = lb(directory.path(), arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let text = stderr(&output) + &stdout(&output);

@@ -130,10 +130,25 @@ fn the_trail_has_the_directories_of_globs() {
     let text = format!("include = [\"conf.d/*.toml\", \"sites/*/lb.toml\"]\n{MAIN}");
     let place = Place::new(&[("lb.toml", &text), ("conf.d/a.toml", ""), ("sites/one/x", "")]);
     let source = Source::new(place.path("lb.toml"));
-    let trail = source.trail(&source.read(&|_| None), &|_| None);
+    let trail = source.trail(&source.read(&|_| None));
     let root = place.0.path().canonicalize().expect("its name");
     for name in ["lb.toml", "conf.d", "conf.d/a.toml", "sites", "sites/one"] {
         assert!(trail.watched.contains(&root.join(name)), "{name}: {trail:?}");
     }
     assert!(trail.watched.contains(&root));
+}
+
+#[test]
+fn a_further_read_finds_what_a_first_one_would() {
+    let text = format!("include = [\"conf.d/*.toml\"]\n{MAIN}");
+    let place = Place::new(&[("lb.toml", &text), ("conf.d/a.toml", "")]);
+    let source = Source::new(place.path("lb.toml"));
+    let mut last = source.read(&|_| None);
+    for (file, text) in [("conf.d/b.toml", ""), ("lb.toml", MAIN), ("lb.toml", &text)] {
+        fs::write(place.path(file), text).expect("write");
+        let found = source.read_again(&last, &|_| None);
+        assert_eq!(found, source.read(&|_| None));
+        assert_ne!(found, last);
+        last = found;
+    }
 }

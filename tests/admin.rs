@@ -394,7 +394,7 @@ fn what_would_change_something_is_told_how_to() {
             assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {target}");
             assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
             assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
-            assert!(answer.body().contains("lb.toml") && answer.body().contains("lb server add"), "{}", answer.body());
+            assert!(answer.body().contains("lb.toml") && answer.body().contains("[[server]]"), "{}", answer.body());
         }
     }
     assert_eq!(ask(&fixture, "HEAD", "/api/servers").status(), StatusCode::OK);

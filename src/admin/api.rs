@@ -96,8 +96,9 @@ fn read_only(snapshot: &Snapshot) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!(
-            "this address only tells; to change something, edit {file}, by hand or with `lb server add`, `remove`, \
-             `enable`, `disable` or `weight`: it takes effect at once, and /api/reloads says what came of it"
+            "this address only tells; to change something, edit {file}: to add a server write a [[server]] table, to \
+             switch one off `enabled = false` under it. A saved edit takes effect at once, and /api/reloads says what \
+             came of it"
         ),
     )
 }

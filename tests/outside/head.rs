@@ -10,7 +10,7 @@ use crate::support::servers::{Refusing, Server};
 
 /// Requests with one answer.
 struct Row {
-    /// Its number in the project's list of hard cases.
+    /// Its number in docs/http-cases.md.
     number: u32,
     sent: &'static str,
     values: &'static [&'static str],

@@ -191,15 +191,15 @@ fn row_43_an_answer_read_too_slowly_is_cut() {
 fn row_43_a_slow_server_is_not_its_clients_fault() {
     let server = Server::scripted(|mut stream, note| {
         while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n");
-            for _ in 0..25 {
+            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n");
+            for _ in 0..75 {
                 answer(&mut stream, "x");
                 std::thread::sleep(STEP);
             }
         }
     });
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"1MiB\"\n");
-    assert_eq!(Client::connect(lb.address()).get("/").body.len(), 25);
+    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
+    assert_eq!(Client::connect(lb.address()).get("/").body.len(), 75);
 }
 
 #[test]

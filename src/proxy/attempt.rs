@@ -282,7 +282,7 @@ async fn answer(
     let framing = framing::answer(&head.fields, head.version, head.status, &exchange.head.method)
         .map_err(|_| Failure::BadAnswer)?;
     let switched = head.status == 101;
-    if switched && plan.upgrade.is_none() {
+    if switched && (plan.upgrade.is_none() || !head.fields.has(Name::Upgrade)) {
         return Err(Failure::BadAnswer.into());
     }
     exchange.answered(head.status);

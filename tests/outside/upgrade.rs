@@ -129,6 +129,14 @@ fn row_35_a_switch_that_nobody_asked_for_is_502() {
 }
 
 #[test]
+fn a_switch_to_nothing_is_502() {
+    let server = Server::saying("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n");
+    let lb = Lb::before(&server, "");
+    let request = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(Client::connect(lb.address()).request(request).status, 502);
+}
+
+#[test]
 fn a_tunnel_outlives_edits_of_others_and_ends_with_its_servers_drain() {
     let server = Server::scripted(echoing);
     let other = Server::named("other");

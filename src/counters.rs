@@ -44,6 +44,15 @@ impl<T: Default> PerWorker<T> {
         self.0.iter().filter_map(OnceLock::get).map(|set| &***set)
     }
 
+    /// How many of what `begun` counts `ended` has not counted yet.
+    pub fn open(&self, begun: impl Fn(&T) -> &Counter, ended: impl Fn(&T) -> &Counter) -> u64 {
+        self.sum(|set| {
+            // Ended first: what ends in between makes the figure too large by one, never negative.
+            let ended = ended(set).get();
+            begun(set).get().saturating_sub(ended)
+        })
+    }
+
     /// What `read` finds in each set, added up.
     pub fn sum(&self, read: impl Fn(&T) -> u64) -> u64 {
         self.iter().map(read).sum()

@@ -9,15 +9,18 @@ const OTHER: &str = "OTHER";
 #[inline]
 #[must_use]
 pub fn key(method: &Method, status: u16) -> u32 {
-    let place = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len());
-    // At most 9, and a status below 1000.
-    (u32::try_from(place).unwrap_or(u32::MAX) << 16) | u32::from(status)
+    key_at(METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len()), status)
 }
 
 /// The key of an answer to what had no method.
 #[must_use]
 pub fn key_of_none(status: u16) -> u32 {
-    (u32::try_from(METHODS.len()).unwrap_or(u32::MAX) << 16) | u32::from(status)
+    key_at(METHODS.len(), status)
+}
+
+fn key_at(place: usize, status: u16) -> u32 {
+    // At most 9, and a status below 1000.
+    (u32::try_from(place).unwrap_or(u32::MAX) << 16) | u32::from(status)
 }
 
 /// Method and status of a [`key`].

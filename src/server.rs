@@ -182,26 +182,13 @@ impl Server {
     /// Open requests now, on all workers.
     #[must_use]
     pub fn active_requests(&self) -> u64 {
-        self.counters
-            .iter()
-            // Finished first: a request that ends in between makes the figure too large by one, never negative.
-            .map(|set| {
-                let finished = set.finished.get();
-                set.started.get().saturating_sub(finished)
-            })
-            .sum()
+        self.counters.open(|set| &set.started, |set| &set.finished)
     }
 
     /// Open connections now, on all workers.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        self.counters
-            .iter()
-            .map(|set| {
-                let closed = set.closed.get();
-                set.opened.get().saturating_sub(closed)
-            })
-            .sum()
+        self.counters.open(|set| &set.opened, |set| &set.closed)
     }
 
     /// Answers it has given.

@@ -51,11 +51,7 @@ impl ListenerLive {
     /// Open client connections now.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        let open = |set: &ListenerCounters| {
-            let closed = set.closed.get();
-            set.opened.get().saturating_sub(closed)
-        };
-        self.counters.sum(open)
+        self.counters.open(|set| &set.opened, |set| &set.closed)
     }
 }
 

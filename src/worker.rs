@@ -141,11 +141,14 @@ impl Worker {
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
         let mut accepting: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
+        // Kept over commands: a rush of them would put the tick off for ever.
+        let mut tick = tokio::time::Instant::now() + self.tick_length();
         loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
-                () = tokio::time::sleep(self.tick_length()) => {
+                () = tokio::time::sleep_until(tick) => {
                     self.tick();
+                    tick = tokio::time::Instant::now() + self.tick_length();
                     if stopping && self.watch.is_empty() { None } else { continue }
                 }
             };
@@ -168,7 +171,10 @@ impl Worker {
                 }
                 Some(Command::CutListener(listener)) => self.watch.cut(listener),
                 Some(Command::CutServer(server)) => self.watch.cut_server(server),
-                Some(Command::Refresh) => self.tick(),
+                Some(Command::Refresh) => {
+                    self.tick();
+                    tick = tokio::time::Instant::now() + self.tick_length();
+                }
                 Some(Command::Stop) => {
                     stopping = true;
                     accepting.clear();

@@ -2,14 +2,11 @@
 
 use std::io::BufReader;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
+use std::time::Instant;
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS, PORTS};
+use crate::support::lb::{Lb, NO_CHECKS};
 use crate::support::servers::{Note, Request, Server, answer};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -224,30 +221,5 @@ fn row_44_many_slow_clients_keep_nobody_else_waiting() {
     assert!(server.requests().iter().all(|request| request.path() == "/probe"));
     for client in &mut slow {
         assert_eq!(client.request("\r\n").status, 200);
-    }
-}
-
-#[test]
-fn row_45_who_has_no_descriptors_left_waits_for_some_and_says_so_seldom() {
-    let server = Server::saying(OK);
-    let directory = TempDir::new().expect("a directory");
-    let path = directory.path().join("lb.toml");
-    std::fs::write(&path, format!("{PORTS}{NO_CHECKS}{ONE_WORKER}{}", server.table("server1"))).expect("a file");
-    let mut few = Command::new("sh");
-    few.env_remove("LB_CONFIG").env("NO_COLOR", "1");
-    few.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lb")]);
-    let lb = Lb::start_as(few, directory, path);
-    let address = lb.address();
-    let began = Instant::now();
-    let mut clients: Vec<Client> = (0..80).map(|_| Client::connect(address)).collect();
-    let complaints = || lb.stderr().iter().filter(|line| line.contains("cannot accept a client")).count();
-    eventually("it has none left", || (complaints() > 0).then_some(()));
-    std::thread::sleep(Duration::from_millis(500));
-    let (said, seconds) = (complaints(), began.elapsed().as_secs());
-    assert!(said as u64 <= seconds + 2, "{said} lines in {seconds} s");
-    clients.truncate(5);
-    assert_eq!(get(address, "/").status, 200);
-    for client in &mut clients {
-        assert_eq!(client.get("/").status, 200);
     }
 }

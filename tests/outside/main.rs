@@ -7,6 +7,7 @@ mod balance;
 mod bodies;
 mod connections;
 mod failures;
+mod hard;
 mod head;
 mod healthcheck;
 mod keys;

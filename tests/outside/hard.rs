@@ -1,0 +1,3 @@
+//! The rows of docs/http-cases.md, a module for each of its sections.
+
+mod slow;

@@ -8,7 +8,6 @@ mod bodies;
 mod connections;
 mod failures;
 mod hard;
-mod head;
 mod healthcheck;
 mod keys;
 mod last_good;

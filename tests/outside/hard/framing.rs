@@ -1,6 +1,6 @@
 //! Section 1: framing.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 
 use super::{Answer, BAD, Closed, ONE, Own, Row, Seen, assert_well, before, bytes, ok, row, run};
 use crate::bodies::echo;
@@ -139,11 +139,22 @@ fn the_body_of_a_request_that_no_server_took_is_no_request() {
     assert!(!lb.stdout().iter().any(|line| line.contains("smuggled")), "{:#?}", lb.stdout());
 }
 
-/// Uploads that break off.
-const HALVES: [&str; 2] = ["C+5¶hello¶", "P+Content-Length: 100¶¶hello"];
-
 #[test]
-fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
+fn row_9_a_body_that_turns_out_to_be_no_chunks_ends_at_the_server_unfinished() {
+    let (server, told) = unfinished();
+    let (lb, _well) = before(&server, "");
+    for rest in ["0x5¶hello¶0¶¶", "¶", "5¶hello!¶0¶¶", "0\n\n", "0¶no field¶¶", "FFFFFFFFFFFFFFFF0¶"] {
+        let mut client = Client::connect(lb.address());
+        client.send(bytes("C+5¶hello¶"));
+        eventually("the upload begins", || (lb.server("server1")["active_requests"] == 1).then_some(()));
+        assert_eq!((client.request(bytes(rest)).status, client.is_closed()), (400, true), "{rest}");
+        assert!(!told.recv_timeout(DEADLINE).expect("the upload ends"), "{rest}");
+        assert_well(&lb, &server, rest);
+    }
+}
+
+/// A server that answers nothing, and tells of each request whether its body was whole.
+fn unfinished() -> (Server, Receiver<bool>) {
     let (tell, told) = channel();
     let server = Server::scripted(move |mut stream, note| {
         let Some(mut request) = Request::read_head(&mut stream) else { return };
@@ -151,6 +162,15 @@ fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
         let whole = request.read_body(&mut stream).is_some();
         tell.send(whole).expect("a test");
     });
+    (server, told)
+}
+
+/// Uploads that break off.
+const HALVES: [&str; 2] = ["C+5¶hello¶", "P+Content-Length: 100¶¶hello"];
+
+#[test]
+fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
+    let (server, told) = unfinished();
     let (lb, _well) = before(&server, "");
     for half in HALVES {
         let mut client = Client::connect(lb.address());
@@ -192,6 +212,7 @@ fn row_13_a_100_passes_from_the_server_to_who_waits_for_it_and_to_nobody_else() 
     assert_eq!(answer.status, 200);
     let expected: Vec<usize> = server.requests().iter().map(|request| request.values("expect").len()).collect();
     assert_eq!(expected, [1, 0, 0]);
+    assert!(server.requests().iter().all(Request::is_canonical));
 }
 
 #[test]
@@ -231,6 +252,7 @@ fn row_13_who_waits_for_a_100_that_never_comes_may_send_all_the_same() {
     assert_eq!(client.answer().text(), "hello");
     // Who does wait for ever has sent no body in time.
     assert_eq!((client.request(head).status, client.is_closed()), (408, true));
+    assert_well(&lb, &server, "row 13");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::{assert_well, before};
 use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, command};
 use crate::support::servers::{Server, answer};
@@ -31,6 +32,7 @@ fn row_42_a_head_has_its_time_however_it_comes() {
     let took = trickle(&second, b"x", Duration::from_secs(10));
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(second.is_closed());
+    assert_well(&lb, &server, "row 42");
 }
 
 #[test]
@@ -55,12 +57,13 @@ fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
         assert_eq!(slow.answer().status, 200);
     });
     lb.logs("the cut", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
+    assert_well(&lb, &server, "row 43");
 }
 
 #[test]
 fn row_43_an_answer_read_too_slowly_is_cut() {
     let server = endless();
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"256MiB\"\n");
+    let (lb, _well) = before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"256MiB\"\n");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 200);
@@ -72,6 +75,7 @@ fn row_43_an_answer_read_too_slowly_is_cut() {
     }
     assert!(read < 200 << 20, "{read} bytes read in {:?}", began.elapsed());
     lb.logs("the cut", |line| line.contains("client_too_slow"));
+    assert_well(&lb, &server, "row 43");
 }
 
 #[test]
@@ -85,8 +89,9 @@ fn row_43_a_slow_server_is_not_its_clients_fault() {
             }
         }
     });
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
+    let (lb, _well) = before(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
     assert_eq!(Client::connect(lb.address()).get("/").body.len(), 75);
+    assert_well(&lb, &server, "row 43");
 }
 
 #[test]
@@ -279,6 +284,7 @@ fn row_46_a_full_disk_costs_lines_and_no_request() {
     });
     let lost = said(&lb, "access log lines were lost");
     assert!(lost.len() == 1 && lost[0].contains("No space left"), "{lost:#?}");
+    assert_well(&lb, &server, "row 46");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::fs;
 const REST: usize = 8;
 /// What they leave at least.
 const REST_MIN: usize = 16;
+/// More than all of these can use: of checks alone there may be a thousand at once.
+const REST_MAX: usize = 1536;
 /// What a worker has open before its first client: an event queue, and what wakes it.
 const WORKER: usize = 4;
 /// What it has for each listener: the socket, and a client that waits for room.
@@ -35,7 +37,7 @@ pub fn open() -> usize {
 /// At least one, come what may.
 #[must_use]
 pub fn clients(limit: usize, open: usize, workers: usize, listeners: usize) -> usize {
-    let taken = open + workers * (WORKER + LISTENER * listeners) + (limit / REST).max(REST_MIN);
+    let taken = open + workers * (WORKER + LISTENER * listeners) + (limit / REST).clamp(REST_MIN, REST_MAX);
     (limit.saturating_sub(taken) / CLIENT).max(1)
 }
 
@@ -50,8 +52,8 @@ mod tests {
             ((64, 12, 2, 1), 12),
             ((64, 12, 1, 1), 15),
             ((1024, 12, 2, 1), 436),
-            ((20_000, 12, 2, 1), 8_738),
-            ((1 << 20, 20, 64, 4), 458_358),
+            ((20_000, 12, 2, 1), 9_220),
+            ((1 << 20, 20, 64, 4), 523_126),
             ((64, 12, 64, 1), 1),
             ((0, 0, 1, 1), 1),
         ];

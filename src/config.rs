@@ -5,9 +5,11 @@
 
 mod defaults;
 pub mod diff;
+pub mod edit;
 pub mod file;
 pub mod guard;
 pub mod problem;
+pub mod replace;
 pub mod source;
 mod suggest;
 pub mod trail;

@@ -4,14 +4,18 @@ pub mod check;
 pub mod demo;
 pub mod healthcheck;
 pub mod run;
+mod server_edit;
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use self::check::CheckFormat;
+use self::server_edit::EditCommand;
+use crate::config::schema;
 use crate::telemetry::logs::in_colour;
 
 /// Exit code for a bad input: a configuration that is not valid, a port that is taken.
@@ -52,6 +56,22 @@ enum Command {
     },
     /// Exit with 0 if the balancer of this file answers /ready: for containers without curl
     Healthcheck,
+    /// Edit a server in the file: comments and layout stay, and it is checked before it is written
+    #[command(subcommand)]
+    Server(EditCommand),
+    /// Print the JSON Schema of lb.toml, for editors
+    Schema,
+    /// Print what makes a shell complete the commands
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// All commands with their arguments.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the process was called with.
@@ -76,15 +96,31 @@ pub fn main() -> ExitCode {
             }
         }
         Command::Healthcheck => healthcheck::healthcheck(&config),
+        Command::Server(command) => server_edit::run(&config, &command),
+        Command::Schema => {
+            say(schema::text().trim_end());
+            ExitCode::SUCCESS
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut self::command(), "lb", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
+            ExitCode::SUCCESS
+        }
     }
 }
 
 /// Says on standard error why the command failed.
 fn fail(words: &impl std::fmt::Display) -> ExitCode {
+    note(words);
+    ExitCode::from(BAD_INPUT)
+}
+
+/// Says on standard error what is good to know.
+fn note(words: &impl std::fmt::Display) {
     use io::Write;
     // Nobody reads it if this fails.
     let _ = writeln!(io::stderr(), "lb: {words}");
-    ExitCode::from(BAD_INPUT)
 }
 
 /// Says something on standard output.

@@ -10,6 +10,7 @@ pub mod file;
 pub mod guard;
 pub mod problem;
 pub mod replace;
+pub mod schema;
 pub mod source;
 mod suggest;
 pub mod trail;

@@ -16,6 +16,7 @@ mod metrics;
 mod refused;
 mod reload;
 mod request;
+mod server_edit;
 mod shutdown;
 mod start;
 mod state;

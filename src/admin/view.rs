@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::problem::Problem;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
@@ -221,9 +221,9 @@ struct File<'a> {
 }
 
 /// How what is in force stands to what the file says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Truth {
+pub enum Truth {
     /// It is what the file says.
     Current,
     /// It is what the file says, but a pool still serves from its old servers.

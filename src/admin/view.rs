@@ -211,6 +211,8 @@ pub(super) struct Configuration<'a> {
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     state: Truth,
+    /// Why edits may not be seen.
+    warnings: &'a [String],
     config: &'a Config,
 }
 
@@ -245,13 +247,14 @@ impl Truth {
 
 impl<'a> Configuration<'a> {
     /// `rejected` says that the newest reload was.
-    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool, warnings: &'a [String]) -> Self {
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| File { path: &file.path, hash: &file.hash }).collect(),
             applied_at: snapshot.applied_at,
             state: Truth::of(snapshot, rejected),
+            warnings,
             config: &snapshot.config,
         }
     }

@@ -26,5 +26,6 @@ mod sticky;
 mod support;
 mod timeouts;
 mod tracing;
+mod unseen;
 mod upgrade;
 mod wait;

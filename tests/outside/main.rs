@@ -19,6 +19,7 @@ mod refused;
 mod reload;
 mod request;
 mod shutdown;
+mod signals;
 mod start;
 mod state;
 mod status;

@@ -67,7 +67,7 @@ enum Command {
     Demo,
     /// Check a configuration: exit code 0, or 1 with everything that is wrong
     Check {
-        /// The configuration, in place of --config.
+        /// The configuration, in place of --config; `-` is standard input.
         file: Option<PathBuf>,
         /// Who reads the answer.
         #[arg(long, value_enum, default_value = "text")]
@@ -75,7 +75,7 @@ enum Command {
     },
     /// Say what applying a configuration would change in the running balancer
     Plan {
-        /// The configuration, in place of --config.
+        /// The configuration, in place of --config; `-` is standard input.
         file: Option<PathBuf>,
         #[command(flatten)]
         balancer: Balancer,
@@ -85,7 +85,7 @@ enum Command {
     },
     /// Wait until the running balancer serves exactly a configuration: 0 it does, 1 rejected, 2 too late
     Wait {
-        /// The configuration, in place of --config.
+        /// The configuration, in place of --config; `-` is standard input.
         file: Option<PathBuf>,
         /// The admin addresses of several balancers, each waited for; left out: that of the configuration.
         #[arg(long, visible_alias = "admin", value_name = "HOST:PORT", value_delimiter = ',', value_parser = admin_address)]
@@ -149,13 +149,16 @@ pub fn main() -> ExitCode {
         Command::Demo => demo::demo(&config),
         Command::Check { file, format } => verdict(check::check(&file.unwrap_or(config), format, colored, out)),
         Command::Plan { file, balancer, format } => {
-            let file = file.unwrap_or(config);
-            balancer.ask(&file, |api| plan::plan(&file, api, format, colored, out).map(verdict))
+            let file = file.as_deref().unwrap_or(&config);
+            // What comes on standard input does not say where the balancer is; that of --config does.
+            let told = if file == Path::new("-") { &config } else { file };
+            balancer.ask(told, |api| plan::plan(file, api, format, colored, out).map(verdict))
         }
         Command::Wait { file, targets, timeout } => {
-            let file = file.unwrap_or(config);
-            let targets = if targets.is_empty() { vec![admin(&file)] } else { targets };
-            wait(&file, targets, timeout)
+            let file = file.as_deref().unwrap_or(&config);
+            let told = if file == Path::new("-") { &config } else { file };
+            let targets = if targets.is_empty() { vec![admin(told)] } else { targets };
+            wait(file, targets, timeout)
         }
         Command::Status { balancer, watch, json } => balancer.ask(&config, |api| {
             let manner = status::Manner { json, colored, in_place: watch && io::stdout().is_terminal() };

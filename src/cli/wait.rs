@@ -10,12 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::api::{ApiError, InForce, Reload, Reloads, get};
-use super::check::pictures;
+use super::check::{load, pictures};
 use crate::admin::Truth;
 use crate::config::Address;
 use crate::config::problem::Problem;
-use crate::config::source::{Loaded, Source};
-use crate::reload::reader::env;
+use crate::config::source::Loaded;
 use crate::reload::record::Outcome;
 
 /// Between two looks, at first and at last.
@@ -47,7 +46,7 @@ enum Seen {
     Rejected { generation: u64, problems: Vec<Problem> },
 }
 
-/// Waits until each of `targets` serves what is at `path` now, at most for `patience`. What came of
+/// Waits until each of `targets` serves what is at `path` (`-` is standard input) now, at most for `patience`. What came of
 /// it goes to `out`, why not to `err`, in colour if asked for.
 ///
 /// # Errors
@@ -60,12 +59,11 @@ pub(super) async fn wait(
     (err, colored): (&mut dyn Write, bool),
 ) -> io::Result<Ended> {
     let until = Instant::now() + patience;
-    let sources = Source::new(path).read(&env);
+    let (_, Loaded { sources, result }) = load(path);
     if !sources.problems.is_empty() {
         pictures(&sources.problems, colored, err)?;
         return Ok(Ended::Rejected);
     }
-    let Loaded { sources, result } = sources.load(&env);
     // With their lines, which the API does not tell.
     let own = result.err().unwrap_or_default();
     let seen = Arc::new(Mutex::new(vec![Seen::Nothing("it has not answered yet".to_owned()); targets.len()]));

@@ -8,6 +8,7 @@ mod bodies;
 mod connections;
 mod explain;
 mod failures;
+mod gitops;
 mod head;
 mod healthcheck;
 mod keys;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
@@ -68,6 +67,18 @@ pub(super) enum EditCommand {
     },
 }
 
+impl EditCommand {
+    /// Whether the command ends only when the balancer serves what was edited.
+    pub(super) fn waits(&self) -> bool {
+        let (Self::Add { after, .. }
+        | Self::Remove { after, .. }
+        | Self::Enable { after, .. }
+        | Self::Disable { after, .. }
+        | Self::Weight { after, .. }) = self;
+        after.wait
+    }
+}
+
 /// A server in the file.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Named {
@@ -115,13 +126,13 @@ pub(super) enum EditError {
     Replace(PathBuf, ReplaceError),
 }
 
-/// Edits the file at `path`, or what it includes, says what changed, and waits for it if it is to.
-#[must_use]
-pub(super) fn run(path: &Path, command: &EditCommand) -> ExitCode {
+/// Edits the file at `path`, or what it includes, and says what changed, or why nothing did. Whether the file says now
+/// what is wanted.
+pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
     match apply(path, &wanted(command), &env) {
         Ok(Edited::Same(words)) => {
             super::say(&words);
-            ExitCode::SUCCESS
+            true
         }
         Ok(Edited::Done { changes, file, in_place, .. }) => {
             for change in changes {
@@ -131,14 +142,15 @@ pub(super) fn run(path: &Path, command: &EditCommand) -> ExitCode {
                 let file = file.display();
                 super::note(&format_args!("{file} cannot be replaced where it is, so it was written over"));
             }
-            ExitCode::SUCCESS
+            true
         }
         Err(error) => {
             if let EditError::Problems(problems) = &error {
                 // Nobody reads it if this fails.
                 let _ = pictures(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
             }
-            super::fail(&error)
+            super::note(&error);
+            false
         }
     }
 }

@@ -269,6 +269,25 @@ fn an_edit_by_command_takes_effect_while_clients_go_on() {
 }
 
 #[test]
+fn an_edit_can_be_waited_for() {
+    let a = Server::named("a");
+    let lb = Lb::start(&format!("{NO_CHECKS}{}", a.table("a")));
+    let path = lb.path();
+    let admin = format!("--wait --admin {}", lb.admin);
+    let (code, out, error) = server(path.parent().unwrap(), &format!("weight a 7 {admin}"));
+    assert_eq!((code, lb.generation(), &lb.server("a")["weight"]), (0, 2, &7.into()), "{error}");
+    assert!(out.starts_with("server default/a: weight 1 -> 7\n") && out.contains("generation 2"), "{out}");
+    // What is so already may not be in force yet, so that is waited for too.
+    let (code, out, _) = server(path.parent().unwrap(), &format!("weight a 7 {admin}"));
+    assert!(
+        code == 0 && out.starts_with("server default/a: weight 7 already\n") && out.contains("generation 2"),
+        "{out}"
+    );
+    // What is not written is not waited for.
+    assert_eq!(server(path.parent().unwrap(), &format!("remove a {admin}")).0, 1);
+}
+
+#[test]
 fn completions_and_the_schema_are_printed_without_any_file() {
     let directory = TempDir::new().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

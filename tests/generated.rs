@@ -83,7 +83,11 @@ fn manual() -> String {
         }
         roff.to_writer(&mut page).unwrap();
     }
-    String::from_utf8(page).unwrap()
+    // Each part brings the same preamble.
+    let page = String::from_utf8(page).unwrap();
+    let (first, rest) = page.split_at(page.find(".TH").unwrap());
+    let rest: Vec<&str> = rest.lines().filter(|line| first.lines().all(|preamble| preamble != *line)).collect();
+    format!("{first}{}\n", rest.join("\n"))
 }
 
 /// A command's own arguments, and its commands in turn.

@@ -12,7 +12,7 @@ use super::check::{CheckFormat, json, load, refused};
 use super::plan::portions;
 use super::server::algorithm;
 use super::table::{Align, Cell, Table, Tone, percent};
-use crate::config::{Config, Health, HostPattern, Pool, Route};
+use crate::config::{Config, HostPattern, Pool, Route};
 use crate::pool::Status;
 use crate::proxy::head::Fields;
 use crate::proxy::name::Name;
@@ -255,20 +255,20 @@ fn chances(pool: &Pool, known: &Known) -> Vec<Chance> {
             name: server.name.clone(),
             address: server.address.to_string(),
             share: server.share,
-            why: (server.share <= 0.0).then(|| without(server, &pool.health)),
+            why: (server.share <= 0.0).then(|| without(server)),
         })
         .collect()
 }
 
 /// Why a server gets nothing.
-fn without(server: &Server, rule: &Health) -> String {
+fn without(server: &Server) -> String {
     let check = server.last_check.as_ref().and_then(|check| Some((check.error.as_deref()?, check.age())));
     let check = check.map_or_else(String::new, |(error, age)| format!(": {error}, {age} ago"));
     match server.status {
         Status::Disabled => "disabled".to_owned(),
         Status::Draining if server.enabled => "removed; its open requests finish".to_owned(),
         Status::Draining => "disabled or removed; its open requests finish".to_owned(),
-        Status::Down => format!("down since {}: {} failed checks in a row{check}", server.age(), rule.fall),
+        Status::Down => format!("down for {}{check}", server.age()),
         Status::Checking => format!("new, and no check has passed yet{check}"),
         Status::Up => "weight 0: no new client".to_owned(),
     }

@@ -104,7 +104,7 @@ fn listed(servers: &[Server]) -> Table {
 }
 
 fn one(server: &Server) -> Table {
-    let mut table = Table::new(&[("SERVER", Align::Left), (" ", Align::Left)]);
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     let mut row = |name: &str, value: Cell| table.row([Cell::from(name), value], None);
     row("name", Cell::from(&server.name));
     row("pool", Cell::from(&server.pool));

@@ -18,9 +18,6 @@ use crate::reload::record::Outcome;
 const PACE: Duration = Duration::from_secs(1);
 /// As many servers of a pool are shown to people; the others are counted.
 const SHOWN: usize = 50;
-/// Back to the first line and column, and nothing below: on a terminal.
-const REDRAW: &str = "\x1b[H\x1b[2J\x1b[3J";
-
 /// How the status is told.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
@@ -39,8 +36,7 @@ pub(super) struct Manner {
 pub(super) fn status(api: &Api, manner: Manner, out: &mut dyn Write) -> Result<io::Result<()>, ApiError> {
     let status = Status::ask(api)?;
     let text = if manner.json { format!("{:#}\n", status.json) } else { status.text(api, manner.colored) };
-    let clear = if manner.in_place { REDRAW } else { "" };
-    Ok(write!(out, "{clear}{text}").and_then(|()| out.flush()))
+    Ok(draw(&text, manner, out))
 }
 
 /// The same every second, until nobody reads it any more. A balancer that does not answer is said
@@ -49,13 +45,19 @@ pub(super) fn watch(api: &Api, manner: Manner, out: &mut dyn Write) -> io::Resul
     loop {
         match status(api, manner, out) {
             Ok(written) => written?,
-            Err(error) => {
-                let clear = if manner.in_place { REDRAW } else { "" };
-                writeln!(out, "{clear}lb: {error}")?;
-            }
+            Err(error) => draw(&format!("lb: {error}\n"), manner, out)?,
         }
         sleep(PACE);
     }
+}
+
+/// Writes a picture, on a terminal over the one before: from its first line on, line by line, and nothing below.
+fn draw(text: &str, manner: Manner, out: &mut dyn Write) -> io::Result<()> {
+    match manner.in_place {
+        true => write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?,
+        false => out.write_all(text.as_bytes())?,
+    }
+    out.flush()
 }
 
 struct Status {
@@ -195,4 +197,20 @@ fn table(servers: &[&Server], colored: bool) -> String {
 
 fn typed<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, ApiError> {
     T::deserialize(value).map_err(|error| ApiError::Foreign(api.at().clone(), error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_covers_the_one_before() {
+        let drawn = |in_place| {
+            let mut out = Vec::new();
+            draw("ab\nc\n", Manner { json: false, colored: false, in_place }, &mut out).expect("written");
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(drawn(false), "ab\nc\n");
+        assert_eq!(drawn(true), "\x1b[Hab\x1b[K\nc\x1b[K\n\x1b[J");
+    }
 }

@@ -44,7 +44,7 @@ pub(super) enum Tone {
 }
 
 impl Table {
-    /// A table of these columns, without rows.
+    /// A table of these columns, without rows. Columns that have no names have no heading.
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
@@ -62,7 +62,8 @@ impl Table {
             cells.map(|cell| cell.text.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let mut text = self.line(indent, &heading, &widths, colored);
+        let named = self.columns.iter().any(|(name, _)| !name.is_empty());
+        let mut text = if named { self.line(indent, &heading, &widths, colored) } else { String::new() };
         for row in &self.rows {
             text += &self.line(indent, &row.cells, &widths, colored);
             if let Some(below) = &row.below {
@@ -122,9 +123,9 @@ impl<T: ToString + ?Sized> From<&T> for Cell {
     }
 }
 
-/// 0.1818 as `18.2%`.
+/// 0.1818 as `18.2%`. Who gets little does not get nothing.
 pub(super) fn percent(share: f64) -> String {
-    format!("{:.1}%", share * 100.0)
+    if share > 0.0 && share < 0.0005 { "<0.1%".to_owned() } else { format!("{:.1}%", share * 100.0) }
 }
 
 #[cfg(test)]
@@ -142,6 +143,15 @@ mod tests {
     fn columns_line_up() {
         let expected = [" NAME    SHARE  STATUS", " é       18.2%  up", " longer   0.0%  down", "   it refuses", ""];
         assert_eq!(table().draw(" ", false), expected.join("\n"));
+    }
+
+    #[test]
+    fn shares_are_told_to_a_tenth() {
+        for (share, expected) in
+            [(0.0, "0.0%"), (0.0001, "<0.1%"), (0.0005, "0.1%"), (2.0 / 11.0, "18.2%"), (1.0, "100.0%")]
+        {
+            assert_eq!(percent(share), expected);
+        }
     }
 
     #[test]

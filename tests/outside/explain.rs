@@ -44,7 +44,7 @@ fn a_request_is_explained_as_it_would_go() {
         "pool api: weighted-round-robin",
         "up to 2 more tries, unless POST may have reached a server",
         "100.0%",
-        "down since ",
+        "down for ",
         "503",
         "disabled",
         "weight 0: no new client",

@@ -54,7 +54,6 @@ fn the_same_file_is_no_change_and_another_writing_of_it_hardly_one() {
 fn changes_are_told_in_the_words_of_the_record_with_each_servers_share() {
     let scene = Scene::new(NO_CHECKS);
     let text = servers(&[("a", scene.a.address, 1), ("c", scene.b.address, 1)]);
-    let ran = scene.plan(&text, "text");
     let expected = "\
 new.toml: 3 changes to what runs at ADMIN (generation 1)
   server default/a: disabled
@@ -69,7 +68,6 @@ share of new requests, by what servers' checks say now:
 ";
     // The first table's `enabled` stands below it.
     let disabled = text.replacen("weight = 1\n", "weight = 1\nenabled = false\n", 1);
-    assert_ne!(ran.out, expected);
     let ran = scene.plan(&disabled, "text");
     assert_eq!((ran.code, ran.out.replace(&scene.b.address.to_string(), "ADDRESS").as_str()), (Some(0), expected));
 
@@ -165,9 +163,6 @@ fn what_the_difference_does_not_say_is_noted() {
     assert!(told.contains("all servers of pool default are new") && told.contains("at most 10s"), "{told}");
     let told = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
     assert!(told.contains("whether its new addresses can be listened on shows only there"), "{told}");
-    let none = servers(&[("a", scene.a.address, 0), ("b", scene.b.address, 0)]);
-    let ran = scene.plan(&none, "text");
-    assert!(ran.code == Some(1) || ran.out.contains("would be answered 503"), "{ran:#?}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
     let ran = scene.plan(&disabled, "text");
     assert_eq!((ran.code, ran.out.contains("they would be answered 503")), (Some(0), true), "{ran:#?}");

@@ -19,6 +19,9 @@ struct Scene {
     _kept: Vec<Box<dyn std::any::Any>>,
 }
 
+/// Brings a balancer into a state.
+type Arrange = fn(&Server) -> Scene;
+
 /// A good file with one server.
 fn file(server: &Server, more: &str) -> String {
     let table = servers(&[("a", server.address, 1)]);
@@ -38,7 +41,7 @@ fn rejected(scene: Scene, edit: impl FnOnce(&Lb)) -> Scene {
 }
 
 /// The states of the table in `docs/http-cases.md`, from the file that is gone to the port that is taken.
-const STATES: [(&str, fn(&Server) -> Scene); 10] = [
+const STATES: [(&str, Arrange); 10] = [
     ("as it began", start),
     ("deleted", |server| rejected(start(server), |lb| fs::remove_file(lb.path()).unwrap())),
     ("its directory deleted", |server| {

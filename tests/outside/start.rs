@@ -107,7 +107,9 @@ fn versions_and_help_are_answers() {
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), format!("lb {}\n", env!("CARGO_PKG_VERSION"))));
     let output = lb(directory.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for command in ["run", "demo", "check", "healthcheck", "server", "schema", "completions"] {
+    for command in
+        ["run", "demo", "check", "plan", "wait", "status", "explain", "server", "healthcheck", "schema", "completions"]
+    {
         assert!(stdout(&output).contains(command), "{}", stdout(&output));
     }
 }

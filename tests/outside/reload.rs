@@ -271,7 +271,7 @@ fn the_same_bytes_are_no_reload() {
     lb.edit_file(&text);
     // Over what is there: cut short first, it would be another file for as long as this thread may have to wait.
     File::options().write(true).open(lb.path()).unwrap().write_all(text.as_bytes()).unwrap();
-    File::open(lb.path()).unwrap().set_times(FileTimes::new().set_modified(std::time::SystemTime::now())).unwrap();
+    File::open(lb.path()).unwrap().set_times(FileTimes::new().set_modified(SystemTime::now())).unwrap();
     lb.edit_file(&file(&server, EVENTS, 2));
     weight_becomes(&lb, 2);
     assert_eq!(outcomes(&lb), ["applied"; 2]);

@@ -9,7 +9,7 @@ mod connections;
 mod explain;
 mod failures;
 mod gitops;
-mod head;
+mod hard;
 mod healthcheck;
 mod keys;
 mod last_good;

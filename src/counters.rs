@@ -93,6 +93,11 @@ impl Histogram {
         self.buckets[bucket].add(1);
         self.micros.add(micros);
     }
+
+    /// Observations in each bucket, not cumulative; the last is the infinite one.
+    pub fn counts(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(Counter::get)
+    }
 }
 
 /// Several [`Histogram`]s added up.

@@ -21,7 +21,7 @@ use support::{Fixture, config, pool, server, three};
 /// What a path answers.
 fn ask(fixture: &Fixture, method: &str, target: &str) -> Response<String> {
     let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    let context = Context { state: Arc::clone(&fixture.state), metrics };
+    let context = Context::new(Arc::clone(&fixture.state), metrics);
     let request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:9900").body(());
     let (head, ()) = request.expect("a request").into_parts();
     let (head, body) = admin::answer(&head, &context).into_parts();

@@ -26,7 +26,7 @@ async fn start(fixture: &Fixture) -> (SocketAddr, oneshot::Sender<()>, JoinHandl
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    let context = Arc::new(Context { state: Arc::clone(&fixture.state), metrics });
+    let context = Arc::new(Context::new(Arc::clone(&fixture.state), metrics));
     let (stop, stopped) = oneshot::channel();
     let shutdown = async {
         if stopped.await.is_err() {

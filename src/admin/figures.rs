@@ -1,5 +1,7 @@
 //! Figures: how everything does now and did over the last minute, as `/api/figures` and the dashboard have it.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
@@ -14,6 +16,8 @@ use crate::telemetry::history::{self, History};
 pub(super) struct Figures<'a> {
     generation: u64,
     hash: &'a str,
+    /// The main one first.
+    files: Vec<&'a Path>,
     state: Truth,
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
@@ -79,7 +83,7 @@ impl<'a> Figures<'a> {
     pub(super) fn new(
         state: &State,
         snapshot: &'a Snapshot,
-        listeners: &'a [std::sync::Arc<ListenerLive>],
+        listeners: &'a [Arc<ListenerLive>],
         history: &History,
     ) -> Self {
         let now = Instant::now();
@@ -93,6 +97,7 @@ impl<'a> Figures<'a> {
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
+            files: snapshot.files.iter().map(|file| &*file.path).collect(),
             state: Truth::of(snapshot, !state.reloads().last_successful()),
             applied_at: snapshot.applied_at,
             at: SystemTime::now(),

@@ -22,7 +22,7 @@ export function svg(name, attributes = {}, ...children) {
 
 /** One of the page's symbols. It says nothing: the word for it stands beside it. */
 export function icon(name) {
-  return svg("svg", { class: `icon ${name}`, "aria-hidden": "true" }, svg("use", { href: `#${name}` }));
+  return svg("svg", { class: `icon ${name}`, "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
 }
 
 /** Puts another text into a node, if it is another. */

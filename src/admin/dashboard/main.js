@@ -73,6 +73,8 @@ function figures(told) {
   set(byId("generation"), count(told.generation));
   set(byId("hash"), told.hash.slice(0, 8));
   set(byId("applied"), `applied ${ago(Date.parse(told.applied_at), now())}`);
+  mark(byId("hash"), "title", `SHA-256 of the configuration in force: ${told.hash}`);
+  set(byId("file"), told.files[0] ?? "lb.toml");
   mark(byId("applied"), "title", when(Date.parse(told.applied_at), now()));
   headline(told);
   if (told.sample) chart.add(told.sample);
@@ -152,7 +154,7 @@ function routeRow() {
       const [requests, errors, p50, p99] = figure;
       const where = `${route.host === "*" ? "any host" : route.host} ${route.path}`;
       set(place, where);
-      set(name, route.name);
+      set(name, route.name === `${route.host}${route.path}` ? "" : route.name);
       set(pool, route.pool);
       set(requests, rate(route.recent.requests_per_second));
       set(errors, count(route.recent.errors));

@@ -6,6 +6,8 @@ mod access_log;
 mod balance;
 mod bodies;
 mod connections;
+mod dashboard;
+mod events;
 mod failures;
 mod head;
 mod healthcheck;

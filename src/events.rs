@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_id_is_read_as_it_is_written() {
-        let id = Id { process: 0x18c9_b7c3_a51, number: 42 };
+        let id = Id { process: 0x018c_9b7c_3a51, number: 42 };
         assert_eq!(id.to_string(), "18c9b7c3a51.42");
         assert_eq!("18c9b7c3a51.42".parse(), Ok(id));
         for bad in ["", ".", "1", "x.1", "1.x", "1.-1", "1.2.3"] {

@@ -13,7 +13,7 @@ use http::StatusCode;
 use hyper::body::{Body, Frame};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::figures::{Figures, Sample};
 use super::refusal::Refusal;
@@ -72,26 +72,24 @@ impl Feed {
         let [mut look, mut tick] = [history::STEP, FIGURES].map(interval);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut due = Instant::now();
+        // When figures were made, and whether something has happened since.
+        let (mut made, mut stale) = (Instant::now(), false);
         loop {
-            let happened = tokio::select! {
+            let pause = if stale { self.pause() / 4 } else { self.pause() };
+            tokio::select! {
                 _ = look.tick() => {
                     self.history().sample(&self.state.snapshot.load(), Instant::now(), SystemTime::now());
-                    continue;
                 }
-                _ = tick.tick() => false,
+                _ = tick.tick() => {}
                 // It ends with the state, which this holds.
-                _ = news.changed() => true,
-            };
-            let now = Instant::now();
-            if self.figures.is_closed() || !(happened || now >= due) {
-                continue;
+                _ = news.changed() => stale = true,
+                () = sleep_until((made + pause).into()), if stale => {}
             }
-            self.figures.send_replace(self.figures_event());
-            due = now + self.pause();
-            if happened {
-                // Many may come at once.
-                sleep(self.pause() / 4).await;
+            if self.figures.is_closed() {
+                stale = false;
+            } else if made.elapsed() >= pause {
+                self.figures.send_replace(self.figures_event());
+                (made, stale) = (Instant::now(), false);
             }
         }
     }
@@ -111,7 +109,8 @@ impl Feed {
         Ok(Follower { _slot: Arc::new(slot), last: last.map(|id| id.parse().ok()), figures })
     }
 
-    /// Less than a tick short of what it means, for ticks are not exact.
+    /// The time between figures; a little short of what it means, for ticks are not exact. When something happens, a
+    /// part of it is enough.
     fn pause(&self) -> Duration {
         let snapshot = self.state.snapshot.load();
         let servers: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();

@@ -10,11 +10,13 @@ const PAUSE = 15 * 1000;
 /** Edits that are drawn closer than this have one mark. */
 const CLOSE = 16;
 const LEFT = 52;
-const RIGHT = 12;
+const RIGHT = 40;
 /** The panels, from their upper to their lower end. */
-const TRAFFIC = { top: 40, bottom: 168 };
-const LATENCY = { top: 204, bottom: 284 };
-const HEIGHT = 308;
+const TRAFFIC = { top: 62, bottom: 190 };
+const LATENCY = { top: 230, bottom: 310 };
+const HEIGHT = 334;
+/** Where the marks' lines begin, below the marks themselves. */
+const MARKS = 28;
 
 export class Chart {
   /** `open` is called with the key of an edit that is chosen. */
@@ -33,12 +35,15 @@ export class Chart {
       this.lines[name] = svg("path", { class: name });
       this.svg.append(this.lines[name]);
     }
-    this.svg.append(this.rules, this.cross);
+    this.names = svg("g", { class: "names" });
+    this.svg.append(this.rules, this.names, this.cross);
     this.marks = el("div", { class: "marks" });
     this.note = el("div", { class: "note", role: "tooltip", id: "note" });
     this.note.hidden = true;
     this.root.append(this.svg, this.marks, this.note);
     this.rows = new Rows(this.marks, () => this.button(open));
+    this.note.addEventListener("pointerenter", () => clearTimeout(this.leaving));
+    this.note.addEventListener("pointerleave", () => this.leave());
     new ResizeObserver(() => this.draw()).observe(this.root);
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.rest());
@@ -83,6 +88,7 @@ export class Chart {
     draw("p99", (sample) => sample.p99, latency.y);
     draw("p50", (sample) => sample.p50, latency.y);
     mark(this.lines.area, "d", area(shown, (s) => x(s.at), (s) => traffic.y(s.rate), TRAFFIC.bottom));
+    this.naming(width, shown, traffic, latency, failed);
     this.marking(x, from);
     this.describe(shown);
     if (!this.pointed) this.read(undefined);
@@ -90,13 +96,13 @@ export class Chart {
 
   /** Lines and words around the curves. */
   frame(width, x, traffic, latency) {
-    const parts = [];
+    const [parts, names] = [[], []];
     const text = (at, y, words, anchor, kind = "") => svg("text", { x: at, y, "text-anchor": anchor, class: kind }, words);
     for (const [panel, { top, y }, name, show] of [
       [TRAFFIC, traffic, "Requests a second", (value) => (value >= 10 ? count(value) : String(value))],
-      [LATENCY, latency, "Latency, p50 and p99", duration],
+      [LATENCY, latency, "Latency", duration],
     ]) {
-      parts.push(text(LEFT, panel.top - 12, name, "start", "name"));
+      names.push(text(LEFT, panel.top - 10, name, "start", "name"));
       for (const value of [0, top / 2, top]) {
         const at = Math.round(y(value)) + 0.5;
         parts.push(svg("line", { x1: LEFT, x2: width - RIGHT, y1: at, y2: at, class: value === 0 ? "base" : "" }));
@@ -109,6 +115,21 @@ export class Chart {
       parts.push(text(x(at), LATENCY.bottom + 20, clock(at), "middle"));
     }
     this.grid.replaceChildren(...parts);
+    this.names.replaceChildren(...names);
+  }
+
+  /** Names at the lines' ends, kept apart. */
+  naming(width, shown, traffic, latency, failed) {
+    const last = shown.at(-1);
+    const names = [];
+    const name = (text, kind, y) => names.push(svg("text", { x: width - RIGHT + 6, y: y + 4, class: kind }, text));
+    if (failed) name("errors", "bad", traffic.y(last.errors));
+    if (last && last.p99 !== null) {
+      const p50 = latency.y(last.p50);
+      name("p50", "", p50);
+      name("p99", "", Math.min(latency.y(last.p99), p50 - 13));
+    }
+    this.names.append(...names);
   }
 
   /** A mark for each edit, or for several that came together. */
@@ -122,7 +143,7 @@ export class Chart {
       else groups.push({ at, reloads: [reload] });
     }
     this.rules.replaceChildren(
-      ...groups.map(({ at, reloads }) => svg("line", { class: worst(reloads), x1: x(at), x2: x(at), y1: TRAFFIC.top - 8, y2: LATENCY.bottom })),
+      ...groups.map(({ at, reloads }) => svg("line", { class: worst(reloads), x1: x(at), x2: x(at), y1: MARKS, y2: LATENCY.bottom })),
     );
     this.rows.show(groups.map((group) => ({ ...group, x: x(group.at) })), (group) => keyOf(group.reloads[0]));
   }
@@ -131,13 +152,10 @@ export class Chart {
     const node = el("button", { type: "button", "aria-describedby": "note" });
     let group;
     const explain = () => this.explain(group);
-    const hide = () => {
-      this.note.hidden = true;
-    };
     node.addEventListener("pointerenter", explain);
     node.addEventListener("focus", explain);
-    node.addEventListener("pointerleave", hide);
-    node.addEventListener("blur", hide);
+    node.addEventListener("pointerleave", () => this.leave());
+    node.addEventListener("blur", () => this.leave());
     node.addEventListener("click", () => open(keyOf(group.reloads.at(-1))));
     return {
       node,
@@ -156,7 +174,16 @@ export class Chart {
     };
   }
 
+  /** Hides the note, unless the pointer goes on into it. */
+  leave() {
+    clearTimeout(this.leaving);
+    this.leaving = setTimeout(() => {
+      this.note.hidden = true;
+    }, 200);
+  }
+
   explain(group) {
+    clearTimeout(this.leaving);
     const entry = (reload) => {
       const head = el("p", { class: "what" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, exact(Date.parse(reload.at))));
       return el("div", {}, head, ...details(reload));

@@ -32,6 +32,12 @@ export class Servers {
     this.head();
     this.rows = new Rows(byId("server-table").tBodies[0], (item) => (item.server ? serverRow() : poolRow()));
     for (const id of ["search", "status"]) byId(id).addEventListener("input", () => this.draw());
+    document.addEventListener("keydown", (event) => {
+      const writes = event.target.matches?.("input, select, textarea");
+      if (event.key !== "/" || writes || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      byId("search").focus();
+    });
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
     byId("servers-all").addEventListener("click", () => {
       this.all = !this.all;

@@ -4,87 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{ALLOW, CONTENT_TYPE, HOST};
-use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use lb::admin::{self, Context};
+use http::StatusCode;
+use http::header::{ALLOW, CONTENT_TYPE};
 use lb::config::{self, problem::Problem};
 use lb::health::State;
 use lb::reload::record::{Outcome, Reload};
 use lb::server::Check;
-use lb::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 
 mod support;
+use support::ask::{ask, get, mixed, names, ok};
 use support::{Fixture, config, pool, server, three};
-
-/// What a path answers.
-fn ask(fixture: &Fixture, method: &str, target: &str) -> Response<String> {
-    ask_with(fixture, method, target, &[])
-}
-
-/// The same with fields of the request.
-fn ask_with(fixture: &Fixture, method: &str, target: &str, fields: &[(&str, &str)]) -> Response<String> {
-    let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    let context = Context::new(Arc::clone(&fixture.state), metrics);
-    let mut request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:9900");
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    let (head, ()) = request.body(()).expect("a request").into_parts();
-    let (head, body) = admin::answer(&head, &context).into_parts();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let body = runtime.block_on(body.collect()).expect("no errors").to_bytes();
-    assert_eq!(head.headers["x-content-type-options"], "nosniff", "{target}");
-    assert_eq!(head.headers["referrer-policy"], "no-referrer", "{target}");
-    // A page may be kept, but not shown without asking.
-    let is_page = head.status.is_success() && (target == "/" || target.starts_with("/dashboard/"));
-    let kept = if is_page || head.status == 304 { "no-cache" } else { "no-store" };
-    assert_eq!(head.headers["cache-control"], kept, "{target}");
-    assert!(!head.headers.keys().any(|name| name.as_str().starts_with("access-control")), "{target}");
-    Response::from_parts(head, String::from_utf8(body.into()).expect("text"))
-}
-
-/// What a path answers as JSON, which must end its line and be of the type that goes with the status.
-fn get(fixture: &Fixture, target: &str) -> (StatusCode, Value) {
-    let answer = ask(fixture, "GET", target);
-    let expected = if answer.status().is_success() { "application/json" } else { "application/problem+json" };
-    assert_eq!(answer.headers()[CONTENT_TYPE], expected, "{target}");
-    assert!(answer.body().ends_with("}\n"), "{target}");
-    let value: Value = serde_json::from_str(answer.body()).expect("JSON");
-    if !answer.status().is_success() {
-        assert_eq!(value["status"], answer.status().as_u16());
-        assert_eq!(value["title"], answer.status().canonical_reason().expect("a known one"));
-    }
-    (answer.status(), value)
-}
-
-fn ok(fixture: &Fixture, target: &str) -> Value {
-    let (status, value) = get(fixture, target);
-    assert_eq!(status, StatusCode::OK, "{target}: {value}");
-    value
-}
-
-/// `pool/name` of each server in a list.
-fn names(list: &Value) -> Vec<String> {
-    let servers = list["servers"].as_array().expect("servers").iter();
-    servers.map(|server| [&server["pool"], &server["name"]].map(|v| v.as_str().expect("text")).join("/")).collect()
-}
-
-/// Two pools: `default` with a server of every status, `spare` with one that is up, and another `server1`.
-fn mixed() -> Fixture {
-    let spare = pool("spare", vec![server("server1", 9001, 1), server("spare1", 9002, 3)]);
-    let mut fixture = Fixture::new(config(vec![three(), spare]));
-    fixture.server("server1").counters().of(0).started.add(1);
-    fixture.edit(|config| {
-        let servers = &mut config.pools[0].servers;
-        servers[0].enabled = false;
-        servers.push(server("server4", 8084, 1));
-        servers.push(config::Server { enabled: false, ..server("server5", 8085, 1) });
-    });
-    fixture.health("server2", State::Down);
-    fixture
-}
 
 #[test]
 fn a_server_is_told_of_in_full() {
@@ -419,59 +349,6 @@ fn the_metrics_are_text() {
     let metrics = ask(&mixed(), "GET", "/metrics");
     assert_eq!(metrics.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
     assert!(metrics.body().contains("\nlb_config_generation 2\n"), "{}", metrics.body());
-}
-
-#[test]
-fn the_dashboard_runs_nothing_but_its_own_parts() {
-    let fixture = mixed();
-    let page = ask(&fixture, "GET", "/");
-    let parts: Vec<&str> = page.body().split("=\"").filter_map(|rest| rest.split('"').next()).collect();
-    let parts = parts.iter().filter(|part| part.starts_with("dashboard/")).map(|part| format!("/{part}"));
-    let parts: Vec<String> = parts.chain(["/".to_owned()]).collect();
-    assert_eq!(parts.len(), 3, "{parts:?}");
-    for (path, content_type) in parts.iter().zip(["text/css", "text/javascript", "text/html"]) {
-        let answer = ask(&fixture, "GET", path);
-        assert_eq!(answer.status(), StatusCode::OK, "{path}");
-        assert_eq!(answer.headers()[CONTENT_TYPE], format!("{content_type}; charset=utf-8"));
-        let policy = answer.headers()["content-security-policy"].to_str().expect("text");
-        assert!(policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"), "{policy}");
-        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
-        let tag = answer.headers()["etag"].to_str().expect("text");
-        let again = ask_with(&fixture, "GET", path, &[("if-none-match", tag)]);
-        assert_eq!((again.status(), again.body().as_str()), (StatusCode::NOT_MODIFIED, ""));
-        assert_eq!(ask_with(&fixture, "GET", path, &[("if-none-match", "\"another\"")]).status(), StatusCode::OK);
-        let from_elsewhere = ask_with(&fixture, "GET", path, &[("origin", "http://evil.example")]);
-        assert_eq!(from_elsewhere.status(), StatusCode::FORBIDDEN, "{path}");
-    }
-    assert_eq!(get(&fixture, "/dashboard/index.html").0, StatusCode::NOT_FOUND);
-}
-
-#[test]
-fn figures_and_history_are_of_the_last_minutes() {
-    let fixture = mixed();
-    let figures = ok(&fixture, "/api/figures");
-    assert_eq!((&figures["generation"], &figures["stopping"]), (&json!(2), &json!(false)));
-    assert_eq!((names(&figures).len(), &figures["files"]), (7, &json!(["lb.toml"])));
-    assert_eq!(figures["total"]["active_requests"], 1);
-    // Nobody has looked at the counters yet, so there is no minute to tell of.
-    assert_eq!(
-        (&figures["servers"][0]["served_share"], &figures["servers"][0]["recent"]["requests"]),
-        (&Value::Null, &json!(0))
-    );
-    assert_eq!(ok(&fixture, "/api/history"), json!({ "generation": 2, "step_seconds": 5, "samples": [] }));
-    fixture.state.stop();
-    assert_eq!(ok(&fixture, "/api/figures")["stopping"], true);
-}
-
-#[test]
-fn events_begin_as_a_stream() {
-    let fixture = mixed();
-    let answer = ask(&fixture, "GET", "/api/events?figures=true");
-    assert_eq!(answer.headers()[CONTENT_TYPE], "text/event-stream");
-    let (status, problem) = get(&fixture, "/api/events?figures=all");
-    assert_eq!((status, &problem["allowed"]), (StatusCode::BAD_REQUEST, &json!(["true", "false"])));
-    let from_elsewhere = ask_with(&fixture, "GET", "/api/events", &[("origin", "http://evil.example")]);
-    assert_eq!(from_elsewhere.status(), StatusCode::FORBIDDEN);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_TYPE};
-use lb::config::{self, problem::Problem};
+use lb::config::problem::Problem;
 use lb::health::State;
 use lb::reload::record::{Outcome, Reload};
 use lb::server::Check;

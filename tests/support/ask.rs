@@ -6,7 +6,6 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use lb::admin::{self, Context};
-use lb::config;
 use lb::health::State;
 use lb::telemetry::metrics::Metrics;
 use serde_json::Value;

@@ -9,7 +9,7 @@ mod connections;
 mod dashboard;
 mod events;
 mod failures;
-mod head;
+mod hard;
 mod healthcheck;
 mod keys;
 mod last_good;

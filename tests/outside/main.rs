@@ -6,6 +6,8 @@ mod access_log;
 mod balance;
 mod bodies;
 mod connections;
+mod dashboard;
+mod events;
 mod explain;
 mod failures;
 mod gitops;

@@ -100,7 +100,13 @@ impl Connection {
             .map_err(ConnectError::Refused)?;
         // Without it a small request may wait for an acknowledgement; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        Ok(Self { stream, peer: address, _open: Open::new(server, worker) })
+        Ok(Self::over(stream, address, server, worker))
+    }
+
+    /// By a stream that leads to a server, which is at `peer`.
+    #[must_use]
+    pub fn over(stream: TcpStream, peer: SocketAddr, server: &Arc<Server>, worker: usize) -> Self {
+        Self { stream, peer, _open: Open::new(server, worker) }
     }
 
     /// Whether that is where the server is now: a host name may lead elsewhere after a while.

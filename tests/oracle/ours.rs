@@ -43,7 +43,7 @@ pub(crate) fn requests(bytes: &[u8]) -> (Reading, Option<Why>) {
 }
 
 /// The first request, if its head is there, and its length, if it is whole.
-fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, Why> {
+pub(crate) fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, Why> {
     let mut head = RequestHead::default();
     let Some(length) = head.parse(bytes, LIMITS).map_err(Why::Head)? else { return Ok(None) };
     let framing = framing::request(&head.fields, head.version).map_err(Why::Request)?;

@@ -61,6 +61,9 @@ thread_local! {
 pub fn play(script: &[u8]) {
     GATEWAY.with(|gateway| {
         let played = gateway.runtime.block_on(gateway.play(script));
+        if gateway.shows {
+            eprintln!("{played:?}");
+        }
         played.check();
     });
 }
@@ -73,6 +76,8 @@ struct Gateway {
     server: Arc<Server>,
     /// Bound, so that nobody else is there, but not listening.
     nowhere: (Socket, SocketAddr),
+    /// For who looks at one script.
+    shows: bool,
     /// Writing to a closed socket is an error and no more; a Rust program has that by itself.
     _pipe: Signal,
 }
@@ -98,7 +103,8 @@ impl Gateway {
         let worker = Worker::alone(Arc::new(ArcSwap::new(Arc::new(snapshot))), log, spans);
         let pipe = signal(SignalKind::pipe()).expect("a signal handler");
         drop(entered);
-        Self { runtime, worker, listener: Arc::new(listener), server, nowhere: (socket, address), _pipe: pipe }
+        let shows = std::env::var_os("SHOW").is_some();
+        Self { runtime, worker, listener: Arc::new(listener), server, nowhere: (socket, address), shows, _pipe: pipe }
     }
 
     async fn play(&self, script: &[u8]) -> Played {

@@ -1,5 +1,7 @@
 //! What must hold of every exchange, whatever a client and a server say.
 
+use std::fmt;
+
 use http::Method;
 use lb::proxy::framing::{self, Framing};
 use lb::proxy::head::{Limits, RequestHead};
@@ -15,11 +17,11 @@ const LIMITS: Limits = Limits { bytes: usize::MAX, fields: 200 };
 
 /// All that went over the wires.
 pub struct Played {
-    /// By the client.
+    /// By the client, to the balancer.
     pub sent: Vec<u8>,
-    /// By the client.
+    /// By the balancer, to the client.
     pub heard: Vec<u8>,
-    /// By the server, on each of its connections.
+    /// By the balancer, to the server on each of its connections.
     pub lanes: Vec<Vec<u8>>,
 }
 
@@ -111,6 +113,13 @@ impl Played {
         }
         // One that was begun may have turned out bad, or been begun again with another server.
         assert!(cut <= self.lanes.len(), "{cut} requests were cut");
+    }
+}
+
+impl fmt::Debug for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client sends \"{}\"\nclient hears \"{}\"", self.sent.escape_ascii(), self.heard.escape_ascii())?;
+        self.lanes.iter().try_for_each(|lane| write!(f, "\nserver hears \"{}\"", lane.escape_ascii()))
     }
 }
 

@@ -175,6 +175,8 @@ fn canonical(message: &Message) {
     for name in ["keep-alive", "proxy-connection", "te", "http2-settings", "proxy-authorization", "x_forwarded_for"] {
         assert_eq!(count(name), 0, "{name}: {message:?}");
     }
+    assert!(message.all("x-forwarded-host").eq(message.all("host")), "{message:?}");
+    assert!(message.all("x-forwarded-for").eq([b"192.0.2.1"]), "{message:?}");
     assert!(message.all("connection").all(|value| value == b"upgrade"), "{message:?}");
     assert_eq!(count("connection"), count("upgrade"), "{message:?}");
     assert!(message.trailers.is_empty(), "{message:?}");

@@ -60,6 +60,8 @@ const HOSTS: Choice = &[
     "Host: a:b¶",
     "Host: [::1¶",
     "Host: a b¶",
+    "Host: .a¶",
+    "Host: a..b¶",
     "Host: API.Example.COM.¶",
     "host:a:80¶",
     "Host: [::1]:80¶",

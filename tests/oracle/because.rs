@@ -38,7 +38,7 @@ pub(crate) enum Because {
     ChunkSize,
     /// We want a chunk's extension to be text (RFC 9112, section 7.1.1); hyper minds line feeds only.
     ChunkExtension,
-    /// We read trailers as they come, hyper once all are there; and it takes a line feed alone there too.
+    /// We read trailers as they come, and 64 at most, hyper once all are there; and it takes a line feed alone there too.
     Trailers,
     /// hyper says an absolute target in its own words: `HTTP://a?b` is `http://a/?b`.
     TargetText,
@@ -135,7 +135,7 @@ fn chunk(bad: BadChunk, body: &[u8]) -> Option<Because> {
                 lines.any(spaced).then_some(Because::ChunkSize)
             }
         }
-        BadChunk::Trailer => lines.any(|line| line.starts_with(b"0")).then_some(Because::Trailers),
+        BadChunk::Trailer | BadChunk::TooManyTrailers => lines.any(|line| line.starts_with(b"0")).then_some(Because::Trailers),
         _ => None,
     }
 }
@@ -149,7 +149,7 @@ fn refused(refusal: Refusal, head: &[u8], theirs: &Message) -> Option<Because> {
     let (explains, rule) = match refusal {
         Refusal::Connect | Refusal::Trace => ([&b"CONNECT"[..], b"TRACE"].contains(&method), Because::MethodNotOffered),
         Refusal::NoHost | Refusal::ManyHosts | Refusal::BadHost => {
-            (hosts.len() != 1 || !is_plain(hosts[0], b"") || !target.starts_with(b"/"), Because::Host)
+            (hosts.len() != 1 || !is_name(hosts[0]) || !target.starts_with(b"/"), Because::Host)
         }
         Refusal::TargetForm
         | Refusal::TargetBytes
@@ -211,6 +211,11 @@ fn head(bytes: &[u8]) -> &[u8] {
 
 fn bare_line_feed(head: &[u8]) -> bool {
     (0..head.len()).any(|at| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+}
+
+/// A host's name without anything that could be minded.
+fn is_name(host: &[u8]) -> bool {
+    host.len() < 255 && host.split(|byte| *byte == b'.').all(|label| is_plain(label, b""))
 }
 
 /// Letters, digits, what else no part of a URI minds, and these.

@@ -135,7 +135,9 @@ fn chunk(bad: BadChunk, body: &[u8]) -> Option<Because> {
                 lines.any(spaced).then_some(Because::ChunkSize)
             }
         }
-        BadChunk::Trailer | BadChunk::TooManyTrailers => lines.any(|line| line.starts_with(b"0")).then_some(Because::Trailers),
+        BadChunk::Trailer | BadChunk::TooManyTrailers => {
+            lines.any(|line| line.starts_with(b"0")).then_some(Because::Trailers)
+        }
         _ => None,
     }
 }

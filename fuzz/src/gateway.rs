@@ -22,7 +22,6 @@ use lb::config::file::parse;
 use lb::config::source::SourceFile;
 use lb::counters::PerWorker;
 use lb::proxy::client::Client;
-use lb::proxy::upstream::Connection;
 use lb::registry::Registry;
 use lb::server::Server;
 use lb::snapshot::Snapshot;
@@ -114,8 +113,9 @@ impl Gateway {
         let (mut lanes, streams): (Vec<Side>, Vec<TcpStream>) = (0..LANES).map(|_| Side::pair()).unzip();
         // The one that was kept last is used first.
         for stream in streams.into_iter().rev() {
-            let connection = Connection::over(stream, self.nowhere.1, &self.server, self.worker.index);
-            self.worker.upstreams.keep(&self.server, connection, Instant::now());
+            let upstreams = &self.worker.upstreams;
+            let connection = upstreams.over(stream, self.nowhere.1, &self.server, self.worker.index);
+            upstreams.keep(&self.server, connection, Instant::now());
         }
         let mut serving = pin!(Client::new(&self.worker, Arc::clone(&self.listener), PEER.into()).serve(stream));
         let mut over = false;

@@ -227,7 +227,7 @@ async fn connect(
         return Ok(kept);
     }
     client.slot.wait_unlimited(Phase::Connect);
-    Connection::open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
+    client.worker.upstreams.open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
         tracing::debug!(server = %server.key, ?error, "cannot connect");
         let failure = match error {
             ConnectError::Timeout => Failure::ConnectTimeout,

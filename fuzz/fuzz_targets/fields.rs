@@ -18,8 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rng = fastrand::Rng::with_seed(1);
     let trace = TraceContext::continue_or_start(&head.fields, 0.5, &mut rng);
     assert!(trace.trace_id != 0 && trace.span_id != 0);
-    let id = request_id::request_id(&head.fields, &mut rng);
-    assert!(!id.as_bytes().is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic));
+    request_id::ensure(&mut head.fields, &mut rng);
+    let ids: Vec<_> = head.fields.all(Name::RequestId).collect();
+    assert!(ids.len() == 1 && !ids[0].is_empty() && ids[0].iter().all(u8::is_ascii_graphic), "{ids:?}");
     if fields::prepare_request(&mut head.fields, head.version).is_err() {
         return;
     }

@@ -42,7 +42,8 @@ class Tally:
         """count one request; returns whether its connection can be used again"""
         began = time.time()
         try:
-            await asyncio.wait_for(asking, TIMEOUT)
+            async with asyncio.timeout(TIMEOUT):  # not `wait_for`: that can swallow being cancelled, and a client would never end
+                await asking
         except Failed as e:
             self.failed.append(Event(kind, e.outcome, e.server, began, time.time()))
             return False

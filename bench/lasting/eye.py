@@ -7,17 +7,21 @@ class Sample:
     at: float
     rss: float  # MiB
     descriptors: int
+    others: int  # descriptors that are no connection of a client or to a server
     threads: int
 
 
-def look(pid):
+def look(pid, page):
+    """`page`: its metrics"""
     with open(f"/proc/{pid}/status") as f:
         status = f.read()
 
     def field(name):
         return int(re.search(rf"^{name}:\s+(\d+)", status, re.M)[1])
 
-    return Sample(time.time(), field("VmRSS") / 1024, len(os.listdir(f"/proc/{pid}/fd")), field("Threads"))
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    connections = metric(page, "lb_client_connections") + metric(page, "lb_server_connections")
+    return Sample(time.time(), field("VmRSS") / 1024, descriptors, descriptors - int(connections), field("Threads"))
 
 
 def flat(samples, key, share, least):

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """server.py NAME PORT: a scripted HTTP/1.1 server, a process of its own so that it can be killed.
 
 It prints its port once it listens. What it answers, each time with its name in `X-Server`:

@@ -32,6 +32,7 @@ class Sink:
     """takes spans, and counts the bytes: a run with tracing on that exported nothing measured nothing"""
 
     def __init__(self):
+        must_be_free(SPANS)
         sink = self
 
         class Handler(http.server.BaseHTTPRequestHandler):

@@ -6,6 +6,7 @@ from .peer import HERE, THREE
 from .process import mem, tree
 
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))  # ours, and those of whatever we start
 SPARE = 300  # descriptors that a program needs beside those of its clients
 
 

@@ -5,6 +5,7 @@ import dataclasses, os, re, statistics, time
 @dataclasses.dataclass
 class Sample:
     at: float
+    load: float  # processes that wanted a processor of the whole machine, over the last minute
     rss: float  # MiB
     descriptors: int
     others: int  # descriptors that are no connection of a client or to a server
@@ -21,7 +22,7 @@ def look(pid, page):
 
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     connections = metric(page, "lb_client_connections") + metric(page, "lb_server_connections")
-    return Sample(time.time(), field("VmRSS") / 1024, descriptors, descriptors - int(connections), field("Threads"))
+    return Sample(time.time(), os.getloadavg()[0], field("VmRSS") / 1024, descriptors, descriptors - int(connections), field("Threads"))
 
 
 def flat(samples, key, share, least):

@@ -7,7 +7,7 @@ mod balance;
 mod bodies;
 mod connections;
 mod failures;
-mod head;
+mod hard;
 mod healthcheck;
 mod keys;
 mod last_good;

@@ -61,23 +61,23 @@ def t_idle(peer, a, rec):
     if not peer.proc:
         return
     base = mem(peer.proc.pid, "VmRSS")
-    socks = []
-    try:
-        for goal in a.idle:
-            # what the process may not open cannot be measured: as many as it may, less SPARE
-            n = min(goal, DESCRIPTORS - SPARE)
-            while len(socks) < n:
+    socks, full = [], None
+    for goal in a.idle:
+        # what the process may not open cannot be measured: as many as it may, less SPARE, or as the peer takes
+        while not full and len(socks) < min(goal, DESCRIPTORS - SPARE):
+            try:
                 s = socket.create_connection(("127.0.0.1", peer.port), 5, (f"127.0.0.{2 + len(socks) // 5000}", 0))
-                socks.append(s)
                 if get(peer.port, s=s)[0] != 200:
                     raise OSError("not 200")
-            time.sleep(1)
-            rec(f"idle{goal}_clients", n)
-            rec(f"idle{goal}_RSS_MiB", mem(peer.proc.pid, "VmRSS"))
-            rec(f"idle{goal}_PSS_MiB", mem(peer.proc.pid, "Pss"))
-            rec(f"idle{goal}_KiB/conn", (mem(peer.proc.pid, "VmRSS") - base) * 1024 / n)
-    except OSError as e:
-        print(f"  {peer.name}: idle stopped at {len(socks)}: {e}", file=sys.stderr)
+                socks.append(s)
+            except OSError as e:
+                full = e
+                print(f"  {peer.name} takes no more than {len(socks)} clients: {e}", file=sys.stderr)
+        time.sleep(1)
+        rec(f"idle{goal}_clients", len(socks))
+        rec(f"idle{goal}_RSS_MiB", mem(peer.proc.pid, "VmRSS"))
+        rec(f"idle{goal}_PSS_MiB", mem(peer.proc.pid, "Pss"))
+        rec(f"idle{goal}_KiB/conn", (mem(peer.proc.pid, "VmRSS") - base) * 1024 / max(1, len(socks)))
     for s in socks:
         s.close()
     settle(peer)

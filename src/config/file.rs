@@ -15,6 +15,8 @@ mod tables;
 mod tree;
 mod wording;
 
+use memchr::{memchr, memmem};
+
 #[cfg(test)]
 use crate::config::DEFAULT_POOL;
 use crate::config::problem::{Fault, Problem};
@@ -92,6 +94,10 @@ pub struct Include {
 /// rest.
 #[must_use]
 pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
+    // Most files include nothing: they need not be parsed to say so. With an escape a key is spelt otherwise.
+    if memmem::find(&main.bytes, b"include").is_none() && memchr(b'\\', &main.bytes).is_none() {
+        return Vec::new();
+    }
     let files = std::slice::from_ref(main);
     let report = Report::new(files);
     let Some(mut table) = syntax::parse(&report, 0) else {

@@ -6,6 +6,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use glob::{MatchOptions, Pattern};
 use sha2::{Digest, Sha256};
 
@@ -49,8 +50,8 @@ pub struct Sources {
 pub struct SourceFile {
     /// As it was named.
     pub path: PathBuf,
-    /// What was in it.
-    pub bytes: Vec<u8>,
+    /// What was in it. Cheap to clone.
+    pub bytes: Bytes,
     /// The SHA-256 of the bytes, in hexadecimal digits.
     pub hash: String,
 }
@@ -89,13 +90,13 @@ impl Source {
         self.read_again(&self.of(Vec::new()), env)
     }
 
-    /// The same after `last` was read: a main file that has not changed is not parsed for its includes
-    /// again. Whatever else is written beside it, such as a log, has it looked at.
+    /// The same after `last` was read: a file that has not changed is not hashed again, nor parsed for
+    /// its includes. Whatever else is written beside it, such as a log, has it looked at.
     #[must_use]
     pub fn read_again(&self, last: &Sources, env: &Env<'_>) -> Sources {
         let mut sources = self.of(Vec::new());
         let mut left = LARGEST;
-        match read_file(&self.path, &mut left) {
+        match read_file(&self.path, last.files.first(), &mut left) {
             Ok((file, metadata)) => {
                 sources.unlinked = links(&metadata) == 0;
                 sources.includes = match last.files.first() {
@@ -103,7 +104,7 @@ impl Source {
                     _ => file::includes(&file, env),
                 };
                 sources.files.push(file);
-                self.read_included(&mut left, &mut sources);
+                self.read_included(last, &mut left, &mut sources);
             }
             Err(fault) => sources.problems.push(Problem::of_file(&self.path, fault)),
         }
@@ -135,7 +136,7 @@ impl Source {
         trail
     }
 
-    fn read_included(&self, left: &mut u64, sources: &mut Sources) {
+    fn read_included(&self, last: &Sources, left: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
         let mut named = BTreeSet::new();
@@ -165,8 +166,11 @@ impl Source {
         }
         // A glob in the main file's own directory finds that too.
         paths.retain(|path| main.is_none() || fs::canonicalize(path).ok() != main);
+        // Both are in the order of their paths.
+        let mut before = last.files.iter().skip(1).peekable();
         for path in paths {
-            match read_file(&path, left) {
+            while before.next_if(|file| file.path < path).is_some() {}
+            match read_file(&path, before.peek().copied().filter(|file| file.path == path), left) {
                 Ok((file, _)) => sources.files.push(file),
                 // A glob named it, and it went before it was read.
                 Err(_) if !named.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
@@ -251,23 +255,28 @@ impl SourceFile {
     /// A file of these bytes.
     pub fn new(path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
-        Self { path: path.into(), hash: sha256(&bytes), bytes }
+        Self { path: path.into(), hash: sha256(&bytes), bytes: bytes.into() }
     }
 }
 
-fn read_file(path: &Path, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
+/// The file at `path`, which was `before` when it was read last.
+fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
     // Opening a device or a FIFO may do something or wait for ever, so this is looked at first.
     fs::metadata(path).map_err(|error| unreadable(&error)).and_then(|metadata| regular(&metadata))?;
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     regular(&metadata)?;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(*left)).unwrap_or(0) + 1);
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
         Fault::new("the configuration is larger than 16 MiB")
             .hint(format!("this file has {} bytes; is it the right one?", metadata.len()))
     })?;
-    Ok((SourceFile::new(path, bytes), metadata))
+    let file = match before {
+        Some(before) if before.bytes == bytes => before.clone(),
+        _ => SourceFile::new(path, bytes),
+    };
+    Ok((file, metadata))
 }
 
 fn regular(metadata: &Metadata) -> Result<(), Fault> {

@@ -58,25 +58,31 @@ impl Reader {
             let (wake, asked) = self.wait().await;
             let since = Instant::now();
             let pace = *self.pace.borrow();
-            let found = self.source.read_again(&self.last, &env);
+            let found = self.read().await;
             if found == self.last && !asked {
                 self.rewatch();
                 continue;
             }
             let path = self.source.path().display().to_string();
             let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let found =
-                settle(&self.watch, wake, pace.quiet, || self.source.read_again(&self.last, &env), restless).await;
+            let found = settle(&self.watch, wake, pace.quiet, found, || self.read(), restless).await;
             let news = found != self.last;
             self.last = found;
-            self.rewatch();
             if news || asked {
-                let candidate = Candidate { loaded: self.last.clone().load(&env), since, asked };
+                let sources = self.last.clone();
+                let loaded = beside(move || sources.load(&env)).await;
+                let candidate = Candidate { loaded, since, asked };
                 if candidates.send(candidate).await.is_err() {
                     return;
                 }
             }
+            self.rewatch();
         }
+    }
+
+    fn read(&self) -> impl Future<Output = Sources> + use<> {
+        let (source, last) = (self.source.clone(), self.last.clone());
+        beside(move || source.read_again(&last, &env))
     }
 
     /// Until there is a reason to look; whether somebody asked for it.
@@ -109,6 +115,19 @@ impl Reader {
                  mount its directory, not the file by itself, and start anew"
             );
         }
+    }
+}
+
+/// Does what takes long beside the control plane, which has checks and the admin address to look after.
+/// The reader waits for it, so edits come out in the order in which they came.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // It was not begun, for the process ends.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

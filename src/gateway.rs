@@ -22,6 +22,7 @@ use crate::health::checker::{Change, Checker};
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
+use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
@@ -59,6 +60,9 @@ pub struct Gateway {
     asked: Arc<Notify>,
     candidates: mpsc::Receiver<Candidate>,
     reader: JoinHandle<()>,
+    /// Snapshots that were in force. Requests that began by one hold it; that it is freed here, and not by
+    /// the last of them, keeps work that grows with the servers off the workers.
+    retired: Vec<Arc<Snapshot>>,
     /// The keeping of the last good configuration, until it is done.
     keeping: Option<JoinHandle<()>>,
 }
@@ -98,7 +102,7 @@ impl Gateway {
         // Whether some server's health is another than the snapshot says, and when that is mended.
         let (mut stale, mut calm) = (false, tokio::time::Instant::now());
         loop {
-            let settled = self.registry.is_settled() && self.listeners.is_settled();
+            let settled = self.registry.is_settled() && self.listeners.is_settled() && self.retired.is_empty();
             tokio::select! {
                 ask = asks.recv() => match ask {
                     Some(Ask::Reload) => self.asked.notify_one(),

@@ -3,6 +3,7 @@
 mod change;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -105,6 +106,7 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
 fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     for (name, sides) in pairs(&old.pools, &new.pools, |pool| &pool.name) {
         match sides {
+            Sides::Both(was, is) if Arc::ptr_eq(was, is) => {}
             Sides::Old(was) => {
                 changes.push(Change::PoolRemoved(name.to_owned()));
                 servers(name, &was.servers, &[], changes);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::diff::common_ends;
 use crate::config::problem::{Fault, Problem};
@@ -24,7 +25,7 @@ pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
 
 /// The pools that no request can be sent to, whatever the health of their servers.
 pub fn empty_pools(config: &Config) -> impl Iterator<Item = &Pool> {
-    let pools = config.pools.iter();
+    let pools = config.pools.iter().map(Arc::as_ref);
     pools.filter(|pool| enabled(&pool.servers).next().is_none())
 }
 

@@ -89,7 +89,7 @@ impl Gateway {
         let (fresh, admin) = bind(&mut listeners, &config)?;
 
         let mut registry = Registry::new(workers);
-        registry.apply(None, &config, Instant::now());
+        registry.apply(&config, Instant::now());
         let snapshot =
             Arc::new(registry.snapshot(&config, 1, sources.hash.as_str().into(), files(&sources), SystemTime::now()));
         Resolver::first(&snapshot, RESOLVE).await;
@@ -136,6 +136,7 @@ impl Gateway {
             asked,
             candidates,
             reader,
+            retired: Vec::new(),
             keeping: None,
         };
         gateway.record(first_reload(&snapshot, since));

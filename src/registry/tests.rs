@@ -1,8 +1,9 @@
 //! Edits in a row, and what each makes of the servers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Config, Duration, Instant, Member, Pool, Registry, Server, Standing, State};
+use super::{Config, Instant, Member, Pool, Registry, Server, Standing, State};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 
@@ -41,14 +42,14 @@ fn config(pools: &str) -> Config {
 impl Scene {
     fn new(pools: &str) -> Self {
         let (mut registry, config, now) = (Registry::new(1), Arc::new(config(pools)), Instant::now());
-        registry.apply(None, &config, now);
+        registry.apply(&config, now);
         let pools = registry.pools(&config);
         Self { registry, config, pools, now }
     }
 
     fn edit(&mut self, pools: &str) -> &mut Self {
-        let old = std::mem::replace(&mut self.config, Arc::new(config(pools)));
-        self.registry.apply(Some(&old), &self.config, self.now);
+        self.config = Arc::new(config(pools));
+        self.registry.apply(&self.config, self.now);
         self.publish()
     }
 

@@ -24,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
 
 use crate::state::State;
@@ -44,7 +45,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How much of a body that nobody wants is taken off the wire, and for how long.
 const UNWANTED: (usize, Duration) = (64 << 10, Duration::from_secs(1));
 
-/// An answer: always short enough to be made at once.
+/// An answer, whole: with thousands of servers some take a moment to be made.
 pub type Answer = Response<Full<Bytes>>;
 
 /// What answers are made from.
@@ -104,7 +105,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
 async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch::Receiver<()>) {
     let service = service_fn(|request| {
         let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(respond(request, &context).await) }
+        async move { Ok::<_, Infallible>(respond(request, context).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -123,13 +124,21 @@ async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch
     let _ = timeout(GRACE, connection).await;
 }
 
-async fn respond(request: Request<Incoming>, context: &Context) -> Answer {
+async fn respond(request: Request<Incoming>, context: Arc<Context>) -> Answer {
     let (head, body) = request.into_parts();
-    let mut answer = answer(&head, context);
+    let waits = head.headers.contains_key(EXPECT);
+    // Beside the control plane, which has servers to check.
+    let made = tokio::task::spawn_blocking(move || answer(&head, &context)).await;
+    let mut answer = match made.map_err(JoinError::try_into_panic) {
+        Ok(answer) => answer,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // It was not begun, for the process ends.
+        Err(Err(_)) => std::future::pending().await,
+    };
     if !body.is_end_stream() {
         // Closing with unread bytes resets the connection, and the client may not get to see the
         // answer. A client that waits to be asked for the body does not send it.
-        if !head.headers.contains_key(EXPECT) {
+        if !waits {
             let _ = timeout(UNWANTED.1, Limited::new(body, UNWANTED.0).collect()).await;
         }
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

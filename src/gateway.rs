@@ -59,7 +59,6 @@ pub struct Gateway {
     pace: watch::Sender<Pace>,
     asked: Arc<Notify>,
     candidates: mpsc::Receiver<Candidate>,
-    reader: JoinHandle<()>,
     /// Snapshots that were in force. Requests that began by one hold it; that it is freed here, and not by
     /// the last of them, keeps work that grows with the servers off the workers.
     retired: Vec<Arc<Snapshot>>,
@@ -133,7 +132,7 @@ impl Gateway {
         let drain = self.config.timeouts.drain;
         tracing::info!(?drain, "stopping: no new clients, open requests finish");
         self.state.stop();
-        self.reader.abort();
+        self.candidates.close();
         let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
         self.listeners.quieten();
         let finish = async {

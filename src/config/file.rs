@@ -62,7 +62,7 @@ pub fn reload(files: &[SourceFile], env: &Env<'_>) -> Reload {
 }
 
 /// The tree of all files together.
-fn joined(files: usize, env: &Env<'_>, report: &Report<'_>) -> Table {
+fn joined<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> Table<'a> {
     let mut root = Table::default();
     for index in 0..files {
         let Some(mut table) = syntax::parse(report, index) else {
@@ -110,7 +110,7 @@ pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
             .iter()
             .filter_map(|value| match &value.kind {
                 Kind::String(pattern) => {
-                    Some(Include { pattern: pattern.clone(), place: report.problem(value.place, Fault::new("")) })
+                    Some(Include { pattern: pattern.to_string(), place: report.problem(value.place, Fault::new("")) })
                 }
                 _ => None,
             })

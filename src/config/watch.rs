@@ -138,12 +138,12 @@ impl Default for Watch {
 /// is seen soon. What was moved into place is complete: one read after that is enough; who goes on
 /// writing to it is heard, and makes another edit. `restless` is called once if the files keep changing
 /// for twenty times as long.
-pub async fn settle<T: PartialEq, R: Future<Output = T>>(
+pub async fn settle<T: PartialEq>(
     watch: &Watch,
     mut wake: Wake,
     quiet: Duration,
     first: T,
-    mut read: impl FnMut() -> R,
+    mut read: impl FnMut() -> T,
     restless: impl FnOnce(),
 ) -> T {
     let begin = Instant::now();
@@ -157,7 +157,7 @@ pub async fn settle<T: PartialEq, R: Future<Output = T>>(
         }
         let heard = watch.pause(left.min(STEP)).await;
         wake = heard.map_or(wake, |heard| heard.after(Some(wake)));
-        let next = read().await;
+        let next = read();
         // Of a file that is written again and again, each look may find it empty.
         if next != last || heard == Some(Wake::Written) {
             since = Instant::now();

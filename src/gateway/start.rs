@@ -113,7 +113,7 @@ impl Gateway {
         let asked = Arc::new(Notify::new());
         let (send, candidates) = mpsc::channel(1);
         let found_hash = found.hash.as_str().into();
-        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked)).run(send));
+        Reader::new(source, found, paces, Arc::clone(&asked)).start(send)?;
 
         listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));
@@ -135,7 +135,6 @@ impl Gateway {
             pace,
             asked,
             candidates,
-            reader,
             retired: Vec::new(),
             keeping: None,
         };

@@ -1,5 +1,6 @@
 //! The reader: waits until the files may have changed, reads them when they are complete, and hands on what is new.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,14 +52,27 @@ impl Reader {
         Self { source, watch: Watch::new(), pace, asked, last, complaints: Vec::new(), unlinked: false }
     }
 
-    /// Reads on until nobody takes candidates any more.
-    pub async fn run(mut self, candidates: mpsc::Sender<Candidate>) {
+    /// Has it read on until nobody takes candidates any more, on a thread of its own: of a large file the
+    /// control plane, which has checks and the admin address to look after, gets what it means.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self, candidates: mpsc::Sender<Candidate>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let reader = std::thread::Builder::new().name("reader".to_owned());
+        reader.spawn(move || runtime.block_on(self.run(candidates))).map(drop)
+    }
+
+    async fn run(mut self, candidates: mpsc::Sender<Candidate>) {
         self.rewatch();
         loop {
-            let (wake, asked) = self.wait().await;
+            let (wake, asked) = tokio::select! {
+                reason = self.wait() => reason,
+                () = candidates.closed() => return,
+            };
             let since = Instant::now();
             let pace = *self.pace.borrow();
-            let found = self.read().await;
+            let found = self.read();
             if found == self.last && !asked {
                 self.rewatch();
                 continue;
@@ -69,9 +83,7 @@ impl Reader {
             let news = found != self.last;
             self.last = found;
             if news || asked {
-                let sources = self.last.clone();
-                let loaded = beside(move || sources.load(&env)).await;
-                let candidate = Candidate { loaded, since, asked };
+                let candidate = Candidate { loaded: self.last.clone().load(&env), since, asked };
                 if candidates.send(candidate).await.is_err() {
                     return;
                 }
@@ -80,9 +92,8 @@ impl Reader {
         }
     }
 
-    fn read(&self) -> impl Future<Output = Sources> + use<> {
-        let (source, last) = (self.source.clone(), self.last.clone());
-        beside(move || source.read_again(&last, &env))
+    fn read(&self) -> Sources {
+        self.source.read_again(&self.last, &env)
     }
 
     /// Until there is a reason to look; whether somebody asked for it.
@@ -115,19 +126,6 @@ impl Reader {
                  mount its directory, not the file by itself, and start anew"
             );
         }
-    }
-}
-
-/// Does what takes long beside the control plane, which has checks and the admin address to look after.
-/// The reader waits for it, so edits come out in the order in which they came.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // It was not begun, for the process ends.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

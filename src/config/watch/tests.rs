@@ -72,7 +72,7 @@ fn settling_needs_two_equal_reads_apart() {
     let quiet = Duration::from_millis(20);
     let watch = Watch::new();
     let count = Cell::new(0_u32);
-    let changing = async || {
+    let changing = || {
         count.set(count.get() + 1);
         count.get().min(4)
     };
@@ -80,7 +80,7 @@ fn settling_needs_two_equal_reads_apart() {
     assert_eq!(block_on(settle(&watch, Wake::Written, quiet, 0, changing, || ())), 4);
     assert!(begin.elapsed() >= quiet * 5 && count.get() >= 5);
     let told = Cell::new(0);
-    let busy = async || {
+    let busy = || {
         count.set(count.get() + 1);
         count.get() * u32::from(told.get() == 0)
     };
@@ -93,14 +93,14 @@ fn what_is_heard_to_be_written_is_not_quiet_even_if_each_look_finds_the_same() {
     let quiet = Duration::from_millis(20);
     let watch = Watch::new();
     let reads = Cell::new(0);
-    let empty_as_often_as_it_is_looked_at = async || {
+    let empty_as_often_as_it_is_looked_at = || {
         reads.set(reads.get() + 1);
         if reads.get() < 5 {
             watch.bell.ring(Wake::Written);
         }
     };
     let begin = Instant::now();
-    block_on(empty_as_often_as_it_is_looked_at());
+    empty_as_often_as_it_is_looked_at();
     block_on(settle(&watch, Wake::Written, quiet, (), empty_as_often_as_it_is_looked_at, || ()));
     assert!(begin.elapsed() >= quiet * 5 && reads.get() >= 6, "{reads:?}");
 }
@@ -109,10 +109,10 @@ fn what_is_heard_to_be_written_is_not_quiet_even_if_each_look_finds_the_same() {
 fn what_is_moved_into_place_needs_no_quiet_even_while_the_file_is_written() {
     let long = Duration::from_secs(3600);
     let watch = Watch::new();
-    let never = async || panic!("it is read once");
+    let never = || panic!("it is read once");
     assert_eq!(block_on(settle(&watch, Wake::Moved, long, 1, never, || ())), 1);
     let reads = Cell::new(0);
-    let moved_meanwhile = async || {
+    let moved_meanwhile = || {
         reads.set(reads.get() + 1);
         watch.bell.ring(if reads.get() == 2 { Wake::Moved } else { Wake::Other });
         reads.get()

@@ -124,17 +124,22 @@ async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch
     let _ = timeout(GRACE, connection).await;
 }
 
-async fn respond(request: Request<Incoming>, context: Arc<Context>) -> Answer {
-    let (head, body) = request.into_parts();
-    let waits = head.headers.contains_key(EXPECT);
-    // Beside the control plane, which has servers to check.
-    let made = tokio::task::spawn_blocking(move || answer(&head, &context)).await;
-    let mut answer = match made.map_err(JoinError::try_into_panic) {
+/// Makes an answer beside the control plane, which has servers to check.
+async fn beside(make: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    match tokio::task::spawn_blocking(make).await.map_err(JoinError::try_into_panic) {
         Ok(answer) => answer,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         // It was not begun, for the process ends.
         Err(Err(_)) => std::future::pending().await,
-    };
+    }
+}
+
+async fn respond(request: Request<Incoming>, context: Arc<Context>) -> Answer {
+    let (head, body) = request.into_parts();
+    let waits = head.headers.contains_key(EXPECT);
+    let large = context.state.snapshot.load().is_large();
+    let make = move || answer(&head, &context);
+    let mut answer = if large { beside(make).await } else { make() };
     if !body.is_end_stream() {
         // Closing with unread bytes resets the connection, and the client may not get to see the
         // answer. A client that waits to be asked for the body does not send it.

@@ -131,7 +131,7 @@ impl Gateway {
     fn bury(&mut self) {
         // Nobody can take hold of one that nobody else holds.
         let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
-        if !free.is_empty() {
+        if free.iter().any(|snapshot| snapshot.is_large()) {
             tokio::task::spawn_blocking(move || drop(free));
         }
     }

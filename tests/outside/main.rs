@@ -12,6 +12,7 @@ mod healthcheck;
 mod keys;
 mod last_good;
 mod live_edit;
+mod many;
 mod metrics;
 mod refused;
 mod reload;

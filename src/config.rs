@@ -71,7 +71,8 @@ impl Config {
     /// Lets go the pools that are as they were in `before` for those, which are compared and kept for less.
     pub fn share_with(&mut self, before: &Self) {
         for pool in &mut self.pools {
-            if let Some(same) = before.pool(&pool.name).filter(|before| before == &pool) {
+            let same = |before: &&Arc<Pool>| Arc::ptr_eq(before, pool) || *before == pool;
+            if let Some(same) = before.pool(&pool.name).filter(same) {
                 *pool = Arc::clone(same);
             }
         }

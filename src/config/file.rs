@@ -5,6 +5,7 @@
 //! joins the files, `tables` reads each table with a `reader` into a draft, and `resolve` checks
 //! what only the whole can show. Each step collects problems in the `report` and goes on.
 
+pub mod amend;
 mod env;
 pub mod keys;
 mod reader;

@@ -11,6 +11,7 @@ use glob::{MatchOptions, Pattern};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
+use crate::config::file::amend::{Known, amend};
 use crate::config::file::{self, Env, Include};
 use crate::config::problem::{Fault, Problem};
 use crate::config::trail::Trail;
@@ -234,9 +235,16 @@ impl Sources {
     /// The configuration that these bytes mean.
     #[must_use]
     pub fn load(self, env: &Env<'_>) -> Loaded {
+        self.load_after(None, env)
+    }
+
+    /// The same, if need be by what differs from a file that is known.
+    #[must_use]
+    pub fn load_after(self, known: Option<&Known>, env: &Env<'_>) -> Loaded {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
+            [only] if let Some(config) = known.and_then(|known| amend(known, only, env)) => Ok(config),
             files => file::parse(files, env),
         };
         let result = match parsed {
@@ -248,6 +256,19 @@ impl Sources {
             }
         };
         Loaded { sources: self, result }
+    }
+}
+
+impl Loaded {
+    /// What a later read may be compared with, if this one is good and of one file.
+    #[must_use]
+    pub fn known(&self) -> Option<Known> {
+        match (self.sources.files.as_slice(), &self.result) {
+            ([file], Ok(config)) if self.sources.includes.is_empty() => {
+                Some(Known { file: file.clone(), config: config.clone() })
+            }
+            _ => None,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::config::file::amend::Known;
 use crate::config::source::{Loaded, Source, Sources};
 use crate::config::watch::{Wake, Watch, settle};
 
@@ -39,6 +40,8 @@ pub struct Reader {
     asked: Arc<Notify>,
     /// What was read last, whatever came of it.
     last: Sources,
+    /// What was read last and is a configuration.
+    good: Option<Known>,
     /// What could not be watched, so that it is said once.
     complaints: Vec<String>,
     /// Whether it was said that the main file was replaced where it cannot be seen.
@@ -49,7 +52,7 @@ impl Reader {
     /// A reader that has handed `last` on already. A permit of `asked` makes it look at once.
     #[must_use]
     pub fn new(source: Source, last: Sources, pace: watch::Receiver<Pace>, asked: Arc<Notify>) -> Self {
-        Self { source, watch: Watch::new(), pace, asked, last, complaints: Vec::new(), unlinked: false }
+        Self { source, watch: Watch::new(), pace, asked, last, good: None, complaints: Vec::new(), unlinked: false }
     }
 
     /// Has it read on until nobody takes candidates any more, on a thread of its own: of a large file the
@@ -83,7 +86,9 @@ impl Reader {
             let news = found != self.last;
             self.last = found;
             if news || asked {
-                let candidate = Candidate { loaded: self.last.clone().load(&env), since, asked };
+                let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
+                self.good = loaded.known().or(self.good.take());
+                let candidate = Candidate { loaded, since, asked };
                 if candidates.send(candidate).await.is_err() {
                     return;
                 }

@@ -222,7 +222,8 @@ fn pool(name: String, draft: DraftPool) -> Pool {
     }
 }
 
-fn server(draft: DraftServer) -> Option<Server> {
+/// The server, if all of it could be read.
+pub(super) fn server(draft: DraftServer) -> Option<Server> {
     Some(Server {
         name: draft.name?.value,
         address: draft.address?,

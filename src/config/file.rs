@@ -3,7 +3,8 @@
 //!
 //! The way of a file: `syntax` makes a spanned tree of it, `env` fills in the environment, `tree`
 //! joins the files, `tables` reads each table with a `reader` into a draft, and `resolve` checks
-//! what only the whole can show. Each step collects problems in the `report` and goes on.
+//! what only the whole can show. Each step collects problems in the `report` and goes on. An edit that
+//! changes a few servers of many goes the short way, [`amend`].
 
 pub mod amend;
 mod env;

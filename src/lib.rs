@@ -10,7 +10,8 @@
 //! - From a request to an answer: [`listener`], [`worker`], [`proxy`], which asks the [`snapshot`] for
 //!   a [`route`], its [`pool`] for a server ([`balance`], [`sticky`]), and the [`budget`] for retries.
 //! - What is known of servers: [`health`], [`resolver`].
-//! - What people see: [`admin`], [`telemetry`], out of the [`state`] and its [`counters`].
+//! - What all of them share: the process' [`descriptors`].
+//! - What people see: [`admin`], [`telemetry`], out of the [`state`], its [`counters`] and [`events`].
 //! - What people type: [`cli`].
 
 pub mod admin;
@@ -19,6 +20,8 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod descriptors;
+pub mod events;
 pub mod gateway;
 pub mod health;
 pub mod listener;

@@ -46,6 +46,8 @@ struct PoolEntry {
     leaving: Vec<Leaving>,
     /// Until when the leaving servers serve on, because no new one has passed a check.
     hold: Option<Instant>,
+    /// What weight such servers had that have weight 0 since then, by their id.
+    held: HashMap<u64, u32>,
 }
 
 /// A server that is disabled or removed while its drain lasts.
@@ -226,7 +228,15 @@ impl PoolEntry {
     /// A pool without a server yet, by the rules of `config`.
     fn new(live: PoolLive, config: &config::Pool) -> Self {
         let config = Arc::new(config.without_servers());
-        Self { live: Arc::new(live), config, servers: Vec::new(), built: None, leaving: Vec::new(), hold: None }
+        Self {
+            live: Arc::new(live),
+            config,
+            servers: Vec::new(),
+            built: None,
+            leaving: Vec::new(),
+            hold: None,
+            held: HashMap::new(),
+        }
     }
 
     /// Takes in what an edit says of the pool.
@@ -263,11 +273,19 @@ impl PoolEntry {
             if !stays.contains(&identity(server)) {
                 live.set_leaving(true);
                 let until = now + whole.timeouts.drain;
-                self.leaving.push(Leaving { server: live, weight: server.weight, until });
+                let weight = self.held.remove(&live.id).unwrap_or(server.weight);
+                self.leaving.push(Leaving { server: live, weight, until });
             }
         }
         self.leaving.retain(|leaving| !stays.contains(&leaving.server.key.identity()));
         self.hold_or_let_go(whole, now);
+        if self.hold.is_some() {
+            let idle = come.iter().zip(&self.servers[first..]).filter(|(server, _)| server.weight == 0);
+            let idle: HashMap<_, _> = idle.map(|(server, live)| (identity(server), live.id)).collect();
+            for server in gone.iter().filter(|server| server.weight > 0) {
+                self.held.extend(idle.get(&identity(server)).map(|id| (*id, server.weight)));
+            }
+        }
     }
 
     /// After an edit: keeps the servers that leave while nobody else can serve but somebody soon might.
@@ -291,6 +309,7 @@ impl PoolEntry {
     /// Ends the hold: what it kept has until then, at most, for its open requests.
     fn let_go(&mut self, until: Instant) {
         self.hold = None;
+        self.held.clear();
         for leaving in &mut self.leaving {
             leaving.until = leaving.until.min(until);
         }
@@ -317,7 +336,8 @@ impl PoolEntry {
         for (server, live) in self.config.servers.iter().zip(&self.servers) {
             let standing = if server.enabled { Standing::Enabled } else { Standing::Disabled };
             let draining = !server.enabled && leaving.contains(&live.id);
-            members.push(Member::new(Arc::clone(live), server.weight, standing, draining));
+            let held = self.held.get(&live.id).copied().unwrap_or(0);
+            members.push(Member { held, ..Member::new(Arc::clone(live), server.weight, standing, draining) });
         }
         let configured: HashSet<u64> =
             self.servers.iter().map(|live| live.id).filter(|id| leaving.contains(id)).collect();

@@ -1,8 +1,9 @@
 //! A worker: one thread that accepts clients and serves them to the end. Nothing moves between workers after that.
 
 mod crew;
+mod crowd;
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 
 pub use self::crew::Crew;
 use self::crew::{Command, Shared};
+pub use self::crowd::Crowd;
 use crate::proxy::client::Client;
 use crate::proxy::head::Heads;
 use crate::proxy::upstream::Upstreams;
@@ -34,8 +36,6 @@ use crate::telemetry::trace::SpanSink;
 const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// A pause after the system refused to accept, so that a lack of descriptors is not a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Between two lines that say so.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A worker, as its connections see it.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub struct Worker {
     pub heads: Heads,
     log: RefCell<AccessLog>,
     rng: RefCell<fastrand::Rng>,
+    /// One moment by both clocks, not long ago: a look at one of them is then a look at the other too.
+    clocks: Cell<(Instant, SystemTime)>,
     /// The newest second, as `Date` says it.
     date: RefCell<(u64, String)>,
     newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -86,18 +88,26 @@ impl Worker {
         let current = Rc::new(Current(snapshot.load_full()));
         Rc::new(Self {
             index,
-            upstreams: Upstreams::default(),
+            upstreams: Upstreams::new(shared.crowd.limit(0).div_ceil(shared.loads.len())),
             watch: Watch::new(),
             spans,
             buffers: Buffers::default(),
             heads: Heads::default(),
             log: RefCell::new(log),
             rng: RefCell::default(),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             date: RefCell::default(),
             newest: RefCell::new(Cache::new(snapshot)),
             current: RefCell::new(current),
             shared,
         })
+    }
+
+    /// A worker of no crew: it accepts nobody and has no tick, so nothing takes too long. Clients are brought to it, see
+    /// [`Client::serve`], on any runtime of one thread; fuzzing does so.
+    #[must_use]
+    pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
+        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(Crowd::new(1024)))))
     }
 
     /// The newest snapshot. Costs a comparison while there is no newer one.
@@ -121,6 +131,13 @@ impl Worker {
     /// The worker's source of chance; not for secrets.
     pub fn rng(&self) -> RefMut<'_, fastrand::Rng> {
         self.rng.borrow_mut()
+    }
+
+    /// What the clock on the wall said at a moment.
+    #[must_use]
+    pub fn time_of(&self, moment: Instant) -> SystemTime {
+        let (then, time) = self.clocks.get();
+        time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
     }
 
     /// The time of day as `Date` says it.
@@ -199,16 +216,16 @@ impl Worker {
 
     fn tick(&self) {
         let now = Instant::now();
+        self.clocks.set((now, SystemTime::now()));
         self.watch.sweep(now);
         self.upstreams.sweep(now);
+        self.shared.crowd.look(now);
         self.log().flush();
         // An idle worker would keep the snapshot that it saw last, and all that hangs on it.
         drop(self.snapshot());
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<ListenerLive>, stream: TcpStream, peer: SocketAddr) {
-        // A socket that refuses works all the same, only with a delay.
-        let _ = stream.set_nodelay(true);
         tokio::task::spawn_local(Client::new(self, listener, peer).serve(stream));
     }
 
@@ -223,7 +240,6 @@ impl Worker {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),
         };
-        let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -243,8 +259,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
-                        complained = Some(Instant::now());
+                    if self.shared.crowd.refused() {
                         tracing::warn!(%error, listener = %live.name, "cannot accept a client");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -264,10 +279,15 @@ impl Worker {
 
     /// The worker for the next client, as soon as there are fewer than the limit.
     async fn room(&self) -> usize {
+        let mut delayed = false;
         loop {
-            let limit = self.snapshot().config.limits.connections;
-            if let Some(chosen) = self.shared.place_within(limit, self.index) {
+            let configured = self.snapshot().config.limits.connections;
+            if let Some(chosen) = self.shared.place_within(configured, self.index) {
                 return chosen;
+            }
+            self.shared.crowd.full(self.shared.connections(), configured);
+            if !std::mem::replace(&mut delayed, true) {
+                self.shared.crowd.delay();
             }
             tokio::time::sleep(TICK.0).await;
         }

@@ -9,6 +9,7 @@
 pub mod amend;
 mod env;
 pub mod keys;
+pub mod places;
 mod reader;
 mod report;
 mod resolve;

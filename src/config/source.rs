@@ -95,11 +95,25 @@ impl Source {
     /// its includes. Whatever else is written beside it, such as a log, has it looked at.
     #[must_use]
     pub fn read_again(&self, last: &Sources, env: &Env<'_>) -> Sources {
-        let mut sources = self.of(Vec::new());
         let mut left = LARGEST;
-        match read_file(&self.path, last.files.first(), &mut left) {
-            Ok((file, metadata)) => {
-                sources.unlinked = links(&metadata) == 0;
+        let main = read_file(&self.path, last.files.first(), &mut left);
+        let unlinked = main.as_ref().is_ok_and(|(_, metadata)| links(metadata) == 0);
+        Sources { unlinked, ..self.read_around(main.map(|(file, _)| file), left, last, env) }
+    }
+
+    /// The same with a main file that `main` has, such as standard input.
+    #[must_use]
+    pub fn read_from(&self, main: impl io::Read, env: &Env<'_>) -> Sources {
+        let mut left = LARGEST;
+        let bytes = read_all(main, 0, &mut left).map(|bytes| SourceFile::new(&self.path, bytes));
+        self.read_around(bytes, left, &self.of(Vec::new()), env)
+    }
+
+    /// What the main file includes, and all of it together; `left` is how many bytes it may have.
+    fn read_around(&self, main: Result<SourceFile, Fault>, mut left: u64, last: &Sources, env: &Env<'_>) -> Sources {
+        let mut sources = self.of(Vec::new());
+        match main {
+            Ok(file) => {
                 sources.includes = match last.files.first() {
                     Some(before) if *before == file => last.includes.clone(),
                     _ => file::includes(&file, env),
@@ -287,17 +301,25 @@ fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     regular(&metadata)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(*left)).unwrap_or(0) + 1);
-    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-        Fault::new("the configuration is larger than 16 MiB")
-            .hint(format!("this file has {} bytes; is it the right one?", metadata.len()))
+    let bytes = read_all(file, metadata.len(), left).map_err(|fault| match metadata.len() {
+        length if length > LARGEST => fault.hint(format!("this file has {length} bytes; is it the right one?")),
+        _ => fault,
     })?;
     let file = match before {
         Some(before) if before.bytes == bytes => before.clone(),
         _ => SourceFile::new(path, bytes),
     };
     Ok((file, metadata))
+}
+
+/// All bytes, of which some `expected` are likely, if they are no more than `left`.
+fn read_all(file: impl io::Read, expected: u64, left: &mut u64) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*left)).unwrap_or(0) + 1);
+    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    *left = left
+        .checked_sub(bytes.len() as u64)
+        .ok_or_else(|| Fault::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
+    Ok(bytes)
 }
 
 fn regular(metadata: &Metadata) -> Result<(), Fault> {

@@ -6,7 +6,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
 
 use http::Version;
 use tokio::net::TcpStream;
@@ -168,7 +167,12 @@ pub async fn attempt(
     let timeouts = &snapshot.config.timeouts;
     let connection = connect(exchange, &client, timeouts, only_new).await?;
 
-    let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
+    let mut out = Outbound::new(
+        &connection.stream,
+        &client.worker.buffers,
+        request(exchange, plan, &client),
+        plan.framing == Framing::Chunked,
+    );
     let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false) };
     exchange.wait_body(Phase::Upload);
     let result = {
@@ -183,7 +187,7 @@ pub async fn attempt(
         });
         client.within(both).await
     };
-    out.release(&client.worker.buffers);
+    drop(out);
     let answered = match result {
         Ok(Err(_)) | Err(_) if sending.interim.get() => return Err(Failure::ClientGone.into()),
         Ok(Ok(answered)) => answered,
@@ -195,7 +199,7 @@ pub async fn attempt(
     match answered {
         Answered::Whole { keeps_client, keeps_server } => {
             if keeps_server && whole {
-                exchange.keep(connection, Instant::now());
+                exchange.keep(connection);
             }
             Ok(Ended { keeps: keeps_client && whole })
         }
@@ -223,7 +227,7 @@ async fn connect(
         return Ok(kept);
     }
     client.slot.wait_unlimited(Phase::Connect);
-    Connection::open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
+    client.worker.upstreams.open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
         tracing::debug!(server = %server.key, ?error, "cannot connect");
         let failure = match error {
             ConnectError::Timeout => Failure::ConnectTimeout,
@@ -277,7 +281,7 @@ async fn answer(
     let client = Rc::clone(exchange.client());
     let buffers = &client.worker.buffers;
     let mut input = Vec::new();
-    let mut head = AnswerHead::default();
+    let mut head = AnswerHead::new(client.worker.heads.take());
     answer_head(exchange, stream, server, sending, &mut input, &mut head).await?;
     let framing = framing::answer(&head.fields, head.version, head.status, &exchange.head.method)
         .map_err(|_| Failure::BadAnswer)?;
@@ -324,17 +328,16 @@ async fn answer(
     }
     bytes.extend_from_slice(b"\r\n");
 
-    let mut out = Outbound::new(stream, bytes, coded);
+    let mut out = Outbound::new(stream, buffers, bytes, coded);
     if switched {
         out.send(b"", None).await.map_err(|_| Failure::ClientGone)?;
-        out.release(buffers);
         return Ok(Answered::Switched { early: input });
     }
     let mut body = Inbound::new(server, &mut input, buffers, framing);
     let result = relay(exchange, plan, &client, &mut body, &mut out).await;
     let clean = body.is_over();
-    out.release(buffers);
     buffers.give(input);
+    client.worker.heads.give(head.fields);
     result?;
     Ok(Answered::Whole { keeps_client, keeps_server: keeps_server && clean })
 }

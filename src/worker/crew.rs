@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::Worker;
+use super::crowd::Crowd;
 use crate::state::{ListenerLive, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
@@ -49,23 +50,21 @@ pub(super) enum Command {
 pub(super) struct Shared {
     /// Client connections of each worker.
     pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
+    /// How many they may be.
+    pub(super) crowd: Arc<Crowd>,
     inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
     /// Held while a client is placed under a limit: between looking and counting nobody else may count.
     gate: Mutex<()>,
 }
 
 impl Crew {
-    /// Starts as many workers as there are `logs`.
+    /// Starts as many workers as there are `logs`, for a `crowd` of clients.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink) -> io::Result<Self> {
+    pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink, crowd: Arc<Crowd>) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared {
-            loads: (0..count).map(|_| CachePadded::default()).collect(),
-            inboxes: OnceLock::new(),
-            gate: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::of(count, crowd));
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -154,22 +153,30 @@ impl Crew {
 }
 
 impl Shared {
+    /// For so many workers, none of which can be told anything yet.
+    pub(super) fn of(workers: usize, crowd: Arc<Crowd>) -> Self {
+        Self {
+            loads: (0..workers).map(|_| CachePadded::default()).collect(),
+            crowd,
+            inboxes: OnceLock::new(),
+            gate: Mutex::default(),
+        }
+    }
+
     pub(super) fn inboxes(&self) -> &[UnboundedSender<Command>] {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
     }
 
     /// All client connections.
-    fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.loads.iter().map(|load| load.load(Relaxed)).sum()
     }
 
-    /// The same as [`Shared::place`], unless there are `limit` clients already; 0 is no limit.
-    pub(super) fn place_within(&self, limit: usize, own: usize) -> Option<usize> {
-        if limit == 0 {
-            return Some(self.place(own));
-        }
-        let _gate = self.gate.lock();
-        (self.connections() < limit).then(|| self.place(own))
+    /// The same as [`Shared::place`], unless there are as many clients as may be by what the file
+    /// says. To its word that is kept; the limit of the system leaves room to be a few over.
+    pub(super) fn place_within(&self, configured: usize, own: usize) -> Option<usize> {
+        let _gate = (configured > 0).then(|| self.gate.lock());
+        (self.connections() < self.crowd.limit(configured)).then(|| self.place(own))
     }
 
     /// The worker that is to serve a client whom worker `own` has accepted: itself, unless it
@@ -177,7 +184,8 @@ impl Shared {
     pub(super) fn place(&self, own: usize) -> usize {
         let load = |worker: usize| self.loads[worker].load(Relaxed);
         let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(own);
-        let slack = 1 + load(least) / 32;
+        // Moving one costs more than a short connection is worth.
+        let slack = 4 + load(least) / 16;
         let chosen = if load(own) > load(least) + slack { least } else { own };
         self.loads[chosen].fetch_add(1, Relaxed);
         chosen

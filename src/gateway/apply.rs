@@ -55,7 +55,8 @@ impl Gateway {
     }
 
     /// The one atomic step. Before [`Gateway::swap`] nothing is visible.
-    fn apply(&mut self, config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+    fn apply(&mut self, mut config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+        config.share_with(&self.config);
         let guarded = guards(&self.path, Some(&self.config), &config);
         if !guarded.is_empty() {
             return Err(guarded);
@@ -77,7 +78,7 @@ impl Gateway {
         if config.proxy.workers != self.config.proxy.workers {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed: it takes effect with the next start");
         }
-        self.registry.apply(Some(&self.config), &config, now);
+        self.registry.apply(&config, now);
         let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         let generation = self.state.snapshot.load().generation + 1;
@@ -121,8 +122,19 @@ impl Gateway {
     fn swap(&mut self, snapshot: Snapshot) {
         self.checker.apply(&snapshot);
         self.resolver.apply(&snapshot);
-        self.state.snapshot.store(Arc::new(snapshot));
+        let before = self.state.snapshot.swap(Arc::new(snapshot));
         self.crew.refresh();
+        self.retired.push(before);
+        self.bury();
+    }
+
+    /// Frees the snapshots that nobody holds any more, beside everything else.
+    fn bury(&mut self) {
+        // Nobody can take hold of one that nobody else holds.
+        let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        if free.iter().any(|snapshot| snapshot.is_large()) {
+            tokio::task::spawn_blocking(move || drop(free));
+        }
     }
 
     /// The same generation with another health.
@@ -132,8 +144,9 @@ impl Gateway {
         self.swap(Snapshot { pools, ..(*now).clone() });
     }
 
-    /// Ends the drains whose time has come.
+    /// Ends the drains whose time has come, and frees what is over.
     pub(super) fn expire(&mut self, now: Instant) {
+        self.bury();
         let expired = self.registry.expire(&self.config, now);
         for (server, open) in &expired.servers {
             if *open {

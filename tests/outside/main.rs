@@ -16,6 +16,7 @@ mod healthcheck;
 mod keys;
 mod last_good;
 mod live_edit;
+mod many;
 mod metrics;
 mod plan;
 mod refused;

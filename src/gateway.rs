@@ -19,6 +19,7 @@ use self::listeners::{LINGER, Listeners};
 use crate::admin;
 use crate::config::Config;
 use crate::health::checker::{Change, Checker};
+use crate::proxy::fault::Failing;
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
@@ -50,6 +51,7 @@ pub struct Gateway {
     workers: usize,
     checker: Checker,
     changes: mpsc::UnboundedReceiver<Change>,
+    failing: mpsc::UnboundedReceiver<Failing>,
     resolver: Resolver,
     admin: Admin,
     logs: LogControl,
@@ -111,6 +113,7 @@ impl Gateway {
                     }
                     self.consider(candidate);
                 }
+                Some(failing) = self.failing.recv() => self.eject(&failing),
                 Some(_) = self.changes.recv(), if !stale => stale = true,
                 () = tokio::time::sleep_until(calm), if stale => {
                     while self.changes.try_recv().is_ok() {}

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 pub use self::crew::Crew;
 use self::crew::{Command, Shared};
 use crate::proxy::client::Client;
+use crate::proxy::fault::Failing;
 use crate::proxy::head::Heads;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::watch::Watch;
@@ -131,6 +132,12 @@ impl Worker {
             *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
         }
         Ref::map(self.date.borrow(), |(_, text)| text.as_str())
+    }
+
+    /// Tells the control plane of a server whose tries fail.
+    pub fn report(&self, failing: Failing) {
+        // Nobody listens only when the process ends.
+        let _ = self.shared.failing.send(failing);
     }
 
     /// Says that a client has left.

@@ -102,9 +102,16 @@ fn a_server_is_told_of_in_full() {
         "last_check": {
             "at": "2023-11-14T22:13:20.250Z", "ok": false, "error": "connection refused", "seconds": 0.008
         },
+        "ejected": null,
         "since": null,
     });
     assert_eq!(told, expected);
+    two.eject("3 requests in a row failed: connection refused".to_owned());
+    let mut told = ok(&fixture, "/api/servers/server2");
+    assert_eq!(told["ejected"]["at"].take(), told["since"], "it is down since then");
+    assert_eq!(told["ejected"]["error"], "3 requests in a row failed: connection refused");
+    two.fails_checks();
+    assert_eq!(ok(&fixture, "/api/servers/server2")["ejected"], Value::Null, "its checks fail too");
     let told = ok(&fixture, "/api/servers/server1");
     assert_eq!(told.get("memory_bytes"), None);
     assert_eq!(told["last_check"], Value::Null);
@@ -417,6 +424,7 @@ fn openapi_describes_what_is_really_answered() {
     let fixture = mixed();
     fixture.server("server2").set_memory(Some(1));
     fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
+    fixture.server("server2").eject("a request failed: no answer in time".to_owned());
     fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
     let document = ok(&fixture, "/api/openapi.json");
     let mut checked = BTreeSet::new();

@@ -48,6 +48,7 @@ fn busy() -> Fixture {
     fixture.server("server1").set_memory(Some(64 << 20));
     fixture.server("server1").set_last_check(check(None));
     fixture.server("server2").set_last_check(check(Some("connection refused")));
+    fixture.server("server2").eject("3 requests in a row failed: connection refused".to_owned());
     fixture.health("server2", State::Down);
     let listener = ListenerLive {
         id: 1,
@@ -110,6 +111,8 @@ fn every_figure_is_where_the_contract_says() {
         (r#"lb_server_checks_total{pool="default",server="server1",result="passed"}"#, 1.0),
         (r#"lb_server_checks_total{pool="default",server="server2",result="failed"}"#, 1.0),
         (r#"lb_server_checks_total{pool="default",server="server3",result="failed"}"#, 0.0),
+        (r#"lb_server_ejections_total{pool="default",server="server1"}"#, 0.0),
+        (r#"lb_server_ejections_total{pool="default",server="server2"}"#, 1.0),
         (r#"lb_retries_total{pool="default",reason="broken"}"#, 4.0),
         (r#"lb_retries_total{pool="spare",reason="connect"}"#, 0.0),
         (r#"lb_client_connections{listener="web"}"#, 3.0),

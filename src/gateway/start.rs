@@ -97,7 +97,8 @@ impl Gateway {
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
         let (spans, traces) = trace::start(&config.tracing);
         let access = AccessLogWriter::start(access)?;
-        let crew = Crew::start(&state, (0..workers).map(|_| access.worker()).collect(), &spans)?;
+        let (fail, failing) = mpsc::unbounded_channel();
+        let crew = Crew::start(&state, (0..workers).map(|_| access.worker()).collect(), &spans, fail)?;
         let (changed, changes) = mpsc::unbounded_channel();
         let mut checker = Checker::new(changed);
         checker.apply(&snapshot);
@@ -127,6 +128,7 @@ impl Gateway {
             workers,
             checker,
             changes,
+            failing,
             resolver,
             admin,
             logs,

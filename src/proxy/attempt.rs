@@ -15,6 +15,7 @@ use super::body::{BodyError, Inbound, Outbound};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::fault::Fault;
 use super::fields;
 use super::forward::Plan;
 use super::framing::{self, Framing};
@@ -46,13 +47,15 @@ pub struct Failed {
     pub failure: Failure,
     /// How far it came; `None` when another try makes no sense.
     pub progress: Option<Progress>,
+    /// What speaks against the server, if anything does.
+    pub fault: Option<Fault>,
 }
 
 impl Failed {
     /// With no use in another try.
     #[must_use]
     pub fn finally(failure: Failure) -> Self {
-        Self { failure, progress: None }
+        Self { failure, progress: None, fault: Fault::of(failure) }
     }
 }
 
@@ -153,6 +156,8 @@ struct Sending {
     /// Whether an answer before the answer is on its way to the client: nothing else may be said in
     /// the middle of it.
     interim: Cell<bool>,
+    /// Whether the connection was kept: that its server has closed it says nothing of the server.
+    kept: bool,
 }
 
 /// One try, at the server that the exchange names.
@@ -166,10 +171,10 @@ pub async fn attempt(
     let client = Rc::clone(exchange.client());
     let snapshot = Rc::clone(&exchange.snapshot);
     let timeouts = &snapshot.config.timeouts;
-    let connection = connect(exchange, &client, timeouts, only_new).await?;
+    let (connection, kept) = connect(exchange, &client, timeouts, only_new).await?;
 
     let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
-    let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false) };
+    let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false), kept };
     exchange.wait_body(Phase::Upload);
     let result = {
         let mut upload = pin!(upload.run(&mut out, &sending, &client, timeouts));
@@ -211,25 +216,26 @@ pub async fn attempt(
     }
 }
 
-/// A connection that this worker has kept, or a new one.
+/// A connection that this worker has kept, which it then says, or a new one.
 async fn connect(
     exchange: &Exchange,
     client: &Client,
     timeouts: &Timeouts,
     only_new: bool,
-) -> Result<Connection, Failed> {
+) -> Result<(Connection, bool), Failed> {
     let Some(server) = exchange.server() else { return Err(Failure::NoServer.into()) };
     if !only_new && let Some(kept) = client.worker.upstreams.take(server.id) {
-        return Ok(kept);
+        return Ok((kept, true));
     }
     client.slot.wait_unlimited(Phase::Connect);
-    Connection::open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
+    let opened = Connection::open(server, client.worker.index, timeouts.connect).await;
+    opened.map(|new| (new, false)).map_err(|error| {
         tracing::debug!(server = %server.key, ?error, "cannot connect");
         let failure = match error {
             ConnectError::Timeout => Failure::ConnectTimeout,
             ConnectError::Unresolved | ConnectError::Refused(_) => Failure::Unreachable,
         };
-        Failed { failure, progress: Some(Progress::Refused) }
+        Failed { failure, progress: Some(Progress::Refused), fault: Fault::of_connecting(&error) }
     })
 }
 
@@ -378,7 +384,8 @@ async fn answer_head(
             Sent::Nothing => Some(Progress::NotSent),
             Sent::Part | Sent::All => Some(Progress::Sent),
         };
-        return Err(Failed { failure: Failure::BadAnswer, progress });
+        let fault = (!sending.kept || !input.is_empty()).then_some(Fault::Closed);
+        return Err(Failed { failure: Failure::BadAnswer, progress, fault });
     }
 }
 

@@ -10,6 +10,7 @@ use http::Version;
 use http::uri::Authority;
 
 use super::client::Client;
+use super::fault::{Failing, Fault};
 use super::head::RequestHead;
 use super::name::Name;
 use super::request_id::{RequestId, request_id};
@@ -148,8 +149,15 @@ impl Exchange {
         self.end_attempt(Instant::now(), None);
     }
 
-    /// Ends a try without a use for the client; why, in a word.
-    pub fn failed(&mut self, error: &'static str) {
+    /// Ends a try without a use for the client; why, in a word, and whether that speaks against the
+    /// server. With so many in a row as make it fall, the control plane is told.
+    pub fn failed(&mut self, error: &'static str, fault: Option<Fault>) {
+        if let (Some(fault), Some(pool), Some(server)) = (fault, self.pool(), self.server()) {
+            let failures = server.failed();
+            if pool.is_enough(failures) {
+                self.client.worker.report(Failing { server: Arc::clone(server), failures, fault });
+            }
+        }
         self.end_attempt(Instant::now(), Some(error));
     }
 
@@ -172,6 +180,9 @@ impl Exchange {
         self.status = status;
         if let Some(attempt) = &mut self.attempt {
             attempt.status = status;
+        }
+        if let Some(server) = self.server() {
+            server.answered();
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::Worker;
+use crate::proxy::fault::Failing;
 use crate::state::{ListenerLive, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
@@ -50,20 +51,28 @@ pub(super) struct Shared {
     /// Client connections of each worker.
     pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
     inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
+    /// To the control plane.
+    pub(super) failing: UnboundedSender<Failing>,
     /// Held while a client is placed under a limit: between looking and counting nobody else may count.
     gate: Mutex<()>,
 }
 
 impl Crew {
-    /// Starts as many workers as there are `logs`.
+    /// Starts as many workers as there are `logs`, which tell of servers that fail.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink) -> io::Result<Self> {
+    pub fn start(
+        state: &State,
+        logs: Vec<AccessLog>,
+        spans: &SpanSink,
+        failing: UnboundedSender<Failing>,
+    ) -> io::Result<Self> {
         let count = logs.len();
         let shared = Arc::new(Shared {
             loads: (0..count).map(|_| CachePadded::default()).collect(),
             inboxes: OnceLock::new(),
+            failing,
             gate: Mutex::default(),
         });
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();

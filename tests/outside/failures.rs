@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Note, Server, answer, reset};
+use crate::support::servers::{Note, Server, answer, hanging, reset};
 use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -22,22 +22,6 @@ fn refusing() -> (Socket, SocketAddr) {
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
     let address = socket.local_addr().expect("an address").as_socket().expect("an address");
     (socket, address)
-}
-
-/// A server that takes no connection and refuses none: its queue is full and nobody accepts.
-fn hanging() -> (Socket, Vec<Socket>, SocketAddr) {
-    let (socket, address) = refusing();
-    socket.listen(0).expect("a listener");
-    // With so many in a queue for one, a further one gets no answer.
-    let waiting = (0..4).map(|_| {
-        let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        client.set_nonblocking(true).expect("a socket");
-        // It is not to wait for what does not come.
-        let _ = client.connect(&address.into());
-        client
-    });
-    let waiting = waiting.collect();
-    (socket, waiting, address)
 }
 
 fn post(address: SocketAddr) -> u16 {

@@ -6,6 +6,7 @@ mod access_log;
 mod balance;
 mod bodies;
 mod connections;
+mod ejection;
 mod failures;
 mod head;
 mod healthcheck;

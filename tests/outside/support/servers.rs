@@ -255,6 +255,22 @@ impl Refusing {
     }
 }
 
+/// A server that takes no connection and refuses none: its queue is full and nobody accepts.
+pub(crate) fn hanging() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
+    let Refusing { address, _socket: socket } = Refusing::new();
+    socket.listen(0).expect("a listener");
+    // With so many in a queue for one, a further one gets no answer.
+    let waiting = (0..4).map(|_| {
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        client.set_nonblocking(true).expect("a socket");
+        // It is not to wait for what does not come.
+        let _ = client.connect(&address.into());
+        client
+    });
+    let waiting = waiting.collect();
+    (socket, waiting, address)
+}
+
 fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {
     while note.next(&mut stream).is_some() {
         answer_named(name, &mut stream);
@@ -282,7 +298,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let shut = self.0.0.lock().expect("a gate");
         // A test that fails leaves it shut: then this ends with the test's process.
         drop(self.0.1.wait_while(shut, |open| !*open).expect("a gate"));

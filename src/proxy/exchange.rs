@@ -170,7 +170,9 @@ impl Exchange {
             RetryReason::Broken => {
                 let counters = pool.live.counters.of(self.client.worker.index);
                 let budget = counters.budget.lock();
-                budget.is_ok_and(|mut budget| budget.spend(counters.requests.get(), pool.config.retry.budget))
+                budget.is_ok_and(|mut budget| {
+                    budget.spend(counters.requests.get(), pool.config.retry.budget, Instant::now())
+                })
             }
         }
     }

@@ -199,8 +199,9 @@ fn what_is_not_the_servers_fault_does_not_count() {
     assert!(ask("/503").iter().all(|status| *status == 503));
     let broken = ask("/third").len();
     assert!((13..=14).contains(&broken), "{broken} of 20, or one of them went to the other server");
-    assert!(ask("/once").is_empty());
-    assert!(ask("/").is_empty());
+    // Who meets a connection that is just closing is not tried again here, and says nothing of the server.
+    assert!(ask("/once").iter().all(|status| *status == 502));
+    assert!(ask("/").len() <= 1);
     // Whatever was to be told was told before this.
     eventually("what counts is counted", || {
         get(address, "/never");

@@ -171,7 +171,7 @@ pub async fn attempt(
     let client = Rc::clone(exchange.client());
     let snapshot = Rc::clone(&exchange.snapshot);
     let timeouts = &snapshot.config.timeouts;
-    let (connection, kept) = connect(exchange, &client, timeouts, only_new).await?;
+    let (connection, kept) = connect(exchange, &client, upload, timeouts, only_new).await?;
 
     let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
     let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false), kept };
@@ -220,6 +220,7 @@ pub async fn attempt(
 async fn connect(
     exchange: &Exchange,
     client: &Client,
+    upload: &mut Upload<'_, '_>,
     timeouts: &Timeouts,
     only_new: bool,
 ) -> Result<(Connection, bool), Failed> {
@@ -228,7 +229,11 @@ async fn connect(
         return Ok((kept, true));
     }
     client.slot.wait_unlimited(Phase::Connect);
-    let opened = Connection::open(server, client.worker.index, timeouts.connect).await;
+    let opened = tokio::select! {
+        biased;
+        opened = Connection::open(server, client.worker.index, timeouts.connect) => opened,
+        () = upload.body.left(AHEAD) => return Err(Failure::ClientGone.into()),
+    };
     opened.map(|new| (new, false)).map_err(|error| {
         tracing::debug!(server = %server.key, ?error, "cannot connect");
         let failure = match error {

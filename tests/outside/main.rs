@@ -17,6 +17,7 @@ mod metrics;
 mod refused;
 mod reload;
 mod request;
+mod resets;
 mod shutdown;
 mod start;
 mod state;

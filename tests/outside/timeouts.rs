@@ -118,6 +118,37 @@ fn an_answer_that_stands_still_is_cut() {
     lb.logs("the cut", |line| line.contains("answer_too_slow"));
 }
 
+#[test]
+fn an_answers_head_has_its_time_however_it_comes() {
+    let server = Server::scripted(|mut stream, note| {
+        while let Some(request) = note.next(&mut stream) {
+            // Early hints, or a field that never ends: either goes on until the balancer has enough.
+            let (first, piece) = match request.path() {
+                "/hints" => ("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+                _ => ("HTTP/1.1 200 OK\r\nX: ", "x"),
+            };
+            let mut sent = stream.get_mut().write_all(first.as_bytes());
+            while sent.is_ok() {
+                std::thread::sleep(STEP);
+                sent = stream.get_mut().write_all(piece.as_bytes());
+            }
+        }
+    });
+    let lb = Lb::before(&server, "[timeouts]\nresponse_header = \"400ms\"\n");
+    for path in ["/head", "/hints"] {
+        let (mut client, began) = (Client::connect(lb.address()), Instant::now());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut status = 103;
+        while status == 103 {
+            status = client.try_head().expect("a head").0;
+        }
+        assert_eq!(status, 504, "{path}");
+        assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < DEADLINE / 2, "{path}");
+        lb.logs(path, |line| line.contains(path) && line.contains("\" 504 ") && line.contains("answer_timeout"));
+    }
+    assert_eq!(server.requests().len(), 2, "neither is asked for again");
+}
+
 /// A server that answers with more than all buffers on the way hold.
 fn endless() -> Server {
     Server::scripted(|mut stream, note| {

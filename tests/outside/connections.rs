@@ -183,7 +183,8 @@ fn what_comes_while_a_server_is_connected_to_is_not_lost() {
     for (client, (_, bytes)) in clients.iter_mut().zip(&framings) {
         client.send(format!("{}GET /next HTTP/1.1\r\nHost: a\r\n\r\n", &bytes[1000..]));
     }
-    // Those before them go, and somebody accepts.
+    // Those before them go, there is room in the queue, and somebody accepts.
+    socket.listen(16).expect("a listener");
     drop(queue);
     let (seen, accepted) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, Piece};
-use crate::support::lb::Lb;
+use crate::support::lb::{Lb, NO_CHECKS};
 use crate::support::servers::{Request, Server, answer};
 use crate::support::{DEADLINE, eventually};
 
@@ -147,6 +147,42 @@ fn an_answers_head_has_its_time_however_it_comes() {
         lb.logs(path, |line| line.contains(path) && line.contains("\" 504 ") && line.contains("answer_timeout"));
     }
     assert_eq!(server.requests().len(), 2, "neither is asked for again");
+}
+
+#[test]
+fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
+    let (test, over) = channel::<()>();
+    let over = Mutex::new(over);
+    let server = Server::scripted(move |mut stream, note| {
+        while let Some(request) = note.next(&mut stream) {
+            if request.path() == "/late" {
+                std::thread::sleep(4 * STEP);
+            }
+            if request.path() == "/never" {
+                let _ = over.lock().expect("a receiver").recv();
+            }
+            answer(&mut stream, OK);
+        }
+    });
+    let file = |listeners: &str| {
+        let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+        format!("{listeners}{admin}{NO_CHECKS}[timeouts]\ndrain = \"1s\"\n{}", server.table("server1"))
+    };
+    let [stays, goes] = [("stays", "127.0.0.1:0"), ("goes", "127.0.0.2:0")]
+        .map(|(name, address)| format!("[[listener]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
+    let lb = Lb::start_file(&file(&format!("{goes}{stays}")));
+    let address = lb.address();
+    let (mut late, mut never) = (Client::connect(address), Client::connect(address));
+    late.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n");
+    never.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("both are under way", || (server.requests().len() == 2).then_some(()));
+    let began = Instant::now();
+    lb.edit_file(&file(&stays));
+    assert_eq!(late.answer().status, 200);
+    assert!(never.is_closed());
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    lb.logs("the cut", |line| line.contains("/never") && line.contains("error=cut"));
+    drop(test);
 }
 
 /// A server that answers with more than all buffers on the way hold.

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::health::State;
 use lb::pool::RetryReason;
 use lb::reload::record::{Outcome, Reload};
 use lb::server::Check;
@@ -48,8 +47,7 @@ fn busy() -> Fixture {
     fixture.server("server1").set_memory(Some(64 << 20));
     fixture.server("server1").set_last_check(check(None));
     fixture.server("server2").set_last_check(check(Some("connection refused")));
-    fixture.server("server2").eject("3 requests in a row failed: connection refused".to_owned());
-    fixture.health("server2", State::Down);
+    fixture.eject("server2", "3 requests in a row failed: connection refused");
     let listener = ListenerLive {
         id: 1,
         name: "web".into(),

@@ -77,7 +77,8 @@ impl<'a> Server<'a> {
             memory_bytes: live.memory(),
             share,
             last_check: live.last_check().as_deref().map(Check::new),
-            ejected: live.ejection().as_deref().map(Ejection::new),
+            // Told together with the status, which is what requests see.
+            ejected: live.ejection().filter(|_| !member.state.serves()).as_deref().map(Ejection::new),
             since: live.since(),
         }
     }

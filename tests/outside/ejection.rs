@@ -98,8 +98,9 @@ fn who_was_out_returns_by_its_checks() {
     let address = lb.address();
     eventually("it is out", || {
         assert_eq!(get(address, "/").text(), "good");
-        (ejections(&lb) >= 1.0).then_some(())
+        lb.server("bad")["ejected"].is_object().then_some(())
     });
+    assert!(ejections(&lb) >= 1.0);
     broken.store(false, SeqCst);
     lb.server_is("bad", "up");
     assert!(lb.server("bad")["ejected"].is_null());

@@ -140,7 +140,7 @@ fn each_way_of_failing_counts_and_is_said() {
     for (bad, status, word, error) in cases {
         // Its check, an hour long, says nothing of who hangs; the first weight brings the request there.
         let config = "[health]\ninterval = \"1h\"\ntimeout = \"1h\"\nfall = 1\n[retry]\nattempts = 0\n\
-                      [timeouts]\nconnect = \"200ms\"\nresponse_header = \"200ms\"\n";
+                      [timeouts]\nconnect = \"1s\"\nresponse_header = \"1s\"\n";
         let lb = Lb::start(&format!("{config}{}", servers(&[("bad", bad, 1000), ("good", good.address, 1)])));
         let address = lb.address();
         let failed = eventually("it fails", || Some(post(address)).filter(|status| *status != 200));

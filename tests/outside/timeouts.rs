@@ -92,9 +92,10 @@ fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
     let mut writer = client.socket();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // More than all buffers on the way hold.
+            // More than all buffers on the way hold; made before its time to be sent begins.
+            let body = vec![b'x'; 64 << 20];
             let _ = write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 64 << 20);
-            let _ = writer.write_all(&vec![b'x'; 64 << 20]);
+            let _ = writer.write_all(&body);
         });
         assert_eq!(client.answer().status, 504);
         drop(client);

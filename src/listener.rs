@@ -74,6 +74,8 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     // A port whose last connections still linger is free; one that somebody listens on is not.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Every client's socket gets it from here; one that refuses works all the same, only with a delay.
+    let _ = socket.set_tcp_nodelay(true);
     socket.set_reuse_port(share)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

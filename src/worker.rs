@@ -2,7 +2,7 @@
 
 mod crew;
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -55,6 +55,8 @@ pub struct Worker {
     pub heads: Heads,
     log: RefCell<AccessLog>,
     rng: RefCell<fastrand::Rng>,
+    /// One moment by both clocks, not long ago: a look at one of them is then a look at the other too.
+    clocks: Cell<(Instant, SystemTime)>,
     /// The newest second, as `Date` says it.
     date: RefCell<(u64, String)>,
     newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -94,6 +96,7 @@ impl Worker {
             heads: Heads::default(),
             log: RefCell::new(log),
             rng: RefCell::default(),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             date: RefCell::default(),
             newest: RefCell::new(Cache::new(snapshot)),
             current: RefCell::new(current),
@@ -122,6 +125,13 @@ impl Worker {
     /// The worker's source of chance; not for secrets.
     pub fn rng(&self) -> RefMut<'_, fastrand::Rng> {
         self.rng.borrow_mut()
+    }
+
+    /// What the clock on the wall said at a moment.
+    #[must_use]
+    pub fn time_of(&self, moment: Instant) -> SystemTime {
+        let (then, time) = self.clocks.get();
+        time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
     }
 
     /// The time of day as `Date` says it.
@@ -206,6 +216,7 @@ impl Worker {
 
     fn tick(&self) {
         let now = Instant::now();
+        self.clocks.set((now, SystemTime::now()));
         self.watch.sweep(now);
         self.upstreams.sweep(now);
         self.log().flush();
@@ -214,8 +225,6 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<ListenerLive>, stream: TcpStream, peer: SocketAddr) {
-        // A socket that refuses works all the same, only with a delay.
-        let _ = stream.set_nodelay(true);
         tokio::task::spawn_local(Client::new(self, listener, peer).serve(stream));
     }
 

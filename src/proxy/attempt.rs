@@ -6,7 +6,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
 
 use http::Version;
 use tokio::net::TcpStream;
@@ -173,7 +172,12 @@ pub async fn attempt(
     let timeouts = &snapshot.config.timeouts;
     let (connection, kept) = connect(exchange, &client, upload, timeouts, only_new).await?;
 
-    let mut out = Outbound::new(&connection.stream, request(exchange, plan, &client), plan.framing == Framing::Chunked);
+    let mut out = Outbound::new(
+        &connection.stream,
+        &client.worker.buffers,
+        request(exchange, plan, &client),
+        plan.framing == Framing::Chunked,
+    );
     let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false), kept };
     exchange.wait_body(Phase::Upload);
     let result = {
@@ -188,7 +192,7 @@ pub async fn attempt(
         });
         client.within(both).await
     };
-    out.release(&client.worker.buffers);
+    drop(out);
     let answered = match result {
         Ok(Err(_)) | Err(_) if sending.interim.get() => return Err(Failure::ClientGone.into()),
         Ok(Ok(answered)) => answered,
@@ -200,7 +204,7 @@ pub async fn attempt(
     match answered {
         Answered::Whole { keeps_client, keeps_server } => {
             if keeps_server && whole {
-                exchange.keep(connection, Instant::now());
+                exchange.keep(connection);
             }
             Ok(Ended { keeps: keeps_client && whole })
         }
@@ -288,7 +292,7 @@ async fn answer(
     let client = Rc::clone(exchange.client());
     let buffers = &client.worker.buffers;
     let mut input = Vec::new();
-    let mut head = AnswerHead::default();
+    let mut head = AnswerHead::new(client.worker.heads.take());
     answer_head(exchange, stream, server, sending, &mut input, &mut head).await?;
     let framing = framing::answer(&head.fields, head.version, head.status, &exchange.head.method)
         .map_err(|_| Failure::BadAnswer)?;
@@ -335,17 +339,16 @@ async fn answer(
     }
     bytes.extend_from_slice(b"\r\n");
 
-    let mut out = Outbound::new(stream, bytes, coded);
+    let mut out = Outbound::new(stream, buffers, bytes, coded);
     if switched {
         out.send(b"", None).await.map_err(|_| Failure::ClientGone)?;
-        out.release(buffers);
         return Ok(Answered::Switched { early: input });
     }
     let mut body = Inbound::new(server, &mut input, buffers, framing);
     let result = relay(exchange, plan, &client, &mut body, &mut out).await;
     let clean = body.is_over();
-    out.release(buffers);
     buffers.give(input);
+    client.worker.heads.give(head.fields);
     result?;
     Ok(Answered::Whole { keeps_client, keeps_server: keeps_server && clean })
 }

@@ -201,11 +201,16 @@ impl<'a> Inbound<'a> {
     }
 }
 
+/// A piece of up to so many bytes is copied behind what goes before it: the system takes one piece
+/// for less than two.
+const SMALL: usize = 4 * 1024;
+
 /// A message as it goes out: its head, then its body.
 #[derive(Debug)]
 pub struct Outbound<'a> {
     stream: &'a TcpStream,
     chunked: bool,
+    buffers: &'a Buffers,
     /// What goes before the next piece: the head, a chunk's size.
     before: Vec<u8>,
     /// Bytes that were sent.
@@ -215,8 +220,8 @@ pub struct Outbound<'a> {
 impl<'a> Outbound<'a> {
     /// A message that begins with `head`; its body is to be coded if `chunked` says so.
     #[must_use]
-    pub fn new(stream: &'a TcpStream, head: Vec<u8>, chunked: bool) -> Self {
-        Self { stream, chunked, before: head, sent: 0 }
+    pub fn new(stream: &'a TcpStream, buffers: &'a Buffers, head: Vec<u8>, chunked: bool) -> Self {
+        Self { stream, chunked, buffers, before: head, sent: 0 }
     }
 
     /// Sends what has not been sent, and a piece of the body; with the last one also the body's end,
@@ -236,13 +241,29 @@ impl<'a> Outbound<'a> {
             // Writing to memory does not fail.
             let _ = write!(self.before, "{:x}\r\n", piece.len());
         }
-        wire::write(self.stream, [&self.before, piece, behind[0], behind[1], behind[2]], &mut self.sent).await?;
+        if piece.len() <= SMALL {
+            for part in [piece, behind[0], behind[1], behind[2]] {
+                self.before.extend_from_slice(part);
+            }
+            wire::write(self.stream, [&self.before], &mut self.sent).await?;
+        } else {
+            wire::write(self.stream, [&self.before, piece, behind[0], behind[1], behind[2]], &mut self.sent).await?;
+        }
         self.before.clear();
+        if last.is_some() {
+            self.release();
+        }
         Ok(())
     }
 
-    /// Gives the memory of the head back.
-    pub fn release(&mut self, buffers: &Buffers) {
-        buffers.give(std::mem::take(&mut self.before));
+    /// Gives memory back: who waits for an answer has none.
+    fn release(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.before));
+    }
+}
+
+impl Drop for Outbound<'_> {
+    fn drop(&mut self) {
+        self.release();
     }
 }

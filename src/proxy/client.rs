@@ -90,7 +90,7 @@ impl Client {
                 self.linger(&stream).await;
             }
         });
-        poll_fn(|context| match self.heed(self.slot.poll(context)) {
+        poll_fn(|context| match self.slot.poll(context).is_some_and(|signals| self.heed(signals)) {
             true => Poll::Ready(()),
             false => all.as_mut().poll(context),
         })
@@ -131,7 +131,7 @@ impl Client {
             match next {
                 Next::Request if !self.last.get() => {}
                 Next::Request | Next::Close => return true,
-                Next::Abort => return false,
+                Next::End | Next::Abort => return false,
             }
             if input.is_empty() {
                 self.worker.buffers.give(std::mem::take(&mut input));
@@ -151,7 +151,7 @@ impl Client {
                 }
                 let limits = &snapshot.config.limits;
                 let bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
-                let mut head = self.worker.heads.take();
+                let mut head = RequestHead::new(self.worker.heads.take());
                 if let Some(length) = head.parse(input, Limits { bytes, fields: limits.headers })? {
                     input.drain(..length);
                     if input.is_empty() {
@@ -159,7 +159,7 @@ impl Client {
                     }
                     return Ok(Some(head));
                 }
-                self.worker.heads.give(head);
+                self.worker.heads.give(head.fields);
             }
             if !matches!(wire::read(stream, input, buffers).await, Ok(1..)) {
                 return Ok(None);

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::fault::{Failing, Fault};
 use super::head::RequestHead;
 use super::name::Name;
-use super::request_id::{RequestId, request_id};
+use super::request_id;
 use super::trace_context::TraceContext;
 use super::upstream::Connection;
 use super::watch::Phase;
@@ -33,13 +33,10 @@ pub struct Exchange {
     /// The one snapshot that it is served by.
     pub snapshot: Rc<Current>,
     started: Instant,
-    started_at: SystemTime,
-    /// The request's head: as received, then as it goes to a server.
+    /// The request's head: as received but for its id, then as it goes to a server.
     pub head: RequestHead,
-    /// The value of `X-Request-Id`.
-    pub request_id: RequestId,
-    /// The client's span.
-    trace: TraceContext,
+    /// The client's span; none where none was sent and none is made.
+    trace: Option<TraceContext>,
     /// Who asks, as far as the proxies before us are believed.
     pub client_address: IpAddr,
     /// The places of route and pool in the snapshot.
@@ -62,22 +59,22 @@ struct Attempt {
     started: Instant,
     /// What the server answered, 0 before it did.
     status: u16,
-    trace: TraceContext,
-    ended: bool,
+    trace: Option<TraceContext>,
+    ended: Option<Instant>,
 }
 
 impl Exchange {
     /// Begins with a request's head.
     #[must_use]
-    pub fn begin(client: &Rc<Client>, head: RequestHead) -> Self {
+    pub fn begin(client: &Rc<Client>, mut head: RequestHead) -> Self {
         let snapshot = client.worker.snapshot();
         let mut rng = client.worker.rng();
+        request_id::ensure(&mut head.fields, &mut rng);
         client.slot.wait_unlimited(Phase::Connect);
         Self {
             started: Instant::now(),
-            started_at: SystemTime::now(),
-            request_id: request_id(&head.fields, &mut rng),
-            trace: TraceContext::continue_or_start(&head.fields, snapshot.config.tracing.sample, &mut rng),
+            trace: (client.worker.spans.enabled() || TraceContext::came(&head.fields))
+                .then(|| TraceContext::continue_or_start(&head.fields, snapshot.config.tracing.sample, &mut rng)),
             head,
             client_address: client.peer.ip(),
             place: None,
@@ -115,8 +112,9 @@ impl Exchange {
         if let (Some(reason), Some(pool)) = (again, self.pool()) {
             pool.live.counters.of(self.client.worker.index).retries[reason as usize].add(1);
         }
-        let trace = self.trace.child(&mut self.client.worker.rng());
-        self.attempt = Some(Attempt { member, started: Instant::now(), status: 0, trace, ended: false });
+        let trace = self.trace.map(|trace| trace.child(&mut self.client.worker.rng()));
+        let started = if self.tries == 0 { self.started } else { Instant::now() };
+        self.attempt = Some(Attempt { member, started, status: 0, trace, ended: None });
         self.tries += 1;
         if let Some(member) = self.member() {
             let server = &member.server;
@@ -140,7 +138,7 @@ impl Exchange {
     /// The span that goes to the server with this try, if one should.
     #[must_use]
     pub fn outgoing_trace(&self) -> Option<TraceContext> {
-        if self.client.worker.spans.enabled() { Some(self.attempt.as_ref()?.trace) } else { self.trace.unrecorded() }
+        if self.client.worker.spans.enabled() { self.attempt.as_ref()?.trace } else { self.trace?.unrecorded() }
     }
 
     /// Ends the try: the server has given all of its answer. Said before the client has it, so that
@@ -222,7 +220,8 @@ impl Exchange {
     }
 
     /// Keeps the connection that gave the answer, if its server still takes requests.
-    pub fn keep(&self, connection: Connection, now: Instant) {
+    pub fn keep(&self, connection: Connection) {
+        let now = self.attempt.as_ref().and_then(|attempt| attempt.ended).unwrap_or_else(Instant::now);
         if let Some(server) = self.server().filter(|server| !server.is_leaving()) {
             self.client.worker.upstreams.keep(server, connection, now);
         }
@@ -230,8 +229,8 @@ impl Exchange {
 
     /// Ends the try that is under way, if one is: whatever began ends once.
     fn end_attempt(&mut self, now: Instant, error: Option<&'static str>) {
-        let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.ended) else { return };
-        attempt.ended = true;
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.ended.is_none()) else { return };
+        attempt.ended = Some(now);
         let (status, took) = (attempt.status, now.duration_since(attempt.started));
         if let Some(server) = self.server() {
             let counters = server.counters().of(self.client.worker.index);
@@ -241,15 +240,22 @@ impl Exchange {
             }
             counters.finished.add(1);
         }
-        if let Some(attempt) = self.attempt.as_ref().filter(|_| self.is_recorded()) {
-            self.client.worker.spans.record(self.attempt_span(attempt, took, error));
+        if let Some((attempt, trace)) =
+            self.attempt.as_ref().and_then(|attempt| Some((attempt, self.recorded(attempt.trace)?)))
+        {
+            self.client.worker.spans.record(self.attempt_span(attempt, &trace, took, error));
         }
         self.client.slot.at_server(0);
     }
 
-    /// Whether spans are made: unsampled requests never reach the tracing library.
-    fn is_recorded(&self) -> bool {
-        self.trace.sampled && self.client.worker.spans.enabled()
+    /// When it began, by the clock on the wall.
+    fn started_at(&self) -> SystemTime {
+        self.client.worker.time_of(self.started)
+    }
+
+    /// What spans are made of: unsampled requests never reach the tracing library.
+    fn recorded(&self, trace: Option<TraceContext>) -> Option<TraceContext> {
+        trace.filter(|trace| trace.sampled && self.client.worker.spans.enabled())
     }
 
     fn route_live(&self) -> &Arc<RouteLive> {
@@ -260,8 +266,10 @@ impl Exchange {
         self.place.map(|(route, _)| Arc::clone(&self.snapshot.routes[route].live.name))
     }
 
-    fn is_traced(&self) -> bool {
-        self.client.worker.spans.enabled() || self.trace.parent_span_id.is_some()
+    /// The trace that somebody may find the request in.
+    fn trace_id(&self) -> Option<u128> {
+        let known = |trace: &TraceContext| self.client.worker.spans.enabled() || trace.parent_span_id.is_some();
+        self.trace.filter(known).map(|trace| trace.trace_id)
     }
 
     /// One line in the access log.
@@ -274,7 +282,7 @@ impl Exchange {
         log.line(
             format,
             &Entry {
-                time: self.started_at,
+                time: self.started_at(),
                 client: SocketAddr::new(self.client_address, port),
                 method: self.head.method.as_str(),
                 path: &String::from_utf8_lossy(self.head.target()),
@@ -287,8 +295,8 @@ impl Exchange {
                 pool: self.pool().map(|pool| &*pool.live.name),
                 server: self.server().map(|server| &*server.key.name),
                 tries: self.tries,
-                request_id: self.request_id.as_bytes(),
-                trace_id: self.is_traced().then_some(self.trace.trace_id),
+                request_id: self.head.fields.get(Name::RequestId).unwrap_or_default(),
+                trace_id: self.trace_id(),
                 generation: self.snapshot.generation,
                 error: self.error,
             },
@@ -296,14 +304,14 @@ impl Exchange {
     }
 
     /// The span of the whole; `status` is none if the client was answered nothing.
-    fn span(&self, took: Duration, status: Option<u16>) -> Span {
+    fn span(&self, trace: &TraceContext, took: Duration, status: Option<u16>) -> Span {
         let asked = self.head.fields.get(Name::Host).and_then(|host| Authority::try_from(host).ok());
         let address = asked.map(|asked| (asked.host().trim_matches(['[', ']']).into(), asked.port_u16()));
         Span {
-            trace_id: self.trace.trace_id,
-            span_id: self.trace.span_id,
-            parent_span_id: self.trace.parent_span_id,
-            start: self.started_at,
+            trace_id: trace.trace_id,
+            span_id: trace.span_id,
+            parent_span_id: trace.parent_span_id,
+            start: self.started_at(),
             duration: took,
             method: self.head.method.clone(),
             scheme: "http",
@@ -329,17 +337,23 @@ impl Exchange {
         target.split('?').next().unwrap_or_default().into()
     }
 
-    fn attempt_span(&self, attempt: &Attempt, took: Duration, error: Option<&'static str>) -> Span {
+    fn attempt_span(
+        &self,
+        attempt: &Attempt,
+        trace: &TraceContext,
+        took: Duration,
+        error: Option<&'static str>,
+    ) -> Span {
         let address = self.server().map(|server| match &server.key.address {
             Address::Ip(address) => (address.ip().to_string().into(), Some(address.port())),
             Address::Name(name, port) => (name.as_str().into(), Some(*port)),
         });
         Span {
-            trace_id: attempt.trace.trace_id,
-            span_id: attempt.trace.span_id,
-            parent_span_id: attempt.trace.parent_span_id,
+            trace_id: trace.trace_id,
+            span_id: trace.span_id,
+            parent_span_id: trace.parent_span_id,
             // By one clock, so that it lies within the whole.
-            start: self.started_at + attempt.started.duration_since(self.started),
+            start: self.started_at() + attempt.started.duration_since(self.started),
             duration: took,
             method: self.head.method.clone(),
             scheme: "http",
@@ -376,10 +390,10 @@ impl Drop for Exchange {
         if self.snapshot.config.log.access {
             self.log(took);
         }
-        if self.is_recorded() {
-            self.client.worker.spans.record(self.span(took, answered));
+        if let Some(trace) = self.recorded(self.trace) {
+            self.client.worker.spans.record(self.span(&trace, took, answered));
         }
-        self.client.worker.heads.give(std::mem::take(&mut self.head));
+        self.client.worker.heads.give(std::mem::take(&mut self.head.fields));
     }
 }
 

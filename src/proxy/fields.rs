@@ -8,7 +8,7 @@
 use http::Version;
 
 use super::head::Fields;
-use super::name::Name;
+use super::name::{Name, Names};
 use super::refusal::Refusal;
 
 /// Makes a client's fields a server's: takes out the fields of the client's connection, those that
@@ -25,7 +25,7 @@ pub fn prepare_request(fields: &mut Fields, version: Version) -> Result<Option<V
     if upgrade.is_some() && has_body(fields) {
         return Err(Refusal::UpgradeWithBody);
     }
-    remove(fields, |name| is_hop_by_hop(name) || name == Name::Disguised);
+    remove(fields, HOP_BY_HOP.and(Name::Disguised));
     fields.add(Name::Via, via(version));
     Ok(upgrade)
 }
@@ -38,7 +38,7 @@ pub fn prepare_response(fields: &mut Fields, status: u16, version: Version) -> O
     let upgrade = if switches { fields.get(Name::Upgrade).map(<[u8]>::to_vec) } else { None };
     // Who never has a body must not say how long it is (RFC 9110, section 8.6): a client could wait for it.
     let bodiless = matches!(status, 100..=199 | 204);
-    remove(fields, |name| is_hop_by_hop(name) || (bodiless && name == Name::ContentLength));
+    remove(fields, if bodiless { HOP_BY_HOP.and(Name::ContentLength) } else { HOP_BY_HOP });
     fields.add(Name::Via, via(version));
     upgrade
 }
@@ -92,13 +92,16 @@ fn has_body(fields: &Fields) -> bool {
     fields.has(Name::TransferEncoding) || fields.get(Name::ContentLength).is_some_and(|length| length != b"0")
 }
 
-/// Takes out what `Connection` names and what `doomed` says, in one pass; allocates only where
-/// `Connection` names fields that would stay.
-fn remove(fields: &mut Fields, doomed: impl Fn(Name) -> bool) {
-    let named: Vec<Vec<u8>> =
-        connection_options(fields).filter(|option| names_a_field(option)).map(<[u8]>::to_vec).collect();
-    let is_named = |text: &[u8]| named.iter().any(|name| name.eq_ignore_ascii_case(text));
-    fields.retain(|name, text| !doomed(name) && !is_named(text));
+/// Takes out what `Connection` names, and these; allocates only where `Connection` names fields that
+/// would stay.
+fn remove(fields: &mut Fields, names: Names) {
+    let usual = |options: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|usual| usual.eq_ignore_ascii_case(options));
+    if !fields.all(Name::Connection).all(usual) {
+        let named: Vec<Vec<u8>> =
+            connection_options(fields).filter(|option| names_a_field(option)).map(<[u8]>::to_vec).collect();
+        fields.retain(|_, text| !named.iter().any(|name| name.eq_ignore_ascii_case(text)));
+    }
+    fields.remove_all(names);
 }
 
 /// What the `Connection` fields list.
@@ -110,55 +113,46 @@ fn connection_options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
 /// Whether an option of `Connection` may name a field to take out: others are words about the
 /// connection, fields that go anyway, or ours.
 fn names_a_field(option: &[u8]) -> bool {
-    if option.eq_ignore_ascii_case(b"close") {
-        return false;
-    }
     let name = Name::of(option);
-    !is_hop_by_hop(name) && !is_ours(name)
+    !HOP_BY_HOP.has(name) && !OURS.has(name) && !option.eq_ignore_ascii_case(b"close")
 }
 
-fn is_hop_by_hop(name: Name) -> bool {
-    matches!(
-        name,
-        Name::Connection
-            | Name::Http2Settings
-            | Name::KeepAlive
-            | Name::ProxyAuthenticate
-            | Name::ProxyAuthenticationInfo
-            | Name::ProxyAuthorization
-            | Name::ProxyConnection
-            | Name::Te
-            | Name::TransferEncoding
-            | Name::Upgrade
-    )
-}
+const HOP_BY_HOP: Names = Names::new(&[
+    Name::Connection,
+    Name::Http2Settings,
+    Name::KeepAlive,
+    Name::ProxyAuthenticate,
+    Name::ProxyAuthenticationInfo,
+    Name::ProxyAuthorization,
+    Name::ProxyConnection,
+    Name::Te,
+    Name::TransferEncoding,
+    Name::Upgrade,
+]);
 
 /// The fields that frame a message, name its host, or are what we tell servers. A client's
 /// `Connection` does not take them out, not even where the proxy before us has set them.
-fn is_ours(name: Name) -> bool {
-    matches!(
-        name,
-        Name::B3
-            | Name::B3Flags
-            | Name::B3ParentSpanId
-            | Name::B3Sampled
-            | Name::B3SpanId
-            | Name::B3TraceId
-            | Name::ContentLength
-            | Name::ContentType
-            | Name::Forwarded
-            | Name::ForwardedFor
-            | Name::ForwardedHost
-            | Name::ForwardedOther
-            | Name::ForwardedProto
-            | Name::Host
-            | Name::RealIp
-            | Name::RequestId
-            | Name::Traceparent
-            | Name::Tracestate
-            | Name::Via
-    )
-}
+const OURS: Names = Names::new(&[
+    Name::B3,
+    Name::B3Flags,
+    Name::B3ParentSpanId,
+    Name::B3Sampled,
+    Name::B3SpanId,
+    Name::B3TraceId,
+    Name::ContentLength,
+    Name::ContentType,
+    Name::Forwarded,
+    Name::ForwardedFor,
+    Name::ForwardedHost,
+    Name::ForwardedOther,
+    Name::ForwardedProto,
+    Name::Host,
+    Name::RealIp,
+    Name::RequestId,
+    Name::Traceparent,
+    Name::Tracestate,
+    Name::Via,
+]);
 
 /// RFC 9110, section 7.6.3: the version received, and a name for who received it.
 fn via(version: Version) -> &'static [u8] {

@@ -28,6 +28,8 @@ pub enum Next {
     Request,
     /// It ends, and the client can read to the end.
     Close,
+    /// It ends as the client wished, who sends nothing more: there is no need to wait for that.
+    End,
     /// It ends now: an answer was cut, or nobody is there.
     Abort,
 }
@@ -67,11 +69,15 @@ pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, 
     let mut body = Inbound::new(stream, input, &client.worker.buffers, plan.framing);
     let ended = with_pool(&mut exchange, &plan, stream, &mut body).await;
     // Also of a body that no server was sent: what follows it is the next request.
-    body.rest();
+    let is_last = body.rest().is_empty() && body.is_done() && !plan.keeps;
     let failed = match ended {
         Ok(Ended { keeps }) => {
             exchange.done();
-            return if keeps { Next::Request } else { Next::Close };
+            return match keeps {
+                true => Next::Request,
+                false if is_last => Next::End,
+                false => Next::Close,
+            };
         }
         Err(failed) => failed,
     };
@@ -155,7 +161,6 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
     let trailers = fields::takes_trailers(fields);
     let upgrade = fields::prepare_request(fields, exchange.head.version)?;
     exchange.client_address = client.fields.set(fields, &snapshot.config.proxy.trusted_proxies);
-    fields.set(Name::RequestId, exchange.request_id.as_bytes());
     if framing == Framing::Chunked {
         fields.add(Name::TransferEncoding, b"chunked");
     }

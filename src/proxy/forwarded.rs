@@ -4,86 +4,86 @@
 //! extended by one. Where it has filled in only one of the two lists, the other is made from that:
 //! a server that reads the other would else take the proxy for the client.
 
-use std::borrow::Cow;
-use std::io::Write;
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::head::Fields;
-use super::name::Name;
+use super::name::{Name, Names};
 
 /// How many proxies before us are looked at: a longer list is not one of proxies.
 const MAX_HOPS: usize = 32;
 
-/// Enough for a host and our element of `Forwarded` with it, in bytes: twice the longest host that
-/// [`super::host`] takes for one, if its port is no longer than it has to be.
-const ROOM: usize = 640;
-
-/// What is told of a client, prepared once for all requests of its connection.
+/// What is told of a client.
 #[derive(Debug, Clone)]
 pub struct ClientFields {
     /// The other end of the connection: the client, or a proxy before us.
     peer: IpAddr,
-    address: Box<str>,
     proto: &'static str,
-    /// `for` and `proto`, as an element of `Forwarded`.
-    element: Box<str>,
+    /// What was told with the last request, if that was said by us alone: the next one's host is
+    /// most often the same.
+    told: RefCell<Fields>,
 }
 
 impl ClientFields {
     /// The fields for requests from `peer`, that come by `http` or `https`.
     #[must_use]
     pub fn new(peer: SocketAddr, scheme: &'static str) -> Self {
-        let peer = peer.ip().to_canonical();
-        Self {
-            peer,
-            address: peer.to_string().into(),
-            proto: scheme,
-            element: format!("for={};proto={scheme}", node(Some(peer))).into(),
-        }
+        Self { peer: peer.ip().to_canonical(), proto: scheme, told: RefCell::default() }
     }
 
     /// Sets the fields on a request whose `Host` is what the server will see, and returns the
     /// [`client_address`].
     pub fn set(&self, fields: &mut Fields, trusted: &[IpNet]) -> IpAddr {
-        let host = fields.get(Name::Host).unwrap_or_default();
-        let [name, open, value, close] = host_parameter(ascii(host).unwrap_or_default()).map(str::as_bytes);
-        // The host too, because nothing can be added to fields out of themselves.
-        let mut room = [0; ROOM];
-        let (length, parts) = (host.len(), [host, self.element.as_bytes(), name, open, value, close]);
-        let text = concat(&parts, &mut room);
-        let (host, element) = text.split_at(length);
-        if is_trusted(self.peer, trusted) {
-            self.extend(fields, host, element, trusted)
-        } else {
-            self.replace(fields, host, element)
-        }
+        if is_trusted(self.peer, trusted) { self.extend(fields, trusted) } else { self.replace(fields) }
     }
 
-    fn replace(&self, fields: &mut Fields, host: &[u8], element: &[u8]) -> IpAddr {
-        fields.retain(|name, _| !is_told(name));
-        fields.add(Name::ForwardedFor, self.address.as_bytes());
+    fn replace(&self, fields: &mut Fields) -> IpAddr {
+        fields.remove_all(TOLD);
+        let host = fields.get(Name::Host).unwrap_or_default();
+        let mut told = self.told.borrow_mut();
+        if told.is_empty() || told.get(Name::ForwardedHost).unwrap_or_default() != host {
+            *told = self.tell(host);
+        }
+        fields.append(&told);
+        self.peer
+    }
+
+    /// What is told of a client that nobody speaks for.
+    fn tell(&self, host: &[u8]) -> Fields {
+        let address = self.peer.to_string();
+        let mut fields = Fields::new();
+        fields.add(Name::ForwardedFor, address.as_bytes());
         fields.add(Name::ForwardedProto, self.proto.as_bytes());
         if !host.is_empty() {
             fields.add(Name::ForwardedHost, host);
         }
-        fields.add(Name::RealIp, self.address.as_bytes());
-        fields.add(Name::Forwarded, element);
-        self.peer
+        fields.add(Name::RealIp, address.as_bytes());
+        fields.add(Name::Forwarded, self.element(host).as_bytes());
+        // It is kept while the connection is idle.
+        fields.shrink();
+        fields
     }
 
-    fn extend(&self, fields: &mut Fields, host: &[u8], element: &[u8], trusted: &[IpNet]) -> IpAddr {
+    /// The element of `Forwarded` that we add.
+    fn element(&self, host: &[u8]) -> String {
+        let host = host_parameter(ascii(host).unwrap_or_default()).concat();
+        format!("for={};proto={}{host}", node(Some(self.peer)), self.proto)
+    }
+
+    fn extend(&self, fields: &mut Fields, trusted: &[IpNet]) -> IpAddr {
+        let host = fields.get(Name::Host).unwrap_or_default().to_vec();
         let client = client_address(fields, self.peer, trusted);
         match (fields.has(Name::ForwardedFor), fields.has(Name::Forwarded)) {
             (true, false) => add_forwarded(fields),
             (false, true) => add_x_forwarded(fields),
             _ => {}
         }
-        extend_list(fields, Name::ForwardedFor, self.address.as_bytes());
-        extend_list(fields, Name::Forwarded, element);
+        extend_list(fields, Name::ForwardedFor, self.peer.to_string().as_bytes());
+        extend_list(fields, Name::Forwarded, self.element(&host).as_bytes());
         if !host.is_empty() {
-            add_missing(fields, Name::ForwardedHost, host);
+            add_missing(fields, Name::ForwardedHost, &host);
         }
         add_missing(fields, Name::ForwardedProto, self.proto.as_bytes());
         add_missing(fields, Name::RealIp, client.to_string().as_bytes());
@@ -119,17 +119,14 @@ pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
 
 /// The fields that a client could lie with. Some servers believe in further ones of the
 /// `X-Forwarded-` family, such as `X-Forwarded-Port`.
-fn is_told(name: Name) -> bool {
-    matches!(
-        name,
-        Name::Forwarded
-            | Name::ForwardedFor
-            | Name::ForwardedHost
-            | Name::ForwardedOther
-            | Name::ForwardedProto
-            | Name::RealIp
-    )
-}
+const TOLD: Names = Names::new(&[
+    Name::Forwarded,
+    Name::ForwardedFor,
+    Name::ForwardedHost,
+    Name::ForwardedOther,
+    Name::ForwardedProto,
+    Name::RealIp,
+]);
 
 /// The addresses before our peer's, nearest first; `None` for what is no address.
 fn hops(fields: &Fields) -> impl Iterator<Item = Option<IpAddr>> {
@@ -240,18 +237,6 @@ fn ascii(value: &[u8]) -> Option<&str> {
     str::from_utf8(value).ok().filter(|value| value.is_ascii())
 }
 
-/// The parts in one piece, in `room` if that is enough.
-fn concat<'a>(parts: &[&[u8]], room: &'a mut [u8; ROOM]) -> Cow<'a, [u8]> {
-    let mut rest = &mut room[..];
-    for part in parts {
-        if rest.write_all(part).is_err() {
-            return Cow::Owned(parts.concat());
-        }
-    }
-    let length = ROOM - rest.len();
-    Cow::Borrowed(&room[..length])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_host_is_told_however_long_it_is() {
-        for length in [1, 254, 255, 300, 301, 302, 303, 310, 320, ROOM, 2 * ROOM] {
+        for length in [1, 254, 255, 300, 301, 640, 1280] {
             let host = "a".repeat(length);
             let element = format!("for=192.0.2.1;proto=http;host={host}");
             let expected = ["192.0.2.1", "http", &host, "192.0.2.1", &element];

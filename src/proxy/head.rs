@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use http::{Method, Version};
 
-use super::name::Name;
+use super::name::{Name, Names};
 
 /// The header fields of a message.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,8 @@ pub struct Fields {
 #[derive(Debug, Clone, Copy)]
 struct Field {
     known: Name,
+    /// Its line in the text is as it is to be written.
+    exact: bool,
     name: Span,
     value: Span,
 }
@@ -38,6 +40,10 @@ struct Span {
 impl Span {
     fn range(self) -> Range<usize> {
         self.begin as usize..self.end as usize
+    }
+
+    fn moved(self, by: u32) -> Self {
+        Self { begin: self.begin + by, end: self.end + by }
     }
 }
 
@@ -65,6 +71,13 @@ impl Fields {
     #[must_use]
     pub fn has(&self, name: Name) -> bool {
         self.get(name).is_some()
+    }
+
+    /// Whether there may be one of these names.
+    #[inline]
+    #[must_use]
+    pub fn has_any(&self, names: Names) -> bool {
+        names.has_any(self.seen)
     }
 
     /// The value of the first of this name, without white space around it.
@@ -95,6 +108,15 @@ impl Fields {
         }
     }
 
+    /// Takes out all of these names.
+    #[inline]
+    pub fn remove_all(&mut self, names: Names) {
+        if self.has_any(names) {
+            self.list.retain(|field| !names.has(field.known));
+            self.seen &= !names.bits();
+        }
+    }
+
     /// Takes out those for which `keep` (of what is known of the name, and the name) says no.
     pub fn retain(&mut self, keep: impl Fn(Name, &[u8]) -> bool) {
         let text = &self.text;
@@ -103,9 +125,25 @@ impl Fields {
 
     /// Adds one behind all others.
     pub fn add(&mut self, name: Name, value: &[u8]) {
-        let (name_at, value_at) = (self.put(name.text().as_bytes()), self.put(value));
-        self.list.push(Field { known: name, name: name_at, value: value_at });
-        self.seen |= name.bit();
+        self.put(name, name.text().as_bytes(), value);
+    }
+
+    /// Adds all of these behind all others.
+    pub fn append(&mut self, others: &Self) {
+        let by = position(self.text.len());
+        self.text.extend_from_slice(&others.text);
+        self.list.extend(others.list.iter().map(|field| Field {
+            name: field.name.moved(by),
+            value: field.value.moved(by),
+            ..*field
+        }));
+        self.seen |= others.seen;
+    }
+
+    /// Gives back the memory that nothing is in.
+    pub fn shrink(&mut self) {
+        self.text.shrink_to_fit();
+        self.list.shrink_to_fit();
     }
 
     /// Adds one in place of all of this name.
@@ -116,12 +154,23 @@ impl Fields {
 
     /// Writes them as they go over the wire, without the empty line at the end.
     pub fn write(&self, out: &mut Vec<u8>) {
-        for (_, name, value) in self.iter() {
-            out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
+        // Lines that stand in the text as they are to be written, one behind the other, are one piece.
+        let mut piece = 0..0;
+        for field in &self.list {
+            if !field.exact || field.name.begin as usize != piece.end {
+                out.extend_from_slice(&self.text[piece]);
+                piece = field.name.begin as usize..field.name.begin as usize;
+            }
+            if field.exact {
+                piece.end = field.value.end as usize + END.len();
+            } else {
+                out.extend_from_slice(&self.text[field.name.range()]);
+                out.extend_from_slice(COLON);
+                out.extend_from_slice(&self.text[field.value.range()]);
+                out.extend_from_slice(END);
+            }
         }
+        out.extend_from_slice(&self.text[piece]);
     }
 
     /// Fields of these names and values, as if they had been received.
@@ -129,18 +178,24 @@ impl Fields {
     pub fn of<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut all = Self::new();
         for (name, value) in fields {
-            let known = Name::of(name.as_bytes());
-            let (name, value) = (all.put(name.as_bytes()), all.put(value.as_bytes()));
-            all.list.push(Field { known, name, value });
-            all.seen |= known.bit();
+            all.put(Name::of(name.as_bytes()), name.as_bytes(), value.as_bytes());
         }
         all
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Span {
-        let begin = self.text.len();
-        self.text.extend_from_slice(bytes);
-        span(begin..self.text.len())
+    /// Puts a line behind the text.
+    fn put(&mut self, known: Name, name: &[u8], value: &[u8]) {
+        let text = &mut self.text;
+        let begin = text.len();
+        text.reserve(name.len() + COLON.len() + value.len() + END.len());
+        text.extend_from_slice(name);
+        text.extend_from_slice(COLON);
+        let middle = text.len();
+        text.extend_from_slice(value);
+        let (name, value) = (span(begin..begin + name.len()), span(middle..text.len()));
+        text.extend_from_slice(END);
+        self.list.push(Field { known, exact: true, name, value });
+        self.seen |= known.bit();
     }
 
     /// Empties it, and keeps the memory.
@@ -151,10 +206,17 @@ impl Fields {
     }
 }
 
-/// Heads are far smaller than 4 GiB: their size is limited.
+/// What we put between name and value, and behind it.
+const COLON: &[u8] = b": ";
+const END: &[u8] = b"\r\n";
+
 fn span(range: Range<usize>) -> Span {
-    let place = |place| u32::try_from(place).unwrap_or(u32::MAX);
-    Span { begin: place(range.start), end: place(range.end) }
+    Span { begin: position(range.start), end: position(range.end) }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "heads are far smaller than 4 GiB: their size is limited")]
+fn position(place: usize) -> u32 {
+    place as u32
 }
 
 /// A request's head.
@@ -169,25 +231,25 @@ pub struct RequestHead {
     target: Span,
 }
 
-/// A worker's heads that are not in use.
+/// The memory of a worker's heads that are not in use.
 #[derive(Debug, Default)]
-pub struct Heads(RefCell<Vec<RequestHead>>);
+pub struct Heads(RefCell<Vec<Fields>>);
 
 impl Heads {
-    /// An empty head, with memory if there is some.
+    /// No fields, with memory for some if there is any.
     #[must_use]
-    pub fn take(&self) -> RequestHead {
+    pub fn take(&self) -> Fields {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Takes a head back; a large one is let go.
-    pub fn give(&self, mut head: RequestHead) {
+    /// Takes memory back; much of it is let go.
+    pub fn give(&self, mut fields: Fields) {
         const KEEP: usize = 256;
         const USUAL: usize = 16 * 1024;
         let mut heads = self.0.borrow_mut();
-        if head.fields.text.capacity() <= USUAL && heads.len() < KEEP {
-            head.fields.clear();
-            heads.push(head);
+        if fields.text.capacity() <= USUAL && heads.len() < KEEP {
+            fields.clear();
+            heads.push(fields);
         }
     }
 }
@@ -234,6 +296,12 @@ const LONGEST_TARGET: usize = 64 * 1024;
 const USUAL_FIELDS: usize = 128;
 
 impl RequestHead {
+    /// An empty one, in the memory of these fields.
+    #[must_use]
+    pub fn new(fields: Fields) -> Self {
+        Self { fields, ..Self::default() }
+    }
+
     /// Reads a head from the begin of `bytes`; how long it is, or `None` if it is not all there.
     ///
     /// # Errors
@@ -242,7 +310,7 @@ impl RequestHead {
         with_room(limits.fields, |room| {
             let mut request = httparse::Request::new(&mut []);
             let parsed = request.parse_with_uninit_headers(bytes, room);
-            let whole = whole(parsed, bytes, limits);
+            let whole = whole(parsed, limits);
             if request.path.map_or(bytes.len(), str::len) > LONGEST_TARGET && request.method.is_some() {
                 return Err(HeadError::TargetTooLong);
             }
@@ -255,8 +323,7 @@ impl RequestHead {
             self.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
             self.version = version_of(version);
             self.target = place(bytes, target.as_bytes());
-            self.fields.read(&bytes[..length], request.headers);
-            Ok(Some(length))
+            self.fields.read(&bytes[..length], method.as_bytes(), request.headers).map(|()| Some(length))
         })
     }
 
@@ -268,6 +335,12 @@ impl RequestHead {
 }
 
 impl AnswerHead {
+    /// An empty one, in the memory of these fields.
+    #[must_use]
+    pub fn new(fields: Fields) -> Self {
+        Self { fields, ..Self::default() }
+    }
+
     /// Reads a head from the begin of `bytes`; how long it is, or `None` if it is not all there.
     ///
     /// # Errors
@@ -276,7 +349,7 @@ impl AnswerHead {
         with_room(limits.fields, |room| {
             let mut answer = httparse::Response::new(&mut []);
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, room);
-            let Some(length) = whole(parsed, bytes, limits)? else {
+            let Some(length) = whole(parsed, limits)? else {
                 return if bytes.len() <= limits.bytes { Ok(None) } else { Err(HeadError::TooLarge) };
             };
             let (Some(status), Some(version)) = (answer.code, answer.version) else { return Err(HeadError::Malformed) };
@@ -286,8 +359,7 @@ impl AnswerHead {
             self.status = status;
             self.version = version_of(version);
             self.reason = answer.reason.map_or(Span::default(), |reason| place(bytes, reason.as_bytes()));
-            self.fields.read(&bytes[..length], answer.headers);
-            Ok(Some(length))
+            self.fields.read(&bytes[..length], b"HTTP/", answer.headers).map(|()| Some(length))
         })
     }
 
@@ -303,17 +375,32 @@ impl AnswerHead {
 }
 
 impl Fields {
-    /// Takes over the fields of a head, which is kept as the text.
-    fn read(&mut self, head: &[u8], headers: &[httparse::Header<'_>]) {
+    /// Takes over the fields of a head, which is kept as the text. Its first line begins with `first`.
+    ///
+    /// All its lines have to end as RFC 9112 says, section 2.2: the parser takes a line feed alone for
+    /// a line's end, which it would be to some and not to others. It leaves them nowhere else.
+    fn read(&mut self, head: &[u8], first: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), HeadError> {
         self.clear();
         self.text.extend_from_slice(head);
+        let mut well_ended = head.ends_with(b"\r\n\r\n") && (head.starts_with(first) || begins_empty(head));
         for header in headers {
             let known = Name::of(header.name.as_bytes());
-            let value = header.value.trim_ascii();
-            self.list.push(Field { known, name: place(head, header.name.as_bytes()), value: place(head, value) });
+            let (name, value) = (place(head, header.name.as_bytes()), place(head, header.value.trim_ascii()));
+            well_ended &= head[..name.begin as usize].ends_with(END);
+            let between = head.get(name.end as usize..value.begin as usize);
+            let exact = between == Some(COLON) && head[value.end as usize..].starts_with(END);
+            self.list.push(Field { known, exact, name, value });
             self.seen |= known.bit();
         }
+        if well_ended { Ok(()) } else { Err(HeadError::Malformed) }
     }
+}
+
+/// Whether the lines before a head's first are empty ones that end well: a server should ignore them
+/// (RFC 9112, section 2.2).
+fn begins_empty(head: &[u8]) -> bool {
+    let line = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or_default();
+    line > 0 && head[..line].chunks(2).all(|end| end == END)
 }
 
 /// Runs `parse` with room for so many fields.
@@ -325,20 +412,12 @@ fn with_room<'b, T>(fields: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse
     }
 }
 
-/// The length of a head that is there as a whole and ends its lines as RFC 9112 says, section 2.2:
-/// a line feed alone would be a line's end to some and not to others.
-fn whole(
-    parsed: Result<httparse::Status<usize>, httparse::Error>,
-    bytes: &[u8],
-    limits: Limits,
-) -> Result<Option<usize>, HeadError> {
+/// The length of a head, once it is there as a whole.
+fn whole(parsed: Result<httparse::Status<usize>, httparse::Error>, limits: Limits) -> Result<Option<usize>, HeadError> {
     match parsed {
         Ok(httparse::Status::Partial) => Ok(None),
         Ok(httparse::Status::Complete(length)) if length > limits.bytes => Err(HeadError::TooLarge),
-        Ok(httparse::Status::Complete(length)) => {
-            let bare = memchr::memchr_iter(b'\n', &bytes[..length]).any(|at| at == 0 || bytes[at - 1] != b'\r');
-            if bare { Err(HeadError::Malformed) } else { Ok(Some(length)) }
-        }
+        Ok(httparse::Status::Complete(length)) => Ok(Some(length)),
         Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyFields),
         Err(httparse::Error::Version) => Err(HeadError::Version),
         Err(_) => Err(HeadError::Malformed),

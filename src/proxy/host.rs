@@ -25,11 +25,9 @@ pub fn normalise(authority: &str) -> Result<Cow<'_, str>, Refusal> {
 }
 
 fn name(authority: &str) -> Option<Cow<'_, str>> {
-    let (name, port) = match authority.split_once(':') {
-        Some((name, port)) => (name, port),
-        None => (authority, ""),
-    };
-    if name.len() > MAX_NAME || !is_port(port) {
+    let end = authority.bytes().position(|byte| byte == b':').unwrap_or(authority.len());
+    let (name, port) = authority.split_at(end);
+    if name.len() > MAX_NAME || !is_port(port.strip_prefix(':').unwrap_or(port)) {
         return None;
     }
     let name = name.strip_suffix('.').unwrap_or(name);

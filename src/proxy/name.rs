@@ -124,28 +124,47 @@ impl Name {
     #[must_use]
     pub fn of(text: &[u8]) -> Self {
         use Name::*;
-        // By the length first: it leaves one or two to compare with.
-        let candidates: &[Self] = match text.len() {
-            2 => &[B3, Te],
-            3 => &[Via],
-            4 => &[Host, Date],
-            6 => &[Cookie, Expect],
-            7 => &[Upgrade, Trailer],
-            9 => &[Forwarded, RealIp],
-            10 => &[Connection, KeepAlive, SetCookie, Tracestate, B3Flags],
-            11 => &[Traceparent, B3SpanId],
-            12 => &[ContentType, RequestId, B3TraceId, B3Sampled],
-            14 => &[ContentLength, Http2Settings],
-            15 => &[ForwardedFor],
-            16 => &[ProxyConnection, ForwardedHost],
-            17 => &[TransferEncoding, ForwardedProto, B3ParentSpanId],
-            18 => &[ProxyAuthenticate],
-            19 => &[ProxyAuthorization],
-            25 => &[ProxyAuthenticationInfo],
-            _ => &[],
+        let small = |at: usize| text.get(at).map_or(0, |byte: &u8| byte | 0x20);
+        // By length and first letter, which leaves one to compare with; of a family, by one letter more.
+        let known = match (text.len(), small(0)) {
+            (2, b'b') => B3,
+            (2, b't') => Te,
+            (3, b'v') => Via,
+            (4, b'd') => Date,
+            (4, b'h') => Host,
+            (6, b'c') => Cookie,
+            (6, b'e') => Expect,
+            (7, b't') => Trailer,
+            (7, b'u') => Upgrade,
+            (9, b'f') => Forwarded,
+            (9, b'x') => RealIp,
+            (10, b'c') => Connection,
+            (10, b'k') => KeepAlive,
+            (10, b's') => SetCookie,
+            (10, b't') => Tracestate,
+            (10, b'x') => B3Flags,
+            (11, b't') => Traceparent,
+            (11, b'x') => B3SpanId,
+            (12, b'c') => ContentType,
+            (12, b'x') if small(2) == b'r' => RequestId,
+            (12, b'x') if small(5) == b't' => B3TraceId,
+            (12, b'x') => B3Sampled,
+            (14, b'c') => ContentLength,
+            (14, b'h') => Http2Settings,
+            (15, b'x') => ForwardedFor,
+            (16, b'p') => ProxyConnection,
+            (16, b'x') => ForwardedHost,
+            (17, b't') => TransferEncoding,
+            (17, b'x') if small(2) == b'f' => ForwardedProto,
+            (17, b'x') => B3ParentSpanId,
+            (18, b'p') => ProxyAuthenticate,
+            (19, b'p') => ProxyAuthorization,
+            (25, b'p') => ProxyAuthenticationInfo,
+            _ => return Self::unusual(text),
         };
-        let known = candidates.iter().find(|name| name.text().as_bytes().eq_ignore_ascii_case(text));
-        known.copied().unwrap_or_else(|| Self::unusual(text))
+        let name = known.text().as_bytes();
+        // Most write it as we do, which is found faster.
+        if name == text || name.eq_ignore_ascii_case(text) { known } else { Self::unusual(text) }
     }
 
     /// What is no known name: it may look like one.
@@ -170,8 +189,46 @@ impl Name {
 
     /// Its bit in a set of names.
     #[inline]
-    pub(super) fn bit(self) -> u64 {
+    pub(super) const fn bit(self) -> u64 {
         1 << self as u8
+    }
+}
+
+/// A set of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names(u64);
+
+impl Names {
+    /// A set of these.
+    #[must_use]
+    pub const fn new(names: &[Name]) -> Self {
+        let (mut bits, mut at) = (0, 0);
+        while at < names.len() {
+            bits |= names[at].bit();
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    /// With one more.
+    #[must_use]
+    pub const fn and(self, name: Name) -> Self {
+        Self(self.0 | name.bit())
+    }
+
+    /// Whether it has the name.
+    #[inline]
+    #[must_use]
+    pub const fn has(self, name: Name) -> bool {
+        self.0 & name.bit() != 0
+    }
+
+    pub(super) const fn has_any(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    pub(super) const fn bits(self) -> u64 {
+        self.0
     }
 }
 

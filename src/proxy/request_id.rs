@@ -7,39 +7,16 @@ use super::trace_context::write_hex;
 /// The longest id that is kept, in bytes: it is in every log line of the request.
 const MAX_LEN: usize = 128;
 
-/// A request's id, 1 to 128 visible ASCII characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
-    /// Not on the heap: every request has one.
-    bytes: [u8; MAX_LEN],
-    len: usize,
-}
-
-impl RequestId {
-    /// As it stands in the field and in the log.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-/// The id that came in, if there is exactly one and it is 1 to 128 visible ASCII characters; else
-/// a new one of 32 hexadecimal digits.
-#[must_use]
-pub fn request_id(fields: &Fields, rng: &mut fastrand::Rng) -> RequestId {
-    let mut bytes = [0; MAX_LEN];
+/// Sees to it that there is exactly one, of 1 to 128 visible ASCII characters: one that came in so
+/// stays, anything else is replaced by 32 hexadecimal digits.
+pub fn ensure(fields: &mut Fields, rng: &mut fastrand::Rng) {
     let mut values = fields.all(Name::RequestId);
-    let len = match (values.next(), values.next()) {
-        (Some(id), None) if is_usable(id) => {
-            bytes[..id.len()].copy_from_slice(id);
-            id.len()
-        }
-        _ => {
-            write_hex(&mut bytes[..32], rng.u128(..));
-            32
-        }
-    };
-    RequestId { bytes, len }
+    if !matches!((values.next(), values.next()), (Some(id), None) if is_usable(id)) {
+        drop(values);
+        let mut id = [0; 32];
+        write_hex(&mut id, rng.u128(..));
+        fields.set(Name::RequestId, &id);
+    }
 }
 
 fn is_usable(id: &[u8]) -> bool {
@@ -67,13 +44,15 @@ mod tests {
             (&["one", "two"], false),
         ];
         for (values, kept) in cases {
-            let fields = Fields::of(values.iter().map(|value| ("X-Request-Id", *value)));
-            let id = request_id(&fields, &mut fastrand::Rng::with_seed(7));
+            let mut fields = Fields::of(values.iter().map(|value| ("X-Request-Id", *value)));
+            ensure(&mut fields, &mut fastrand::Rng::with_seed(7));
+            let ids: Vec<_> = fields.all(Name::RequestId).collect();
+            let [id] = ids[..] else { panic!("{ids:?} for {values:?}") };
             if *kept {
-                assert_eq!(id.as_bytes(), values[0].as_bytes());
+                assert_eq!(id, values[0].as_bytes());
             } else {
-                assert_eq!(id.as_bytes().len(), 32, "made for {values:?}");
-                assert!(id.as_bytes().iter().all(u8::is_ascii_hexdigit), "{id:?}");
+                assert_eq!(id.len(), 32, "made for {values:?}");
+                assert!(id.iter().all(u8::is_ascii_hexdigit), "{id:?}");
             }
         }
     }
@@ -81,7 +60,8 @@ mod tests {
     #[test]
     fn made_ids_differ() {
         let mut rng = fastrand::Rng::with_seed(7);
-        let fields = Fields::new();
-        assert_ne!(request_id(&fields, &mut rng), request_id(&fields, &mut rng));
+        let mut ids = [Fields::new(), Fields::new()];
+        ids.iter_mut().for_each(|fields| ensure(fields, &mut rng));
+        assert_ne!(ids[0].get(Name::RequestId), ids[1].get(Name::RequestId));
     }
 }

@@ -6,7 +6,7 @@
 //! form that a user adds beside the default wins.
 
 use super::head::Fields;
-use super::name::Name;
+use super::name::{Name, Names};
 
 /// One span's place in its trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,17 @@ pub struct TraceContext {
     tracestate: bool,
 }
 
+/// The fields that name a trace, or say whether it is recorded.
+const TRACE: Names =
+    Names::new(&[Name::B3, Name::B3Flags, Name::B3Sampled, Name::B3SpanId, Name::B3TraceId, Name::Traceparent]);
+
 impl TraceContext {
+    /// Whether there is anything about a trace in these fields.
+    #[must_use]
+    pub fn came(fields: &Fields) -> bool {
+        fields.has_any(TRACE)
+    }
+
     /// The span of a request with these header fields: a part of the caller's trace if they name
     /// one, else the first of a new trace. A decision that came in is kept; without one, the share
     /// `sample` (0 to 1) is recorded.
@@ -163,6 +173,9 @@ struct Received {
 
 impl Received {
     fn read(fields: &Fields) -> Self {
+        if !TraceContext::came(fields) {
+            return Self { caller: None, decision: None, w3c: None };
+        }
         let single = only(fields, Name::B3).and_then(parse_b3).unwrap_or_default();
         let multi = read_b3_multi(fields);
         let w3c = only(fields, Name::Traceparent).and_then(parse_traceparent);

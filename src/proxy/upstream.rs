@@ -1,12 +1,12 @@
 //! Connections to servers: each worker keeps its own, so that taking one needs no lock.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
 use crate::config::Address;
@@ -41,7 +41,7 @@ pub enum ConnectError {
 /// One worker's unused connections, by server.
 #[derive(Debug, Default)]
 pub struct Upstreams {
-    idle: RefCell<HashMap<u64, Kept>>,
+    idle: RefCell<FxHashMap<u64, Kept>>,
 }
 
 /// The unused connections to one server, the one used last at the end.

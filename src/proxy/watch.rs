@@ -71,7 +71,7 @@ pub struct Slot {
     until: Cell<Option<Instant>>,
     upload: Cell<Pace>,
     download: Cell<Pace>,
-    signals: Cell<Signals>,
+    signals: Cell<Option<Signals>>,
     /// Why we end the connection, in a word, once we do.
     given_up: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
@@ -80,6 +80,7 @@ pub struct Slot {
     /// The server that its request is at, or 0.
     server: Cell<u64>,
     watch: Weak<Watch>,
+    now: Rc<Cell<Instant>>,
     place: Cell<usize>,
 }
 
@@ -87,14 +88,15 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Watch {
     slots: RefCell<Vec<Rc<Slot>>>,
-    now: Cell<Instant>,
+    /// When the last sweep was: a limit is late by a sweep at most, and costs no look at the clock.
+    now: Rc<Cell<Instant>>,
 }
 
 impl Watch {
     /// Without a slot yet.
     #[must_use]
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { slots: RefCell::default(), now: Cell::new(Instant::now()) })
+        Rc::new(Self { slots: RefCell::default(), now: Rc::new(Cell::new(Instant::now())) })
     }
 
     /// A slot for a connection that came by `listener`. Its owner calls [`Slot::leave`] at the end.
@@ -112,6 +114,7 @@ impl Watch {
             listener,
             server: Cell::new(0),
             watch: Rc::downgrade(self),
+            now: Rc::clone(&self.now),
             place: Cell::new(slots.len()),
         });
         slots.push(Rc::clone(&slot));
@@ -191,7 +194,7 @@ impl Slot {
     #[inline]
     pub fn wait(&self, phase: Phase, at_most: Duration) {
         self.phase.set(phase);
-        self.until.set(self.now().and_then(|now| now.checked_add(at_most)));
+        self.until.set(self.now.get().checked_add(at_most));
     }
 
     /// Says that a body is under way from now on: it may stand still for `idle`, and the client has
@@ -208,7 +211,7 @@ impl Slot {
     pub fn body_waits(&self, phase: Phase) {
         let Some(cell) = self.pace(phase) else { return };
         let mut pace = cell.get();
-        pace.since = pace.since.or_else(|| self.now());
+        pace.since = pace.since.or(Some(self.now.get()));
         cell.set(pace);
     }
 
@@ -216,9 +219,9 @@ impl Slot {
     /// and so has the other body, where two are under way and it is the server's turn there.
     #[inline]
     pub fn body_moves(&self, phase: Phase, bytes: usize) {
-        let (Some(cell), Some(now)) = (self.pace(phase), self.now()) else { return };
+        let Some(cell) = self.pace(phase) else { return };
         let mut pace = cell.get();
-        let enough = pace.moves(bytes, now);
+        let enough = pace.moves(bytes, self.now.get());
         cell.set(pace);
         if !enough {
             self.expire(true);
@@ -246,11 +249,6 @@ impl Slot {
         self.until.set(None);
     }
 
-    /// The time of the last sweep: a limit is late by a sweep at most, and costs no look at the clock.
-    fn now(&self) -> Option<Instant> {
-        self.watch.upgrade().map(|watch| watch.now.get())
-    }
-
     /// Wakes the connection, for what it waits for has taken too long.
     fn expire(&self, client: bool) {
         self.until.set(None);
@@ -258,9 +256,9 @@ impl Slot {
     }
 
     fn signal(&self, change: impl FnOnce(&mut Signals)) {
-        let mut signals = self.signals.get();
+        let mut signals = self.signals.get().unwrap_or_default();
         change(&mut signals);
-        self.signals.set(signals);
+        self.signals.set(Some(signals));
         // Waking only schedules the task: nothing here is entered again.
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -289,9 +287,9 @@ impl Slot {
         self.given_up.get()
     }
 
-    /// Why the connection was woken; asks to be woken next time.
+    /// Why the connection was woken, if it was from here; asks to be woken next time.
     #[inline]
-    pub fn poll(&self, context: &Context<'_>) -> Signals {
+    pub fn poll(&self, context: &Context<'_>) -> Option<Signals> {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -324,7 +322,7 @@ mod tests {
     use super::*;
 
     fn signals(slot: &Slot) -> Signals {
-        slot.poll(&Context::from_waker(Waker::noop()))
+        slot.poll(&Context::from_waker(Waker::noop())).unwrap_or_default()
     }
 
     const NONE: Signals = Signals { expired: None, last: false, drain: false, cut: false };

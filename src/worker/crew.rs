@@ -186,7 +186,8 @@ impl Shared {
     pub(super) fn place(&self, own: usize) -> usize {
         let load = |worker: usize| self.loads[worker].load(Relaxed);
         let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(own);
-        let slack = 1 + load(least) / 32;
+        // Moving one costs more than a short connection is worth.
+        let slack = 4 + load(least) / 16;
         let chosen = if load(own) > load(least) + slack { least } else { own };
         self.loads[chosen].fetch_add(1, Relaxed);
         chosen

@@ -85,6 +85,7 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, shutdown: impl 
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, TcpStream) {
     // The semaphore is never closed, so there is always a permit.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
+    let mut refused = 0_u32;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -94,7 +95,10 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
             }
             Err(error) => {
                 // As a rule there are no file descriptors left; others have to close theirs first.
-                tracing::warn!(%error, "the admin address cannot take a connection");
+                if refused.is_multiple_of(10) {
+                    tracing::warn!(%error, "the admin address cannot take a connection");
+                }
+                refused = refused.wrapping_add(1);
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -10,6 +10,7 @@
 //! - From a request to an answer: [`listener`], [`worker`], [`proxy`], which asks the [`snapshot`] for
 //!   a [`route`], its [`pool`] for a server ([`balance`], [`sticky`]), and the [`budget`] for retries.
 //! - What is known of servers: [`health`], [`resolver`].
+//! - What all of them share: the process' [`descriptors`].
 //! - What people see: [`admin`], [`telemetry`], out of the [`state`] and its [`counters`].
 //! - What people type: [`cli`].
 
@@ -19,6 +20,7 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod descriptors;
 pub mod gateway;
 pub mod health;
 pub mod listener;

@@ -1,6 +1,7 @@
 //! What is told about the requests and the process: the access log, the process log, traces.
 //!
 //! - [`access_log`]: one line a request, to standard output, on a path of its own.
+//! - [`faults`]: what should not happen.
 //! - [`logs`]: what the process has to say about itself, to standard error.
 //! - [`metrics`]: what Prometheus asks for, from the live state.
 //! - [`trace`]: spans of sampled requests, to a collector.
@@ -9,6 +10,7 @@
 //! and said at most once a minute.
 
 pub mod access_log;
+pub mod faults;
 pub mod logs;
 pub mod metrics;
 mod seldom;

@@ -1,6 +1,7 @@
 //! A worker: one thread that accepts clients and serves them to the end. Nothing moves between workers after that.
 
 mod crew;
+mod crowd;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 
 pub use self::crew::Crew;
 use self::crew::{Command, Shared};
+pub use self::crowd::Crowd;
 use crate::proxy::client::Client;
 use crate::proxy::fault::Failing;
 use crate::proxy::head::Heads;
@@ -35,8 +37,6 @@ use crate::telemetry::trace::SpanSink;
 const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// A pause after the system refused to accept, so that a lack of descriptors is not a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Between two lines that say so.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A worker, as its connections see it.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Worker {
         let current = Rc::new(Current(snapshot.load_full()));
         Rc::new(Self {
             index,
-            upstreams: Upstreams::default(),
+            upstreams: Upstreams::new(shared.crowd.limit(0).div_ceil(shared.loads.len())),
             watch: Watch::new(),
             spans,
             buffers: Buffers::default(),
@@ -219,6 +219,7 @@ impl Worker {
         self.clocks.set((now, SystemTime::now()));
         self.watch.sweep(now);
         self.upstreams.sweep(now);
+        self.shared.crowd.look(now);
         self.log().flush();
         // An idle worker would keep the snapshot that it saw last, and all that hangs on it.
         drop(self.snapshot());
@@ -239,7 +240,6 @@ impl Worker {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),
         };
-        let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -259,8 +259,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
-                        complained = Some(Instant::now());
+                    if self.shared.crowd.refused() {
                         tracing::warn!(%error, listener = %live.name, "cannot accept a client");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -280,10 +279,15 @@ impl Worker {
 
     /// The worker for the next client, as soon as there are fewer than the limit.
     async fn room(&self) -> usize {
+        let mut delayed = false;
         loop {
-            let limit = self.snapshot().config.limits.connections;
-            if let Some(chosen) = self.shared.place_within(limit, self.index) {
+            let configured = self.snapshot().config.limits.connections;
+            if let Some(chosen) = self.shared.place_within(configured, self.index) {
                 return chosen;
+            }
+            self.shared.crowd.full(self.shared.connections(), configured);
+            if !std::mem::replace(&mut delayed, true) {
+                self.shared.crowd.delay();
             }
             tokio::time::sleep(TICK.0).await;
         }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::check::pictures;
 use crate::gateway::{Ask, Gateway, StartError};
-use crate::state::State;
+use crate::telemetry::faults;
 use crate::telemetry::logs::in_colour;
 
 /// What blocking calls, such as a look-up of a name, may take at the end.
@@ -48,7 +48,7 @@ pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), Sta
     // Before anything is started, so that no signal is missed.
     let asks = asks()?;
     let gateway = Gateway::start(path, io::stdout()).await?;
-    count_panics(Arc::clone(gateway.state()));
+    faults::watch(Arc::clone(gateway.state()));
     started();
     gateway.run(asks).await;
     Ok(())
@@ -67,12 +67,4 @@ fn asks() -> io::Result<mpsc::Receiver<Ask>> {
         tokio::spawn(async move { while signal.recv().await.is_some() && send.send(ask).await.is_ok() {} });
     }
     Ok(asks)
-}
-
-/// A fault ends the task it is in, which is one connection or one check. It is said and counted.
-fn count_panics(state: Arc<State>) {
-    std::panic::set_hook(Box::new(move |panic| {
-        state.count_panic();
-        tracing::error!("a fault in lb itself ended a task: {panic}");
-    }));
 }

@@ -18,6 +18,7 @@ use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::{Loaded, Source, Sources};
 use crate::config::{Config, file};
+use crate::descriptors;
 use crate::health::checker::Checker;
 use crate::listener::{self, BindError};
 use crate::registry::Registry;
@@ -29,7 +30,7 @@ use crate::telemetry::access_log::{AccessLogWriter, Losses};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::{Extra, Metrics};
 use crate::telemetry::trace::{self, SpanSink};
-use crate::worker::Crew;
+use crate::worker::{Crew, Crowd};
 
 /// How long the first resolution of servers' names may hold the start up.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -84,6 +85,7 @@ impl Gateway {
         let First { sources, config, refused } = First::of(&source, &found).map_err(StartError::Config)?;
 
         let logs = logs::init(&config.log);
+        let descriptors = descriptors::raise();
         let workers = workers(&config);
         let mut listeners = Listeners::new(workers);
         let (fresh, admin) = bind(&mut listeners, &config)?;
@@ -98,15 +100,18 @@ impl Gateway {
         let (spans, traces) = trace::start(&config.tracing);
         let access = AccessLogWriter::start(access)?;
         let (fail, failing) = mpsc::unbounded_channel();
-        let crew = Crew::start(&state, (0..workers).map(|_| access.worker()).collect(), &spans, fail)?;
+        let most = descriptors::clients(descriptors, descriptors::open(), workers, config.listeners.len());
+        let crowd = Arc::new(Crowd::new(most));
+        let logs_of_access = (0..workers).map(|_| access.worker()).collect();
+        let crew = Crew::start(&state, logs_of_access, &spans, Arc::clone(&crowd), fail)?;
         let (changed, changes) = mpsc::unbounded_channel();
         let mut checker = Checker::new(changed);
         checker.apply(&snapshot);
         let mut resolver = Resolver::default();
         resolver.apply(&snapshot);
 
-        let metrics =
-            Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans)).map_err(io::Error::other)?;
+        let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans, crowd))
+            .map_err(io::Error::other)?;
         let context = Arc::new(admin::Context { state: Arc::clone(&state), metrics });
         let admin = Admin::serve(config.admin.address, admin, context)?;
 
@@ -212,8 +217,9 @@ fn workers(config: &Config) -> usize {
 }
 
 /// What the process counts of itself beside what the state tells.
-fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink) -> Vec<Extra> {
-    let (exported, dropped, state) = (spans.clone(), spans.clone(), Arc::clone(state));
+fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, crowd: Arc<Crowd>) -> Vec<Extra> {
+    let (exported, dropped) = (spans.clone(), spans.clone());
+    let (state, configured, limit) = (Arc::clone(state), Arc::clone(state), Arc::clone(&crowd));
     #[allow(clippy::cast_precision_loss, reason = "metrics are floats")]
     let extra = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| Extra {
         name,
@@ -225,6 +231,16 @@ fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink) -> Vec<Extra> {
             "lb_access_log_dropped_lines_total",
             "Lines of the access log that were dropped because their writer was behind.",
             Box::new(move || losses.lines()),
+        ),
+        extra(
+            "lb_client_connections_limit",
+            "Client connections that may be open at once, by the file or for want of descriptors.",
+            Box::new(move || limit.limit(configured.snapshot.load().config.limits.connections) as u64),
+        ),
+        extra(
+            "lb_clients_delayed_total",
+            "Clients that waited for another to leave; who waits in the system's queue behind them is not known.",
+            Box::new(move || crowd.delayed()),
         ),
         extra("lb_spans_exported_total", "Spans that a collector took.", Box::new(move || exported.exported())),
         extra("lb_spans_dropped_total", "Spans that were dropped or refused.", Box::new(move || dropped.dropped())),

@@ -235,7 +235,7 @@ async fn connect(
     client.slot.wait_unlimited(Phase::Connect);
     let opened = tokio::select! {
         biased;
-        opened = Connection::open(server, client.worker.index, timeouts.connect) => opened,
+        opened = client.worker.upstreams.open(server, client.worker.index, timeouts.connect) => opened,
         () = upload.body.left(AHEAD) => return Err(Failure::ClientGone.into()),
     };
     opened.map(|new| (new, false)).map_err(|error| {

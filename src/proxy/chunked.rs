@@ -32,18 +32,18 @@ pub struct Decoded {
     pub done: bool,
 }
 
-/// Something that is not the chunked coding: where the body ends is not known.
+/// Something that is not the chunked coding of RFC 9112: where the body ends is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadChunk {
-    /// A size that is not 1 to 16 hexadecimal digits, with nothing but an extension behind them.
+    /// A size that is not 1 to 16 hexadecimal digits, with nothing but an extension behind them (section 7.1).
     Size,
-    /// An extension of more than 4 KiB, or with a control character.
+    /// An extension of more than 4 KiB, or with a control character (section 7.1.1).
     Extension,
-    /// A line, or a chunk's content, that does not end with CR LF.
+    /// A line, or a chunk's content, that does not end with CR LF (sections 2.2 and 7.1).
     LineEnd,
-    /// A trailer that is no field.
+    /// A trailer that is no field (sections 5 and 7.1.2).
     Trailer,
-    /// Trailers of more than 8 KiB, or more than 64.
+    /// Trailers of more than 8 KiB, or more than 64 (RFC 6585, section 5).
     TooManyTrailers,
 }
 

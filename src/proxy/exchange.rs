@@ -375,6 +375,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let now = Instant::now();
         let answered = Some(self.status).filter(|status| *status != 0);
+        if std::thread::panicking() {
+            self.client.slot.give_up("fault");
+        }
         if !self.whole {
             self.fail(self.client.slot.given_up().unwrap_or("client_gone"));
         }

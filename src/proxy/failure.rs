@@ -12,17 +12,17 @@ use super::refusal::Refusal;
 pub enum Failure {
     /// The request itself cannot be accepted.
     Refused(Refusal),
-    /// `OPTIONS *`: a question to us, not to a server.
+    /// `OPTIONS *`: a question to us, not to a server (RFC 9110, section 9.3.7).
     Options,
     /// No route takes it.
     NoRoute,
-    /// It expects something that we do not know.
+    /// It expects something that we do not know (RFC 9110, sections 10.1.1 and 15.5.18).
     Expectation,
     /// Its head cannot be read.
     BadHead(HeadError),
-    /// A body over `limits.body_bytes`.
+    /// A body over `limits.body_bytes` (RFC 9110, section 15.5.14).
     BodyTooLarge,
-    /// The body is not what its head says, or ended early.
+    /// The body is not what its head says (RFC 9112, section 7.1), or ended early (section 8).
     BadBody,
     /// The client was too slow with its body.
     ClientTooSlow,

@@ -28,7 +28,8 @@ pub enum Framing {
     UntilClose,
 }
 
-/// An answer whose fields say in two ways, or in none that is plain, where its body ends.
+/// An answer whose fields say in two ways, or in none that is plain, where its body ends
+/// (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadFraming;
 

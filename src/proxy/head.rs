@@ -278,15 +278,16 @@ pub struct Limits {
 /// Why a head cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadError {
-    /// It is not what RFC 9112 says.
+    /// It is not what RFC 9112 says of lines (section 2.2), of the first one (3, 4) and of fields (5; 5.1: no space
+    /// before the colon; 5.2: no folding), or RFC 9110 of their names and values (sections 5.1, 5.5).
     Malformed,
-    /// It is of another HTTP than 1.0 and 1.1.
+    /// It is of another HTTP than 1.0 and 1.1 (RFC 9112, section 2.3; RFC 9110, section 15.6.6).
     Version,
-    /// It is too long.
+    /// It is too long (RFC 6585, section 5).
     TooLarge,
-    /// The target alone is too long.
+    /// The target alone is too long (RFC 9112, section 3; RFC 9110, section 15.5.15).
     TargetTooLong,
-    /// It has too many fields.
+    /// It has too many fields (RFC 6585, section 5).
     TooManyFields,
 }
 

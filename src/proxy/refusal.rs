@@ -1,35 +1,41 @@
-//! Why a request is turned away before it has a route, and what its client is told.
+//! Why a request is turned away before it has a route, by which section of the standard, and what its client is told.
 
 use http::StatusCode;
 
 /// A request that no server may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A `CONNECT`: nothing here is a tunnel to anywhere.
+    /// A `CONNECT` (RFC 9110, section 9.3.6): nothing here is a tunnel to anywhere.
     Connect,
-    /// A `TRACE`: it would show a client what was added on its way.
+    /// A `TRACE` (RFC 9110, section 9.3.8): it would show a client what was added on its way.
     Trace,
-    /// Fields that say in two ways, or in none that is plain, where the body ends.
+    /// Fields that say in two ways, or in none that is plain, where the body ends (RFC 9112, sections 6.1
+    /// and 6.3; RFC 9110, section 8.6).
     Framing,
     /// A target that is none of the forms of RFC 9112, section 3.2, that its method may have.
     TargetForm,
-    /// A target with a fragment, or a byte that is not visible ASCII.
+    /// A target with a fragment (RFC 9112, section 3.2; RFC 3986, section 3.5), or a byte that is not
+    /// visible ASCII (RFC 3986, section 2).
     TargetBytes,
-    /// An absolute target that is neither `http` nor `https`.
+    /// An absolute target that is neither `http` nor `https` (RFC 9110, section 4.2).
     Scheme,
-    /// HTTP/1.1 without a `Host`.
+    /// HTTP/1.1 without a `Host` (RFC 9112, section 3.2).
     NoHost,
-    /// More than one `Host`.
+    /// More than one `Host` (RFC 9112, section 3.2).
     ManyHosts,
-    /// A `Host`, or the authority of an absolute target, that is no host with perhaps a port.
+    /// A `Host`, or the authority of an absolute target, that is no host with perhaps a port (RFC 9110,
+    /// section 7.2; RFC 3986, section 3.2.2), or has user information (RFC 9110, section 4.2.4).
     BadHost,
-    /// An escape in the path that is not `%` and two hexadecimal digits, or stands for NUL.
+    /// An escape in the path that is not `%` and two hexadecimal digits (RFC 3986, section 2.1), or stands
+    /// for NUL (section 7.3).
     BadEscape,
-    /// Escapes in the path that together are no UTF-8.
+    /// Escapes in the path that together are no UTF-8 (RFC 3629, section 3), as longer forms of `/` are not.
     BadText,
-    /// A path with more `..` than there are segments before them.
+    /// A path with more `..` than there are segments before them, of which RFC 3986, section 5.2.4, would
+    /// say nothing.
     AboveRoot,
-    /// An `Upgrade` on a request with a body, whose end two parties could see in two places.
+    /// An `Upgrade` (RFC 9110, section 7.8) on a request with a body, whose end two parties could see in two
+    /// places.
     UpgradeWithBody,
 }
 

@@ -1,8 +1,9 @@
 //! Connections to servers: each worker keeps its own, so that taking one needs no lock.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ pub struct Connection {
     /// Where it leads.
     peer: SocketAddr,
     _open: Open,
+    _place: Place,
 }
 
 /// Why there is no connection.
@@ -38,10 +40,14 @@ pub enum ConnectError {
     Refused(io::Error),
 }
 
-/// One worker's unused connections, by server.
-#[derive(Debug, Default)]
+/// One worker's connections to servers; those that are unused it has, by server.
+#[derive(Debug)]
 pub struct Upstreams {
     idle: RefCell<FxHashMap<u64, Kept>>,
+    /// All, in use or not, and those that are to come about.
+    open: Rc<Cell<usize>>,
+    /// Beyond so many, unused ones make room.
+    most: usize,
 }
 
 /// The unused connections to one server, the one used last at the end.
@@ -52,6 +58,40 @@ struct Kept {
 }
 
 impl Upstreams {
+    /// None yet; unused ones will be kept while there are fewer than `most` in all.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { idle: RefCell::default(), open: Rc::default(), most }
+    }
+
+    /// Connects to a server, within `limit`.
+    ///
+    /// # Errors
+    /// When no connection comes about.
+    pub async fn open(&self, server: &Arc<Server>, worker: usize, limit: Duration) -> Result<Connection, ConnectError> {
+        while self.open.get() >= self.most && self.let_go() {}
+        let address = server.target().ok_or(ConnectError::Unresolved)?;
+        let place = Place::new(&self.open);
+        let stream = tokio::time::timeout(limit, TcpStream::connect(address))
+            .await
+            .map_err(|_| ConnectError::Timeout)?
+            .map_err(ConnectError::Refused)?;
+        // Without it a small request may wait for an acknowledgement; a socket that refuses works all the same.
+        let _ = stream.set_nodelay(true);
+        Ok(Connection { stream, peer: address, _open: Open::new(server, worker), _place: place })
+    }
+
+    /// Closes the connection that has been unused for longest; whether there was one.
+    fn let_go(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let since = |kept: &Kept| kept.connections.first().map(|(_, since)| *since);
+        let Some(kept) = idle.values_mut().filter(|kept| since(kept).is_some()).min_by_key(|kept| since(kept)) else {
+            return false;
+        };
+        drop(kept.connections.remove(0));
+        true
+    }
+
     /// The unused connection to a server that was used last, if there is one that still works.
     pub fn take(&self, server: u64) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
@@ -88,21 +128,6 @@ impl Upstreams {
 }
 
 impl Connection {
-    /// Connects to a server, within `limit`.
-    ///
-    /// # Errors
-    /// When no connection comes about.
-    pub async fn open(server: &Arc<Server>, worker: usize, limit: Duration) -> Result<Self, ConnectError> {
-        let address = server.target().ok_or(ConnectError::Unresolved)?;
-        let stream = tokio::time::timeout(limit, TcpStream::connect(address))
-            .await
-            .map_err(|_| ConnectError::Timeout)?
-            .map_err(ConnectError::Refused)?;
-        // Without it a small request may wait for an acknowledgement; a socket that refuses works all the same.
-        let _ = stream.set_nodelay(true);
-        Ok(Self { stream, peer: address, _open: Open::new(server, worker) })
-    }
-
     /// Whether that is where the server is now: a host name may lead elsewhere after a while.
     fn leads_to(&self, server: &Server) -> bool {
         match server.key.address {
@@ -137,6 +162,23 @@ impl Drop for Open {
     }
 }
 
+/// A descriptor's place in [`Upstreams::open`], from before the connection comes about.
+#[derive(Debug)]
+struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    fn new(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(Rc::clone(open))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,11 +192,11 @@ mod tests {
         let name = Address::Name("backend".to_owned(), address(&here).port());
         let key = Key { pool: "default".into(), name: "server1".into(), address: name };
         let server = Arc::new(Server::new(1, key, State::Up, 1));
-        let upstreams = Upstreams::default();
+        let upstreams = Upstreams::new(9);
         for (before, after, kept) in [(&here, &here, true), (&here, &there, false)] {
             for swept in [false, true] {
                 server.set_target(address(before));
-                let connection = Connection::open(&server, 0, IDLE).await.expect("a connection");
+                let connection = upstreams.open(&server, 0, IDLE).await.expect("a connection");
                 upstreams.keep(&server, connection, Instant::now());
                 server.set_target(address(after));
                 if swept {
@@ -164,5 +206,30 @@ mod tests {
                 assert_eq!(upstreams.take(server.id).is_some(), kept);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_unused_for_longest_makes_room() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = Address::Ip(socket.local_addr().expect("an address"));
+        let servers = [1, 2].map(|id| {
+            let key = Key { pool: "default".into(), name: format!("server{id}").into(), address: address.clone() };
+            Arc::new(Server::new(id, key, State::Up, 1))
+        });
+        let upstreams = Upstreams::new(3);
+        let start = Instant::now();
+        let open = async |server: usize| upstreams.open(&servers[server], 0, IDLE).await.expect("a connection");
+        let (first, second, third) = (open(0).await, open(1).await, open(0).await);
+        upstreams.keep(&servers[0], first, start + IDLE);
+        upstreams.keep(&servers[1], second, start);
+        let fourth = open(0).await;
+        assert_eq!((servers[0].connections(), servers[1].connections()), (3, 0), "that of the other server went");
+        let fifth = open(1).await;
+        assert_eq!((servers[0].connections(), servers[1].connections()), (2, 1));
+        // Those in use are never taken from anybody.
+        let sixth = open(1).await;
+        assert_eq!(upstreams.open.get(), 4);
+        drop((third, fourth, fifth, sixth));
+        assert_eq!(upstreams.open.get(), 0);
     }
 }

@@ -116,13 +116,13 @@ const FAMILIES: [&Family; 21] = [
 #[derive(Debug, Clone)]
 pub struct Metrics(Registry);
 
-/// A counter of the process as a whole that some other part keeps.
+/// A figure of the process as a whole that some other part keeps.
 pub struct Extra {
-    /// The metric's name; ends in `_total`.
+    /// The metric's name; a counter's ends in `_total`, a gauge's does not.
     pub name: &'static str,
-    /// What is counted.
+    /// What is told.
     pub help: &'static str,
-    /// Reads the counter; must not block.
+    /// Reads the figure; must not block.
     pub read: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
@@ -195,7 +195,8 @@ impl Collector for Live {
         families.push(client_connections(&self.state));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.extras.iter().map(|extra| {
-            let family = counter(extra.name, extra.help, &[]);
+            let make = if extra.name.ends_with("_total") { counter } else { gauge };
+            let family = make(extra.name, extra.help, &[]);
             family.of([family.value(&[], (extra.read)())])
         }));
         families

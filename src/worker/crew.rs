@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::Worker;
+use super::crowd::Crowd;
 use crate::proxy::fault::Failing;
 use crate::state::{ListenerLive, State};
 use crate::telemetry::access_log::AccessLog;
@@ -50,6 +51,8 @@ pub(super) enum Command {
 pub(super) struct Shared {
     /// Client connections of each worker.
     pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
+    /// How many they may be.
+    pub(super) crowd: Arc<Crowd>,
     inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
     /// To the control plane.
     pub(super) failing: UnboundedSender<Failing>,
@@ -58,7 +61,7 @@ pub(super) struct Shared {
 }
 
 impl Crew {
-    /// Starts as many workers as there are `logs`, which tell of servers that fail.
+    /// Starts as many workers as there are `logs`, for a `crowd` of clients, which tell of servers that are `failing`.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
@@ -66,11 +69,13 @@ impl Crew {
         state: &State,
         logs: Vec<AccessLog>,
         spans: &SpanSink,
+        crowd: Arc<Crowd>,
         failing: UnboundedSender<Failing>,
     ) -> io::Result<Self> {
         let count = logs.len();
         let shared = Arc::new(Shared {
             loads: (0..count).map(|_| CachePadded::default()).collect(),
+            crowd,
             inboxes: OnceLock::new(),
             failing,
             gate: Mutex::default(),
@@ -168,17 +173,15 @@ impl Shared {
     }
 
     /// All client connections.
-    fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.loads.iter().map(|load| load.load(Relaxed)).sum()
     }
 
-    /// The same as [`Shared::place`], unless there are `limit` clients already; 0 is no limit.
-    pub(super) fn place_within(&self, limit: usize, own: usize) -> Option<usize> {
-        if limit == 0 {
-            return Some(self.place(own));
-        }
-        let _gate = self.gate.lock();
-        (self.connections() < limit).then(|| self.place(own))
+    /// The same as [`Shared::place`], unless there are as many clients as may be by what the file
+    /// says. To its word that is kept; the limit of the system leaves room to be a few over.
+    pub(super) fn place_within(&self, configured: usize, own: usize) -> Option<usize> {
+        let _gate = (configured > 0).then(|| self.gate.lock());
+        (self.connections() < self.crowd.limit(configured)).then(|| self.place(own))
     }
 
     /// The worker that is to serve a client whom worker `own` has accepted: itself, unless it

@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
+use crate::support::DEADLINE;
 use crate::support::client::{Client, Piece};
 use crate::support::lb::Lb;
 use crate::support::servers::{Request, Server, answer};
-use crate::support::{DEADLINE, eventually};
 
 /// A server that answers with the body that it was sent, and says how by the same kind of framing.
-fn echo() -> Server {
+pub(crate) fn echo() -> Server {
     Server::scripted(|mut stream, note| {
         while let Some(request) = note.next(&mut stream) {
             if request.values("content-length").is_empty() {
@@ -29,7 +29,7 @@ fn echo() -> Server {
 }
 
 /// Bytes in which any loss, doubling or exchange shows.
-fn content(length: usize) -> Vec<u8> {
+pub(crate) fn content(length: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(length as u64);
     (0..length).map(|_| rng.u8(..)).collect()
 }
@@ -129,93 +129,6 @@ fn an_upload_goes_on_as_it_comes() {
 }
 
 #[test]
-fn what_has_no_body_has_none() {
-    // Row 36: bytes that must not be there are skipped, and the connection is not used again.
-    let cases = [
-        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 200, Some("5")),
-        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, Some("5")),
-        ("GET", "HTTP/1.1 204 No Content\r\n\r\n", 204, None),
-        ("GET", "HTTP/1.1 204 No Content\r\n\r\nhello", 204, None),
-        ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204, None),
-        ("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", 304, None),
-        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello", 304, Some("5")),
-    ];
-    for (method, bytes, status, length) in cases {
-        let server = Server::saying(bytes);
-        let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
-        let mut client = Client::connect(lb.address());
-        for _ in 0..3 {
-            client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
-            let (answered, fields) = client.try_head().unwrap_or_else(|error| panic!("{method} {bytes}: {error}"));
-            assert_eq!(answered, status, "{method} {bytes}");
-            let said = fields
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-                .map(|(_, value)| value.as_str());
-            assert_eq!(said, length, "{method} {bytes}: {fields:?}");
-        }
-        let kept = !bytes.ends_with("hello");
-        assert_eq!(server.connections() == 1, kept, "{method} {bytes}: {} connections", server.connections());
-    }
-}
-
-#[test]
-fn bytes_past_an_answers_length_reach_nobody() {
-    let server = Server::saying(
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
-    );
-    let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
-    let mut client = Client::connect(lb.address());
-    for _ in 0..10 {
-        assert_eq!(client.get("/").text(), "ok");
-    }
-    assert_eq!(server.connections(), 10);
-}
-
-#[test]
-fn row_37_an_answer_cut_short_is_seen_to_be_cut_and_not_tried_again() {
-    let heads = [
-        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n64\r\nx",
-    ];
-    for head in heads {
-        let server = Server::scripted(move |mut stream, note| {
-            if note.next(&mut stream).is_some() {
-                answer(&mut stream, head);
-            }
-        });
-        let lb = Lb::before(&server, "");
-        let mut client = Client::connect(lb.address());
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        let answer = client.try_answer();
-        assert!(answer.is_err(), "{head}: {answer:?}");
-        assert_eq!(server.requests().len(), 1, "{head}");
-        lb.logs("the cut", |line| line.contains("answer_cut"));
-    }
-}
-
-#[test]
-fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
-    let server = Server::scripted(|mut stream, note| {
-        let Some(mut request) = Request::read_head(&mut stream) else { return };
-        let whole = request.read_body(&mut stream).is_some();
-        request.line = (if whole { "whole" } else { "broken off" }).to_owned();
-        note.seen(&request);
-    });
-    let lb = Lb::before(&server, "");
-    for framing in ["Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
-        let before = server.requests().len();
-        let mut client = Client::connect(lb.address());
-        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
-        eventually("the upload begins", || (lb.server("server1")["active_requests"] == 1).then_some(()));
-        drop(client);
-        let ended = eventually("the upload ends", || server.requests().get(before).cloned());
-        assert_eq!(ended.line, "broken off", "{framing}");
-    }
-}
-
-#[test]
 fn a_client_of_http_1_0_is_sent_no_chunks() {
     let server = Server::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
     let lb = Lb::before(&server, "");
@@ -245,81 +158,6 @@ fn trailers_reach_a_client_that_takes_them() {
 }
 
 #[test]
-fn row_13_a_100_passes_from_the_server_to_who_waits_for_it_and_to_nobody_else() {
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(mut request) = Request::read_head(&mut stream) {
-            if !request.values("expect").is_empty() {
-                answer(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n");
-            }
-            request.read_body(&mut stream).expect("a body");
-            note.seen(&request);
-            answer(&mut stream, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n");
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        }
-    });
-    let lb = Lb::before(&server, "");
-    let address = lb.address();
-    let mut client = Client::connect(address);
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n";
-    client.send(format!("{head}Expect: 100-Continue\r\n\r\n"));
-    assert_eq!(client.answer().status, 100);
-    client.send("hello");
-    let hints = client.answer();
-    assert_eq!((hints.status, hints.field("link"), hints.field("connection")), (103, Some("</a>"), None));
-    assert_eq!(client.answer().text(), "ok");
-    assert_eq!(client.request(format!("{head}\r\nhello")).status, 103);
-    assert_eq!(client.answer().status, 200);
-    let old = head.replace("1.1", "1.0");
-    let answer = Client::connect(address).request(format!("{old}Expect: 100-continue\r\n\r\nhello"));
-    assert_eq!(answer.status, 200);
-    let expected: Vec<usize> = server.requests().iter().map(|request| request.values("expect").len()).collect();
-    assert_eq!(expected, [1, 0, 0]);
-}
-
-#[test]
-fn rows_12_and_38_an_early_answer_reaches_the_client_and_its_connection_nobody_else() {
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(request) = Request::read_head(&mut stream) {
-            note.seen(&request);
-            if request.path() == "/" {
-                answer(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
-            } else {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-            }
-        }
-    });
-    let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
-    let address = lb.address();
-    let mut client = Client::connect(address);
-    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n0123456789", 100 << 20));
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
-    // While the first upload is still open, and after it.
-    assert_eq!(Client::connect(address).get("/second").text(), "ok");
-    drop(client);
-    assert_eq!(Client::connect(address).get("/third").text(), "ok");
-    assert_eq!(server.requests().len(), 3);
-    assert_eq!(server.connections(), 2, "the upload's own, and one for all others");
-}
-
-#[test]
-fn row_38_a_client_that_only_reads_when_all_is_sent_can_read_it_too() {
-    let server = Server::scripted(|mut stream, note| {
-        if let Some(request) = Request::read_head(&mut stream) {
-            note.seen(&request);
-            answer(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
-        }
-    });
-    let lb = Lb::before(&server, "");
-    let length = 1 << 20;
-    let mut client = Client::connect(lb.address());
-    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
-    // It may be told to stop in the middle.
-    let _ = client.socket().write_all(&content(length));
-    assert_eq!(client.answer().status, 413);
-}
-
-#[test]
 fn a_body_over_the_limit_is_413_however_it_is_framed() {
     let server = echo();
     let lb = Lb::before(&server, "[limits]\nbody_bytes = \"10B\"\n");
@@ -339,21 +177,6 @@ fn a_body_over_the_limit_is_413_however_it_is_framed() {
         assert!(status == 200 || client.is_closed(), "{framing}");
     }
     assert_eq!(server.requests().len(), 2, "what is too large reaches no server whole");
-}
-
-#[test]
-fn row_13_who_waits_for_a_100_that_never_comes_may_send_all_the_same() {
-    // RFC 9110, section 10.1.1: a client does not wait for ever, and a balancer has nothing to add.
-    let server = echo();
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"400ms\"\n");
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
-    let mut client = Client::connect(lb.address());
-    client.send(head);
-    eventually("the request begins", || (lb.server("server1")["active_requests"] == 1).then_some(()));
-    client.send("hello");
-    assert_eq!(client.answer().text(), "hello");
-    // Who does wait for ever has sent no body in time.
-    assert_eq!((client.request(head).status, client.is_closed()), (408, true));
 }
 
 #[test]

@@ -2,14 +2,11 @@
 
 use std::io::BufReader;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
+use std::time::Instant;
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS, PORTS, servers};
+use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::{Note, Request, Server, answer, hanging};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -110,30 +107,7 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
 }
 
 #[test]
-fn row_39_a_client_that_leaves_takes_its_request_along() {
-    let server = Server::scripted(|mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            // Until the balancer closes.
-            let closed = note.next(&mut stream).is_none();
-            assert!(closed, "nothing more comes on this connection");
-            note.seen(&Request { line: "closed".to_owned(), ..Request::default() });
-        }
-    });
-    let lb = Lb::before(&server, "");
-    let mut client = Client::connect(lb.address());
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    eventually("the request arrives", || (server.requests().len() == 1).then_some(()));
-    let left = Instant::now();
-    drop(client);
-    eventually("the request is cancelled", || (server.requests().len() == 2).then_some(()));
-    // The list says one second; a loaded machine is given two.
-    assert!(left.elapsed().as_secs() < 2, "{:?}", left.elapsed());
-    eventually("no request is open", || (lb.server("server1")["active_requests"] == 0).then_some(()));
-    lb.logs("the request", |line| line.contains("\" 499 ") && line.contains("client_gone"));
-}
-
-#[test]
-fn row_39_a_client_that_leaves_while_its_server_is_connected_to_is_not_waited_for() {
+fn a_client_that_leaves_while_its_server_is_connected_to_is_not_waited_for() {
     let (_socket, _queue, hangs) = hanging();
     let table = servers(&[("hangs", hangs, 1)]);
     let lb = Lb::start(&format!("{NO_CHECKS}[timeouts]\nconnect = \"1h\"\n{table}"));
@@ -284,47 +258,4 @@ fn clients_over_the_limit_wait_and_are_served() {
     assert!(server.requests().iter().all(|request| request.path() == "/"));
     drop(first.pop());
     assert_eq!(third.answer().status, 200);
-}
-
-#[test]
-fn row_44_many_slow_clients_keep_nobody_else_waiting() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, ONE_WORKER);
-    let address = lb.address();
-    let mut slow: Vec<Client> = (0..200).map(|_| Client::connect(address)).collect();
-    for piece in ["GET / HTTP/1.1\r\n", "Host: a\r\n", "X: y\r\n"] {
-        for client in &mut slow {
-            client.send(piece);
-        }
-        assert_eq!(get(address, "/probe").status, 200);
-    }
-    assert!(server.requests().iter().all(|request| request.path() == "/probe"));
-    for client in &mut slow {
-        assert_eq!(client.request("\r\n").status, 200);
-    }
-}
-
-#[test]
-fn row_45_who_has_no_descriptors_left_waits_for_some_and_says_so_seldom() {
-    let server = Server::saying(OK);
-    let directory = TempDir::new().expect("a directory");
-    let path = directory.path().join("lb.toml");
-    std::fs::write(&path, format!("{PORTS}{NO_CHECKS}{ONE_WORKER}{}", server.table("server1"))).expect("a file");
-    let mut few = Command::new("sh");
-    few.env_remove("LB_CONFIG").env("NO_COLOR", "1");
-    few.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lb")]);
-    let lb = Lb::start_as(few, directory, path);
-    let address = lb.address();
-    let began = Instant::now();
-    let mut clients: Vec<Client> = (0..80).map(|_| Client::connect(address)).collect();
-    let complaints = || lb.stderr().iter().filter(|line| line.contains("cannot accept a client")).count();
-    eventually("it has none left", || (complaints() > 0).then_some(()));
-    std::thread::sleep(Duration::from_millis(500));
-    let (said, seconds) = (complaints(), began.elapsed().as_secs());
-    assert!(said as u64 <= seconds + 2, "{said} lines in {seconds} s");
-    clients.truncate(5);
-    assert_eq!(get(address, "/").status, 200);
-    for client in &mut clients {
-        assert_eq!(client.get("/").status, 200);
-    }
 }

@@ -8,7 +8,7 @@ mod bodies;
 mod connections;
 mod ejection;
 mod failures;
-mod head;
+mod hard;
 mod healthcheck;
 mod keys;
 mod last_good;

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, get};
@@ -131,41 +132,37 @@ fn an_edit_that_removes_more_than_it_may_is_refused() {
     assert_eq!(get(lb.address(), "/").status, 503);
 }
 
-/// A small generator of our own: the same files on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % sides as u64).expect("it is below a usize")
-    }
-}
-
 /// The text with something cut, doubled, or overwritten, but for its first `keep` bytes.
-fn mutate(text: &str, keep: usize, dice: &mut Dice) -> Vec<u8> {
+fn mutate(text: &str, keep: usize, dice: &mut Rng) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
-    let at = keep + dice.roll(bytes.len() - keep);
-    let end = (at + 1 + dice.roll(20)).min(bytes.len());
+    let at = keep + dice.usize(..bytes.len() - keep);
+    let end = (at + dice.usize(1..=20)).min(bytes.len());
     let table = text.find("[[server]]").expect("a server")..text.rfind("[[server]]").expect("a server");
-    match dice.roll(6) {
+    match dice.usize(..6) {
         0 => drop(bytes.drain(at..end)),
         1 => bytes.truncate(at),
-        2 => bytes[at] = u8::try_from(dice.roll(256)).expect("a byte"),
+        2 => bytes[at] = dice.u8(..),
         3 => {
             let part = bytes[at..end].to_vec();
             bytes.splice(end..end, part);
         }
         // Two that make another good file: servers go, and weights change.
-        4 => drop(bytes.drain(table.start..table.start + table.len() / 3 * (1 + dice.roll(3)))),
+        4 => drop(bytes.drain(table.start..table.start + table.len() / 3 * dice.usize(1..=3))),
         _ => {
-            return text
-                .replacen("weight = 5", &format!("weight = {}", 1 + dice.roll(9)), 1 + dice.roll(4))
-                .into_bytes();
+            let weight = format!("weight = {}", dice.u8(1..=9));
+            return text.replacen("weight = 5", &weight, dice.usize(1..=4)).into_bytes();
         }
     }
     bytes
+}
+
+/// Set at its end, however that comes: those who look at it end too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 #[test]
@@ -193,17 +190,19 @@ fn a_hundred_mutated_files_cost_no_request() {
                 }
             });
         }
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let _over = Over(over);
+        let mut there = text.clone().into_bytes();
+        let mut dice = Rng::with_seed(100);
         for _ in 0..100 {
             let before = lb.newest_reload();
             let bytes = mutate(&text, PORTS.len(), &mut dice);
             lb.edit_bytes(&bytes);
-            // A few of them are what was there before.
-            if bytes != text.as_bytes() {
+            // Some are what was there before, and no reload.
+            if bytes != there {
                 lb.next_reload(&before);
             }
+            there = bytes;
         }
-        over.store(true, SeqCst);
     });
     let failures = failures.lock().unwrap();
     assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(5)]);

@@ -13,10 +13,10 @@ use crate::support::servers::{Request, Server, answer};
 use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const STEP: Duration = Duration::from_millis(50);
+pub(crate) const STEP: Duration = Duration::from_millis(50);
 
 /// Sends `piece` step by step until it is answered or ended, or the time is `over`. Returns how long that took.
-fn trickle(client: &Client, piece: &[u8], over: Duration) -> Duration {
+pub(crate) fn trickle(client: &Client, piece: &[u8], over: Duration) -> Duration {
     let (mut socket, began) = (client.socket(), Instant::now());
     let mut byte = [0];
     while began.elapsed() < over && socket.write_all(piece).is_ok() {
@@ -31,24 +31,6 @@ fn trickle(client: &Client, piece: &[u8], over: Duration) -> Duration {
 }
 
 #[test]
-fn row_42_a_head_has_its_time_however_it_comes() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
-    let address = lb.address();
-    let began = Instant::now();
-    let mut silent = Client::connect(address);
-    let mut second = Client::connect(address);
-    assert_eq!(second.get("/").status, 200);
-    assert!(silent.is_closed());
-    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
-    // After its first request the time begins with the next one's first byte, and no byte prolongs it.
-    second.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
-    let took = trickle(&second, b"x", Duration::from_secs(10));
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(second.is_closed());
-}
-
-#[test]
 fn an_idle_connection_ends_at_its_time() {
     let server = Server::saying(OK);
     let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"1h\"\nidle = \"200ms\"\n");
@@ -59,21 +41,6 @@ fn an_idle_connection_ends_at_its_time() {
     assert!(began.elapsed() >= Duration::from_millis(150), "{:?}", began.elapsed());
     eventually("it is counted no more", || {
         (lb.metric("lb_client_connections{listener=\"127.0.0.1:0\"}") == Some(0.0)).then_some(())
-    });
-}
-
-#[test]
-fn row_10_an_upload_that_stands_still_is_408_and_cancelled() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"200ms\"\n");
-    for framing in ["Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
-        let mut client = Client::connect(lb.address());
-        let answer = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
-        assert_eq!((answer.status, client.is_closed()), (408, true), "{framing}");
-    }
-    assert!(server.requests().is_empty(), "no server was sent a whole request");
-    eventually("the requests are cancelled", || {
-        (lb.metric("lb_server_connections{pool=\"default\",server=\"server1\"}") == Some(0.0)).then_some(())
     });
 }
 
@@ -187,7 +154,7 @@ fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
 }
 
 /// A server that answers with more than all buffers on the way hold.
-fn endless() -> Server {
+pub(crate) fn endless() -> Server {
     Server::scripted(|mut stream, note| {
         while note.next(&mut stream).is_some() {
             answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 256 << 20));
@@ -212,62 +179,6 @@ fn a_client_that_does_not_read_is_cut() {
     let rest = client.rest().map_or(0, |bytes| bytes.len());
     assert!(rest < 256 << 20, "{rest} bytes came");
     lb.logs("the cut", |line| line.contains("client_too_slow"));
-}
-
-#[test]
-fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
-    let (mut slow, mut slower) = (Client::connect(lb.address()), Client::connect(lb.address()));
-    std::thread::scope(|scope| {
-        // 20 bytes a second.
-        scope.spawn(|| {
-            slower.send(head);
-            let took = trickle(&slower, b"x", DEADLINE);
-            assert!(took < DEADLINE / 2, "{took:?}");
-            assert_eq!(slower.answer().status, 408);
-        });
-        // 4000, for longer than is judged at once.
-        slow.send(head);
-        let took = trickle(&slow, &[b'x'; 200], 25 * STEP);
-        assert!(took >= 25 * STEP, "{took:?}");
-        slow.send(vec![b'x'; 10_000]);
-        assert_eq!(slow.answer().status, 200);
-    });
-    lb.logs("the cut", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
-}
-
-#[test]
-fn row_43_an_answer_read_too_slowly_is_cut() {
-    let server = endless();
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"256MiB\"\n");
-    let mut client = Client::connect(lb.address());
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(client.try_head().expect("a head").0, 200);
-    let (began, mut read) = (Instant::now(), 0);
-    while began.elapsed() < Duration::from_secs(15) && lb.server("server1")["active_requests"] != 0 {
-        // Twenty megabytes a second at most, and never idle for long.
-        read += client.read(1 << 20).len();
-        std::thread::sleep(STEP);
-    }
-    assert!(read < 200 << 20, "{read} bytes read in {:?}", began.elapsed());
-    lb.logs("the cut", |line| line.contains("client_too_slow"));
-}
-
-#[test]
-fn row_43_a_slow_server_is_not_its_clients_fault() {
-    let server = Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n");
-            for _ in 0..75 {
-                answer(&mut stream, "x");
-                std::thread::sleep(STEP);
-            }
-        }
-    });
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
-    assert_eq!(Client::connect(lb.address()).get("/").body.len(), 75);
 }
 
 #[test]

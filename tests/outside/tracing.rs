@@ -228,7 +228,7 @@ fn the_share_that_is_sampled_is_the_one_in_the_file() {
 }
 
 #[test]
-fn a_collector_that_is_down_costs_nothing_and_is_said_once() {
+fn row_46_a_collector_that_is_down_costs_nothing_and_is_said_once() {
     let (refusing, server) = (Refusing::new(), Server::named("server1"));
     let lb = Lb::start(&config(&format!("http://{}/api/v2/spans", refusing.address), 1.0, server.address));
     for lost in [2.0, 4.0] {
@@ -240,7 +240,7 @@ fn a_collector_that_is_down_costs_nothing_and_is_said_once() {
 }
 
 #[test]
-fn a_collector_that_is_slow_costs_nothing() {
+fn row_46_a_collector_that_is_slow_costs_nothing() {
     let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
     let server = Server::named("server1");
     let lb = Lb::start(&config(&format!("http://{}/", silent.address), 1.0, server.address));

@@ -82,61 +82,6 @@ fn much_passes_through_a_tunnel_whole() {
 }
 
 #[test]
-fn row_29_a_server_that_does_not_switch_is_asked_over_http() {
-    let server = Server::named("plain");
-    let lb = Lb::before(&server, "");
-    let mut client = Client::connect(lb.address());
-    // The second would be an admin's in a tunnel; here it is a request like any other.
-    client.send([ASK, "GET /..%2fsecond HTTP/1.1\r\nHost: b\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n"].concat());
-    assert_eq!((client.answer().text(), client.answer().text()), ("plain".to_owned(), "plain".to_owned()));
-    let second = server.requests().remove(1);
-    assert_eq!((second.path(), second.values("x-forwarded-for")), ("/..%2fsecond", vec!["127.0.0.1"]));
-    assert_eq!(client.get("/third").status, 200);
-}
-
-#[test]
-fn row_30_h2c_and_half_an_upgrade_are_not_asked_for() {
-    let server = Server::named("plain");
-    let lb = Lb::before(&server, "");
-    let address = lb.address();
-    let cases = [
-        "HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
-        "HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, H2C",
-        "HTTP/1.1\r\nHost: a\r\nUpgrade: websocket",
-        "HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket",
-    ];
-    for head in cases {
-        assert_eq!(Client::connect(address).request(format!("GET / {head}\r\n\r\n")).status, 200, "{head}");
-        let request = server.requests().pop().expect("a request");
-        for name in ["upgrade", "connection", "http2-settings"] {
-            assert!(request.values(name).is_empty(), "{head}: {request:?}");
-        }
-    }
-    let mut client = Client::connect(address);
-    let upload = "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    assert_eq!((client.request(upload).status, client.is_closed()), (400, true));
-    assert_eq!(server.requests().len(), cases.len());
-}
-
-#[test]
-fn row_35_a_switch_that_nobody_asked_for_is_502() {
-    let server = Server::saying([SWITCH, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"].concat());
-    let lb = Lb::before(&server, "");
-    let mut client = Client::connect(lb.address());
-    assert_eq!(client.get("/").status, 502);
-    assert_eq!(client.get("/").status, 502);
-    assert_eq!(server.connections(), 2, "neither connection is used again");
-}
-
-#[test]
-fn a_switch_to_nothing_is_502() {
-    let server = Server::saying("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n");
-    let lb = Lb::before(&server, "");
-    let request = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    assert_eq!(Client::connect(lb.address()).request(request).status, 502);
-}
-
-#[test]
 fn a_tunnel_outlives_edits_of_others_and_ends_with_its_servers_drain() {
     let server = Server::scripted(echoing);
     let other = Server::named("other");

@@ -216,6 +216,11 @@ impl Lb {
     pub(crate) fn before(server: &Server, config: &str) -> Self {
         Self::start(&format!("{NO_CHECKS}{config}{}", server.table("server1")))
     }
+
+    /// Closes standard error after its next line: whatever is written there then is an error.
+    pub(crate) fn deafen(&mut self) {
+        self.stderr = Lines::default();
+    }
 }
 
 impl Drop for Lb {
@@ -229,13 +234,14 @@ impl Drop for Lb {
     }
 }
 
-/// Collects the lines of an output as they come.
+/// Collects the lines of an output as they come, for as long as somebody has use for them.
 pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     let lines = Lines::default();
-    let taken = Arc::clone(&lines);
+    let wanted = Arc::downgrade(&lines);
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            taken.lock().expect("lines").push(line);
+            let Some(lines) = wanted.upgrade() else { return };
+            lines.lock().expect("lines").push(line);
         }
     });
     lines

@@ -1,6 +1,6 @@
 //! Passive ejection: a server whose requests fail in a row leaves before its checks say so, and returns by them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -74,6 +74,7 @@ fn who_refuses_is_tried_first_no_longer_than_until_it_falls() {
     let (bad, good) = (Server::named("bad"), Server::named("good"));
     let lb = start(ONE_CHECK, bad.address, good.address);
     bad.stop();
+    eventually("it refuses", || TcpStream::connect(bad.address).is_err().then_some(()));
     let address = lb.address();
     let retries = || lb.metric("lb_retries_total{pool=\"default\",reason=\"connect\"}").expect("a series");
     eventually("it is out", || {

@@ -30,6 +30,7 @@ use crate::state::State;
 use crate::telemetry::metrics::Metrics;
 
 pub use api::answer;
+pub use view::Truth;
 
 /// Connections at once; who comes then waits in the socket's queue.
 const CONNECTIONS: u32 = 128;

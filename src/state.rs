@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use crate::counters::{Counter, PerWorker};
 use crate::reload::record::Record;
+use crate::reload::sight::Sight;
 use crate::snapshot::Snapshot;
 
 /// One for the process. The control plane writes, all read.
@@ -19,6 +20,8 @@ pub struct State {
     reloads: Mutex<Record>,
     /// The listeners that take clients, and those that still have some.
     listeners: ArcSwap<Vec<Arc<ListenerLive>>>,
+    /// How well the files are seen.
+    pub sight: Arc<Sight>,
     stopping: AtomicBool,
     panics: AtomicU64,
     /// When the process began.
@@ -63,6 +66,7 @@ impl State {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
             reloads: Mutex::default(),
             listeners: ArcSwap::default(),
+            sight: Arc::default(),
             stopping: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             started: SystemTime::now(),

@@ -221,8 +221,9 @@ fn list_listeners(asked: &Asked) -> Result<Answer, Refusal> {
 }
 
 fn show_config(asked: &Asked) -> Result<Answer, Refusal> {
-    let rejected = !asked.context.state.reloads().last_successful();
-    json(&Configuration::new(asked.snapshot, rejected))
+    let state = &asked.context.state;
+    let rejected = !state.reloads().last_successful();
+    json(&Configuration::new(asked.snapshot, rejected, &state.sight.warnings()))
 }
 
 fn list_reloads(asked: &Asked) -> Result<Answer, Refusal> {

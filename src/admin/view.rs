@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::problem::Problem;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
@@ -228,6 +228,8 @@ pub(super) struct Configuration<'a> {
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     state: Truth,
+    /// Why edits may not be seen.
+    warnings: &'a [String],
     config: &'a Config,
 }
 
@@ -238,9 +240,9 @@ struct File<'a> {
 }
 
 /// How what is in force stands to what the file says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Truth {
+pub enum Truth {
     /// It is what the file says.
     Current,
     /// It is what the file says, but a pool still serves from its old servers.
@@ -262,13 +264,14 @@ impl Truth {
 
 impl<'a> Configuration<'a> {
     /// `rejected` says that the newest reload was.
-    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool, warnings: &'a [String]) -> Self {
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| File { path: &file.path, hash: &file.hash }).collect(),
             applied_at: snapshot.applied_at,
             state: Truth::of(snapshot, rejected),
+            warnings,
             config: &snapshot.config,
         }
     }

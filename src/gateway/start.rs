@@ -118,8 +118,9 @@ impl Gateway {
         let (pace, paces) = watch::channel(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
         let asked = Arc::new(Notify::new());
         let (send, candidates) = mpsc::channel(1);
+        let sight = Arc::clone(&state.sight);
         let found_hash = found.hash.as_str().into();
-        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked)).run(send));
+        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked), sight).run(send));
 
         listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));

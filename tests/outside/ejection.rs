@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS, servers};
+use crate::support::lb::{Lb, NO_CHECKS, run, servers};
 use crate::support::servers::{Gate, Server, answer, hanging};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -58,6 +58,12 @@ fn who_fails_in_a_row_is_out_before_its_checks_say_so_and_everybody_is_told() {
         let line = lb.stderr().into_iter().find(|line| line.contains("server is ejected"))?;
         (line.contains("server=bad") && line.contains("3 requests in a row failed")).then_some(())
     });
+    let (path, admin) = (lb.path(), lb.admin.to_string());
+    for (command, words) in [("status", "ejected: 3 requests in a row failed"), ("explain", "bad")] {
+        let asked = if command == "explain" { &["/"][..] } else { &[] };
+        let ran = run(&[&["--config", path.to_str().expect("text"), command, "--admin", &admin], asked].concat());
+        assert!(ran.out.contains(words) && ran.out.contains("closed before an answer"), "{ran:?}");
+    }
     let before = bad.requests().len();
     assert!(before >= 3);
     for _ in 0..20 {

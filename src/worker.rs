@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 
 pub use self::crew::Crew;
@@ -102,6 +102,15 @@ impl Worker {
             current: RefCell::new(current),
             shared,
         })
+    }
+
+    /// A worker of no crew: it accepts nobody and has no tick, so nothing takes too long. Clients are brought to it, see
+    /// [`Client::serve`], on any runtime of one thread; fuzzing does so.
+    #[must_use]
+    pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
+        // Nobody is told of servers that fail.
+        let (failing, _) = mpsc::unbounded_channel();
+        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(Crowd::new(1024)), failing)))
     }
 
     /// The newest snapshot. Costs a comparison while there is no newer one.

@@ -13,7 +13,7 @@ use crate::pool::{self, Member, Standing, Status};
 use crate::reload::record::{self, Outcome};
 use crate::snapshot::{self, Snapshot};
 use crate::state::ListenerLive;
-use crate::{method, server};
+use crate::{events, health, method, server};
 
 /// A server in a pool.
 #[derive(Serialize)]
@@ -56,10 +56,12 @@ struct Ejection {
 
 /// All servers: pool by pool, each pool's in the file's order, then those that are leaving it.
 pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = Server<'_>> {
-    snapshot
-        .pools
-        .iter()
-        .flat_map(|pool| pool.members.iter().zip(pool.shares()).map(|(member, share)| Server::new(member, share)))
+    snapshot.pools.iter().flat_map(|pool| servers_of(pool))
+}
+
+/// The servers of one pool, in this order.
+pub(super) fn servers_of(pool: &pool::Pool) -> impl Iterator<Item = Server<'_>> {
+    pool.members.iter().zip(pool.shares()).map(|(member, share)| Server::new(member, share))
 }
 
 impl<'a> Server<'a> {
@@ -132,8 +134,13 @@ struct Statuses {
     checking: usize,
 }
 
+/// The pools of the configuration, in its order.
+pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = Pool<'_>> {
+    snapshot.pools.iter().take(snapshot.config.pools.len()).map(|pool| Pool::new(pool))
+}
+
 impl<'a> Pool<'a> {
-    pub(super) fn new(pool: &'a pool::Pool) -> Self {
+    fn new(pool: &'a pool::Pool) -> Self {
         let mut servers = Statuses::default();
         for member in &pool.members {
             *match member.status() {
@@ -288,7 +295,16 @@ pub(super) struct Reload<'a> {
     #[serde(serialize_with = "as_seconds")]
     seconds: Duration,
     changes: &'a [String],
-    problems: &'a [Problem],
+    problems: Vec<Told<'a>>,
+}
+
+/// A problem, also as people see it.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    problem: &'a Problem,
+    /// As `lb check` prints it.
+    text: String,
 }
 
 /// The reloads that are kept, the newest first, each with its number in the row of all.
@@ -306,13 +322,40 @@ impl<'a> Reload<'a> {
             at: reload.at,
             seconds: reload.took,
             changes: &reload.changes,
-            problems: &reload.problems,
+            problems: reload.problems.iter().map(|problem| Told { problem, text: problem.to_text(false) }).collect(),
+        }
+    }
+}
+
+/// What a server's checks came to say.
+#[derive(Serialize)]
+pub(super) struct HealthChange<'a> {
+    #[serde(serialize_with = "as_time")]
+    at: SystemTime,
+    pool: &'a str,
+    server: &'a str,
+    address: &'a Address,
+    from: health::State,
+    to: health::State,
+    error: Option<&'a str>,
+}
+
+impl<'a> HealthChange<'a> {
+    pub(super) fn new(change: &'a events::HealthChange) -> Self {
+        Self {
+            at: change.at,
+            pool: &change.key.pool,
+            server: &change.key.name,
+            address: &change.key.address,
+            from: change.from,
+            to: change.to,
+            error: change.error.as_deref(),
         }
     }
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     // A clock that was never set may stand before 1970, which the library does not bear.
     serializer.collect_str(&humantime::format_rfc3339_millis((*time).max(SystemTime::UNIX_EPOCH)))
 }

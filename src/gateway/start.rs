@@ -112,7 +112,8 @@ impl Gateway {
 
         let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans, crowd))
             .map_err(io::Error::other)?;
-        let context = Arc::new(admin::Context { state: Arc::clone(&state), metrics });
+        let context = Arc::new(admin::Context::new(Arc::clone(&state), metrics));
+        tokio::spawn(Arc::clone(&context.feed).run());
         let admin = Admin::serve(config.admin.address, admin, context)?;
 
         let (pace, paces) = watch::channel(Pace { quiet: config.reload.quiet, poll: config.reload.poll });

@@ -73,13 +73,7 @@ impl Crew {
         failing: UnboundedSender<Failing>,
     ) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared {
-            loads: (0..count).map(|_| CachePadded::default()).collect(),
-            crowd,
-            inboxes: OnceLock::new(),
-            failing,
-            gate: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::of(count, crowd, failing));
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -168,6 +162,17 @@ impl Crew {
 }
 
 impl Shared {
+    /// For so many workers, none of which can be told anything yet.
+    pub(super) fn of(workers: usize, crowd: Arc<Crowd>, failing: UnboundedSender<Failing>) -> Self {
+        Self {
+            loads: (0..workers).map(|_| CachePadded::default()).collect(),
+            crowd,
+            inboxes: OnceLock::new(),
+            failing,
+            gate: Mutex::default(),
+        }
+    }
+
     pub(super) fn inboxes(&self) -> &[UnboundedSender<Command>] {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
     }

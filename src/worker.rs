@@ -228,6 +228,7 @@ impl Worker {
         self.clocks.set((now, SystemTime::now()));
         self.watch.sweep(now);
         self.upstreams.sweep(now);
+        self.buffers.sweep();
         self.shared.crowd.look(now);
         self.log().flush();
         // An idle worker would keep the snapshot that it saw last, and all that hangs on it.

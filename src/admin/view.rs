@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::problem::Problem;
+use crate::config::problem::Told;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
 use crate::pool::{self, Member, Standing, Status};
 use crate::reload::record::{self, Outcome};
@@ -298,15 +298,6 @@ pub(super) struct Reload<'a> {
     problems: Vec<Told<'a>>,
 }
 
-/// A problem, also as people see it.
-#[derive(Serialize)]
-struct Told<'a> {
-    #[serde(flatten)]
-    problem: &'a Problem,
-    /// As `lb check` prints it.
-    text: String,
-}
-
 /// The reloads that are kept, the newest first, each with its number in the row of all.
 pub(super) fn reloads(record: &record::Record) -> Vec<(u64, Arc<record::Reload>)> {
     let all = Outcome::ALL.map(|outcome| record.total(outcome)).iter().sum::<u64>();
@@ -322,7 +313,7 @@ impl<'a> Reload<'a> {
             at: reload.at,
             seconds: reload.took,
             changes: &reload.changes,
-            problems: reload.problems.iter().map(|problem| Told { problem, text: problem.to_text(false) }).collect(),
+            problems: reload.problems.iter().map(|problem| problem.told()).collect(),
         }
     }
 }

@@ -76,7 +76,8 @@ pub(super) fn refused(
 }
 
 fn verdict(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
-    json(&json!({"file": path, "fine": problems.is_empty(), "problems": problems}), out)
+    let told: Vec<_> = problems.iter().map(Problem::told).collect();
+    json(&json!({"file": path, "fine": problems.is_empty(), "problems": told}), out)
 }
 
 /// Writes a value for programs, and for who looks over their shoulder.

@@ -34,7 +34,22 @@ fn narrow() -> usize {
     1
 }
 
+/// A problem as programs are told of it.
+#[derive(Debug, Serialize)]
+pub struct Told<'a> {
+    #[serde(flatten)]
+    problem: &'a Problem,
+    /// As `lb check` prints it for people.
+    text: String,
+}
+
 impl Problem {
+    /// As programs are told of it.
+    #[must_use]
+    pub fn told(&self) -> Told<'_> {
+        Told { problem: self, text: self.to_text(false) }
+    }
+
     /// One that concerns a file as a whole.
     pub fn of_file(file: impl Into<PathBuf>, fault: Fault) -> Self {
         Self {

@@ -23,6 +23,7 @@ use crate::proxy::fault::Failing;
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
+use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
@@ -60,7 +61,9 @@ pub struct Gateway {
     pace: watch::Sender<Pace>,
     asked: Arc<Notify>,
     candidates: mpsc::Receiver<Candidate>,
-    reader: JoinHandle<()>,
+    /// Snapshots that were in force. Requests that began by one hold it; that it is freed here, and not by
+    /// the last of them, keeps work that grows with the servers off the workers.
+    retired: Vec<Arc<Snapshot>>,
     /// The keeping of the last good configuration, until it is done.
     keeping: Option<JoinHandle<()>>,
 }
@@ -100,7 +103,7 @@ impl Gateway {
         // Changes of health that the snapshot does not show yet, and when that is mended.
         let (mut unseen, mut calm) = (Vec::new(), tokio::time::Instant::now());
         loop {
-            let settled = self.registry.is_settled() && self.listeners.is_settled();
+            let settled = self.registry.is_settled() && self.listeners.is_settled() && self.retired.is_empty();
             tokio::select! {
                 ask = asks.recv() => match ask {
                     Some(Ask::Reload) => self.asked.notify_one(),
@@ -134,7 +137,7 @@ impl Gateway {
         let drain = self.config.timeouts.drain;
         tracing::info!(?drain, "stopping: no new clients, open requests finish");
         self.state.stop();
-        self.reader.abort();
+        self.candidates.close();
         let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
         self.listeners.quieten();
         let finish = async {

@@ -23,6 +23,14 @@ pub struct Key {
     pub address: Address,
 }
 
+impl Key {
+    /// What makes it the same within its pool.
+    #[must_use]
+    pub fn identity(&self) -> (&str, &Address) {
+        (&self.name, &self.address)
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.pool, self.name)

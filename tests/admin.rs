@@ -121,7 +121,7 @@ fn pages_of_servers_lose_and_repeat_none() {
     let mut fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1)])]));
     // The old server3 stays in the list beside the new one while it drains.
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 1));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 1));
     let all = ok(&fixture, "/api/servers");
     let expected = names(&all);
     assert_eq!(expected.len(), 5);
@@ -160,7 +160,7 @@ fn a_server_is_found_by_its_name_and_pool() {
 fn of_two_with_a_name_the_one_in_the_file_is_shown() {
     let mut fixture = Fixture::new(config(vec![three()]));
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 1));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 1));
     assert_eq!(ok(&fixture, "/api/servers/server3")["address"], "127.0.0.1:8093");
 }
 
@@ -275,7 +275,7 @@ fn the_configuration_is_told_of_with_where_it_is_from() {
     assert_eq!(ok(&fixture, "/api/config")["state"], "last_good");
     fixture.state.reloads().add(Arc::new(reload(Outcome::Applied)), 9);
     assert_eq!(ok(&fixture, "/api/config")["state"], "current");
-    fixture.edit(|config| config.pools[0].servers = vec![server("new", 8099, 1)]);
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers = vec![server("new", 8099, 1)]);
     assert_eq!(ok(&fixture, "/api/config")["state"], "holding");
 }
 

@@ -57,7 +57,7 @@ fn busy() -> Fixture {
     listener.counters.of(0).opened.add(5);
     listener.counters.of(0).closed.add(2);
     fixture.state.set_listeners(vec![Arc::new(listener)]);
-    fixture.edit(|config| config.pools[0].servers[2].enabled = false);
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2].enabled = false);
     for outcome in [Outcome::Applied, Outcome::Rejected] {
         fixture.state.reloads().add(Arc::new(reload(outcome)), 10);
     }
@@ -146,7 +146,7 @@ fn a_series_ends_with_the_drain_of_its_server() {
     let mut fixture = Fixture::new(config(vec![three()]));
     let metrics = metrics(&fixture);
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers.truncate(2));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers.truncate(2));
     let series = r#"lb_server_active_requests{pool="default",server="server3"}"#;
     assert_eq!(value(&metrics.text(), series), Some(1.0));
     fixture.expire(Duration::from_secs(31));
@@ -157,7 +157,7 @@ fn a_series_ends_with_the_drain_of_its_server() {
 fn a_name_that_moved_to_another_address_is_told_of_once() {
     let mut fixture = Fixture::new(config(vec![three()]));
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 4));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 4));
     let page = metrics(&fixture).text();
     let weights = page.lines().filter(|line| line.starts_with("lb_server_weight") && line.contains("server3"));
     assert_eq!(weights.collect::<Vec<_>>(), [r#"lb_server_weight{pool="default",server="server3"} 4"#]);

@@ -56,7 +56,8 @@ impl Gateway {
     }
 
     /// The one atomic step. Before [`Gateway::swap`] nothing is visible.
-    fn apply(&mut self, config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+    fn apply(&mut self, mut config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+        config.share_with(&self.config);
         let guarded = guards(&self.path, Some(&self.config), &config);
         if !guarded.is_empty() {
             return Err(guarded);
@@ -78,7 +79,7 @@ impl Gateway {
         if config.proxy.workers != self.config.proxy.workers {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed: it takes effect with the next start");
         }
-        self.registry.apply(Some(&self.config), &config, now);
+        self.registry.apply(&config, now);
         let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         let generation = self.state.snapshot.load().generation + 1;
@@ -125,8 +126,19 @@ impl Gateway {
             snapshot.pools = self.registry.pools(&self.config);
         }
         self.resolver.apply(&snapshot);
-        self.state.snapshot.store(Arc::new(snapshot));
+        let before = self.state.snapshot.swap(Arc::new(snapshot));
         self.crew.refresh();
+        self.retired.push(before);
+        self.bury();
+    }
+
+    /// Frees the snapshots that nobody holds any more, beside everything else.
+    fn bury(&mut self) {
+        // Nobody can take hold of one that nobody else holds.
+        let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        if free.iter().any(|snapshot| snapshot.is_large()) {
+            tokio::task::spawn_blocking(move || drop(free));
+        }
     }
 
     /// The same generation with another health.
@@ -154,8 +166,9 @@ impl Gateway {
         ejected.map(|member| self.checker.readmit(&member.server)).count() > 0
     }
 
-    /// Ends the drains whose time has come.
+    /// Ends the drains whose time has come, and frees what is over.
     pub(super) fn expire(&mut self, now: Instant) {
+        self.bury();
         let expired = self.registry.expire(&self.config, now);
         for (server, open) in &expired.servers {
             if *open {

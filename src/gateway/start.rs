@@ -91,7 +91,7 @@ impl Gateway {
         let (fresh, admin) = bind(&mut listeners, &config)?;
 
         let mut registry = Registry::new(workers);
-        registry.apply(None, &config, Instant::now());
+        registry.apply(&config, Instant::now());
         let snapshot =
             Arc::new(registry.snapshot(&config, 1, sources.hash.as_str().into(), files(&sources), SystemTime::now()));
         Resolver::first(&snapshot, RESOLVE).await;
@@ -121,7 +121,7 @@ impl Gateway {
         let (send, candidates) = mpsc::channel(1);
         let sight = Arc::clone(&state.sight);
         let found_hash = found.hash.as_str().into();
-        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked), sight).run(send));
+        Reader::new(source, found, paces, Arc::clone(&asked), sight).start(send)?;
 
         listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));
@@ -144,7 +144,7 @@ impl Gateway {
             pace,
             asked,
             candidates,
-            reader,
+            retired: Vec::new(),
             keeping: None,
         };
         gateway.record(first_reload(&snapshot, since));

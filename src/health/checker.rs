@@ -23,7 +23,10 @@ const AT_ONCE: usize = 1024;
 /// First checks that begin in the same instant at most.
 const AT_START: usize = 100;
 
-/// Over how long more first checks than that are spread; also the time between the checks of a new
+/// First checks that begin in a second at most, as far as the interval is that long.
+const A_SECOND: f64 = 10_000.0;
+
+/// Over how long more first checks than that are spread at least; also the time between the checks of a new
 /// server, which takes no requests until one has passed.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -255,7 +258,8 @@ fn first_delay(place: usize, count: usize, interval: Duration) -> Duration {
     if count <= AT_START {
         return Duration::ZERO;
     }
-    interval.min(SOON).mul_f64(place as f64 / count as f64)
+    let spread = SOON.max(Duration::from_secs_f64(count as f64 / A_SECOND));
+    interval.min(spread).mul_f64(place as f64 / count as f64)
 }
 
 #[cfg(test)]
@@ -319,6 +323,8 @@ mod tests {
             (0, 10_000, long, Duration::ZERO),
             (5_000, 10_000, long, Duration::from_millis(500)),
             (5_000, 10_000, short, Duration::from_millis(50)),
+            (50_000, 100_000, long, Duration::from_millis(2_500)),
+            (10_000, 20_000, long, Duration::from_secs(1)),
         ];
         for (place, count, interval, expected) in cases {
             assert_eq!(first_delay(place, count, interval), expected, "{place} of {count}");

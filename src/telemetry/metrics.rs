@@ -9,7 +9,7 @@ mod family;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus::core::{Collector, Desc};
@@ -126,7 +126,11 @@ const FAMILIES: [&Family; 23] = [
 
 /// What the process measures, to be shown at any time. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics(Registry);
+pub struct Metrics {
+    registry: Registry,
+    /// Held while a text is made: of thousands of servers it takes much memory.
+    turn: Arc<Mutex<()>>,
+}
 
 /// A figure of the process as a whole that some other part keeps.
 pub struct Extra {
@@ -153,14 +157,16 @@ impl Metrics {
         let registry = Registry::new();
         registry.register(Box::new(Live::new(state, extras)?))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        Ok(Self(registry))
+        Ok(Self { registry, turn: Arc::default() })
     }
 
     /// All of it as it is now, in Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {
+        // A panic while it was held leaves nothing behind.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
-        if let Err(error) = TextEncoder.encode_utf8(&self.0.gather(), &mut text) {
+        if let Err(error) = TextEncoder.encode_utf8(&self.registry.gather(), &mut text) {
             // It refuses families without a name or a series; the registry leaves out the latter.
             tracing::error!(%error, "the metrics are incomplete");
         }

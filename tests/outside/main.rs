@@ -17,6 +17,7 @@ mod healthcheck;
 mod keys;
 mod last_good;
 mod live_edit;
+mod many;
 mod metrics;
 mod plan;
 mod refused;

@@ -19,6 +19,7 @@ use self::listeners::{LINGER, Listeners};
 use crate::admin;
 use crate::config::Config;
 use crate::health::checker::{Change, Checker};
+use crate::proxy::fault::Failing;
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
@@ -51,6 +52,7 @@ pub struct Gateway {
     workers: usize,
     checker: Checker,
     changes: mpsc::UnboundedReceiver<Change>,
+    failing: mpsc::UnboundedReceiver<Failing>,
     resolver: Resolver,
     admin: Admin,
     logs: LogControl,
@@ -114,6 +116,7 @@ impl Gateway {
                     }
                     self.consider(candidate);
                 }
+                Some(failing) = self.failing.recv() => self.eject(&failing),
                 Some(change) = self.changes.recv(), if unseen.is_empty() => unseen.push(change),
                 () = tokio::time::sleep_until(calm), if !unseen.is_empty() => {
                     while let Ok(change) = self.changes.try_recv() {

@@ -18,7 +18,7 @@ use support::{Fixture, config, pool, server, three};
 
 #[test]
 fn a_server_is_told_of_in_full() {
-    let fixture = Fixture::new(config(vec![three()]));
+    let mut fixture = Fixture::new(config(vec![three()]));
     let two = fixture.server("server2");
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
     two.set_last_check(Check { at, took: Duration::from_millis(8), error: Some("connection refused".into()) });
@@ -44,9 +44,16 @@ fn a_server_is_told_of_in_full() {
         "last_check": {
             "at": "2023-11-14T22:13:20.250Z", "ok": false, "error": "connection refused", "seconds": 0.008
         },
+        "ejected": null,
         "since": null,
     });
     assert_eq!(told, expected);
+    fixture.eject("server2", "3 requests in a row failed: connection refused");
+    let mut told = ok(&fixture, "/api/servers/server2");
+    assert_eq!(told["ejected"]["at"].take(), told["since"], "it is down since then");
+    assert_eq!(told["ejected"]["error"], "3 requests in a row failed: connection refused");
+    two.fails_checks();
+    assert_eq!(ok(&fixture, "/api/servers/server2")["ejected"], Value::Null, "its checks fail too");
     let told = ok(&fixture, "/api/servers/server1");
     assert_eq!(told.get("memory_bytes"), None);
     assert_eq!(told["last_check"], Value::Null);
@@ -353,9 +360,10 @@ fn the_metrics_are_text() {
 
 #[test]
 fn openapi_describes_what_is_really_answered() {
-    let fixture = mixed();
+    let mut fixture = mixed();
     fixture.server("server2").set_memory(Some(1));
     fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
+    fixture.eject("server2", "a request failed: no answer in time");
     fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
     let document = ok(&fixture, "/api/openapi.json");
     let mut checked = BTreeSet::new();

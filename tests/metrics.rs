@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::health::State;
 use lb::pool::RetryReason;
 use lb::reload::record::{Outcome, Reload};
 use lb::server::Check;
@@ -48,7 +47,7 @@ fn busy() -> Fixture {
     fixture.server("server1").set_memory(Some(64 << 20));
     fixture.server("server1").set_last_check(check(None));
     fixture.server("server2").set_last_check(check(Some("connection refused")));
-    fixture.health("server2", State::Down);
+    fixture.eject("server2", "3 requests in a row failed: connection refused");
     let listener = ListenerLive {
         id: 1,
         name: "web".into(),
@@ -110,6 +109,8 @@ fn every_figure_is_where_the_contract_says() {
         (r#"lb_server_checks_total{pool="default",server="server1",result="passed"}"#, 1.0),
         (r#"lb_server_checks_total{pool="default",server="server2",result="failed"}"#, 1.0),
         (r#"lb_server_checks_total{pool="default",server="server3",result="failed"}"#, 0.0),
+        (r#"lb_server_ejections_total{pool="default",server="server1"}"#, 0.0),
+        (r#"lb_server_ejections_total{pool="default",server="server2"}"#, 1.0),
         (r#"lb_retries_total{pool="default",reason="broken"}"#, 4.0),
         (r#"lb_retries_total{pool="spare",reason="connect"}"#, 0.0),
         (r#"lb_client_connections{listener="web"}"#, 3.0),

@@ -11,6 +11,7 @@ use crate::config::source::{Loaded, Sources};
 use crate::config::{self, Config, overlap};
 use crate::events::Event;
 use crate::listener::{self, BindError};
+use crate::proxy::fault::Failing;
 use crate::reload::last_good;
 use crate::reload::reader::{Candidate, Pace, env};
 use crate::reload::record::{Outcome, Reload};
@@ -119,8 +120,11 @@ impl Gateway {
     }
 
     /// Puts a snapshot in force.
-    fn swap(&mut self, snapshot: Snapshot) {
+    fn swap(&mut self, mut snapshot: Snapshot) {
         self.checker.apply(&snapshot);
+        if self.readmit(&snapshot) {
+            snapshot.pools = self.registry.pools(&self.config);
+        }
         self.resolver.apply(&snapshot);
         let before = self.state.snapshot.swap(Arc::new(snapshot));
         self.crew.refresh();
@@ -142,6 +146,24 @@ impl Gateway {
         let pools = self.registry.pools(&self.config);
         let now = self.state.snapshot.load_full();
         self.swap(Snapshot { pools, ..(*now).clone() });
+    }
+
+    /// Takes a server out whose requests fail, unless nobody else is left: its checks alone may do that.
+    pub(super) fn eject(&self, failing: &Failing) {
+        let snapshot = self.state.snapshot.load();
+        let (server, key) = (&failing.server, &failing.server.key);
+        if snapshot.pools.iter().any(|pool| pool.live.name == key.pool && pool.has_another(server.id)) {
+            self.checker.eject(server, failing.to_string());
+        } else {
+            tracing::debug!(server = %key, reason = %failing, "not ejected, for nobody else is left");
+        }
+    }
+
+    /// Brings back who was taken out for failing requests alone, where nobody else is left by now;
+    /// whether there was somebody.
+    fn readmit(&self, snapshot: &Snapshot) -> bool {
+        let ejected = snapshot.unready().flat_map(|pool| &pool.members).filter(|member| member.is_ejected());
+        ejected.map(|member| self.checker.readmit(&member.server)).count() > 0
     }
 
     /// Ends the drains whose time has come, and frees what is over.

@@ -99,9 +99,11 @@ impl Gateway {
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
         let (spans, traces) = trace::start(&config.tracing);
         let access = AccessLogWriter::start(access)?;
+        let (fail, failing) = mpsc::unbounded_channel();
         let most = descriptors::clients(descriptors, descriptors::open(), workers, config.listeners.len());
         let crowd = Arc::new(Crowd::new(most));
-        let crew = Crew::start(&state, (0..workers).map(|_| access.worker()).collect(), &spans, Arc::clone(&crowd))?;
+        let logs_of_access = (0..workers).map(|_| access.worker()).collect();
+        let crew = Crew::start(&state, logs_of_access, &spans, Arc::clone(&crowd), fail)?;
         let (changed, changes) = mpsc::unbounded_channel();
         let mut checker = Checker::new(changed);
         checker.apply(&snapshot);
@@ -133,6 +135,7 @@ impl Gateway {
             workers,
             checker,
             changes,
+            failing,
             resolver,
             admin,
             logs,

@@ -44,6 +44,16 @@ impl Fixture {
     /// The same generation after `change` of a server's health.
     pub(crate) fn health(&mut self, server: &str, state: lb::health::State) {
         self.server(server).set_state(state);
+        self.publish();
+    }
+
+    /// Takes a server out for its requests, and lets everybody see it.
+    pub(crate) fn eject(&mut self, server: &str, error: &str) {
+        self.server(server).eject(error.to_owned());
+        self.publish();
+    }
+
+    fn publish(&mut self) {
         let old = self.state.snapshot.load_full();
         self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
     }

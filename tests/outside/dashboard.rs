@@ -51,8 +51,10 @@ fn what_happens_is_shown_without_loading_the_page_again() {
     shows(&browser, "#generation", "2");
     shows(&browser, "#said", "weight 1 -> 3");
     // Its mark on the chart says the same to whoever gets there by the keyboard.
-    browser.run("[...document.querySelectorAll('.marks button')].at(-1).focus()");
-    shows(&browser, "#note", "weight 1 → 3");
+    eventually("the mark tells of the edit", || {
+        browser.run("[...document.querySelectorAll('.marks button')].at(-1)?.focus()");
+        browser.text("#note").contains("weight 1 → 3").then_some(())
+    });
 
     one.set_healthy(false);
     shows(&browser, "tr[data-status=down]", "503");

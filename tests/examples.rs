@@ -49,10 +49,28 @@ fn all_of_them_are_fine() {
 }
 
 #[test]
-fn promtool_takes_what_prometheus_is_told() {
-    let file = examples().join("prometheus/prometheus.yml");
-    if let Some(output) = output_of(Command::new("promtool").args(["check", "config"]).arg(file)) {
-        assert!(output.status.success(), "{output:#?}");
+fn promtool_takes_what_prometheus_is_told_and_alerts_say_what_they_should() {
+    for (command, file) in [
+        (["check", "config"], "prometheus.yml"),
+        (["check", "rules"], "alerts.yml"),
+        (["test", "rules"], "alerts_test.yml"),
+    ] {
+        let file = examples().join("prometheus").join(file);
+        if let Some(output) = output_of(Command::new("promtool").args(command).arg(file)) {
+            assert!(output.status.success(), "{output:#?}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_a_test() {
+    let text = |file: &str| fs::read_to_string(examples().join("prometheus").join(file)).expect(file);
+    let (alerts, tests) = (text("alerts.yml"), text("alerts_test.yml"));
+    let alerts: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 5, "only {alerts:?}");
+    for alert in alerts {
+        // Not only that it is silent.
+        assert!(tests.contains(&format!("- alertname: {alert}\n")), "{alert}");
     }
 }
 

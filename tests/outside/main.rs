@@ -13,6 +13,7 @@ mod keys;
 mod last_good;
 mod live_edit;
 mod metrics;
+mod prometheus;
 mod refused;
 mod reload;
 mod request;

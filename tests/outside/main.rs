@@ -25,3 +25,4 @@ mod support;
 mod timeouts;
 mod tracing;
 mod upgrade;
+mod zipkin;

@@ -94,7 +94,7 @@ impl Drop for Prometheus {
 
 fn configuration(admin: SocketAddr) -> String {
     format!(
-        "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms }}\n\
+        "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 200ms }}\n\
          rule_files: [rules.yml]\n\
          scrape_configs: [{{ job_name: lb, static_configs: [{{ targets: [\"{admin}\"] }}] }}]\n"
     )

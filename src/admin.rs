@@ -1,9 +1,13 @@
 //! The admin address: what the process tells people, scripts and probes. It reads and never changes anything.
 //!
 //! A request passes `host` (is it meant for this address?) and goes to its endpoint in `api`, which
-//! shows the live state in the shapes of `view`. What cannot be answered is a `refusal`.
+//! shows the live state in the shapes of `view` and `figures`. What cannot be answered is a `refusal`.
+//! Who follows what happens gets it from the `feed`; people look at the `dashboard`.
 
 mod api;
+mod dashboard;
+mod feed;
+mod figures;
 mod host;
 mod query;
 mod refusal;
@@ -12,12 +16,13 @@ mod view;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HeaderValue};
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,11 +30,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 
+use self::feed::{Follower, Stream};
 use crate::state::State;
 use crate::telemetry::metrics::Metrics;
 
 pub use api::answer;
+pub use feed::Feed;
+pub use view::Truth;
 
 /// Connections at once; who comes then waits in the socket's queue.
 const CONNECTIONS: u32 = 128;
@@ -37,15 +46,20 @@ const CONNECTIONS: u32 = 128;
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// Of a request's head. There is little to say in it.
 const HEAD_BYTES: usize = 16 << 10;
-/// After so long a connection takes no further request, so that none is held for ever by a client that stalls.
+/// After so long a connection takes no further request, so that none is held for ever; a stream of events goes on.
 const LIFETIME: Duration = Duration::from_secs(300);
+/// So long a client may take nothing of what is sent to it.
+const STALL: Duration = Duration::from_secs(10);
 /// For the answer that is being sent when the connection is to end.
 const GRACE: Duration = Duration::from_secs(2);
 /// How much of a body that nobody wants is taken off the wire, and for how long.
 const UNWANTED: (usize, Duration) = (64 << 10, Duration::from_secs(1));
 
-/// An answer: always short enough to be made at once.
+/// An answer: short enough to be made at once, or the beginning of a stream.
 pub type Answer = Response<Full<Bytes>>;
+
+/// An answer as it is sent.
+type Sent = Response<Either<Full<Bytes>, Stream>>;
 
 /// What answers are made from.
 #[derive(Debug)]
@@ -54,6 +68,17 @@ pub struct Context {
     pub state: Arc<State>,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// What `/api/events` tells. Somebody has to run it.
+    pub feed: Arc<Feed>,
+}
+
+impl Context {
+    /// Of a state and its metrics.
+    #[must_use]
+    pub fn new(state: Arc<State>, metrics: Metrics) -> Self {
+        let feed = Arc::new(Feed::new(Arc::clone(&state)));
+        Self { state, metrics, feed }
+    }
 }
 
 /// Answers on `listener` until `shutdown` is there; then lets go of the listener, and returns when
@@ -106,28 +131,43 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
 }
 
 async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch::Receiver<()>) {
+    // Whether the connection's last answer is being sent, and does not end.
+    let streams = AtomicBool::new(false);
+    let of_streams = closing.clone();
     let service = service_fn(|request| {
-        let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(respond(request, &context).await) }
+        let (context, closing, streams) = (Arc::clone(&context), of_streams.clone(), &streams);
+        async move {
+            let answer = respond(request, &context, closing).await;
+            streams.store(matches!(answer.body(), Either::Right(_)), Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALL));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Box::pin(stream)), service)
     );
+    let old = async {
+        sleep(LIFETIME).await;
+        while streams.load(Relaxed) {
+            sleep(LIFETIME).await;
+        }
+    };
     // A connection that fails is the client's business: nothing is lost by it.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.changed() => {}
-        () = sleep(LIFETIME) => {}
+        () = old => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(GRACE, connection).await;
 }
 
-async fn respond(request: Request<Incoming>, context: &Context) -> Answer {
+async fn respond(request: Request<Incoming>, context: &Context, closing: watch::Receiver<()>) -> Sent {
     let (head, body) = request.into_parts();
     let mut answer = answer(&head, context);
     if !body.is_end_stream() {
@@ -138,5 +178,11 @@ async fn respond(request: Request<Incoming>, context: &Context) -> Answer {
         }
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    answer
+    match answer.extensions_mut().remove::<Follower>() {
+        Some(follower) if head.method == Method::GET => {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.map(|_| Either::Right(follower.stream(Arc::clone(&context.feed), closing)))
+        }
+        _ => answer.map(Either::Left),
+    }
 }

@@ -5,17 +5,20 @@
 
 mod defaults;
 pub mod diff;
+pub mod edit;
 pub mod file;
 pub mod guard;
 pub mod problem;
+pub mod replace;
+pub mod schema;
 pub mod source;
 mod suggest;
 pub mod trail;
 pub mod units;
 mod values;
 pub mod watch;
+mod wire;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -23,7 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 pub use values::overlap;
 
@@ -31,7 +34,7 @@ pub use values::overlap;
 pub const DEFAULT_POOL: &str = "default";
 
 /// One configuration: everything that a generation runs by.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Where clients connect; at least one, addresses and names unique.
     #[serde(rename = "listener")]
@@ -69,7 +72,7 @@ impl Config {
 }
 
 /// An address that takes clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// Used in metrics and logs; the address as typed unless the file names it.
     pub name: String,
@@ -78,7 +81,7 @@ pub struct Listener {
 }
 
 /// The read-only API, `/metrics` and the dashboard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admin {
     /// Where it listens.
     pub address: SocketAddr,
@@ -87,7 +90,7 @@ pub struct Admin {
 }
 
 /// What concerns the request path as a whole.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proxy {
     /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended.
     pub trusted_proxies: Vec<IpNet>,
@@ -96,21 +99,21 @@ pub struct Proxy {
 }
 
 /// How edits are read and guarded.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reload {
     /// How long a file written in place must be unchanged before it is read.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub quiet: Duration,
     /// Time between content checks; zero means file events only.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub poll: Duration,
     /// An edit that removes or disables more than this share of a pool's servers is refused (0 to 1).
-    #[serde(serialize_with = "as_percent")]
+    #[serde(with = "wire::percent")]
     pub max_removed: f64,
     /// Whether an edit may leave a pool without an enabled server.
     pub allow_empty: bool,
     /// How long a pool whose servers are all new keeps its old ones while none of the new is up.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub hold: Duration,
     /// Where the last good configuration is kept, if anywhere.
     pub state_dir: Option<PathBuf>,
@@ -119,7 +122,7 @@ pub struct Reload {
 }
 
 /// Process and access log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// A filter in `tracing`'s syntax; it has been parsed once, so it is valid.
     pub level: String,
@@ -130,7 +133,7 @@ pub struct Log {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people; coloured on a terminal.
@@ -140,7 +143,7 @@ pub enum LogFormat {
 }
 
 /// Trace export and sampling.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tracing {
     /// Zipkin's span collector, if spans go there.
     pub zipkin: Option<String>,
@@ -153,48 +156,48 @@ pub struct Tracing {
 }
 
 /// How long anything may take.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// For a client to send a request's head.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub request_header: Duration,
     /// For a kept-alive client connection with no request on it.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub idle: Duration,
     /// To connect to a server.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub connect: Duration,
     /// For a server to begin its answer once it has the request.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub response_header: Duration,
     /// Without a byte of a body, in either direction.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub body_idle: Duration,
     /// For open requests of what is going away: a server, a listener, the process.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub drain: Duration,
 }
 
 /// How much of anything is accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Of a request head, in bytes.
-    #[serde(serialize_with = "as_size")]
+    #[serde(with = "wire::size")]
     pub header_bytes: u64,
     /// Fields in a request head.
     pub headers: usize,
     /// Of a request body, in bytes; 0 means no limit.
-    #[serde(serialize_with = "as_size")]
+    #[serde(with = "wire::size")]
     pub body_bytes: u64,
     /// Bytes a second, over `timeouts.body_idle`, below which a client is too slow.
-    #[serde(serialize_with = "as_size")]
+    #[serde(with = "wire::size")]
     pub body_rate: u64,
     /// Client connections at once; 0 means as many as the process can hold.
     pub connections: usize,
 }
 
 /// What requests go where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Used in metrics; host and path unless the file names it.
     pub name: String,
@@ -218,7 +221,7 @@ pub enum HostPattern {
 }
 
 /// Servers that can answer the same requests, and the rules to choose among them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
     /// Unique among pools.
     pub name: String,
@@ -234,7 +237,7 @@ pub struct Pool {
 }
 
 /// How a server is chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
     /// The rule.
     pub algorithm: Algorithm,
@@ -243,7 +246,7 @@ pub struct Balance {
 }
 
 /// The rule by which a server is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// Exactly in proportion to the weights, evenly spread.
@@ -257,17 +260,17 @@ pub enum Algorithm {
 }
 
 /// A cookie that keeps a client at its server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sticky {
     /// The cookie's name.
     pub cookie: String,
     /// How long the client keeps it.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub max_age: Duration,
 }
 
 /// How a server's health is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// What is tried.
     pub kind: HealthKind,
@@ -276,10 +279,10 @@ pub struct Health {
     /// For [`HealthKind::Http`]: which statuses pass.
     pub expect: StatusRanges,
     /// From the start of one check to the next, jittered by a tenth.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub interval: Duration,
     /// For one check as a whole.
-    #[serde(serialize_with = "as_duration")]
+    #[serde(with = "wire::duration")]
     pub timeout: Duration,
     /// Passes in a row until a server that was down is up.
     pub rise: NonZeroU32,
@@ -290,7 +293,7 @@ pub struct Health {
 }
 
 /// What a health check tries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthKind {
     /// A GET whose status must be among the expected.
@@ -314,17 +317,17 @@ impl StatusRanges {
 }
 
 /// When a failed try is followed by another.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     /// Tries after the first.
     pub attempts: u32,
     /// Share of the recent requests that may be tried again (0 to 1).
-    #[serde(serialize_with = "as_percent")]
+    #[serde(with = "wire::percent")]
     pub budget: f64,
 }
 
 /// One address that answers requests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// Unique in its pool.
     pub name: String,
@@ -343,67 +346,4 @@ pub enum Address {
     Ip(SocketAddr),
     /// To be resolved; the host in lower case.
     Name(String, u16),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Name(host, port) => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("*"),
-            Self::Exact(host) => f.write_str(host),
-            Self::Wildcard(domain) => write!(f, "*.{domain}"),
-        }
-    }
-}
-
-impl fmt::Display for StatusRanges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
-            let separator = if i == 0 { "" } else { ", " };
-            if range.start() == range.end() {
-                write!(f, "{separator}{}", range.start())?;
-            } else {
-                write!(f, "{separator}{}-{}", range.start(), range.end())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl Serialize for HostPattern {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl Serialize for StatusRanges {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-fn as_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&units::format_duration(*value))
-}
-
-fn as_size<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&units::format_size(*value))
-}
-
-fn as_percent<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&units::format_percent(*value))
 }

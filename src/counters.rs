@@ -93,6 +93,11 @@ impl Histogram {
         self.buckets[bucket].add(1);
         self.micros.add(micros);
     }
+
+    /// Observations in each bucket, not cumulative; the last is the infinite one.
+    pub fn counts(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(Counter::get)
+    }
 }
 
 /// Several [`Histogram`]s added up.
@@ -120,6 +125,25 @@ impl HistogramTotal {
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
+}
+
+/// The time, in seconds, that a share `q` of the observations in these buckets (laid out as a [`Histogram`]'s) did not
+/// exceed; as if those of a bucket lay evenly in it. None of none; what no bucket bounds counts as the last bound.
+#[must_use]
+pub fn quantile(buckets: &[u64; BUCKETS.len() + 1], q: f64) -> Option<f64> {
+    let count: u64 = buckets.iter().sum();
+    #[allow(clippy::cast_precision_loss, reason = "a quantile is no more precise")]
+    let (rank, float) = (q * count as f64, |count: u64| count as f64);
+    let mut below = 0;
+    for (place, bucket) in buckets.iter().enumerate().filter(|(_, bucket)| **bucket > 0) {
+        if float(below + bucket) >= rank {
+            let Some(upper) = BUCKETS.get(place) else { break };
+            let lower = if place == 0 { 0.0 } else { BUCKETS[place - 1] };
+            return Some(lower + (upper - lower) * ((rank - float(below)) / float(*bucket)).max(0.0));
+        }
+        below += bucket;
+    }
+    (count > 0).then_some(BUCKETS[BUCKETS.len() - 1])
 }
 
 /// Counts by a small key; the first `N` distinct keys have a slot each, what comes after shares one.
@@ -196,6 +220,29 @@ mod tests {
     fn the_bounds_in_seconds_and_in_microseconds_agree() {
         for (seconds, micros) in BUCKETS.iter().zip(BUCKET_MICROS) {
             assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_micros(micros));
+        }
+    }
+
+    #[test]
+    fn a_quantile_lies_in_the_bucket_that_holds_it() {
+        let of = |counts: [(usize, u64); 2]| {
+            let mut buckets = [0; BUCKETS.len() + 1];
+            counts.iter().for_each(|(place, count)| buckets[*place] += count);
+            buckets
+        };
+        assert_eq!(quantile(&of([(0, 0), (3, 0)]), 0.5), None);
+        let cases = [
+            ([(0, 1), (1, 0)], 0.5, 0.000_25),
+            ([(0, 10), (1, 0)], 1.0, 0.000_5),
+            ([(0, 0), (1, 100)], 0.5, 0.000_75),
+            ([(1, 99), (10, 1)], 0.5, 0.000_5 + 0.000_5 * 50.0 / 99.0),
+            ([(1, 98), (10, 2)], 0.99, 0.75),
+            ([(0, 0), (15, 3)], 0.5, 30.0),
+            ([(0, 1), (15, 99)], 0.99, 30.0),
+        ];
+        for (counts, q, expected) in cases {
+            let found = quantile(&of(counts), q);
+            assert!(found.is_some_and(|found| (found - expected).abs() < 1e-9), "{counts:?}: {found:?}");
         }
     }
 

@@ -95,8 +95,8 @@ impl Gateway {
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Whether some server's health is another than the snapshot says, and when that is mended.
-        let (mut stale, mut calm) = (false, tokio::time::Instant::now());
+        // Changes of health that the snapshot does not show yet, and when that is mended.
+        let (mut unseen, mut calm) = (Vec::new(), tokio::time::Instant::now());
         loop {
             let settled = self.registry.is_settled() && self.listeners.is_settled();
             tokio::select! {
@@ -111,13 +111,15 @@ impl Gateway {
                     }
                     self.consider(candidate);
                 }
-                Some(_) = self.changes.recv(), if !stale => stale = true,
-                () = tokio::time::sleep_until(calm), if stale => {
-                    while self.changes.try_recv().is_ok() {}
-                    stale = false;
+                Some(change) = self.changes.recv(), if unseen.is_empty() => unseen.push(change),
+                () = tokio::time::sleep_until(calm), if !unseen.is_empty() => {
+                    while let Ok(change) = self.changes.try_recv() {
+                        unseen.push(change);
+                    }
                     let begin = Instant::now();
                     self.publish();
                     calm = (begin + begin.elapsed() * CALM).into();
+                    unseen.drain(..).for_each(|change| self.state.events.tell(change.into()));
                 }
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }

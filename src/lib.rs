@@ -11,7 +11,7 @@
 //!   a [`route`], its [`pool`] for a server ([`balance`], [`sticky`]), and the [`budget`] for retries.
 //! - What is known of servers: [`health`], [`resolver`].
 //! - What all of them share: the process' [`descriptors`].
-//! - What people see: [`admin`], [`telemetry`], out of the [`state`] and its [`counters`].
+//! - What people see: [`admin`], [`telemetry`], out of the [`state`], its [`counters`] and [`events`].
 //! - What people type: [`cli`].
 
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod descriptors;
+pub mod events;
 pub mod gateway;
 pub mod health;
 pub mod listener;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::balance::{Candidate, Picker};
 use crate::budget::Budget;
@@ -87,6 +87,9 @@ pub struct Member {
     pub server: Arc<Server>,
     /// Its weight, 0 to 1000.
     pub weight: u32,
+    /// By which weight it takes new clients while its pool holds its old servers: what it had before an edit took it
+    /// to 0.
+    pub held: u32,
     /// What the file says of it.
     pub standing: Standing,
     /// Whether it is going: open requests finish, cookies that name it still lead to it.
@@ -109,7 +112,7 @@ pub enum Standing {
 }
 
 /// What people are told of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Takes requests (with weight 0: from clients that it knows).
@@ -146,7 +149,7 @@ impl Member {
     #[must_use]
     pub fn new(server: Arc<Server>, weight: u32, standing: Standing, draining: bool) -> Self {
         let state = server.state();
-        Self { server, weight, standing, draining, state, token: None }
+        Self { server, weight, held: 0, standing, draining, state, token: None }
     }
 
     /// What people are told of it.
@@ -165,8 +168,8 @@ impl Member {
     /// Whether `other` would take the same part in the pool.
     fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.server, &other.server)
-            && (self.weight, self.standing, self.draining, self.state)
-                == (other.weight, other.standing, other.draining, other.state)
+            && (self.weight, self.held, self.standing, self.draining, self.state)
+                == (other.weight, other.held, other.standing, other.draining, other.state)
     }
 
     fn serves_new(&self, holding: bool) -> bool {
@@ -174,7 +177,11 @@ impl Member {
             Standing::Enabled => true,
             Standing::Disabled | Standing::Removed => holding && self.draining,
         };
-        stands && self.weight > 0 && self.state.serves()
+        stands && self.weight_now(holding) > 0 && self.state.serves()
+    }
+
+    fn weight_now(&self, holding: bool) -> u32 {
+        if holding && self.weight == 0 { self.held } else { self.weight }
     }
 
     fn serves_known(&self) -> bool {
@@ -197,7 +204,7 @@ impl Pool {
         let indexed = || (0_u32..).zip(&members);
         let candidates = indexed()
             .filter(|(_, member)| member.serves_new(holding))
-            .map(|(index, member)| Candidate { index, weight: member.weight })
+            .map(|(index, member)| Candidate { index, weight: member.weight_now(holding) })
             .collect();
         let picker = Picker::new(config.balance.algorithm, candidates);
         let mut tokens = HashMap::new();

@@ -34,6 +34,8 @@ struct PoolEntry {
     leaving: Vec<Leaving>,
     /// Until when the leaving servers serve on, because no new one has passed a check.
     hold: Option<Instant>,
+    /// What weight such servers had that have weight 0 since then, by their id.
+    held: HashMap<u64, u32>,
 }
 
 /// A server that is disabled or removed while its drain lasts.
@@ -115,6 +117,7 @@ impl Registry {
             built: None,
             leaving: Vec::new(),
             hold: None,
+            held: HashMap::new(),
         });
         for server in &pool.servers {
             let key =
@@ -145,26 +148,23 @@ impl Registry {
         now: Instant,
     ) {
         let Some(entry) = self.pools.get_mut(old.name.as_str()) else { return };
+        let key = |server: &config::Server, pool: &Arc<str>| Key {
+            pool: Arc::clone(pool),
+            name: server.name.as_str().into(),
+            address: server.address.clone(),
+        };
         let stays: HashSet<_> =
             new.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled).map(identity).collect();
         for server in old.servers.iter().filter(|server| server.enabled && !stays.contains(&identity(server))) {
-            let key = Key {
-                pool: Arc::clone(&entry.live.name),
-                name: server.name.as_str().into(),
-                address: server.address.clone(),
-            };
-            if let Some(live) = self.servers.get(&key) {
+            if let Some(live) = self.servers.get(&key(server, &entry.live.name)) {
                 live.set_leaving(true);
-                entry.leaving.push(Leaving { server: Arc::clone(live), weight: server.weight, until: now + drain });
+                let weight = entry.held.remove(&live.id).unwrap_or(server.weight);
+                entry.leaving.push(Leaving { server: Arc::clone(live), weight, until: now + drain });
             }
         }
         let staying = new.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled && server.weight > 0);
-        let staying: Vec<State> = staying
-            .filter_map(|server| {
-                let (name, address) = (server.name.as_str().into(), server.address.clone());
-                Some(self.servers.get(&Key { pool: Arc::clone(&entry.live.name), name, address })?.state())
-            })
-            .collect();
+        let staying: Vec<State> =
+            staying.filter_map(|server| Some(self.servers.get(&key(server, &entry.live.name))?.state())).collect();
         let awaits = awaits_first_pass(&staying);
         let was_ready = entry.built.as_ref().is_some_and(|pool| pool.is_ready());
         if entry.hold.is_some() && !awaits {
@@ -174,6 +174,15 @@ impl Registry {
             entry.hold = Some(until);
             for leaving in &mut entry.leaving {
                 leaving.until = until + drain;
+            }
+        }
+        if entry.hold.is_some() {
+            let idle: HashSet<_> =
+                new.iter().flat_map(|pool| &pool.servers).filter(|server| server.weight == 0).map(identity).collect();
+            for server in old.servers.iter().filter(|server| server.weight > 0 && idle.contains(&identity(server))) {
+                if let Some(live) = self.servers.get(&key(server, &entry.live.name)) {
+                    entry.held.insert(live.id, server.weight);
+                }
             }
         }
     }
@@ -296,6 +305,7 @@ impl PoolEntry {
     /// Ends the hold: what it kept has until then, at most, for its open requests.
     fn let_go(&mut self, until: Instant) {
         self.hold = None;
+        self.held.clear();
         for leaving in &mut self.leaving {
             leaving.until = leaving.until.min(until);
         }
@@ -330,7 +340,8 @@ impl PoolEntry {
             let Some(live) = servers.get(&key) else { continue };
             let standing = if server.enabled { Standing::Enabled } else { Standing::Disabled };
             let draining = !server.enabled && draining.contains(&live.id);
-            members.push(Member::new(Arc::clone(live), server.weight, standing, draining));
+            let held = self.held.get(&live.id).copied().unwrap_or(0);
+            members.push(Member { held, ..Member::new(Arc::clone(live), server.weight, standing, draining) });
         }
         let configured: HashSet<u64> = members.iter().map(|member| member.server.id).collect();
         for leaving in self.leaving.iter().filter(|leaving| !configured.contains(&leaving.server.id)) {

@@ -3,3 +3,4 @@
 pub mod last_good;
 pub mod reader;
 pub mod record;
+pub mod sight;

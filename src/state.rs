@@ -1,4 +1,5 @@
-//! The state of the process that everybody may read: the snapshot in force, the record of reloads, whether it is stopping.
+//! The state of the process that everybody may read: the snapshot in force, the record of reloads,
+//! the events, whether it is stopping.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +8,9 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use crate::counters::{Counter, PerWorker};
+use crate::events::Events;
 use crate::reload::record::Record;
+use crate::reload::sight::Sight;
 use crate::snapshot::Snapshot;
 
 /// One for the process. The control plane writes, all read.
@@ -19,6 +22,10 @@ pub struct State {
     reloads: Mutex<Record>,
     /// The listeners that take clients, and those that still have some.
     listeners: ArcSwap<Vec<Arc<ListenerLive>>>,
+    /// How well the files are seen.
+    pub sight: Arc<Sight>,
+    /// What happened lately, for those who follow it.
+    pub events: Events,
     stopping: AtomicBool,
     panics: AtomicU64,
     /// When the process began.
@@ -59,13 +66,16 @@ impl State {
     /// Begins with the first snapshot.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        let started = SystemTime::now();
         Self {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
             reloads: Mutex::default(),
             listeners: ArcSwap::default(),
+            sight: Arc::default(),
+            events: Events::new(started),
             stopping: AtomicBool::new(false),
             panics: AtomicU64::new(0),
-            started: SystemTime::now(),
+            started,
         }
     }
 

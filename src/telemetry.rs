@@ -2,6 +2,7 @@
 //!
 //! - [`access_log`]: one line a request, to standard output, on a path of its own.
 //! - [`faults`]: what should not happen.
+//! - [`history`]: the last minutes of the counters, for who looks at rates rather than at sums.
 //! - [`logs`]: what the process has to say about itself, to standard error.
 //! - [`metrics`]: what Prometheus asks for, from the live state.
 //! - [`trace`]: spans of sampled requests, to a collector.
@@ -11,6 +12,7 @@
 
 pub mod access_log;
 pub mod faults;
+pub mod history;
 pub mod logs;
 pub mod metrics;
 mod seldom;

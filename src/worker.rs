@@ -103,6 +103,13 @@ impl Worker {
         })
     }
 
+    /// A worker of no crew: it accepts nobody and has no tick, so nothing takes too long. Clients are brought to it, see
+    /// [`Client::serve`], on any runtime of one thread; fuzzing does so.
+    #[must_use]
+    pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
+        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(Crowd::new(1024)))))
+    }
+
     /// The newest snapshot. Costs a comparison while there is no newer one.
     #[inline]
     #[must_use]
@@ -212,6 +219,7 @@ impl Worker {
         self.clocks.set((now, SystemTime::now()));
         self.watch.sweep(now);
         self.upstreams.sweep(now);
+        self.buffers.sweep();
         self.shared.crowd.look(now);
         self.log().flush();
         // An idle worker would keep the snapshot that it saw last, and all that hangs on it.

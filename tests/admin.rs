@@ -4,75 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{ALLOW, CONTENT_TYPE, HOST};
-use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use lb::admin::{self, Context};
-use lb::config::{self, problem::Problem};
+use http::StatusCode;
+use http::header::{ALLOW, CONTENT_TYPE};
+use lb::config::problem::Problem;
 use lb::health::State;
 use lb::reload::record::{Outcome, Reload};
 use lb::server::Check;
-use lb::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 
 mod support;
+use support::ask::{ask, get, mixed, names, ok};
 use support::{Fixture, config, pool, server, three};
-
-/// What a path answers.
-fn ask(fixture: &Fixture, method: &str, target: &str) -> Response<String> {
-    let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    let context = Context { state: Arc::clone(&fixture.state), metrics };
-    let request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:9900").body(());
-    let (head, ()) = request.expect("a request").into_parts();
-    let (head, body) = admin::answer(&head, &context).into_parts();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let body = runtime.block_on(body.collect()).expect("no errors").to_bytes();
-    assert_eq!(head.headers["x-content-type-options"], "nosniff", "{target}");
-    assert_eq!(head.headers["cache-control"], "no-store", "{target}");
-    assert!(!head.headers.keys().any(|name| name.as_str().starts_with("access-control")), "{target}");
-    Response::from_parts(head, String::from_utf8(body.into()).expect("text"))
-}
-
-/// What a path answers as JSON, which must end its line and be of the type that goes with the status.
-fn get(fixture: &Fixture, target: &str) -> (StatusCode, Value) {
-    let answer = ask(fixture, "GET", target);
-    let expected = if answer.status().is_success() { "application/json" } else { "application/problem+json" };
-    assert_eq!(answer.headers()[CONTENT_TYPE], expected, "{target}");
-    assert!(answer.body().ends_with("}\n"), "{target}");
-    let value: Value = serde_json::from_str(answer.body()).expect("JSON");
-    if !answer.status().is_success() {
-        assert_eq!(value["status"], answer.status().as_u16());
-        assert_eq!(value["title"], answer.status().canonical_reason().expect("a known one"));
-    }
-    (answer.status(), value)
-}
-
-fn ok(fixture: &Fixture, target: &str) -> Value {
-    let (status, value) = get(fixture, target);
-    assert_eq!(status, StatusCode::OK, "{target}: {value}");
-    value
-}
-
-/// `pool/name` of each server in a list.
-fn names(list: &Value) -> Vec<String> {
-    let servers = list["servers"].as_array().expect("servers").iter();
-    servers.map(|server| [&server["pool"], &server["name"]].map(|v| v.as_str().expect("text")).join("/")).collect()
-}
-
-/// Two pools: `default` with a server of every status, `spare` with one that is up, and another `server1`.
-fn mixed() -> Fixture {
-    let spare = pool("spare", vec![server("server1", 9001, 1), server("spare1", 9002, 3)]);
-    let mut fixture = Fixture::new(config(vec![three(), spare]));
-    fixture.server("server1").counters().of(0).started.add(1);
-    fixture.edit(|config| {
-        let servers = &mut config.pools[0].servers;
-        servers[0].enabled = false;
-        servers.push(server("server4", 8084, 1));
-        servers.push(config::Server { enabled: false, ..server("server5", 8085, 1) });
-    });
-    fixture.health("server2", State::Down);
-    fixture
-}
 
 #[test]
 fn a_server_is_told_of_in_full() {
@@ -368,6 +310,7 @@ fn reloads_are_told_of_newest_first_and_page_by_page() {
         "problems": [{
             "file": "lb.toml", "line": 3, "column": 1,
             "message": "unknown key `wight`", "hint": "did you mean `weight`?",
+            "text": reload(Outcome::Rejected).problems[0].to_text(false),
         }],
     });
     let generations = |page: &Value| {
@@ -402,12 +345,8 @@ fn what_would_change_something_is_told_how_to() {
 }
 
 #[test]
-fn the_index_and_the_metrics_are_text() {
-    let fixture = mixed();
-    let index = ask(&fixture, "GET", "/");
-    assert_eq!(index.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
-    assert!(index.body().contains("\n/api/servers?pool=&active="), "{}", index.body());
-    let metrics = ask(&fixture, "GET", "/metrics");
+fn the_metrics_are_text() {
+    let metrics = ask(&mixed(), "GET", "/metrics");
     assert_eq!(metrics.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
     assert!(metrics.body().contains("\nlb_config_generation 2\n"), "{}", metrics.body());
 }
@@ -430,7 +369,7 @@ fn openapi_describes_what_is_really_answered() {
         conforms(&document, schema, &ok(&fixture, &format!("{path}{query}")), &path);
         checked.insert(path);
     }
-    assert_eq!(checked.len(), 11, "{checked:?}");
+    assert_eq!(checked.len(), 13, "{checked:?}");
     let (_, problem) = get(&fixture, "/api/servers?status=x");
     conforms(&document, &document["components"]["schemas"]["Problem"], &problem, "problem");
 }

@@ -23,10 +23,17 @@ const GET: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Serves `fixture` until the sender is used.
 async fn start(fixture: &Fixture) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    serve(&context(fixture)).await
+}
+
+fn context(fixture: &Fixture) -> Arc<Context> {
+    let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
+    Arc::new(Context::new(Arc::clone(&fixture.state), metrics))
+}
+
+async fn serve(context: &Arc<Context>) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    let context = Arc::new(Context { state: Arc::clone(&fixture.state), metrics });
     let (stop, stopped) = oneshot::channel();
     let shutdown = async {
         if stopped.await.is_err() {
@@ -34,7 +41,7 @@ async fn start(fixture: &Fixture) -> (SocketAddr, oneshot::Sender<()>, JoinHandl
             pending::<()>().await;
         }
     };
-    (address, stop, tokio::spawn(admin::serve(listener, context, shutdown)))
+    (address, stop, tokio::spawn(admin::serve(listener, Arc::clone(context), shutdown)))
 }
 
 struct Client(TcpStream);

@@ -60,7 +60,7 @@ fn every_key_is_documented_and_no_other() {
         if table.starts_with("pool.*.") {
             continue;
         }
-        let mut known = set(keys.iter().copied());
+        let mut known = set(keys::names(keys));
         if table.is_empty() {
             known.retain(|key| !keys::TABLES.iter().any(|(table, _)| table.trim_end_matches(".*") == *key));
         }
@@ -73,6 +73,39 @@ fn every_key_is_documented_and_no_other() {
     let mut tables = page.lines().filter(|line| line.starts_with("## ")).flat_map(quoted);
     let unknown = tables.find(|told| !keys::TABLES.iter().any(|(table, _)| heading(table) == format!("`{told}`")));
     assert_eq!(unknown, None);
+}
+
+/// The third column is what editors show of a key too. `LB_BLESS=1` writes it anew.
+#[test]
+fn keys_are_described_in_one_way() {
+    let page = text("docs/configuration.md");
+    let mut table: &[keys::Key] = &[];
+    let mut described = 0;
+    let mut expected = String::new();
+    for line in page.lines() {
+        if line.starts_with("## ") {
+            let is_it = |name: &str| match name {
+                "" => line == "## Files",
+                name => line.contains(&heading(name)),
+            };
+            table = keys::TABLES.iter().find(|(name, _)| is_it(name)).map_or(&[], |(_, keys)| keys);
+        }
+        let key = cells(line).and_then(|cells| table.iter().find(|key| cells[0] == format!("`{}`", key.name)));
+        expected += &match (key, cells(line)) {
+            (Some(key), Some(cells)) => {
+                assert!(!key.about.contains('|'), "`{}`: this would end the cell", key.name);
+                described += 1;
+                let default = if cells[1].is_empty() { String::new() } else { format!("{} ", cells[1]) };
+                format!("| {} | {default}| {} |\n", cells[0], key.about)
+            }
+            _ => format!("{line}\n"),
+        };
+    }
+    assert!(described > 50, "only {described}");
+    if std::env::var_os("LB_BLESS").is_some() {
+        fs::write(root().join("docs/configuration.md"), &expected).unwrap();
+    }
+    assert_eq!(text("docs/configuration.md"), expected);
 }
 
 /// Against `everything.toml`, of which another test says that it tells the defaults.

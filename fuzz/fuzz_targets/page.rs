@@ -1,9 +1,14 @@
-//! The Prometheus page of a server: any text, and at most one figure.
+//! The Prometheus page of a server: any text, and at most one figure, which some line says.
 #![no_main]
 
 use lb::health::memory::resident_bytes;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|page: &str| {
-    let _ = resident_bytes(page);
+fuzz_target!(|page: &[u8]| {
+    let page = String::from_utf8_lossy(page);
+    let whole = resident_bytes(&page);
+    assert_eq!(whole, page.lines().find_map(resident_bytes));
+    if whole.is_some() {
+        assert!(page.contains("process_resident_memory_bytes"));
+    }
 });

@@ -1,27 +1,27 @@
 //! The endpoints: which paths there are, with which parameters, and what each answers. No sockets here.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
 
+use super::figures::{Figures, Samples};
 use super::query::{self, Query};
 use super::refusal::Refusal;
-use super::view::{self, Configuration, Listener, Pool, Reload, Route, Server, Truth};
-use super::{Answer, Context, host};
+use super::view::{self, Configuration, Listener, Reload, Route, Server, Truth};
+use super::{Answer, Context, dashboard, host};
 use crate::pool::Status;
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics;
 
 const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+const EVENTS: &str = "text/event-stream";
 
 /// This table as OpenAPI; a test compares the two.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -29,8 +29,9 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// What stands in an endpoint's path for a server's name.
 const NAME: &str = "{name}";
 
-const ENDPOINTS: [Endpoint; 13] = [
-    Endpoint { path: "/", parameters: None, answer: index },
+const ENDPOINTS: [Endpoint; 17] = [
+    Endpoint { path: "/", parameters: None, answer: page },
+    Endpoint { path: "/dashboard/{name}", parameters: None, answer: part },
     Endpoint { path: "/health", parameters: None, answer: health },
     Endpoint { path: "/ready", parameters: None, answer: ready },
     Endpoint { path: "/metrics", parameters: None, answer: show_metrics },
@@ -46,6 +47,9 @@ const ENDPOINTS: [Endpoint; 13] = [
     Endpoint { path: "/api/listeners", parameters: Some(&[]), answer: list_listeners },
     Endpoint { path: "/api/config", parameters: Some(&[]), answer: show_config },
     Endpoint { path: "/api/reloads", parameters: Some(&["limit", "after"]), answer: list_reloads },
+    Endpoint { path: "/api/events", parameters: Some(&["figures"]), answer: follow },
+    Endpoint { path: "/api/figures", parameters: Some(&[]), answer: show_figures },
+    Endpoint { path: "/api/history", parameters: Some(&[]), answer: show_history },
     Endpoint { path: "/api/openapi.json", parameters: Some(&[]), answer: openapi },
 ];
 
@@ -60,6 +64,7 @@ struct Endpoint {
 
 /// A request that has found its endpoint.
 struct Asked<'a> {
+    request: &'a Parts,
     context: &'a Context,
     snapshot: &'a Snapshot,
     /// What stood in the place of [`NAME`].
@@ -74,7 +79,8 @@ pub fn answer(request: &Parts, context: &Context) -> Answer {
     let mut answer = respond(request, context, &snapshot).unwrap_or_else(Answer::from);
     let headers = answer.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
 }
 
@@ -88,7 +94,7 @@ fn respond(request: &Parts, context: &Context, snapshot: &Snapshot) -> Result<An
         Some(known) => Query::parse(request.uri.query().unwrap_or_default(), known)?,
         None => Query::default(),
     };
-    (endpoint.answer)(&Asked { context, snapshot, name, query })
+    (endpoint.answer)(&Asked { request, context, snapshot, name, query })
 }
 
 fn read_only(snapshot: &Snapshot) -> Refusal {
@@ -118,17 +124,18 @@ fn find(path: &str) -> Result<(&'static Endpoint, String), Refusal> {
             return Ok((endpoint, name));
         }
     }
-    Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; / lists what there is")))
+    Err(Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("there is nothing at {path}; /api/openapi.json lists what there is"),
+    ))
 }
 
-fn index(_: &Asked) -> Result<Answer, Refusal> {
-    let mut text = String::from("lb: what this address tells (GET and HEAD only)\n\n");
-    for Endpoint { path, parameters, .. } in &ENDPOINTS {
-        let parameters = parameters.unwrap_or_default().join("=&");
-        // Writing to a string does not fail.
-        let _ = if parameters.is_empty() { writeln!(text, "{path}") } else { writeln!(text, "{path}?{parameters}=") };
-    }
-    Ok(with_type(TEXT, text))
+fn page(asked: &Asked) -> Result<Answer, Refusal> {
+    dashboard::page(asked.request)
+}
+
+fn part(asked: &Asked) -> Result<Answer, Refusal> {
+    dashboard::part(&asked.name, asked.request)
 }
 
 fn health(asked: &Asked) -> Result<Answer, Refusal> {
@@ -206,8 +213,7 @@ fn random_server(asked: &Asked) -> Result<Answer, Refusal> {
 }
 
 fn list_pools(asked: &Asked) -> Result<Answer, Refusal> {
-    let configured = asked.snapshot.pools.iter().take(asked.snapshot.config.pools.len());
-    list(asked, "pools", &configured.map(|pool| Pool::new(pool)).collect::<Vec<_>>(), None)
+    list(asked, "pools", &view::pools(asked.snapshot).collect::<Vec<_>>(), None)
 }
 
 fn list_routes(asked: &Asked) -> Result<Answer, Refusal> {
@@ -221,8 +227,9 @@ fn list_listeners(asked: &Asked) -> Result<Answer, Refusal> {
 }
 
 fn show_config(asked: &Asked) -> Result<Answer, Refusal> {
-    let rejected = !asked.context.state.reloads().last_successful();
-    json(&Configuration::new(asked.snapshot, rejected))
+    let state = &asked.context.state;
+    let rejected = !state.reloads().last_successful();
+    json(&Configuration::new(asked.snapshot, rejected, &state.sight.warnings()))
 }
 
 fn list_reloads(asked: &Asked) -> Result<Answer, Refusal> {
@@ -236,6 +243,28 @@ fn list_reloads(asked: &Asked) -> Result<Answer, Refusal> {
     let next = reloads.get(limit).and_then(|_| reloads.get(limit - 1)).map(|(number, _)| number.to_string());
     let page: Vec<Reload> = reloads.iter().take(limit).map(|(_, reload)| Reload::new(reload)).collect();
     list(asked, "reloads", &page, next)
+}
+
+/// What this answers becomes a stream where it is sent.
+fn follow(asked: &Asked) -> Result<Answer, Refusal> {
+    let figures = asked.query.one_of("figures", &[true, false])?.unwrap_or_default();
+    // What is not text is the id of nothing.
+    let last = asked.request.headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
+    let follower = asked.context.feed.follow(last, figures)?;
+    let mut answer = with_type(EVENTS, "");
+    // Told to proxies that would rather wait until it ends.
+    answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    answer.extensions_mut().insert(follower);
+    Ok(answer)
+}
+
+fn show_figures(asked: &Asked) -> Result<Answer, Refusal> {
+    let state = &asked.context.state;
+    json(&Figures::new(state, asked.snapshot, &state.listeners(), &asked.context.feed.history()))
+}
+
+fn show_history(asked: &Asked) -> Result<Answer, Refusal> {
+    json(&Samples::new(asked.snapshot.generation, &asked.context.feed.history()))
 }
 
 fn openapi(_: &Asked) -> Result<Answer, Refusal> {
@@ -277,7 +306,7 @@ fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
     Ok(with_type(JSON, text))
 }
 
-fn with_type(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(super) fn with_type(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
@@ -340,6 +369,8 @@ mod tests {
             ("/api/servers/%zz", None),
             ("/api/servers/", None),
             ("/api/servers/a/b", None),
+            ("/dashboard/main.js", Some(("/dashboard/{name}", "main.js"))),
+            ("/dashboard/../health", None),
             ("/health/", None),
             ("/Health", None),
             ("//health", None),

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::problem::Problem;
+use crate::config::problem::Told;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
 use crate::pool::{self, Member, Standing, Status};
 use crate::reload::record::{self, Outcome};
 use crate::snapshot::{self, Snapshot};
 use crate::state::ListenerLive;
-use crate::{method, server};
+use crate::{events, health, method, server};
 
 /// A server in a pool.
 #[derive(Serialize)]
@@ -47,10 +47,12 @@ struct Check {
 
 /// All servers: pool by pool, each pool's in the file's order, then those that are leaving it.
 pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = Server<'_>> {
-    snapshot
-        .pools
-        .iter()
-        .flat_map(|pool| pool.members.iter().zip(pool.shares()).map(|(member, share)| Server::new(member, share)))
+    snapshot.pools.iter().flat_map(|pool| servers_of(pool))
+}
+
+/// The servers of one pool, in this order.
+pub(super) fn servers_of(pool: &pool::Pool) -> impl Iterator<Item = Server<'_>> {
+    pool.members.iter().zip(pool.shares()).map(|(member, share)| Server::new(member, share))
 }
 
 impl<'a> Server<'a> {
@@ -115,8 +117,13 @@ struct Statuses {
     checking: usize,
 }
 
+/// The pools of the configuration, in its order.
+pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = Pool<'_>> {
+    snapshot.pools.iter().take(snapshot.config.pools.len()).map(|pool| Pool::new(pool))
+}
+
 impl<'a> Pool<'a> {
-    pub(super) fn new(pool: &'a pool::Pool) -> Self {
+    fn new(pool: &'a pool::Pool) -> Self {
         let mut servers = Statuses::default();
         for member in &pool.members {
             *match member.status() {
@@ -211,6 +218,8 @@ pub(super) struct Configuration<'a> {
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     state: Truth,
+    /// Why edits may not be seen.
+    warnings: &'a [String],
     config: &'a Config,
 }
 
@@ -221,9 +230,9 @@ struct File<'a> {
 }
 
 /// How what is in force stands to what the file says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Truth {
+pub enum Truth {
     /// It is what the file says.
     Current,
     /// It is what the file says, but a pool still serves from its old servers.
@@ -245,13 +254,14 @@ impl Truth {
 
 impl<'a> Configuration<'a> {
     /// `rejected` says that the newest reload was.
-    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool, warnings: &'a [String]) -> Self {
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| File { path: &file.path, hash: &file.hash }).collect(),
             applied_at: snapshot.applied_at,
             state: Truth::of(snapshot, rejected),
+            warnings,
             config: &snapshot.config,
         }
     }
@@ -268,7 +278,7 @@ pub(super) struct Reload<'a> {
     #[serde(serialize_with = "as_seconds")]
     seconds: Duration,
     changes: &'a [String],
-    problems: &'a [Problem],
+    problems: Vec<Told<'a>>,
 }
 
 /// The reloads that are kept, the newest first, each with its number in the row of all.
@@ -286,13 +296,40 @@ impl<'a> Reload<'a> {
             at: reload.at,
             seconds: reload.took,
             changes: &reload.changes,
-            problems: &reload.problems,
+            problems: reload.problems.iter().map(|problem| problem.told()).collect(),
+        }
+    }
+}
+
+/// What a server's checks came to say.
+#[derive(Serialize)]
+pub(super) struct HealthChange<'a> {
+    #[serde(serialize_with = "as_time")]
+    at: SystemTime,
+    pool: &'a str,
+    server: &'a str,
+    address: &'a Address,
+    from: health::State,
+    to: health::State,
+    error: Option<&'a str>,
+}
+
+impl<'a> HealthChange<'a> {
+    pub(super) fn new(change: &'a events::HealthChange) -> Self {
+        Self {
+            at: change.at,
+            pool: &change.key.pool,
+            server: &change.key.name,
+            address: &change.key.address,
+            from: change.from,
+            to: change.to,
+            error: change.error.as_deref(),
         }
     }
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     // A clock that was never set may stand before 1970, which the library does not bear.
     serializer.collect_str(&humantime::format_rfc3339_millis((*time).max(SystemTime::UNIX_EPOCH)))
 }

@@ -6,11 +6,13 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::json;
 
+use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
-use crate::config::{Config, source};
+use crate::config::source::{Loaded, Source};
+use crate::reload::reader::env;
 
-/// Who reads the answer.
+/// Who reads the answer of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckFormat {
     /// People: each problem with its line, in colour if asked for.
@@ -21,39 +23,67 @@ pub enum CheckFormat {
     Github,
 }
 
-/// Checks the file at `path`, with what it includes, and writes the answer to `out`. Whether it is
-/// fine.
+/// Checks the file at `path` (`-` is standard input), with what it includes, and writes the answer to
+/// `out`. Whether it is fine.
 ///
 /// # Errors
 /// Only if `out` cannot be written to.
 pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Write) -> io::Result<bool> {
-    let loaded = source::load(path, &|name| std::env::var(name).ok());
+    let (source, loaded) = load(path);
     let result = loaded.result.and_then(|config| {
-        let problems = guards(path, None, &config);
+        let problems = guards(source.path(), None, &config);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     });
-    let problems = result.as_ref().err().map_or(&[][..], Vec::as_slice);
+    match &result {
+        Ok(config) => match format {
+            CheckFormat::Text => writeln!(out, "{}: fine ({})", source.path().display(), summary(config))?,
+            CheckFormat::Json => verdict(source.path(), &[], out)?,
+            CheckFormat::Github => {}
+        },
+        Err(problems) => refused(source.path(), problems, format, colored, out)?,
+    }
+    Ok(result.is_ok())
+}
+
+/// Reads the configuration at `path`, which may be `-` for standard input.
+pub(super) fn load(path: &Path) -> (Source, Loaded) {
+    if path == Path::new("-") {
+        let source = Source::new("<stdin>");
+        let sources = source.read_from(io::stdin().lock(), &env);
+        return (source, sources.load(&env));
+    }
+    let source = Source::new(path);
+    let sources = source.read(&env);
+    (source, sources.load(&env))
+}
+
+/// Writes what is wrong with the file at `path`.
+pub(super) fn refused(
+    path: &Path,
+    problems: &[Problem],
+    format: CheckFormat,
+    colored: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match format {
         CheckFormat::Text => {
             pictures(problems, colored, out)?;
-            let answer = match &result {
-                Ok(config) => format!("fine ({})", summary(config)),
-                Err(problems) => count(problems.len(), "problem"),
-            };
-            writeln!(out, "{}: {answer}", path.display())?;
+            writeln!(out, "{}: {}", path.display(), count(problems.len(), "problem"))
         }
-        CheckFormat::Json => {
-            let answer = json!({"file": path, "fine": result.is_ok(), "problems": problems});
-            serde_json::to_writer_pretty(&mut *out, &answer)?;
-            writeln!(out)?;
-        }
-        CheckFormat::Github => {
-            for problem in problems {
-                writeln!(out, "{}", problem.to_github())?;
-            }
-        }
+        CheckFormat::Json => verdict(path, problems, out),
+        CheckFormat::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", problem.to_github())),
     }
-    Ok(result.is_ok())
+}
+
+fn verdict(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
+    let told: Vec<_> = problems.iter().map(Problem::told).collect();
+    json(&json!({"file": path, "fine": problems.is_empty(), "problems": told}), out)
+}
+
+/// Writes a value for programs, and for who looks over their shoulder.
+pub(super) fn json(value: &serde_json::Value, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
 }
 
 /// Writes each problem with its line, a blank line after it.
@@ -72,7 +102,8 @@ fn summary(config: &Config) -> String {
     )
 }
 
-fn count(number: usize, what: &str) -> String {
+/// `3 servers`
+pub(super) fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
 }

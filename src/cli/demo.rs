@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use backends::{Options, Server};
 
 use super::run::{on_control_plane, serve};
-use crate::config::source;
+use crate::config::{schema, source};
 use crate::gateway::StartError;
 use crate::listener::BindError;
 use crate::reload::reader::env;
@@ -52,7 +52,12 @@ pub fn demo(path: &Path) -> ExitCode {
 /// Writes the first configuration, unless there is one. Whether it did.
 fn write_first(path: &Path) -> io::Result<bool> {
     match OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(mut file) => file.write_all(FIRST.as_bytes()).map(|()| true),
+        Ok(mut file) => {
+            // Its first line names the schema. Nothing but an editor's help is lost without it.
+            let beside = OpenOptions::new().write(true).create_new(true).open(path.with_file_name(schema::FILE));
+            let _ = beside.and_then(|mut file| file.write_all(schema::text().as_bytes()));
+            file.write_all(FIRST.as_bytes()).map(|()| true)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }

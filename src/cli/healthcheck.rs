@@ -1,7 +1,7 @@
 //! `lb healthcheck`: asks the balancer of a file whether it is ready, for containers without curl.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::api::reachable;
 use crate::config::file;
 use crate::config::source::Source;
 use crate::reload::reader::env;
@@ -54,14 +55,4 @@ async fn ask(address: SocketAddr) -> io::Result<String> {
     let mut answer = Vec::new();
     stream.take(ENOUGH).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// Who listens on all addresses is asked at the local one.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

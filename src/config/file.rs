@@ -7,6 +7,7 @@
 
 mod env;
 pub mod keys;
+pub mod places;
 mod reader;
 mod report;
 mod resolve;

@@ -1,14 +1,14 @@
 //! A problem in a configuration: what is wrong, where, and what to do; and its forms for people, programs and CI.
 
 use std::fmt::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One thing that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The file it is in.
     pub file: PathBuf,
@@ -25,11 +25,31 @@ pub struct Problem {
     #[serde(skip)]
     pub excerpt: String,
     /// How many characters of the excerpt, from the column on, are meant; at least 1.
-    #[serde(skip)]
+    #[serde(skip, default = "narrow")]
     pub width: usize,
 }
 
+/// What is not told is as narrow as it can be.
+fn narrow() -> usize {
+    1
+}
+
+/// A problem as programs are told of it.
+#[derive(Debug, Serialize)]
+pub struct Told<'a> {
+    #[serde(flatten)]
+    problem: &'a Problem,
+    /// As `lb check` prints it for people.
+    text: String,
+}
+
 impl Problem {
+    /// As programs are told of it.
+    #[must_use]
+    pub fn told(&self) -> Told<'_> {
+        Told { problem: self, text: self.to_text(false) }
+    }
+
     /// One that concerns a file as a whole.
     pub fn of_file(file: impl Into<PathBuf>, fault: Fault) -> Self {
         Self {
@@ -87,6 +107,13 @@ impl Problem {
         let _ = write!(command, ",title=lb check::{}", github_data(&text));
         command
     }
+}
+
+/// A workflow command that GitHub shows beside a file: its level is `error`, `warning` or `notice`.
+#[must_use]
+pub fn annotation(level: &str, file: &Path, title: &str, text: &str) -> String {
+    let (file, title) = (github_property(&file.to_string_lossy()), github_property(title));
+    format!("::{level} file={file},title={title}::{}", github_data(text))
 }
 
 /// One line, for logs: `lb.toml:3:1: unknown key … (did you mean …?)`.

@@ -93,11 +93,25 @@ impl Source {
     /// again. Whatever else is written beside it, such as a log, has it looked at.
     #[must_use]
     pub fn read_again(&self, last: &Sources, env: &Env<'_>) -> Sources {
-        let mut sources = self.of(Vec::new());
         let mut left = LARGEST;
-        match read_file(&self.path, &mut left) {
-            Ok((file, metadata)) => {
-                sources.unlinked = links(&metadata) == 0;
+        let main = read_file(&self.path, &mut left);
+        let unlinked = main.as_ref().is_ok_and(|(_, metadata)| links(metadata) == 0);
+        Sources { unlinked, ..self.read_around(main.map(|(file, _)| file), left, last, env) }
+    }
+
+    /// The same with a main file that `main` has, such as standard input.
+    #[must_use]
+    pub fn read_from(&self, main: impl io::Read, env: &Env<'_>) -> Sources {
+        let mut left = LARGEST;
+        let bytes = read_all(main, &mut left).map(|bytes| SourceFile::new(&self.path, bytes));
+        self.read_around(bytes, left, &self.of(Vec::new()), env)
+    }
+
+    /// What the main file includes, and all of it together; `left` is how many bytes it may have.
+    fn read_around(&self, main: Result<SourceFile, Fault>, mut left: u64, last: &Sources, env: &Env<'_>) -> Sources {
+        let mut sources = self.of(Vec::new());
+        match main {
+            Ok(file) => {
                 sources.includes = match last.files.first() {
                     Some(before) if *before == file => last.includes.clone(),
                     _ => file::includes(&file, env),
@@ -261,13 +275,21 @@ fn read_file(path: &Path, left: &mut u64) -> Result<(SourceFile, Metadata), Faul
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     regular(&metadata)?;
-    let mut bytes = Vec::new();
-    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-        Fault::new("the configuration is larger than 16 MiB")
-            .hint(format!("this file has {} bytes; is it the right one?", metadata.len()))
+    let bytes = read_all(file, left).map_err(|fault| match metadata.len() {
+        length if length > LARGEST => fault.hint(format!("this file has {length} bytes; is it the right one?")),
+        _ => fault,
     })?;
     Ok((SourceFile::new(path, bytes), metadata))
+}
+
+/// All bytes, if they are no more than `left`.
+fn read_all(file: impl io::Read, left: &mut u64) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    *left = left
+        .checked_sub(bytes.len() as u64)
+        .ok_or_else(|| Fault::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
+    Ok(bytes)
 }
 
 fn regular(metadata: &Metadata) -> Result<(), Fault> {

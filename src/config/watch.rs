@@ -26,6 +26,8 @@ pub struct Watch {
     /// with the file, not with its name.
     watched: BTreeMap<PathBuf, Identity>,
     problems: Vec<String>,
+    /// How many paths are to be watched and are not.
+    unwatched: usize,
 }
 
 /// Something may have changed. What is told is only how soon to read; that it is read takes no more
@@ -53,7 +55,7 @@ impl Watch {
             Ok(watcher) => (Some(watcher), Vec::new()),
             Err(error) => (None, vec![format!("there are no file events here: {error}")]),
         };
-        Self { watcher, bell, watched: BTreeMap::new(), problems }
+        Self { watcher, bell, watched: BTreeMap::new(), problems, unwatched: 0 }
     }
 
     /// Watches exactly what the trail names. To be called after every read: a file that was
@@ -62,12 +64,13 @@ impl Watch {
     /// setting one wakes once.
     pub fn rewatch(&mut self, trail: &Trail) {
         let Some(watcher) = &mut self.watcher else {
+            self.unwatched = trail.watched.len();
             return;
         };
-        let lost = self.bell.set_entries(trail.entries.clone());
+        let (lost, all_lost) = self.bell.set_entries(trail.entries.clone());
         self.problems.clear();
         let gone = |path: &PathBuf, identity: &mut Identity| {
-            !trail.watched.contains(path) || lost.contains(path) || Identity::of(path) != Some(*identity)
+            all_lost || !trail.watched.contains(path) || lost.contains(path) || Identity::of(path) != Some(*identity)
         };
         for (path, _) in self.watched.extract_if(.., gone) {
             // It may have gone with the file.
@@ -94,15 +97,28 @@ impl Watch {
                 }
             }
         }
+        self.unwatched = self.problems.len();
         if fresh {
             self.bell.ring(Wake::Other);
         }
     }
 
-    /// What cannot be watched, for the log and a metric; polling covers it.
+    /// What cannot be watched, for people; polling covers it.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
+    }
+
+    /// How many paths cannot be watched.
+    #[must_use]
+    pub fn unwatched(&self) -> usize {
+        self.unwatched
+    }
+
+    /// How often the system had more events than it keeps. Then it wakes, and every watch is set anew.
+    #[must_use]
+    pub fn overflows(&self) -> u64 {
+        self.bell.state().overflows
     }
 
     /// Waits until something may have changed since the last call; many events make one wake-up.
@@ -212,11 +228,18 @@ struct State {
     entries: BTreeSet<PathBuf>,
     /// Watched paths whose file was removed or moved away, and the watch with it.
     lost: BTreeSet<PathBuf>,
+    /// Whether there is no telling which.
+    all_lost: bool,
+    overflows: u64,
 }
 
 impl Bell {
     fn hear(&self, event: &notify::Result<Event>) {
         let mut state = self.state();
+        if event.as_ref().is_ok_and(Event::need_rescan) {
+            state.all_lost = true;
+            state.overflows += 1;
+        }
         if let Ok(event) = event
             && let EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) = event.kind
         {
@@ -236,10 +259,11 @@ impl Bell {
         self.rung.notify_one();
     }
 
-    fn set_entries(&self, entries: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    /// Takes the entries that lead to files now. The paths whose watch is lost, and whether all may be.
+    fn set_entries(&self, entries: BTreeSet<PathBuf>) -> (BTreeSet<PathBuf>, bool) {
         let mut state = self.state();
         state.entries = entries;
-        std::mem::take(&mut state.lost)
+        (std::mem::take(&mut state.lost), std::mem::take(&mut state.all_lost))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -9,6 +9,7 @@ use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::{Loaded, Sources};
 use crate::config::{self, Config, overlap};
+use crate::events::Event;
 use crate::listener::{self, BindError};
 use crate::reload::last_good;
 use crate::reload::reader::{Candidate, Pace, env};
@@ -185,7 +186,9 @@ impl Gateway {
                 }
             }
         }
-        self.state.reloads().add(Arc::new(reload), self.config.reload.history);
+        let reload = Arc::new(reload);
+        self.state.reloads().add(Arc::clone(&reload), self.config.reload.history);
+        self.state.events.tell(Event::Reload(reload));
     }
 }
 

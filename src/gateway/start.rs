@@ -110,14 +110,16 @@ impl Gateway {
 
         let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans, crowd))
             .map_err(io::Error::other)?;
-        let context = Arc::new(admin::Context { state: Arc::clone(&state), metrics });
+        let context = Arc::new(admin::Context::new(Arc::clone(&state), metrics));
+        tokio::spawn(Arc::clone(&context.feed).run());
         let admin = Admin::serve(config.admin.address, admin, context)?;
 
         let (pace, paces) = watch::channel(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
         let asked = Arc::new(Notify::new());
         let (send, candidates) = mpsc::channel(1);
+        let sight = Arc::clone(&state.sight);
         let found_hash = found.hash.as_str().into();
-        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked)).run(send));
+        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked), sight).run(send));
 
         listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));

@@ -73,6 +73,9 @@ impl ClientFields {
     }
 
     fn extend(&self, fields: &mut Fields, trusted: &[IpNet]) -> IpAddr {
+        for name in [Name::ForwardedProto, Name::ForwardedHost, Name::RealIp] {
+            keep_last(fields, name);
+        }
         let host = fields.get(Name::Host).unwrap_or_default().to_vec();
         let client = client_address(fields, self.peer, trusted);
         match (fields.has(Name::ForwardedFor), fields.has(Name::Forwarded)) {
@@ -195,6 +198,15 @@ fn add_x_forwarded(fields: &mut Fields) {
         if let Some(value) = value {
             add_missing(fields, name, value.as_bytes());
         }
+    }
+}
+
+/// Of a field that says one thing, keeps the last: what the proxy before us has put behind what it
+/// was sent, and what not all servers would read.
+fn keep_last(fields: &mut Fields, name: Name) {
+    if fields.all(name).nth(1).is_some() {
+        let last = fields.all(name).next_back().map(<[u8]>::to_vec);
+        fields.set(name, &last.unwrap_or_default());
     }
 }
 
@@ -342,6 +354,12 @@ mod tests {
                     "2001:db8::1",
                     "for=_x;Proto=https;host=\"b:443\", For=\"[2001:db8::1]:80\", for=10.0.0.1;proto=http;host=a",
                 ],
+            ),
+            // Who adds a field behind the client's own has the last word.
+            (
+                "X-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https\nX-Forwarded-Proto: http\nX-Forwarded-Host: b\n\
+                 X-Forwarded-Host: c\nX-Real-IP: 1.1.1.1\nX-Real-IP: 9.9.9.9",
+                ["9.9.9.9, 10.0.0.1", "http", "c", "9.9.9.9", "for=9.9.9.9;proto=http;host=c, for=10.0.0.1;proto=http"],
             ),
             // What could break out of an element is not translated.
             (

@@ -81,6 +81,12 @@ impl Upstreams {
         Ok(Connection { stream, peer: address, _open: Open::new(server, worker), _place: place })
     }
 
+    /// A connection by a stream that leads to a server, which is at `peer`.
+    #[must_use]
+    pub fn over(&self, stream: TcpStream, peer: SocketAddr, server: &Arc<Server>, worker: usize) -> Connection {
+        Connection { stream, peer, _open: Open::new(server, worker), _place: Place::new(&self.open) }
+    }
+
     /// Closes the connection that has been unused for longest; whether there was one.
     fn let_go(&self) -> bool {
         let mut idle = self.idle.borrow_mut();

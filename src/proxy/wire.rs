@@ -1,6 +1,6 @@
 //! Sockets and buffers: reading without a buffer while there is nothing to read, writing in one call what belongs together.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 
@@ -14,22 +14,37 @@ const KEEP: usize = 256;
 
 /// A worker's buffers that are not in use.
 #[derive(Debug, Default)]
-pub struct Buffers(RefCell<Vec<Vec<u8>>>);
+pub struct Buffers {
+    unused: RefCell<Vec<Vec<u8>>>,
+    /// How few of them there were at some time since the last sweep: so many have been needed by nobody.
+    fewest: Cell<usize>,
+}
 
 impl Buffers {
     /// An empty buffer.
     #[must_use]
     pub fn take(&self) -> Vec<u8> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER))
+        let mut unused = self.unused.borrow_mut();
+        let buffer = unused.pop();
+        self.fewest.set(self.fewest.get().min(unused.len()));
+        buffer.unwrap_or_else(|| Vec::with_capacity(BUFFER))
     }
 
     /// Takes a buffer back; what grew far beyond the usual, or never was one, is let go.
     pub fn give(&self, mut buffer: Vec<u8>) {
-        let mut buffers = self.0.borrow_mut();
-        if (BUFFER..=2 * BUFFER).contains(&buffer.capacity()) && buffers.len() < KEEP {
+        let mut unused = self.unused.borrow_mut();
+        if (BUFFER..=2 * BUFFER).contains(&buffer.capacity()) && unused.len() < KEEP {
             buffer.clear();
-            buffers.push(buffer);
+            unused.push(buffer);
         }
+    }
+
+    /// Lets go of half of those that nobody has needed since the last sweep, so that a rush of
+    /// requests does not leave its memory behind for good.
+    pub fn sweep(&self) {
+        let mut unused = self.unused.borrow_mut();
+        unused.drain(..self.fewest.get().div_ceil(2));
+        self.fewest.set(unused.len());
     }
 }
 
@@ -83,4 +98,49 @@ pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N], count
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Buffers {
+        /// As many requests as that at once, and their end.
+        fn serve(&self, requests: usize) {
+            let taken: Vec<_> = (0..requests).map(|_| self.take()).collect();
+            taken.into_iter().for_each(|buffer| self.give(buffer));
+        }
+
+        fn unused(&self) -> usize {
+            self.unused.borrow().len()
+        }
+    }
+
+    #[test]
+    fn a_rush_leaves_no_buffers_behind_but_those_that_are_needed() {
+        let buffers = Buffers::default();
+        buffers.serve(100);
+        assert_eq!(buffers.unused(), 100);
+        for _ in 0..20 {
+            buffers.serve(10);
+            buffers.sweep();
+        }
+        assert_eq!(buffers.unused(), 10);
+        for _ in 0..20 {
+            buffers.sweep();
+        }
+        assert_eq!(buffers.unused(), 0);
+    }
+
+    #[test]
+    fn what_is_needed_between_any_two_sweeps_stays() {
+        let buffers = Buffers::default();
+        buffers.serve(50);
+        buffers.sweep();
+        for _ in 0..20 {
+            buffers.serve(50);
+            buffers.sweep();
+        }
+        assert_eq!(buffers.unused(), 50);
+    }
 }

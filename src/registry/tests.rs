@@ -117,6 +117,16 @@ fn each_edit_makes_of_the_servers_what_it_says() {
             "p: b=3 checking, d=2 disabled, a=1 draining*",
         ),
         ("held, replaced again", "p: a=1", &["p: b=2", "p: c=3"], "p: c=3 checking, a=1 draining*, b=2 draining"),
+        (
+            "all but new ones at weight 0, held",
+            "p: a=1 b=2",
+            &["p: a=1:0 c=3"],
+            "p: a=1 up*, c=3 checking, b=2 draining*",
+        ),
+        ("weight 0 before the hold", "p: a=1:0 b=2", &["p: a=1:0 c=3"], "p: a=1 up, c=3 checking, b=2 draining*"),
+        ("weight 0, held, removed", "p: a=1", &["p: a=1:0 c=3", "p: c=3"], "p: c=3 checking, a=1 draining*"),
+        ("weight 0, held, undone", "p: a=1", &["p: a=1:0 c=3", "p: a=1:2 c=3"], "p: a=1 up*, c=3 checking"),
+        ("weight 0 while another serves", "p: a=1 b=2", &["p: a=1:0 b=2 c=3"], "p: a=1 up, b=2 up*, c=3 checking"),
         ("held, undone", "p: a=1", &["p: b=2", "p: a=1"], "p: a=1 up*, b=2 draining"),
         ("all disabled is meant", "p: a=1", &["p: a=1:off"], "p: a=1 draining"),
         ("pool gone", "p: a=1 | q: c=3", &["q: c=3"], "q: c=3 up* | p: a=1 draining"),
@@ -201,6 +211,15 @@ fn a_hold_ends_with_the_first_pass_or_in_time_or_with_its_pool() {
     passed.server("b").set_state(State::Up);
     assert_eq!(passed.after(Duration::ZERO), "a");
     assert_eq!(passed.show(), "p: b=2 up* | q: c=3 up*");
+
+    let mut weightless = Scene::new("p: a=1");
+    weightless.edit("p: a=1:0 b=2");
+    assert_eq!(weightless.after(second), "");
+    assert_eq!(weightless.show(), "p: a=1 up*, b=2 checking");
+    weightless.server("b").set_state(State::Up);
+    assert_eq!(weightless.after(Duration::ZERO), "");
+    assert_eq!(weightless.show(), "p: a=1 up, b=2 up*");
+    assert!(weightless.registry.is_settled());
 
     let mut late = held();
     assert_eq!(late.after(HOLD), "a");

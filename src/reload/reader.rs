@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::source::{Loaded, Source, Sources};
+use crate::config::units::format_duration;
 use crate::config::watch::{Wake, Watch, settle};
+use crate::reload::sight::Sight;
 
 /// Content that may become a generation.
 #[derive(Debug)]
@@ -38,17 +40,21 @@ pub struct Reader {
     asked: Arc<Notify>,
     /// What was read last, whatever came of it.
     last: Sources,
-    /// What could not be watched, so that it is said once.
-    complaints: Vec<String>,
-    /// Whether it was said that the main file was replaced where it cannot be seen.
-    unlinked: bool,
+    /// What everybody may know of how well the files are seen; its warnings were said once.
+    sight: Arc<Sight>,
 }
 
 impl Reader {
     /// A reader that has handed `last` on already. A permit of `asked` makes it look at once.
     #[must_use]
-    pub fn new(source: Source, last: Sources, pace: watch::Receiver<Pace>, asked: Arc<Notify>) -> Self {
-        Self { source, watch: Watch::new(), pace, asked, last, complaints: Vec::new(), unlinked: false }
+    pub fn new(
+        source: Source,
+        last: Sources,
+        pace: watch::Receiver<Pace>,
+        asked: Arc<Notify>,
+        sight: Arc<Sight>,
+    ) -> Self {
+        Self { source, watch: Watch::new(), pace, asked, last, sight }
     }
 
     /// Reads on until nobody takes candidates any more.
@@ -94,21 +100,32 @@ impl Reader {
 
     fn rewatch(&mut self) {
         self.watch.rewatch(&self.source.trail(&self.last));
-        if self.watch.problems() != self.complaints {
-            self.complaints = self.watch.problems().to_vec();
-            for problem in &self.complaints {
-                tracing::warn!("{problem}; the files are looked at every `reload.poll` all the same");
-            }
+        let warnings = self.warnings();
+        let told = self.sight.warnings();
+        for warning in warnings.iter().filter(|warning| !told.contains(warning)) {
+            tracing::warn!("{warning}");
         }
-        let told = std::mem::replace(&mut self.unlinked, self.last.unlinked);
-        if self.unlinked && !told {
+        self.sight.set(warnings, self.watch.unwatched() as u64, self.watch.overflows());
+    }
+
+    /// Why edits may not be seen.
+    fn warnings(&self) -> Vec<String> {
+        let poll = self.pace.borrow().poll;
+        let instead = if poll.is_zero() {
+            "and `reload.poll` is 0s: edits are seen only when SIGHUP asks for it".to_owned()
+        } else {
+            format!("the files are looked at every {} all the same", format_duration(poll))
+        };
+        let mut warnings: Vec<String> =
+            self.watch.problems().iter().map(|problem| format!("{problem}; {instead}")).collect();
+        if self.last.unlinked {
             let file = self.source.path().display();
-            tracing::warn!(
-                %file,
-                "the file was replaced or deleted where it was mounted from, so no edit of it will be seen here any more: \
+            warnings.push(format!(
+                "{file} was replaced or deleted where it was mounted from, so no edit of it will be seen here any more: \
                  mount its directory, not the file by itself, and start anew"
-            );
+            ));
         }
+        warnings
     }
 }
 

@@ -78,6 +78,16 @@ const LAST_RELOAD_TIMESTAMP: Family = gauge(
 );
 const CONFIG_INFO: Family =
     gauge("lb_config_info", "The configuration in force by its SHA-256; the value is 1.", &["hash"]);
+const UNWATCHED: Family = gauge(
+    "lb_config_unwatched_paths",
+    "Paths of whose changes no file event tells, so that only the poll finds them.",
+    &[],
+);
+const OVERFLOWS: Family = counter(
+    "lb_config_watch_overflows_total",
+    "How often the system lost file events, after which all files were looked at.",
+    &[],
+);
 const RELOADS: Family = counter("lb_reloads_total", "Attempts to bring the file into force, by result.", &["result"]);
 const RELOAD_DURATION: Family =
     histogram("lb_reload_duration_seconds", "Time from the first look at a changed file to the reload's end.", &[]);
@@ -86,7 +96,7 @@ const BUILD_INFO: Family = gauge("lb_build_info", "What runs, by its version; th
 /// The labels of a server.
 const SERVER: &[&str] = &["pool", "server"];
 
-const FAMILIES: [&Family; 20] = [
+const FAMILIES: [&Family; 22] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -104,6 +114,8 @@ const FAMILIES: [&Family; 20] = [
     &LAST_RELOAD_SUCCESSFUL,
     &LAST_RELOAD_TIMESTAMP,
     &CONFIG_INFO,
+    &UNWATCHED,
+    &OVERFLOWS,
     &RELOADS,
     &RELOAD_DURATION,
     &BUILD_INFO,
@@ -188,6 +200,7 @@ impl Collector for Live {
         families.extend(servers(&snapshot));
         families.extend(config(&snapshot));
         families.extend(reloads(&self.state));
+        families.extend(sight(&self.state));
         families.push(retries(&snapshot));
         families.push(client_connections(&self.state));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
@@ -287,6 +300,13 @@ fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {
         GENERATION.of([GENERATION.value(&[], float(snapshot.generation))]),
         LAST_RELOAD_TIMESTAMP.of([LAST_RELOAD_TIMESTAMP.value(&[], accepted.as_secs_f64())]),
         CONFIG_INFO.of([CONFIG_INFO.value(&[&snapshot.hash], 1.0)]),
+    ]
+}
+
+fn sight(state: &State) -> [MetricFamily; 2] {
+    [
+        UNWATCHED.of([UNWATCHED.value(&[], float(state.sight.unwatched()))]),
+        OVERFLOWS.of([OVERFLOWS.value(&[], float(state.sight.overflows()))]),
     ]
 }
 

@@ -64,12 +64,7 @@ impl Crew {
     /// When the system gives no thread or no event queue.
     pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink, crowd: Arc<Crowd>) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared {
-            loads: (0..count).map(|_| CachePadded::default()).collect(),
-            crowd,
-            inboxes: OnceLock::new(),
-            gate: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::of(count, crowd));
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -158,6 +153,16 @@ impl Crew {
 }
 
 impl Shared {
+    /// For so many workers, none of which can be told anything yet.
+    pub(super) fn of(workers: usize, crowd: Arc<Crowd>) -> Self {
+        Self {
+            loads: (0..workers).map(|_| CachePadded::default()).collect(),
+            crowd,
+            inboxes: OnceLock::new(),
+            gate: Mutex::default(),
+        }
+    }
+
     pub(super) fn inboxes(&self) -> &[UnboundedSender<Command>] {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
     }

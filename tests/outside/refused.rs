@@ -216,3 +216,24 @@ fn a_hundred_mutated_files_cost_no_request() {
     lb.edit_file(&text.replace("weight = 5", "weight = 7"));
     eventually("the last content is in force", || (lb.server("a")["weight"] == 7).then_some(()));
 }
+
+#[test]
+fn what_is_no_file_of_a_sensible_size_is_refused_at_once() {
+    let server = Server::named("a");
+    let good = format!("{PORTS}{EVENTS}{}", servers(&[("a", server.address, 1)]));
+    let lb = Lb::start_file(&good);
+    let place = |name: &str| lb.path().with_file_name(name);
+    assert!(std::process::Command::new("mkfifo").arg(place("fifo")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", place("device")).unwrap();
+    std::fs::File::create(place("large")).unwrap().set_len(100 << 20).unwrap();
+    for (new, words) in [("fifo", "FIFO"), ("device", "a device"), ("large", "larger than 16 MiB")] {
+        let before = lb.newest_reload();
+        std::fs::rename(place(new), lb.path()).unwrap();
+        let problems = rejection(&lb, &before);
+        assert!(problems[0]["message"].as_str().unwrap().contains(words), "{problems:#?}");
+        assert_eq!(get(lb.address(), "/").text(), "a");
+        let rejected = lb.newest_reload();
+        lb.edit_file(&good);
+        assert_eq!(lb.next_reload(&rejected)["outcome"], "unchanged");
+    }
+}

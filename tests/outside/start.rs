@@ -107,7 +107,9 @@ fn versions_and_help_are_answers() {
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), format!("lb {}\n", env!("CARGO_PKG_VERSION"))));
     let output = lb(directory.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for command in ["run", "demo", "check", "healthcheck"] {
+    for command in
+        ["run", "demo", "check", "plan", "wait", "status", "explain", "server", "healthcheck", "schema", "completions"]
+    {
         assert!(stdout(&output).contains(command), "{}", stdout(&output));
     }
 }
@@ -187,6 +189,9 @@ fn the_demo_writes_its_file_and_says_what_to_try() {
     });
     let written = fs::read_to_string(directory.path().join("lb.toml")).expect("the file was written");
     assert!(written.contains("name = \"server3\"") && written.contains("weight = 6"), "{written}");
+    // Its first line leads there.
+    let schema = fs::read_to_string(directory.path().join("lb.schema.json")).expect("the schema was written");
+    assert!(written.starts_with("#:schema ./lb.schema.json\n") && schema.contains("\"$schema\""), "{written}");
     let Some(status) = ended else {
         for port in [8080, 8081, 8082, 8083] {
             assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], port)), "/").status, 200);

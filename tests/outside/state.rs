@@ -286,3 +286,19 @@ fn a_name_at_another_address_is_another_server() {
         (lb.api("/api/servers?status=draining")["servers"].as_array()?.is_empty()).then_some(())
     });
 }
+
+#[test]
+fn a_server_that_the_same_edit_takes_to_weight_0_is_held_too() {
+    let (old, new) = (Server::named("old"), Server::named("new"));
+    new.set_healthy(false);
+    let lb = Lb::start(&format!("{CHECKS}{}", servers(&[("old", old.address, 1)])));
+    lb.apply(&format!("{CHECKS}{}", servers(&[("old", old.address, 0), ("new", new.address, 1)])));
+    assert_eq!(lb.api("/api/config")["state"], "holding");
+    assert_eq!(get(lb.address(), "/").text(), "old");
+    new.set_healthy(true);
+    lb.server_is("new", "up");
+    eventually("the hold is over", || (lb.api("/api/config")["state"] == "current").then_some(()));
+    for _ in 0..5 {
+        assert_eq!(get(lb.address(), "/").text(), "new");
+    }
+}

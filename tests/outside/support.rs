@@ -1,5 +1,6 @@
 //! What the tests from outside stand on: a running `lb`, servers that do as they are told, a plain client.
 
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod demo;
 pub(crate) mod lb;

@@ -1,6 +1,8 @@
 //! What tests have in common: configurations and live states without files or sockets.
 #![allow(dead_code, reason = "every test binary has its own copy and uses a part of it")]
 
+pub(crate) mod ask;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -1,9 +1,8 @@
 //! Reads one table key by key: each into its type, with a default where it is missing or wrong.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::keys;
+use super::keys::{self, Key};
 use super::report::Report;
 use super::tree::{EMPTY, Entry, Kind, Place, Table, Value};
 use super::wording::{self, BOOLEAN, DURATION, PERCENT, SIZE, WHOLE_NUMBER};
@@ -20,7 +19,7 @@ pub(super) struct Placed<T> {
 /// One table, known keys and all. What it does not know it has reported when it was made.
 pub(super) struct Reader<'a> {
     table: &'a Table,
-    keys: &'static [&'static str],
+    keys: &'static [Key],
     /// As its header is written, for messages: `[timeouts]`; empty for the whole file.
     header: String,
     place: Place,
@@ -34,15 +33,9 @@ impl<'a> Reader<'a> {
         Self::new(table, keys::ROOT, String::new(), place, report)
     }
 
-    fn new(
-        table: &'a Table,
-        keys: &'static [&'static str],
-        header: String,
-        place: Place,
-        report: &'a Report<'a>,
-    ) -> Self {
+    fn new(table: &'a Table, keys: &'static [Key], header: String, place: Place, report: &'a Report<'a>) -> Self {
         let reader = Self { table, keys, header, place, report };
-        for (key, entry) in table.iter().filter(|(key, _)| !keys.contains(key)) {
+        for (key, entry) in table.iter().filter(|(key, _)| keys::names(keys).all(|known| known != *key)) {
             let fault = || wording::unknown(key, &entry.value, &reader.header, keys);
             report.at_with(entry.key, fault);
         }
@@ -62,8 +55,8 @@ impl<'a> Reader<'a> {
     /// Reports that the table lacks a key, unless it was reported as a mistyped one.
     pub(super) fn require(&self, key: &str, example: &str) {
         let meant = |typed| {
-            let known = self.keys.iter().copied();
-            !self.keys.contains(&typed) && suggest::closest(typed, known) == Some(key)
+            let known = keys::names(self.keys);
+            known.clone().all(|known| known != typed) && suggest::closest(typed, known) == Some(key)
         };
         if self.has(key) || self.table.iter().any(|(typed, _)| meant(typed)) {
             return;
@@ -88,22 +81,23 @@ impl<'a> Reader<'a> {
         self.parse_text(key, wanted, &entry.value, parse)
     }
 
+    /// A duration; none at all only where that makes sense.
     pub(super) fn duration(&self, key: &str, default: Duration) -> Duration {
-        self.text(key, DURATION, units::parse_duration).map_or(default, |read| read.value)
-    }
-
-    /// A duration where none at all makes no sense.
-    pub(super) fn positive(&self, key: &str, default: Duration) -> Duration {
+        let zero = matches!(self.known(key), Some(keys::Kind::Duration { zero: true }));
         let parse = |text: &str| match units::parse_duration(text)? {
-            Duration::ZERO => Err(Fault::new(format!("`{key}` must be longer than nothing"))
+            Duration::ZERO if !zero => Err(Fault::new(format!("`{key}` must be longer than nothing"))
                 .hint(format!("leave it out for {}", units::format_duration(default)))),
             value => Ok(value),
         };
         self.text(key, DURATION, parse).map_or(default, |read| read.value)
     }
 
-    /// A number of bytes within `range`.
-    pub(super) fn size(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+    /// A number of bytes.
+    pub(super) fn size(&self, key: &str, default: u64) -> u64 {
+        let range = match self.known(key) {
+            Some(keys::Kind::Size(range)) => range.clone(),
+            _ => 0..=u64::MAX,
+        };
         let parse = |text: &str| match units::parse_size(text)? {
             value if range.contains(&value) => Ok(value),
             _ => Err(Fault::new(format!("`{key}` is out of range")).hint(format!(
@@ -120,8 +114,12 @@ impl<'a> Reader<'a> {
         self.text(key, PERCENT, units::parse_percent).map_or(default, |read| read.value)
     }
 
-    /// One of a few words.
+    /// One of a few words, which are those in `keys.rs`.
     pub(super) fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+        debug_assert!(
+            matches!(self.known(key), Some(keys::Kind::Choice(known)) if known.iter().eq(words.iter().map(|(word, _)| word))),
+            "the words of `{key}` are others in keys.rs"
+        );
         let parse = |text: &str| {
             let known = words.iter().find(|(word, _)| *word == text);
             known.map(|(_, value)| *value).ok_or_else(|| {
@@ -133,32 +131,38 @@ impl<'a> Reader<'a> {
         self.text(key, &words.join(" or "), parse).map_or(default, |read| read.value)
     }
 
-    /// A whole number within `range`.
-    pub(super) fn integer<T>(&self, key: &str, range: RangeInclusive<T>) -> Option<Placed<T>>
-    where
-        T: TryFrom<i64> + PartialOrd + std::fmt::Display,
-    {
+    /// A whole number.
+    pub(super) fn integer<T: TryFrom<i64>>(&self, key: &str) -> Option<Placed<T>> {
         let value = &self.entry(key)?.value;
+        let place = value.place;
         let Kind::Integer(number) = value.kind else {
             self.mistyped(key, WHOLE_NUMBER, value);
             return None;
         };
+        let range = match self.known(key) {
+            Some(keys::Kind::Integer(range)) => range.clone(),
+            _ => 0..=i64::MAX,
+        };
         match T::try_from(number) {
-            Ok(number) if range.contains(&number) => Some(Placed { value: number, place: value.place }),
+            Ok(value) if range.contains(&number) => Some(Placed { value, place }),
             _ => {
                 let fault = Fault::new(format!("`{key}` cannot be {number}")).hint(format!(
                     "write {} to {}",
                     range.start(),
                     range.end()
                 ));
-                self.report.at(value.place, fault);
+                self.report.at(place, fault);
                 None
             }
         }
     }
 
-    /// A decimal or whole number within `range`.
-    pub(super) fn number(&self, key: &str, range: RangeInclusive<f64>, default: f64) -> f64 {
+    /// A decimal or whole number.
+    pub(super) fn number(&self, key: &str, default: f64) -> f64 {
+        let range = match self.known(key) {
+            Some(keys::Kind::Number(range)) => range.clone(),
+            _ => f64::MIN..=f64::MAX,
+        };
         let Some(Entry { value, .. }) = self.entry(key) else {
             return default;
         };
@@ -211,7 +215,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `[key]`; without keys if it is not there.
-    pub(super) fn table(&self, key: &str, keys: &'static [&'static str]) -> Self {
+    pub(super) fn table(&self, key: &str, keys: &'static [Key]) -> Self {
         let header = format!("[{}]", self.path(key));
         let Some(Entry { value, .. }) = self.entry(key) else {
             return Self::new(&EMPTY, keys, header, self.place, self.report);
@@ -226,7 +230,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Every `[[key]]`.
-    pub(super) fn tables(&self, key: &str, keys: &'static [&'static str]) -> Vec<Self> {
+    pub(super) fn tables(&self, key: &str, keys: &'static [Key]) -> Vec<Self> {
         let header = format!("[[{}]]", self.path(key));
         let read = |value: &'a Value| match &value.kind {
             Kind::Table(table) => Some(Self::new(table, keys, header.clone(), value.place, self.report)),
@@ -248,7 +252,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Every `[key.NAME]`, with where the name stands.
-    pub(super) fn named(&self, key: &str, keys: &'static [&'static str]) -> Vec<(Placed<&'a str>, Self)> {
+    pub(super) fn named(&self, key: &str, keys: &'static [Key]) -> Vec<(Placed<&'a str>, Self)> {
         let Some(Entry { value, .. }) = self.entry(key) else {
             return Vec::new();
         };
@@ -270,8 +274,13 @@ impl<'a> Reader<'a> {
     }
 
     fn entry(&self, key: &str) -> Option<&'a Entry> {
-        debug_assert!(self.keys.contains(&key), "`{key}` is not in keys.rs");
+        debug_assert!(self.known(key).is_some(), "`{key}` is not in keys.rs");
         self.table.get(key)
+    }
+
+    /// What a key takes.
+    fn known(&self, key: &str) -> Option<&'static keys::Kind> {
+        self.keys.iter().find(|known| known.name == key).map(|known| &known.kind)
     }
 
     fn parse_text<T>(

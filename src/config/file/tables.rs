@@ -145,7 +145,7 @@ fn proxy(table: &Reader<'_>) -> Proxy {
     let default = Proxy::default();
     Proxy {
         trusted_proxies: table.list("trusted_proxies", "a list of networks", values::network),
-        workers: table.integer("workers", 0..=1024).map_or(default.workers, |read| read.value),
+        workers: table.integer("workers").map_or(default.workers, |read| read.value),
     }
 }
 
@@ -159,7 +159,7 @@ fn reload(table: &Reader<'_>) -> Reload {
         allow_empty: table.boolean("allow_empty", default.allow_empty),
         hold: table.duration("hold", default.hold),
         state_dir: table.text("state_dir", "a directory", state_dir).map_or(default.state_dir, |read| read.value),
-        history: table.integer("history", 1..=100_000).map_or(default.history, |read| read.value),
+        history: table.integer("history").map_or(default.history, |read| read.value),
     }
 }
 
@@ -181,18 +181,18 @@ fn tracing(table: &Reader<'_>) -> Tracing {
         zipkin: collector("zipkin"),
         otlp: collector("otlp"),
         service: table.text("service", "a name", values::label).map_or(default.service, |read| read.value),
-        sample: table.number("sample", 0.0..=1.0, default.sample),
+        sample: table.number("sample", default.sample),
     }
 }
 
 fn timeouts(table: &Reader<'_>) -> Timeouts {
     let default = Timeouts::default();
     Timeouts {
-        request_header: table.positive("request_header", default.request_header),
-        idle: table.positive("idle", default.idle),
-        connect: table.positive("connect", default.connect),
-        response_header: table.positive("response_header", default.response_header),
-        body_idle: table.positive("body_idle", default.body_idle),
+        request_header: table.duration("request_header", default.request_header),
+        idle: table.duration("idle", default.idle),
+        connect: table.duration("connect", default.connect),
+        response_header: table.duration("response_header", default.response_header),
+        body_idle: table.duration("body_idle", default.body_idle),
         drain: table.duration("drain", default.drain),
     }
 }
@@ -200,11 +200,11 @@ fn timeouts(table: &Reader<'_>) -> Timeouts {
 fn limits(table: &Reader<'_>) -> Limits {
     let default = Limits::default();
     Limits {
-        header_bytes: table.size("header_bytes", 256..=16 << 20, default.header_bytes),
-        headers: table.integer("headers", 1..=10_000).map_or(default.headers, |read| read.value),
-        body_bytes: table.size("body_bytes", 0..=u64::MAX, default.body_bytes),
-        body_rate: table.size("body_rate", 0..=1 << 30, default.body_rate),
-        connections: table.integer("connections", 0..=10_000_000).map_or(default.connections, |read| read.value),
+        header_bytes: table.size("header_bytes", default.header_bytes),
+        headers: table.integer("headers").map_or(default.headers, |read| read.value),
+        body_bytes: table.size("body_bytes", default.body_bytes),
+        body_rate: table.size("body_rate", default.body_rate),
+        connections: table.integer("connections").map_or(default.connections, |read| read.value),
     }
 }
 
@@ -270,7 +270,7 @@ fn balance(table: &Reader<'_>, base: &Balance) -> Balance {
             cookie: sticky
                 .text("cookie", "a cookie's name", values::cookie_name)
                 .map_or(base.cookie, |read| read.value),
-            max_age: sticky.positive("max_age", base.max_age),
+            max_age: sticky.duration("max_age", base.max_age),
         })
     } else {
         base.sticky.clone()
@@ -280,7 +280,7 @@ fn balance(table: &Reader<'_>, base: &Balance) -> Balance {
 
 fn health(table: &Reader<'_>, base: &Health) -> Health {
     let count = |key, default| {
-        let read = table.integer(key, 1..=1000).and_then(|read| NonZeroU32::new(read.value));
+        let read = table.integer(key).and_then(|read| NonZeroU32::new(read.value));
         read.unwrap_or(default)
     };
     let optional_path = |text: &str| match text {
@@ -295,8 +295,8 @@ fn health(table: &Reader<'_>, base: &Health) -> Health {
         expect: table
             .text("expect", "statuses such as \"200-399\"", values::status_ranges)
             .map_or_else(|| base.expect.clone(), |read| read.value),
-        interval: table.positive("interval", base.interval),
-        timeout: table.positive("timeout", base.timeout),
+        interval: table.duration("interval", base.interval),
+        timeout: table.duration("timeout", base.timeout),
         rise: count("rise", base.rise),
         fall: count("fall", base.fall),
         memory: table
@@ -307,7 +307,7 @@ fn health(table: &Reader<'_>, base: &Health) -> Health {
 
 fn retry(table: &Reader<'_>, base: &Retry) -> Retry {
     Retry {
-        attempts: table.integer("attempts", 0..=100).map_or(base.attempts, |read| read.value),
+        attempts: table.integer("attempts").map_or(base.attempts, |read| read.value),
         budget: table.percent("budget", base.budget),
     }
 }
@@ -323,7 +323,7 @@ fn server(table: &Reader<'_>) -> DraftServer {
     DraftServer {
         name: table.text("name", "a name", values::name),
         address: table.text("address", address, values::server_address).map(|read| read.value),
-        weight: table.integer("weight", 0..=1000).unwrap_or(Placed { value: defaults::WEIGHT, place: table.place() }),
+        weight: table.integer("weight").unwrap_or(Placed { value: defaults::WEIGHT, place: table.place() }),
         enabled: table.boolean("enabled", true),
     }
 }

@@ -1,6 +1,6 @@
 //! What is said of a key that is unknown or holds a value of the wrong type.
 
-use super::keys;
+use super::keys::{self, Key};
 use super::tree::{Kind, Value};
 use crate::config::problem::Fault;
 use crate::config::suggest;
@@ -43,19 +43,20 @@ pub(super) fn not_a_table(key: &str, header: &str, value: &Value) -> Fault {
 }
 
 /// A key, or a table, that is not among those that the table under `header` knows.
-pub(super) fn unknown(key: &str, value: &Value, header: &str, known: &[&str]) -> Fault {
+pub(super) fn unknown(key: &str, value: &Value, header: &str, known: &'static [Key]) -> Fault {
     let kind = if value.is_table() { "table" } else { "key" };
     let fault = match header {
         "" => Fault::new(format!("unknown {kind} `{key}`")),
         header => Fault::new(format!("unknown {kind} `{key}` in {header}")),
     };
-    if let Some(meant) = suggest::closest(key, known.iter().copied()) {
+    if let Some(meant) = suggest::closest(key, keys::names(known)) {
         return fault.hint(format!("did you mean `{meant}`?"));
     }
-    let elsewhere = keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys.contains(&key));
+    let elsewhere =
+        keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys::names(keys).any(|known| known == key));
     match elsewhere {
         Some((table, _)) if keys::ARRAYS.contains(table) => fault.hint(format!("`{key}` belongs in [[{table}]]")),
         Some((table, _)) => fault.hint(format!("`{key}` belongs in [{table}]")),
-        None => fault.hint(suggest::hint(key, known.iter().copied())),
+        None => fault.hint(suggest::hint(key, keys::names(known))),
     }
 }

@@ -215,3 +215,24 @@ fn a_directory_that_is_made_anew_is_watched_anew() {
         }
     });
 }
+
+#[test]
+fn after_lost_events_every_watch_is_set_anew() {
+    block_on(async {
+        let mut scene = Scene::new();
+        fs::create_dir(scene.path("a")).expect("a directory");
+        fs::write(scene.path("a/lb.toml"), "1").expect("a file");
+        scene.calm().await;
+        let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        scene.watch.bell.hear(&Ok(lost));
+        assert_eq!(scene.watch.overflows(), 1);
+        scene.expect(false).await;
+        // What was removed in the meantime may be back under the number it had.
+        for (path, _) in scene.watch.watched.clone() {
+            scene.watch.watcher.as_mut().expect("events").unwatch(&path).expect("a watch");
+        }
+        scene.calm().await;
+        fs::write(scene.path("a/lb.toml"), "2").expect("written in place");
+        scene.expect(false).await;
+    });
+}

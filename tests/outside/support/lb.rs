@@ -246,3 +246,31 @@ pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     });
     lines
 }
+
+/// A command that has run to its end.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    /// Its standard output as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("{self:#?}"))
+    }
+}
+
+impl From<std::process::Output> for Ran {
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// Runs `lb` with these arguments to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ran {
+    command().args(arguments).output().expect("lb runs").into()
+}

@@ -1,0 +1,1 @@
+"""What `bench/soak` is made of: servers, clients, faults, and the eye on all of it."""

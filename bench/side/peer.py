@@ -1,0 +1,131 @@
+"""What is under test, and what stands behind it: one program at a time, the backend, and a sink for spans."""
+import http.server, os, shutil, socket, subprocess, sys, tempfile, threading, time
+
+from .load import wait_up
+from .process import cpu, stop
+
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+THREE = [(f"127.0.0.1:{port}", 1) for port in (9101, 9102, 9103)]
+SPANS = 9109  # where the sink listens
+
+
+def must_be_free(*ports):
+    """or what is measured could be what another run left there"""
+    for port in ports:
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) == 0:
+                sys.exit(f"127.0.0.1:{port} is taken: does another benchmark run?")
+
+
+class Backend:
+    def __init__(self, tmp, wide=0):
+        must_be_free(9101, 9102, 9103, 9104)
+        self.p = subprocess.Popen([HERE + "/backend", tempfile.mkdtemp(dir=tmp)] + ([str(wide)] if wide else []))
+        for port in (9101, 9102, 9103, 9104):
+            wait_up(port, self.p)
+
+    def stop(self):
+        stop(self.p)
+
+
+class Sink:
+    """takes spans, and counts the bytes: a run with tracing on that exported nothing measured nothing"""
+
+    def __init__(self):
+        must_be_free(SPANS)
+        sink = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                sink.bytes += len(self.rfile.read(int(self.headers["content-length"])))
+                self.send_response(202)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.bytes = 0  # since they were last asked for
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", SPANS), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def taken(self):
+        n, self.bytes = self.bytes, 0
+        return n
+
+
+class Peer:
+    """NAME, or NAME+VARIANT: a file in peers/, or a path to one elsewhere"""
+
+    def __init__(self, name, tmp):
+        self.name, self.tmp = name, tmp
+        self.base, _, self.variant = name.partition("+")
+        self.file = self.base if "/" in self.base else f"{HERE}/peers/{self.base}"
+        on = {k: str(int(self.variant in v)) for k, v in dict(OBS=["obs"], LOG=["obs", "log"], TRACE=["trace"]).items()}
+        self.env = dict(os.environ, ROUTES="1", SPANS=str(SPANS), **on)
+        if self.variant and self.variant not in self.sh("echo $VARIANTS").split():
+            sys.exit(f"{self.file} has no variant {self.variant}")
+        self.port = int(self.sh("echo $PORT"))
+        self.env["PORT"] = str(self.port)
+        self.has_start = self.sh("echo $START") != ""
+        self.routes = self.sh("echo $MANY_ROUTES") != ""
+        self.reload_cmd = self.sh("echo \"$RELOAD\"")
+
+    def sh(self, cmd):
+        return subprocess.run(["bash", "-c", f'. "{self.file}"; {cmd}'], env=self.env, check=True, capture_output=True, text=True).stdout.strip()
+
+    def config(self, servers, to):
+        """render the config for [(addr, weight)] to a file, not in place yet"""
+        with open(self.dir + "/servers", "w") as f:
+            f.writelines(f"{a} {w}\n" for a, w in servers)
+        self.ver = getattr(self, "ver", 0) + 1
+        subprocess.run(["bash", "-c", f'. "{self.file}"; conf >"{to}"'], env=dict(self.env, VER=str(self.ver)), check=True)
+
+    def start(self, servers, routes=1):
+        self.dir = tempfile.mkdtemp(dir=self.tmp)
+        self.cfg = self.dir + "/cfg/config"  # a folder of its own, so that watching it sees nothing else
+        os.mkdir(self.dir + "/cfg")
+        self.env.update(DIR=self.dir, CFG=self.cfg, SERVERS=self.dir + "/servers", ROUTES=str(routes))
+        self.proc = None
+        if not self.has_start:
+            return 0.0
+        must_be_free(self.port)
+        self.config(servers, self.cfg)
+        self.sh("if declare -F setup >/dev/null; then setup; fi")
+        log = open(self.dir + "/log", "w")
+        t = time.time()
+        self.proc = subprocess.Popen(["bash", "-c", f'. "{self.file}"; eval "$START"'], env=self.env, stdout=log, stderr=log)
+        self.env["PID"] = str(self.proc.pid)
+        try:
+            wait_up(self.port, self.proc)
+        except RuntimeError:
+            print(open(self.dir + "/log").read()[-800:], file=sys.stderr)
+            stop(self.proc)
+            raise
+        return time.time() - t
+
+    def reload(self, new):
+        """put the rendered file in place (rename) and tell the peer; returns the running reload command"""
+        os.rename(new, self.cfg)
+        if self.reload_cmd == ":":
+            return None
+        return subprocess.Popen(["bash", "-c", f'. "{self.file}"; {self.reload_cmd}'], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def applied(self):
+        """how many configurations the peer says it has applied so far (its APPLIED command), None where it cannot say"""
+        n = self.sh('eval "${APPLIED:-}"')
+        return float(n) if n else None
+
+    def version(self):
+        return self.sh('eval "${VERSION:-}"')
+
+    def stop(self):
+        if self.proc:
+            stop(self.proc)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def cpu(self):
+        return cpu(self.proc.pid) if self.proc else 0.0

@@ -1,0 +1,71 @@
+"""Processes: what they use, and their end. A program under test may be several: figures are those of the whole tree."""
+import collections, os, re, signal, time
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def stat(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rsplit(")", 1)[1].split()  # [0]=state [1]=ppid [11]=utime [12]=stime [13]=cutime [14]=cstime
+
+
+def tree(root):
+    """root and its live descendants"""
+    kids = collections.defaultdict(list)
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            kids[int(stat(p)[1])].append(int(p))
+        except (OSError, IndexError):
+            pass
+    out = [root]
+    for p in out:
+        out += kids[p]
+    return out
+
+
+def cpu(root):
+    """CPU seconds of the whole tree, dead (reaped) children included"""
+    t = 0
+    for p in tree(root):
+        try:
+            t += sum(map(int, stat(p)[11:15]))
+        except OSError:
+            pass
+    return t / TICK
+
+
+def mem(root, key):
+    """MiB: VmHWM (peak RSS) or VmRSS summed over the tree; Pss shares out common pages"""
+    kb = 0
+    for p in tree(root):
+        try:
+            with open(f"/proc/{p}/" + ("smaps_rollup" if key == "Pss" else "status")) as f:
+                kb += int(re.search(rf"^{key}:\s+(\d+)", f.read(), re.M)[1])
+        except (OSError, TypeError):
+            pass
+    return kb / 1024
+
+
+def steal():
+    """(what the host took of this machine's CPU, all of it), in ticks"""
+    f = [int(x) for x in open("/proc/stat").readline().split()[1:]]
+    return f[7], sum(f[:8])
+
+
+def stop(proc):
+    pids = tree(proc.pid)
+    proc.send_signal(signal.SIGTERM)
+    for _ in range(60):
+        if proc.poll() is not None:
+            break
+        time.sleep(0.05)
+    for p in set(pids + tree(proc.pid)):  # whatever of ours is left
+        try:
+            os.kill(p, signal.SIGKILL)
+        except OSError:
+            pass
+    proc.wait()
+    for _ in range(100):
+        if not any(os.path.exists(f"/proc/{p}") for p in pids):
+            break
+        time.sleep(0.02)

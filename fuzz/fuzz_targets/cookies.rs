@@ -1,0 +1,27 @@
+//! Cookies: one each line. The token that is found is one that a client may have been given.
+#![no_main]
+
+use std::time::Duration;
+
+use lb::config::Sticky;
+use lb::proxy::head::Fields;
+use lb::sticky::{requested, set_cookie, token};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let rule = Sticky { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
+    let fields = Fields::of(text.lines().map(|line| ("Cookie", line)));
+    if let Some(found) = requested(&rule, &fields) {
+        let pair = [b"lb=", &found[..]].concat();
+        assert!(text.as_bytes().windows(pair.len()).any(|window| window == pair), "{text:?}");
+    }
+    // Whatever stands beside it, the cookie that was set is found, unless another says it is that one.
+    let given = token(&rule, "default", text);
+    let set = set_cookie(&rule, &given);
+    let (mine, _) = set.split_once(';').expect("attributes");
+    assert_eq!(requested(&rule, &Fields::of([("Cookie", mine)])), Some(given));
+    if !text.contains("lb=") {
+        let all = format!("{}; {mine}", text.replace('\n', " "));
+        assert_eq!(requested(&rule, &Fields::of([("Cookie", &*all)])), Some(given), "{all:?}");
+    }
+});

@@ -1,0 +1,34 @@
+//! What is asked for: a method, a target and a `Host`, each on a line. What is accepted is in normal form, for good.
+#![no_main]
+
+use http::{Method, Version};
+use lb::proxy::head::Fields;
+use lb::proxy::target::{Asked, target};
+use lb::proxy::{host, path};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let mut lines = text.splitn(3, '\n');
+    let (method, asked) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let Ok(method) = Method::from_bytes(method.as_bytes()) else { return };
+    let fields = Fields::of(lines.next().map(|host| ("Host", host)));
+    for version in [Version::HTTP_10, Version::HTTP_11] {
+        let Ok(Asked::Resource(found)) = target(&method, asked.as_bytes(), version, &fields) else { continue };
+        assert_eq!(path::normalise(&found.path).as_deref(), Ok(&*found.path));
+        assert!(found.path.split('/').all(|segment| segment != ".." && segment != "."), "{}", found.path);
+        if !found.host.is_empty() {
+            assert_eq!(host::normalise(&found.host).as_deref(), Ok(&*found.host));
+        }
+        assert!(!found.host.bytes().any(|byte| byte.is_ascii_uppercase() || byte <= b' '), "{}", found.host);
+        // What the server is asked for is the same, and leads to the same.
+        let forwarded = found.path_and_query().into_owned();
+        assert!(forwarded.bytes().all(|byte| byte.is_ascii_graphic()), "{forwarded}");
+        let fields = Fields::of([("Host", found.authority)].into_iter().filter(|(_, host)| !host.is_empty()));
+        match target(&method, forwarded.as_bytes(), version, &fields) {
+            Ok(Asked::Resource(again)) => {
+                assert_eq!((&found.path, &found.host, found.query), (&again.path, &again.host, again.query));
+            }
+            other => panic!("{forwarded}: {other:?}"),
+        }
+    }
+});

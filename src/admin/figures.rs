@@ -1,0 +1,172 @@
+//! Figures: how everything does now and did over the last minute, as `/api/figures` and the dashboard have it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::view::{self, Listener, Pool, Route, Server, Truth, as_time};
+use crate::snapshot::Snapshot;
+use crate::state::{ListenerLive, State};
+use crate::telemetry::history::{self, History};
+
+/// All of it.
+#[derive(Serialize)]
+pub(super) struct Figures<'a> {
+    generation: u64,
+    hash: &'a str,
+    /// The main one first.
+    files: Vec<&'a Path>,
+    state: Truth,
+    #[serde(serialize_with = "as_time")]
+    applied_at: SystemTime,
+    #[serde(serialize_with = "as_time")]
+    at: SystemTime,
+    stopping: bool,
+    total: Total,
+    pools: Vec<Pool<'a>>,
+    servers: Vec<ServerFigures<'a>>,
+    routes: Vec<RouteFigures<'a>>,
+    listeners: Vec<Listener<'a>>,
+}
+
+/// Of all requests together.
+#[derive(Serialize)]
+struct Total {
+    active_requests: u64,
+    connections: u64,
+    recent: Recent,
+}
+
+#[derive(Serialize)]
+struct ServerFigures<'a> {
+    #[serde(flatten)]
+    server: Server<'a>,
+    /// The part that it really had of what its pool's servers answered in the last minute.
+    served_share: Option<f64>,
+    recent: Recent,
+}
+
+#[derive(Serialize)]
+struct RouteFigures<'a> {
+    #[serde(flatten)]
+    route: Route<'a>,
+    recent: Recent,
+}
+
+/// Of the last seconds, and the last minute.
+#[derive(Serialize)]
+struct Recent {
+    requests_per_second: f64,
+    errors_per_second: f64,
+    requests: u32,
+    errors: u32,
+    p50_seconds: Option<f64>,
+    p99_seconds: Option<f64>,
+}
+
+impl From<history::Recent> for Recent {
+    fn from(recent: history::Recent) -> Self {
+        Self {
+            requests_per_second: recent.per_second,
+            errors_per_second: recent.errors_per_second,
+            requests: recent.minute.requests,
+            errors: recent.minute.errors,
+            p50_seconds: recent.minute.quantile(0.5),
+            p99_seconds: recent.minute.quantile(0.99),
+        }
+    }
+}
+
+impl<'a> Figures<'a> {
+    pub(super) fn new(
+        state: &State,
+        snapshot: &'a Snapshot,
+        listeners: &'a [Arc<ListenerLive>],
+        history: &History,
+    ) -> Self {
+        let now = Instant::now();
+        let mut total = history.of_route(&snapshot.unrouted, now);
+        let routes = snapshot.config.routes.iter().zip(snapshot.routes.iter()).map(|(route, live)| {
+            let recent = history.of_route(&live.live, now);
+            total += recent;
+            RouteFigures { route: Route::new(route, live), recent: recent.into() }
+        });
+        let routes = routes.collect();
+        Self {
+            generation: snapshot.generation,
+            hash: &snapshot.hash,
+            files: snapshot.files.iter().map(|file| &*file.path).collect(),
+            state: Truth::of(snapshot, !state.reloads().last_successful()),
+            applied_at: snapshot.applied_at,
+            at: SystemTime::now(),
+            stopping: state.is_stopping(),
+            total: Total {
+                active_requests: snapshot
+                    .pools
+                    .iter()
+                    .flat_map(|pool| &pool.members)
+                    .map(|member| member.server.active_requests())
+                    .sum(),
+                connections: listeners.iter().map(|listener| listener.connections()).sum(),
+                recent: total.into(),
+            },
+            pools: view::pools(snapshot).collect(),
+            servers: servers(snapshot, history, now),
+            routes,
+            listeners: listeners.iter().map(|listener| Listener::new(listener)).collect(),
+        }
+    }
+}
+
+fn servers<'a>(snapshot: &'a Snapshot, history: &History, now: Instant) -> Vec<ServerFigures<'a>> {
+    let mut servers = Vec::new();
+    for pool in &snapshot.pools {
+        let recent: Vec<_> = pool.members.iter().map(|member| history.of_server(&member.server, now)).collect();
+        let all: f64 = recent.iter().map(|recent| f64::from(recent.minute.requests)).sum();
+        servers.extend(view::servers_of(pool).zip(recent).map(|(server, recent)| ServerFigures {
+            server,
+            served_share: (all > 0.0).then(|| f64::from(recent.minute.requests) / all),
+            recent: recent.into(),
+        }));
+    }
+    servers
+}
+
+/// The chart's points.
+#[derive(Serialize)]
+pub(super) struct Samples {
+    generation: u64,
+    step_seconds: u64,
+    samples: Vec<Sample>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Sample {
+    #[serde(serialize_with = "as_time")]
+    at: SystemTime,
+    requests_per_second: f64,
+    errors_per_second: f64,
+    p50_seconds: Option<f64>,
+    p99_seconds: Option<f64>,
+}
+
+impl Samples {
+    pub(super) fn new(generation: u64, history: &History) -> Self {
+        let samples = history.samples().map(Sample::new).collect();
+        Self { generation, step_seconds: history::STEP.as_secs(), samples }
+    }
+}
+
+impl Sample {
+    pub(super) fn new(sample: &history::Sample) -> Self {
+        Self {
+            at: sample.at,
+            requests_per_second: sample.per_second,
+            errors_per_second: sample.errors_per_second,
+            p50_seconds: sample.p50,
+            p99_seconds: sample.p99,
+        }
+    }
+}

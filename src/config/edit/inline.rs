@@ -1,0 +1,111 @@
+//! Servers that are written in an array: `server = [{ name = … }, …]`.
+
+use super::text::{equals, indent, is_blank, is_comment, keys, line_start, newline, next_comma, next_line, rest};
+use super::{Cuts, New};
+use crate::config::file::places::{Places, ServerPlace};
+
+/// The only server of an array.
+pub(super) fn first(name: &str, new: &New) -> String {
+    element("", None, name, new)
+}
+
+/// Adds a server after the last one of its array, on a line of its own if that one has one.
+pub(super) fn add(text: &str, last: &ServerPlace, name: &str, new: &New) -> Cuts {
+    let element = element(text, Some(last), name, new);
+    let end = last.span.end;
+    let insert = |at: usize, with: String| (at..at, with);
+    let Some(margin) = indent(text, last.span.start) else {
+        return vec![insert(end, format!(", {element}"))];
+    };
+    let newline = newline(text, last.span.start);
+    match next_comma(text, end) {
+        Some(comma) if ends_line(text, comma + 1) => {
+            vec![insert(next_line(text, comma), format!("{margin}{element},{newline}"))]
+        }
+        Some(comma) => vec![insert(comma + 1, format!(" {element},"))],
+        None if ends_line(text, end) => {
+            vec![insert(end, ",".to_owned()), insert(next_line(text, end), format!("{margin}{element}{newline}"))]
+        }
+        None => vec![insert(end, format!(",{newline}{margin}{element}"))],
+    }
+}
+
+/// Removes a server and one comma; if it has lines of its own, with the comments right above it.
+pub(super) fn remove(text: &str, server: &ServerPlace, places: &Places) -> Cuts {
+    let same = |other: &&ServerPlace| other.file == server.file && other.array == server.array;
+    let siblings: Vec<&ServerPlace> = places.servers.iter().filter(same).collect();
+    let before = siblings.iter().rev().find(|other| other.span.start < server.span.start);
+    let after = siblings.iter().find(|other| other.span.start > server.span.start);
+    let comma = next_comma(text, server.span.end);
+    let cut = |from: usize, to: usize| (from..to, String::new());
+    // With the last one goes the comma before it, unless there was one behind it.
+    let comma_before = match (before, comma) {
+        (Some(before), None) => next_comma(text, before.span.end).map(|at| cut(at, at + 1)),
+        _ => None,
+    };
+    let end = comma.map_or(server.span.end, |at| at + 1);
+    if indent(text, server.span.start).is_some() && ends_line(text, end) {
+        let mut cuts = vec![cut(with_comments(text, server, places), next_line(text, end))];
+        cuts.extend(comma_before);
+        return cuts;
+    }
+    if let (Some(after), Some(comma)) = (after, comma)
+        && is_blank(&text[comma + 1..after.span.start])
+    {
+        return vec![cut(server.span.start, after.span.start)];
+    }
+    if let Some(before) = before
+        && text[before.span.end..server.span.start].trim() == ","
+    {
+        return vec![cut(before.span.end, server.span.end)];
+    }
+    if let Some((comma, _)) = &comma_before
+        && is_blank(&text[comma.end..server.span.start])
+    {
+        return vec![cut(comma.start, server.span.end)];
+    }
+    let mut cuts = vec![cut(server.span.start, server.span.end)];
+    cuts.extend(comma.map(|at| cut(at, at + 1)));
+    cuts.extend(comma_before);
+    cuts
+}
+
+/// Adds a key after the last one.
+pub(super) fn set(server: &ServerPlace, name: &str, value: &str) -> Cuts {
+    match server.keys.last() {
+        Some(last) => vec![(last.value.end..last.value.end, format!(", {name} = {value}"))],
+        None => vec![(server.span.start + 1..server.span.start + 1, format!("{name} = {value}"))],
+    }
+}
+
+/// `{ name = … }`, in the style of another one.
+fn element(text: &str, like: Option<&ServerPlace>, name: &str, new: &New) -> String {
+    let keys = keys(name, new);
+    let pair = |(key, value): &(&str, String)| format!("{key}{}{value}", equals(text, like, key));
+    let pairs: Vec<String> = keys.iter().map(pair).collect();
+    let edges = like.and_then(|like| {
+        let (first, last) = (like.keys.first()?, like.keys.last()?);
+        Some((text.get(like.span.start + 1..first.key.start)?, text.get(last.value.end..like.span.end - 1)?))
+    });
+    let narrow = |edge: &str| edge.bytes().all(|byte| byte == b' ');
+    let (open, close) = edges.filter(|(open, close)| narrow(open) && narrow(close)).unwrap_or((" ", " "));
+    format!("{{{open}{}{close}}}", pairs.join(", "))
+}
+
+/// Whether nothing but a comment follows on the line.
+fn ends_line(text: &str, at: usize) -> bool {
+    let rest = rest(text, at);
+    is_comment(rest) || is_blank(rest)
+}
+
+/// Where the lines of an element begin.
+fn with_comments(text: &str, server: &ServerPlace, places: &Places) -> usize {
+    let ends = &places.ends[server.file];
+    let floor = ends[..ends.partition_point(|end| *end <= server.span.start)].last();
+    let floor = floor.map_or(0, |end| next_line(text, *end));
+    let mut start = line_start(text, server.span.start);
+    while start > floor && is_comment(rest(text, line_start(text, start - 1))) {
+        start = line_start(text, start - 1);
+    }
+    start
+}

@@ -1,0 +1,394 @@
+//! The same bytes for our parsers and for hyper's: where the two disagree, a rule says why.
+//!
+//! `SEED=7 CASES=1000000 cargo test --test differential` looks at other and at more of them.
+
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::env;
+
+use fastrand::Rng;
+use http::Method;
+
+use oracle::because::{Because, difference};
+use oracle::{Reading, hyper, ours};
+
+/// A part of a message: first what is usual, which is taken most of the time.
+type Choice = &'static [&'static str];
+
+const METHODS: Choice =
+    &["POST", "GET", "HEAD", "OPTIONS", "PUT", "CONNECT", "TRACE", "X-Y!", "get", "", "G@T", "\u{e9}"];
+const TARGETS: Choice = &[
+    "/",
+    "/a/b?c=d",
+    "/a/../b",
+    "/%61?%00",
+    "/a|b",
+    "//a",
+    "http://b/x",
+    "HTTP://b:80?q",
+    "https://[::1]/",
+    "*",
+    "a:443",
+    "a",
+    "",
+    "/a#b",
+    "/\u{e9}",
+    "/%zz",
+    "/..",
+    "/%c0%af",
+    "/a b",
+    "/\t",
+    "ftp://a/",
+    "http://",
+    "http:///x",
+    "http://u@b/",
+    "/\"{}^`\\<>",
+    "/?\"{}^`\\<>|",
+    "/a\u{7f}",
+];
+const VERSIONS: Choice = &["HTTP/1.1", "HTTP/1.0", "HTTP/9.9", "http/1.1", "HTTP/1", "HTTP/1.2", "HTTP/2.0", ""];
+const HOSTS: Choice = &[
+    "Host: a¶",
+    "",
+    "Host: a¶Host: a¶",
+    "Host:¶",
+    "Host: a/b¶",
+    "Host: u@a¶",
+    "Host: a, b¶",
+    "Host: a:99999¶",
+    "Host: a:b¶",
+    "Host: [::1¶",
+    "Host: a b¶",
+    "Host: .a¶",
+    "Host: a..b¶",
+    "Host: API.Example.COM.¶",
+    "host:a:80¶",
+    "Host: [::1]:80¶",
+    "HOST: \u{e9}¶",
+];
+const FRAMINGS: Choice = &[
+    "",
+    "Content-Length: 5¶",
+    "Transfer-Encoding: chunked¶",
+    "Transfer-Encoding: Chunked¶",
+    "Content-Length: 6¶Transfer-Encoding: chunked¶",
+    "Transfer-Encoding: chunked¶Content-Length: 6¶",
+    "Content-Length: 5¶Content-Length: 10¶",
+    "Content-Length: 5¶Content-Length: 5¶",
+    "Content-Length: 5, 10¶",
+    "Content-Length: 5, 5¶",
+    "Content-Length: +5¶",
+    "Content-Length: -1¶",
+    "Content-Length: -0¶",
+    "Content-Length: 0x5¶",
+    "Content-Length: 1_0¶",
+    "Content-Length: 1 0¶",
+    "Content-Length: 5a¶",
+    "Content-Length:¶",
+    "Content-Length: 005¶",
+    "Content-Length: 99999999999999999999¶",
+    "Content-Length: 18446744073709551615¶",
+    "Content-Length: 00000000000000000005¶",
+    "Transfer-Encoding: xchunked¶",
+    "Transfer-Encoding: identity¶",
+    "Transfer-Encoding: gzip¶",
+    "Transfer-Encoding: chunked, gzip¶",
+    "Transfer-Encoding: gzip, chunked¶",
+    "Transfer-Encoding: chunked, chunked¶",
+    "Transfer-Encoding: , chunked¶",
+    "Transfer-Encoding: chunked,¶",
+    "Transfer-Encoding: chunked;a=b¶",
+    "Transfer-Encoding: \"chunked\"¶",
+    "Transfer-Encoding: \u{b}chunked¶",
+    "Transfer-Encoding: chunked\u{e9}¶",
+    "Transfer-Encoding:¶",
+    "Transfer-Encoding : chunked¶",
+    "Transfer-Encoding:¶ chunked¶",
+    "Transfer-Encoding: chunked¶Transfer-Encoding: identity¶",
+    "Transfer-Encoding: identity¶Transfer-Encoding: chunked¶",
+    "Transfer-Encoding: chunked¶Transfer-Encoding: chunked¶",
+    "Transfer_Encoding: chunked¶Content-Length: 5¶",
+    "Transfer-Encoding: gzip¶Transfer-Encoding: chunked¶",
+    " Transfer-Encoding: chunked¶",
+    "content-length:5¶",
+    "TRANSFER-ENCODING:\tchunked \t¶",
+];
+const OTHERS: Choice = &[
+    "",
+    "X: 1¶x: 2¶",
+    "Connection: close¶",
+    "Connection: keep-alive¶",
+    "Connection: close, x¶",
+    "Connection: x,,CLOSE¶",
+    "Connection: keep-alive¶Connection: close¶",
+    "Connection: keep-alive, close¶",
+    "Connection: close¶Connection: keep-alive¶",
+    "Connection: keep-alive\u{e9}¶",
+    "Connection: \u{e9}, close¶",
+    "Connection: upgrade¶Upgrade: foo¶",
+    "Connection: Upgrade, HTTP2-Settings¶Upgrade: h2c¶HTTP2-Settings: x¶",
+    "Expect: 100-continue¶",
+    "X:¶",
+    "X: \u{e9}\t¶",
+    "X: a\rb¶",
+    "X: a\0b¶",
+    "X: \u{7}¶",
+    "X: a\nY: b¶",
+    ": x¶",
+    "X[: x¶",
+    "X\u{e9}: x¶",
+    "X¶",
+    "X: a¶ b¶",
+    "X : a¶",
+    "TE: trailers¶Trailer: X¶",
+];
+const BODIES: Choice = &[
+    "",
+    "hello",
+    "5¶hello¶0¶¶",
+    "0¶¶",
+    "a;x=y¶0123456789¶0¶¶",
+    "5¶hello¶0¶X: 1¶Y: 2¶¶",
+    "0x5¶hello¶0¶¶",
+    "+5¶hello¶0¶¶",
+    "-1¶hello¶0¶¶",
+    " 5¶hello¶0¶¶",
+    "5 ¶hello¶0¶¶",
+    "5\t;a¶hello¶0¶¶",
+    "5_0¶hello¶0¶¶",
+    "¶hello¶0¶¶",
+    "FFFFFFFFFFFFFFFF0¶hello¶0¶¶",
+    "FFFFFFFFFFFFFFFF¶hello¶0¶¶",
+    "00000000000000005¶hello¶0¶¶",
+    "5¶hello!!¶0¶¶",
+    "5¶hello0¶¶",
+    "5\nhello\n0\n\n",
+    "5;a\nhello¶0¶¶",
+    "5;\0¶hello¶0¶¶",
+    "5;a\rb¶hello¶0¶¶",
+    "5¶hello",
+    "5¶hel",
+    "5¶hello¶0¶",
+    "5¶hello¶0¶X: 1¶",
+    "0¶Content-Length: 5¶Host: a¶X-Forwarded-For: b¶Transfer-Encoding: chunked¶¶",
+    "0¶X¶¶",
+    "0¶ X: 1¶¶",
+    "0¶X: 1¶ 2¶¶",
+    "0¶X : 1¶¶",
+    "0¶: 1¶¶",
+    "0¶X: \0¶¶",
+    "0¶X: 1\n¶",
+    "0¶X: 1\rY: 2¶¶",
+    "0¶X: \u{e9}¶X:¶¶",
+    "0;;=¶¶",
+    "0¶GET / HTTP/1.1¶Host: a¶¶",
+    "hello, and more",
+];
+const BEHIND: Choice = &[
+    "",
+    "GET /next HTTP/1.1¶Host: b¶¶",
+    "¶GET /next HTTP/1.1¶Host: b¶¶",
+    "0¶¶",
+    "X",
+    "¶",
+    "\n",
+    "HTTP/1.1 200 OK¶¶",
+    "\0",
+];
+const ENDS: Choice = &["¶", "\n", "", "\r"];
+const STATUSES: Choice = &[
+    "HTTP/1.1 200 OK",
+    "HTTP/1.1 204 No Content",
+    "HTTP/1.1 304 Not Modified",
+    "HTTP/1.0 200 OK",
+    "HTTP/1.1 404 ",
+    "HTTP/1.1 404",
+    "HTTP/1.1 101 Switching Protocols",
+    "HTTP/1.1 100 Continue¶¶HTTP/1.1 200 OK",
+    "HTTP/1.1 103 Hints¶X: 1¶¶HTTP/1.1 500 No",
+    "HTTP/1.1 99 X",
+    "HTTP/1.1 099 X",
+    "HTTP/1.1 1000 X",
+    "HTTP/1.1 999 X",
+    "HTTP/1.1 +20 X",
+    "HTTP/1.1  200 OK",
+    "HTTP/9.9 200 OK",
+    "http/1.1 200 OK",
+    "ICY 200 OK",
+    "HTTP/1.1 200 \u{e9}",
+    "HTTP/1.1 200 a\tb",
+    "HTTP/1.1 200 a\0b",
+    "HTTP/1.1 205 Reset",
+    "HTTP/1.1 000 X",
+    "HTTP/1.1\t200 OK",
+    "¶HTTP/1.1 200 OK",
+    "HTTP/1.1 100 Continue",
+    "HTTP/1.1 100 Continue¶Content-Length: 5¶Transfer-Encoding: gzip¶¶HTTP/1.1 200 OK",
+];
+
+struct Dice(Rng);
+
+impl Dice {
+    /// One of them: mostly the first.
+    fn pick(&mut self, choice: Choice) -> &'static str {
+        if self.0.u8(..8) > 0 { choice[0] } else { self.any(choice) }
+    }
+
+    /// One of them, each as likely as any other.
+    fn any(&mut self, choice: Choice) -> &'static str {
+        choice[self.0.usize(..choice.len())]
+    }
+
+    /// Half of them are good.
+    fn framing(&mut self) -> &'static str {
+        if self.0.bool() { self.any(&FRAMINGS[..4]) } else { self.any(FRAMINGS) }
+    }
+
+    fn request(&mut self) -> Vec<u8> {
+        let line = format!("{} {} {}", self.pick(METHODS), self.pick(TARGETS), self.pick(VERSIONS));
+        let fields = [self.pick(HOSTS), self.framing(), self.pick(OTHERS)];
+        let behind = self.any(BEHIND);
+        self.message(&line, fields, behind)
+    }
+
+    fn answer(&mut self) -> Vec<u8> {
+        let line = self.pick(STATUSES).to_owned();
+        let fields = [self.framing(), self.pick(OTHERS), ""];
+        let behind = self.pick(BEHIND);
+        self.message(&line, fields, behind)
+    }
+
+    fn message(&mut self, line: &str, mut fields: [&str; 3], behind: &str) -> Vec<u8> {
+        self.0.shuffle(&mut fields);
+        let fields = fields.concat();
+        let body = match self.0.u8(..4) {
+            0 => self.any(BODIES),
+            1 if fields.to_ascii_lowercase().contains("chunked") => self.any(&BODIES[2..]),
+            _ if fields.to_ascii_lowercase().contains("chunked") => self.any(&BODIES[2..6]),
+            _ if fields.contains('5') => BODIES[1],
+            _ => "",
+        };
+        let text = [line, self.pick(ENDS), &fields, self.pick(ENDS), body, behind].concat();
+        let mut bytes = Vec::with_capacity(text.len() + 16);
+        // So that a field may have a byte that is not UTF-8.
+        for part in text.replace('¶', "\r\n").split_inclusive('\u{e9}') {
+            let (part, rest) = part.strip_suffix('\u{e9}').map_or((part, None), |part| (part, Some(0xe9)));
+            bytes.extend_from_slice(part.as_bytes());
+            bytes.extend(rest);
+        }
+        self.mutate(&mut bytes);
+        bytes
+    }
+
+    /// Sometimes: a byte changed, added, taken out, or the end cut off.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..[0, 0, 0, 1, 1, 2][self.0.usize(..6)] {
+            if bytes.is_empty() {
+                return;
+            }
+            let at = self.0.usize(..bytes.len());
+            match self.0.u8(..5) {
+                0 => bytes[at] = self.0.u8(..),
+                1 => bytes.insert(at, *self.0.choice(b"\r\n\n0;:, \t\0\x0b\xff#").expect("there are some")),
+                2 => drop(bytes.remove(at)),
+                3 => bytes.truncate(at),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+    }
+}
+
+/// What there was to compare.
+#[derive(Default)]
+struct Tally {
+    /// Read alike by both, with so many messages.
+    alike: BTreeMap<usize, usize>,
+    explained: BTreeMap<Because, usize>,
+    /// Not explained, each with a message.
+    open: Vec<String>,
+}
+
+impl Tally {
+    fn compare(
+        &mut self,
+        bytes: &[u8],
+        asked: Option<&Method>,
+        (ours, why): (Reading, Option<ours::Why>),
+        theirs: &Reading,
+    ) {
+        match difference(&ours, why, theirs) {
+            None => *self.alike.entry(ours.messages.len()).or_default() += 1,
+            Some(difference) => match difference.because(bytes, asked) {
+                Some(rule) => *self.explained.entry(rule).or_default() += 1,
+                None => self.open.push(format!("\"{}\"\n{difference:#?}", bytes.escape_ascii())),
+            },
+        }
+    }
+
+    /// That all is explained, each rule was needed, and much was the same.
+    fn check(&self, rules: &[Because]) {
+        let some: Vec<_> = self.open.iter().take(env_or("SHOW", 10)).map(String::as_str).collect();
+        assert!(self.open.is_empty(), "{} differences that no rule explains:\n{}", self.open.len(), some.join("\n"));
+        assert!(self.explained.keys().eq(rules), "{:?} were needed, not {rules:?}", self.explained);
+        assert!(self.alike[&0] > 1000 && self.alike[&1] > 1000, "{:?}", self.alike);
+    }
+}
+
+fn env_or(name: &str, otherwise: usize) -> usize {
+    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}
+
+fn dice() -> Dice {
+    Dice(Rng::with_seed(env_or("SEED", 9112) as u64))
+}
+
+#[test]
+fn requests_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
+    let (mut dice, mut tally) = (dice(), Tally::default());
+    for _ in 0..env_or("CASES", 20_000) {
+        let bytes = dice.request();
+        tally.compare(&bytes, None, ours::requests(&bytes), &hyper::requests(&bytes));
+    }
+    use Because::*;
+    tally.check(&[
+        BareLineFeed,
+        MethodNotOffered,
+        Host,
+        Target,
+        LengthBesideCoding,
+        Codings,
+        LengthAgain,
+        LengthDigits,
+        UpgradeWithBody,
+        ChunkSize,
+        ChunkExtension,
+        Trailers,
+        TargetText,
+        TargetOfHyper,
+        ConnectionBytes,
+    ]);
+}
+
+#[test]
+fn answers_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
+    let (mut dice, mut tally) = (dice(), Tally::default());
+    for _ in 0..env_or("CASES", 20_000) {
+        let (method, bytes) = ([Method::GET, Method::HEAD, Method::POST][dice.0.usize(..3)].clone(), dice.answer());
+        tally.compare(&bytes, Some(&method), ours::answer(&method, &bytes), &hyper::answer(&method, &bytes));
+    }
+    use Because::*;
+    tally.check(&[
+        BareLineFeed,
+        LengthBesideCoding,
+        Codings,
+        LengthAgain,
+        LengthDigits,
+        ChunkSize,
+        ChunkExtension,
+        Trailers,
+        ConnectionBytes,
+        NoBodyToFrame,
+        Switches,
+    ]);
+}

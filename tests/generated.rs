@@ -1,0 +1,112 @@
+//! What is made of the source and kept beside it is what the source makes now.
+//!
+//! After a wanted change, `LB_BLESS=1 cargo test --test generated` writes them anew: read the diff.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+/// Compares a file of the repository with what it should be, or makes it so.
+fn is(path: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("LB_BLESS").is_some() {
+        fs::write(&path, expected).unwrap();
+    }
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    assert!(text == expected, "{} is not what the source makes: see the first lines of this test", path.display());
+}
+
+#[test]
+fn the_schema_is_that_of_the_keys() {
+    is(lb::config::schema::FILE, &lb::config::schema::text());
+    let output = Command::new(env!("CARGO_BIN_EXE_lb")).arg("schema").output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), lb::config::schema::text());
+}
+
+#[test]
+fn the_manual_page_is_that_of_the_commands() {
+    is("docs/lb.1", &manual());
+}
+
+/// One page for all commands.
+fn manual() -> String {
+    let mut command = lb::cli::command();
+    command.build();
+    let mut page = Vec::new();
+    // Its version is not told: a page that changes with each release and says the same is noise.
+    let man = Man::new(command.clone().version(None)).source("lb").manual("User Commands").date("");
+    man.render_title(&mut page).unwrap();
+    man.render_name_section(&mut page).unwrap();
+    man.render_synopsis_section(&mut page).unwrap();
+    man.render_description_section(&mut page).unwrap();
+    man.render_options_section(&mut page).unwrap();
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    roff.to_writer(&mut page).unwrap();
+    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help" && !inner.is_hide_set()) {
+        subcommand(&mut page, "lb", inner);
+    }
+    for (heading, rows) in [
+        (
+            "EXIT STATUS",
+            &[
+                ("0", "All is well."),
+                ("1", "The input is bad: a configuration that is not valid, a port that is taken."),
+                ("2", "The command was used wrongly, or waited in vain."),
+            ][..],
+        ),
+        (
+            "SIGNALS",
+            &[
+                (
+                    "SIGTERM, SIGINT",
+                    "Finish what is open, at most for timeouts.drain, and stop; a second one stops at once.",
+                ),
+                ("SIGHUP", "Read the configuration again."),
+            ],
+        ),
+        ("ENVIRONMENT", &[("LB_CONFIG", "The configuration, where --config is not given.")]),
+        ("FILES", &[("lb.toml", "The configuration. Everything in it but proxy.workers is reloaded while lb runs.")]),
+    ] {
+        let mut roff = Roff::new();
+        roff.control("SH", [heading]);
+        for (term, text) in rows {
+            roff.control("TP", []);
+            roff.text([bold(*term)]);
+            roff.text([roman(*text)]);
+        }
+        roff.to_writer(&mut page).unwrap();
+    }
+    // Each part brings the same preamble.
+    let page = String::from_utf8(page).unwrap();
+    let (first, rest) = page.split_at(page.find(".TH").unwrap());
+    let rest: Vec<&str> = rest.lines().filter(|line| first.lines().all(|preamble| preamble != *line)).collect();
+    format!("{first}{}\n", rest.join("\n"))
+}
+
+/// A command's own arguments, and its commands in turn.
+fn subcommand(page: &mut Vec<u8>, before: &str, command: &clap::Command) {
+    let name = format!("{before} {}", command.get_name());
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut roff = Roff::new();
+    let usage = command.clone().bin_name(&name).render_usage().to_string();
+    roff.control("SS", [usage.trim_start_matches("Usage: ")]);
+    roff.text([roman(about)]);
+    for argument in
+        command.get_arguments().filter(|a| !a.is_global_set() && !["help", "version"].contains(&a.get_id().as_str()))
+    {
+        roff.control("TP", []);
+        roff.text([bold(argument.to_string())]);
+        roff.text([roman(argument.get_help().map(ToString::to_string).unwrap_or_default())]);
+    }
+    roff.to_writer(page).unwrap();
+    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help" && !inner.is_hide_set()) {
+        subcommand(page, &name, inner);
+    }
+}

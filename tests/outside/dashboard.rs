@@ -1,0 +1,129 @@
+//! The dashboard in a real browser.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use crate::support::browser::Browser;
+use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS};
+use crate::support::servers::Server;
+
+const QUICK: &str = "[health]\ninterval = \"50ms\"\nfall = 1\n";
+
+/// A browser on the page of `lb`, once that shows something.
+fn look(lb: &Lb) -> Option<Browser> {
+    let Some(browser) = Browser::start() else {
+        eprintln!("skipped: no chromium");
+        return None;
+    };
+    browser.open(&format!("http://{}/", lb.admin));
+    shows(&browser, "#link", "live");
+    // Gone, should the page be loaded again.
+    browser.run("window.still = true");
+    Some(browser)
+}
+
+#[track_caller]
+fn shows(browser: &Browser, selector: &str, words: &str) {
+    eventually(&format!("{selector} shows {words}"), || browser.text(selector).contains(words).then_some(()));
+}
+
+fn is_still_the_same_and_has_no_complaint(browser: &Browser) {
+    assert_eq!(browser.run("return window.still"), true, "the page was loaded again");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn what_happens_is_shown_without_loading_the_page_again() {
+    let (one, two) = (Server::named("one"), Server::named("two"));
+    let file = |weight| format!("{QUICK}{}weight = {weight}\n{}", one.table("one"), two.table("two"));
+    let lb = Lb::start(&file(1));
+    lb.server_is("one", "up");
+    let Some(browser) = look(&lb) else { return };
+    shows(&browser, "#server-table tbody", "one");
+    assert_eq!(browser.text("#generation"), "1");
+
+    let begin = Instant::now();
+    lb.edit(&file(3));
+    shows(&browser, "#reloads", "weight 1 → 3");
+    shows(&browser, "#server-table tbody", "75.0 %");
+    eprintln!("an edit was shown after {:?}", begin.elapsed());
+    shows(&browser, "#generation", "2");
+    shows(&browser, "#said", "weight 1 -> 3");
+    // Its mark on the chart says the same to whoever gets there by the keyboard.
+    browser.run("[...document.querySelectorAll('.marks button')].at(-1).focus()");
+    shows(&browser, "#note", "weight 1 → 3");
+
+    one.set_healthy(false);
+    shows(&browser, "tr[data-status=down]", "503");
+    shows(&browser, "#said", "default/one is down");
+    one.set_healthy(true);
+    eventually("all are up", || browser.text("tr[data-status=down]").is_empty().then_some(()));
+    is_still_the_same_and_has_no_complaint(&browser);
+}
+
+#[test]
+fn a_refused_edit_is_shown_as_text_with_its_error_whatever_that_holds() {
+    let server = Server::named("one");
+    let file = format!("{NO_CHECKS}{}", server.table("one"));
+    let lb = Lb::start(&file);
+    let Some(browser) = look(&lb) else { return };
+    let markup = "<img src=x onerror='window.still = false'><script>window.still = false</script>";
+    lb.edit(&format!("{file}\"{markup}\" = 1\n"));
+    for place in ["#notice", "#reloads li.rejected"] {
+        shows(&browser, place, &format!("unknown key `{markup}`"));
+    }
+    shows(&browser, "#notice", "Generation 1 stays in force");
+    assert_eq!(browser.run("return document.querySelectorAll('body img, body script').length"), 0);
+    assert_eq!(browser.run("return document.getElementById('notice').hidden"), false);
+
+    lb.edit(&format!("{file}[[route]]\nname = \"<b>all</b>\"\npool = \"default\"\n"));
+    eventually("the notice is gone", || {
+        (browser.run("return document.getElementById('notice').hidden") == true).then_some(())
+    });
+    shows(&browser, "#route-table tbody", "<b>all</b>");
+    is_still_the_same_and_has_no_complaint(&browser);
+}
+
+#[test]
+fn a_thousand_servers_can_be_searched_filtered_and_sorted() {
+    let mut file = NO_CHECKS.to_owned();
+    for number in 0..1000 {
+        let enabled = number != 700;
+        let weight = if number == 800 { 9 } else { 1 };
+        let _ = writeln!(
+            file,
+            "[[server]]\nname = \"node-{number:04}\"\naddress = \"127.0.0.1:1\"\nweight = {weight}\nenabled = {enabled}"
+        );
+    }
+    let lb = Lb::start(&file);
+    let Some(browser) = look(&lb) else { return };
+    let rows = || browser.run("return document.querySelectorAll('tr[data-status]').length");
+    let first = || browser.text("tr[data-status] b").lines().next().map(str::to_owned);
+    let choose = |id: &str, value: &str| {
+        browser.run(&format!(
+            "const field = document.getElementById('{id}'); field.value = '{value}'; \
+             field.dispatchEvent(new Event('input'))"
+        ));
+    };
+    assert_eq!((rows(), first().as_deref()), (50.into(), Some("node-0000")));
+    choose("search", "node-04 default");
+    shows(&browser, "#servers-shown", "50 of 100 servers shown");
+    choose("search", "node-0421");
+    assert_eq!((rows(), first().as_deref()), (1.into(), Some("node-0421")));
+    choose("search", "");
+    choose("status", "disabled");
+    assert_eq!((rows(), first().as_deref()), (1.into(), Some("node-0700")));
+    choose("status", "");
+    browser.run("[...document.querySelectorAll('thead button')].find((it) => it.textContent === 'Weight').click()");
+    assert_eq!(first().as_deref(), Some("node-0800"));
+    assert_eq!(browser.text("[aria-sort=descending]"), "Weight");
+    browser.run("document.getElementById('servers-all').click()");
+    assert_eq!(rows(), 1000);
+    // Rows are changed where they stand.
+    browser.run("window.row = document.querySelector('tr[data-status]')");
+    lb.apply(&file.replace("weight = 9", "weight = 8"));
+    shows(&browser, "tr[data-status] td[data-label=Weight]", "8");
+    assert_eq!(browser.run("return window.row === document.querySelector('tr[data-status]')"), true);
+    is_still_the_same_and_has_no_complaint(&browser);
+}

@@ -1,0 +1,169 @@
+//! `lb plan`: what a file would change in the balancer that runs, and how the command ends.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, run, servers};
+use crate::support::servers::{Refusing, Server};
+
+/// A balancer, and a file beside its own.
+struct Scene {
+    lb: Lb,
+    a: Server,
+    b: Server,
+    rules: String,
+}
+
+impl Scene {
+    fn new(rules: &str) -> Self {
+        let (a, b) = (Server::named("a"), Server::named("b"));
+        let rules = format!("{PORTS}{rules}");
+        let lb = Lb::start_file(&(rules.clone() + &servers(&[("a", a.address, 1), ("b", b.address, 3)])));
+        Self { lb, a, b, rules }
+    }
+
+    fn file(&self, rest: &str) -> PathBuf {
+        let path = self.lb.path().with_file_name("new.toml");
+        fs::write(&path, format!("{}{rest}", self.rules)).unwrap();
+        path
+    }
+
+    /// Plans these servers and this rest.
+    fn plan(&self, rest: &str, format: &str) -> Ran {
+        let (file, admin) = (self.file(rest), self.lb.admin.to_string());
+        let ran = run(&["plan", file.to_str().unwrap(), "--admin", &admin, "--format", format]);
+        let place = file.display().to_string();
+        Ran { out: ran.out.replace(&place, "new.toml").replace(&admin, "ADMIN"), ..ran }
+    }
+}
+
+#[test]
+fn the_same_file_is_no_change_and_another_writing_of_it_hardly_one() {
+    let scene = Scene::new(NO_CHECKS);
+    let same = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 3)]);
+    let ran = scene.plan(&same, "text");
+    let expected = "new.toml: no change: it is what runs at ADMIN (generation 1)\n";
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), expected, ""));
+    let ran = scene.plan(&(same + "# more\n"), "text");
+    assert_eq!((ran.code, ran.out.contains("no change to what runs at ADMIN")), (Some(0), true), "{ran:#?}");
+}
+
+#[test]
+fn changes_are_told_in_the_words_of_the_record_with_each_servers_share() {
+    let scene = Scene::new(NO_CHECKS);
+    let text = servers(&[("a", scene.a.address, 1), ("c", scene.b.address, 1)]);
+    let expected = "\
+new.toml: 3 changes to what runs at ADMIN (generation 1)
+  server default/a: disabled
+  server default/b: removed
+  server default/c: added (ADDRESS, weight 1)
+
+share of new requests, by what servers' checks say now:
+  SERVER     BEFORE   AFTER
+  default/a   25.0%    0.0%  disabled
+  default/c       -  100.0%
+  default/b   75.0%       -  removed; its open requests finish
+";
+    // The first table's `enabled` stands below it.
+    let disabled = text.replacen("weight = 1\n", "weight = 1\nenabled = false\n", 1);
+    let ran = scene.plan(&disabled, "text");
+    assert_eq!((ran.code, ran.out.replace(&scene.b.address.to_string(), "ADDRESS").as_str()), (Some(0), expected));
+
+    let told = scene.plan(&disabled, "json").json();
+    assert_eq!((&told["fine"], &told["running"]["generation"]), (&json!(true), &json!(1)));
+    let shares: Vec<&Value> = told["servers"].as_array().unwrap().iter().map(|server| &server["after"]).collect();
+    assert_eq!(shares, [&json!(0.0), &json!(1.0), &Value::Null]);
+
+    let before = scene.lb.newest_reload();
+    fs::copy(scene.file(&disabled), scene.lb.path()).unwrap();
+    assert_eq!(scene.lb.next_reload(&before)["changes"], told["changes"], "what was planned is what came");
+}
+
+#[test]
+fn shares_are_by_what_is_up_now() {
+    let scene = Scene::new("[health]\ninterval = \"50ms\"\nfall = 1\n");
+    scene.b.set_healthy(false);
+    scene.lb.server_is("b", "down");
+    let text = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 9), ("c", scene.a.address, 1)]);
+    let servers = scene.plan(&text, "json").json()["servers"].clone();
+    let told = servers.as_array().unwrap().iter().map(|one| [&one["before"], &one["after"], &one["note"]]);
+    let expected = [
+        [&json!(1.0), &json!(0.5), &Value::Null],
+        [&json!(0.0), &json!(0.0), &json!("its checks fail")],
+        [&Value::Null, &json!(0.5), &json!("new: as soon as its first check has passed")],
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_the_balancer_would_refuse_is_said_and_ends_with_1() {
+    let scene = Scene::new(&format!("{NO_CHECKS}[reload]\nmax_removed = \"50%\"\n"));
+    // The guard of what runs counts, not that of the file.
+    let none = servers(&[("c", scene.a.address, 1)]);
+    let ran = scene.plan(&none, "text");
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    for part in ["server default/a: removed", "removes or disables 2 of the 2", "would refuse it"] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
+    let told = scene.plan(&disabled, "json");
+    assert_eq!((told.code, &told.json()["fine"]), (Some(1), &json!(false)));
+    let told = scene.plan(&disabled, "github");
+    assert!(told.out.contains("::error file=new.toml,title=lb check::"), "{}", told.out);
+}
+
+#[test]
+fn a_bad_file_is_told_as_lb_check_tells_it_without_asking_anybody() {
+    let scene = Scene::new(NO_CHECKS);
+    for format in ["text", "json", "github"] {
+        let file = scene.file("wieght = 1\n");
+        let check = run(&["check", file.to_str().unwrap(), "--format", format]);
+        let plan = run(&["plan", file.to_str().unwrap(), "--admin", "127.0.0.1:1", "--format", format]);
+        assert_eq!((plan.code, &plan.out, plan.err.as_str()), (Some(1), &check.out, ""));
+    }
+}
+
+#[test]
+fn without_a_balancer_or_with_a_bad_usage_it_ends_with_2() {
+    let scene = Scene::new(NO_CHECKS);
+    let file = scene.file(&servers(&[("a", scene.a.address, 1)]));
+    let file = file.to_str().unwrap();
+    let nobody = Refusing::new();
+    let ran = run(&["plan", file, "--admin", &nobody.address.to_string()]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(ran.err.starts_with(&format!("lb: no balancer answers at {}: ", nobody.address)), "{}", ran.err);
+    assert!(ran.err.contains("--admin HOST:PORT"), "{}", ran.err);
+    for bad in ["nowhere", "http://127.0.0.1:9900", "127.0.0.1:0"] {
+        let ran = run(&["plan", file, "--admin", bad]);
+        assert_eq!((ran.code, ran.err.contains(bad)), (Some(2), true), "{ran:#?}");
+    }
+    // A server is no balancer.
+    let ran = run(&["plan", file, "--admin", &scene.a.address.to_string()]);
+    assert_eq!((ran.code, ran.err.contains("no admin address of this version")), (Some(2), true), "{ran:#?}");
+}
+
+#[test]
+fn github_shows_the_changes_beside_the_file() {
+    let scene = Scene::new(NO_CHECKS);
+    let ran = scene.plan(&servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 1)]), "github");
+    let expected = "::notice file=new.toml,title=lb plan::1 change to what runs at ADMIN (generation 1)%0A\
+                    server default/b: weight 3 -> 1%0Ashare of default/a: 25.0%25 -> 50.0%25%0A\
+                    share of default/b: 75.0%25 -> 50.0%25\n";
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), expected));
+}
+
+#[test]
+fn what_the_difference_does_not_say_is_noted() {
+    let scene = Scene::new("[health]\ninterval = \"50ms\"\n[reload]\nallow_empty = true\n");
+    scene.lb.server_is("a", "up");
+    let all_new = servers(&[("c", scene.a.address, 1)]);
+    let told = scene.plan(&all_new, "text").out;
+    assert!(told.contains("all servers of pool default are new") && told.contains("at most 10s"), "{told}");
+    let told = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
+    assert!(told.contains("whether its new addresses can be listened on shows only there"), "{told}");
+    let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
+    let ran = scene.plan(&disabled, "text");
+    assert_eq!((ran.code, ran.out.contains("they would be answered 503")), (Some(0), true), "{ran:#?}");
+}

@@ -1,0 +1,221 @@
+//! `lb wait`: it ends when all balancers serve exactly the file, when one has rejected it, or when it is too late.
+
+use std::fs;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, command, run, servers};
+use crate::support::servers::{Refusing, Server};
+
+/// Waits for the file of `of` at these admin addresses.
+fn wait(of: &Lb, targets: &str, timeout: &str) -> Ran {
+    run(&["wait", of.path().to_str().unwrap(), "--targets", targets, "--timeout", timeout])
+}
+
+fn spawn(of: &Lb, targets: &str) -> Child {
+    let mut command = command();
+    command.arg("wait").arg(of.path()).args(["--targets", targets, "--timeout", "60s"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn ran(child: Child) -> Ran {
+    child.wait_with_output().unwrap().into()
+}
+
+/// A file whose only server has that weight.
+fn file(server: &Server, weight: u32) -> String {
+    format!("{PORTS}{NO_CHECKS}{}", servers(&[("a", server.address, weight)]))
+}
+
+fn start(text: &str) -> Lb {
+    Lb::start_file(text)
+}
+
+#[test]
+fn what_is_served_already_ends_it_at_once_with_0() {
+    let server = Server::named("a");
+    let lb = start(&file(&server, 1));
+    let ran = wait(&lb, &lb.admin.to_string(), "30s");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    assert_eq!(ran.out, format!("{}: applied, generation 1\n", lb.admin));
+}
+
+#[test]
+fn an_edit_is_waited_for_until_it_is_in_force() {
+    let server = Server::named("a");
+    let lb = start(&file(&server, 1));
+    for weight in 2..6 {
+        lb.edit_file(&file(&server, weight));
+        assert_eq!(wait(&lb, &lb.admin.to_string(), "30s").code, Some(0));
+        assert_eq!(lb.server("a")["weight"], weight);
+    }
+}
+
+#[test]
+fn a_rejected_edit_is_told_with_its_lines_and_ends_with_1() {
+    let server = Server::named("a");
+    let lb = start(&file(&server, 1));
+    lb.edit_file(&(file(&server, 2) + "wieght = 1\n"));
+    let ran = wait(&lb, &lb.admin.to_string(), "30s");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    for part in ["unknown key `wieght`", "| wieght = 1\n", "did you mean `weight`?", "rejected, generation 1 stays"] {
+        assert!(ran.err.contains(part), "{part}: {}", ran.err);
+    }
+}
+
+#[test]
+fn what_only_the_balancer_can_know_is_told_too() {
+    let server = Server::named("a");
+    let lb = start(&(file(&server, 1) + "[reload]\nmax_removed = \"0%\"\n"));
+    lb.edit_file(&format!(
+        "{PORTS}{NO_CHECKS}[reload]\nmax_removed = \"0%\"\n{}",
+        servers(&[("b", server.address, 1)])
+    ));
+    let ran = wait(&lb, &lb.admin.to_string(), "30s");
+    assert_eq!((ran.code, ran.err.contains("removes or disables 1 of the 1")), (Some(1), true), "{ran:#?}");
+}
+
+#[test]
+fn what_became_of_another_edit_ends_nothing() {
+    let server = Server::named("a");
+    let (ours, theirs) = (start(&file(&server, 7)), start(&file(&server, 1)));
+    let before = theirs.newest_reload();
+    theirs.edit_file(&(file(&server, 2) + "wieght = 1\n"));
+    assert_eq!(theirs.next_reload(&before)["outcome"], "rejected");
+    let child = spawn(&ours, &theirs.admin.to_string());
+    // Rejected while it waits, too.
+    let before = theirs.newest_reload();
+    theirs.edit_file(&(file(&server, 3) + "wieght = 1\n"));
+    theirs.next_reload(&before);
+    theirs.edit_file(&file(&server, 7));
+    let ran = ran(child);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+}
+
+#[test]
+fn a_record_of_another_time_ends_nothing() {
+    let server = Server::named("a");
+    // In its way stands a guard, which then goes.
+    let guard = |percent: &str| format!("[reload]\nmax_removed = \"{percent}\"\n");
+    let wanted = format!("{PORTS}{NO_CHECKS}{}{}", guard("0%"), servers(&[("b", server.address, 1)]));
+    let lb = start(&(file(&server, 1) + &guard("0%")));
+    let ours = start(&wanted);
+    let before = lb.newest_reload();
+    lb.edit_file(&wanted);
+    assert_eq!(lb.next_reload(&before)["outcome"], "rejected");
+    lb.edit_file(&(file(&server, 1) + &guard("100%")));
+    lb.reaches(2);
+    let child = spawn(&ours, &lb.admin.to_string());
+    lb.edit_file(&wanted);
+    let ran = ran(child);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+}
+
+#[test]
+fn when_it_is_too_late_it_says_who_has_what_and_ends_with_2() {
+    let server = Server::named("a");
+    let (ours, theirs, nobody) = (start(&file(&server, 2)), start(&file(&server, 1)), Refusing::new());
+    let targets = format!("{},{},{}", ours.admin, theirs.admin, nobody.address);
+    let ran = wait(&ours, &targets, "300ms");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    let hash = theirs.api("/api/config")["hash"].as_str().unwrap().to_owned();
+    for line in [
+        format!("{}: applied, generation 1", ours.admin),
+        format!("{}: generation 1, hash {hash}", theirs.admin),
+        format!("{}: no balancer answers at {}: ", nobody.address, nobody.address),
+    ] {
+        assert!(ran.err.contains(&line), "{line} in {}", ran.err);
+    }
+    let ran = run(&["wait", "--timeout", "soon"]);
+    assert_eq!((ran.code, ran.err.contains("`soon` is not a duration")), (Some(2), true), "{ran:#?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_ends_it_with_1() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("lb.toml");
+    let ran = run(&["wait", path.to_str().unwrap(), "--targets", "127.0.0.1:1"]);
+    assert_eq!((ran.code, ran.err.contains("there is no such file")), (Some(1), true), "{ran:#?}");
+}
+
+#[test]
+fn a_bad_file_that_nobody_has_taken_is_told_when_it_is_too_late() {
+    let server = Server::named("a");
+    let lb = start(&file(&server, 1));
+    let path = lb.path().with_file_name("bad.toml");
+    fs::write(&path, file(&server, 1) + "wieght = 1\n").unwrap();
+    let admin = lb.admin.to_string();
+    let ran = run(&["wait", path.to_str().unwrap(), "--targets", &admin, "--timeout", "200ms"]);
+    assert_eq!((ran.code, ran.err.contains("unknown key `wieght`")), (Some(2), true), "{ran:#?}");
+}
+
+#[test]
+fn a_fleet_is_waited_for_one_by_one() {
+    let server = Server::named("a");
+    let fleet = [(); 3].map(|()| start(&file(&server, 1)));
+    let all: Vec<String> = fleet.iter().map(|lb| lb.admin.to_string()).collect();
+    fleet.iter().for_each(|lb| lb.edit_file(&file(&server, 5)));
+    let ran = wait(&fleet[0], &all.join(","), "30s");
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 3), "{ran:#?}");
+
+    fleet.iter().skip(1).for_each(|lb| lb.edit_file(&file(&server, 6)));
+    fleet[0].edit_file(&(file(&server, 6) + "wieght = 1\n"));
+    let ran = wait(&fleet[0], &all.join(","), "30s");
+    assert_eq!(ran.code, Some(1), "one has rejected it: {ran:#?}");
+}
+
+#[test]
+fn a_balancer_that_is_not_there_yet_is_waited_for() {
+    let server = Server::named("a");
+    let admin = "address = \"127.0.0.1:0\"\n[health]";
+    let anywhere = file(&server, 1).replace(admin, "address = \"${LB_TEST_ADMIN}\"\n[health]");
+    let begin = |at: String| {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("lb.toml");
+        fs::write(&path, &anywhere).unwrap();
+        let mut command = command();
+        command.env("LB_TEST_ADMIN", at);
+        Lb::start_as(command, directory, path)
+    };
+    let first = begin("127.0.0.1:0".to_owned());
+    let kept = Refusing::new();
+    let late = kept.address.to_string();
+    let child = spawn(&first, &format!("{},{late}", first.admin));
+    drop(kept);
+    let last = begin(late);
+    let ran = ran(child);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.out.contains(&format!("{}: applied", last.admin)), "{}", ran.out);
+}
+
+#[test]
+fn a_balancer_that_holds_its_old_servers_does_not_serve_it_yet() {
+    let (old, new) = (Server::named("a"), Server::named("b"));
+    let rules = format!("{PORTS}[health]\ninterval = \"50ms\"\n[reload]\nhold = \"60s\"\n");
+    let lb = start(&(rules.clone() + &servers(&[("a", old.address, 1)])));
+    lb.server_is("a", "up");
+    new.set_healthy(false);
+    lb.edit_file(&(rules + &servers(&[("b", new.address, 1)])));
+    eventually("it holds", || (lb.api("/api/config")["state"] == "holding").then_some(()));
+    let admin = lb.admin.to_string();
+    let late = wait(&lb, &admin, "200ms");
+    assert_eq!((late.code, late.err.contains("new servers have not passed a check")), (Some(2), true), "{late:#?}");
+    let child = spawn(&lb, &admin);
+    new.set_healthy(true);
+    assert_eq!(ran(child).code, Some(0));
+    assert_eq!(lb.api("/api/config")["state"], Value::from("current"));
+}
+
+#[test]
+fn included_files_count() {
+    let server = Server::named("a");
+    let lb = start(&format!("include = [\"more/*.toml\"]\n{}", file(&server, 1)));
+    let more = lb.path().with_file_name("more");
+    fs::create_dir(&more).unwrap();
+    fs::write(more.join("b.toml"), servers(&[("b", server.address, 1)])).unwrap();
+    assert_eq!(wait(&lb, &lb.admin.to_string(), "30s").code, Some(0));
+    assert_eq!(lb.server("b")["weight"], 1);
+}

@@ -171,7 +171,8 @@ status() {
 scrapes() {
     within 30 "Prometheus scrapes" targets_up
     within 30 "Prometheus knows the servers' memory" remembers
-    found "Prometheus scrapes the balancer and knows each server's memory"
+    within 30 "Prometheus has the alerts" warns
+    found "Prometheus scrapes the balancer, knows each server's memory and has the alerts"
 }
 
 targets_up() {
@@ -182,6 +183,11 @@ targets_up() {
 remembers() {
     fetch "$prometheus/api/v1/query?query=lb_server_memory_bytes" |
         jq --exit-status '.data.result | length == 3'
+}
+
+warns() {
+    fetch "$prometheus/api/v1/rules?type=alert" |
+        jq --exit-status '[.data.groups[].rules[]] | length > 5 and all(.health == "ok")'
 }
 
 traces() {

@@ -29,6 +29,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
@@ -55,7 +56,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How much of a body that nobody wants is taken off the wire, and for how long.
 const UNWANTED: (usize, Duration) = (64 << 10, Duration::from_secs(1));
 
-/// An answer: short enough to be made at once, or the beginning of a stream.
+/// An answer, whole, which of thousands of servers takes a moment to be made; or the beginning of a stream.
 pub type Answer = Response<Full<Bytes>>;
 
 /// An answer as it is sent.
@@ -137,7 +138,7 @@ async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch
     let service = service_fn(|request| {
         let (context, closing, streams) = (Arc::clone(&context), of_streams.clone(), &streams);
         async move {
-            let answer = respond(request, &context, closing).await;
+            let answer = respond(request, context, closing).await;
             streams.store(matches!(answer.body(), Either::Right(_)), Relaxed);
             Ok::<_, Infallible>(answer)
         }
@@ -167,21 +168,35 @@ async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch
     let _ = timeout(GRACE, connection).await;
 }
 
-async fn respond(request: Request<Incoming>, context: &Context, closing: watch::Receiver<()>) -> Sent {
+/// Makes an answer beside the control plane, which has servers to check.
+async fn beside(make: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    match tokio::task::spawn_blocking(make).await.map_err(JoinError::try_into_panic) {
+        Ok(answer) => answer,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // It was not begun, for the process ends.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+async fn respond(request: Request<Incoming>, context: Arc<Context>, closing: watch::Receiver<()>) -> Sent {
     let (head, body) = request.into_parts();
-    let mut answer = answer(&head, context);
+    let (waits, is_get) = (head.headers.contains_key(EXPECT), head.method == Method::GET);
+    let large = context.state.snapshot.load().is_large();
+    let feed = Arc::clone(&context.feed);
+    let make = move || answer(&head, &context);
+    let mut answer = if large { beside(make).await } else { make() };
     if !body.is_end_stream() {
         // Closing with unread bytes resets the connection, and the client may not get to see the
         // answer. A client that waits to be asked for the body does not send it.
-        if !head.headers.contains_key(EXPECT) {
+        if !waits {
             let _ = timeout(UNWANTED.1, Limited::new(body, UNWANTED.0).collect()).await;
         }
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match answer.extensions_mut().remove::<Follower>() {
-        Some(follower) if head.method == Method::GET => {
+        Some(follower) if is_get => {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            answer.map(|_| Either::Right(follower.stream(Arc::clone(&context.feed), closing)))
+            answer.map(|_| Either::Right(follower.stream(feed, closing)))
         }
         _ => answer.map(Either::Left),
     }

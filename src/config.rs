@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -59,15 +60,25 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Servers and the rules to choose among them, sorted by name; names unique.
     #[serde(rename = "pool")]
-    pub pools: Vec<Pool>,
+    pub pools: Vec<Arc<Pool>>,
 }
 
 impl Config {
     /// The pool of that name.
     #[must_use]
-    pub fn pool(&self, name: &str) -> Option<&Pool> {
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         let place = self.pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()?;
         self.pools.get(place)
+    }
+
+    /// Lets go the pools that are as they were in `before` for those, which are compared and kept for less.
+    pub fn share_with(&mut self, before: &Self) {
+        for pool in &mut self.pools {
+            let same = |before: &&Arc<Pool>| Arc::ptr_eq(before, pool) || *before == pool;
+            if let Some(same) = before.pool(&pool.name).filter(same) {
+                *pool = Arc::clone(same);
+            }
+        }
     }
 }
 
@@ -234,6 +245,21 @@ pub struct Pool {
     /// In the order of the file; names unique.
     #[serde(rename = "server")]
     pub servers: Vec<Server>,
+}
+
+impl Pool {
+    /// The rules alone.
+    #[must_use]
+    pub fn without_servers(&self) -> Self {
+        let Self { name, balance, health, retry, servers: _ } = self;
+        Self {
+            name: name.clone(),
+            balance: balance.clone(),
+            health: health.clone(),
+            retry: retry.clone(),
+            servers: Vec::new(),
+        }
+    }
 }
 
 /// How a server is chosen.

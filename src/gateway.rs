@@ -19,9 +19,11 @@ use self::listeners::{LINGER, Listeners};
 use crate::admin;
 use crate::config::Config;
 use crate::health::checker::{Change, Checker};
+use crate::proxy::fault::Failing;
 use crate::registry::Registry;
 use crate::reload::reader::{Candidate, Pace};
 use crate::resolver::Resolver;
+use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
@@ -50,6 +52,7 @@ pub struct Gateway {
     workers: usize,
     checker: Checker,
     changes: mpsc::UnboundedReceiver<Change>,
+    failing: mpsc::UnboundedReceiver<Failing>,
     resolver: Resolver,
     admin: Admin,
     logs: LogControl,
@@ -58,7 +61,9 @@ pub struct Gateway {
     pace: watch::Sender<Pace>,
     asked: Arc<Notify>,
     candidates: mpsc::Receiver<Candidate>,
-    reader: JoinHandle<()>,
+    /// Snapshots that were in force. Requests that began by one hold it; that it is freed here, and not by
+    /// the last of them, keeps work that grows with the servers off the workers.
+    retired: Vec<Arc<Snapshot>>,
     /// The keeping of the last good configuration, until it is done.
     keeping: Option<JoinHandle<()>>,
 }
@@ -98,7 +103,7 @@ impl Gateway {
         // Changes of health that the snapshot does not show yet, and when that is mended.
         let (mut unseen, mut calm) = (Vec::new(), tokio::time::Instant::now());
         loop {
-            let settled = self.registry.is_settled() && self.listeners.is_settled();
+            let settled = self.registry.is_settled() && self.listeners.is_settled() && self.retired.is_empty();
             tokio::select! {
                 ask = asks.recv() => match ask {
                     Some(Ask::Reload) => self.asked.notify_one(),
@@ -111,6 +116,7 @@ impl Gateway {
                     }
                     self.consider(candidate);
                 }
+                Some(failing) = self.failing.recv() => self.eject(&failing),
                 Some(change) = self.changes.recv(), if unseen.is_empty() => unseen.push(change),
                 () = tokio::time::sleep_until(calm), if !unseen.is_empty() => {
                     while let Ok(change) = self.changes.try_recv() {
@@ -131,7 +137,7 @@ impl Gateway {
         let drain = self.config.timeouts.drain;
         tracing::info!(?drain, "stopping: no new clients, open requests finish");
         self.state.stop();
-        self.reader.abort();
+        self.candidates.close();
         let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
         self.listeners.quieten();
         let finish = async {

@@ -1,8 +1,8 @@
 //! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
 //!
-//! Two planes meet at one pointer. The **control plane** (one thread, [`gateway`]) follows the file,
-//! checks servers and answers the admin address; the **data plane** ([`worker`]s, one thread each)
-//! serves requests from an immutable [`snapshot`] and never waits for it.
+//! Two planes meet at one pointer. The **control plane** (one thread, [`gateway`]; one more follows the
+//! file, [`reload`]) takes edits in, checks servers and answers the admin address; the **data plane**
+//! ([`worker`]s, one thread each) serves requests from an immutable [`snapshot`] and never waits for it.
 //!
 //! - From a file to a configuration: [`config`] (read, parse, resolve, compare, guard).
 //! - From a configuration to a generation: [`reload`] follows the file, [`gateway`] applies it, the

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::balance::{Candidate, Picker};
 use crate::budget::Budget;
-use crate::config;
+use crate::config::{self, HealthKind};
 use crate::counters::{Counter, PerWorker};
 use crate::health::State;
 use crate::server::Server;
@@ -165,6 +165,12 @@ impl Member {
         }
     }
 
+    /// Whether it would take new requests but that requests failed, of which its checks know nothing.
+    #[must_use]
+    pub fn is_ejected(&self) -> bool {
+        self.standing == Standing::Enabled && self.weight > 0 && self.server.ejection().is_some()
+    }
+
     /// Whether `other` would take the same part in the pool.
     fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.server, &other.server)
@@ -231,6 +237,19 @@ impl Pool {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.picker.candidates().is_empty()
+    }
+
+    /// Whether a server is to be taken out after so many failed tries in a row. Said time and again:
+    /// what speaks against it now, such as being the last, may not later.
+    #[must_use]
+    pub fn is_enough(&self, failures: u32) -> bool {
+        self.config.health.kind != HealthKind::None && failures.is_multiple_of(self.config.health.fall.get())
+    }
+
+    /// Whether some server but this one takes new requests, as things are now.
+    #[must_use]
+    pub fn has_another(&self, server: u64) -> bool {
+        self.eligible().any(|member| member.server.id != server && member.server.state().serves())
     }
 
     /// The members that take new requests.

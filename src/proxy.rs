@@ -11,8 +11,8 @@
 //! - What a message says (pure): [`head`] and [`name`] parse it, [`framing`] and [`chunked`] find its
 //!   end, [`target`] with [`host`] and [`path`] what is asked for.
 //! - What a server is told (pure): [`fields`], [`forwarded`], [`trace_context`], [`request_id`].
-//! - What is decided (pure): [`retry`], whether another try may be made; [`refusal`] and [`failure`],
-//!   the one place where failures become answers.
+//! - What is decided (pure): [`retry`], whether another try may be made; [`fault`], what a failed one
+//!   says of its server; [`refusal`] and [`failure`], the one place where failures become answers.
 
 pub mod attempt;
 pub mod body;
@@ -20,6 +20,7 @@ pub mod chunked;
 pub mod client;
 pub mod exchange;
 pub mod failure;
+pub mod fault;
 pub mod fields;
 pub mod forward;
 pub mod forwarded;

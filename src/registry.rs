@@ -5,8 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
+use crate::config::diff::common_ends;
 use crate::config::{self, Config, HealthKind};
 use crate::health::State;
 use crate::pool::{Member, Pool, PoolLive, Standing};
@@ -17,18 +18,29 @@ use crate::snapshot::{Route, RouteLive, Snapshot, SourceFile};
 /// All that outlives a generation.
 #[derive(Debug)]
 pub struct Registry {
-    workers: usize,
-    next_id: u64,
-    servers: HashMap<Key, Arc<Server>>,
+    maker: Maker,
     pools: HashMap<Arc<str>, PoolEntry>,
     routes: HashMap<Arc<str>, Arc<RouteLive>>,
     unrouted: Arc<RouteLive>,
+}
+
+/// Makes servers.
+#[derive(Debug)]
+struct Maker {
+    workers: usize,
+    next_id: u64,
+    /// Whether these are the servers that the process begins with: they count as up unchecked.
+    first: bool,
 }
 
 /// A pool, with what is going on in it.
 #[derive(Debug)]
 struct PoolEntry {
     live: Arc<PoolLive>,
+    /// As the last edit has it; without servers once no edit names it any more.
+    config: Arc<config::Pool>,
+    /// The servers that it names, in its order.
+    servers: Vec<Arc<Server>>,
     /// As built last, and to be used again while nothing in it changes.
     built: Option<Arc<Pool>>,
     leaving: Vec<Leaving>,
@@ -70,138 +82,41 @@ impl Registry {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            workers,
-            next_id: 0,
-            servers: HashMap::new(),
+            maker: Maker { workers, next_id: 0, first: true },
             pools: HashMap::new(),
             routes: HashMap::new(),
             unrouted: Arc::new(RouteLive::new("-".into(), workers)),
         }
     }
 
-    /// Takes in a configuration: makes what is new, keeps what stays, lets go what is gone.
-    ///
-    /// `first` says that this is the process' first one, whose servers count as up unchecked.
-    pub fn apply(&mut self, old: Option<&Config>, new: &Config, now: Instant) {
-        let first = old.is_none();
-        for pool in &new.pools {
-            self.adopt(pool, first);
-        }
-        if let Some(old) = old {
-            for pool in &old.pools {
-                self.release(pool, new.pool(&pool.name), &new.reload, new.timeouts.drain, now);
-            }
-        }
-        for pool in &new.pools {
-            if let Some(entry) = self.pools.get_mut(pool.name.as_str()) {
-                // Who came back does not leave any more.
-                let enabled: HashSet<_> = pool.servers.iter().filter(|server| server.enabled).map(identity).collect();
-                entry
-                    .leaving
-                    .retain(|leaving| !enabled.contains(&(&*leaving.server.key.name, &leaving.server.key.address)));
-            }
-        }
-        let routes: HashSet<&str> = new.routes.iter().map(|route| route.name.as_str()).collect();
-        self.routes.retain(|name, _| routes.contains(&**name));
-        self.forget(new);
-    }
-
-    /// Makes the pool's live parts, as far as there are none.
-    fn adopt(&mut self, pool: &config::Pool, first: bool) {
-        let name: Arc<str> = match self.pools.get_key_value(pool.name.as_str()) {
-            Some((name, _)) => Arc::clone(name),
-            None => pool.name.as_str().into(),
-        };
-        self.pools.entry(Arc::clone(&name)).or_insert_with(|| PoolEntry {
-            live: Arc::new(PoolLive::new(Arc::clone(&name), self.workers)),
-            built: None,
-            leaving: Vec::new(),
-            hold: None,
-            held: HashMap::new(),
-        });
-        for server in &pool.servers {
-            let key =
-                Key { pool: Arc::clone(&name), name: server.name.as_str().into(), address: server.address.clone() };
-            let live = self.servers.entry(key).or_insert_with_key(|key| {
-                let state = match pool.health.kind {
-                    HealthKind::None => State::Up,
-                    HealthKind::Http | HealthKind::Tcp if first => State::Unchecked,
-                    HealthKind::Http | HealthKind::Tcp => State::Checking,
-                };
-                self.next_id += 1;
-                Arc::new(Server::new(self.next_id, key.clone(), state, self.workers))
-            });
-            live.set_leaving(!server.enabled);
-            if pool.health.kind == HealthKind::None && live.state() != State::Up {
-                live.set_state(State::Up);
-            }
-        }
-    }
-
-    /// Begins the drain of every server that `old` had enabled and `new` has not.
-    fn release(
-        &mut self,
-        old: &config::Pool,
-        new: Option<&config::Pool>,
-        reload: &config::Reload,
-        drain: Duration,
-        now: Instant,
-    ) {
-        let Some(entry) = self.pools.get_mut(old.name.as_str()) else { return };
-        let key = |server: &config::Server, pool: &Arc<str>| Key {
-            pool: Arc::clone(pool),
-            name: server.name.as_str().into(),
-            address: server.address.clone(),
-        };
-        let stays: HashSet<_> =
-            new.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled).map(identity).collect();
-        for server in old.servers.iter().filter(|server| server.enabled && !stays.contains(&identity(server))) {
-            if let Some(live) = self.servers.get(&key(server, &entry.live.name)) {
-                live.set_leaving(true);
-                let weight = entry.held.remove(&live.id).unwrap_or(server.weight);
-                entry.leaving.push(Leaving { server: Arc::clone(live), weight, until: now + drain });
-            }
-        }
-        let staying = new.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled && server.weight > 0);
-        let staying: Vec<State> =
-            staying.filter_map(|server| Some(self.servers.get(&key(server, &entry.live.name))?.state())).collect();
-        let awaits = awaits_first_pass(&staying);
-        let was_ready = entry.built.as_ref().is_some_and(|pool| pool.is_ready());
-        if entry.hold.is_some() && !awaits {
-            entry.let_go(now + drain);
-        } else if entry.hold.is_none() && awaits && was_ready && !reload.hold.is_zero() {
-            let until = now + reload.hold;
-            entry.hold = Some(until);
-            for leaving in &mut entry.leaving {
-                leaving.until = until + drain;
-            }
-        }
-        if entry.hold.is_some() {
-            let idle: HashSet<_> =
-                new.iter().flat_map(|pool| &pool.servers).filter(|server| server.weight == 0).map(identity).collect();
-            for server in old.servers.iter().filter(|server| server.weight > 0 && idle.contains(&identity(server))) {
-                if let Some(live) = self.servers.get(&key(server, &entry.live.name)) {
-                    entry.held.insert(live.id, server.weight);
-                }
-            }
-        }
-    }
-
-    /// Drops what neither the configuration nor a drain names.
-    fn forget(&mut self, config: &Config) {
-        let mut named: HashSet<Key> = HashSet::with_capacity(self.servers.len());
+    /// Takes in a configuration: makes what is new, keeps what stays, lets go what is gone. In a pool
+    /// that stayed as it was nothing is looked at; in another, what lies between the servers that did.
+    pub fn apply(&mut self, config: &Config, now: Instant) {
         for pool in &config.pools {
-            if let Some((name, _)) = self.pools.get_key_value(pool.name.as_str()) {
-                named.extend(pool.servers.iter().map(|server| Key {
-                    pool: Arc::clone(name),
-                    name: server.name.as_str().into(),
-                    address: server.address.clone(),
-                }));
+            let entry = match self.pools.get_mut(pool.name.as_str()) {
+                Some(entry) => entry,
+                None => {
+                    let name: Arc<str> = pool.name.as_str().into();
+                    let entry = PoolEntry::new(PoolLive::new(Arc::clone(&name), self.maker.workers), pool);
+                    self.pools.entry(name).or_insert(entry)
+                }
+            };
+            entry.apply(pool, config, now, &mut self.maker);
+        }
+        self.maker.first = false;
+        for (name, entry) in &mut self.pools {
+            if config.pool(name).is_none() {
+                let none = Arc::new(entry.config.without_servers());
+                entry.apply(&none, config, now, &mut self.maker);
             }
         }
-        let leaving = self.pools.values().flat_map(|entry| &entry.leaving);
-        named.extend(leaving.map(|leaving| leaving.server.key.clone()));
-        self.servers.retain(|key, _| named.contains(key));
+        let routes: HashSet<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
+        self.routes.retain(|name, _| routes.contains(&**name));
+        self.forget(config);
+    }
+
+    /// Drops the pools that neither the configuration nor a drain names.
+    fn forget(&mut self, config: &Config) {
         self.pools.retain(|name, entry| !entry.leaving.is_empty() || config.pool(name).is_some());
     }
 
@@ -271,18 +186,11 @@ impl Registry {
     pub fn pools(&mut self, config: &Config) -> Vec<Arc<Pool>> {
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
-            if let Some(entry) = self.pools.get_mut(pool.name.as_str()) {
-                pools.push(entry.build(pool, &self.servers));
-            }
+            pools.extend(self.pools.get_mut(pool.name.as_str()).map(PoolEntry::build));
         }
         let mut gone: Vec<_> = self.pools.iter_mut().filter(|(name, _)| config.pool(name).is_none()).collect();
         gone.sort_by_key(|(name, _)| Arc::clone(name));
-        for (_, entry) in gone {
-            if let Some(built) = &entry.built {
-                let rules = config::Pool { servers: Vec::new(), ..(*built.config).clone() };
-                pools.push(entry.build(&rules, &self.servers));
-            }
-        }
+        pools.extend(gone.into_iter().map(|(_, entry)| entry.build()));
         pools
     }
 
@@ -292,8 +200,10 @@ impl Registry {
             config.pools.iter().enumerate().map(|(place, pool)| (pool.name.as_str(), place)).collect();
         let route = |route: &config::Route| {
             let name: Arc<str> = route.name.as_str().into();
-            let live =
-                self.routes.entry(Arc::clone(&name)).or_insert_with(|| Arc::new(RouteLive::new(name, self.workers)));
+            let live = self
+                .routes
+                .entry(Arc::clone(&name))
+                .or_insert_with(|| Arc::new(RouteLive::new(name, self.maker.workers)));
             // Every route leads to a pool that exists: the configuration has been checked.
             Route { pool: places.get(route.pool.as_str()).copied().unwrap_or(0), live: Arc::clone(live) }
         };
@@ -301,7 +211,101 @@ impl Registry {
     }
 }
 
+impl Maker {
+    /// A server that nothing is known of yet.
+    fn make(&mut self, key: Key, checks: HealthKind) -> Arc<Server> {
+        let state = match checks {
+            HealthKind::None => State::Up,
+            HealthKind::Http | HealthKind::Tcp if self.first => State::Unchecked,
+            HealthKind::Http | HealthKind::Tcp => State::Checking,
+        };
+        self.next_id += 1;
+        Arc::new(Server::new(self.next_id, key, state, self.workers))
+    }
+}
+
 impl PoolEntry {
+    /// A pool without a server yet, by the rules of `config`.
+    fn new(live: PoolLive, config: &config::Pool) -> Self {
+        let config = Arc::new(config.without_servers());
+        Self {
+            live: Arc::new(live),
+            config,
+            servers: Vec::new(),
+            built: None,
+            leaving: Vec::new(),
+            hold: None,
+            held: HashMap::new(),
+        }
+    }
+
+    /// Takes in what an edit says of the pool.
+    fn apply(&mut self, new: &Arc<config::Pool>, whole: &Config, now: Instant, maker: &mut Maker) {
+        if Arc::ptr_eq(&self.config, new) || self.config == *new {
+            return;
+        }
+        let old = std::mem::replace(&mut self.config, Arc::clone(new));
+        let (first, last) = common_ends(&old.servers, &new.servers);
+        let between = first..old.servers.len() - last;
+        let (gone, come) = (&old.servers[between.clone()], &new.servers[first..new.servers.len() - last]);
+
+        let before = self.servers[between.clone()].to_vec();
+        let leaving: Vec<_> = self.leaving.iter().map(|leaving| Arc::clone(&leaving.server)).collect();
+        let known: HashMap<_, _> =
+            before.iter().chain(&leaving).map(|server| (server.key.identity(), server)).collect();
+        let mut live_of = |server: &config::Server| {
+            let live = known.get(&identity(server)).map(|live| Arc::clone(live)).unwrap_or_else(|| {
+                let (pool, name) = (Arc::clone(&self.live.name), server.name.as_str().into());
+                maker.make(Key { pool, name, address: server.address.clone() }, new.health.kind)
+            });
+            live.set_leaving(!server.enabled);
+            live
+        };
+        let after: Vec<_> = come.iter().map(&mut live_of).collect();
+        self.servers.splice(between, after);
+        if new.health.kind == HealthKind::None {
+            self.servers.iter().filter(|live| live.state() != State::Up).for_each(|live| live.set_state(State::Up));
+        }
+
+        // Who is enabled no more begins to drain, and who came back does not leave any more.
+        let stays: HashSet<_> = come.iter().filter(|server| server.enabled).map(identity).collect();
+        for (server, live) in gone.iter().zip(before).filter(|(server, _)| server.enabled) {
+            if !stays.contains(&identity(server)) {
+                live.set_leaving(true);
+                let until = now + whole.timeouts.drain;
+                let weight = self.held.remove(&live.id).unwrap_or(server.weight);
+                self.leaving.push(Leaving { server: live, weight, until });
+            }
+        }
+        self.leaving.retain(|leaving| !stays.contains(&leaving.server.key.identity()));
+        self.hold_or_let_go(whole, now);
+        if self.hold.is_some() {
+            let idle = come.iter().zip(&self.servers[first..]).filter(|(server, _)| server.weight == 0);
+            let idle: HashMap<_, _> = idle.map(|(server, live)| (identity(server), live.id)).collect();
+            for server in gone.iter().filter(|server| server.weight > 0) {
+                self.held.extend(idle.get(&identity(server)).map(|id| (*id, server.weight)));
+            }
+        }
+    }
+
+    /// After an edit: keeps the servers that leave while nobody else can serve but somebody soon might.
+    fn hold_or_let_go(&mut self, whole: &Config, now: Instant) {
+        let (drain, hold) = (whole.timeouts.drain, whole.reload.hold);
+        let takes = |(server, _): &(&config::Server, &Arc<Server>)| server.enabled && server.weight > 0;
+        let staying = self.config.servers.iter().zip(&self.servers).filter(takes);
+        let awaits = awaits_first_pass(staying.map(|(_, live)| live.state()));
+        let was_ready = self.built.as_ref().is_some_and(|pool| pool.is_ready());
+        if self.hold.is_some() && !awaits {
+            self.let_go(now + drain);
+        } else if self.hold.is_none() && awaits && was_ready && !hold.is_zero() {
+            let until = now + hold;
+            self.hold = Some(until);
+            for leaving in &mut self.leaving {
+                leaving.until = until + drain;
+            }
+        }
+    }
+
     /// Ends the hold: what it kept has until then, at most, for its open requests.
     fn let_go(&mut self, until: Instant) {
         self.hold = None;
@@ -311,39 +315,32 @@ impl PoolEntry {
         }
     }
 
-    fn build(&mut self, config: &config::Pool, servers: &HashMap<Key, Arc<Server>>) -> Arc<Pool> {
-        let members = self.members(config, servers);
+    fn build(&mut self) -> Arc<Pool> {
+        let members = self.members();
         let holding = self.hold.is_some();
         if let Some(built) = &self.built
-            && *built.config == *config
+            && Arc::ptr_eq(&built.config, &self.config)
             && built.holding == holding
             && built.is_current(&members)
         {
             return Arc::clone(built);
         }
-        let pool = Arc::new(Pool::new(Arc::new(config.clone()), Arc::clone(&self.live), members, holding));
+        let pool = Arc::new(Pool::new(Arc::clone(&self.config), Arc::clone(&self.live), members, holding));
         self.built = Some(Arc::clone(&pool));
         pool
     }
 
-    fn members(&self, config: &config::Pool, servers: &HashMap<Key, Arc<Server>>) -> Vec<Member> {
-        let draining: HashSet<u64> = self.leaving.iter().map(|leaving| leaving.server.id).collect();
-        let mut key = Key {
-            pool: Arc::clone(&self.live.name),
-            name: "".into(),
-            address: config::Address::Name(String::new(), 0),
-        };
-        let mut members: Vec<Member> = Vec::with_capacity(config.servers.len() + self.leaving.len());
-        for server in &config.servers {
-            key.name = server.name.as_str().into();
-            key.address = server.address.clone();
-            let Some(live) = servers.get(&key) else { continue };
+    fn members(&self) -> Vec<Member> {
+        let leaving: HashSet<u64> = self.leaving.iter().map(|leaving| leaving.server.id).collect();
+        let mut members: Vec<Member> = Vec::with_capacity(self.servers.len() + self.leaving.len());
+        for (server, live) in self.config.servers.iter().zip(&self.servers) {
             let standing = if server.enabled { Standing::Enabled } else { Standing::Disabled };
-            let draining = !server.enabled && draining.contains(&live.id);
+            let draining = !server.enabled && leaving.contains(&live.id);
             let held = self.held.get(&live.id).copied().unwrap_or(0);
             members.push(Member { held, ..Member::new(Arc::clone(live), server.weight, standing, draining) });
         }
-        let configured: HashSet<u64> = members.iter().map(|member| member.server.id).collect();
+        let configured: HashSet<u64> =
+            self.servers.iter().map(|live| live.id).filter(|id| leaving.contains(id)).collect();
         for leaving in self.leaving.iter().filter(|leaving| !configured.contains(&leaving.server.id)) {
             members.push(Member::new(Arc::clone(&leaving.server), leaving.weight, Standing::Removed, true));
         }
@@ -353,8 +350,15 @@ impl PoolEntry {
 
 /// Whether nobody would serve but might soon: some servers are still to pass their first check, and
 /// none has.
-fn awaits_first_pass(states: &[State]) -> bool {
-    states.contains(&State::Checking) && !states.iter().any(|state| state.serves())
+fn awaits_first_pass(states: impl Iterator<Item = State>) -> bool {
+    let mut some = false;
+    for state in states {
+        if state.serves() {
+            return false;
+        }
+        some |= state == State::Checking;
+    }
+    some
 }
 
 /// What makes a server the same within its pool.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -21,6 +21,14 @@ pub struct Key {
     pub name: Arc<str>,
     /// Where it is, as configured.
     pub address: Address,
+}
+
+impl Key {
+    /// What makes it the same within its pool.
+    #[must_use]
+    pub fn identity(&self) -> (&str, &Address) {
+        (&self.name, &self.address)
+    }
 }
 
 impl fmt::Display for Key {
@@ -44,6 +52,13 @@ pub struct Server {
     /// When the state last changed.
     since: ArcSwapOption<SystemTime>,
     last_check: ArcSwapOption<Check>,
+    /// Tries in a row that failed by its fault, as far as the workers know. Written only when one
+    /// fails and when that row ends, so that a request that is answered writes nothing that is shared.
+    failures: AtomicU32,
+    /// Why it is down, if that is for its requests and no check has failed since.
+    ejection: ArcSwapOption<Ejection>,
+    /// How often it was taken out for its requests; written by the control plane.
+    ejections: Counter,
     /// Resident bytes as the server itself says; [`UNKNOWN`] when it does not, or no longer.
     memory: AtomicU64,
     /// Checks that passed, checks that failed; written by the control plane.
@@ -81,6 +96,15 @@ pub struct Check {
     pub error: Option<String>,
 }
 
+/// Why a server is out of the rotation although its checks pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ejection {
+    /// Since when.
+    pub at: SystemTime,
+    /// How many requests failed, and how the last did.
+    pub error: String,
+}
+
 impl Server {
     /// A server in `state`, for `workers` workers.
     #[must_use]
@@ -97,6 +121,9 @@ impl Server {
             leaving: AtomicBool::new(false),
             since: ArcSwapOption::from_pointee(SystemTime::now()),
             last_check: ArcSwapOption::empty(),
+            failures: AtomicU32::new(0),
+            ejection: ArcSwapOption::empty(),
+            ejections: Counter::default(),
             memory: AtomicU64::new(UNKNOWN),
             checks: Default::default(),
             counters: PerWorker::new(workers),
@@ -114,17 +141,57 @@ impl Server {
         self.target.store(Some(Arc::new(target)));
     }
 
-    /// What its checks say.
+    /// What its checks and its requests say.
     #[must_use]
     pub fn state(&self) -> State {
         const STATES: [State; 4] = [State::Unchecked, State::Checking, State::Up, State::Down];
         STATES[usize::from(self.state.load(Relaxed))]
     }
 
-    /// Notes a new state.
+    /// Notes a new state, in which nothing has failed yet.
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
         self.since.store(Some(Arc::new(SystemTime::now())));
+        self.failures.store(0, Relaxed);
+        self.ejection.store(None);
+    }
+
+    /// Notes that it has answered a request.
+    #[inline]
+    pub fn answered(&self) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
+    }
+
+    /// Notes that a try failed by its fault; how many that makes in a row.
+    #[must_use]
+    pub fn failed(&self) -> u32 {
+        self.failures.fetch_add(1, Relaxed).wrapping_add(1)
+    }
+
+    /// Takes it out for its requests, and says why. Called by the control plane alone.
+    pub fn eject(&self, error: String) {
+        self.set_state(State::Down);
+        self.ejections.add(1);
+        self.ejection.store(Some(Arc::new(Ejection { at: self.since(), error })));
+    }
+
+    /// Says that its checks fail too: if it is down, that is no longer for its requests alone.
+    pub fn fails_checks(&self) {
+        self.ejection.store(None);
+    }
+
+    /// Why it is out, if that is for its requests alone.
+    #[must_use]
+    pub fn ejection(&self) -> Option<Arc<Ejection>> {
+        self.ejection.load_full()
+    }
+
+    /// How often it was taken out for its requests.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.ejections.get()
     }
 
     /// Whether an edit disabled or removed it, so that no connection to it is kept.

@@ -9,6 +9,9 @@ use crate::counters::{Histogram, PerWorker, Tally};
 use crate::pool::Pool;
 use crate::route::RouteTable;
 
+/// Servers that are gone over in a moment.
+const LARGE: usize = 500;
+
 /// All that a request needs to know. Immutable; an edit or a health change makes another, which
 /// shares every part that stayed as it was.
 #[derive(Debug, Clone)]
@@ -84,6 +87,12 @@ impl Snapshot {
     pub fn route(&self, host: &str, path: &str) -> Option<(usize, usize)> {
         let route = self.table.find(host, path)?;
         Some((route, self.routes[route].pool))
+    }
+
+    /// Whether to go over all its servers takes so long that it is done beside the control plane.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
     }
 
     /// The pools of the configuration that have no server to send requests to.

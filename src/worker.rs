@@ -16,13 +16,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 
 pub use self::crew::Crew;
 use self::crew::{Command, Shared};
 pub use self::crowd::Crowd;
 use crate::proxy::client::Client;
+use crate::proxy::fault::Failing;
 use crate::proxy::head::Heads;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::watch::Watch;
@@ -107,7 +108,9 @@ impl Worker {
     /// [`Client::serve`], on any runtime of one thread; fuzzing does so.
     #[must_use]
     pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
-        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(Crowd::new(1024)))))
+        // Nobody is told of servers that fail.
+        let (failing, _) = mpsc::unbounded_channel();
+        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(Crowd::new(1024)), failing)))
     }
 
     /// The newest snapshot. Costs a comparison while there is no newer one.
@@ -148,6 +151,12 @@ impl Worker {
             *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
         }
         Ref::map(self.date.borrow(), |(_, text)| text.as_str())
+    }
+
+    /// Tells the control plane of a server whose tries fail.
+    pub fn report(&self, failing: Failing) {
+        // Nobody listens only when the process ends.
+        let _ = self.shared.failing.send(failing);
     }
 
     /// Says that a client has left.

@@ -18,7 +18,7 @@ use support::{Fixture, config, pool, server, three};
 
 #[test]
 fn a_server_is_told_of_in_full() {
-    let fixture = Fixture::new(config(vec![three()]));
+    let mut fixture = Fixture::new(config(vec![three()]));
     let two = fixture.server("server2");
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
     two.set_last_check(Check { at, took: Duration::from_millis(8), error: Some("connection refused".into()) });
@@ -44,9 +44,16 @@ fn a_server_is_told_of_in_full() {
         "last_check": {
             "at": "2023-11-14T22:13:20.250Z", "ok": false, "error": "connection refused", "seconds": 0.008
         },
+        "ejected": null,
         "since": null,
     });
     assert_eq!(told, expected);
+    fixture.eject("server2", "3 requests in a row failed: connection refused");
+    let mut told = ok(&fixture, "/api/servers/server2");
+    assert_eq!(told["ejected"]["at"].take(), told["since"], "it is down since then");
+    assert_eq!(told["ejected"]["error"], "3 requests in a row failed: connection refused");
+    two.fails_checks();
+    assert_eq!(ok(&fixture, "/api/servers/server2")["ejected"], Value::Null, "its checks fail too");
     let told = ok(&fixture, "/api/servers/server1");
     assert_eq!(told.get("memory_bytes"), None);
     assert_eq!(told["last_check"], Value::Null);
@@ -114,7 +121,7 @@ fn pages_of_servers_lose_and_repeat_none() {
     let mut fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1)])]));
     // The old server3 stays in the list beside the new one while it drains.
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 1));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 1));
     let all = ok(&fixture, "/api/servers");
     let expected = names(&all);
     assert_eq!(expected.len(), 5);
@@ -153,7 +160,7 @@ fn a_server_is_found_by_its_name_and_pool() {
 fn of_two_with_a_name_the_one_in_the_file_is_shown() {
     let mut fixture = Fixture::new(config(vec![three()]));
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 1));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 1));
     assert_eq!(ok(&fixture, "/api/servers/server3")["address"], "127.0.0.1:8093");
 }
 
@@ -268,7 +275,7 @@ fn the_configuration_is_told_of_with_where_it_is_from() {
     assert_eq!(ok(&fixture, "/api/config")["state"], "last_good");
     fixture.state.reloads().add(Arc::new(reload(Outcome::Applied)), 9);
     assert_eq!(ok(&fixture, "/api/config")["state"], "current");
-    fixture.edit(|config| config.pools[0].servers = vec![server("new", 8099, 1)]);
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers = vec![server("new", 8099, 1)]);
     assert_eq!(ok(&fixture, "/api/config")["state"], "holding");
 }
 
@@ -353,9 +360,10 @@ fn the_metrics_are_text() {
 
 #[test]
 fn openapi_describes_what_is_really_answered() {
-    let fixture = mixed();
+    let mut fixture = mixed();
     fixture.server("server2").set_memory(Some(1));
     fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
+    fixture.eject("server2", "a request failed: no answer in time");
     fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
     let document = ok(&fixture, "/api/openapi.json");
     let mut checked = BTreeSet::new();

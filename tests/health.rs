@@ -148,6 +148,42 @@ async fn a_check_is_one_plain_request() {
 }
 
 #[tokio::test]
+async fn who_was_ejected_comes_back_by_its_next_checks_and_later_each_time() {
+    let fake = Fake::always(Reply::Status(200)).await;
+    let number = |number| NonZeroU32::new(number).expect("not zero");
+    let rule = Health { rise: number(2), fall: number(3), ..often() };
+    let unchecked = Health { kind: HealthKind::None, memory: Some("/metrics".to_owned()), ..often() };
+    let pools = vec![pool("default", rule, &[fake.address]), pool("unchecked", unchecked, &[fake.address])];
+    let snapshot = Generations::new().apply(pools);
+    let (mut checker, mut changes) = checker();
+    checker.apply(&snapshot);
+    assert_eq!(next(&mut changes).await.to, State::Up);
+    let one = server(&snapshot, "default-1");
+    for (times, passes) in [(1, 2), (2, 4), (3, 8)] {
+        checker.eject(&one, "3 requests in a row failed".to_owned());
+        checker.eject(&one, "and one more".to_owned());
+        let out = next(&mut changes).await;
+        assert_eq!(
+            (out.from, out.to, out.error.as_deref()),
+            (State::Up, State::Down, Some("3 requests in a row failed"))
+        );
+        assert_eq!((out.error, one.ejections()), (one.ejection().map(|ejection| ejection.error.clone()), times));
+        let [before, _] = one.checks();
+        let back = next(&mut changes).await;
+        assert_eq!((back.from, back.to, back.error), (State::Down, State::Up, None));
+        assert_eq!((one.checks()[0] - before, one.ejection()), (passes, None), "the {times}th time");
+    }
+    checker.eject(&one, "3 requests in a row failed".to_owned());
+    checker.readmit(&one);
+    assert_eq!([next(&mut changes).await.to, next(&mut changes).await.to], [State::Down, State::Up]);
+    assert_eq!((one.state(), one.ejection()), (State::Up, None), "at once");
+
+    let unchecked = server(&snapshot, "unchecked-1");
+    checker.eject(&unchecked, "3 requests in a row failed".to_owned());
+    assert_eq!((unchecked.state(), unchecked.ejections()), (State::Up, 0), "nobody would let it come back");
+}
+
+#[tokio::test]
 async fn a_new_server_takes_its_first_pass() {
     let (old, new) = (
         Fake::always(Reply::Status(200)).await,

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::health::State;
 use lb::pool::RetryReason;
 use lb::reload::record::{Outcome, Reload};
 use lb::server::Check;
@@ -48,7 +47,7 @@ fn busy() -> Fixture {
     fixture.server("server1").set_memory(Some(64 << 20));
     fixture.server("server1").set_last_check(check(None));
     fixture.server("server2").set_last_check(check(Some("connection refused")));
-    fixture.health("server2", State::Down);
+    fixture.eject("server2", "3 requests in a row failed: connection refused");
     let listener = ListenerLive {
         id: 1,
         name: "web".into(),
@@ -58,7 +57,7 @@ fn busy() -> Fixture {
     listener.counters.of(0).opened.add(5);
     listener.counters.of(0).closed.add(2);
     fixture.state.set_listeners(vec![Arc::new(listener)]);
-    fixture.edit(|config| config.pools[0].servers[2].enabled = false);
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2].enabled = false);
     for outcome in [Outcome::Applied, Outcome::Rejected] {
         fixture.state.reloads().add(Arc::new(reload(outcome)), 10);
     }
@@ -110,6 +109,8 @@ fn every_figure_is_where_the_contract_says() {
         (r#"lb_server_checks_total{pool="default",server="server1",result="passed"}"#, 1.0),
         (r#"lb_server_checks_total{pool="default",server="server2",result="failed"}"#, 1.0),
         (r#"lb_server_checks_total{pool="default",server="server3",result="failed"}"#, 0.0),
+        (r#"lb_server_ejections_total{pool="default",server="server1"}"#, 0.0),
+        (r#"lb_server_ejections_total{pool="default",server="server2"}"#, 1.0),
         (r#"lb_retries_total{pool="default",reason="broken"}"#, 4.0),
         (r#"lb_retries_total{pool="spare",reason="connect"}"#, 0.0),
         (r#"lb_client_connections{listener="web"}"#, 3.0),
@@ -145,7 +146,7 @@ fn a_series_ends_with_the_drain_of_its_server() {
     let mut fixture = Fixture::new(config(vec![three()]));
     let metrics = metrics(&fixture);
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers.truncate(2));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers.truncate(2));
     let series = r#"lb_server_active_requests{pool="default",server="server3"}"#;
     assert_eq!(value(&metrics.text(), series), Some(1.0));
     fixture.expire(Duration::from_secs(31));
@@ -156,7 +157,7 @@ fn a_series_ends_with_the_drain_of_its_server() {
 fn a_name_that_moved_to_another_address_is_told_of_once() {
     let mut fixture = Fixture::new(config(vec![three()]));
     fixture.server("server3").counters().of(0).started.add(1);
-    fixture.edit(|config| config.pools[0].servers[2] = server("server3", 8093, 4));
+    fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 4));
     let page = metrics(&fixture).text();
     let weights = page.lines().filter(|line| line.starts_with("lb_server_weight") && line.contains("server3"));
     assert_eq!(weights.collect::<Vec<_>>(), [r#"lb_server_weight{pool="default",server="server3"} 4"#]);

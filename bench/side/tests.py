@@ -1,7 +1,7 @@
 """The tests. Each takes a peer, the options and `rec(figure, value)`; those of ALONE start the peer themselves."""
 import json, os, resource, socket, subprocess, sys, time
 
-from .load import BODY, ROUTES, UPLOAD, first_hit, get, oha_read, oha_start, settle, wrk
+from .load import BODY, ROUTES, UPLOAD, first_hit, get, oha_read, oha_start, paced, settle, wrk
 from .peer import HERE, THREE
 from .process import mem, tree
 
@@ -148,13 +148,16 @@ def t_routes(peer, a, rec):
     rec("cpu 1000/1 routes", cost[1000] / cost[1])
 
 
+WIDE = 10000  # addresses of the wide backend: of more servers, several share one
+
+
 def t_servers(peer, a, rec):
     """run with an own backend: wide, and each request on a connection of its own, as so many kept ones exceed the descriptors"""
     if not peer.has_start:
         return
     cost = {}
     for n in a.sizes:
-        servers = [(f"127.0.{1 + i // 250}.{1 + i % 250}:9101", 1) for i in range(n)]
+        servers = [(f"127.0.{1 + i % WIDE // 250}.{1 + i % 250}:9101", 1) for i in range(n)]
         # the new server comes first and with a weight that soon brings it a request (256 is HAProxy's most)
         more = [("127.0.0.1:9104", min(256, n))] + servers
         try:
@@ -175,6 +178,12 @@ def t_servers(peer, a, rec):
             settle(peer)
             for _ in range(a.trials if peer.reload_cmd else 0):
                 add(peer, rec, n, servers, more)
+            if peer.reload_cmd == ":":  # one edit every 200 ms; elsewhere a client would be told to come back
+                edits = [f"{peer.dir}/form{i}" for i in range(25)]
+                for i, form in enumerate(edits):
+                    peer.config([(servers[0][0], 2 + i)] + servers[1:], form)
+                rec(f"p99ms_quiet@{n}", paced(peer, 5))
+                rec(f"p99ms_edits@{n}", paced(peer, 5, edits))
         finally:
             peer.stop()
     for n in a.sizes[1:]:
@@ -187,7 +196,7 @@ def add(peer, rec, n, servers, more):
     peer.config(more, peer.dir + "/next")
     c0 = peer.cpu()
     c = peer.reload(peer.dir + "/next")
-    t = first_hit(peer.port, b"b9104", 1 if n <= 10 else 8)
+    t = first_hit(peer.port, b"b9104", 1 if n <= 10 else 8 if n <= 10000 else 64)
     if c:
         c.wait(20)
     settle(peer)

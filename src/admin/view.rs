@@ -30,6 +30,7 @@ pub(super) struct Server<'a> {
     memory_bytes: Option<u64>,
     share: f64,
     last_check: Option<Check>,
+    ejected: Option<Ejection>,
     #[serde(serialize_with = "as_time")]
     since: SystemTime,
 }
@@ -43,6 +44,14 @@ struct Check {
     error: Option<String>,
     #[serde(serialize_with = "as_seconds")]
     seconds: Duration,
+}
+
+/// Why a server is down although its checks pass.
+#[derive(Serialize)]
+struct Ejection {
+    #[serde(serialize_with = "as_time")]
+    at: SystemTime,
+    error: String,
 }
 
 /// All servers: pool by pool, each pool's in the file's order, then those that are leaving it.
@@ -70,6 +79,8 @@ impl<'a> Server<'a> {
             memory_bytes: live.memory(),
             share,
             last_check: live.last_check().as_deref().map(Check::new),
+            // Told together with the status, which is what requests see.
+            ejected: live.ejection().filter(|_| !member.state.serves()).as_deref().map(Ejection::new),
             since: live.since(),
         }
     }
@@ -88,6 +99,12 @@ impl<'a> Server<'a> {
 impl Check {
     fn new(check: &server::Check) -> Self {
         Self { at: check.at, ok: check.error.is_none(), error: check.error.clone(), seconds: check.took }
+    }
+}
+
+impl Ejection {
+    fn new(ejection: &server::Ejection) -> Self {
+        Self { at: ejection.at, error: ejection.error.clone() }
     }
 }
 

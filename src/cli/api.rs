@@ -147,6 +147,8 @@ pub(super) struct Server {
     pub(super) memory_bytes: Option<u64>,
     pub(super) share: f64,
     pub(super) last_check: Option<Check>,
+    /// Why it is down, while that is for its requests alone.
+    pub(super) ejected: Option<Ejection>,
     since: String,
 }
 
@@ -156,6 +158,12 @@ pub(super) struct Check {
     at: String,
     pub(super) error: Option<String>,
     pub(super) seconds: f64,
+}
+
+/// Why a server is down although its checks pass.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Ejection {
+    pub(super) error: String,
 }
 
 /// `/api/pools`

@@ -268,6 +268,9 @@ fn without(server: &Server) -> String {
         Status::Disabled => "disabled".to_owned(),
         Status::Draining if server.enabled => "removed; its open requests finish".to_owned(),
         Status::Draining => "disabled or removed; its open requests finish".to_owned(),
+        Status::Down if let Some(ejection) = &server.ejected => {
+            format!("ejected {} ago, until its checks have passed: {}", server.age(), ejection.error)
+        }
         Status::Down => format!("down for {}{check}", server.age()),
         Status::Checking => format!("new, and no check has passed yet{check}"),
         Status::Up => "weight 0: no new client".to_owned(),

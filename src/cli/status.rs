@@ -186,7 +186,9 @@ fn table(servers: &[&Server], colored: bool) -> String {
             Cell::from(&server.age()),
         ];
         let failed = server.last_check.as_ref().and_then(|check| Some((check.error.as_ref()?, check.age())));
-        table.row(cells, failed.map(|(error, age)| format!("last check failed {age} ago: {error}")));
+        let failed = failed.map(|(error, age)| format!("last check failed {age} ago: {error}"));
+        let ejected = server.ejected.as_ref().map(|ejection| format!("ejected: {}", ejection.error));
+        table.row(cells, ejected.or(failed));
     }
     let mut text = table.draw("  ", colored);
     if servers.len() > SHOWN {

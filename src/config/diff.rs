@@ -3,11 +3,14 @@
 mod change;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::{Config, Server};
+use crate::config::{
+    Admin, Balance, Config, Health, Limits, Log, Pool, Proxy, Reload, Retry, Server, Timeouts, Tracing,
+};
 
 pub use change::Change;
 
@@ -17,14 +20,52 @@ pub use change::Change;
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     listeners(old, new, &mut changes);
-    settings(None, &section(old), &section(new), &mut changes);
+    settings(None, &sections(old), &sections(new), &mut changes);
     routes(old, new, &mut changes);
     pools(old, new, &mut changes);
     changes
 }
 
-/// What has changes of its own, in a configuration and in a pool.
-const SPECIAL: [&str; 5] = ["listener", "route", "pool", "server", "name"];
+/// How many elements two lists have in common at their beginning, and how many of the rest at their end.
+/// Of thousands of servers an edit changes a few, which lie between.
+#[must_use]
+pub fn common_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
+    let same = |(was, is): &(&T, &T)| was == is;
+    let first = old.iter().zip(new).take_while(same).count();
+    let last = old[first..].iter().rev().zip(new[first..].iter().rev()).take_while(same).count();
+    (first, last)
+}
+
+/// What of a configuration has no changes of its own.
+#[derive(Serialize)]
+struct Sections<'a> {
+    admin: &'a Admin,
+    proxy: &'a Proxy,
+    reload: &'a Reload,
+    log: &'a Log,
+    tracing: &'a Tracing,
+    timeouts: &'a Timeouts,
+    limits: &'a Limits,
+}
+
+/// What of a pool has no changes of its own.
+#[derive(Serialize)]
+struct Rules<'a> {
+    balance: &'a Balance,
+    health: &'a Health,
+    retry: &'a Retry,
+}
+
+fn sections(config: &Config) -> Map<String, Value> {
+    // Naming all of them has the compiler find the one that is forgotten here.
+    let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits } = config;
+    object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits })
+}
+
+fn rules(pool: &Pool) -> Map<String, Value> {
+    let Pool { name: _, servers: _, balance, health, retry } = pool;
+    object(&Rules { balance, health, retry })
+}
 
 fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     for (name, sides) in pairs(&old.listeners, &new.listeners, |listener| &listener.name) {
@@ -65,6 +106,7 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
 fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     for (name, sides) in pairs(&old.pools, &new.pools, |pool| &pool.name) {
         match sides {
+            Sides::Both(was, is) if Arc::ptr_eq(was, is) => {}
             Sides::Old(was) => {
                 changes.push(Change::PoolRemoved(name.to_owned()));
                 servers(name, &was.servers, &[], changes);
@@ -74,7 +116,7 @@ fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
                 servers(name, &[], &is.servers, changes);
             }
             Sides::Both(was, is) => {
-                settings(Some(name), &section(was), &section(is), changes);
+                settings(Some(name), &rules(was), &rules(is), changes);
                 servers(name, &was.servers, &is.servers, changes);
             }
         }
@@ -82,6 +124,8 @@ fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
 }
 
 fn servers(pool: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>) {
+    let (first, last) = common_ends(old, new);
+    let (old, new) = (&old[first..old.len() - last], &new[first..new.len() - last]);
     let pool = || pool.to_owned();
     let mut same_names = true;
     for (name, sides) in pairs(old, new, |server| &server.name) {
@@ -142,13 +186,10 @@ fn settings(pool: Option<&str>, old: &Map<String, Value>, new: &Map<String, Valu
     }
 }
 
-fn section(value: &impl Serialize) -> Map<String, Value> {
+fn object(value: &impl Serialize) -> Map<String, Value> {
     // A configuration is made of plain values under plain keys: it always serializes.
     match serde_json::to_value(value) {
-        Ok(Value::Object(mut map)) => {
-            map.retain(|key, _| !SPECIAL.contains(&key.as_str()));
-            map
-        }
+        Ok(Value::Object(map)) => map,
         _ => Map::new(),
     }
 }

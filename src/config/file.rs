@@ -3,8 +3,10 @@
 //!
 //! The way of a file: `syntax` makes a spanned tree of it, `env` fills in the environment, `tree`
 //! joins the files, `tables` reads each table with a `reader` into a draft, and `resolve` checks
-//! what only the whole can show. Each step collects problems in the `report` and goes on.
+//! what only the whole can show. Each step collects problems in the `report` and goes on. An edit that
+//! changes a few servers of many goes the short way, [`amend`].
 
+pub mod amend;
 mod env;
 pub mod keys;
 pub mod places;
@@ -15,6 +17,8 @@ mod syntax;
 mod tables;
 mod tree;
 mod wording;
+
+use memchr::{memchr, memmem};
 
 #[cfg(test)]
 use crate::config::DEFAULT_POOL;
@@ -61,7 +65,7 @@ pub fn reload(files: &[SourceFile], env: &Env<'_>) -> Reload {
 }
 
 /// The tree of all files together.
-fn joined(files: usize, env: &Env<'_>, report: &Report<'_>) -> Table {
+fn joined<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> Table<'a> {
     let mut root = Table::default();
     for index in 0..files {
         let Some(mut table) = syntax::parse(report, index) else {
@@ -93,6 +97,10 @@ pub struct Include {
 /// rest.
 #[must_use]
 pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
+    // Most files include nothing: they need not be parsed to say so. With an escape a key is spelt otherwise.
+    if memmem::find(&main.bytes, b"include").is_none() && memchr(b'\\', &main.bytes).is_none() {
+        return Vec::new();
+    }
     let files = std::slice::from_ref(main);
     let report = Report::new(files);
     let Some(mut table) = syntax::parse(&report, 0) else {
@@ -105,7 +113,7 @@ pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
             .iter()
             .filter_map(|value| match &value.kind {
                 Kind::String(pattern) => {
-                    Some(Include { pattern: pattern.clone(), place: report.problem(value.place, Fault::new("")) })
+                    Some(Include { pattern: pattern.to_string(), place: report.problem(value.place, Fault::new("")) })
                 }
                 _ => None,
             })

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::config::diff::common_ends;
 use crate::config::problem::{Fault, Problem};
-use crate::config::{Config, Pool, units};
+use crate::config::{Config, Pool, Server, units};
 
 /// Why `new` is not taken: as an edit of `old`, or, with no `old`, at the start. None if it is.
 ///
@@ -23,17 +25,20 @@ pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
 
 /// The pools that no request can be sent to, whatever the health of their servers.
 pub fn empty_pools(config: &Config) -> impl Iterator<Item = &Pool> {
-    let pools = config.pools.iter();
-    pools.filter(|pool| enabled(pool).next().is_none())
+    let pools = config.pools.iter().map(Arc::as_ref);
+    pools.filter(|pool| enabled(&pool.servers).next().is_none())
 }
 
 /// The pools that lose more of their enabled servers than the guard lets them.
 fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
     let limit = old.reload.max_removed;
     old.pools.iter().filter_map(move |was| {
-        let after: HashSet<&str> = new.pool(&was.name).into_iter().flat_map(enabled).collect();
-        let before = enabled(was).count();
-        let gone = enabled(was).filter(|server| !after.contains(server)).count();
+        let is = new.pool(&was.name).map_or(&[][..], |pool| &pool.servers);
+        // What is common to both is not gone: names are unique.
+        let (first, last) = common_ends(&was.servers, is);
+        let after: HashSet<&str> = enabled(&is[first..is.len() - last]).collect();
+        let before = enabled(&was.servers).count();
+        let gone = enabled(&was.servers[first..was.servers.len() - last]).filter(|name| !after.contains(name)).count();
         // What is written in percent is compared in percent: 7% of 100 is 7, in spite of fractions.
         #[expect(clippy::cast_precision_loss, reason = "counts of servers are exact")]
         let too_many = gone as f64 > limit * before as f64 + 1e-6;
@@ -48,9 +53,9 @@ fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
     })
 }
 
-/// The names of a pool's enabled servers.
-fn enabled(pool: &Pool) -> impl Iterator<Item = &str> {
-    pool.servers.iter().filter(|server| server.enabled).map(|server| server.name.as_str())
+/// The names of the enabled among these.
+fn enabled(servers: &[Server]) -> impl Iterator<Item = &str> {
+    servers.iter().filter(|server| server.enabled).map(|server| server.name.as_str())
 }
 
 #[cfg(test)]

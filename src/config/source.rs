@@ -6,10 +6,12 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use glob::{MatchOptions, Pattern};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
+use crate::config::file::amend::{Known, amend};
 use crate::config::file::{self, Env, Include};
 use crate::config::problem::{Fault, Problem};
 use crate::config::trail::Trail;
@@ -49,8 +51,8 @@ pub struct Sources {
 pub struct SourceFile {
     /// As it was named.
     pub path: PathBuf,
-    /// What was in it.
-    pub bytes: Vec<u8>,
+    /// What was in it. Cheap to clone.
+    pub bytes: Bytes,
     /// The SHA-256 of the bytes, in hexadecimal digits.
     pub hash: String,
 }
@@ -89,12 +91,12 @@ impl Source {
         self.read_again(&self.of(Vec::new()), env)
     }
 
-    /// The same after `last` was read: a main file that has not changed is not parsed for its includes
-    /// again. Whatever else is written beside it, such as a log, has it looked at.
+    /// The same after `last` was read: a file that has not changed is not hashed again, nor parsed for
+    /// its includes. Whatever else is written beside it, such as a log, has it looked at.
     #[must_use]
     pub fn read_again(&self, last: &Sources, env: &Env<'_>) -> Sources {
         let mut left = LARGEST;
-        let main = read_file(&self.path, &mut left);
+        let main = read_file(&self.path, last.files.first(), &mut left);
         let unlinked = main.as_ref().is_ok_and(|(_, metadata)| links(metadata) == 0);
         Sources { unlinked, ..self.read_around(main.map(|(file, _)| file), left, last, env) }
     }
@@ -103,7 +105,7 @@ impl Source {
     #[must_use]
     pub fn read_from(&self, main: impl io::Read, env: &Env<'_>) -> Sources {
         let mut left = LARGEST;
-        let bytes = read_all(main, &mut left).map(|bytes| SourceFile::new(&self.path, bytes));
+        let bytes = read_all(main, 0, &mut left).map(|bytes| SourceFile::new(&self.path, bytes));
         self.read_around(bytes, left, &self.of(Vec::new()), env)
     }
 
@@ -117,7 +119,7 @@ impl Source {
                     _ => file::includes(&file, env),
                 };
                 sources.files.push(file);
-                self.read_included(&mut left, &mut sources);
+                self.read_included(last, &mut left, &mut sources);
             }
             Err(fault) => sources.problems.push(Problem::of_file(&self.path, fault)),
         }
@@ -149,7 +151,7 @@ impl Source {
         trail
     }
 
-    fn read_included(&self, left: &mut u64, sources: &mut Sources) {
+    fn read_included(&self, last: &Sources, left: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
         let mut named = BTreeSet::new();
@@ -179,8 +181,11 @@ impl Source {
         }
         // A glob in the main file's own directory finds that too.
         paths.retain(|path| main.is_none() || fs::canonicalize(path).ok() != main);
+        // Both are in the order of their paths.
+        let mut before = last.files.iter().skip(1).peekable();
         for path in paths {
-            match read_file(&path, left) {
+            while before.next_if(|file| file.path < path).is_some() {}
+            match read_file(&path, before.peek().copied().filter(|file| file.path == path), left) {
                 Ok((file, _)) => sources.files.push(file),
                 // A glob named it, and it went before it was read.
                 Err(_) if !named.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
@@ -244,9 +249,16 @@ impl Sources {
     /// The configuration that these bytes mean.
     #[must_use]
     pub fn load(self, env: &Env<'_>) -> Loaded {
+        self.load_after(None, env)
+    }
+
+    /// The same, if need be by what differs from a file that is known.
+    #[must_use]
+    pub fn load_after(self, known: Option<&Known>, env: &Env<'_>) -> Loaded {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
+            [only] if let Some(config) = known.and_then(|known| amend(known, only, env)) => Ok(config),
             files => file::parse(files, env),
         };
         let result = match parsed {
@@ -261,30 +273,48 @@ impl Sources {
     }
 }
 
+impl Loaded {
+    /// What a later read may be compared with, if this one is good and of one file.
+    #[must_use]
+    pub fn known(&self) -> Option<Known> {
+        match (self.sources.files.as_slice(), &self.result) {
+            ([file], Ok(config)) if self.sources.includes.is_empty() => {
+                Some(Known { file: file.clone(), config: config.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl SourceFile {
     /// A file of these bytes.
     pub fn new(path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
-        Self { path: path.into(), hash: sha256(&bytes), bytes }
+        Self { path: path.into(), hash: sha256(&bytes), bytes: bytes.into() }
     }
 }
 
-fn read_file(path: &Path, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
+/// The file at `path`, which was `before` when it was read last.
+fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
     // Opening a device or a FIFO may do something or wait for ever, so this is looked at first.
     fs::metadata(path).map_err(|error| unreadable(&error)).and_then(|metadata| regular(&metadata))?;
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     regular(&metadata)?;
-    let bytes = read_all(file, left).map_err(|fault| match metadata.len() {
+    let bytes = read_all(file, metadata.len(), left).map_err(|fault| match metadata.len() {
         length if length > LARGEST => fault.hint(format!("this file has {length} bytes; is it the right one?")),
         _ => fault,
     })?;
-    Ok((SourceFile::new(path, bytes), metadata))
+    let file = match before {
+        Some(before) if before.bytes == bytes => before.clone(),
+        _ => SourceFile::new(path, bytes),
+    };
+    Ok((file, metadata))
 }
 
-/// All bytes, if they are no more than `left`.
-fn read_all(file: impl io::Read, left: &mut u64) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::new();
+/// All bytes, of which some `expected` are likely, if they are no more than `left`.
+fn read_all(file: impl io::Read, expected: u64, left: &mut u64) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*left)).unwrap_or(0) + 1);
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left
         .checked_sub(bytes.len() as u64)

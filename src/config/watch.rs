@@ -13,8 +13,6 @@ use crate::config::trail::Trail;
 
 /// Between two looks at files that are being written.
 const STEP: Duration = Duration::from_millis(50);
-/// After a file was moved into place: long enough to see that somebody goes on writing to it.
-const MOMENT: Duration = Duration::from_millis(5);
 
 /// Watches a [`Trail`] and wakes whoever waits. Where files cannot be watched this wakes nobody,
 /// and polling has to find every change.
@@ -151,24 +149,26 @@ impl Default for Watch {
     }
 }
 
-/// Reads until two equal reads are `quiet` apart and no write was heard between them, or a moment
-/// apart if the file was moved into place. Between them it looks again and again, so that the end of a long write is seen soon.
-/// `restless` is called once if the files keep changing for twenty times as long.
+/// Reads on from `first`, which was read after `wake`, until two equal reads are `quiet` apart and no
+/// write was heard between them. Between them it looks again and again, so that the end of a long write
+/// is seen soon. What was moved into place is complete: one read after that is enough; who goes on
+/// writing to it is heard, and makes another edit. `restless` is called once if the files keep changing
+/// for twenty times as long.
 pub async fn settle<T: PartialEq>(
     watch: &Watch,
     mut wake: Wake,
     quiet: Duration,
+    first: T,
     mut read: impl FnMut() -> T,
     restless: impl FnOnce(),
 ) -> T {
     let begin = Instant::now();
-    let mut last = read();
-    let mut since = Instant::now();
+    let mut last = first;
+    let mut since = begin;
     let mut restless = Some(restless);
     loop {
-        let patience = if wake == Wake::Moved { quiet.min(MOMENT) } else { quiet };
-        let left = patience.saturating_sub(since.elapsed());
-        if left.is_zero() {
+        let left = quiet.saturating_sub(since.elapsed());
+        if wake == Wake::Moved || left.is_zero() {
             return last;
         }
         let heard = watch.pause(left.min(STEP)).await;

@@ -11,6 +11,7 @@ use crate::config::source::{Loaded, Sources};
 use crate::config::{self, Config, overlap};
 use crate::events::Event;
 use crate::listener::{self, BindError};
+use crate::proxy::fault::Failing;
 use crate::reload::last_good;
 use crate::reload::reader::{Candidate, Pace, env};
 use crate::reload::record::{Outcome, Reload};
@@ -55,7 +56,8 @@ impl Gateway {
     }
 
     /// The one atomic step. Before [`Gateway::swap`] nothing is visible.
-    fn apply(&mut self, config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+    fn apply(&mut self, mut config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+        config.share_with(&self.config);
         let guarded = guards(&self.path, Some(&self.config), &config);
         if !guarded.is_empty() {
             return Err(guarded);
@@ -77,7 +79,7 @@ impl Gateway {
         if config.proxy.workers != self.config.proxy.workers {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed: it takes effect with the next start");
         }
-        self.registry.apply(Some(&self.config), &config, now);
+        self.registry.apply(&config, now);
         let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         let generation = self.state.snapshot.load().generation + 1;
@@ -118,11 +120,25 @@ impl Gateway {
     }
 
     /// Puts a snapshot in force.
-    fn swap(&mut self, snapshot: Snapshot) {
+    fn swap(&mut self, mut snapshot: Snapshot) {
         self.checker.apply(&snapshot);
+        if self.readmit(&snapshot) {
+            snapshot.pools = self.registry.pools(&self.config);
+        }
         self.resolver.apply(&snapshot);
-        self.state.snapshot.store(Arc::new(snapshot));
+        let before = self.state.snapshot.swap(Arc::new(snapshot));
         self.crew.refresh();
+        self.retired.push(before);
+        self.bury();
+    }
+
+    /// Frees the snapshots that nobody holds any more, beside everything else.
+    fn bury(&mut self) {
+        // Nobody can take hold of one that nobody else holds.
+        let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        if free.iter().any(|snapshot| snapshot.is_large()) {
+            tokio::task::spawn_blocking(move || drop(free));
+        }
     }
 
     /// The same generation with another health.
@@ -132,8 +148,27 @@ impl Gateway {
         self.swap(Snapshot { pools, ..(*now).clone() });
     }
 
-    /// Ends the drains whose time has come.
+    /// Takes a server out whose requests fail, unless nobody else is left: its checks alone may do that.
+    pub(super) fn eject(&self, failing: &Failing) {
+        let snapshot = self.state.snapshot.load();
+        let (server, key) = (&failing.server, &failing.server.key);
+        if snapshot.pools.iter().any(|pool| pool.live.name == key.pool && pool.has_another(server.id)) {
+            self.checker.eject(server, failing.to_string());
+        } else {
+            tracing::debug!(server = %key, reason = %failing, "not ejected, for nobody else is left");
+        }
+    }
+
+    /// Brings back who was taken out for failing requests alone, where nobody else is left by now;
+    /// whether there was somebody.
+    fn readmit(&self, snapshot: &Snapshot) -> bool {
+        let ejected = snapshot.unready().flat_map(|pool| &pool.members).filter(|member| member.is_ejected());
+        ejected.map(|member| self.checker.readmit(&member.server)).count() > 0
+    }
+
+    /// Ends the drains whose time has come, and frees what is over.
     pub(super) fn expire(&mut self, now: Instant) {
+        self.bury();
         let expired = self.registry.expire(&self.config, now);
         for (server, open) in &expired.servers {
             if *open {

@@ -91,7 +91,7 @@ impl Gateway {
         let (fresh, admin) = bind(&mut listeners, &config)?;
 
         let mut registry = Registry::new(workers);
-        registry.apply(None, &config, Instant::now());
+        registry.apply(&config, Instant::now());
         let snapshot =
             Arc::new(registry.snapshot(&config, 1, sources.hash.as_str().into(), files(&sources), SystemTime::now()));
         Resolver::first(&snapshot, RESOLVE).await;
@@ -99,9 +99,11 @@ impl Gateway {
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
         let (spans, traces) = trace::start(&config.tracing);
         let access = AccessLogWriter::start(access)?;
+        let (fail, failing) = mpsc::unbounded_channel();
         let most = descriptors::clients(descriptors, descriptors::open(), workers, config.listeners.len());
         let crowd = Arc::new(Crowd::new(most));
-        let crew = Crew::start(&state, (0..workers).map(|_| access.worker()).collect(), &spans, Arc::clone(&crowd))?;
+        let logs_of_access = (0..workers).map(|_| access.worker()).collect();
+        let crew = Crew::start(&state, logs_of_access, &spans, Arc::clone(&crowd), fail)?;
         let (changed, changes) = mpsc::unbounded_channel();
         let mut checker = Checker::new(changed);
         checker.apply(&snapshot);
@@ -119,7 +121,7 @@ impl Gateway {
         let (send, candidates) = mpsc::channel(1);
         let sight = Arc::clone(&state.sight);
         let found_hash = found.hash.as_str().into();
-        let reader = tokio::spawn(Reader::new(source, found, paces, Arc::clone(&asked), sight).run(send));
+        Reader::new(source, found, paces, Arc::clone(&asked), sight).start(send)?;
 
         listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));
@@ -133,6 +135,7 @@ impl Gateway {
             workers,
             checker,
             changes,
+            failing,
             resolver,
             admin,
             logs,
@@ -141,7 +144,7 @@ impl Gateway {
             pace,
             asked,
             candidates,
-            reader,
+            retired: Vec::new(),
             keeping: None,
         };
         gateway.record(first_reload(&snapshot, since));

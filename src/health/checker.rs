@@ -1,14 +1,14 @@
-//! The checker: a task for each server that checks it time and again, and says when its state changes.
+//! The checker: a task for each server that checks it time and again, and says when its state changes. All changes of it go through here.
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::{self, HealthKind};
 use crate::health::memory::{self, Readings};
@@ -23,7 +23,10 @@ const AT_ONCE: usize = 1024;
 /// First checks that begin in the same instant at most.
 const AT_START: usize = 100;
 
-/// Over how long more first checks than that are spread; also the time between the checks of a new
+/// First checks that begin in a second at most, as far as the interval is that long.
+const A_SECOND: f64 = 10_000.0;
+
+/// Over how long more first checks than that are spread at least; also the time between the checks of a new
 /// server, which takes no requests until one has passed.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -36,7 +39,7 @@ pub struct Change {
     pub from: State,
     /// The state that it has.
     pub to: State,
-    /// Why the last check failed, if it did.
+    /// Why it is down, if it is.
     pub error: Option<String>,
 }
 
@@ -53,7 +56,16 @@ pub struct Checker {
 #[derive(Debug)]
 struct Task {
     rule: Arc<config::Health>,
+    known: Arc<Known>,
     handle: JoinHandle<()>,
+}
+
+/// What a task shares with the [`Checker`]. Both run on the control plane's thread.
+#[derive(Debug)]
+struct Known {
+    health: Mutex<Health>,
+    /// Told when the state was changed from outside of the task.
+    changed: Notify,
 }
 
 impl Checker {
@@ -90,10 +102,44 @@ impl Checker {
         for (place, (server, rule)) in fresh.into_iter().enumerate() {
             let delay = first_delay(place, count, rule.interval);
             let (permits, changes) = (Arc::clone(&self.permits), self.changes.clone());
-            let routine = Routine { server: Arc::clone(&server), rule: Arc::clone(&rule), permits, changes };
+            let known = Arc::new(Known::new(server.state()));
+            let (id, rule, own) = (server.id, Arc::clone(&rule), Arc::clone(&known));
+            let routine = Routine { server, rule: Arc::clone(&rule), permits, changes, known: own };
             let handle = tokio::spawn(routine.run(delay));
-            self.tasks.insert(server.id, Task { rule, handle });
+            self.tasks.insert(id, Task { rule, known, handle });
         }
+    }
+
+    /// Takes a server out because its requests fail, and says why. It comes back by its checks, of
+    /// which the next is an interval away: one that is under way says nothing of later requests. A
+    /// server without checks stays, as nobody would let it come back.
+    pub fn eject(&self, server: &Arc<Server>, error: String) {
+        let Some(task) = self.tasks.get(&server.id).filter(|task| task.rule.kind != HealthKind::None) else { return };
+        let from = server.state();
+        if task.known.health().eject(task.rule.rise) {
+            server.eject(error.clone());
+            let (pool, name) = (&server.key.pool, &server.key.name);
+            tracing::warn!(%pool, server = %name, reason = error, "server is ejected: it takes no requests until its checks have passed");
+            self.tell(task, server, from, Some(error));
+        }
+    }
+
+    /// Lets a server come back that was taken out for its requests alone.
+    pub fn readmit(&self, server: &Arc<Server>) {
+        let Some(task) = self.tasks.get(&server.id) else { return };
+        let from = server.state();
+        task.known.health().readmit();
+        server.set_state(State::Up);
+        let (pool, name) = (&server.key.pool, &server.key.name);
+        tracing::warn!(%pool, server = %name, "server is up again: it was ejected, and nobody else is left");
+        self.tell(task, server, from, None);
+    }
+
+    fn tell(&self, task: &Task, server: &Arc<Server>, from: State, error: Option<String>) {
+        task.known.changed.notify_one();
+        let change = Change { server: Arc::clone(server), from, to: server.state(), error };
+        // Nobody listens only when the process ends.
+        let _ = self.changes.send(change);
     }
 
     /// Ends all checks.
@@ -115,36 +161,56 @@ impl Drop for Task {
     }
 }
 
+impl Known {
+    fn new(state: State) -> Self {
+        Self { health: Mutex::new(Health::new(state)), changed: Notify::new() }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        // A panic while it was held leaves a state that is still a state.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the task of one server does.
 struct Routine {
     server: Arc<Server>,
     rule: Arc<config::Health>,
+    known: Arc<Known>,
     permits: Arc<Semaphore>,
     changes: UnboundedSender<Change>,
 }
 
 impl Routine {
     async fn run(self, delay: Duration) {
-        sleep(delay).await;
-        let mut health = Health::new(self.server.state());
+        let mut due = Instant::now() + delay;
         let mut readings = Readings::default();
         loop {
-            let begin = Instant::now();
-            self.round(&mut health, &mut readings).await;
-            let pause =
-                if health.state() == State::Checking { self.rule.interval.min(SOON) } else { self.rule.interval };
-            sleep_until(begin + jittered(pause, fastrand::f64())).await;
+            let check = async {
+                sleep_until(due).await;
+                let begin = Instant::now();
+                self.round(&mut readings).await;
+                begin
+            };
+            let begin = tokio::select! {
+                begin = check => begin,
+                // What was under way by then says nothing of what comes.
+                () = self.known.changed.notified() => Instant::now(),
+            };
+            let new = self.known.health().state() == State::Checking;
+            let pause = if new { self.rule.interval.min(SOON) } else { self.rule.interval };
+            due = begin + jittered(pause, fastrand::f64());
         }
     }
 
-    async fn round(&self, health: &mut Health, readings: &mut Readings) {
+    async fn round(&self, readings: &mut Readings) {
         let _permit = self.permits.acquire().await;
         let mut connected = true;
         if self.rule.kind != HealthKind::None {
             let begin = Instant::now();
             let failure = probe::check(&self.server, &self.rule).await.err();
             connected = failure.as_ref().is_none_or(Failure::connected);
-            self.record(health, failure.as_ref(), begin.elapsed());
+            self.record(failure.as_ref(), begin.elapsed());
         }
         if let Some(path) = &self.rule.memory {
             let reading = if connected { memory::read(&self.server, path, self.rule.timeout).await } else { None };
@@ -153,14 +219,18 @@ impl Routine {
     }
 
     /// Takes in a check's end.
-    fn record(&self, health: &mut Health, failure: Option<&Failure>, took: Duration) {
+    fn record(&self, failure: Option<&Failure>, took: Duration) {
         let error = failure.map(ToString::to_string);
         let known = self.server.last_check().is_some_and(|last| last.error == error);
         self.server.set_last_check(Check { at: SystemTime::now(), took, error: error.clone() });
         if failure.is_some_and(Failure::is_ours) {
             return;
         }
+        if failure.is_some() {
+            self.server.fails_checks();
+        }
         let (pool, server) = (&self.server.key.pool, &self.server.key.name);
+        let mut health = self.known.health();
         let from = health.state();
         if health.record(error.is_none(), self.rule.rise, self.rule.fall) {
             let to = health.state();
@@ -188,7 +258,8 @@ fn first_delay(place: usize, count: usize, interval: Duration) -> Duration {
     if count <= AT_START {
         return Duration::ZERO;
     }
-    interval.min(SOON).mul_f64(place as f64 / count as f64)
+    let spread = SOON.max(Duration::from_secs_f64(count as f64 / A_SECOND));
+    interval.min(spread).mul_f64(place as f64 / count as f64)
 }
 
 #[cfg(test)]
@@ -219,16 +290,16 @@ mod tests {
         let (changes, mut told) = unbounded_channel();
         let server = Arc::new(Server::new(1, key, State::Up, 1));
         let permits = Arc::new(Semaphore::new(1));
-        let routine = Routine { server: Arc::clone(&server), rule: Arc::new(rule), permits, changes };
-        let mut health = Health::new(State::Up);
+        let known = Arc::new(Known::new(State::Up));
+        let routine = Routine { server: Arc::clone(&server), rule: Arc::new(rule), known, permits, changes };
 
         let too_many_open_files = io::Error::from_raw_os_error(24);
-        routine.record(&mut health, Some(&Failure::Connect(too_many_open_files)), Duration::ZERO);
+        routine.record(Some(&Failure::Connect(too_many_open_files)), Duration::ZERO);
         assert!(server.last_check().is_some_and(|check| check.error.is_some()));
         assert!(told.try_recv().is_err());
         assert_eq!(server.state(), State::Up);
 
-        routine.record(&mut health, Some(&Failure::Closed), Duration::ZERO);
+        routine.record(Some(&Failure::Closed), Duration::ZERO);
         assert_eq!(told.try_recv().map(|change| change.to), Ok(State::Down));
         assert_eq!(server.state(), State::Down);
     }
@@ -252,6 +323,8 @@ mod tests {
             (0, 10_000, long, Duration::ZERO),
             (5_000, 10_000, long, Duration::from_millis(500)),
             (5_000, 10_000, short, Duration::from_millis(50)),
+            (50_000, 100_000, long, Duration::from_millis(2_500)),
+            (10_000, 20_000, long, Duration::from_secs(1)),
         ];
         for (place, count, interval, expected) in cases {
             assert_eq!(first_delay(place, count, interval), expected, "{place} of {count}");

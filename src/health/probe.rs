@@ -147,16 +147,16 @@ impl Failure {
     /// Whether this process could not even try, so that nothing is known of the server.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        /// `EMFILE` and `ENFILE`, which have no [`io::ErrorKind`]; the same on every Unix.
-        const NO_FILES: [i32; 2] = [24, 23];
-        match self {
-            Self::Connect(error) => {
-                error.kind() == io::ErrorKind::AddrNotAvailable
-                    || error.raw_os_error().is_some_and(|code| NO_FILES.contains(&code))
-            }
-            _ => false,
-        }
+        matches!(self, Self::Connect(error) if is_ours(error))
     }
+}
+
+/// Whether a connection did not come about for want of files or ports here.
+#[must_use]
+pub fn is_ours(error: &io::Error) -> bool {
+    /// `EMFILE` and `ENFILE`, which have no [`io::ErrorKind`]; the same on every Unix.
+    const NO_FILES: [i32; 2] = [24, 23];
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error().is_some_and(|code| NO_FILES.contains(&code))
 }
 
 impl fmt::Display for Failure {

@@ -14,6 +14,7 @@ use super::body::{BodyError, Inbound, Outbound};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::fault::Fault;
 use super::fields;
 use super::forward::Plan;
 use super::framing::{self, Framing};
@@ -45,13 +46,15 @@ pub struct Failed {
     pub failure: Failure,
     /// How far it came; `None` when another try makes no sense.
     pub progress: Option<Progress>,
+    /// What speaks against the server, if anything does.
+    pub fault: Option<Fault>,
 }
 
 impl Failed {
     /// With no use in another try.
     #[must_use]
     pub fn finally(failure: Failure) -> Self {
-        Self { failure, progress: None }
+        Self { failure, progress: None, fault: Fault::of(failure) }
     }
 }
 
@@ -152,6 +155,8 @@ struct Sending {
     /// Whether an answer before the answer is on its way to the client: nothing else may be said in
     /// the middle of it.
     interim: Cell<bool>,
+    /// Whether the connection was kept: that its server has closed it says nothing of the server.
+    kept: bool,
 }
 
 /// One try, at the server that the exchange names.
@@ -165,7 +170,7 @@ pub async fn attempt(
     let client = Rc::clone(exchange.client());
     let snapshot = Rc::clone(&exchange.snapshot);
     let timeouts = &snapshot.config.timeouts;
-    let connection = connect(exchange, &client, timeouts, only_new).await?;
+    let (connection, kept) = connect(exchange, &client, upload, timeouts, only_new).await?;
 
     let mut out = Outbound::new(
         &connection.stream,
@@ -173,7 +178,7 @@ pub async fn attempt(
         request(exchange, plan, &client),
         plan.framing == Framing::Chunked,
     );
-    let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false) };
+    let sending = Sending { sent: Cell::new(Sent::Part), interim: Cell::new(false), kept };
     exchange.wait_body(Phase::Upload);
     let result = {
         let mut upload = pin!(upload.run(&mut out, &sending, &client, timeouts));
@@ -215,25 +220,31 @@ pub async fn attempt(
     }
 }
 
-/// A connection that this worker has kept, or a new one.
+/// A connection that this worker has kept, which it then says, or a new one.
 async fn connect(
     exchange: &Exchange,
     client: &Client,
+    upload: &mut Upload<'_, '_>,
     timeouts: &Timeouts,
     only_new: bool,
-) -> Result<Connection, Failed> {
+) -> Result<(Connection, bool), Failed> {
     let Some(server) = exchange.server() else { return Err(Failure::NoServer.into()) };
     if !only_new && let Some(kept) = client.worker.upstreams.take(server.id) {
-        return Ok(kept);
+        return Ok((kept, true));
     }
     client.slot.wait_unlimited(Phase::Connect);
-    client.worker.upstreams.open(server, client.worker.index, timeouts.connect).await.map_err(|error| {
+    let opened = tokio::select! {
+        biased;
+        opened = client.worker.upstreams.open(server, client.worker.index, timeouts.connect) => opened,
+        () = upload.body.left(AHEAD) => return Err(Failure::ClientGone.into()),
+    };
+    opened.map(|new| (new, false)).map_err(|error| {
         tracing::debug!(server = %server.key, ?error, "cannot connect");
         let failure = match error {
             ConnectError::Timeout => Failure::ConnectTimeout,
             ConnectError::Unresolved | ConnectError::Refused(_) => Failure::Unreachable,
         };
-        Failed { failure, progress: Some(Progress::Refused) }
+        Failed { failure, progress: Some(Progress::Refused), fault: Fault::of_connecting(&error) }
     })
 }
 
@@ -381,7 +392,8 @@ async fn answer_head(
             Sent::Nothing => Some(Progress::NotSent),
             Sent::Part | Sent::All => Some(Progress::Sent),
         };
-        return Err(Failed { failure: Failure::BadAnswer, progress });
+        let fault = (!sending.kept || !input.is_empty()).then_some(Fault::Closed);
+        return Err(Failed { failure: Failure::BadAnswer, progress, fault });
     }
 }
 

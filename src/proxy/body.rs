@@ -167,6 +167,12 @@ impl<'a> Inbound<'a> {
     pub async fn gone(&mut self, limit: usize) {
         self.input.drain(..self.at_hand);
         self.at_hand = 0;
+        self.left(limit).await;
+    }
+
+    /// Until the other side has left, while the piece at hand waits to be sent. As [`Inbound::gone`],
+    /// but nothing is let go.
+    pub async fn left(&mut self, limit: usize) {
         while matches!(wire::read(self.stream, self.input, self.buffers).await, Ok(1..)) {
             if self.input.len() > limit {
                 std::future::pending::<()>().await;

@@ -10,6 +10,7 @@ use http::Version;
 use http::uri::Authority;
 
 use super::client::Client;
+use super::fault::{Failing, Fault};
 use super::head::RequestHead;
 use super::name::Name;
 use super::request_id;
@@ -146,8 +147,15 @@ impl Exchange {
         self.end_attempt(Instant::now(), None);
     }
 
-    /// Ends a try without a use for the client; why, in a word.
-    pub fn failed(&mut self, error: &'static str) {
+    /// Ends a try without a use for the client; why, in a word, and whether that speaks against the
+    /// server. With so many in a row as make it fall, the control plane is told.
+    pub fn failed(&mut self, error: &'static str, fault: Option<Fault>) {
+        if let (Some(fault), Some(pool), Some(server)) = (fault, self.pool(), self.server()) {
+            let failures = server.failed();
+            if pool.is_enough(failures) {
+                self.client.worker.report(Failing { server: Arc::clone(server), failures, fault });
+            }
+        }
         self.end_attempt(Instant::now(), Some(error));
     }
 
@@ -160,7 +168,9 @@ impl Exchange {
             RetryReason::Broken => {
                 let counters = pool.live.counters.of(self.client.worker.index);
                 let budget = counters.budget.lock();
-                budget.is_ok_and(|mut budget| budget.spend(counters.requests.get(), pool.config.retry.budget))
+                budget.is_ok_and(|mut budget| {
+                    budget.spend(counters.requests.get(), pool.config.retry.budget, Instant::now())
+                })
             }
         }
     }
@@ -170,6 +180,9 @@ impl Exchange {
         self.status = status;
         if let Some(attempt) = &mut self.attempt {
             attempt.status = status;
+        }
+        if let Some(server) = self.server() {
+            server.answered();
         }
     }
 

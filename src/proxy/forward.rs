@@ -198,7 +198,7 @@ async fn with_pool(
         let method = &exchange.head.method;
         let attempted = Attempted { method, has_body, tries: exchange.tries, attempts };
         again = failed.progress.and_then(|progress| retry::decide(progress, attempted));
-        exchange.failed(failed.failure.word());
+        exchange.failed(failed.failure.word(), failed.fault);
         if !again.is_some_and(|reason| exchange.may_retry(reason)) {
             return Err(failed);
         }

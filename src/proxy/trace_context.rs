@@ -30,6 +30,9 @@ pub struct TraceContext {
 const TRACE: Names =
     Names::new(&[Name::B3, Name::B3Flags, Name::B3Sampled, Name::B3SpanId, Name::B3TraceId, Name::Traceparent]);
 
+/// The fields that we write.
+const WRITTEN: Names = TRACE.and(Name::B3ParentSpanId);
+
 impl TraceContext {
     /// Whether there is anything about a trace in these fields.
     #[must_use]
@@ -96,16 +99,18 @@ impl TraceContext {
         traceparent[3..52].copy_from_slice(&b3[..49]);
         traceparent[53..].copy_from_slice(&[b'0', b'0' + flags]);
 
-        fields.set(Name::Traceparent, &traceparent);
-        fields.set(Name::B3, &b3[begin..end]);
-        fields.set(Name::B3TraceId, &b3[begin..32]);
-        fields.set(Name::B3SpanId, &b3[33..49]);
-        set(fields, Name::B3ParentSpanId, self.parent_span_id.map(|_| &b3[52..]));
+        fields.remove_all(if self.tracestate { WRITTEN } else { WRITTEN.and(Name::Tracestate) });
+        fields.add(Name::Traceparent, &traceparent);
+        fields.add(Name::B3, &b3[begin..end]);
+        fields.add(Name::B3TraceId, &b3[begin..32]);
+        fields.add(Name::B3SpanId, &b3[33..49]);
+        if self.parent_span_id.is_some() {
+            fields.add(Name::B3ParentSpanId, &b3[52..]);
+        }
         // B3 wants one of the two: debug implies sampled.
-        set(fields, Name::B3Sampled, (!self.debug).then_some(&b3[50..51]));
-        set(fields, Name::B3Flags, self.debug.then_some(b"1"));
-        if !self.tracestate {
-            fields.remove(Name::Tracestate);
+        match self.debug {
+            true => fields.add(Name::B3Flags, b"1"),
+            false => fields.add(Name::B3Sampled, &b3[50..51]),
         }
     }
 }
@@ -247,13 +252,6 @@ fn only(fields: &Fields, name: Name) -> Option<&[u8]> {
     let mut values = fields.all(name);
     let value = values.next()?;
     values.next().is_none().then_some(value)
-}
-
-fn set(fields: &mut Fields, name: Name, value: Option<&[u8]>) {
-    match value {
-        Some(value) => fields.set(name, value),
-        None => fields.remove(name),
-    }
 }
 
 /// Digits in lower case only, as both specifications have them. At most 32.

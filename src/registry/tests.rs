@@ -1,8 +1,9 @@
 //! Edits in a row, and what each makes of the servers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Config, Duration, Instant, Member, Pool, Registry, Server, Standing, State};
+use super::{Config, Instant, Member, Pool, Registry, Server, Standing, State};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 
@@ -41,14 +42,14 @@ fn config(pools: &str) -> Config {
 impl Scene {
     fn new(pools: &str) -> Self {
         let (mut registry, config, now) = (Registry::new(1), Arc::new(config(pools)), Instant::now());
-        registry.apply(None, &config, now);
+        registry.apply(&config, now);
         let pools = registry.pools(&config);
         Self { registry, config, pools, now }
     }
 
     fn edit(&mut self, pools: &str) -> &mut Self {
-        let old = std::mem::replace(&mut self.config, Arc::new(config(pools)));
-        self.registry.apply(Some(&old), &self.config, self.now);
+        self.config = Arc::new(config(pools));
+        self.registry.apply(&self.config, self.now);
         self.publish()
     }
 
@@ -244,4 +245,60 @@ fn the_counters_of_a_route_stay_with_its_name() {
     let before = live(&mut scene);
     scene.edit("p: a=1 b=2");
     assert!(Arc::ptr_eq(&live(&mut scene), &before));
+}
+
+#[test]
+fn whatever_edits_come_servers_stand_as_the_file_has_them_and_stay_who_they_are() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut scene = Scene::new("p: x=1");
+    for _ in 0..2000 {
+        // Most edits touch little of what was there.
+        let mut edit: Vec<String> = Vec::new();
+        for member in &scene.config.pool("p").expect("it is always there").servers {
+            let (name, port) = (&member.name, member.address.to_string());
+            let port = port.rsplit(':').next().expect("a port").to_owned();
+            match rng.u8(..10) {
+                0 => {}
+                1 => edit.push(format!("{name}={}", rng.u8(1..4))),
+                2 => edit.push(format!("{name}={port}:off")),
+                3 => edit.insert(0, format!("{name}={port}")),
+                _ => edit.push(format!("{name}={port}:{}", member.weight)),
+            }
+        }
+        let name = ["a", "b", "c", "d", "e"][rng.usize(..5)];
+        if !edit.iter().any(|server| server.starts_with(name)) {
+            edit.insert(rng.usize(..=edit.len()), format!("{name}={}", rng.u8(1..4)));
+        }
+        let before = scene.pool("p");
+        scene.edit(&format!("p: {}", edit.join(" ")));
+        if rng.u8(..4) == 0 {
+            scene.after(DRAIN + HOLD);
+        }
+        let after = scene.pool("p");
+
+        let configured = &scene.config.pool("p").expect("it is always there").servers;
+        let standing = after.members.iter().take(configured.len()).zip(configured);
+        for (member, server) in standing {
+            assert_eq!(
+                (&*member.server.key.name, &member.server.key.address, member.weight),
+                (&*server.name, &server.address, server.weight)
+            );
+            assert_eq!(member.standing == Standing::Enabled, server.enabled);
+        }
+        let rest = || after.members.iter().skip(configured.len());
+        assert!(rest().all(|member| member.standing == Standing::Removed));
+        for member in &after.members {
+            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled);
+            let same = |other: &&Member| other.server.key == member.server.key;
+            assert_eq!(after.members.iter().filter(same).count(), 1);
+            if let Some(known) = before.members.iter().find(same) {
+                assert!(Arc::ptr_eq(&known.server, &member.server), "{edit:?}");
+            }
+        }
+        // Who was there is there, leaves, or had nothing to finish.
+        for gone in before.members.iter().filter(|member| member.standing == Standing::Enabled) {
+            let there = after.members.iter().any(|member| Arc::ptr_eq(&member.server, &gone.server));
+            assert!(there || scene.registry.is_settled(), "{edit:?}");
+        }
+    }
 }

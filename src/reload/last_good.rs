@@ -44,7 +44,7 @@ pub fn directory(rules: &Reload, env: &Env<'_>) -> Option<PathBuf> {
 /// When the directory cannot be made or written to, or a path is no text; then what was kept stays.
 pub fn keep(directory: &Path, files: &[SourceFile]) -> io::Result<()> {
     let Some(main) = files.first() else { return Ok(()) };
-    let text = |file: &SourceFile| String::from_utf8(file.bytes.clone()).map_err(io::Error::other);
+    let text = |file: &SourceFile| String::from_utf8(file.bytes.to_vec()).map_err(io::Error::other);
     let kept = |file: &SourceFile| Ok(KeptFile { path: file.path.clone(), text: text(file)? });
     let kept =
         Kept { of: std::path::absolute(&main.path)?, files: files.iter().map(kept).collect::<io::Result<Vec<_>>>()? };

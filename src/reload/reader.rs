@@ -1,10 +1,12 @@
 //! The reader: waits until the files may have changed, reads them when they are complete, and hands on what is new.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::config::file::amend::Known;
 use crate::config::source::{Loaded, Source, Sources};
 use crate::config::units::format_duration;
 use crate::config::watch::{Wake, Watch, settle};
@@ -40,6 +42,8 @@ pub struct Reader {
     asked: Arc<Notify>,
     /// What was read last, whatever came of it.
     last: Sources,
+    /// What was read last and is a configuration.
+    good: Option<Known>,
     /// What everybody may know of how well the files are seen; its warnings were said once.
     sight: Arc<Sight>,
 }
@@ -54,35 +58,53 @@ impl Reader {
         asked: Arc<Notify>,
         sight: Arc<Sight>,
     ) -> Self {
-        Self { source, watch: Watch::new(), pace, asked, last, sight }
+        Self { source, watch: Watch::new(), pace, asked, last, good: None, sight }
     }
 
-    /// Reads on until nobody takes candidates any more.
-    pub async fn run(mut self, candidates: mpsc::Sender<Candidate>) {
+    /// Has it read on until nobody takes candidates any more, on a thread of its own: of a large file the
+    /// control plane, which has checks and the admin address to look after, gets what it means.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self, candidates: mpsc::Sender<Candidate>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let reader = std::thread::Builder::new().name("reader".to_owned());
+        reader.spawn(move || runtime.block_on(self.run(candidates))).map(drop)
+    }
+
+    async fn run(mut self, candidates: mpsc::Sender<Candidate>) {
         self.rewatch();
         loop {
-            let (wake, asked) = self.wait().await;
+            let (wake, asked) = tokio::select! {
+                reason = self.wait() => reason,
+                () = candidates.closed() => return,
+            };
             let since = Instant::now();
             let pace = *self.pace.borrow();
-            let found = self.source.read_again(&self.last, &env);
+            let found = self.read();
             if found == self.last && !asked {
                 self.rewatch();
                 continue;
             }
             let path = self.source.path().display().to_string();
             let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let found =
-                settle(&self.watch, wake, pace.quiet, || self.source.read_again(&self.last, &env), restless).await;
+            let found = settle(&self.watch, wake, pace.quiet, found, || self.read(), restless).await;
             let news = found != self.last;
             self.last = found;
-            self.rewatch();
             if news || asked {
-                let candidate = Candidate { loaded: self.last.clone().load(&env), since, asked };
+                let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
+                self.good = loaded.known().or(self.good.take());
+                let candidate = Candidate { loaded, since, asked };
                 if candidates.send(candidate).await.is_err() {
                     return;
                 }
             }
+            self.rewatch();
         }
+    }
+
+    fn read(&self) -> Sources {
+        self.source.read_again(&self.last, &env)
     }
 
     /// Until there is a reason to look; whether somebody asked for it.

@@ -20,7 +20,7 @@ use super::seldom::Seldom;
 use crate::config::LogFormat;
 
 /// Bytes at which a worker hands its buffer over; a buffer that grew past twice this is not kept.
-const FLUSH_AT: usize = 16 * 1024;
+const FLUSH_AT: usize = 64 * 1024;
 /// Buffers that may wait for the writer: 4 MiB, some 50 ms of lines at a rate no disk is asked for.
 const QUEUE: usize = 256;
 /// Written buffers that may wait for their worker to use them again.

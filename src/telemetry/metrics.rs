@@ -9,7 +9,7 @@ mod family;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus::core::{Collector, Desc};
@@ -57,12 +57,14 @@ const SERVER_CONNECTIONS: Family =
 const SERVER_MEMORY: Family =
     gauge("lb_server_memory_bytes", "Resident memory as the server itself says; absent when it does not.", SERVER);
 const SERVER_UP: Family =
-    gauge("lb_server_up", "Whether a server's checks let it take requests (1), enabled or not.", SERVER);
+    gauge("lb_server_up", "Whether a server's health lets it take requests (1), enabled or not.", SERVER);
 const SERVER_WEIGHT: Family = gauge("lb_server_weight", "A server's weight.", SERVER);
 const SERVER_ENABLED: Family =
     gauge("lb_server_enabled", "Whether a server is in the file and enabled there (1).", SERVER);
 const SERVER_CHECKS: Family =
     counter("lb_server_checks_total", "Health checks of a server by result.", &["pool", "server", "result"]);
+const SERVER_EJECTIONS: Family =
+    counter("lb_server_ejections_total", "Times that a server was taken out because its requests failed.", SERVER);
 const RETRIES: Family =
     counter("lb_retries_total", "Tries after a request's first, by why the try before failed.", &["pool", "reason"]);
 const CLIENT_CONNECTIONS: Family =
@@ -96,7 +98,7 @@ const BUILD_INFO: Family = gauge("lb_build_info", "What runs, by its version; th
 /// The labels of a server.
 const SERVER: &[&str] = &["pool", "server"];
 
-const FAMILIES: [&Family; 22] = [
+const FAMILIES: [&Family; 23] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -108,6 +110,7 @@ const FAMILIES: [&Family; 22] = [
     &SERVER_WEIGHT,
     &SERVER_ENABLED,
     &SERVER_CHECKS,
+    &SERVER_EJECTIONS,
     &RETRIES,
     &CLIENT_CONNECTIONS,
     &GENERATION,
@@ -123,7 +126,11 @@ const FAMILIES: [&Family; 22] = [
 
 /// What the process measures, to be shown at any time. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics(Registry);
+pub struct Metrics {
+    registry: Registry,
+    /// Held while a text is made: of thousands of servers it takes much memory.
+    turn: Arc<Mutex<()>>,
+}
 
 /// A figure of the process as a whole that some other part keeps.
 pub struct Extra {
@@ -150,14 +157,16 @@ impl Metrics {
         let registry = Registry::new();
         registry.register(Box::new(Live::new(state, extras)?))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        Ok(Self(registry))
+        Ok(Self { registry, turn: Arc::default() })
     }
 
     /// All of it as it is now, in Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {
+        // A panic while it was held leaves nothing behind.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
-        if let Err(error) = TextEncoder.encode_utf8(&self.0.gather(), &mut text) {
+        if let Err(error) = TextEncoder.encode_utf8(&self.registry.gather(), &mut text) {
             // It refuses families without a name or a series; the registry leaves out the latter.
             tracing::error!(%error, "the metrics are incomplete");
         }
@@ -235,9 +244,9 @@ fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
     [REQUESTS.of(routes().flat_map(requests)), REQUEST_DURATION.of(routes().map(durations))]
 }
 
-fn servers(snapshot: &Snapshot) -> [MetricFamily; 9] {
+fn servers(snapshot: &Snapshot) -> [MetricFamily; 10] {
     let members = members(snapshot);
-    let gauges = |family: &Family, read: fn(&Member) -> Option<f64>| {
+    let each = |family: &Family, read: fn(&Member) -> Option<f64>| {
         let one = |member: &&Member| Some(family.value(&labels(member), read(member)?));
         family.of(members.iter().filter_map(one))
     };
@@ -266,12 +275,13 @@ fn servers(snapshot: &Snapshot) -> [MetricFamily; 9] {
         SERVER_REQUESTS.of(members.iter().flat_map(requests)),
         SERVER_REQUEST_DURATION.of(members.iter().map(durations)),
         SERVER_CHECKS.of(members.iter().flat_map(checks)),
-        gauges(&SERVER_ACTIVE_REQUESTS, |member| Some(float(member.server.active_requests()))),
-        gauges(&SERVER_CONNECTIONS, |member| Some(float(member.server.connections()))),
-        gauges(&SERVER_MEMORY, |member| member.server.memory().map(float)),
-        gauges(&SERVER_UP, |member| Some(f64::from(u8::from(member.state.serves())))),
-        gauges(&SERVER_WEIGHT, |member| Some(f64::from(member.weight))),
-        gauges(&SERVER_ENABLED, |member| Some(f64::from(u8::from(member.standing == Standing::Enabled)))),
+        each(&SERVER_EJECTIONS, |member| Some(float(member.server.ejections()))),
+        each(&SERVER_ACTIVE_REQUESTS, |member| Some(float(member.server.active_requests()))),
+        each(&SERVER_CONNECTIONS, |member| Some(float(member.server.connections()))),
+        each(&SERVER_MEMORY, |member| member.server.memory().map(float)),
+        each(&SERVER_UP, |member| Some(f64::from(u8::from(member.state.serves())))),
+        each(&SERVER_WEIGHT, |member| Some(f64::from(member.weight))),
+        each(&SERVER_ENABLED, |member| Some(f64::from(u8::from(member.standing == Standing::Enabled)))),
     ]
 }
 

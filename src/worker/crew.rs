@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Worker;
 use super::crowd::Crowd;
+use crate::proxy::fault::Failing;
 use crate::state::{ListenerLive, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
@@ -53,18 +54,26 @@ pub(super) struct Shared {
     /// How many they may be.
     pub(super) crowd: Arc<Crowd>,
     inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
+    /// To the control plane.
+    pub(super) failing: UnboundedSender<Failing>,
     /// Held while a client is placed under a limit: between looking and counting nobody else may count.
     gate: Mutex<()>,
 }
 
 impl Crew {
-    /// Starts as many workers as there are `logs`, for a `crowd` of clients.
+    /// Starts as many workers as there are `logs`, for a `crowd` of clients, which tell of servers that are `failing`.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub fn start(state: &State, logs: Vec<AccessLog>, spans: &SpanSink, crowd: Arc<Crowd>) -> io::Result<Self> {
+    pub fn start(
+        state: &State,
+        logs: Vec<AccessLog>,
+        spans: &SpanSink,
+        crowd: Arc<Crowd>,
+        failing: UnboundedSender<Failing>,
+    ) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared::of(count, crowd));
+        let shared = Arc::new(Shared::of(count, crowd, failing));
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -154,11 +163,12 @@ impl Crew {
 
 impl Shared {
     /// For so many workers, none of which can be told anything yet.
-    pub(super) fn of(workers: usize, crowd: Arc<Crowd>) -> Self {
+    pub(super) fn of(workers: usize, crowd: Arc<Crowd>, failing: UnboundedSender<Failing>) -> Self {
         Self {
             loads: (0..workers).map(|_| CachePadded::default()).collect(),
             crowd,
             inboxes: OnceLock::new(),
+            failing,
             gate: Mutex::default(),
         }
     }

@@ -162,7 +162,7 @@ fn failures_are_logged_with_a_word() {
     ]
     .map(|(name, address)| pool(name, address))
     .concat();
-    let lb = Lb::start(&format!("{JSON}[timeouts]\nresponse_header = \"200ms\"\n{pools}"));
+    let lb = Lb::start(&format!("{JSON}[timeouts]\nresponse_header = \"1s\"\n{pools}"));
     eventually("the server is down", || (lb.api("/api/servers/one?pool=down")["status"] == "down").then_some(()));
     let cases = [
         ("/down", 503, "no_server", 0),

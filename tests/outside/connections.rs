@@ -2,11 +2,12 @@
 
 use std::io::BufReader;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Note, Server, answer};
+use crate::support::lb::{Lb, NO_CHECKS, servers};
+use crate::support::servers::{Note, Request, Server, answer, hanging};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -103,6 +104,83 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
             assert!(answer.field("connection").is_none(), "it is the server's, not the client's: {answer:?}");
         }
     }
+}
+
+#[test]
+fn a_client_that_leaves_while_its_server_is_connected_to_is_not_waited_for() {
+    let (_socket, _queue, hangs) = hanging();
+    let table = servers(&[("hangs", hangs, 1)]);
+    let lb = Lb::start(&format!("{NO_CHECKS}[timeouts]\nconnect = \"1h\"\n{table}"));
+    let cases = [
+        "GET /get HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /two HTTP/1.1\r\nHost: a\r\n\r\nGET /after HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /whole HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        "POST /part HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhello",
+        "POST /chunks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ];
+    for request in cases {
+        let mut client = Client::connect(lb.address());
+        client.send(request);
+        let open = |count| (lb.server("hangs")["active_requests"] == count).then_some(());
+        eventually("it is under way", || open(1));
+        let left = Instant::now();
+        drop(client);
+        eventually("it is given up", || open(0));
+        assert!(left.elapsed().as_secs() < 2, "{request}: {:?}", left.elapsed());
+        let path = request.split(' ').nth(1).expect("a path");
+        lb.logs(path, |line| line.contains(path) && line.contains("\" 499 ") && line.contains("client_gone"));
+    }
+    assert!(!lb.stdout().iter().any(|line| line.contains("/after")));
+}
+
+#[test]
+fn what_comes_while_a_server_is_connected_to_is_not_lost() {
+    let (socket, queue, hangs) = hanging();
+    let table = servers(&[("hangs", hangs, 1)]);
+    let lb = Lb::start(&format!("{NO_CHECKS}[timeouts]\nconnect = \"1h\"\n{table}"));
+    let body = "0123456789".repeat(20_000);
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let framings = [
+        (format!("Content-Length: {}\r\n\r\n", body.len()), body.clone()),
+        ("Transfer-Encoding: chunked\r\n\r\n".to_owned(), chunks),
+    ];
+    let mut clients: Vec<Client> = framings
+        .iter()
+        .map(|(framing, bytes)| {
+            let mut client = Client::connect(lb.address());
+            let first = &bytes[..1000];
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}{first}"));
+            client
+        })
+        .collect();
+    eventually("they are under way", || (lb.server("hangs")["active_requests"] == 2).then_some(()));
+    for (client, (_, bytes)) in clients.iter_mut().zip(&framings) {
+        client.send(format!("{}GET /next HTTP/1.1\r\nHost: a\r\n\r\n", &bytes[1000..]));
+    }
+    // Those before them go, there is room in the queue, and somebody accepts.
+    socket.listen(16).expect("a listener");
+    drop(queue);
+    let (seen, accepted) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let listener: TcpListener = socket.into();
+        for stream in listener.incoming().map_while(Result::ok) {
+            let seen = seen.clone();
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                while let Some(request) = Request::read(&mut stream) {
+                    answer(&mut stream, OK);
+                    let _ = seen.send(request);
+                }
+            });
+        }
+    });
+    for client in &mut clients {
+        assert_eq!((client.answer().status, client.answer().status), (200, 200));
+    }
+    let mut requests: Vec<Request> = accepted.iter().take(4).collect();
+    requests.sort_by_key(|request| request.line.clone());
+    assert_eq!([0, 1].map(|i| requests[i].path()), ["/next"; 2]);
+    assert!([2, 3].iter().all(|i| requests[*i].body == body.as_bytes()));
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
 use crate::support::client::{Client, get};
+use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::{Note, Server, answer, reset};
-use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const ONE_WORKER: &str = "[proxy]\nworkers = 1\n";
@@ -60,13 +60,44 @@ fn tries_stay_within_their_budget() {
     let server = resets(usize::MAX);
     let lb = Lb::before(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\nbudget = \"10%\"\n"));
     let address = lb.address();
-    let mut client = Client::connect(address);
+    let (mut client, began) = (Client::connect(address), Instant::now());
     for _ in 0..100 {
         assert_eq!(client.get("/").status, 502);
     }
-    // Ten are free, and ten more are a tenth of the requests.
+    // Ten are free, and one more each second; and ten more are a tenth of the requests.
     let again = server.requests().len() - 100;
-    assert!((19..=21).contains(&again), "{again} tries again");
+    let most = 21 + usize::try_from(began.elapsed().as_secs()).expect("a few");
+    assert!((19..=most).contains(&again), "{again} tries again, not {most}");
+    lb.logs("who was within it", |line| line.contains("\" 502 ") && line.contains("tries=2"));
+    lb.logs("who was not", |line| line.contains("\" 502 ") && line.contains("tries=1"));
+    let counted = lb.metric("lb_retries_total{pool=\"default\",reason=\"broken\"}");
+    assert_eq!(counted, Some(again as f64));
+}
+
+#[test]
+fn few_requests_are_all_tried_again() {
+    let server = resets(usize::MAX);
+    let lb = Lb::before(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\n"));
+    for _ in 0..10 {
+        assert_eq!(get(lb.address(), "/").status, 502);
+    }
+    assert_eq!(server.requests().len(), 20);
+}
+
+#[test]
+fn of_many_that_break_a_fifth_is_tried_again() {
+    let (broken, good) = (resets(usize::MAX), Server::named("good"));
+    let both = servers(&[("broken", broken.address, 1), ("good", good.address, 1)]);
+    let lb = Lb::start(&format!("{NO_CHECKS}{ONE_WORKER}[retry]\nattempts = 1\n{both}"));
+    let (mut client, began) = (Client::connect(lb.address()), Instant::now());
+    let good = (0..400).filter(|_| client.get("/").status == 200).count();
+    let (broke, again) = (broken.requests().len(), lb.metric("lb_retries_total{pool=\"default\",reason=\"broken\"}"));
+    let again = again.expect("a series") as usize;
+    let most = 91 + usize::try_from(began.elapsed().as_secs()).expect("a few");
+    assert!((88..=most).contains(&again), "{again} tries again of 400, not {most}: a fifth, and ten are free");
+    assert_eq!(good, 400 - broke + again, "all that are tried again come through, and the rest is passed on");
+    let passed_on = eventually("the log", || Some(lb.stdout()).filter(|lines| lines.len() == 400));
+    assert_eq!(passed_on.iter().filter(|line| line.contains("\" 502 ")).count(), broke - again);
 }
 
 #[test]
@@ -84,34 +115,6 @@ fn a_post_that_cannot_have_been_sent_is_sent_on_a_new_connection() {
         });
         assert_eq!(server.requests().len(), i + 1);
     }
-}
-
-#[test]
-fn one_of_three_killed_under_load_costs_no_get() {
-    let up = ["server1", "server2", "server3"].map(Server::named);
-    let tables: Vec<_> = ["server1", "server2", "server3"].into_iter().zip(&up).collect();
-    let tables: Vec<_> = tables.into_iter().map(|(name, server)| (name, server.address, 1)).collect();
-    let lb = Lb::start(&format!("[health]\ninterval = \"50ms\"\n[retry]\nbudget = \"100%\"\n{}", servers(&tables)));
-    let address = lb.address();
-    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let load = || {
-        let (mut client, began) = (Client::connect(address), Instant::now());
-        while !stop.load(SeqCst) && began.elapsed() < 2 * DEADLINE {
-            assert_eq!((client.get("/").status, get(address, "/").status), (200, 200));
-            done.fetch_add(1, SeqCst);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(load);
-        }
-        eventually("load", || (done.load(SeqCst) > 100).then_some(()));
-        up[1].stop();
-        lb.server_is("server2", "down");
-        let so_far = done.load(SeqCst);
-        eventually("more load", || (done.load(SeqCst) > so_far + 100).then_some(()));
-        stop.store(true, SeqCst);
-    });
 }
 
 #[test]

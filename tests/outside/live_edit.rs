@@ -1,28 +1,38 @@
-//! Edits under load: nothing that a client asks fails, whatever is done to the file meanwhile.
+//! A storm of edits under load: nothing that a client asks fails, no socket ends early, and nothing is
+//! left behind, whatever is done to the file meanwhile.
 
 use std::fs;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Answer, Client};
-use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS};
-use crate::support::servers::Server;
+use crate::support::servers::{Request, Server, answer};
+use crate::support::{DEADLINE, eventually};
 
-const LOAD: Duration = Duration::from_secs(4);
-/// Edits in force, and how many of them are a test; a busy machine takes longer for them.
-const APPLIED: &str = "lb_reloads_total{result=\"applied\"}";
-const ENOUGH: f64 = 25.0;
+/// Says for how many seconds the storm lasts.
+const SECONDS: &str = "LB_STORM_SECONDS";
+/// Before what is measured: every kind of work was done once, and the record of reloads is full.
+const WARM_UP: Duration = Duration::from_secs(6);
+/// Between two edits.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Between two requests of a client: other tests run beside this one, and measure time.
+const BREATH: Duration = Duration::from_millis(2);
+/// Edits a second that are a storm all the same: a busy machine takes longer for them.
+const ENOUGH: f64 = 6.0;
+const BIG: usize = 1 << 20;
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 /// What the clients found.
 #[derive(Debug, Default)]
 struct Tally {
     over: AtomicBool,
     answered: AtomicUsize,
+    echoed: AtomicUsize,
     failures: Mutex<Vec<String>>,
 }
 
@@ -39,10 +49,124 @@ impl Tally {
                 answer.is_kept()
             }
             other => {
-                self.failures.lock().unwrap().push(format!("{who}: {other:?}"));
+                self.fail(format!("{who}: {other:?}"));
                 false
             }
         }
+    }
+
+    fn fail(&self, how: String) {
+        self.failures.lock().unwrap().push(how);
+    }
+}
+
+/// Answers with its name, `/big` with a megabyte that begins with it; a request's body is counted. On
+/// `/chat` it says its name and sends back what comes.
+fn serve(name: &str, mut stream: BufReader<TcpStream>) {
+    while let Some(request) = Request::read(&mut stream) {
+        let body = match request.path() {
+            "/chat" => return echo(name, &mut stream),
+            "/big" => format!("{name}{}", " ".repeat(BIG - name.len())),
+            _ => format!("{name} {}", request.body.len()),
+        };
+        answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    }
+}
+
+fn echo(name: &str, stream: &mut BufReader<TcpStream>) {
+    answer(stream, format!("{SWITCH}{name}\n"));
+    let mut bytes = [0; 64];
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        answer(stream, &bytes[..count]);
+    }
+}
+
+/// A client's end of a tunnel.
+struct Tunnel {
+    stream: BufReader<TcpStream>,
+    server: String,
+}
+
+impl Tunnel {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_nodelay(true)?;
+        stream.write_all(UPGRADE.as_bytes())?;
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        if !line.starts_with("HTTP/1.1 101 ") {
+            return Err(io::Error::other(line));
+        }
+        while line.trim_end() != "" {
+            line.clear();
+            stream.read_line(&mut line)?;
+        }
+        stream.read_line(&mut line)?;
+        Ok(Self { stream, server: line.trim_end().to_owned() })
+    }
+
+    fn echo(&mut self) -> io::Result<()> {
+        let mut back = [0; 4];
+        self.stream.get_mut().write_all(b"ping")?;
+        self.stream.read_exact(&mut back)?;
+        if &back == b"ping" { Ok(()) } else { Err(io::Error::other("something else came back")) }
+    }
+}
+
+/// Holds tunnels, and opens another for one that ends. Those to the server that is always there stay open.
+fn chat(tally: &Tally, address: SocketAddr) {
+    let mut tunnels = Vec::new();
+    while tally.go_on() {
+        while tunnels.len() < 8 {
+            match Tunnel::open(address) {
+                Ok(tunnel) => tunnels.push(tunnel),
+                Err(error) => return tally.fail(format!("tunnel: {error}")),
+            }
+        }
+        tunnels.retain_mut(|tunnel| match tunnel.echo() {
+            Ok(()) => {
+                tally.echoed.fetch_add(1, SeqCst);
+                true
+            }
+            Err(error) => {
+                if tunnel.server == "server0" {
+                    tally.fail(format!("tunnel to {}: {error}", tunnel.server));
+                }
+                false
+            }
+        });
+        std::thread::sleep(PAUSE / 5);
+    }
+}
+
+/// Moves a megabyte up, then one down, again and again on one connection as long as that is kept.
+fn move_much(tally: &Tally, address: SocketAddr) {
+    let upload = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BIG}\r\n\r\n{}", " ".repeat(BIG));
+    let mut client = None;
+    for turn in 0.. {
+        if !tally.go_on() {
+            return;
+        }
+        let asked = client.take().map_or_else(|| Client::try_connect(address), Ok).and_then(|mut client| {
+            let (answer, whole) = if turn % 2 == 0 {
+                client.socket().write_all(upload.as_bytes())?;
+                let answer = client.try_answer()?;
+                let whole = answer.text().ends_with(&format!(" {BIG}"));
+                (answer, whole)
+            } else {
+                let answer = client.try_get("/big")?;
+                let whole = answer.body.len() == BIG;
+                (answer, whole)
+            };
+            if whole { Ok((client, answer)) } else { Err(io::Error::other(format!("not all: {answer:.100?}"))) }
+        });
+        match asked {
+            Ok((connected, answer)) => client = tally.note("big", Ok(answer)).then_some(connected),
+            Err(error) => tally.fail(format!("big: {error}")),
+        }
+        std::thread::sleep(5 * BREATH);
     }
 }
 
@@ -57,6 +181,7 @@ fn keep_asking(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client
             }
             Err(error) => drop(tally.note(who, Err(error))),
         }
+        std::thread::sleep(BREATH);
     }
 }
 
@@ -65,6 +190,7 @@ fn ask_anew(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client>) 
     while tally.go_on() {
         let answer = connect().and_then(|mut client| client.try_get("/"));
         tally.note(who, answer);
+        std::thread::sleep(BREATH);
     }
 }
 
@@ -105,15 +231,18 @@ fn file(step: usize, servers: &[Server; 4]) -> String {
     file
 }
 
-#[test]
-fn no_request_fails_while_the_file_is_edited_twenty_times_a_second() {
-    let servers = ["server0", "server1", "server2", "server3"].map(Server::named);
-    let lb = Lb::start_file(&file(0, &servers));
-    let main = main_address(&lb);
-    let (tally, lb, servers) = (&Tally::default(), &lb, &servers);
+/// Edits the file for so long, under load of which nothing may fail.
+fn storm(lb: &Lb, servers: &[Server; 4], time: Duration) {
+    lb.edit_file(&file(0, servers));
+    lb.server_is("server0", "up");
+    eventually("nobody else answers", || (lb.ask("/api/servers/last").status == 404).then_some(()));
+    let main = main_address(lb);
+    let before = [applied(lb), rejected(lb)];
+    let tally = Tally::default();
     let mut broken = 0;
     std::thread::scope(|scope| {
-        for _ in 0..6 {
+        let tally = &tally;
+        for _ in 0..4 {
             scope.spawn(move || keep_asking(tally, "kept", || Client::try_connect(main)));
         }
         for _ in 0..2 {
@@ -121,10 +250,12 @@ fn no_request_fails_while_the_file_is_edited_twenty_times_a_second() {
         }
         scope.spawn(move || ask_anew(tally, "new", || Client::try_connect(main)));
         scope.spawn(move || ask_anew(tally, "new, moving", || connect_to_moving(lb)));
+        scope.spawn(move || move_much(tally, main));
+        scope.spawn(move || chat(tally, main));
         let begin = Instant::now();
         for step in 1.. {
-            let applied = lb.metric(APPLIED).unwrap_or(0.0);
-            if begin.elapsed() > 5 * LOAD || (begin.elapsed() > LOAD && applied >= ENOUGH) {
+            let enough = applied(lb) - before[0] >= ENOUGH * time.as_secs_f64();
+            if begin.elapsed() > 5 * time || (begin.elapsed() > time && enough) {
                 break;
             }
             let mut text = file(step, servers);
@@ -142,22 +273,89 @@ fn no_request_fails_while_the_file_is_edited_twenty_times_a_second() {
         }
         tally.over.store(true, SeqCst);
     });
-
+    let (applied, rejected) = (applied(lb) - before[0], rejected(lb) - before[1]);
+    let (answered, echoed) = (tally.answered.load(SeqCst), tally.echoed.load(SeqCst));
+    eprintln!("{answered} answers, {echoed} echoes; {applied} edits applied, {rejected} of {broken} bad ones rejected");
     let failures = tally.failures.lock().unwrap();
     assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(10)]);
-    let answered = tally.answered.load(SeqCst);
-    assert!(answered > 500, "{answered} answers are no load");
-    let count = |outcome: &str| lb.metric(&format!("lb_reloads_total{{result=\"{outcome}\"}}")).unwrap_or(0.0);
-    let (applied, rejected) = (count("applied"), count("rejected"));
-    eprintln!("{answered} answers; {applied} edits applied, {rejected} of {broken} bad ones rejected");
-    assert!(applied >= ENOUGH && rejected >= 3.0, "{applied} edits applied, {rejected} rejected");
+    assert!(applied >= ENOUGH * time.as_secs_f64() && rejected >= 3.0, "{applied} applied, {rejected} rejected");
+    assert!(answered > 200 && echoed > 50, "{answered} answers and {echoed} echoes are no load");
+}
 
-    let last = file(10, servers).replace("enabled = false", "enabled = true");
-    lb.edit_file(&last);
-    eventually("the last content is in force", || {
-        let config = lb.api("/api/config");
-        (config["state"] == "current" && config["config"]["pool"][0]["server"][0]["weight"] == 4).then_some(())
+fn applied(lb: &Lb) -> f64 {
+    lb.metric("lb_reloads_total{result=\"applied\"}").unwrap_or(0.0)
+}
+
+fn rejected(lb: &Lb) -> f64 {
+    lb.metric("lb_reloads_total{result=\"rejected\"}").unwrap_or(0.0)
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy)]
+struct Holdings {
+    descriptors: u64,
+    threads: u64,
+    /// Resident memory in KiB.
+    memory: u64,
+}
+
+impl Holdings {
+    fn of(lb: &Lb) -> Self {
+        let place = format!("/proc/{}", lb.pid());
+        let status = fs::read_to_string(format!("{place}/status")).unwrap();
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let descriptors = fs::read_dir(format!("{place}/fd")).unwrap().count() as u64;
+        Self { descriptors, threads: value("Threads:"), memory: value("VmRSS:") }
+    }
+
+    /// Up to a twentieth more is the same.
+    fn is_as(self, before: Self) -> bool {
+        let pairs =
+            [(self.descriptors, before.descriptors), (self.threads, before.threads), (self.memory, before.memory)];
+        pairs.into_iter().all(|(now, before)| 20 * now <= 21 * before)
+    }
+}
+
+/// Puts one server in the place of all others, and waits until nothing is left of those.
+fn rest(lb: &Lb, last: &Server) {
+    let listener = "[[listener]]\naddress = \"127.0.0.2:0\"\nname = \"moving\"\n";
+    lb.edit_file(&format!("{listener}{PORTS}{}", last.table("last")));
+    eventually("only one server is left", || {
+        let (servers, listeners) = (lb.api("/api/servers"), lb.api("/api/listeners"));
+        let names: Vec<_> = servers["servers"].as_array().unwrap().iter().map(|server| &server["name"]).collect();
+        let connections = |listener: &serde_json::Value| listener["connections"].as_u64().unwrap();
+        let listeners = listeners["listeners"].as_array().unwrap();
+        let quiet = listeners.len() == 2 && listeners.iter().all(|listener| connections(listener) == 0);
+        (names == ["last"] && quiet).then_some(())
     });
+}
+
+#[test]
+fn nothing_fails_and_nothing_is_left_while_the_file_is_edited_twenty_times_a_second() {
+    let seconds = std::env::var(SECONDS).ok().map_or(20, |seconds| seconds.parse().expect(SECONDS));
+    let servers = ["server0", "server1", "server2", "server3"].map(|name| Server::scripted(move |s, _| serve(name, s)));
+    let last = Server::named("last");
+    let lb = Lb::start_file(&file(0, &servers));
+    let mut before = None;
+    for time in [WARM_UP, Duration::from_secs(seconds)] {
+        storm(&lb, &servers, time);
+        lb.edit_file(&file(10, &servers).replace("enabled = false", "enabled = true"));
+        eventually("the last content is in force", || {
+            let config = lb.api("/api/config");
+            (config["state"] == "current" && config["config"]["pool"][0]["server"][0]["weight"] == 4).then_some(())
+        });
+        rest(&lb, &last);
+        let held = Holdings::of(&lb);
+        eprintln!("{held:?}");
+        if let Some(before) = before.replace(held) {
+            eventually(&format!("as at the beginning: {before:?}, not {held:?}"), || {
+                Holdings::of(&lb).is_as(before).then_some(())
+            });
+        }
+    }
 }
 
 fn main_address(lb: &Lb) -> SocketAddr {

@@ -64,6 +64,21 @@ fn what_is_renamed_into_place_is_read_at_once() {
 }
 
 #[test]
+fn the_edit_that_mends_a_rejected_one_waits_for_nothing() {
+    let server = Server::named("a");
+    let lb = Lb::start_file(&file(&server, EVENTS, 1));
+    lb.edit_file(&file(&server, AT_ONCE, 2));
+    weight_becomes(&lb, 2);
+    for weight in 3..9 {
+        let before = lb.newest_reload();
+        lb.edit_file(&file(&server, AT_ONCE, weight).replace("weight", "wieght"));
+        assert_eq!(lb.next_reload(&before)["outcome"], "rejected");
+        lb.edit_file(&file(&server, AT_ONCE, weight));
+        weight_becomes(&lb, weight);
+    }
+}
+
+#[test]
 fn what_is_written_in_pieces_is_read_when_it_is_quiet() {
     let server = Server::named("a");
     let rules = "poll = \"0s\"\nquiet = \"700ms\"";

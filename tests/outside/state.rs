@@ -36,26 +36,36 @@ fn is_gone(lb: &Lb, name: &str) {
 }
 
 #[test]
-fn edits_of_others_leave_a_servers_connections_and_counters_alone() {
-    let (a, b) = (Server::named("a"), Server::named("b"));
+fn a_hundred_edits_of_others_leave_a_server_alone() {
+    let gate = Gate::default();
+    let (a, b) = (Server::gated("a", &gate), Server::named("b"));
     let config = |weight: u32, extra: bool| {
         let table = [("a", a.address, 1), ("b", b.address, weight), ("c", b.address, 1)];
         format!("{NO_CHECKS}{}", servers(&table[..if extra { 3 } else { 2 }]))
     };
-    let lb = Lb::start(&config(1, false));
+    // At first it is alone, so that the slow request and one beside it are its own.
+    let lb = Lb::start(&format!("{NO_CHECKS}{}", a.table("a")));
+    let mut slow = open_slow(&lb, &a);
     let mut client = Client::connect(lb.address());
-    let mut answered = BTreeMap::<_, u64>::new();
-    for edit in 0..20 {
-        lb.apply(&config(2 + edit, edit % 2 == 0));
-        for _ in 0..30 {
+    assert_eq!(client.get("/").text(), "a");
+    assert_eq!(a.connections(), 2);
+    let mut answered = BTreeMap::<_, u64>::from([("a".to_owned(), 1)]);
+    for edit in 0..100 {
+        lb.apply(&config(1 + edit % 3, edit % 2 == 0));
+        for _ in 0..5 {
             *answered.entry(client.get("/").text()).or_default() += 1;
         }
+        eventually("only the slow one is open", || (lb.server("a")["active_requests"] == 1).then_some(()));
     }
-    assert_eq!(a.connections(), 1, "kept alive through 20 edits");
-    total_is(&lb, "a", answered["a"]);
+    assert_eq!(a.connections(), 2, "both kept through 100 edits");
+    assert!(answered["a"] > 50, "{answered:?}");
+    gate.open();
+    assert_eq!(slow.answer().text(), "a");
+    let total = answered["a"] + 1;
+    total_is(&lb, "a", total);
     let series = "lb_server_requests_total{pool=\"default\",server=\"a\",code=\"200\"}";
-    assert_eq!(lb.metric(series).unwrap().to_string(), answered["a"].to_string());
-    assert_eq!(lb.generation(), 21);
+    assert_eq!(lb.metric(series).unwrap().to_string(), total.to_string());
+    assert_eq!(lb.generation(), 101);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, Piece};
-use crate::support::lb::Lb;
+use crate::support::lb::{Lb, NO_CHECKS};
 use crate::support::servers::{Request, Server, answer};
 use crate::support::{DEADLINE, eventually};
 
@@ -59,9 +59,10 @@ fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
     let mut writer = client.socket();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // More than all buffers on the way hold.
+            // More than all buffers on the way hold; made before its time to be sent begins.
+            let body = vec![b'x'; 64 << 20];
             let _ = write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 64 << 20);
-            let _ = writer.write_all(&vec![b'x'; 64 << 20]);
+            let _ = writer.write_all(&body);
         });
         assert_eq!(client.answer().status, 504);
         drop(client);
@@ -83,6 +84,73 @@ fn an_answer_that_stands_still_is_cut() {
     assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
     assert!(client.is_closed(), "without a last chunk");
     lb.logs("the cut", |line| line.contains("answer_too_slow"));
+}
+
+#[test]
+fn an_answers_head_has_its_time_however_it_comes() {
+    let server = Server::scripted(|mut stream, note| {
+        while let Some(request) = note.next(&mut stream) {
+            // Early hints, or a field that never ends: either goes on until the balancer has enough.
+            let (first, piece) = match request.path() {
+                "/hints" => ("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+                _ => ("HTTP/1.1 200 OK\r\nX: ", "x"),
+            };
+            let mut sent = stream.get_mut().write_all(first.as_bytes());
+            while sent.is_ok() {
+                std::thread::sleep(STEP);
+                sent = stream.get_mut().write_all(piece.as_bytes());
+            }
+        }
+    });
+    let lb = Lb::before(&server, "[timeouts]\nresponse_header = \"400ms\"\n");
+    for path in ["/head", "/hints"] {
+        let (mut client, began) = (Client::connect(lb.address()), Instant::now());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut status = 103;
+        while status == 103 {
+            status = client.try_head().expect("a head").0;
+        }
+        assert_eq!(status, 504, "{path}");
+        assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < DEADLINE / 2, "{path}");
+        lb.logs(path, |line| line.contains(path) && line.contains("\" 504 ") && line.contains("answer_timeout"));
+    }
+    assert_eq!(server.requests().len(), 2, "neither is asked for again");
+}
+
+#[test]
+fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
+    let (test, over) = channel::<()>();
+    let over = Mutex::new(over);
+    let server = Server::scripted(move |mut stream, note| {
+        while let Some(request) = note.next(&mut stream) {
+            if request.path() == "/late" {
+                std::thread::sleep(4 * STEP);
+            }
+            if request.path() == "/never" {
+                let _ = over.lock().expect("a receiver").recv();
+            }
+            answer(&mut stream, OK);
+        }
+    });
+    let file = |listeners: &str| {
+        let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+        format!("{listeners}{admin}{NO_CHECKS}[timeouts]\ndrain = \"1s\"\n{}", server.table("server1"))
+    };
+    let [stays, goes] = [("stays", "127.0.0.1:0"), ("goes", "127.0.0.2:0")]
+        .map(|(name, address)| format!("[[listener]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
+    let lb = Lb::start_file(&file(&format!("{goes}{stays}")));
+    let address = lb.address();
+    let (mut late, mut never) = (Client::connect(address), Client::connect(address));
+    late.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n");
+    never.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("both are under way", || (server.requests().len() == 2).then_some(()));
+    let began = Instant::now();
+    lb.edit_file(&file(&stays));
+    assert_eq!(late.answer().status, 200);
+    assert!(never.is_closed());
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    lb.logs("the cut", |line| line.contains("/never") && line.contains("error=cut"));
+    drop(test);
 }
 
 /// A server that answers with more than all buffers on the way hold.

@@ -71,7 +71,7 @@ pub(crate) fn mixed() -> Fixture {
     let mut fixture = Fixture::new(config(vec![three(), spare]));
     fixture.server("server1").counters().of(0).started.add(1);
     fixture.edit(|config| {
-        let servers = &mut config.pools[0].servers;
+        let servers = &mut Arc::make_mut(&mut config.pools[0]).servers;
         servers[0].enabled = false;
         servers.push(server("server4", 8084, 1));
         servers.push(config::Server { enabled: false, ..server("server5", 8085, 1) });

@@ -16,23 +16,20 @@ use lb::snapshot::Snapshot;
 #[derive(Debug)]
 pub(crate) struct Generations {
     registry: Registry,
-    newest: Option<Arc<Config>>,
     count: u64,
 }
 
 impl Generations {
     pub(crate) fn new() -> Self {
-        Self { registry: Registry::new(1), newest: None, count: 0 }
+        Self { registry: Registry::new(1), count: 0 }
     }
 
     /// Accepts a configuration of these pools.
     pub(crate) fn apply(&mut self, pools: Vec<Pool>) -> Snapshot {
         let config = Arc::new(config(pools));
-        self.registry.apply(self.newest.as_deref(), &config, Instant::now());
+        self.registry.apply(&config, Instant::now());
         self.count += 1;
-        let snapshot = self.registry.snapshot(&config, self.count, "".into(), [].into(), SystemTime::now());
-        self.newest = Some(config);
-        snapshot
+        self.registry.snapshot(&config, self.count, "".into(), [].into(), SystemTime::now())
     }
 
     /// Ends the drains that are over; what is left.
@@ -103,6 +100,6 @@ fn config(mut pools: Vec<Pool>) -> Config {
         },
         limits: Limits { header_bytes: 32 * 1024, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 },
         routes: Vec::new(),
-        pools,
+        pools: pools.into_iter().map(Arc::new).collect(),
     }
 }

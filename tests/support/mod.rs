@@ -27,7 +27,7 @@ impl Fixture {
     /// Generation 1 of `config`. Servers with checks are unchecked, so they count as up.
     pub(crate) fn new(config: Config) -> Self {
         let mut registry = Registry::new(WORKERS);
-        registry.apply(None, &config, Instant::now());
+        registry.apply(&config, Instant::now());
         let state = Arc::new(State::new(snapshot(&mut registry, 1, &Arc::new(config))));
         Self { state, registry }
     }
@@ -37,13 +37,23 @@ impl Fixture {
         let old = self.state.snapshot.load_full();
         let mut config = (*old.config).clone();
         change(&mut config);
-        self.registry.apply(Some(&old.config), &config, Instant::now());
+        self.registry.apply(&config, Instant::now());
         self.state.snapshot.store(snapshot(&mut self.registry, old.generation + 1, &Arc::new(config)));
     }
 
     /// The same generation after `change` of a server's health.
     pub(crate) fn health(&mut self, server: &str, state: lb::health::State) {
         self.server(server).set_state(state);
+        self.publish();
+    }
+
+    /// Takes a server out for its requests, and lets everybody see it.
+    pub(crate) fn eject(&mut self, server: &str, error: &str) {
+        self.server(server).eject(error.to_owned());
+        self.publish();
+    }
+
+    fn publish(&mut self) {
         let old = self.state.snapshot.load_full();
         self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
     }
@@ -105,7 +115,7 @@ pub(crate) fn config(pools: Vec<config::Pool>) -> Config {
             path: "/".into(),
             pool: pools.first().expect("a pool").name.clone(),
         }],
-        pools,
+        pools: pools.into_iter().map(Arc::new).collect(),
     }
 }
 

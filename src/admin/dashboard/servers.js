@@ -186,8 +186,9 @@ function serverRow() {
       set(open, count(server.active_requests));
       set(memory, bytes(server.memory_bytes));
       set(checked, last ? ago(Date.parse(last.at), now) : NONE);
-      set(error, last?.error ?? "");
-      error.title = last?.error ?? "";
+      const why = server.ejected?.error ?? last?.error ?? "";
+      set(error, why);
+      error.title = why;
     },
   };
 }

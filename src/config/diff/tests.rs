@@ -96,3 +96,20 @@ fn the_order_of_servers_counts_and_no_other() {
     assert_eq!(words_between(&old, &new), ["pool default: servers in another order"]);
     assert_eq!(words_between(&old, &old), [] as [String; 0]);
 }
+
+#[test]
+fn common_ends_never_overlap() {
+    for (old, new, expected) in [
+        ("", "", (0, 0)),
+        ("abc", "abc", (3, 0)),
+        ("abc", "abxc", (2, 1)),
+        ("abc", "ac", (1, 1)),
+        ("aaa", "aa", (2, 0)),
+        ("aa", "aaa", (2, 0)),
+        ("abc", "xyz", (0, 0)),
+        ("abc", "", (0, 0)),
+        ("xabc", "yabc", (0, 3)),
+    ] {
+        assert_eq!(common_ends(old.as_bytes(), new.as_bytes()), expected, "{old} {new}");
+    }
+}

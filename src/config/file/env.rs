@@ -6,17 +6,17 @@ use super::tree::{Kind, Place, Table, Value};
 use crate::config::problem::Fault;
 
 /// Fills in every string of a table; one that cannot be filled in is reported and left out.
-pub(super) fn substitute(table: &mut Table, env: &Env<'_>, report: &Report<'_>) {
+pub(super) fn substitute(table: &mut Table<'_>, env: &Env<'_>, report: &Report<'_>) {
     table.values_mut().for_each(|value| visit(value, env, report));
 }
 
-fn visit(value: &mut Value, env: &Env<'_>, report: &Report<'_>) {
+fn visit(value: &mut Value<'_>, env: &Env<'_>, report: &Report<'_>) {
     match &mut value.kind {
         Kind::Table(table) => substitute(table, env, report),
         Kind::Array(values) => values.iter_mut().for_each(|value| visit(value, env, report)),
         Kind::String(text) if text.contains("${") => {
             let (filled, faults) = fill(text, env);
-            value.kind = if faults.is_empty() { Kind::String(filled) } else { Kind::Broken };
+            value.kind = if faults.is_empty() { Kind::String(filled.into()) } else { Kind::Broken };
             for (reference, fault) in faults {
                 report.at(within(value.place, &reference, report), fault);
             }

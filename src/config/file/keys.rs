@@ -268,8 +268,8 @@ pub const RETRY: &[Key] = &[
     key(
         "budget",
         Kind::Percent,
-        "share of the recent requests that may be sent again; above it failures are passed on. What was never sent does \
-         not count",
+        "share of the requests of the last ten seconds that may be sent again, and ten more for where few come; above \
+         it failures are passed on. What was never sent does not count. Each worker counts its own",
     ),
 ];
 /// `[balance]`.
@@ -303,7 +303,11 @@ pub const HEALTH: &[Key] = &[
     key("interval", SOME_TIME, "from one check to the next, give or take a tenth"),
     key("timeout", SOME_TIME, "for a check as a whole"),
     key("rise", Kind::Integer(1..=1000), "passes in a row until a server that was down is up"),
-    key("fall", Kind::Integer(1..=1000), "failures in a row until it is down"),
+    key(
+        "fall",
+        Kind::Integer(1..=1000),
+        "failures in a row until it is down; as many requests in a row that fail do the same",
+    ),
     key(
         "memory",
         Kind::Text(Text::OptionalPath),

@@ -150,7 +150,7 @@ fn said(value: &Value) -> Option<Said> {
     match &value.kind {
         Kind::Boolean(value) => Some(Said::Boolean(*value)),
         Kind::Integer(value) => Some(Said::Integer(*value)),
-        Kind::String(value) => Some(Said::Text(value.clone())),
+        Kind::String(value) => Some(Said::Text(value.to_string())),
         _ => None,
     }
 }

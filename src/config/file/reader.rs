@@ -1,5 +1,6 @@
 //! Reads one table key by key: each into its type, with a default where it is missing or wrong.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::keys::{self, Key};
@@ -18,22 +19,22 @@ pub(super) struct Placed<T> {
 
 /// One table, known keys and all. What it does not know it has reported when it was made.
 pub(super) struct Reader<'a> {
-    table: &'a Table,
+    table: &'a Table<'a>,
     keys: &'static [Key],
     /// As its header is written, for messages: `[timeouts]`; empty for the whole file.
-    header: String,
+    header: Rc<str>,
     place: Place,
     report: &'a Report<'a>,
 }
 
 impl<'a> Reader<'a> {
     /// The file as a whole.
-    pub(super) fn root(table: &'a Table, report: &'a Report<'a>) -> Self {
+    pub(super) fn root(table: &'a Table<'a>, report: &'a Report<'a>) -> Self {
         let place = Place { file: 0, start: 0, end: 0 };
-        Self::new(table, keys::ROOT, String::new(), place, report)
+        Self::new(table, keys::ROOT, "".into(), place, report)
     }
 
-    fn new(table: &'a Table, keys: &'static [Key], header: String, place: Place, report: &'a Report<'a>) -> Self {
+    fn new(table: &'a Table<'a>, keys: &'static [Key], header: Rc<str>, place: Place, report: &'a Report<'a>) -> Self {
         let reader = Self { table, keys, header, place, report };
         for (key, entry) in table.iter().filter(|(key, _)| keys::names(keys).all(|known| known != *key)) {
             let fault = || wording::unknown(key, &entry.value, &reader.header, keys);
@@ -216,7 +217,7 @@ impl<'a> Reader<'a> {
 
     /// `[key]`; without keys if it is not there.
     pub(super) fn table(&self, key: &str, keys: &'static [Key]) -> Self {
-        let header = format!("[{}]", self.path(key));
+        let header: Rc<str> = format!("[{}]", self.path(key)).into();
         let Some(Entry { value, .. }) = self.entry(key) else {
             return Self::new(&EMPTY, keys, header, self.place, self.report);
         };
@@ -231,8 +232,8 @@ impl<'a> Reader<'a> {
 
     /// Every `[[key]]`.
     pub(super) fn tables(&self, key: &str, keys: &'static [Key]) -> Vec<Self> {
-        let header = format!("[[{}]]", self.path(key));
-        let read = |value: &'a Value| match &value.kind {
+        let header: Rc<str> = format!("[[{}]]", self.path(key)).into();
+        let read = |value: &'a Value<'a>| match &value.kind {
             Kind::Table(table) => Some(Self::new(table, keys, header.clone(), value.place, self.report)),
             _ => {
                 self.not_a_table(key, &header, value);
@@ -262,7 +263,7 @@ impl<'a> Reader<'a> {
         };
         let mut tables = Vec::new();
         for (name, Entry { key: place, value }) in table.iter() {
-            let header = format!("[{key}.{name}]");
+            let header: Rc<str> = format!("[{key}.{name}]").into();
             let Kind::Table(table) = &value.kind else {
                 self.not_a_table(name, &header, value);
                 continue;
@@ -273,7 +274,7 @@ impl<'a> Reader<'a> {
         tables
     }
 
-    fn entry(&self, key: &str) -> Option<&'a Entry> {
+    fn entry(&self, key: &str) -> Option<&'a Entry<'a>> {
         debug_assert!(self.known(key).is_some(), "`{key}` is not in keys.rs");
         self.table.get(key)
     }
@@ -287,7 +288,7 @@ impl<'a> Reader<'a> {
         &self,
         key: &str,
         wanted: &str,
-        value: &Value,
+        value: &Value<'_>,
         parse: impl Fn(&str) -> Result<T, Fault>,
     ) -> Option<Placed<T>> {
         let Kind::String(text) = &value.kind else {
@@ -303,14 +304,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn mistyped(&self, key: &str, wanted: &str, value: &Value) {
+    fn mistyped(&self, key: &str, wanted: &str, value: &Value<'_>) {
         if !matches!(value.kind, Kind::Broken) {
             let fault = wording::mistyped(key, wanted, value);
             self.report.at(value.place, fault);
         }
     }
 
-    fn not_a_table(&self, key: &str, header: &str, value: &Value) {
+    fn not_a_table(&self, key: &str, header: &str, value: &Value<'_>) {
         if !matches!(value.kind, Kind::Broken) {
             let fault = wording::not_a_table(key, header, value);
             self.report.at(value.place, fault);

@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use memchr::memchr_iter;
+
 use super::Place;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::SourceFile;
@@ -143,11 +145,10 @@ impl<'a> Report<'a> {
 
 impl<'a> Text<'a> {
     fn new(file: &'a SourceFile) -> Self {
-        let ends = file.bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
         Self {
             path: &file.path,
             bytes: &file.bytes,
-            lines: std::iter::once(0).chain(ends.map(|(i, _)| i + 1)).collect(),
+            lines: std::iter::once(0).chain(memchr_iter(b'\n', &file.bytes).map(|end| end + 1)).collect(),
         }
     }
 

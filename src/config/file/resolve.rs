@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use super::report::Report;
 use super::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
@@ -27,7 +28,7 @@ pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
         timeouts: draft.timeouts,
         limits: draft.limits,
         routes: routes(draft.routes),
-        pools: draft.pools.into_iter().map(|(name, draft)| pool(name, draft)).collect(),
+        pools: draft.pools.into_iter().map(|(name, draft)| Arc::new(pool(name, draft))).collect(),
     }
 }
 
@@ -221,7 +222,8 @@ fn pool(name: String, draft: DraftPool) -> Pool {
     }
 }
 
-fn server(draft: DraftServer) -> Option<Server> {
+/// The server, if all of it could be read.
+pub(super) fn server(draft: DraftServer) -> Option<Server> {
     Some(Server {
         name: draft.name?.value,
         address: draft.address?,

@@ -19,23 +19,22 @@ const MOST_ERRORS: usize = 50;
 ///
 /// The parser recovers from an error, but loses much of what follows. So the first error is told,
 /// its lines are blanked, and the rest is parsed again.
-pub(super) fn parse(report: &Report<'_>, file: usize) -> Option<Table> {
+pub(super) fn parse<'a>(report: &Report<'a>, file: usize) -> Option<Table<'a>> {
     let original = text(report, file)?;
+    let error = match DeTable::parse(original) {
+        Ok(table) => return Some(Table::of(file, table.into_inner(), |text| text, report)),
+        Err(error) => error,
+    };
     if original.len() > LONGEST_RECOVERED {
-        return match DeTable::parse(original) {
-            Ok(table) => Some(Table::of(file, table.into_inner(), report)),
-            Err(error) => {
-                Found::new(original, &error).tell(report, file);
-                Some(Table::default())
-            }
-        };
+        Found::new(original, &error).tell(report, file);
+        return Some(Table::default());
     }
     let mut text = Cow::Borrowed(original);
     for _ in 0..MOST_ERRORS {
         let (table, errors) = DeTable::parse_recoverable(&text);
         let found = errors.iter().map(|error| Found::new(&text, error));
         let Some(first) = found.min_by_key(|found| found.start) else {
-            return Some(Table::of(file, table.into_inner(), report));
+            return Some(Table::of(file, table.into_inner(), |text| Cow::Owned(text.into_owned()), report));
         };
         let lines = match enclosing(&text, table.get_ref(), first.start) {
             Some(span) => {

@@ -80,7 +80,7 @@ const HEALTH_KINDS: [(&str, HealthKind); 3] =
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// Reads the joined tree of all files.
-pub(super) fn read(root: &Table, report: &Report<'_>) -> Draft {
+pub(super) fn read(root: &Table<'_>, report: &Report<'_>) -> Draft {
     let root = Reader::root(root, report);
     // The reader of files has used it; here it is only checked.
     root.list("include", "a list of files", include);

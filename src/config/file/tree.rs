@@ -1,7 +1,6 @@
 //! A TOML tree whose every value knows its place, made of one file or of several.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::borrow::Cow;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -19,38 +18,39 @@ pub(super) struct Place {
 
 /// A value and where it stands; a table stands where its header does.
 #[derive(Debug)]
-pub(super) struct Value {
+pub(super) struct Value<'a> {
     pub(super) place: Place,
-    pub(super) kind: Kind,
+    pub(super) kind: Kind<'a>,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
-    String(String),
+pub(super) enum Kind<'a> {
+    String(Cow<'a, str>),
     Integer(i64),
     Float(f64),
     Boolean(bool),
     Datetime,
-    Array(Vec<Value>),
-    Table(Table),
+    Array(Vec<Value<'a>>),
+    Table(Table<'a>),
     /// What is wrong with it has been reported.
     Broken,
 }
 
-/// Keys in the order of the alphabet, each with its own place beside its value's.
+/// Keys in the order of the alphabet, each with its own place beside its value's. There are few in a table,
+/// and may be many tables, so it is a list, of what stands in the text.
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    entries: BTreeMap<String, Entry>,
+pub(super) struct Table<'a> {
+    entries: Vec<(Cow<'a, str>, Entry<'a>)>,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct Entry<'a> {
     pub(super) key: Place,
-    pub(super) value: Value,
+    pub(super) value: Value<'a>,
 }
 
 /// Stands for a table that is not in the file.
-pub(super) static EMPTY: Table = Table { entries: BTreeMap::new() };
+pub(super) static EMPTY: Table<'static> = Table { entries: Vec::new() };
 
 impl Place {
     fn of<T>(file: usize, spanned: &Spanned<T>) -> Self {
@@ -59,76 +59,90 @@ impl Place {
     }
 }
 
-impl Table {
-    pub(super) fn of(file: usize, table: DeTable<'_>, report: &Report<'_>) -> Self {
+impl<'a> Table<'a> {
+    /// What the parser found; `keep` says whether the tree may go on pointing at the text.
+    pub(super) fn of<'t>(
+        file: usize,
+        table: DeTable<'t>,
+        keep: fn(Cow<'t, str>) -> Cow<'a, str>,
+        report: &Report<'_>,
+    ) -> Self {
         let entries = table
             .into_iter()
             .map(|(key, value)| {
-                let entry = Entry { key: Place::of(file, &key), value: Value::of(file, value, report) };
-                (key.into_inner().into_owned(), entry)
+                let entry = Entry { key: Place::of(file, &key), value: Value::of(file, value, keep, report) };
+                (keep(key.into_inner()), entry)
             })
             .collect();
         Self { entries }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
-        self.entries.get(key)
+    pub(super) fn get(&self, key: &str) -> Option<&Entry<'a>> {
+        self.place_of(key).ok().map(|place| &self.entries[place].1)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Entry<'a>)> {
+        self.entries.iter().map(|(key, entry)| (&**key, entry))
     }
 
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
-        self.entries.values_mut().map(|entry| &mut entry.value)
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Value<'a>> {
+        self.entries.iter_mut().map(|(_, entry)| &mut entry.value)
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Option<Entry> {
-        self.entries.remove(key)
+    pub(super) fn remove(&mut self, key: &str) -> Option<Entry<'a>> {
+        self.place_of(key).ok().map(|place| self.entries.remove(place).1)
     }
 
     /// Drops every key but one.
     pub(super) fn retain(&mut self, key: &str) {
-        self.entries.retain(|name, _| name == key);
+        self.entries.retain(|(name, _)| name == key);
     }
 
     /// Adds another file's table: tables are joined, arrays of tables concatenated, and anything
     /// else may be in one file only.
     pub(super) fn merge(&mut self, other: Self, report: &Report<'_>) {
+        let before = self.entries.len();
         for (key, new) in other.entries {
-            match self.entries.entry(key) {
-                btree_map::Entry::Vacant(vacant) => {
-                    vacant.insert(new);
+            let Ok(place) = self.entries[..before].binary_search_by(|(known, _)| known.cmp(&key)) else {
+                self.entries.push((key, new));
+                continue;
+            };
+            let old = &mut self.entries[place].1;
+            match (&mut old.value.kind, new.value.kind) {
+                (Kind::Table(old), Kind::Table(new)) => old.merge(new, report),
+                (Kind::Array(old), Kind::Array(new)) if of_tables(old) && of_tables(&new) => {
+                    old.extend(new);
                 }
-                btree_map::Entry::Occupied(mut occupied) => {
-                    let name = occupied.key().clone();
-                    let old = occupied.get_mut();
-                    match (&mut old.value.kind, new.value.kind) {
-                        (Kind::Table(old), Kind::Table(new)) => old.merge(new, report),
-                        (Kind::Array(old), Kind::Array(new)) if of_tables(old) && of_tables(&new) => {
-                            old.extend(new);
-                        }
-                        _ => report.at(
-                            new.key,
-                            Fault::new(format!("`{name}` is set already, {}", report.location(new.key, old.key)))
-                                .hint("set it in one of the two files"),
-                        ),
-                    }
-                }
+                _ => report.at(
+                    new.key,
+                    Fault::new(format!("`{key}` is set already, {}", report.location(new.key, old.key)))
+                        .hint("set it in one of the two files"),
+                ),
             }
         }
+        // Two lists in order, one behind the other.
+        self.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    }
+
+    fn place_of(&self, key: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(known, _)| (**known).cmp(key))
     }
 }
 
-impl Value {
-    fn of(file: usize, value: Spanned<DeValue<'_>>, report: &Report<'_>) -> Self {
+impl<'a> Value<'a> {
+    fn of<'t>(
+        file: usize,
+        value: Spanned<DeValue<'t>>,
+        keep: fn(Cow<'t, str>) -> Cow<'a, str>,
+        report: &Report<'_>,
+    ) -> Self {
         let place = Place::of(file, &value);
         let too_large = || {
             report.at(place, Fault::new("this number is too large"));
             Kind::Broken
         };
         let kind = match value.into_inner() {
-            DeValue::String(text) => Kind::String(text.into_owned()),
+            DeValue::String(text) => Kind::String(keep(text)),
             DeValue::Integer(number) => {
                 i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| too_large(), Kind::Integer)
             }
@@ -136,9 +150,9 @@ impl Value {
             DeValue::Boolean(value) => Kind::Boolean(value),
             DeValue::Datetime(_) => Kind::Datetime,
             DeValue::Array(values) => {
-                Kind::Array(values.into_iter().map(|value| Self::of(file, value, report)).collect())
+                Kind::Array(values.into_iter().map(|value| Self::of(file, value, keep, report)).collect())
             }
-            DeValue::Table(table) => Kind::Table(Table::of(file, table, report)),
+            DeValue::Table(table) => Kind::Table(Table::of(file, table, keep, report)),
         };
         Self { place, kind }
     }
@@ -168,6 +182,6 @@ impl Value {
     }
 }
 
-fn of_tables(values: &[Value]) -> bool {
+fn of_tables(values: &[Value<'_>]) -> bool {
     values.iter().all(|value| matches!(value.kind, Kind::Table(_)))
 }

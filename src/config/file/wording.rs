@@ -12,7 +12,7 @@ pub(super) const WHOLE_NUMBER: &str = "a whole number";
 pub(super) const BOOLEAN: &str = "true or false";
 
 /// A value of another type than the key wants.
-pub(super) fn mistyped(key: &str, wanted: &str, value: &Value) -> Fault {
+pub(super) fn mistyped(key: &str, wanted: &str, value: &Value<'_>) -> Fault {
     let found = value.type_name();
     let fault = Fault::new(format!("`{key}` must be {wanted}, not {found}"));
     let in_quotes = |sign: &str, example: String| {
@@ -33,7 +33,7 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &Value) -> Fault {
 }
 
 /// A value where a table is wanted, one table where several are, or several where one is.
-pub(super) fn not_a_table(key: &str, header: &str, value: &Value) -> Fault {
+pub(super) fn not_a_table(key: &str, header: &str, value: &Value<'_>) -> Fault {
     let wanted = match header.starts_with("[[") {
         true => "an array of tables",
         false => "a table",
@@ -43,7 +43,7 @@ pub(super) fn not_a_table(key: &str, header: &str, value: &Value) -> Fault {
 }
 
 /// A key, or a table, that is not among those that the table under `header` knows.
-pub(super) fn unknown(key: &str, value: &Value, header: &str, known: &'static [Key]) -> Fault {
+pub(super) fn unknown(key: &str, value: &Value<'_>, header: &str, known: &'static [Key]) -> Fault {
     let kind = if value.is_table() { "table" } else { "key" };
     let fault = match header {
         "" => Fault::new(format!("unknown {kind} `{key}`")),

@@ -298,7 +298,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let shut = self.0.0.lock().expect("a gate");
         // A test that fails leaves it shut: then this ends with the test's process.
         drop(self.0.1.wait_while(shut, |open| !*open).expect("a gate"));

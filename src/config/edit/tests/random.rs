@@ -210,7 +210,7 @@ fn after(files: &[SourceFile], wanted: &Edit) -> Option<Vec<SourceFile>> {
 }
 
 fn text(files: &[SourceFile]) -> String {
-    files.iter().map(|file| String::from_utf8(file.bytes.clone()).unwrap()).collect::<Vec<_>>().join("\n=====\n")
+    files.iter().map(|file| String::from_utf8(file.bytes.to_vec()).unwrap()).collect::<Vec<_>>().join("\n=====\n")
 }
 
 /// The edit that undoes another one, where that can be done byte for byte.
@@ -266,7 +266,7 @@ fn random_edits_change_what_they_should_and_can_be_undone() {
             }
             for (old, new) in files.iter().zip(&changed) {
                 let kinds = |file: &SourceFile| {
-                    let text = String::from_utf8(file.bytes.clone()).unwrap();
+                    let text = String::from_utf8(file.bytes.to_vec()).unwrap();
                     [text.contains("\r\n"), text.replace("\r\n", "").contains('\n')]
                 };
                 let (was, is) = (kinds(old), kinds(new));

@@ -2,9 +2,9 @@
 # Runs docker-compose.yml as it is and looks at it from outside: everything becomes healthy, nothing
 # runs as root or can write to its image, 11 requests go 2:3:6, an edit of lb.toml on the host is
 # applied within a second, a bad one is refused and makes nobody unhealthy, a server that goes is
-# left out and found again, Prometheus scrapes, Zipkin shows one trace of balancer and server, and
-# everything ends with exit code 0. What was found, and which images were stood in for, is told at
-# the end.
+# left out and found again, Prometheus scrapes, Zipkin shows one trace of balancer and server,
+# Grafana has its dashboard, and everything ends with exit code 0. What was found, and which images
+# were stood in for or left out, is told at the end.
 #
 #   tests/compose.sh            all of it
 #   tests/compose.sh images     only the images
@@ -18,11 +18,12 @@ shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 
 readonly admin=http://127.0.0.1:9900 balancer=http://127.0.0.1:8080
-readonly prometheus=http://127.0.0.1:9090 zipkin=http://127.0.0.1:9411
-readonly services=(server1 server2 server3 lb prometheus zipkin)
+readonly prometheus=http://127.0.0.1:9090 zipkin=http://127.0.0.1:9411 grafana=http://127.0.0.1:3000
+services=(server1 server2 server3 lb prometheus zipkin grafana)
 work=$(mktemp --directory)
 daemon=
 stand_ins=()
+left_out=()
 
 main() {
     trap clean_up EXIT
@@ -40,6 +41,7 @@ main() {
     survives
     scrapes
     traces
+    shows
     stop
     summary
 }
@@ -53,7 +55,7 @@ start() {
     chmod -R a+rX "$work"
     export LB_CONFIG_DIR=$work/lb
     local began=$SECONDS service
-    compose up --detach >"$work/up.log" 2>&1 || { cat "$work/up.log"; compose logs; fail "not up"; }
+    compose up --detach "${services[@]}" >"$work/up.log" 2>&1 || { cat "$work/up.log"; compose logs; fail "not up"; }
     for service in "${services[@]}"; do
         within 120 "$service is healthy" healthy "$service"
     done
@@ -169,7 +171,8 @@ status() {
 scrapes() {
     within 30 "Prometheus scrapes" targets_up
     within 30 "Prometheus knows the servers' memory" remembers
-    found "Prometheus scrapes the balancer and knows each server's memory"
+    within 30 "Prometheus has the alerts" warns
+    found "Prometheus scrapes the balancer, knows each server's memory and has the alerts"
 }
 
 targets_up() {
@@ -182,6 +185,11 @@ remembers() {
         jq --exit-status '.data.result | length == 3'
 }
 
+warns() {
+    fetch "$prometheus/api/v1/rules?type=alert" |
+        jq --exit-status '[.data.groups[].rules[]] | length > 5 and all(.health == "ok")'
+}
+
 traces() {
     within 30 "Zipkin has a trace of balancer and server" joined_trace
     found "Zipkin has a trace of balancer and server"
@@ -190,6 +198,15 @@ traces() {
 joined_trace() {
     fetch "$zipkin/api/v2/traces?limit=50" | jq --exit-status '
         any(.[]; [.[].localEndpoint.serviceName] | any(. == "lb") and any(startswith("server")))'
+}
+
+shows() {
+    [[ " ${services[*]} " == *" grafana "* ]] || return 0
+    fetch "$grafana/api/dashboards/uid/lb" >"$work/dashboard.json"
+    jq --exit-status '.dashboard.panels | length > 20' "$work/dashboard.json" >/dev/null || fail "no dashboard"
+    within 30 "Grafana reaches Prometheus" \
+        fetch "$grafana/api/datasources/proxy/uid/prometheus/api/v1/query?query=lb_build_info"
+    found "Grafana has the dashboard and reaches Prometheus"
 }
 
 stop() {
@@ -216,6 +233,9 @@ summary() {
     for image in "${stand_ins[@]}"; do
         echo "- $image could not be pulled: an image made here stood in for it"
     done
+    for image in "${left_out[@]}"; do
+        echo "- $image could not be pulled and nothing stands in for it: it was left out, and was NOT looked at"
+    done
 }
 
 # --- images --------------------------------------------------------------------------------------
@@ -225,6 +245,20 @@ base_images() {
     image rust:1.95-slim-bookworm stand_in_rust
     image "$(used prom/prometheus)" stand_in_prometheus
     image "$(used openzipkin/zipkin-slim)" stand_in_zipkin
+    optional grafana "$(used grafana/grafana)"
+}
+
+# optional SERVICE IMAGE: pulled; or else the service is left out, where no package has its program.
+optional() {
+    local service=$1 name=$2 kept=() other
+    docker image inspect "$name" >/dev/null 2>&1 && return
+    if timeout 300 docker pull --quiet "$name" >"$work/pull.log" 2>&1; then return; fi
+    say "$name cannot be pulled: leaving $service out"
+    left_out+=("$name")
+    for other in "${services[@]}"; do
+        if [[ $other != "$service" ]]; then kept+=("$other"); fi
+    done
+    services=("${kept[@]}")
 }
 
 # used NAME: the image with its version, as docker-compose.yml has it.

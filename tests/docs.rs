@@ -132,18 +132,53 @@ fn documented_defaults_are_the_defaults() {
 
 #[test]
 fn every_metric_is_documented_and_no_other() {
-    let sources: Vec<String> = ["src", "backends/src"].iter().flat_map(|under| sources(&root().join(under))).collect();
-    // Each name stands in the sources once, as a text of its own, and nothing else looks like one.
+    let sources = all_sources();
+    let known = metrics(&sources);
+    let page = text("docs/operation.md");
+    let rows = rows(&page, "Metrics");
+    let told = set(rows.iter().flat_map(|row| quoted(row[0])).filter(|name| *name != "process_*"));
+    assert_eq!(told, known);
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_that_there_are() {
+    let sources = all_sources();
+    let known = metrics(&sources);
+    for file in ["prometheus/alerts.yml", "prometheus/alerts_test.yml", "grafana/dashboards/lb.json"] {
+        let text = text(&format!("examples/{file}"));
+        let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+        let named = set(words.filter(|word| word.starts_with("lb_")));
+        assert!(named.len() >= 8, "{file}: only {named:?}");
+        for name in named {
+            // What a histogram is in Prometheus.
+            let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+            assert!(known.contains(name) || family.is_some_and(|family| known.contains(family)), "{file}: {name}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_is_documented_and_no_other() {
+    let (alerts, page) = (text("examples/prometheus/alerts.yml"), text("docs/operation.md"));
+    let known = set(alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
+    assert!(known.len() >= 5, "only {known:?}");
+    let rows = rows(&page, "Alerts");
+    assert_eq!(set(rows.iter().flat_map(|row| quoted(row[0]))), known);
+}
+
+/// The names of metrics: each stands in the sources once, as a text of its own, and nothing else looks like one.
+fn metrics(sources: &[String]) -> BTreeSet<&str> {
     let literals = sources.iter().flat_map(|source| source.split('"'));
     let of_metric = |text: &&str| {
         text.strip_prefix("lb_").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
     };
     let known = set(literals.filter(of_metric));
     assert!(known.len() > 20, "only {known:?}");
-    let page = text("docs/operation.md");
-    let rows = rows(&page, "Metrics");
-    let told = set(rows.iter().flat_map(|row| quoted(row[0])).filter(|name| *name != "process_*"));
-    assert_eq!(told, known);
+    known
+}
+
+fn all_sources() -> Vec<String> {
+    ["src", "backends/src"].iter().flat_map(|under| sources(&root().join(under))).collect()
 }
 
 /// All Rust files under a directory.

@@ -1,5 +1,6 @@
 //! Everything under `examples/` is fine, and `everything.toml` says what is true.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,6 +11,7 @@ use lb::config::file::keys;
 use lb::config::guard::guards;
 use lb::config::problem::Problem;
 use lb::config::source;
+use serde_json::Value;
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
@@ -49,10 +51,61 @@ fn all_of_them_are_fine() {
 }
 
 #[test]
-fn promtool_takes_what_prometheus_is_told() {
-    let file = examples().join("prometheus/prometheus.yml");
-    if let Some(output) = output_of(Command::new("promtool").args(["check", "config"]).arg(file)) {
-        assert!(output.status.success(), "{output:#?}");
+fn promtool_takes_what_prometheus_is_told_and_alerts_say_what_they_should() {
+    for (command, file) in [
+        (["check", "config"], "prometheus.yml"),
+        (["check", "rules"], "alerts.yml"),
+        (["test", "rules"], "alerts_test.yml"),
+    ] {
+        let file = examples().join("prometheus").join(file);
+        if let Some(output) = output_of(Command::new("promtool").args(command).arg(file)) {
+            assert!(output.status.success(), "{output:#?}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_a_test() {
+    let text = |file: &str| fs::read_to_string(examples().join("prometheus").join(file)).expect(file);
+    let (alerts, tests) = (text("alerts.yml"), text("alerts_test.yml"));
+    let alerts: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 5, "only {alerts:?}");
+    for alert in alerts {
+        // Not only that it is silent.
+        assert!(tests.contains(&format!("- alertname: {alert}\n")), "{alert}");
+    }
+}
+
+/// Grafana itself cannot be asked here, so this is: that it finds the dashboard, and that its panels can be told apart.
+#[test]
+fn grafana_finds_its_dashboard() {
+    let text = |file: &str| fs::read_to_string(examples().join(file)).expect(file);
+    let compose = text("../docker-compose.yml");
+    let provider = text("grafana/provisioning/dashboards/lb.yml");
+    let path = provider.lines().find_map(|line| line.trim().strip_prefix("path: ")).expect("a path");
+    assert!(compose.contains(&format!("- ./examples/grafana/dashboards:{path}:ro\n")), "{path}");
+    assert!(compose.contains(&format!("GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: {path}/lb.json\n")), "{path}");
+    for url in
+        text("grafana/provisioning/datasources/lb.yml").lines().filter_map(|line| line.trim().strip_prefix("url: "))
+    {
+        let (service, port) = url.trim_start_matches("http://").split_once(':').expect("a port");
+        assert!(
+            compose.contains(&format!("\n  {service}:\n")) && compose.contains(&format!(":{port}:{port}\"")),
+            "{url}"
+        );
+    }
+
+    let dashboard: Value = serde_json::from_str(&text("grafana/dashboards/lb.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().expect("an id")).collect();
+    assert_eq!(ids.len(), panels.len());
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().expect("a place"));
+        assert!(x + w <= 24, "{}", panel["title"]);
+        for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(place), "{} lies over another at {place:?}", panel["title"]);
+        }
     }
 }
 

@@ -1,0 +1,115 @@
+//! The real Prometheus, asked by its own API, where it is installed.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::client::get;
+use super::lb::{Lines, lines};
+use super::{eventually, percent_encoded};
+
+/// A running Prometheus that asks often. Killed at the end of the test.
+#[derive(Debug)]
+pub(crate) struct Prometheus {
+    child: Child,
+    address: SocketAddr,
+    log: Lines,
+    _directory: TempDir,
+}
+
+/// One series of an answer: its labels, and its value.
+pub(crate) type Sample = (Value, f64);
+
+impl Prometheus {
+    /// Scrapes `admin` as the job `lb`, by the rules of that text, and waits until it does. None, and says so, where
+    /// Prometheus is not installed.
+    pub(crate) fn start(admin: SocketAddr, rules: &str) -> Option<Self> {
+        let directory = TempDir::new().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("rules.yml"), rules).expect("a file");
+        fs::write(path("prometheus.yml"), configuration(admin)).expect("a file");
+        let mut child = spawn(&path("prometheus.yml"), &path("data"))?;
+        let log = lines(child.stderr.take().expect("piped"));
+        let address = eventually("Prometheus listens", || {
+            let lines = log.lock().expect("lines");
+            let line = lines.iter().find(|line| line.contains("Listening on"))?;
+            // It quotes the text of its log, and no address.
+            let address = line.split("address=").nth(1)?;
+            Some(address.split(' ').next()?.parse().expect("an address"))
+        });
+        let prometheus = Self { child, address, log, _directory: directory };
+        eventually("Prometheus scrapes", || {
+            prometheus.try_query("up{job=\"lb\"} == 1").ok().filter(|found| found.len() == 1)
+        });
+        Some(prometheus)
+    }
+
+    /// What a path of its API answers, or what it says is wrong.
+    pub(crate) fn api(&self, path: &str) -> Result<Value, String> {
+        let answer = get(self.address, path);
+        let body: Value = serde_json::from_slice(&answer.body).map_err(|_| answer.text())?;
+        if body["status"] == "success" { Ok(body["data"].clone()) } else { Err(body.to_string()) }
+    }
+
+    /// What an expression is now.
+    pub(crate) fn try_query(&self, expression: &str) -> Result<Vec<Sample>, String> {
+        let data = self.api(&format!("/api/v1/query?query={}", percent_encoded(expression)))?;
+        let sample = |series: &Value| {
+            let value = series["value"][1].as_str().and_then(|value| value.parse().ok());
+            (series["metric"].clone(), value.expect("a number"))
+        };
+        Ok(data["result"].as_array().ok_or(data.to_string())?.iter().map(sample).collect())
+    }
+
+    /// The same of an expression that has no mistake.
+    #[track_caller]
+    pub(crate) fn query(&self, expression: &str) -> Vec<Sample> {
+        self.try_query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// The states of an alert, one for each series that raises it: `pending` or `firing`.
+    pub(crate) fn alert(&self, name: &str) -> Vec<String> {
+        let data = self.api("/api/v1/alerts").expect("alerts");
+        let alerts = data["alerts"].as_array().expect("alerts");
+        let named = alerts.iter().filter(|alert| alert["labels"]["alertname"] == name);
+        named.map(|alert| alert["state"].as_str().expect("a state").to_owned()).collect()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the log of Prometheus:\n{}", self.log.lock().expect("lines").join("\n"));
+        }
+    }
+}
+
+fn configuration(admin: SocketAddr) -> String {
+    format!(
+        "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 200ms }}\n\
+         rule_files: [rules.yml]\n\
+         scrape_configs: [{{ job_name: lb, static_configs: [{{ targets: [\"{admin}\"] }}] }}]\n"
+    )
+}
+
+fn spawn(configuration: &Path, data: &Path) -> Option<Child> {
+    let mut command = Command::new("prometheus");
+    command.arg("--config.file").arg(configuration).arg("--storage.tsdb.path").arg(data);
+    command.args(["--web.listen-address", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    match command.spawn() {
+        Ok(child) => Some(child),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("skipped: prometheus is not installed (Debian's package has that name)");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}

@@ -1,0 +1,136 @@
+//! The real Zipkin server, where Java and its jar are: what it makes of the spans of `lb` and of the demo server.
+//!
+//! `ZIPKIN_JAR` is the jar, of Maven's `io.zipkin:zipkin-server` with the classifier `slim` or `exec`.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::client::{Client, get};
+use crate::support::demo::Demo;
+use crate::support::eventually;
+use crate::support::lb::{Lb, Lines, NO_CHECKS, lines, servers};
+use crate::support::servers::Refusing;
+
+/// How long a Java server may take to start on a machine that has much else to do.
+const START: Duration = Duration::from_secs(120);
+
+/// A running Zipkin that keeps spans in memory. Killed at the end of the test.
+struct Zipkin {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Zipkin {
+    /// Starts, and waits until it serves. None, and says so, where something is missing.
+    fn start() -> Option<Self> {
+        let skipped = |why: &str| eprintln!("skipped: {why}, so the real Zipkin was not asked");
+        let Some(jar) = std::env::var_os("ZIPKIN_JAR") else {
+            skipped("ZIPKIN_JAR is not set");
+            return None;
+        };
+        let mut command = Command::new("java");
+        // What it would gain by compiling better, it has no time for.
+        command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-jar"]).arg(jar);
+        command.args(["ip=127.0.0.1", "port=0", "protocols[0]=http"].map(|key| format!("--armeria.ports[0].{key}")));
+        let mut child = match command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                skipped("java is not installed");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let log = lines(child.stderr.take().expect("piped"));
+        let address = served_at(&mut child, &log);
+        Some(Self { child, address })
+    }
+
+    fn spans_url(&self) -> String {
+        format!("http://{}/api/v2/spans", self.address)
+    }
+
+    /// The spans that it has of a trace, once there are so many.
+    #[track_caller]
+    fn trace(&self, id: &str, count: usize) -> Vec<Value> {
+        eventually(&format!("a trace of {count} spans"), || {
+            let answer = get(self.address, &format!("/api/v2/trace/{id}"));
+            let spans: Vec<Value> = (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok())??;
+            assert!(spans.len() <= count, "{spans:#?}");
+            (spans.len() == count).then_some(spans)
+        })
+    }
+}
+
+impl Drop for Zipkin {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where its log says that it serves.
+fn served_at(child: &mut Child, log: &Lines) -> SocketAddr {
+    let begin = Instant::now();
+    loop {
+        let told = log.lock().expect("lines").clone();
+        let address = told.iter().find_map(|line| line.split("Serving HTTP at /").nth(1)?.split(' ').next());
+        if let Some(address) = address {
+            return address.parse().expect("an address");
+        }
+        let ended = child.try_wait().expect("a child");
+        if ended.is_some() || begin.elapsed() > START {
+            // Nobody else would end it.
+            let _ = child.kill();
+            panic!("Zipkin does not serve ({ended:?}):\n{}", told.join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_slow_request_is_found_by_its_line_in_the_access_log() {
+    let Some(zipkin) = Zipkin::start() else { return };
+    let refusing = Refusing::new();
+    let demo = Demo::start("server1", Some(&zipkin.spans_url()));
+    let servers = servers(&[("server0", refusing.address, 1), ("server1", demo.address, 1)]);
+    let tracing = format!("[tracing]\nzipkin = \"{}\"\n[retry]\nbudget = \"100%\"\n", zipkin.spans_url());
+    let lb = Lb::start(&format!("{NO_CHECKS}{tracing}[log]\nformat = \"json\"\n{servers}"));
+    let mut client = Client::connect(lb.address());
+    // One of two in a row is tried at the server that refuses.
+    for _ in 0..2 {
+        assert_eq!(client.get("/slow?seconds=0.05").status, 200);
+    }
+    let line = lb.logs("a request of two tries", |line| line.contains("\"tries\":2"));
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    let trace = zipkin.trace(line["trace_id"].as_str().expect("a trace"), 5);
+
+    let find = |service: &str, kind: &Value, server: &Value| -> &Value {
+        let of_service = trace.iter().filter(|span| span["localEndpoint"]["serviceName"] == service);
+        let mut matching = of_service.filter(|span| span["kind"] == *kind && span["tags"]["lb.server"] == *server);
+        matching.next().unwrap_or_else(|| panic!("no span of {service} {kind} {server} in {trace:#?}"))
+    };
+    let (server, client) = (Value::from("SERVER"), Value::from("CLIENT"));
+    let request = find("lb", &server, &"server1".into());
+    let refused = find("lb", &client, &"server0".into());
+    let answered = find("lb", &client, &"server1".into());
+    let served = find("server1", &server, &Value::Null);
+    let slept = find("server1", &Value::Null, &Value::Null);
+    assert_eq!(request["parentId"], Value::Null);
+    for (child, parent) in [(refused, request), (answered, request), (served, answered), (slept, served)] {
+        assert_eq!(child["parentId"], parent["id"], "{trace:#?}");
+    }
+    assert_eq!(refused["tags"]["error.type"], "unreachable");
+    // And it shows who calls whom.
+    eventually("two services, one of which calls the other", || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
+        let answer = get(zipkin.address, &format!("/api/v2/dependencies?endTs={now}&lookback=3600000"));
+        let links: Value = serde_json::from_slice(&answer.body).ok()?;
+        let found = |link: &Value| link["parent"] == "lb" && link["child"] == "server1";
+        links.as_array()?.iter().any(found).then_some(())
+    });
+}

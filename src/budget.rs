@@ -26,13 +26,16 @@ impl Budget {
         Self { reserve: RESERVE, earned: 0.0, requests: 0, looked: now }
     }
 
-    /// Whether one more try again is within the budget; if so, it is paid.
+    /// Whether one more try again is within the budget; if so, it is paid. A share of nothing allows none.
     ///
     /// `requests` counts all that ever came, and is only looked at here: a request that is not
     /// tried again costs nothing. So of a long time without a try again, each part counts as busy
     /// as the whole.
     #[allow(clippy::cast_precision_loss, reason = "few come between two tries again")]
     pub fn spend(&mut self, requests: u64, share: f64, now: Instant) -> bool {
+        if share <= 0.0 {
+            return false;
+        }
         let windows = now.saturating_duration_since(self.looked).as_secs_f64() / WINDOW.as_secs_f64();
         let news = requests.saturating_sub(self.requests) as f64 / windows.max(1.0);
         (self.requests, self.looked) = (requests, now);
@@ -72,8 +75,9 @@ mod tests {
         let begin = Instant::now();
         let mut budget = Budget::new(begin);
         // One request a second, each of which breaks, for an hour.
-        let spent = (1..=3600).filter(|second| budget.spend(*second, 0.0, begin + Duration::from_secs(*second)));
+        let spent = (1..=3600).filter(|second| budget.spend(*second, 0.001, begin + Duration::from_secs(*second)));
         assert_eq!(spent.count(), 3600);
+        assert!(!Budget::new(begin).spend(1000, 0.0, begin), "none are where none are allowed");
         // Ten a second: as many are free as before, beside the share.
         let mut budget = Budget::new(begin);
         let spent = (1..=36_000).filter(|n| budget.spend(*n, 0.2, begin + Duration::from_millis(n * 100))).count();

@@ -228,6 +228,7 @@ pub fn main() -> ExitCode {
 impl Balancer {
     /// Has the balancer asked, by default that of the configuration at `config`.
     fn ask(self, config: &Path, ask: impl FnOnce(&Api) -> Result<ExitCode, ApiError>) -> ExitCode {
+        let by_default = self.admin.is_none() && !config.exists();
         let api = match Api::new(self.admin.unwrap_or_else(|| admin(config))) {
             Ok(api) => api,
             Err(error) => return fail(&error),
@@ -236,6 +237,12 @@ impl Balancer {
             Ok(code) => code,
             Err(error) => {
                 fail(&error);
+                if by_default {
+                    note(&format_args!(
+                        "there is no {}, so the default address was asked (--admin names another)",
+                        config.display()
+                    ));
+                }
                 // What is refused was understood: it is the question that was wrong.
                 let refused = matches!(error, ApiError::Refused(..));
                 ExitCode::from(if refused { BAD_INPUT } else { USAGE })

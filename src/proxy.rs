@@ -4,8 +4,8 @@
 //! others move bytes.
 //!
 //! - A connection and its requests: [`client`] serves one after the other, [`forward`] takes a request
-//!   from its head to the end of its answer, [`attempt`] is one try at one server, [`tunnel`] what
-//!   follows a change of protocol. [`exchange`] is the one record of it all.
+//!   from its head to the end of its answer, [`attempt`] is one try at one server, [`upload`] its
+//!   request's body, [`tunnel`] what follows a change of protocol. [`exchange`] is the one record of it all.
 //! - Bytes: [`wire`] reads and writes, [`body`] streams in whatever framing, [`upstream`] keeps
 //!   connections to servers, [`watch`] keeps the time.
 //! - What a message says (pure): [`head`] and [`name`] parse it, [`framing`] and [`chunked`] find its
@@ -35,6 +35,7 @@ pub mod retry;
 pub mod target;
 pub mod trace_context;
 pub mod tunnel;
+pub mod upload;
 pub mod upstream;
 pub mod watch;
 pub mod wire;

@@ -299,6 +299,7 @@ impl PoolEntry {
             self.let_go(now + drain);
         } else if self.hold.is_none() && awaits && was_ready && !hold.is_zero() {
             let until = now + hold;
+            tracing::warn!(pool = %self.live.name, ?hold, "all its servers are new: the old ones serve until one of them is up");
             self.hold = Some(until);
             for leaving in &mut self.leaving {
                 leaving.until = until + drain;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -45,18 +45,18 @@ pub struct Server {
     /// Who it is.
     pub key: Key,
     /// Where the address resolves to now; `None` while a host name has not been resolved.
-    target: ArcSwapOption<SocketAddr>,
+    target: Target,
     state: AtomicU8,
     /// Whether an edit disabled or removed it.
     leaving: AtomicBool,
     /// When the state last changed.
-    since: ArcSwapOption<SystemTime>,
-    last_check: ArcSwapOption<Check>,
+    since: Mutex<SystemTime>,
+    last_check: Mutex<Option<Arc<Check>>>,
     /// Tries in a row that failed by its fault, as far as the workers know. Written only when one
     /// fails and when that row ends, so that a request that is answered writes nothing that is shared.
     failures: AtomicU32,
     /// Why it is down, if that is for its requests and no check has failed since.
-    ejection: ArcSwapOption<Ejection>,
+    ejection: Mutex<Option<Arc<Ejection>>>,
     /// How often it was taken out for its requests; written by the control plane.
     ejections: Counter,
     /// Resident bytes as the server itself says; [`UNKNOWN`] when it does not, or no longer.
@@ -67,6 +67,20 @@ pub struct Server {
 }
 
 const UNKNOWN: u64 = u64::MAX;
+
+/// Where connections go.
+#[derive(Debug)]
+enum Target {
+    Fixed(SocketAddr),
+    /// What the host name was last found to be.
+    Resolved(ArcSwapOption<SocketAddr>),
+}
+
+/// What only the control plane and who asks it look at: requests never do. Locks are small where there
+/// are a hundred thousand servers.
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What one worker counts of a server.
 #[derive(Debug, Default)]
@@ -110,19 +124,19 @@ impl Server {
     #[must_use]
     pub fn new(id: u64, key: Key, state: State, workers: usize) -> Self {
         let target = match key.address {
-            Address::Ip(address) => Some(Arc::new(address)),
-            Address::Name(..) => None,
+            Address::Ip(address) => Target::Fixed(address),
+            Address::Name(..) => Target::Resolved(ArcSwapOption::empty()),
         };
         Self {
             id,
             key,
-            target: ArcSwapOption::new(target),
+            target,
             state: AtomicU8::new(state as u8),
             leaving: AtomicBool::new(false),
-            since: ArcSwapOption::from_pointee(SystemTime::now()),
-            last_check: ArcSwapOption::empty(),
+            since: Mutex::new(SystemTime::now()),
+            last_check: Mutex::default(),
             failures: AtomicU32::new(0),
-            ejection: ArcSwapOption::empty(),
+            ejection: Mutex::default(),
             ejections: Counter::default(),
             memory: AtomicU64::new(UNKNOWN),
             checks: Default::default(),
@@ -133,12 +147,17 @@ impl Server {
     /// Where to connect, if that is known.
     #[must_use]
     pub fn target(&self) -> Option<SocketAddr> {
-        self.target.load().as_deref().copied()
+        match &self.target {
+            Target::Fixed(address) => Some(*address),
+            Target::Resolved(address) => address.load().as_deref().copied(),
+        }
     }
 
     /// Says where the host name resolves to now.
     pub fn set_target(&self, target: SocketAddr) {
-        self.target.store(Some(Arc::new(target)));
+        if let Target::Resolved(address) = &self.target {
+            address.store(Some(Arc::new(target)));
+        }
     }
 
     /// What its checks and its requests say.
@@ -151,9 +170,9 @@ impl Server {
     /// Notes a new state, in which nothing has failed yet.
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
-        self.since.store(Some(Arc::new(SystemTime::now())));
+        *lock(&self.since) = SystemTime::now();
         self.failures.store(0, Relaxed);
-        self.ejection.store(None);
+        *lock(&self.ejection) = None;
     }
 
     /// Notes that it has answered a request.
@@ -174,18 +193,18 @@ impl Server {
     pub fn eject(&self, error: String) {
         self.set_state(State::Down);
         self.ejections.add(1);
-        self.ejection.store(Some(Arc::new(Ejection { at: self.since(), error })));
+        *lock(&self.ejection) = Some(Arc::new(Ejection { at: self.since(), error }));
     }
 
     /// Says that its checks fail too: if it is down, that is no longer for its requests alone.
     pub fn fails_checks(&self) {
-        self.ejection.store(None);
+        *lock(&self.ejection) = None;
     }
 
     /// Why it is out, if that is for its requests alone.
     #[must_use]
     pub fn ejection(&self) -> Option<Arc<Ejection>> {
-        self.ejection.load_full()
+        lock(&self.ejection).clone()
     }
 
     /// How often it was taken out for its requests.
@@ -208,19 +227,19 @@ impl Server {
     /// When the state last changed.
     #[must_use]
     pub fn since(&self) -> SystemTime {
-        self.since.load().as_deref().copied().unwrap_or(SystemTime::UNIX_EPOCH)
+        *lock(&self.since)
     }
 
     /// The newest check, if there was any.
     #[must_use]
     pub fn last_check(&self) -> Option<Arc<Check>> {
-        self.last_check.load_full()
+        lock(&self.last_check).clone()
     }
 
     /// Notes a check's end. Called by the control plane alone.
     pub fn set_last_check(&self, check: Check) {
         self.checks[usize::from(check.error.is_some())].add(1);
-        self.last_check.store(Some(Arc::new(check)));
+        *lock(&self.last_check) = Some(Arc::new(check));
     }
 
     /// Checks that passed, and that failed.

@@ -52,6 +52,8 @@ def spread(values, show):
 
 
 def fmt(v):
+    if v != v:  # not a number: it did not come about in time
+        return "-"
     return f"{v:.0f}" if abs(v) >= 1000 or v == int(v) else f"{v:.1f}" if abs(v) >= 100 else f"{v:.2f}"
 
 

@@ -225,6 +225,7 @@ fn why(route: &Route, others: &[&Route]) -> String {
         HostPattern::Any => "it takes any host, and no route that names one fits".to_owned(),
     };
     match route.path.as_str() {
+        "/" if others.is_empty() => format!("{host}, and every path"),
         "/" => format!("{host}; it takes every path that no longer prefix does"),
         path => format!("{host}; {path} is the longest prefix of the path"),
     }

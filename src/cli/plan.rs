@@ -189,7 +189,9 @@ fn notes(
         let name = pool.name.as_str();
         let mut takes = pool.servers.iter().filter(|server| server.enabled && server.weight > 0);
         let all_new = takes.all(|server| !known.contains(&(name, &*server.name, &server.address)));
-        if !served.contains(name) {
+        if new.routes.iter().all(|route| route.pool != name) {
+            notes.push(format!("no route leads to pool {name}: it gets no requests"));
+        } else if !served.contains(name) {
             notes.push(format!("no server of pool {name} would take requests: they would be answered 503"));
         } else if all_new && old.pool(name).is_some() && pool.health.kind != HealthKind::None {
             let hold = format_duration(new.reload.hold);

@@ -20,7 +20,7 @@ pub(super) enum ServerCommand {
         /// Only this pool's.
         #[arg(long)]
         pool: Option<String>,
-        /// The API's answer as it is.
+        /// The API's answer, as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -31,7 +31,7 @@ pub(super) enum ServerCommand {
         /// Its pool, where two pools have a server of that name.
         #[arg(long)]
         pool: Option<String>,
-        /// The API's answer as it is.
+        /// The API's answer, as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -40,7 +40,7 @@ pub(super) enum ServerCommand {
         /// Only of this pool's.
         #[arg(long)]
         pool: Option<String>,
-        /// The API's answer as it is.
+        /// The API's answer, as JSON.
         #[arg(long)]
         json: bool,
     },

@@ -61,6 +61,7 @@ pub(super) enum EditCommand {
         #[command(flatten)]
         server: Named,
         /// Its share beside the others', 0 to 1000; 0 takes no new client.
+        #[arg(allow_negative_numbers = true)]
         weight: u32,
         #[command(flatten)]
         after: After,
@@ -122,6 +123,8 @@ pub(super) enum EditError {
     Fault(Fault),
     /// What the edit would make of the files, or what they are already, is no good configuration.
     Problems(Vec<Problem>),
+    /// What the files are already is no good configuration, and the edit does not mend that.
+    Before(Vec<Problem>),
     /// The file could not be written.
     Replace(PathBuf, ReplaceError),
 }
@@ -145,7 +148,7 @@ pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
             true
         }
         Err(error) => {
-            if let EditError::Problems(problems) = &error {
+            if let EditError::Problems(problems) | EditError::Before(problems) = &error {
                 // Nobody reads it if this fails.
                 let _ = pictures(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
             }
@@ -213,8 +216,14 @@ fn check(
     new: &[SourceFile],
     env: &Env<'_>,
 ) -> Result<Vec<String>, EditError> {
-    let new = file::parse(new, env).map_err(EditError::Problems)?;
-    let old = file::parse(&old.files, env).ok();
+    let old = file::parse(&old.files, env);
+    let new = match (file::parse(new, env), &old) {
+        (Ok(new), _) => new,
+        // Their places are those in the file that people have.
+        (Err(_), Err(before)) => return Err(EditError::Before(before.clone())),
+        (Err(problems), Ok(_)) => return Err(EditError::Problems(problems)),
+    };
+    let old = old.ok();
     let problems = guards(path, old.as_ref(), &new);
     if !problems.is_empty() {
         return Err(EditError::Problems(problems));
@@ -254,6 +263,14 @@ impl fmt::Display for EditError {
             Self::Problems(problems) => {
                 let plural = if problems.len() == 1 { "" } else { "s" };
                 write!(f, "{} problem{plural} with this edit; nothing was written", problems.len())
+            }
+            Self::Before(problems) => {
+                let plural = if problems.len() == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "{} problem{plural} in the file as it is: mend that first; nothing was written",
+                    problems.len()
+                )
             }
             Self::Replace(path, error) => write!(f, "{}: {error}", path.display()),
         }

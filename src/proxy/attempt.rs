@@ -1,7 +1,7 @@
 //! One try to have a server answer: the request goes out while the answer comes in, and either may end first.
 
 use std::cell::Cell;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::task::Poll;
 use http::Version;
 use tokio::net::TcpStream;
 
-use super::body::{BodyError, Inbound, Outbound};
+use super::body::{Inbound, Outbound};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
@@ -21,16 +21,15 @@ use super::framing::{self, Framing};
 use super::head::{AnswerHead, Limits};
 use super::name::Name;
 use super::retry::Progress;
+use super::upload::{Sending, Sent, Upload};
 use super::upstream::{ConnectError, Connection};
 use super::watch::{Late, Phase};
 use super::{tunnel, wire};
-use crate::config::{Config, Timeouts};
+use crate::config::Timeouts;
 use crate::sticky;
 
 /// What an answer's head may be.
 const ANSWER: Limits = Limits { bytes: 128 * 1024, fields: 256 };
-/// What a client may send ahead while its answer is under way.
-const AHEAD: usize = 64 * 1024;
 
 /// An answer that was passed on to its end.
 #[derive(Debug, Clone, Copy)]
@@ -62,101 +61,6 @@ impl From<Failure> for Failed {
     fn from(failure: Failure) -> Self {
         Self::finally(failure)
     }
-}
-
-/// A request's body on its way from the client, through any number of tries.
-#[derive(Debug)]
-pub struct Upload<'b, 'a> {
-    body: &'b mut Inbound<'a>,
-    limit: u64,
-    received: u64,
-}
-
-impl<'b, 'a> Upload<'b, 'a> {
-    /// Nothing of `body` has been sent.
-    ///
-    /// # Errors
-    /// When what is there already is no body, or too much of one.
-    pub fn new(body: &'b mut Inbound<'a>, config: &Config) -> Result<Self, Failure> {
-        body.begin().map_err(|_| Failure::BadBody)?;
-        let received = body.piece().len() as u64;
-        let upload = Self { body, limit: config.limits.body_bytes, received };
-        if upload.is_too_much() { Err(Failure::BodyTooLarge) } else { Ok(upload) }
-    }
-
-    fn is_too_much(&self) -> bool {
-        self.limit > 0 && self.received > self.limit
-    }
-
-    /// Sends the body behind the head that `out` holds. `Expect: 100-continue` goes to the server with
-    /// the head, and is its business: a client that hears nothing sends all the same, in its time
-    /// (RFC 9110, section 10.1.1). Then it watches the client: it returns only
-    /// when the client has left, or has sent what is no body.
-    async fn run(
-        &mut self,
-        out: &mut Outbound<'_>,
-        sending: &Sending,
-        client: &Client,
-        timeouts: &Timeouts,
-    ) -> Failure {
-        let slot = &client.slot;
-        loop {
-            let last = self.body.is_done();
-            if let Err(error) = out.send(self.body.piece(), last.then_some(b"")).await {
-                tracing::debug!(%error, "a server takes no more of a request");
-                if out.sent == 0 {
-                    // The piece at hand is the next try's.
-                    sending.sent.set(Sent::Nothing);
-                    return pending().await;
-                }
-                // Its answer may say why: a server that wants no more of a body may still explain.
-                break;
-            }
-            if last {
-                sending.sent.set(Sent::All);
-                if slot.phase() == Phase::Upload {
-                    slot.wait(Phase::Answer, timeouts.response_header);
-                }
-                break;
-            }
-            slot.body_waits(Phase::Upload);
-            match self.body.advance().await {
-                Ok(_) => {}
-                Err(BodyError::Malformed) => return Failure::BadBody,
-                Err(BodyError::Cut) => return Failure::ClientGone,
-            }
-            let bytes = self.body.piece().len();
-            slot.body_moves(Phase::Upload, bytes);
-            self.received += bytes as u64;
-            if self.is_too_much() {
-                return Failure::BodyTooLarge;
-            }
-        }
-        self.body.gone(AHEAD).await;
-        Failure::ClientGone
-    }
-}
-
-/// What of the request has gone to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    /// The connection was broken before a byte could be sent.
-    Nothing,
-    /// Some, as far as is known.
-    Part,
-    /// All of it.
-    All,
-}
-
-/// What the two directions of a try know of each other.
-#[derive(Debug)]
-struct Sending {
-    sent: Cell<Sent>,
-    /// Whether an answer before the answer is on its way to the client: nothing else may be said in
-    /// the middle of it.
-    interim: Cell<bool>,
-    /// Whether the connection was kept: that its server has closed it says nothing of the server.
-    kept: bool,
 }
 
 /// One try, at the server that the exchange names.
@@ -210,7 +114,7 @@ pub async fn attempt(
         }
         Answered::Switched { mut early } => {
             client.slot.wait_unlimited(Phase::Tunnel);
-            let input = upload.body.rest();
+            let input = upload.rest();
             match tunnel::run(stream, &connection.stream, input, &mut early, &client.worker.buffers).await {
                 Ok(bytes) => exchange.count_bytes(bytes),
                 Err(_) => exchange.fail("tunnel_broken"),
@@ -236,7 +140,7 @@ async fn connect(
     let opened = tokio::select! {
         biased;
         opened = client.worker.upstreams.open(server, client.worker.index, timeouts.connect) => opened,
-        () = upload.body.left(AHEAD) => return Err(Failure::ClientGone.into()),
+        () = upload.left() => return Err(Failure::ClientGone.into()),
     };
     opened.map(|new| (new, false)).map_err(|error| {
         tracing::debug!(server = %server.key, ?error, "cannot connect");

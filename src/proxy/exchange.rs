@@ -1,5 +1,7 @@
 //! One exchange: a client's request, the tries to have it answered, the answer; and the one record of it at its end.
 
+mod spans;
+
 use std::cell::RefMut;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -7,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
-use http::uri::Authority;
 
 use super::client::Client;
 use super::fault::{Failing, Fault};
@@ -17,13 +18,11 @@ use super::request_id;
 use super::trace_context::TraceContext;
 use super::upstream::Connection;
 use super::watch::Phase;
-use crate::config::Address;
 use crate::method;
 use crate::pool::{Member, Pool, RetryReason};
 use crate::server::Server;
 use crate::snapshot::RouteLive;
 use crate::telemetry::access_log::Entry;
-use crate::telemetry::trace::{Side, Span};
 use crate::worker::Current;
 
 /// What is known of a request while it is under way. Dropped, it is counted, logged and traced.
@@ -301,73 +300,6 @@ impl Exchange {
                 error: self.error,
             },
         );
-    }
-
-    /// The span of the whole; `status` is none if the client was answered nothing.
-    fn span(&self, trace: &TraceContext, took: Duration, status: Option<u16>) -> Span {
-        let asked = self.head.fields.get(Name::Host).and_then(|host| Authority::try_from(host).ok());
-        let address = asked.map(|asked| (asked.host().trim_matches(['[', ']']).into(), asked.port_u16()));
-        Span {
-            trace_id: trace.trace_id,
-            span_id: trace.span_id,
-            parent_span_id: trace.parent_span_id,
-            start: self.started_at(),
-            duration: took,
-            method: self.head.method.clone(),
-            scheme: "http",
-            path: self.path(),
-            version: self.head.version,
-            address,
-            status,
-            error: self.error,
-            route: self.route_name(),
-            pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
-            server: self.server().map(|server| Arc::clone(&server.key.name)),
-            generation: self.snapshot.generation,
-            side: Side::Client {
-                address: self.client_address,
-                path: self.place.map(|(route, _)| self.snapshot.config.routes[route].path.as_str().into()),
-            },
-        }
-    }
-
-    /// What is asked for, without the query, which may hold what is nobody's business.
-    fn path(&self) -> Arc<str> {
-        let target = String::from_utf8_lossy(self.head.target());
-        target.split('?').next().unwrap_or_default().into()
-    }
-
-    fn attempt_span(
-        &self,
-        attempt: &Attempt,
-        trace: &TraceContext,
-        took: Duration,
-        error: Option<&'static str>,
-    ) -> Span {
-        let address = self.server().map(|server| match &server.key.address {
-            Address::Ip(address) => (address.ip().to_string().into(), Some(address.port())),
-            Address::Name(name, port) => (name.as_str().into(), Some(*port)),
-        });
-        Span {
-            trace_id: trace.trace_id,
-            span_id: trace.span_id,
-            parent_span_id: trace.parent_span_id,
-            // By one clock, so that it lies within the whole.
-            start: self.started_at() + attempt.started.duration_since(self.started),
-            duration: took,
-            method: self.head.method.clone(),
-            scheme: "http",
-            path: self.path(),
-            version: Version::HTTP_11,
-            address,
-            status: Some(attempt.status).filter(|status| *status != 0),
-            error,
-            route: self.route_name(),
-            pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
-            server: self.server().map(|server| Arc::clone(&server.key.name)),
-            generation: self.snapshot.generation,
-            side: Side::Upstream { resend_count: self.tries - 1 },
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{Method, Version};
 use tokio::net::TcpStream;
 
-use super::attempt::{self, Ended, Failed, Upload};
+use super::attempt::{self, Ended, Failed};
 use super::body::Inbound;
 use super::client::Client;
 use super::exchange::{self, Exchange};
@@ -16,6 +16,7 @@ use super::framing::{self, Framing};
 use super::head::RequestHead;
 use super::name::Name;
 use super::retry::{self, Attempted};
+use super::upload::Upload;
 use super::watch::Phase;
 use super::{fields, target, wire};
 use crate::pool::Pool;
@@ -28,7 +29,8 @@ pub enum Next {
     Request,
     /// It ends, and the client can read to the end.
     Close,
-    /// It ends as the client wished, who sends nothing more: there is no need to wait for that.
+    /// It ends as the client wished, who sends nothing behind a request without a body: there is no
+    /// need to wait for that.
     End,
     /// It ends now: an answer was cut, or nobody is there.
     Abort,
@@ -69,7 +71,7 @@ pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, 
     let mut body = Inbound::new(stream, input, &client.worker.buffers, plan.framing);
     let ended = with_pool(&mut exchange, &plan, stream, &mut body).await;
     // Also of a body that no server was sent: what follows it is the next request.
-    let is_last = body.rest().is_empty() && body.is_done() && !plan.keeps;
+    let is_last = body.rest().is_empty() && !plan.keeps && !plan.framing.has_body();
     let failed = match ended {
         Ok(Ended { keeps }) => {
             exchange.done();

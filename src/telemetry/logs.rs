@@ -52,13 +52,13 @@ impl LogControl {
     }
 }
 
-/// The filter without what libraries tell at `info` of their own insides: notify, of each watch that
-/// went with its file. Who names the library, or asks for `debug`, gets it all.
+/// The filter without what libraries tell of their own insides: notify, of each watch that went with
+/// its file. Who names the library, or asks for `debug`, gets it all.
 fn quietened(level: &str) -> Cow<'_, str> {
     let mut directives = level.split(',').map(str::trim);
     let is_info = directives.clone().any(|directive| directive.eq_ignore_ascii_case("info"));
     if is_info && !directives.any(|directive| directive.starts_with("notify")) {
-        return format!("{level},notify=warn").into();
+        return format!("{level},notify=error").into();
     }
     level.into()
 }
@@ -169,8 +169,8 @@ mod tests {
     #[test]
     fn a_library_is_quiet_unless_it_is_asked_for() {
         for (level, expected) in [
-            ("info", "info,notify=warn"),
-            ("INFO,lb::health=debug", "INFO,lb::health=debug,notify=warn"),
+            ("info", "info,notify=error"),
+            ("INFO,lb::health=debug", "INFO,lb::health=debug,notify=error"),
             ("info,notify=debug", "info,notify=debug"),
             ("debug", "debug"),
             ("error", "error"),

@@ -166,7 +166,7 @@ impl Drop for Over<'_> {
 }
 
 #[test]
-fn a_hundred_mutated_files_cost_no_request() {
+fn five_hundred_mutated_files_cost_no_request_and_each_is_told_of() {
     let up = ["a", "b", "c", "d"].map(Server::named);
     let tables: Vec<_> =
         ["a", "b", "c", "d"].iter().zip(&up).map(|(name, server)| (*name, server.address, 5)).collect();
@@ -193,13 +193,17 @@ fn a_hundred_mutated_files_cost_no_request() {
         let _over = Over(over);
         let mut there = text.clone().into_bytes();
         let mut dice = Rng::with_seed(100);
-        for _ in 0..100 {
+        for _ in 0..500 {
             let before = lb.newest_reload();
             let bytes = mutate(&text, PORTS.len(), &mut dice);
             lb.edit_bytes(&bytes);
             // Some are what was there before, and no reload.
             if bytes != there {
-                lb.next_reload(&before);
+                let record = lb.next_reload(&before);
+                if record["outcome"] == "rejected" {
+                    assert_eq!(record["generation"], before["generation"], "{record:#}");
+                    assert_ne!(record["problems"], serde_json::json!([]), "{record:#}");
+                }
             }
             there = bytes;
         }

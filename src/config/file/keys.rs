@@ -268,7 +268,7 @@ pub const RETRY: &[Key] = &[
     key(
         "budget",
         Kind::Percent,
-        "share of the requests of the last ten seconds that may be sent again, and ten more for where few come; above \
+        "share of the requests of the last ten seconds that may be sent again, and ten more for where few come (`0%`: none at all); above \
          it failures are passed on. What was never sent does not count. Each worker counts its own",
     ),
 ];

@@ -1,0 +1,100 @@
+//! Lines as people and programs read them.
+
+use super::*;
+
+fn text(entry: &Entry<'_>) -> String {
+    let mut out = Vec::new();
+    entry.write_text(&mut Clock::default(), &mut out);
+    String::from_utf8(out).expect("ASCII")
+}
+
+fn json(entry: &Entry<'_>) -> serde_json::Value {
+    let mut out = Vec::new();
+    entry.write_json(&mut Clock::default(), &mut out);
+    assert!(out.is_ascii() && out.iter().filter(|byte| byte.is_ascii_control()).count() == 1, "{out:?}");
+    serde_json::from_slice(&out).expect("JSON")
+}
+
+fn at(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+#[test]
+fn a_request_that_went_well() {
+    let entry = Entry::example(at(1_795_309_323_456));
+    assert_eq!(
+        text(&entry),
+        "2026-11-22T01:02:03.456Z 127.0.0.1:5123 \"GET /path?q=1 HTTP/1.1\" 200 13B 0.001200s host=example.com \
+         route=*/ pool=default server=server1 tries=1 request_id=7f000001 \
+         trace_id=463ac35c9f6413ad48485a3953bb6124 generation=3\n"
+    );
+    assert_eq!(
+        json(&entry),
+        serde_json::json!({
+            "time": "2026-11-22T01:02:03.456Z", "client": "127.0.0.1:5123", "method": "GET", "path": "/path?q=1",
+            "protocol": "HTTP/1.1", "status": 200, "bytes": 13, "seconds": 0.0012, "host": "example.com",
+            "route": "*/", "pool": "default", "server": "server1", "tries": 1, "request_id": "7f000001",
+            "trace_id": "463ac35c9f6413ad48485a3953bb6124", "generation": 3,
+        })
+    );
+}
+
+#[test]
+fn a_request_that_got_nowhere() {
+    let entry = Entry {
+        client: "[2001:db8::1]:443".parse().expect("an address"),
+        host: None,
+        route: None,
+        pool: None,
+        server: None,
+        trace_id: None,
+        request_id: b"",
+        version: Version::HTTP_10,
+        error: Some("no server"),
+        elapsed: Duration::new(75, 999_999_999),
+        ..Entry::example(UNIX_EPOCH)
+    };
+    assert_eq!(
+        text(&entry),
+        "1970-01-01T00:00:00.000Z [2001:db8::1]:443 \"GET /path?q=1 HTTP/1.0\" 200 13B 75.999999s \
+         error=\"no server\" tries=1 request_id=\"\" generation=3\n"
+    );
+    let json = json(&entry);
+    assert_eq!((json.get("server"), json["error"].as_str()), (None, Some("no server")));
+}
+
+#[test]
+fn whatever_a_client_sends_stays_on_its_line() {
+    let cases: &[(&[u8], &str, &str)] = &[
+        (b"\" 200 0B\" x=\"", r#"\" 200 0B\" x=\""#, "\" 200 0B\" x=\""),
+        (b"a\\", r"a\\", "a\\"),
+        (b"a\r\nb\tc\0\x1b[31m\x7f", r"a\x0d\x0ab\x09c\x00\x1b[31m\x7f", "a\r\nb\tc\0\u{1b}[31m\u{7f}"),
+        ("ä\u{202e}\u{2028}😀".as_bytes(), r"\xc3\xa4\xe2\x80\xae\xe2\x80\xa8\xf0\x9f\x98\x80", "ä\u{202e}\u{2028}😀"),
+        (b"a\xff\xc3", r"a\xff\xc3", "a\u{fffd}\u{fffd}"),
+    ];
+    for (sent, in_text, in_json) in cases {
+        let lossy = String::from_utf8_lossy(sent);
+        let entry = Entry { host: Some(sent), path: &lossy, ..Entry::example(UNIX_EPOCH) };
+        let line = text(&entry);
+        assert!(line.contains(&format!("s host=\"{in_text}\" route=")), "{line}");
+        assert_eq!(line.find('\n'), Some(line.len() - 1));
+        assert!(line.is_ascii());
+        let json = json(&entry);
+        assert_eq!((json["host"].as_str(), json["path"].as_str()), (Some(*in_json), Some(*in_json)));
+    }
+}
+
+#[test]
+fn the_clock_follows_time() {
+    let mut clock = Clock::default();
+    for (millis, expected) in [
+        (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+        (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+        (951_782_400_001, "2000-02-29T00:00:00.001Z"),
+        (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+    ] {
+        let mut out = Vec::new();
+        clock.write(at(millis), &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+}

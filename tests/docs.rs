@@ -134,7 +134,7 @@ fn documented_defaults_are_the_defaults() {
 fn every_metric_is_documented_and_no_other() {
     let sources = all_sources();
     let known = metrics(&sources);
-    let page = text("docs/operation.md");
+    let page = text("docs/metrics.md");
     let rows = rows(&page, "Metrics");
     let told = set(rows.iter().flat_map(|row| quoted(row[0])).filter(|name| *name != "process_*"));
     assert_eq!(told, known);
@@ -159,7 +159,7 @@ fn alerts_and_dashboard_name_metrics_that_there_are() {
 
 #[test]
 fn every_alert_is_documented_and_no_other() {
-    let (alerts, page) = (text("examples/prometheus/alerts.yml"), text("docs/operation.md"));
+    let (alerts, page) = (text("examples/prometheus/alerts.yml"), text("docs/dashboards.md"));
     let known = set(alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
     assert!(known.len() >= 5, "only {known:?}");
     let rows = rows(&page, "Alerts");
@@ -199,7 +199,7 @@ fn sources(directory: &Path) -> Vec<String> {
 fn every_path_of_the_api_is_documented_and_no_other() {
     let openapi: serde_json::Value = serde_json::from_str(&text("src/admin/openapi.json")).unwrap();
     let known = set(openapi["paths"].as_object().unwrap().keys().map(String::as_str));
-    let page = text("docs/operation.md");
+    let page = text("docs/api.md");
     let rows = rows(&page, "The API");
     assert_eq!(set(rows.iter().flat_map(|row| quoted(row[0]))), known);
 }
@@ -225,9 +225,19 @@ fn links_lead_somewhere() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "bench/README.md",
+        "docs/SUMMARY.md",
+        "docs/api.md",
+        "docs/commands.md",
         "docs/configuration.md",
+        "docs/dashboards.md",
+        "docs/getting-started.md",
+        "docs/gitops.md",
+        "docs/http-cases.md",
         "docs/life.md",
+        "docs/metrics.md",
         "docs/operation.md",
+        "docs/reload.md",
+        "docs/troubleshooting.md",
     ] {
         let directory = root().join(page).parent().unwrap().to_owned();
         for link in text(page).split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {

@@ -151,7 +151,10 @@ export class Chart {
   button(open) {
     const node = el("button", { type: "button", "aria-describedby": "note" });
     let group;
-    const explain = () => this.explain(group);
+    const explain = () => {
+      this.explained = node;
+      this.explain(group);
+    };
     node.addEventListener("pointerenter", explain);
     node.addEventListener("focus", explain);
     node.addEventListener("pointerleave", () => this.leave());
@@ -167,6 +170,8 @@ export class Chart {
           node.dataset.kind = kind + many;
           node.className = kind;
           node.replaceChildren(many > 1 ? String(many) : icon(kind));
+          // Another edit came close to the one that is being read about.
+          if (this.explained === node && !this.note.hidden) this.explain(group);
         }
         node.style.left = `${group.x}px`;
         mark(node, "aria-label", `${exact(group.at)}: ${group.reloads.map(inShort).join(". ")}`);

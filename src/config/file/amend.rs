@@ -3,7 +3,7 @@
 //! What comes out is what reading all of it gives; where that is not certain nothing comes out. It is
 //! certain because a header begins a statement and ends the one before: a text is the statements up to a
 //! header, and those from there on. In a valid text without strings over several lines, every line that
-//! is [`HEADER`] is one.
+//! is such a header is one.
 
 use std::collections::HashSet;
 use std::sync::Arc;

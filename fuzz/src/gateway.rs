@@ -173,7 +173,7 @@ fn snapshot(server: SocketAddr) -> Snapshot {
     );
     let config = Arc::new(parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a configuration"));
     let mut registry = Registry::new(1);
-    registry.apply(None, &config, Instant::now());
+    registry.apply(&config, Instant::now());
     registry.snapshot(&config, 1, "".into(), [].into(), SystemTime::now())
 }
 

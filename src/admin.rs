@@ -34,7 +34,7 @@ use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 use self::feed::{Follower, Stream};
-use crate::state::State;
+use crate::live::state::State;
 use crate::telemetry::metrics::Metrics;
 
 pub use api::answer;

@@ -28,10 +28,10 @@ use self::server_edit::EditCommand;
 use self::wait::Ended;
 use crate::config::problem::Fault;
 use crate::config::schema;
-use crate::config::source::Source;
 use crate::config::units::parse_duration;
 use crate::config::{Address, file};
-use crate::reload::reader::env;
+use crate::control::reload::reader::env;
+use crate::control::reload::source::Source;
 use crate::telemetry::logs::in_colour;
 
 /// Exit code for a bad input: a configuration that is not valid, a port that is taken.

@@ -9,14 +9,11 @@ pub mod edit;
 pub mod file;
 pub mod guard;
 pub mod problem;
-pub mod replace;
 pub mod schema;
 pub mod source;
 mod suggest;
-pub mod trail;
 pub mod units;
 mod values;
-pub mod watch;
 mod wire;
 
 use std::net::SocketAddr;

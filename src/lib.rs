@@ -1,40 +1,30 @@
-//! `lb`: a load balancer and gateway whose whole truth is one watched TOML file.
+//! `lb`: a load balancer and gateway configured by one TOML file that it reloads while running.
 //!
-//! Two planes meet at one pointer. The **control plane** (one thread, [`gateway`]; one more follows the
-//! file, [`reload`]) takes edits in, checks servers and answers the admin address; the **data plane**
-//! ([`worker`]s, one thread each) serves requests from an immutable [`snapshot`] and never waits for it.
+//! Two planes meet at one pointer. The **control plane** (one thread, plus one that reads the files)
+//! turns edits into generations, checks servers and serves the admin address. The **data plane**
+//! (worker threads) serves each request from an immutable [snapshot](live::snapshot) and never waits
+//! for the control plane.
 //!
-//! - From a file to a configuration: [`config`] (read, parse, resolve, compare, guard).
-//! - From a configuration to a generation: [`reload`] follows the file, [`gateway`] applies it, the
-//!   [`registry`] keeps what outlives it: every live [`server`], pool and route.
-//! - From a request to an answer: [`listener`], [`worker`], [`proxy`], which asks the [`snapshot`] for
-//!   a [`route`], its [`pool`] for a server ([`balance`], [`sticky`]), and the [`budget`] for retries.
-//! - What is known of servers: [`health`], [`resolver`].
-//! - What all of them share: the process' [`descriptors`].
-//! - What people see: [`admin`], [`telemetry`], out of the [`state`], its [`counters`] and [`events`].
-//! - What people type: [`cli`].
+//! From the bottom up; each module imports only from those above it in this list:
+//!
+//! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
+//! - [`transport`]: the only code that reads and writes client and server sockets.
+//! - [`http1`]: HTTP/1.1 on both sides of a proxy.
+//! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.
+//! - [`telemetry`]: access log, metrics, traces, and the process's own log.
+//! - [`proxy`]: one request, from its head to the end of its response.
+//! - [`worker`]: the threads that accept connections and drive them.
+//! - [`admin`]: the read-only HTTP API and the dashboard.
+//! - [`control`]: reads, applies and records edits; checks and resolves servers; starts and stops it all.
+//! - [`cli`]: the commands.
 
 pub mod admin;
-pub mod balance;
-pub mod budget;
 pub mod cli;
 pub mod config;
-pub mod counters;
-pub mod descriptors;
-pub mod events;
-pub mod gateway;
-pub mod health;
-pub mod listener;
-pub mod method;
-pub mod pool;
+pub mod control;
+pub mod http1;
+pub mod live;
 pub mod proxy;
-pub mod registry;
-pub mod reload;
-pub mod resolver;
-pub mod route;
-pub mod server;
-pub mod snapshot;
-pub mod state;
-pub mod sticky;
 pub mod telemetry;
+pub mod transport;
 pub mod worker;

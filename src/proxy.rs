@@ -15,27 +15,15 @@
 //!   says of its server; [`refusal`] and [`failure`], the one place where failures become answers.
 
 pub mod attempt;
-pub mod body;
-pub mod chunked;
-pub mod client;
+pub mod connection;
+pub mod cookie;
+pub mod error;
 pub mod exchange;
-pub mod failure;
 pub mod fault;
-pub mod fields;
-pub mod forward;
-pub mod forwarded;
-pub mod framing;
-pub mod head;
-pub mod host;
-pub mod name;
-pub mod path;
-pub mod refusal;
-pub mod request_id;
+pub mod headers;
+pub mod request;
 pub mod retry;
-pub mod target;
-pub mod trace_context;
+pub mod timeouts;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
-pub mod watch;
-pub mod wire;

@@ -1,7 +1,9 @@
 //! A worker: one thread that accepts clients and serves them to the end. Nothing moves between workers after that.
 
-mod crew;
-mod crowd;
+mod client_limit;
+pub mod fd_limit;
+mod pool;
+pub mod socket;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
@@ -19,19 +21,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 
-pub use self::crew::Crew;
-use self::crew::{Command, Shared};
-pub use self::crowd::Crowd;
-use crate::proxy::client::Client;
+pub use self::client_limit::Crowd;
+pub use self::pool::Crew;
+use self::pool::{Command, Shared};
+use crate::http1::head::Heads;
+use crate::live::listener::ListenerLive;
+use crate::live::snapshot::Snapshot;
+use crate::proxy::connection::Client;
 use crate::proxy::fault::Failing;
-use crate::proxy::head::Heads;
+use crate::proxy::timeouts::Watch;
 use crate::proxy::upstream::Upstreams;
-use crate::proxy::watch::Watch;
-use crate::proxy::wire::Buffers;
-use crate::snapshot::Snapshot;
-use crate::state::ListenerLive;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
+use crate::transport::Buffers;
 
 /// How often a worker looks after what waits: a tenth of the shortest limit, within these bounds.
 const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_TYPE};
 use lb::config::problem::Problem;
-use lb::health::State;
-use lb::reload::record::{Outcome, Reload};
-use lb::server::Check;
+use lb::live::health::State;
+use lb::live::reloads::{Outcome, Reload};
+use lb::live::server::Check;
 use serde_json::{Value, json};
 
 mod support;
@@ -208,7 +208,7 @@ fn pools_and_routes_are_told_of_with_live_figures() {
     let snapshot = fixture.state.snapshot.load_full();
     snapshot.pools[0].live.counters.of(1).requests.add(9);
     for (worker, status) in [(0, 200), (1, 204), (1, 404), (0, 503)] {
-        snapshot.routes[0].live.counters.of(worker).codes.add(lb::method::key(&http::Method::GET, status));
+        snapshot.routes[0].live.counters.of(worker).codes.add(lb::live::method::key(&http::Method::GET, status));
     }
     let told = ok(&fixture, "/api/pools");
     let pool = json!({
@@ -247,11 +247,11 @@ fn a_pool_that_is_gone_but_for_open_requests_is_told_of_by_its_servers_alone() {
 #[test]
 fn listeners_are_told_of_where_they_listen() {
     let fixture = mixed();
-    let listener = lb::state::ListenerLive {
+    let listener = lb::live::listener::ListenerLive {
         id: 1,
         name: "web".into(),
         address: ([0, 0, 0, 0], 8080).into(),
-        counters: lb::counters::PerWorker::new(support::WORKERS).into(),
+        counters: lb::live::counters::PerWorker::new(support::WORKERS).into(),
     };
     listener.counters.of(1).opened.add(3);
     listener.counters.of(1).closed.add(1);

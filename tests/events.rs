@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lb::admin::{self, Context};
-use lb::events::Event;
-use lb::reload::record::{Outcome, Reload};
+use lb::live::events::Event;
+use lb::live::reloads::{Outcome, Reload};
 use lb::telemetry::metrics::Metrics;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};

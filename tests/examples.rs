@@ -10,7 +10,7 @@ use lb::config::Config;
 use lb::config::file::keys;
 use lb::config::guard::guards;
 use lb::config::problem::Problem;
-use lb::config::source;
+use lb::control::reload::source;
 use serde_json::Value;
 
 fn examples() -> PathBuf {

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lb::gateway::Gateway;
-use lb::server::Server;
-use lb::state::State;
+use lb::control::gateway::Gateway;
+use lb::live::server::Server;
+use lb::live::state::State;
 use lb::telemetry::faults;
 use tempfile::TempDir;
 use tracing::{Event, Level, Metadata, Subscriber, span};

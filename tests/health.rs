@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use lb::config::{Address, Health, HealthKind, Pool, StatusRanges};
-use lb::health::State;
-use lb::health::checker::{Change, Checker, jittered};
-use lb::resolver::Resolver;
-use lb::server::Server;
-use lb::snapshot::Snapshot;
+use lb::control::health::checker::{Change, Checker, jittered};
+use lb::control::resolver::Resolver;
+use lb::live::health::State;
+use lb::live::server::Server;
+use lb::live::snapshot::Snapshot;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{sleep, timeout};
 

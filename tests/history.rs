@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::method;
+use lb::live::method;
 use lb::telemetry::history::{History, SAMPLES, STEP, Sample};
 
 mod support;

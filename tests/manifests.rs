@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lb::config::Config;
-use lb::config::source;
+use lb::control::reload::source;
 use saphyr_parser::{Event, Parser};
 use serde_json::Value;
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::pool::RetryReason;
-use lb::reload::record::{Outcome, Reload};
-use lb::server::Check;
-use lb::state::ListenerLive;
+use lb::live::listener::ListenerLive;
+use lb::live::pool::RetryReason;
+use lb::live::reloads::{Outcome, Reload};
+use lb::live::server::Check;
 use lb::telemetry::metrics::{Extra, Metrics};
 
 mod support;
@@ -32,7 +32,7 @@ fn busy() -> Fixture {
     let snapshot = fixture.state.snapshot.load_full();
     for (worker, status) in [(0, 200), (1, 200), (1, 503)] {
         let route = snapshot.routes[0].live.counters.of(worker);
-        route.codes.add(lb::method::key(&Method::GET, status));
+        route.codes.add(lb::live::method::key(&Method::GET, status));
         route.seconds.observe(Duration::from_millis(3));
         let one = fixture.server("server1");
         let counters = one.counters().of(worker);
@@ -42,7 +42,7 @@ fn busy() -> Fixture {
         counters.codes.add(status.into());
         counters.seconds.observe(Duration::from_millis(2));
     }
-    snapshot.unrouted.counters.of(0).codes.add(lb::method::key(&Method::POST, 404));
+    snapshot.unrouted.counters.of(0).codes.add(lb::live::method::key(&Method::POST, 404));
     snapshot.pools[0].live.counters.of(1).retries[RetryReason::Broken as usize].add(4);
     fixture.server("server1").set_memory(Some(64 << 20));
     fixture.server("server1").set_last_check(check(None));
@@ -52,7 +52,7 @@ fn busy() -> Fixture {
         id: 1,
         name: "web".into(),
         address: ([127, 0, 0, 1], 8080).into(),
-        counters: lb::counters::PerWorker::new(WORKERS).into(),
+        counters: lb::live::counters::PerWorker::new(WORKERS).into(),
     };
     listener.counters.of(0).opened.add(5);
     listener.counters.of(0).closed.add(2);
@@ -169,10 +169,10 @@ fn statuses_beyond_those_told_apart_are_counted_as_other() {
     let one = fixture.server("server1");
     for status in 200..=220 {
         one.counters().of(0).codes.add(status);
-        fixture.state.snapshot.load().unrouted.counters.of(0).codes.add(lb::method::key(&Method::GET, 418));
+        fixture.state.snapshot.load().unrouted.counters.of(0).codes.add(lb::live::method::key(&Method::GET, 418));
     }
     for status in 300..400 {
-        fixture.state.snapshot.load().unrouted.counters.of(0).codes.add(lb::method::key(&Method::PUT, status));
+        fixture.state.snapshot.load().unrouted.counters.of(0).codes.add(lb::live::method::key(&Method::PUT, status));
     }
     let page = metrics(&fixture).text();
     assert_eq!(value(&page, r#"lb_server_requests_total{pool="default",server="server1",code="other"}"#), Some(5.0));

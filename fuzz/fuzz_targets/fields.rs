@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
     request_id::ensure(&mut head.fields, &mut rng);
     let ids: Vec<_> = head.fields.all(Name::RequestId).collect();
     assert!(ids.len() == 1 && !ids[0].is_empty() && ids[0].iter().all(u8::is_ascii_graphic), "{ids:?}");
-    if fields::prepare_request(&mut head.fields, head.version).is_err() {
+    if hop_by_hop::prepare_request(&mut head.fields, head.version).is_err() {
         return;
     }
     assert!(!head.fields.has(Name::Connection) && !head.fields.has(Name::TransferEncoding));

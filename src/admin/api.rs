@@ -11,13 +11,13 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
 
-use super::figures::{Figures, Samples};
-use super::query::{self, Query};
 use super::refusal::Refusal;
-use super::view::{self, Configuration, Listener, Reload, Route, Server, Truth};
 use super::{Answer, Context, dashboard, host};
-use crate::pool::Status;
-use crate::snapshot::Snapshot;
+use crate::admin::figures::{Figures, Samples};
+use crate::admin::query::{self, Query};
+use crate::admin::view::{self, Configuration, Listener, Reload, Route, Server, Truth};
+use crate::live::pool::Status;
+use crate::live::snapshot::Snapshot;
 use crate::telemetry::metrics;
 
 const JSON: &str = "application/json";

@@ -15,11 +15,11 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::figures::{Figures, Sample};
 use super::refusal::Refusal;
-use super::view::{HealthChange, Reload};
-use crate::events::{Event, Id};
-use crate::state::State;
+use crate::admin::figures::{Figures, Sample};
+use crate::admin::view::{HealthChange, Reload};
+use crate::live::events::{Event, Id};
+use crate::live::state::State;
 use crate::telemetry::history::{self, History};
 
 /// Followers at once.

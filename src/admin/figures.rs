@@ -6,9 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::view::{self, Listener, Pool, Route, Server, Truth, as_time};
-use crate::snapshot::Snapshot;
-use crate::state::{ListenerLive, State};
+use crate::admin::view::{self, Listener, Pool, Route, Server, Truth, as_time};
+use crate::live::snapshot::Snapshot;
+use crate::live::{listener::ListenerLive, state::State};
 use crate::telemetry::history::{self, History};
 
 /// All of it.

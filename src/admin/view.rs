@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::problem::Told;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
-use crate::pool::{self, Member, Standing, Status};
-use crate::reload::record::{self, Outcome};
-use crate::snapshot::{self, Snapshot};
-use crate::state::ListenerLive;
-use crate::{events, health, method, server};
+use crate::live::listener::ListenerLive;
+use crate::live::pool::{self, Member, Standing, Status};
+use crate::live::reloads::{self, Outcome};
+use crate::live::snapshot::{self, Snapshot};
+use crate::live::{events, health, method, server};
 
 /// A server in a pool.
 #[derive(Serialize)]
@@ -299,13 +299,13 @@ pub(super) struct Reload<'a> {
 }
 
 /// The reloads that are kept, the newest first, each with its number in the row of all.
-pub(super) fn reloads(record: &record::Record) -> Vec<(u64, Arc<record::Reload>)> {
+pub(super) fn reloads(record: &reloads::Record) -> Vec<(u64, Arc<reloads::Reload>)> {
     let all = Outcome::ALL.map(|outcome| record.total(outcome)).iter().sum::<u64>();
     (1..=all).rev().zip(record.newest().map(Arc::clone)).collect()
 }
 
 impl<'a> Reload<'a> {
-    pub(super) fn new(reload: &'a record::Reload) -> Self {
+    pub(super) fn new(reload: &'a reloads::Reload) -> Self {
         Self {
             generation: reload.generation,
             hash: &reload.hash,

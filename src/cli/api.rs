@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use crate::admin::Truth;
 use crate::config::problem::Problem;
 use crate::config::{Address, Algorithm};
-use crate::pool::Status;
-use crate::reload::record::Outcome;
+use crate::live::pool::Status;
+use crate::live::reloads::Outcome;
 
 /// How long an answer may take, from the first look-up of the name to its last byte.
 const PATIENCE: Duration = Duration::from_secs(10);

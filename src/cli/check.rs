@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
-use crate::config::source::{Loaded, Source};
-use crate::reload::reader::env;
+use crate::control::reload::reader::env;
+use crate::control::reload::source::{Loaded, Source};
 
 /// Who reads the answer of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 
 use backends::{Options, Server};
 
-use super::run::{on_control_plane, serve};
-use crate::config::{schema, source};
-use crate::gateway::StartError;
-use crate::listener::BindError;
-use crate::reload::reader::env;
+use crate::cli::run::{on_control_plane, serve};
+use crate::config::schema;
+use crate::control::gateway::StartError;
+use crate::control::reload::reader::env;
+use crate::control::reload::source;
+use crate::worker::socket::BindError;
 
 /// What is written where there is no configuration yet.
 const FIRST: &str = include_str!("demo.toml");

@@ -7,18 +7,18 @@ use http::{Method, Version};
 use serde::Serialize;
 use serde_json::json;
 
-use super::api::{Api, ApiError, Server, Servers};
-use super::check::{CheckFormat, json, load, refused};
 use super::plan::portions;
 use super::server::algorithm;
-use super::table::{Align, Cell, Table, Tone, percent};
+use crate::cli::api::{Api, ApiError, Server, Servers};
+use crate::cli::check::{CheckFormat, json, load, refused};
+use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::{Config, HostPattern, Pool, Route};
-use crate::pool::Status;
-use crate::proxy::head::Fields;
-use crate::proxy::name::Name;
+use crate::http1::head::Fields;
+use crate::http1::name::Name;
+use crate::http1::target::{Asked, target};
+use crate::live::pool::Status;
+use crate::live::route::RouteTable;
 use crate::proxy::retry::{Attempted, Progress, decide};
-use crate::proxy::target::{Asked, target};
-use crate::route::RouteTable;
 
 /// What is asked about.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 
 use super::api::reachable;
 use crate::config::file;
-use crate::config::source::Source;
-use crate::reload::reader::env;
+use crate::control::reload::reader::env;
+use crate::control::reload::source::Source;
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 pub(super) use self::shares::{Portion, portions};
-use super::api::{Api, ApiError, InForce, Server, Servers};
-use super::check::{CheckFormat, count, json, load, pictures, refused};
-use super::table::{Align, Cell, Table, Tone, percent};
+use crate::cli::api::{Api, ApiError, InForce, Server, Servers};
+use crate::cli::check::{CheckFormat, count, json, load, pictures, refused};
+use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::diff::{Change, diff};
 use crate::config::guard::guards;
 use crate::config::problem::{Problem, annotation};

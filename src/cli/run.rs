@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::check::pictures;
-use crate::gateway::{Ask, Gateway, StartError};
+use crate::control::gateway::{Ask, Gateway, StartError};
 use crate::telemetry::faults;
 use crate::telemetry::logs::in_colour;
 

@@ -6,11 +6,11 @@ use clap::Subcommand;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::api::{Api, ApiError, Server};
 use super::check::json;
-use super::table::{Align, Cell, Table, Tone, percent};
+use crate::cli::api::{Api, ApiError, Server};
+use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::Algorithm;
-use crate::pool::Status;
+use crate::live::pool::Status;
 
 /// What is asked about servers.
 #[derive(Debug, Subcommand)]

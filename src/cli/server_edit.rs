@@ -12,9 +12,10 @@ use crate::config::edit::{self, Edit, New, Outcome, Refusal, What};
 use crate::config::file::{self, Env};
 use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
-use crate::config::replace::{Lock, ReplaceError, Written, replace};
-use crate::config::source::{Source, SourceFile, Sources};
-use crate::reload::reader::env;
+use crate::config::source::SourceFile;
+use crate::control::reload::reader::env;
+use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
+use crate::control::reload::source::{Source, Sources};
 use crate::telemetry::logs::in_colour;
 
 /// What is to happen to a server in the file.

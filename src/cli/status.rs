@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError, InForce, Listeners, Pool, Pools, Reload, Reloads, Server, Servers};
 use super::check::count;
 use super::server::health;
-use super::table::{Align, Cell, Table, Tone, paint, percent};
-use crate::reload::record::Outcome;
+use crate::cli::api::{Api, ApiError, InForce, Listeners, Pool, Pools, Reload, Reloads, Server, Servers};
+use crate::cli::table::{Align, Cell, Table, Tone, paint, percent};
+use crate::live::reloads::Outcome;
 
 /// Between two pictures of `--watch`.
 const PACE: Duration = Duration::from_secs(1);

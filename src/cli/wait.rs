@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::api::{ApiError, InForce, Reload, Reloads, get};
-use super::check::{load, pictures};
 use crate::admin::Truth;
+use crate::cli::api::{ApiError, InForce, Reload, Reloads, get};
+use crate::cli::check::{load, pictures};
 use crate::config::Address;
 use crate::config::problem::Problem;
-use crate::config::source::Loaded;
-use crate::reload::record::Outcome;
+use crate::control::reload::source::Loaded;
+use crate::live::reloads::Outcome;
 
 /// Between two looks, at first and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));

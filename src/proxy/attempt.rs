@@ -10,23 +10,24 @@ use std::task::Poll;
 use http::Version;
 use tokio::net::TcpStream;
 
-use super::body::{Inbound, Outbound};
-use super::client::Client;
-use super::exchange::Exchange;
-use super::failure::Failure;
-use super::fault::Fault;
-use super::fields;
-use super::forward::Plan;
-use super::framing::{self, Framing};
-use super::head::{AnswerHead, Limits};
-use super::name::Name;
-use super::retry::Progress;
-use super::upload::{Sending, Sent, Upload};
-use super::upstream::{ConnectError, Connection};
-use super::watch::{Late, Phase};
-use super::{tunnel, wire};
 use crate::config::Timeouts;
-use crate::sticky;
+use crate::http1::body::{Inbound, Outbound};
+use crate::http1::framing::{self, Framing};
+use crate::http1::head::{AnswerHead, Limits};
+use crate::http1::name::Name;
+use crate::proxy::connection::Client;
+use crate::proxy::cookie;
+use crate::proxy::error::Failure;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::fault::Fault;
+use crate::proxy::headers::hop_by_hop;
+use crate::proxy::request::Plan;
+use crate::proxy::retry::Progress;
+use crate::proxy::timeouts::{Late, Phase};
+use crate::proxy::tunnel;
+use crate::proxy::upload::{Sending, Sent, Upload};
+use crate::proxy::upstream::{ConnectError, Connection};
+use crate::transport;
 
 /// What an answer's head may be.
 const ANSWER: Limits = Limits { bytes: 128 * 1024, fields: 256 };
@@ -208,14 +209,14 @@ async fn answer(
 
     let keeps_server = framing != Framing::UntilClose
         && head.version == Version::HTTP_11
-        && fields::keeps_alive(&head.fields, head.version);
+        && hop_by_hop::keeps_alive(&head.fields, head.version);
     let old_client = exchange.head.version == Version::HTTP_10;
     let coded = matches!(framing, Framing::Chunked | Framing::UntilClose) && !old_client;
     // To HTTP/1.0, what has no length ends with the connection.
     let has_end = coded || matches!(framing, Framing::None | Framing::Length(_));
     let keeps_client = plan.keeps && has_end && !client.is_last() && sending.sent.get() == Sent::All && !switched;
 
-    let protocol = fields::prepare_response(&mut head.fields, head.status, head.version);
+    let protocol = hop_by_hop::prepare_response(&mut head.fields, head.status, head.version);
     let mut bytes = buffers.take();
     head.write(&mut bytes);
     let mut line = |name: &str, value: &[u8]| {
@@ -276,17 +277,17 @@ async fn answer_head(
                 return Ok(());
             }
             if exchange.head.version == Version::HTTP_11 {
-                fields::prepare_response(&mut head.fields, head.status, head.version);
+                hop_by_hop::prepare_response(&mut head.fields, head.status, head.version);
                 let mut bytes = Vec::new();
                 head.write(&mut bytes);
                 bytes.extend_from_slice(b"\r\n");
                 sending.interim.set(true);
-                wire::write(stream, [&bytes], &mut 0).await.map_err(|_| Failure::ClientGone)?;
+                transport::write(stream, [&bytes], &mut 0).await.map_err(|_| Failure::ClientGone)?;
                 sending.interim.set(false);
             }
             continue;
         }
-        let read = wire::read(server, input, buffers).await;
+        let read = transport::read(server, input, buffers).await;
         if matches!(read, Ok(1..)) {
             continue;
         }
@@ -305,7 +306,7 @@ async fn answer_head(
 fn cookie(exchange: &Exchange, plan: &Plan) -> Option<String> {
     let rule = plan.pool.config.balance.sticky.as_ref()?;
     let token = exchange.member()?.token?;
-    (plan.token != Some(token)).then(|| sticky::set_cookie(rule, &token))
+    (plan.token != Some(token)).then(|| cookie::set_cookie(rule, &token))
 }
 
 /// Passes an answer's body on as it comes, behind the head that `out` holds.
@@ -326,7 +327,7 @@ async fn relay(
     }
     while !body.is_done() {
         body.advance().await.map_err(|_| Failure::AnswerCut)?;
-        let trailers = if plan.trailers { fields::trailers(body.trailers()) } else { Vec::new() };
+        let trailers = if plan.trailers { hop_by_hop::trailers(body.trailers()) } else { Vec::new() };
         let end = body.is_done().then(|| exchange.served()).map(|()| &trailers[..]);
         slot.body_waits(Phase::Download);
         out.send(body.piece(), end).await.map_err(gone)?;

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
 
-use super::client::Client;
-use super::fault::{Failing, Fault};
-use super::head::RequestHead;
-use super::name::Name;
-use super::request_id;
-use super::trace_context::TraceContext;
-use super::upstream::Connection;
-use super::watch::Phase;
-use crate::method;
-use crate::pool::{Member, Pool, RetryReason};
-use crate::server::Server;
-use crate::snapshot::RouteLive;
+use crate::http1::head::RequestHead;
+use crate::http1::name::Name;
+use crate::live::method;
+use crate::live::pool::{Member, Pool, RetryReason};
+use crate::live::route::RouteLive;
+use crate::live::server::Server;
+use crate::proxy::connection::Client;
+use crate::proxy::fault::{Failing, Fault};
+use crate::proxy::headers::request_id;
+use crate::proxy::headers::trace_context::TraceContext;
+use crate::proxy::timeouts::Phase;
+use crate::proxy::upstream::Connection;
 use crate::telemetry::access_log::Entry;
 use crate::worker::Current;
 

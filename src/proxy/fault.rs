@@ -4,10 +4,10 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::failure::Failure;
-use super::upstream::ConnectError;
-use crate::health::probe;
-use crate::server::Server;
+use crate::live::server::Server;
+use crate::proxy::error::Failure;
+use crate::proxy::upstream::ConnectError;
+use crate::transport;
 
 /// Why a try failed, where that was the server's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Fault {
         match error {
             ConnectError::Unresolved => Some(Self::Unresolved),
             ConnectError::Timeout => Some(Self::ConnectTimeout),
-            ConnectError::Refused(error) if probe::is_ours(error) => None,
+            ConnectError::Refused(error) if transport::is_ours(error) => None,
             ConnectError::Refused(error) => Some(Self::Unreachable(error.kind())),
         }
     }
@@ -86,8 +86,8 @@ impl fmt::Display for Failing {
 mod tests {
     use super::*;
     use crate::config::Address;
-    use crate::health::State;
-    use crate::server::Key;
+    use crate::live::health::State;
+    use crate::live::server::Key;
 
     #[test]
     fn what_this_process_lacks_is_nobodys_fault() {

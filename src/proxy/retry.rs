@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::pool::RetryReason;
+use crate::live::pool::RetryReason;
 
 /// How far a try came before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::wire::{self, Buffers};
+use crate::transport::{self, Buffers};
 
 /// Passes bytes both ways until both sides have ended, or one is broken. `from_client` and
 /// `from_server` are what was read already. How many went to the client.
@@ -37,11 +37,11 @@ async fn pass(
     passed: impl Fn(u64),
 ) -> io::Result<()> {
     loop {
-        wire::write(to, [bytes], &mut 0).await?;
+        transport::write(to, [bytes], &mut 0).await?;
         passed(bytes.len() as u64);
         bytes.clear();
         buffers.give(std::mem::take(bytes));
-        if wire::read(from, bytes, buffers).await? == 0 {
+        if transport::read(from, bytes, buffers).await? == 0 {
             return SockRef::from(to).shutdown(Shutdown::Write);
         }
     }

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::future::pending;
 
-use super::body::{BodyError, Inbound, Outbound};
-use super::client::Client;
-use super::failure::Failure;
-use super::watch::Phase;
 use crate::config::{Config, Timeouts};
+use crate::http1::body::{BodyError, Inbound, Outbound};
+use crate::proxy::connection::Client;
+use crate::proxy::error::Failure;
+use crate::proxy::timeouts::Phase;
 
 /// What a client may send ahead while its answer is under way.
 const AHEAD: usize = 64 * 1024;

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
 use crate::config::Address;
-use crate::server::Server;
+use crate::live::server::Server;
 
 /// How long a connection may lie unused. Servers close theirs too: a race that the retry wins.
 const IDLE: Duration = Duration::from_secs(60);
@@ -188,8 +188,8 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::State;
-    use crate::server::Key;
+    use crate::live::health::State;
+    use crate::live::server::Key;
 
     #[tokio::test]
     async fn a_connection_to_where_a_name_led_before_is_not_used_again() {

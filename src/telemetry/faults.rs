@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::state::State;
+use crate::live::state::State;
 
 /// Has every panic of the process counted, and said in its log.
 pub fn watch(state: Arc<State>) {

@@ -7,10 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::counters::{BUCKETS, Histogram, quantile};
-use crate::method;
-use crate::server::Server;
-use crate::snapshot::{RouteLive, Snapshot};
+use crate::live::counters::{BUCKETS, Histogram, quantile};
+use crate::live::method;
+use crate::live::server::Server;
+use crate::live::{route::RouteLive, snapshot::Snapshot};
 
 /// The time between two looks at the counters.
 pub const STEP: Duration = Duration::from_secs(5);
@@ -244,8 +244,8 @@ fn low(count: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::config::Address;
-    use crate::health::State;
-    use crate::server::Key;
+    use crate::live::health::State;
+    use crate::live::server::Key;
 
     fn server() -> Server {
         let address = Address::Name("backend".into(), 80);

@@ -17,12 +17,12 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
-use crate::counters::{Histogram, HistogramTotal};
-use crate::method;
-use crate::pool::{Member, RetryReason, Standing};
-use crate::reload::record::Outcome;
-use crate::snapshot::{RouteLive, Snapshot};
-use crate::state::State;
+use crate::live::counters::{Histogram, HistogramTotal};
+use crate::live::method;
+use crate::live::pool::{Member, RetryReason, Standing};
+use crate::live::reloads::Outcome;
+use crate::live::state::State;
+use crate::live::{route::RouteLive, snapshot::Snapshot};
 use family::{Family, counter, gauge, histogram};
 
 /// The `Content-Type` of [`Metrics::text`].

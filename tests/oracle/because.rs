@@ -4,9 +4,9 @@
 //! ours must have its reason in the message that hyper found acceptable.
 
 use http::{Method, Uri};
-use lb::proxy::chunked::BadChunk;
-use lb::proxy::head::HeadError;
-use lb::proxy::refusal::Refusal;
+use lb::http1::chunked::BadChunk;
+use lb::http1::head::HeadError;
+use lb::http1::rejection::Refusal;
 
 use super::ours::Why;
 use super::{End, Message, Reading};

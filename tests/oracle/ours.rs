@@ -1,11 +1,12 @@
 //! Our reading: the pure parts of the request path, put together as the request path does.
 
 use http::{Method, Version};
-use lb::proxy::chunked::{BadChunk, Decoder};
-use lb::proxy::framing::{self, BadFraming, Framing};
-use lb::proxy::head::{AnswerHead, Fields, HeadError, Limits, RequestHead};
-use lb::proxy::refusal::Refusal;
-use lb::proxy::{fields, target};
+use lb::http1::chunked::{BadChunk, Decoder};
+use lb::http1::framing::{self, BadFraming, Framing};
+use lb::http1::head::{AnswerHead, Fields, HeadError, Limits, RequestHead};
+use lb::http1::rejection::Refusal;
+use lb::http1::target;
+use lb::proxy::headers::hop_by_hop;
 
 use super::{End, Field, Message, Reading, sorted};
 
@@ -48,10 +49,10 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, 
     let Some(length) = head.parse(bytes, LIMITS).map_err(Why::Head)? else { return Ok(None) };
     let framing = framing::request(&head.fields, head.version).map_err(Why::Request)?;
     target::target(&head.method, head.target(), head.version, &head.fields).map_err(Why::Request)?;
-    fields::prepare_request(&mut head.fields.clone(), head.version).map_err(Why::Request)?;
+    hop_by_hop::prepare_request(&mut head.fields.clone(), head.version).map_err(Why::Request)?;
     let body = body(&bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
-    let keeps = fields::keeps_alive(&head.fields, head.version);
+    let keeps = hop_by_hop::keeps_alive(&head.fields, head.version);
     let line = format!("{} {}", head.method, String::from_utf8_lossy(head.target()));
     Ok(Some((message(line, head.version, &head.fields, body, keeps), length)))
 }
@@ -94,7 +95,7 @@ pub(crate) fn one_answer(method: &Method, bytes: &[u8]) -> Result<Option<Answer>
     }
     let body = body(&bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
-    let keeps = framing != Framing::UntilClose && fields::keeps_alive(&head.fields, head.version);
+    let keeps = framing != Framing::UntilClose && hop_by_hop::keeps_alive(&head.fields, head.version);
     let line = head.status.to_string();
     Ok(Some(Answer::Final(message(line, head.version, &head.fields, body, keeps), length)))
 }

@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use lb::admin::{self, Context};
-use lb::health::State;
+use lb::live::health::State;
 use lb::telemetry::metrics::Metrics;
 use serde_json::Value;
 

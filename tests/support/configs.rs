@@ -9,8 +9,8 @@ use lb::config::{
     Address, Admin, Algorithm, Balance, Config, Health, HealthKind, Limits, Listener, Log, LogFormat, Pool, Proxy,
     Reload, Retry, Server, StatusRanges, Timeouts, Tracing,
 };
-use lb::registry::Registry;
-use lb::snapshot::Snapshot;
+use lb::control::registry::Registry;
+use lb::live::snapshot::Snapshot;
 
 /// Generations in a row, each with its snapshot.
 #[derive(Debug)]

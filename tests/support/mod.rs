@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb::config::{self, Config};
-use lb::registry::Registry;
-use lb::server::Server;
-use lb::snapshot::{Snapshot, SourceFile};
-use lb::state::State;
+use lb::control::registry::Registry;
+use lb::live::server::Server;
+use lb::live::snapshot::{Snapshot, SourceFile};
+use lb::live::state::State;
 
 /// How many workers count.
 pub(crate) const WORKERS: usize = 2;
@@ -42,7 +42,7 @@ impl Fixture {
     }
 
     /// The same generation after `change` of a server's health.
-    pub(crate) fn health(&mut self, server: &str, state: lb::health::State) {
+    pub(crate) fn health(&mut self, server: &str, state: lb::live::health::State) {
         self.server(server).set_state(state);
         self.publish();
     }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use http::Method;
-use lb::proxy::framing::{self, Framing};
-use lb::proxy::head::{Limits, RequestHead};
-use lb::proxy::name::Name;
-use lb::proxy::path;
+use lb::http1::framing::{self, Framing};
+use lb::http1::head::{Limits, RequestHead};
+use lb::http1::name::Name;
+use lb::http1::path;
 
 use crate::oracle::because::{Because, difference};
 use crate::oracle::ours::{self, Answer, Why};

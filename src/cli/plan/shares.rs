@@ -5,10 +5,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::balance::{Candidate, Picker};
 use crate::cli::api::Server;
 use crate::cli::table::percent;
 use crate::config::{self, Config, HealthKind};
+use crate::live::balance::{Candidate, Picker};
 
 /// A smaller difference is none that a person would see.
 const VISIBLE: f64 = 0.0005;
@@ -81,7 +81,7 @@ pub(in crate::cli) fn portions(live: &[Server], new: &Config) -> Vec<Portion> {
     for server in live {
         let stays = new.pool(&server.pool).is_some_and(|pool| pool.servers.iter().any(|one| one.name == server.name));
         // Of those that an earlier edit removed nobody wants to know, unless they serve.
-        if !stays && (server.share > 0.0 || server.status != crate::pool::Status::Draining) {
+        if !stays && (server.share > 0.0 || server.status != crate::live::pool::Status::Draining) {
             portions.push(Portion {
                 pool: server.pool.clone(),
                 name: server.name.clone(),

@@ -1,7 +1,9 @@
 //! Servers that are written in an array: `server = [{ name = … }, …]`.
 
-use super::text::{equals, indent, is_blank, is_comment, keys, line_start, newline, next_comma, next_line, rest};
 use super::{Cuts, New};
+use crate::config::edit::text::{
+    equals, indent, is_blank, is_comment, keys, line_start, newline, next_comma, next_line, rest,
+};
 use crate::config::file::places::{Places, ServerPlace};
 
 /// The only server of an array.

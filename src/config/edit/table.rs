@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use super::text::{equals, indent, is_blank, is_comment, is_old_header, keys, line_start, newline, next_line, rest};
 use super::{Cuts, New};
 use crate::config::DEFAULT_POOL;
+use crate::config::edit::text::{
+    equals, indent, is_blank, is_comment, is_old_header, keys, line_start, newline, next_line, rest,
+};
 use crate::config::file::places::ServerPlace;
 
 /// Adds a server after another one of its pool, and in its style.

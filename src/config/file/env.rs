@@ -2,7 +2,7 @@
 
 use super::Env;
 use super::report::Report;
-use super::tree::{Kind, Place, Table, Value};
+use crate::config::file::tree::{Kind, Place, Table, Value};
 use crate::config::problem::Fault;
 
 /// Fills in every string of a table; one that cannot be filled in is reported and left out.

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::report::Report;
-use super::tree::{Kind, Table, Value};
 use super::{Env, env, syntax};
 use crate::config::DEFAULT_POOL;
+use crate::config::file::tree::{Kind, Table, Value};
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
 

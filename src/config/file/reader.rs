@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::keys::{self, Key};
 use super::report::Report;
-use super::tree::{EMPTY, Entry, Kind, Place, Table, Value};
-use super::wording::{self, BOOLEAN, DURATION, PERCENT, SIZE, WHOLE_NUMBER};
+use crate::config::file::keys::{self, Key};
+use crate::config::file::tree::{EMPTY, Entry, Kind, Place, Table, Value};
+use crate::config::file::wording::{self, BOOLEAN, DURATION, PERCENT, SIZE, WHOLE_NUMBER};
 use crate::config::problem::Fault;
 use crate::config::{suggest, units};
 

@@ -5,8 +5,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::report::Report;
-use super::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use super::tree::Place;
+use crate::config::file::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use crate::config::problem::Fault;
 use crate::config::{Config, DEFAULT_POOL, HostPattern, Listener, Pool, Route, Server, overlap, suggest};
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::report::Report;
-use super::tree::{Place, Table};
+use crate::config::file::tree::{Place, Table};
 use crate::config::problem::Fault;
 
 /// Each error costs another look at the text; in a longer one only the first error is told.

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use super::keys;
-use super::reader::{Placed, Reader};
 use super::report::Report;
-use super::tree::{Place, Table};
+use crate::config::file::keys;
+use crate::config::file::reader::{Placed, Reader};
+use crate::config::file::tree::{Place, Table};
 use crate::config::problem::Fault;
 use crate::config::{
     Address, Admin, Algorithm, Balance, DEFAULT_POOL, Health, HealthKind, HostPattern, Limits, Log, LogFormat, Proxy,

@@ -1,7 +1,7 @@
 //! What is said of a key that is unknown or holds a value of the wrong type.
 
-use super::keys::{self, Key};
-use super::tree::{Kind, Value};
+use crate::config::file::keys::{self, Key};
+use crate::config::file::tree::{Kind, Value};
 use crate::config::problem::Fault;
 use crate::config::suggest;
 

@@ -8,8 +8,8 @@ use http::uri::Authority;
 
 use super::{Attempt, Exchange};
 use crate::config::Address;
-use crate::proxy::name::Name;
-use crate::proxy::trace_context::TraceContext;
+use crate::http1::name::Name;
+use crate::proxy::headers::trace_context::TraceContext;
 use crate::telemetry::trace::{Side, Span};
 
 impl Exchange {

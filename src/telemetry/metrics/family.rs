@@ -2,7 +2,7 @@
 
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::counters::{BUCKETS, HistogramTotal};
+use crate::live::counters::{BUCKETS, HistogramTotal};
 
 /// A name, with what holds for all its series.
 pub(super) struct Family {

@@ -13,7 +13,7 @@ use opentelemetry_sdk::trace::SpanData;
 use serde_json::json;
 
 use super::lane::Loss;
-use super::post;
+use crate::telemetry::trace::post;
 
 /// A collector that speaks OTLP.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The export against a collector on a real socket.
 
-use super::lane::{BATCH, QUEUE};
 use super::*;
+use crate::telemetry::trace::lane::{BATCH, QUEUE};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;

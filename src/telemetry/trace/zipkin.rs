@@ -14,7 +14,7 @@ use opentelemetry_zipkin::ZipkinExporter;
 use serde_json::{Map, Value, json};
 
 use super::lane::Loss;
-use super::post;
+use crate::telemetry::trace::post;
 
 /// A Zipkin collector.
 #[derive(Debug)]

@@ -1,0 +1,169 @@
+//! Heads: tables of what is read and refused, and mutations of both.
+
+use super::*;
+use crate::http1::head::HeadError::{Malformed, TargetTooLong, TooLarge, TooManyFields};
+
+const LIMITS: Limits = Limits { bytes: 256, fields: 4 };
+
+/// `¶` is CRLF, every other character is the byte of its number.
+fn bytes(text: &str) -> Vec<u8> {
+    let byte = |c| u8::try_from(u32::from(c)).expect("a character that is one byte");
+    text.replace('¶', "\r\n").chars().map(byte).collect()
+}
+
+fn request(input: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadError> {
+    let mut head = RequestHead::default();
+    head.parse(input, LIMITS).map(|length| length.map(|length| (head, length)))
+}
+
+fn answer(input: &[u8]) -> Result<Option<(AnswerHead, usize)>, HeadError> {
+    let mut head = AnswerHead::default();
+    head.parse(input, LIMITS).map(|length| length.map(|length| (head, length)))
+}
+
+/// As it would go to a server that is asked for the same.
+fn written(head: &RequestHead) -> Vec<u8> {
+    let minor = if head.version == Version::HTTP_10 { 0 } else { 1 };
+    let mut out = [head.method.as_str().as_bytes(), b" ", head.target()].concat();
+    out.extend(format!(" HTTP/1.{minor}\r\n").into_bytes());
+    head.fields.write(&mut out);
+    out.extend(b"\r\n");
+    out
+}
+
+fn fields(fields: &Fields) -> Vec<(Name, Vec<u8>, Vec<u8>)> {
+    fields.iter().map(|(known, name, value)| (known, name.to_vec(), value.to_vec())).collect()
+}
+
+#[test]
+fn a_request_is_written_as_it_was_read_in_order_and_case() {
+    let cases = [
+        ("GET / HTTP/1.1¶Host: a¶¶", "GET / HTTP/1.1¶Host: a¶¶"),
+        ("GET / HTTP/1.0¶¶", "GET / HTTP/1.0¶¶"),
+        ("¶¶GET / HTTP/1.1¶hOsT:a¶¶GET", "GET / HTTP/1.1¶hOsT: a¶¶"),
+        ("M-SEARCH * HTTP/1.1¶B: \t 1 2\t ¶A:¶b: 3¶¶body", "M-SEARCH * HTTP/1.1¶B: 1 2¶A: ¶b: 3¶¶"),
+        ("POST /x?y=: HTTP/1.1¶X: \u{e9}\"¶¶", "POST /x?y=: HTTP/1.1¶X: \u{e9}\"¶¶"),
+    ];
+    for (sent, expected) in cases {
+        let input = bytes(sent);
+        let (head, length) = request(&input).expect("a head").expect("a whole one");
+        assert_eq!(written(&head), bytes(expected), "{sent}");
+        for end in 0..length {
+            assert!(matches!(request(&input[..end]), Ok(None)), "{sent} is whole at {end} already");
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_written_as_it_was_read() {
+    let cases = [
+        ("HTTP/1.1 200 OK¶A: b¶¶body", "HTTP/1.1 200 OK¶A: b¶"),
+        // A reason that is not ASCII is left out.
+        ("HTTP/1.0 404 Not \u{e9} Found¶¶", "HTTP/1.1 404 ¶"),
+        ("HTTP/1.1 999 ¶¶", "HTTP/1.1 999 ¶"),
+        ("HTTP/1.1 200¶¶", "HTTP/1.1 200 ¶"),
+    ];
+    for (sent, expected) in cases {
+        let input = bytes(sent);
+        let (head, length) = answer(&input).expect("a head").expect("a whole one");
+        let mut out = Vec::new();
+        head.write(&mut out);
+        assert_eq!(out, bytes(expected), "{sent}");
+        for end in 0..length {
+            assert!(matches!(answer(&input[..end]), Ok(None)), "{sent} is whole at {end} already");
+        }
+    }
+    for sent in ["HTTP/1.1 099 x¶¶", "HTTP/1.1 20 x¶¶", "HTTP/2 200 x¶¶", "HTTP/1.1 200 x¶A : b¶¶", "HTTP/1.1 200 x\n¶"]
+    {
+        assert!(answer(&bytes(sent)).is_err(), "{sent}");
+    }
+}
+
+#[test]
+fn what_is_no_head_is_refused() {
+    let cases = [
+        ("GET / HTTP/1.1\nHost: a¶¶", Malformed),
+        ("\nGET / HTTP/1.1¶Host: a¶¶", Malformed),
+        ("GET / HTTP/1.1¶Host: a¶\n", Malformed),
+        ("GET / HTTP/1.1¶Host : a¶¶", Malformed),
+        ("GET / HTTP/1.1¶A: b¶ c¶¶", Malformed),
+        ("GET / HTTP/1.1¶A: b\rc¶¶", Malformed),
+        ("GET / HTTP/1.1¶A: b\0c¶¶", Malformed),
+        ("GET / HTTP/1.1¶: b¶¶", Malformed),
+        ("GET  / HTTP/1.1¶¶", Malformed),
+        ("GET /a b HTTP/1.1¶¶", HeadError::Version),
+        ("G(T / HTTP/1.1¶¶", Malformed),
+        ("GET / HTTP/2.0¶¶", HeadError::Version),
+        ("GET / HTTP/1.1¶A: 1¶B: 2¶C: 3¶D: 4¶E: 5¶¶", TooManyFields),
+    ];
+    for (sent, error) in cases {
+        assert_eq!(request(&bytes(sent)).err(), Some(error), "{sent}");
+    }
+}
+
+#[test]
+fn a_head_has_limits_whether_it_is_whole_or_not() {
+    let of = |length: usize| {
+        let head = "GET / HTTP/1.1\r\nX: \r\n\r\n";
+        head.replace("X: ", &format!("X: {}", "x".repeat(length - head.len()))).into_bytes()
+    };
+    assert!(matches!(request(&of(LIMITS.bytes)), Ok(Some(_))));
+    assert_eq!(request(&of(LIMITS.bytes + 1)).err(), Some(TooLarge));
+    assert!(matches!(request(&of(1000)[..LIMITS.bytes]), Ok(None)));
+    assert_eq!(request(&of(1000)[..=LIMITS.bytes]).err(), Some(TooLarge));
+    let target = format!("GET /{}", "x".repeat(LONGEST_TARGET));
+    assert_eq!(request(target.as_bytes()).err(), Some(TargetTooLong));
+}
+
+#[test]
+fn fields_are_found_added_and_taken_out() {
+    let mut all = Fields::of([("Host", "a"), ("cookie", "1"), ("X", "y"), ("Cookie", "2")]);
+    assert_eq!(all.all(Name::Cookie).collect::<Vec<_>>(), [b"1", b"2"]);
+    all.retain(|name, _| name != Name::Host);
+    assert!(!all.has(Name::Host) && all.has(Name::Cookie));
+    all.set(Name::Cookie, b"3");
+    all.set(Name::Host, b"b");
+    all.remove(Name::Via);
+    let mut out = Vec::new();
+    all.write(&mut out);
+    assert_eq!(out, b"X: y\r\nCookie: 3\r\nHost: b\r\n");
+    assert_eq!((all.get(Name::Host), all.len()), (Some(&b"b"[..]), 3));
+}
+
+#[test]
+fn mutated_heads_never_panic_and_what_is_accepted_reads_the_same_when_written() {
+    let seeds = [
+        "GET /a?b=%20 HTTP/1.1¶Host: a¶Content-Length: 5¶¶hello",
+        "¶POST http://a/ HTTP/1.0¶Transfer-Encoding: chunked¶X_Y: \tz \u{e9}¶¶",
+    ]
+    .map(bytes);
+    let mut rng = fastrand::Rng::with_seed(3);
+    let (mut whole, mut refused) = (0, 0);
+    for _ in 0..100_000 {
+        let mut input = rng.choice(&seeds).cloned().unwrap_or_default();
+        for _ in 0..rng.usize(1..4) {
+            let at = rng.usize(..input.len());
+            match rng.u8(..4) {
+                0 => input[at] = rng.u8(..),
+                1 => input.insert(at, *rng.choice(b"\r\n :\t\0,\x0b\x7f_").unwrap_or(&0)),
+                2 => drop(input.remove(at)),
+                _ => input.extend_from_within(at..),
+            }
+        }
+        drop(answer(&input));
+        match request(&input) {
+            Ok(Some((head, _))) => {
+                let (again, length) = request(&written(&head)).expect("a head").expect("a whole one");
+                let text = input.escape_ascii();
+                assert_eq!(written(&again).len(), length, "{text}");
+                let of = |head: &RequestHead| (head.method.clone(), head.target().to_vec(), fields(&head.fields));
+                assert_eq!(of(&again), of(&head), "{text}");
+                assert!(!head.fields.iter().any(|(.., value)| value.iter().any(|byte| b"\r\n\0".contains(byte))));
+                whole += 1;
+            }
+            Ok(None) => {}
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(whole > 1000 && refused > 1000, "{whole} were whole, {refused} were refused");
+}

@@ -1,0 +1,62 @@
+//! The sticky-session cookie: read from a request, given with a response. Pure.
+
+use crate::config::Sticky;
+use crate::http1::head::Fields;
+use crate::http1::name::Name;
+use crate::live::token::Token;
+
+/// The token in a request's `Cookie` fields (RFC 6265, section 4.2), if it has one.
+#[must_use]
+pub fn requested(rule: &Sticky, fields: &Fields) -> Option<Token> {
+    fields.all(Name::Cookie).find_map(|field| {
+        field.split(|byte| *byte == b';').find_map(|pair| {
+            let value = pair.trim_ascii().strip_prefix(rule.cookie.as_bytes())?.strip_prefix(b"=")?;
+            value.try_into().ok()
+        })
+    })
+}
+
+/// The `Set-Cookie` field's value (RFC 6265, section 4.1) that gives a client `token`.
+#[must_use]
+pub fn set_cookie(rule: &Sticky, token: &Token) -> String {
+    let token = String::from_utf8_lossy(token);
+    let (cookie, seconds) = (&rule.cookie, rule.max_age.as_secs());
+    format!("{cookie}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn rule() -> Sticky {
+        Sticky { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others() {
+        let cases = [
+            ("lb=0123456789abcdef", true),
+            ("a=b; lb=0123456789abcdef; c=d", true),
+            ("a=b;lb=0123456789abcdef", true),
+            ("lb=0123", false),
+            ("xlb=0123456789abcdef", false),
+            ("lb=0123456789abcdef0", false),
+            ("lb", false),
+            ("", false),
+        ];
+        for (field, found) in cases {
+            let fields = Fields::of([("Cookie", "z=1"), ("Cookie", field)]);
+            assert_eq!(requested(&rule(), &fields), found.then_some(*b"0123456789abcdef"), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_given_its_cookie() {
+        assert_eq!(
+            set_cookie(&rule(), b"0123456789abcdef"),
+            "lb=0123456789abcdef; Max-Age=3600; Path=/; HttpOnly; SameSite=Lax"
+        );
+    }
+}

@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use self::api::{Api, ApiError};
+use self::api::{Api, QueryError};
 use self::check::CheckFormat;
 use self::server::ServerCommand;
 use self::server_edit::EditCommand;
@@ -227,7 +227,7 @@ pub fn main() -> ExitCode {
 
 impl Balancer {
     /// Has the balancer asked, by default that of the configuration at `config`.
-    fn ask(self, config: &Path, ask: impl FnOnce(&Api) -> Result<ExitCode, ApiError>) -> ExitCode {
+    fn ask(self, config: &Path, ask: impl FnOnce(&Api) -> Result<ExitCode, QueryError>) -> ExitCode {
         let by_default = self.admin.is_none() && !config.exists();
         let api = match Api::new(self.admin.unwrap_or_else(|| admin(config))) {
             Ok(api) => api,
@@ -244,7 +244,7 @@ impl Balancer {
                     ));
                 }
                 // What is refused was understood: it is the question that was wrong.
-                let refused = matches!(error, ApiError::Refused(..));
+                let refused = matches!(error, QueryError::Refused(..));
                 ExitCode::from(if refused { BAD_INPUT } else { USAGE })
             }
         }

@@ -36,34 +36,34 @@ pub const DEFAULT_POOL: &str = "default";
 pub struct Config {
     /// Where clients connect; at least one, addresses and names unique.
     #[serde(rename = "listener")]
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerConfig>,
     /// The read-only API.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// What concerns the request path as a whole.
-    pub proxy: Proxy,
+    pub proxy: ProxyConfig,
     /// How edits are read and guarded.
-    pub reload: Reload,
+    pub reload: ReloadConfig,
     /// Process and access log.
-    pub log: Log,
+    pub log: LogConfig,
     /// Trace export and sampling.
-    pub tracing: Tracing,
+    pub tracing: TracingConfig,
     /// How long anything may take.
-    pub timeouts: Timeouts,
+    pub timeouts: TimeoutsConfig,
     /// How much of anything is accepted.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// Which pool gets which request; names unique. Never empty: without any in the file there is
     /// one that sends everything to [`DEFAULT_POOL`].
     #[serde(rename = "route")]
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
     /// Servers and the rules to choose among them, sorted by name; names unique.
     #[serde(rename = "pool")]
-    pub pools: Vec<Arc<Pool>>,
+    pub pools: Vec<Arc<PoolConfig>>,
 }
 
 impl Config {
     /// The pool of that name.
     #[must_use]
-    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+    pub fn pool(&self, name: &str) -> Option<&Arc<PoolConfig>> {
         let place = self.pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()?;
         self.pools.get(place)
     }
@@ -71,7 +71,7 @@ impl Config {
     /// Lets go the pools that are as they were in `before` for those, which are compared and kept for less.
     pub fn share_with(&mut self, before: &Self) {
         for pool in &mut self.pools {
-            let same = |before: &&Arc<Pool>| Arc::ptr_eq(before, pool) || *before == pool;
+            let same = |before: &&Arc<PoolConfig>| Arc::ptr_eq(before, pool) || *before == pool;
             if let Some(same) = before.pool(&pool.name).filter(same) {
                 *pool = Arc::clone(same);
             }
@@ -81,7 +81,7 @@ impl Config {
 
 /// An address that takes clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// Used in metrics and logs; the address as typed unless the file names it.
     pub name: String,
     /// Bound once and kept as long as it is configured.
@@ -90,7 +90,7 @@ pub struct Listener {
 
 /// The read-only API, `/metrics` and the dashboard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Where it listens.
     pub address: SocketAddr,
     /// Host names it answers to beside IP literals and `localhost`, in lower case.
@@ -99,7 +99,7 @@ pub struct Admin {
 
 /// What concerns the request path as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proxy {
+pub struct ProxyConfig {
     /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended.
     pub trusted_proxies: Vec<IpNet>,
     /// Request threads; 0 means one for each core. The only key that needs a restart.
@@ -108,7 +108,7 @@ pub struct Proxy {
 
 /// How edits are read and guarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reload {
+pub struct ReloadConfig {
     /// How long a file written in place must be unchanged before it is read.
     #[serde(with = "wire::duration")]
     pub quiet: Duration,
@@ -131,7 +131,7 @@ pub struct Reload {
 
 /// Process and access log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Log {
+pub struct LogConfig {
     /// A filter in `tracing`'s syntax; it has been parsed once, so it is valid.
     pub level: String,
     /// How lines look.
@@ -152,7 +152,7 @@ pub enum LogFormat {
 
 /// Trace export and sampling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tracing {
+pub struct TracingConfig {
     /// Zipkin's span collector, if spans go there.
     pub zipkin: Option<String>,
     /// An OTLP collector over HTTP, if spans go there.
@@ -165,7 +165,7 @@ pub struct Tracing {
 
 /// How long anything may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeouts {
+pub struct TimeoutsConfig {
     /// For a client to send a request's head.
     #[serde(with = "wire::duration")]
     pub request_header: Duration,
@@ -188,7 +188,7 @@ pub struct Timeouts {
 
 /// How much of anything is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// Of a request head, in bytes.
     #[serde(with = "wire::size")]
     pub header_bytes: u64,
@@ -206,7 +206,7 @@ pub struct Limits {
 
 /// What requests go where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
+pub struct RouteConfig {
     /// Used in metrics; host and path unless the file names it.
     pub name: String,
     /// Which `Host` it takes.
@@ -230,21 +230,21 @@ pub enum HostPattern {
 
 /// Servers that can answer the same requests, and the rules to choose among them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pool {
+pub struct PoolConfig {
     /// Unique among pools.
     pub name: String,
     /// How a server is chosen.
-    pub balance: Balance,
+    pub balance: BalanceConfig,
     /// How a server's health is known.
-    pub health: Health,
+    pub health: HealthConfig,
     /// When a failed try is followed by another.
-    pub retry: Retry,
+    pub retry: RetryConfig,
     /// In the order of the file; names unique.
     #[serde(rename = "server")]
-    pub servers: Vec<Server>,
+    pub servers: Vec<ServerConfig>,
 }
 
-impl Pool {
+impl PoolConfig {
     /// The rules alone.
     #[must_use]
     pub fn without_servers(&self) -> Self {
@@ -261,11 +261,11 @@ impl Pool {
 
 /// How a server is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Balance {
+pub struct BalanceConfig {
     /// The rule.
     pub algorithm: Algorithm,
     /// Whether a client keeps its server.
-    pub sticky: Option<Sticky>,
+    pub sticky: Option<StickyConfig>,
 }
 
 /// The rule by which a server is chosen.
@@ -284,7 +284,7 @@ pub enum Algorithm {
 
 /// A cookie that keeps a client at its server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sticky {
+pub struct StickyConfig {
     /// The cookie's name.
     pub cookie: String,
     /// How long the client keeps it.
@@ -294,7 +294,7 @@ pub struct Sticky {
 
 /// How a server's health is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Health {
+pub struct HealthConfig {
     /// What is tried.
     pub kind: HealthKind,
     /// For [`HealthKind::Http`]: what is asked for.
@@ -341,7 +341,7 @@ impl StatusRanges {
 
 /// When a failed try is followed by another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Retry {
+pub struct RetryConfig {
     /// Tries after the first.
     pub attempts: u32,
     /// Share of the recent requests that may be tried again (0 to 1).
@@ -351,7 +351,7 @@ pub struct Retry {
 
 /// One address that answers requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
+pub struct ServerConfig {
     /// Unique in its pool.
     pub name: String,
     /// Where it is.

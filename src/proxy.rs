@@ -10,7 +10,7 @@
 //!   connections to servers, [`watch`] keeps the time.
 //! - What a message says (pure): [`head`] and [`name`] parse it, [`framing`] and [`chunked`] find its
 //!   end, [`target`] with [`host`] and [`path`] what is asked for.
-//! - What a server is told (pure): [`fields`], [`forwarded`], [`trace_context`], [`request_id`].
+//! - What a server is told (pure): [`headers`], [`forwarded`], [`trace_context`], [`request_id`].
 //! - What is decided (pure): [`retry`], whether another try may be made; [`fault`], what a failed one
 //!   says of its server; [`refusal`] and [`failure`], the one place where failures become answers.
 

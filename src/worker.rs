@@ -21,15 +21,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 
-pub use self::client_limit::Crowd;
-pub use self::pool::Crew;
+pub use self::client_limit::ClientLimit;
+pub use self::pool::WorkerPool;
 use self::pool::{Command, Shared};
-use crate::http1::head::Heads;
-use crate::live::listener::ListenerLive;
+use crate::http1::head::HeadPool;
+use crate::live::listener::LiveListener;
 use crate::live::snapshot::Snapshot;
 use crate::proxy::connection::Client;
 use crate::proxy::fault::Failing;
-use crate::proxy::timeouts::Watch;
+use crate::proxy::timeouts::Watchdog;
 use crate::proxy::upstream::Upstreams;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
@@ -48,13 +48,13 @@ pub struct Worker {
     /// Its connections to servers.
     pub upstreams: Upstreams,
     /// Its clients' connections.
-    pub watch: Rc<Watch>,
+    pub watch: Rc<Watchdog>,
     /// Where spans go.
     pub spans: SpanSink,
     /// Its buffers that are not in use.
     pub buffers: Buffers,
     /// Its requests' heads that are not in use.
-    pub heads: Heads,
+    pub heads: HeadPool,
     log: RefCell<AccessLog>,
     rng: RefCell<fastrand::Rng>,
     /// One moment by both clocks, not long ago: a look at one of them is then a look at the other too.
@@ -91,11 +91,11 @@ impl Worker {
         let current = Rc::new(Current(snapshot.load_full()));
         Rc::new(Self {
             index,
-            upstreams: Upstreams::new(shared.crowd.limit(0).div_ceil(shared.loads.len())),
-            watch: Watch::new(),
+            upstreams: Upstreams::new(shared.client_limit.limit(0).div_ceil(shared.loads.len())),
+            watch: Watchdog::new(),
             spans,
             buffers: Buffers::default(),
-            heads: Heads::default(),
+            heads: HeadPool::default(),
             log: RefCell::new(log),
             rng: RefCell::default(),
             clocks: Cell::new((Instant::now(), SystemTime::now())),
@@ -106,13 +106,13 @@ impl Worker {
         })
     }
 
-    /// A worker of no crew: it accepts nobody and has no tick, so nothing takes too long. Clients are brought to it, see
+    /// A worker of no worker_pool: it accepts nobody and has no tick, so nothing takes too long. Clients are brought to it, see
     /// [`Client::serve`], on any runtime of one thread; fuzzing does so.
     #[must_use]
     pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
         // Nobody is told of servers that fail.
         let (failing, _) = mpsc::unbounded_channel();
-        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(Crowd::new(1024)), failing)))
+        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(ClientLimit::new(1024)), failing)))
     }
 
     /// The newest snapshot. Costs a comparison while there is no newer one.
@@ -169,7 +169,7 @@ impl Worker {
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
         let mut accepting: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
-        // Kept over commands: a rush of them would put the tick off for ever.
+        // IdleConnections over commands: a rush of them would put the tick off for ever.
         let mut tick = tokio::time::Instant::now() + self.tick_length();
         loop {
             let command = tokio::select! {
@@ -231,20 +231,20 @@ impl Worker {
         self.watch.sweep(now);
         self.upstreams.sweep(now);
         self.buffers.sweep();
-        self.shared.crowd.look(now);
+        self.shared.client_limit.look(now);
         self.log().flush();
         // An idle worker would keep the snapshot that it saw last, and all that hangs on it.
         drop(self.snapshot());
     }
 
-    fn serve(self: &Rc<Self>, listener: Arc<ListenerLive>, stream: TcpStream, peer: SocketAddr) {
+    fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
         tokio::task::spawn_local(Client::new(self, listener, peer).serve(stream));
     }
 
     /// Accepts until `closed`, then takes those that are queued, so that none is lost.
     async fn accept(
         self: Rc<Self>,
-        live: Arc<ListenerLive>,
+        live: Arc<LiveListener>,
         socket: std::net::TcpListener,
         mut closed: oneshot::Receiver<()>,
     ) {
@@ -271,7 +271,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    if self.shared.crowd.refused() {
+                    if self.shared.client_limit.refused() {
                         tracing::warn!(%error, listener = %live.name, "cannot accept a client");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -297,16 +297,16 @@ impl Worker {
             if let Some(chosen) = self.shared.place_within(configured, self.index) {
                 return chosen;
             }
-            self.shared.crowd.full(self.shared.connections(), configured);
+            self.shared.client_limit.full(self.shared.connections(), configured);
             if !std::mem::replace(&mut delayed, true) {
-                self.shared.crowd.delay();
+                self.shared.client_limit.delay();
             }
             tokio::time::sleep(TICK.0).await;
         }
     }
 
     /// Has the chosen worker, for which the client is counted already, serve it.
-    fn hand(self: &Rc<Self>, chosen: usize, live: &Arc<ListenerLive>, stream: TcpStream, peer: SocketAddr) {
+    fn hand(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
         if chosen == self.index {
             return self.serve(Arc::clone(live), stream, peer);
         }

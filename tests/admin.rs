@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_TYPE};
 use lb::config::problem::Problem;
-use lb::live::health::State;
+use lb::live::health::HealthState;
 use lb::live::reloads::{Outcome, Reload};
 use lb::live::server::Check;
 use serde_json::{Value, json};
@@ -179,7 +179,7 @@ fn a_random_server_is_an_active_one_each_as_likely() {
     for _ in 0..50 {
         assert_eq!(ok(&fixture, "/api/random?pool=default")["name"], "server3");
     }
-    fixture.health("server3", State::Down);
+    fixture.health("server3", HealthState::Down);
     assert_eq!(get(&fixture, "/api/random?pool=default").0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(get(&fixture, "/api/random").0, StatusCode::OK);
 }
@@ -188,11 +188,11 @@ fn a_random_server_is_an_active_one_each_as_likely() {
 fn readiness_is_of_every_pool_and_health_of_the_process() {
     let mut fixture = mixed();
     assert_eq!(ok(&fixture, "/ready"), json!({ "generation": 2, "status": "ready", "config": "current" }));
-    fixture.health("server3", State::Down);
+    fixture.health("server3", HealthState::Down);
     let (status, problem) = get(&fixture, "/ready");
     assert_eq!((status, &problem["pools"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(["default"])));
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("default")), "{problem}");
-    fixture.health("server3", State::Up);
+    fixture.health("server3", HealthState::Up);
     // What a probe puts into the query does not matter.
     assert_eq!(ok(&fixture, "/health?x=1"), json!({ "generation": 2, "status": "serving" }));
     fixture.state.stop();
@@ -247,7 +247,7 @@ fn a_pool_that_is_gone_but_for_open_requests_is_told_of_by_its_servers_alone() {
 #[test]
 fn listeners_are_told_of_where_they_listen() {
     let fixture = mixed();
-    let listener = lb::live::listener::ListenerLive {
+    let listener = lb::live::listener::LiveListener {
         id: 1,
         name: "web".into(),
         address: ([0, 0, 0, 0], 8080).into(),

@@ -247,29 +247,29 @@ impl Dice {
 
     fn request(&mut self) -> Vec<u8> {
         let line = format!("{} {} {}", self.pick(METHODS), self.pick(TARGETS), self.pick(VERSIONS));
-        let fields = [self.pick(HOSTS), self.framing(), self.pick(OTHERS)];
+        let headers = [self.pick(HOSTS), self.framing(), self.pick(OTHERS)];
         let behind = self.any(BEHIND);
-        self.message(&line, fields, behind)
+        self.message(&line, headers, behind)
     }
 
     fn answer(&mut self) -> Vec<u8> {
         let line = self.pick(STATUSES).to_owned();
-        let fields = [self.framing(), self.pick(OTHERS), ""];
+        let headers = [self.framing(), self.pick(OTHERS), ""];
         let behind = self.pick(BEHIND);
-        self.message(&line, fields, behind)
+        self.message(&line, headers, behind)
     }
 
-    fn message(&mut self, line: &str, mut fields: [&str; 3], behind: &str) -> Vec<u8> {
-        self.0.shuffle(&mut fields);
-        let fields = fields.concat();
+    fn message(&mut self, line: &str, mut headers: [&str; 3], behind: &str) -> Vec<u8> {
+        self.0.shuffle(&mut headers);
+        let headers = headers.concat();
         let body = match self.0.u8(..4) {
             0 => self.any(BODIES),
-            1 if fields.to_ascii_lowercase().contains("chunked") => self.any(&BODIES[2..]),
-            _ if fields.to_ascii_lowercase().contains("chunked") => self.any(&BODIES[2..6]),
-            _ if fields.contains('5') => BODIES[1],
+            1 if headers.to_ascii_lowercase().contains("chunked") => self.any(&BODIES[2..]),
+            _ if headers.to_ascii_lowercase().contains("chunked") => self.any(&BODIES[2..6]),
+            _ if headers.contains('5') => BODIES[1],
             _ => "",
         };
-        let text = [line, self.pick(ENDS), &fields, self.pick(ENDS), body, behind].concat();
+        let text = [line, self.pick(ENDS), &headers, self.pick(ENDS), body, behind].concat();
         let mut bytes = Vec::with_capacity(text.len() + 16);
         // So that a field may have a byte that is not UTF-8.
         for part in text.replace('¶', "\r\n").split_inclusive('\u{e9}') {

@@ -1,4 +1,4 @@
-//! Health checks against servers that fail, hang, refuse, talk nonsense and come back.
+//! HealthConfig checks against servers that fail, hang, refuse, talk nonsense and come back.
 
 mod support {
     pub(crate) mod configs;
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use lb::config::{Address, Health, HealthKind, Pool, StatusRanges};
+use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, StatusRanges};
 use lb::control::health::checker::{Change, Checker, jittered};
 use lb::control::resolver::Resolver;
-use lb::live::health::State;
+use lb::live::health::HealthState;
 use lb::live::server::Server;
 use lb::live::snapshot::Snapshot;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -43,8 +43,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
-fn often() -> Health {
-    Health { interval: SHORT, ..health() }
+fn often() -> HealthConfig {
+    HealthConfig { interval: SHORT, ..health() }
 }
 
 /// The server with that name.
@@ -59,24 +59,24 @@ async fn rise_and_fall_are_counted_exactly() {
     let replies = [200, 500, 500, 200, 500, 500, 507, 200, 500, 200, 200];
     let fake = Fake::start(move |nth, _| Reply::Status(replies.get(nth - 1).copied().unwrap_or(200))).await;
     let number = |number| NonZeroU32::new(number).expect("not zero");
-    let rule = Health { rise: number(2), fall: number(3), ..often() };
+    let rule = HealthConfig { rise: number(2), fall: number(3), ..often() };
     let snapshot = Generations::new().apply(vec![pool("default", rule, &[fake.address])]);
     let (mut checker, mut changes) = checker();
     checker.apply(&snapshot);
 
     let first = next(&mut changes).await;
-    assert_eq!((first.from, first.to, first.error), (State::Unchecked, State::Up, None));
+    assert_eq!((first.from, first.to, first.error), (HealthState::Unchecked, HealthState::Up, None));
     assert_eq!(first.server.checks(), [1, 0]);
 
     let down = next(&mut changes).await;
-    assert_eq!((down.from, down.to), (State::Up, State::Down));
+    assert_eq!((down.from, down.to), (HealthState::Up, HealthState::Down));
     assert_eq!(down.error.as_deref(), Some("status 507, expected 200-399"), "the third failure in a row");
-    assert_eq!(down.server.state(), State::Down, "before it is told");
+    assert_eq!(down.server.state(), HealthState::Down, "before it is told");
     assert_eq!(down.server.last_check().expect("a check").error, down.error);
     assert_eq!(down.server.checks(), [2, 5]);
 
     let up = next(&mut changes).await;
-    assert_eq!((up.from, up.to, up.error), (State::Down, State::Up, None));
+    assert_eq!((up.from, up.to, up.error), (HealthState::Down, HealthState::Up, None));
     assert_eq!(up.server.checks(), [5, 6], "the second pass in a row");
 }
 
@@ -87,12 +87,12 @@ async fn the_first_check_decides_at_once_and_says_why() {
     let (garbage, closing) = (Fake::always(Reply::Garbage).await, Fake::always(Reply::Close).await);
     let (ssh, silent) = (Fake::blurting("SSH-2.0-OpenSSH_9.2\r\n").await, Fake::blurting("").await);
     let failing = Fake::always(Reply::Status(503)).await;
-    let impatient = Health { timeout: Duration::from_millis(50), ..health() };
-    let tcp = || Health { kind: HealthKind::Tcp, ..health() };
-    let expecting = |ranges| Health { expect: StatusRanges(ranges), ..health() };
+    let impatient = HealthConfig { timeout: Duration::from_millis(50), ..health() };
+    let tcp = || HealthConfig { kind: HealthKind::Tcp, ..health() };
+    let expecting = |ranges| HealthConfig { expect: StatusRanges(ranges), ..health() };
     let mut unresolved = pool("unresolved", health(), &[ok.address]);
     unresolved.servers[0].address = Address::Name("name.invalid".to_owned(), 80);
-    let cases: Vec<(Pool, Option<&str>)> = vec![
+    let cases: Vec<(PoolConfig, Option<&str>)> = vec![
         (pool("ok", health(), &[ok.address]), None),
         (pool("refusing", health(), &[refusing.address]), Some("connection refused")),
         (pool("hanging", impatient, &[hanging.address]), Some("no answer within 50ms")),
@@ -122,8 +122,13 @@ async fn the_first_check_decides_at_once_and_says_why() {
     for _ in 0..names.len() {
         let change = next(&mut changes).await;
         let place = names.iter().position(|name| **name == *change.server.key.pool).expect("a pool of that name");
-        assert_eq!(change.from, State::Unchecked, "{}", names[place]);
-        assert_eq!(change.to, if expected[place].is_none() { State::Up } else { State::Down }, "{}", names[place]);
+        assert_eq!(change.from, HealthState::Unchecked, "{}", names[place]);
+        assert_eq!(
+            change.to,
+            if expected[place].is_none() { HealthState::Up } else { HealthState::Down },
+            "{}",
+            names[place]
+        );
         assert_eq!(change.error.as_deref(), expected[place], "{}", names[place]);
     }
 }
@@ -131,7 +136,7 @@ async fn the_first_check_decides_at_once_and_says_why() {
 #[tokio::test]
 async fn a_check_is_one_plain_request() {
     let fake = Fake::always(Reply::Status(200)).await;
-    let rule = Health { path: "/health?deep=1".to_owned(), ..health() };
+    let rule = HealthConfig { path: "/health?deep=1".to_owned(), ..health() };
     let snapshot = Generations::new().apply(vec![pool("default", rule, &[fake.address])]);
     let (mut checker, mut changes) = checker();
     checker.apply(&snapshot);
@@ -151,13 +156,13 @@ async fn a_check_is_one_plain_request() {
 async fn who_was_ejected_comes_back_by_its_next_checks_and_later_each_time() {
     let fake = Fake::always(Reply::Status(200)).await;
     let number = |number| NonZeroU32::new(number).expect("not zero");
-    let rule = Health { rise: number(2), fall: number(3), ..often() };
-    let unchecked = Health { kind: HealthKind::None, memory: Some("/metrics".to_owned()), ..often() };
+    let rule = HealthConfig { rise: number(2), fall: number(3), ..often() };
+    let unchecked = HealthConfig { kind: HealthKind::None, memory: Some("/metrics".to_owned()), ..often() };
     let pools = vec![pool("default", rule, &[fake.address]), pool("unchecked", unchecked, &[fake.address])];
     let snapshot = Generations::new().apply(pools);
     let (mut checker, mut changes) = checker();
     checker.apply(&snapshot);
-    assert_eq!(next(&mut changes).await.to, State::Up);
+    assert_eq!(next(&mut changes).await.to, HealthState::Up);
     let one = server(&snapshot, "default-1");
     for (times, passes) in [(1, 2), (2, 4), (3, 8)] {
         checker.eject(&one, "3 requests in a row failed".to_owned());
@@ -165,22 +170,22 @@ async fn who_was_ejected_comes_back_by_its_next_checks_and_later_each_time() {
         let out = next(&mut changes).await;
         assert_eq!(
             (out.from, out.to, out.error.as_deref()),
-            (State::Up, State::Down, Some("3 requests in a row failed"))
+            (HealthState::Up, HealthState::Down, Some("3 requests in a row failed"))
         );
         assert_eq!((out.error, one.ejections()), (one.ejection().map(|ejection| ejection.error.clone()), times));
         let [before, _] = one.checks();
         let back = next(&mut changes).await;
-        assert_eq!((back.from, back.to, back.error), (State::Down, State::Up, None));
+        assert_eq!((back.from, back.to, back.error), (HealthState::Down, HealthState::Up, None));
         assert_eq!((one.checks()[0] - before, one.ejection()), (passes, None), "the {times}th time");
     }
     checker.eject(&one, "3 requests in a row failed".to_owned());
     checker.readmit(&one);
-    assert_eq!([next(&mut changes).await.to, next(&mut changes).await.to], [State::Down, State::Up]);
-    assert_eq!((one.state(), one.ejection()), (State::Up, None), "at once");
+    assert_eq!([next(&mut changes).await.to, next(&mut changes).await.to], [HealthState::Down, HealthState::Up]);
+    assert_eq!((one.state(), one.ejection()), (HealthState::Up, None), "at once");
 
     let unchecked = server(&snapshot, "unchecked-1");
     checker.eject(&unchecked, "3 requests in a row failed".to_owned());
-    assert_eq!((unchecked.state(), unchecked.ejections()), (State::Up, 0), "nobody would let it come back");
+    assert_eq!((unchecked.state(), unchecked.ejections()), (HealthState::Up, 0), "nobody would let it come back");
 }
 
 #[tokio::test]
@@ -192,13 +197,13 @@ async fn a_new_server_takes_its_first_pass() {
     let mut generations = Generations::new();
     generations.apply(vec![pool("default", often(), &[old.address])]);
     let snapshot = generations.apply(vec![pool("default", often(), &[old.address, new.address])]);
-    assert_eq!(server(&snapshot, "default-2").state(), State::Checking);
+    assert_eq!(server(&snapshot, "default-2").state(), HealthState::Checking);
     let (mut checker, mut changes) = checker();
     checker.apply(&snapshot);
 
     assert_eq!(&*next(&mut changes).await.server.key.name, "default-1");
     let change = next(&mut changes).await;
-    assert_eq!((change.from, change.to), (State::Checking, State::Up));
+    assert_eq!((change.from, change.to), (HealthState::Checking, HealthState::Up));
     assert_eq!(change.server.checks(), [1, 2]);
 }
 
@@ -211,7 +216,7 @@ async fn a_new_server_does_not_wait_for_a_long_interval() {
     let (mut checker, mut changes) = checker();
     checker.apply(&snapshot);
     let change = next(&mut changes).await;
-    assert_eq!((change.from, change.to), (State::Checking, State::Up));
+    assert_eq!((change.from, change.to), (HealthState::Checking, HealthState::Up));
 }
 
 #[tokio::test]
@@ -220,7 +225,7 @@ async fn a_changed_rule_restarts_only_its_servers() {
     let pools = |path: &str, weight| {
         let mut steady = pool("a-steady", health(), &[steady.address]);
         steady.servers[0].weight = weight;
-        vec![steady, pool("changed", Health { path: path.to_owned(), ..health() }, &[changed.address])]
+        vec![steady, pool("changed", HealthConfig { path: path.to_owned(), ..health() }, &[changed.address])]
     };
     let mut generations = Generations::new();
     let (mut checker, mut changes) = checker();
@@ -274,8 +279,8 @@ async fn no_kind_means_no_check_and_memory_is_read_all_the_same() {
         Fake::always(Reply::Page("process_resident_memory_bytes 4096\n".to_owned())).await,
         Fake::always(Reply::Status(200)).await,
     );
-    let none = Health { kind: HealthKind::None, ..often() };
-    let memory = Health { memory: Some("/metrics".to_owned()), ..none.clone() };
+    let none = HealthConfig { kind: HealthKind::None, ..often() };
+    let memory = HealthConfig { memory: Some("/metrics".to_owned()), ..none.clone() };
     let snapshot = Generations::new().apply(vec![
         pool("quiet", none, &[quiet.address]),
         pool("telling", memory, &[telling.address]),
@@ -289,7 +294,7 @@ async fn no_kind_means_no_check_and_memory_is_read_all_the_same() {
     pace.connected(5).await;
     assert_eq!(quiet.connections(), 0);
     assert!(telling.heads().iter().all(|head| head.starts_with("GET /metrics ")));
-    assert_eq!((server.checks(), server.last_check(), server.state()), ([0, 0], None, State::Up));
+    assert_eq!((server.checks(), server.last_check(), server.state()), ([0, 0], None, HealthState::Up));
     assert_eq!(&*next(&mut changes).await.server.key.pool, "pace", "the only one that is checked");
     assert!(changes.try_recv().is_err());
 }
@@ -318,7 +323,7 @@ async fn memory_is_told_while_it_is_fresh() {
         }
     })
     .await;
-    let rule = Health { memory: Some("/metrics".to_owned()), ..often() };
+    let rule = HealthConfig { memory: Some("/metrics".to_owned()), ..often() };
     let mut generations = Generations::new();
     let snapshot = generations.apply(vec![pool("default", rule.clone(), &[fake.address])]);
     let server = server(&snapshot, "default-1");
@@ -328,7 +333,7 @@ async fn memory_is_told_while_it_is_fresh() {
     eventually("memory is known", || server.memory() == Some(12_000_000)).await;
     let head = fake.heads().into_iter().find(|head| head.starts_with("GET /metrics ")).expect("a request");
     assert!(head.contains("text/plain;version=0.0.4"), "{head}");
-    assert_eq!(server.state(), State::Down);
+    assert_eq!(server.state(), HealthState::Down);
 
     plain.store(true, Relaxed);
     eventually("memory is read again", || server.memory() == Some(13_000_000)).await;
@@ -345,7 +350,7 @@ async fn memory_is_told_while_it_is_fresh() {
 
     huge.store(false, Relaxed);
     eventually("memory is known once more", || server.memory().is_some()).await;
-    checker.apply(&generations.apply(vec![pool("default", Health { memory: None, ..rule }, &[fake.address])]));
+    checker.apply(&generations.apply(vec![pool("default", HealthConfig { memory: None, ..rule }, &[fake.address])]));
     assert_eq!(server.memory(), None, "nobody asks for it any more");
 }
 
@@ -356,7 +361,7 @@ async fn hundreds_of_servers_are_all_checked() {
     let (mut checker, mut changes) = checker();
     checker.apply(&snapshot);
     for _ in 0..300 {
-        assert_eq!(next(&mut changes).await.to, State::Up);
+        assert_eq!(next(&mut changes).await.to, HealthState::Up);
     }
     assert_eq!(fake.connections(), 300);
 }

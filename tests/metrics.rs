@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::live::listener::ListenerLive;
+use lb::live::listener::LiveListener;
 use lb::live::pool::RetryReason;
 use lb::live::reloads::{Outcome, Reload};
 use lb::live::server::Check;
@@ -48,7 +48,7 @@ fn busy() -> Fixture {
     fixture.server("server1").set_last_check(check(None));
     fixture.server("server2").set_last_check(check(Some("connection refused")));
     fixture.eject("server2", "3 requests in a row failed: connection refused");
-    let listener = ListenerLive {
+    let listener = LiveListener {
         id: 1,
         name: "web".into(),
         address: ([127, 0, 0, 1], 8080).into(),

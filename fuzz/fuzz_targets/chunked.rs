@@ -1,7 +1,7 @@
 //! Chunked bodies: in one piece or byte by byte, the same comes of them.
 #![no_main]
 
-use lb::proxy::chunked::Decoder;
+use lb::http1::chunked::Decoder;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

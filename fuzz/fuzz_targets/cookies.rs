@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use lb::config::Sticky;
-use lb::proxy::head::Fields;
-use lb::sticky::{requested, set_cookie, token};
+use lb::config::StickyConfig;
+use lb::http1::head::Headers;
+use lb::live::token::token;
+use lb::proxy::cookie::{requested, set_cookie};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let rule = Sticky { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
-    let fields = Fields::of(text.lines().map(|line| ("Cookie", line)));
-    if let Some(found) = requested(&rule, &fields) {
+    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
+    let headers = Headers::of(text.lines().map(|line| ("Cookie", line)));
+    if let Some(found) = requested(&rule, &headers) {
         let pair = [b"lb=", &found[..]].concat();
         assert!(text.as_bytes().windows(pair.len()).any(|window| window == pair), "{text:?}");
     }
@@ -19,9 +20,9 @@ fuzz_target!(|text: &str| {
     let given = token(&rule, "default", text);
     let set = set_cookie(&rule, &given);
     let (mine, _) = set.split_once(';').expect("attributes");
-    assert_eq!(requested(&rule, &Fields::of([("Cookie", mine)])), Some(given));
+    assert_eq!(requested(&rule, &Headers::of([("Cookie", mine)])), Some(given));
     if !text.contains("lb=") {
         let all = format!("{}; {mine}", text.replace('\n', " "));
-        assert_eq!(requested(&rule, &Fields::of([("Cookie", &*all)])), Some(given), "{all:?}");
+        assert_eq!(requested(&rule, &Headers::of([("Cookie", &*all)])), Some(given), "{all:?}");
     }
 });

@@ -1,7 +1,7 @@
 //! The Prometheus page of a server: any text, and at most one figure, which some line says.
 #![no_main]
 
-use lb::health::memory::resident_bytes;
+use lb::control::health::memory::resident_bytes;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|page: &[u8]| {

@@ -2,18 +2,18 @@
 #![no_main]
 
 use http::{Method, Version};
-use lb::proxy::head::Fields;
-use lb::proxy::target::{Asked, target};
-use lb::proxy::{host, path};
+use lb::http1::head::Headers;
+use lb::http1::target::{Asked, target};
+use lb::http1::{host, path};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let mut lines = text.splitn(3, '\n');
     let (method, asked) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let Ok(method) = Method::from_bytes(method.as_bytes()) else { return };
-    let fields = Fields::of(lines.next().map(|host| ("Host", host)));
+    let headers = Headers::of(lines.next().map(|host| ("Host", host)));
     for version in [Version::HTTP_10, Version::HTTP_11] {
-        let Ok(Asked::Resource(found)) = target(&method, asked.as_bytes(), version, &fields) else { continue };
+        let Ok(Asked::Resource(found)) = target(&method, asked.as_bytes(), version, &headers) else { continue };
         assert_eq!(path::normalise(&found.path).as_deref(), Ok(&*found.path));
         assert!(found.path.split('/').all(|segment| segment != ".." && segment != "."), "{}", found.path);
         if !found.host.is_empty() {
@@ -23,8 +23,8 @@ fuzz_target!(|text: &str| {
         // What the server is asked for is the same, and leads to the same.
         let forwarded = found.path_and_query().into_owned();
         assert!(forwarded.bytes().all(|byte| byte.is_ascii_graphic()), "{forwarded}");
-        let fields = Fields::of([("Host", found.authority)].into_iter().filter(|(_, host)| !host.is_empty()));
-        match target(&method, forwarded.as_bytes(), version, &fields) {
+        let headers = Headers::of([("Host", found.authority)].into_iter().filter(|(_, host)| !host.is_empty()));
+        match target(&method, forwarded.as_bytes(), version, &headers) {
             Ok(Asked::Resource(again)) => {
                 assert_eq!((&found.path, &found.host, found.query), (&again.path, &again.host, again.query));
             }

@@ -25,7 +25,7 @@ use lb::proxy::connection::Client;
 use lb::control::registry::Registry;
 use lb::live::server::Server;
 use lb::live::snapshot::Snapshot;
-use lb::live::listener::ListenerLive;
+use lb::live::listener::LiveListener;
 use lb::telemetry::access_log::AccessLogWriter;
 use lb::telemetry::trace;
 use lb::worker::Worker;
@@ -71,7 +71,7 @@ pub fn play(script: &[u8]) {
 struct Gateway {
     runtime: LocalRuntime,
     worker: Rc<Worker>,
-    listener: Arc<ListenerLive>,
+    listener: Arc<LiveListener>,
     server: Arc<Server>,
     /// Bound, so that nobody else is there, but not listening.
     nowhere: (Socket, SocketAddr),
@@ -93,7 +93,7 @@ impl Gateway {
         let server = Arc::clone(&snapshot.pools[0].members[0].server);
         let (spans, _) = trace::start(&snapshot.config.tracing);
         let log = AccessLogWriter::start(std::io::sink()).expect("a thread").worker();
-        let listener = ListenerLive {
+        let listener = LiveListener {
             id: 1,
             name: "web".into(),
             address: snapshot.config.listeners[0].address,

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 use super::{Answer, Context, dashboard, host};
 use crate::admin::figures::{Figures, Samples};
 use crate::admin::query::{self, Query};
@@ -59,7 +59,7 @@ struct Endpoint {
     path: &'static str,
     /// What its query may hold; `None` where a query does not matter, as probes put things there.
     parameters: Option<&'static [&'static str]>,
-    answer: fn(&Asked) -> Result<Answer, Refusal>,
+    answer: fn(&Asked) -> Result<Answer, ApiError>,
 }
 
 /// A request that has found its endpoint.
@@ -84,7 +84,7 @@ pub fn answer(request: &Parts, context: &Context) -> Answer {
     answer
 }
 
-fn respond(request: &Parts, context: &Context, snapshot: &Snapshot) -> Result<Answer, Refusal> {
+fn respond(request: &Parts, context: &Context, snapshot: &Snapshot) -> Result<Answer, ApiError> {
     host::check(request, &snapshot.config.admin.hosts)?;
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(read_only(snapshot));
@@ -97,9 +97,9 @@ fn respond(request: &Parts, context: &Context, snapshot: &Snapshot) -> Result<An
     (endpoint.answer)(&Asked { request, context, snapshot, name, query })
 }
 
-fn read_only(snapshot: &Snapshot) -> Refusal {
+fn read_only(snapshot: &Snapshot) -> ApiError {
     let file = snapshot.files.first().map_or(Path::new("lb.toml"), |file| &file.path).display();
-    Refusal::new(
+    ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!(
             "this address only tells; to change something, edit {file}: to add a server write a [[server]] table, to \
@@ -110,7 +110,7 @@ fn read_only(snapshot: &Snapshot) -> Refusal {
 }
 
 /// The endpoint at a path, with what stands there in the place of [`NAME`].
-fn find(path: &str) -> Result<(&'static Endpoint, String), Refusal> {
+fn find(path: &str) -> Result<(&'static Endpoint, String), ApiError> {
     for endpoint in &ENDPOINTS {
         let Some(before) = endpoint.path.strip_suffix(NAME) else {
             if endpoint.path == path {
@@ -120,49 +120,49 @@ fn find(path: &str) -> Result<(&'static Endpoint, String), Refusal> {
         };
         if let Some(name) = path.strip_prefix(before).filter(|name| !name.is_empty() && !name.contains('/')) {
             let name =
-                query::decode(name).ok_or_else(|| Refusal::bad(format!("`{name}` is not percent-encoded UTF-8")))?;
+                query::decode(name).ok_or_else(|| ApiError::bad(format!("`{name}` is not percent-encoded UTF-8")))?;
             return Ok((endpoint, name));
         }
     }
-    Err(Refusal::new(
+    Err(ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is nothing at {path}; /api/openapi.json lists what there is"),
     ))
 }
 
-fn page(asked: &Asked) -> Result<Answer, Refusal> {
+fn page(asked: &Asked) -> Result<Answer, ApiError> {
     dashboard::page(asked.request)
 }
 
-fn part(asked: &Asked) -> Result<Answer, Refusal> {
+fn part(asked: &Asked) -> Result<Answer, ApiError> {
     dashboard::part(&asked.name, asked.request)
 }
 
-fn health(asked: &Asked) -> Result<Answer, Refusal> {
+fn health(asked: &Asked) -> Result<Answer, ApiError> {
     if asked.context.state.is_stopping() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
     }
     json(&json!({ "generation": asked.snapshot.generation, "status": "serving" }))
 }
 
-fn ready(asked: &Asked) -> Result<Answer, Refusal> {
+fn ready(asked: &Asked) -> Result<Answer, ApiError> {
     if asked.context.state.is_stopping() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
     }
     let unready: Vec<&str> = asked.snapshot.unready().map(|pool| &*pool.live.name).collect();
     if !unready.is_empty() {
         let detail = format!("no server takes requests in the pools: {}", unready.join(", "));
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail).about(unready));
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, detail).about(unready));
     }
     let truth = Truth::of(asked.snapshot, !asked.context.state.reloads().last_successful());
     json(&json!({ "generation": asked.snapshot.generation, "status": "ready", "config": truth }))
 }
 
-fn show_metrics(asked: &Asked) -> Result<Answer, Refusal> {
+fn show_metrics(asked: &Asked) -> Result<Answer, ApiError> {
     Ok(with_type(metrics::CONTENT_TYPE, asked.context.metrics.text()))
 }
 
-fn list_servers(asked: &Asked) -> Result<Answer, Refusal> {
+fn list_servers(asked: &Asked) -> Result<Answer, ApiError> {
     let pool = asked.pool()?;
     let active = asked.query.one_of("active", &[true, false])?;
     let status = asked.query.one_of("status", &Status::ALL)?;
@@ -172,7 +172,7 @@ fn list_servers(asked: &Asked) -> Result<Answer, Refusal> {
     if let Some(after) = asked.query.get("after")
         && !servers.by_ref().any(|server| server.cursor() == after)
     {
-        return Err(Refusal::bad(format!("there is no server `{after}`, or no longer; ask again without `after`")));
+        return Err(ApiError::bad(format!("there is no server `{after}`, or no longer; ask again without `after`")));
     }
     let mut servers = servers.filter(|server| {
         pool.is_none_or(|pool| pool == server.pool)
@@ -184,58 +184,58 @@ fn list_servers(asked: &Asked) -> Result<Answer, Refusal> {
     list(asked, "servers", &page, next)
 }
 
-fn one_server(asked: &Asked) -> Result<Answer, Refusal> {
+fn one_server(asked: &Asked) -> Result<Answer, ApiError> {
     let (name, pool) = (&*asked.name, asked.query.get("pool"));
     let named = |server: &Server| server.name == name && pool.is_none_or(|pool| pool == server.pool);
     let found: Vec<Server> = view::servers(asked.snapshot).filter(named).collect();
     let Some(first) = found.first() else {
         let place = pool.map_or_else(String::new, |pool| format!(" in a pool `{pool}`"));
-        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no server `{name}`{place}")));
+        return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no server `{name}`{place}")));
     };
     let mut pools: Vec<&str> = found.iter().map(|server| server.pool).collect();
     pools.dedup();
     if pools.len() > 1 {
         let detail = format!("there is a `{name}` in each of the pools {}; say which by `?pool=`", pools.join(", "));
-        return Err(Refusal::new(StatusCode::CONFLICT, detail).about(pools));
+        return Err(ApiError::new(StatusCode::CONFLICT, detail).about(pools));
     }
     // One that is in the file stands before its namesake that is leaving.
     json(first)
 }
 
-fn random_server(asked: &Asked) -> Result<Answer, Refusal> {
+fn random_server(asked: &Asked) -> Result<Answer, ApiError> {
     let pool = asked.pool()?;
     let takes = |server: &Server| server.is_active() && pool.is_none_or(|pool| pool == server.pool);
     let active: Vec<Server> = view::servers(asked.snapshot).filter(takes).collect();
     match fastrand::choice(&active) {
         Some(server) => json(server),
-        None => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no server takes requests now")),
+        None => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no server takes requests now")),
     }
 }
 
-fn list_pools(asked: &Asked) -> Result<Answer, Refusal> {
+fn list_pools(asked: &Asked) -> Result<Answer, ApiError> {
     list(asked, "pools", &view::pools(asked.snapshot).collect::<Vec<_>>(), None)
 }
 
-fn list_routes(asked: &Asked) -> Result<Answer, Refusal> {
+fn list_routes(asked: &Asked) -> Result<Answer, ApiError> {
     let routes = asked.snapshot.config.routes.iter().zip(asked.snapshot.routes.iter());
     list(asked, "routes", &routes.map(|(route, live)| Route::new(route, live)).collect::<Vec<_>>(), None)
 }
 
-fn list_listeners(asked: &Asked) -> Result<Answer, Refusal> {
+fn list_listeners(asked: &Asked) -> Result<Answer, ApiError> {
     let listeners = asked.context.state.listeners();
     list(asked, "listeners", &listeners.iter().map(|listener| Listener::new(listener)).collect::<Vec<_>>(), None)
 }
 
-fn show_config(asked: &Asked) -> Result<Answer, Refusal> {
+fn show_config(asked: &Asked) -> Result<Answer, ApiError> {
     let state = &asked.context.state;
     let rejected = !state.reloads().last_successful();
     json(&Configuration::new(asked.snapshot, rejected, &state.sight.warnings()))
 }
 
-fn list_reloads(asked: &Asked) -> Result<Answer, Refusal> {
+fn list_reloads(asked: &Asked) -> Result<Answer, ApiError> {
     let limit = asked.query.limit()?;
     let after = match asked.query.get("after") {
-        Some(given) => given.parse().map_err(|_| Refusal::bad("`after` is the number that `next` said"))?,
+        Some(given) => given.parse().map_err(|_| ApiError::bad("`after` is the number that `next` said"))?,
         None => u64::MAX,
     };
     let mut reloads = view::reloads(&asked.context.state.reloads());
@@ -246,7 +246,7 @@ fn list_reloads(asked: &Asked) -> Result<Answer, Refusal> {
 }
 
 /// What this answers becomes a stream where it is sent.
-fn follow(asked: &Asked) -> Result<Answer, Refusal> {
+fn follow(asked: &Asked) -> Result<Answer, ApiError> {
     let figures = asked.query.one_of("figures", &[true, false])?.unwrap_or_default();
     // What is not text is the id of nothing.
     let last = asked.request.headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
@@ -258,22 +258,22 @@ fn follow(asked: &Asked) -> Result<Answer, Refusal> {
     Ok(answer)
 }
 
-fn show_figures(asked: &Asked) -> Result<Answer, Refusal> {
+fn show_figures(asked: &Asked) -> Result<Answer, ApiError> {
     let state = &asked.context.state;
     json(&Figures::new(state, asked.snapshot, &state.listeners(), &asked.context.feed.history()))
 }
 
-fn show_history(asked: &Asked) -> Result<Answer, Refusal> {
+fn show_history(asked: &Asked) -> Result<Answer, ApiError> {
     json(&Samples::new(asked.snapshot.generation, &asked.context.feed.history()))
 }
 
-fn openapi(_: &Asked) -> Result<Answer, Refusal> {
+fn openapi(_: &Asked) -> Result<Answer, ApiError> {
     Ok(with_type(JSON, OPENAPI))
 }
 
 impl<'a> Asked<'a> {
     /// The pool that `?pool=` names.
-    fn pool(&self) -> Result<Option<&'a str>, Refusal> {
+    fn pool(&self) -> Result<Option<&'a str>, ApiError> {
         let pools: Vec<&str> = self.snapshot.pools.iter().map(|pool| &*pool.live.name).collect();
         self.query.one_of("pool", &pools)
     }
@@ -285,7 +285,7 @@ fn list(
     name: &'static str,
     entries: &[impl Serialize],
     next: Option<String>,
-) -> Result<Answer, Refusal> {
+) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct List<'a, T> {
         generation: u64,
@@ -297,10 +297,10 @@ fn list(
     json(&List { generation: asked.snapshot.generation, entries: [(name, entries)].into(), next })
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
+fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
     let mut text = serde_json::to_string(value).map_err(|error| {
         // A path that is not UTF-8, or a clock beyond the year 9999.
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this cannot be told as JSON: {error}"))
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this cannot be told as JSON: {error}"))
     })?;
     text.push('\n');
     Ok(with_type(JSON, text))

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Answer;
 use super::api::with_type;
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 
 /// Only what comes from this address runs, is shown or asked for, and nobody puts the page into one of theirs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -36,15 +36,15 @@ const PARTS: [(&str, &str, &str); 7] = [
 ];
 
 /// The page.
-pub(super) fn page(request: &Parts) -> Result<Answer, Refusal> {
+pub(super) fn page(request: &Parts) -> Result<Answer, ApiError> {
     Ok(file(HTML, PAGE, request))
 }
 
 /// A part of the page.
-pub(super) fn part(name: &str, request: &Parts) -> Result<Answer, Refusal> {
+pub(super) fn part(name: &str, request: &Parts) -> Result<Answer, ApiError> {
     match PARTS.iter().find(|(known, ..)| *known == name) {
         Some((_, content_type, text)) => Ok(file(content_type, text, request)),
-        None => Err(Refusal::new(StatusCode::NOT_FOUND, format!("the dashboard has no part `{name}`"))),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, format!("the dashboard has no part `{name}`"))),
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 use crate::admin::figures::{Figures, Sample};
 use crate::admin::view::{HealthChange, Reload};
 use crate::live::events::{Event, Id};
@@ -101,10 +101,10 @@ impl Feed {
     }
 
     /// Takes in a follower, which was sent up to the event `last`.
-    pub(super) fn follow(&self, last: Option<&str>, figures: bool) -> Result<Follower, Refusal> {
+    pub(super) fn follow(&self, last: Option<&str>, figures: bool) -> Result<Follower, ApiError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
             let detail = format!("{FOLLOWERS} clients follow the events already; try again when one has left");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         })?;
         Ok(Follower { _slot: Arc::new(slot), last: last.map(|id| id.parse().ok()), figures })
     }

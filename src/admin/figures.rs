@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::admin::view::{self, Listener, Pool, Route, Server, Truth, as_time};
 use crate::live::snapshot::Snapshot;
-use crate::live::{listener::ListenerLive, state::State};
+use crate::live::{listener::LiveListener, state::State};
 use crate::telemetry::history::{self, History};
 
 /// All of it.
@@ -83,7 +83,7 @@ impl<'a> Figures<'a> {
     pub(super) fn new(
         state: &State,
         snapshot: &'a Snapshot,
-        listeners: &'a [Arc<ListenerLive>],
+        listeners: &'a [Arc<LiveListener>],
         history: &History,
     ) -> Self {
         let now = Instant::now();

@@ -9,14 +9,14 @@ use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::{StatusCode, Version};
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 
 /// Lets a request pass that is meant for this address. `hosts` are the configured names, in lower case.
-pub(super) fn check(request: &Parts, hosts: &[String]) -> Result<(), Refusal> {
+pub(super) fn check(request: &Parts, hosts: &[String]) -> Result<(), ApiError> {
     let mut fields = request.headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
-        return Err(Refusal::bad("the request has more than one Host field"));
+        return Err(ApiError::bad("the request has more than one Host field"));
     }
     let authority = match (request.uri.authority(), field) {
         (Some(authority), _) => Some(authority.as_str()),
@@ -24,12 +24,12 @@ pub(super) fn check(request: &Parts, hosts: &[String]) -> Result<(), Refusal> {
         (None, Some(field)) => Some(field.to_str().unwrap_or_default()),
         // Browsers speak HTTP/1.1; old probes do not.
         (None, None) if request.version == Version::HTTP_10 => None,
-        (None, None) => return Err(Refusal::bad("the request has no Host field")),
+        (None, None) => return Err(ApiError::bad("the request has no Host field")),
     };
     if let Some(authority) = authority
         && !split(authority).is_some_and(|(host, _)| is_answered(host, hosts))
     {
-        return Err(Refusal::new(
+        return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             format!(
                 "`{authority}` is not answered here: use an IP address or localhost, or add the name to `hosts` \
@@ -39,7 +39,7 @@ pub(super) fn check(request: &Parts, hosts: &[String]) -> Result<(), Refusal> {
     }
     let own = |origin: &str| authority.is_some_and(|authority| is_same(origin, authority));
     if !request.headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(own)) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "pages from elsewhere are not answered here"));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "pages from elsewhere are not answered here"));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::num::NonZeroUsize;
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 
 /// The parameters of a request.
 #[derive(Debug, Default)]
@@ -11,20 +11,20 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Reads a query of which `known` are the parameters.
-    pub(super) fn parse(query: &str, known: &[&str]) -> Result<Self, Refusal> {
+    pub(super) fn parse(query: &str, known: &[&str]) -> Result<Self, ApiError> {
         let mut parameters: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let [name, value] = [name, value].map(|text| decode(&text.replace('+', " ")));
             let (Some(name), Some(value)) = (name, value) else {
-                return Err(Refusal::bad(format!("`{pair}` is not percent-encoded UTF-8")));
+                return Err(ApiError::bad(format!("`{pair}` is not percent-encoded UTF-8")));
             };
             if !known.contains(&&*name) {
-                let refusal = Refusal::bad(format!("there is no parameter `{name}` here"));
+                let refusal = ApiError::bad(format!("there is no parameter `{name}` here"));
                 return Err(refusal.allowing(known.iter().copied()));
             }
             if parameters.iter().any(|(other, _)| *other == name) {
-                return Err(Refusal::bad(format!("the parameter `{name}` is given more than once")));
+                return Err(ApiError::bad(format!("the parameter `{name}` is given more than once")));
             }
             parameters.push((name, value));
         }
@@ -37,23 +37,23 @@ impl Query {
     }
 
     /// The one of `values` that is written as the parameter's value, if it is given.
-    pub(super) fn one_of<T: Display + Copy>(&self, name: &str, values: &[T]) -> Result<Option<T>, Refusal> {
+    pub(super) fn one_of<T: Display + Copy>(&self, name: &str, values: &[T]) -> Result<Option<T>, ApiError> {
         let Some(given) = self.get(name) else { return Ok(None) };
         let names: Vec<String> = values.iter().map(T::to_string).collect();
         match names.iter().position(|name| name == given) {
             Some(place) => Ok(Some(values[place])),
             None => {
-                let refusal = Refusal::bad(format!("`{name}` cannot be `{given}`"));
+                let refusal = ApiError::bad(format!("`{name}` cannot be `{given}`"));
                 Err(refusal.allowing(names.iter().map(String::as_str)))
             }
         }
     }
 
     /// How many entries are wanted at most, by `limit`.
-    pub(super) fn limit(&self) -> Result<usize, Refusal> {
+    pub(super) fn limit(&self) -> Result<usize, ApiError> {
         let Some(given) = self.get("limit") else { return Ok(usize::MAX) };
         let limit = given.parse::<NonZeroUsize>();
-        limit.map(NonZeroUsize::get).map_err(|_| Refusal::bad(format!("`limit` is a number from 1, not `{given}`")))
+        limit.map(NonZeroUsize::get).map_err(|_| ApiError::bad(format!("`limit` is a number from 1, not `{given}`")))
     }
 }
 

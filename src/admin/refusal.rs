@@ -10,7 +10,7 @@ use super::Answer;
 
 /// Why a request is not answered as it would like.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     title: &'static str,
     status: u16,
     /// What is wrong and what to do.
@@ -23,7 +23,7 @@ pub(super) struct Refusal {
     allowed: Vec<String>,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             title: status.canonical_reason().unwrap_or_default(),
@@ -50,8 +50,8 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Answer {
-    fn from(refusal: Refusal) -> Self {
+impl From<ApiError> for Answer {
+    fn from(refusal: ApiError) -> Self {
         let mut body = serde_json::to_vec(&refusal).unwrap_or_default();
         body.push(b'\n');
         let mut answer = Response::new(Full::new(Bytes::from(body)));

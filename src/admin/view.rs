@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::problem::Told;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
-use crate::live::listener::ListenerLive;
+use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Member, Standing, Status};
 use crate::live::reloads::{self, Outcome};
 use crate::live::snapshot::{self, Snapshot};
@@ -113,8 +113,8 @@ impl Ejection {
 pub(super) struct Pool<'a> {
     name: &'a str,
     algorithm: Algorithm,
-    sticky: Option<&'a config::Sticky>,
-    health: &'a config::Health,
+    sticky: Option<&'a config::StickyConfig>,
+    health: &'a config::HealthConfig,
     /// Whether some server takes new requests.
     ready: bool,
     /// Whether servers that left still serve because none of the new ones has passed a check.
@@ -194,7 +194,7 @@ struct Classes {
 }
 
 impl<'a> Route<'a> {
-    pub(super) fn new(route: &'a config::Route, live: &snapshot::Route) -> Self {
+    pub(super) fn new(route: &'a config::RouteConfig, live: &snapshot::Route) -> Self {
         let mut responses = Classes::default();
         let mut requests_total = 0;
         for (key, count) in live.live.counters.iter().flat_map(|set| set.codes.iter()) {
@@ -221,7 +221,7 @@ pub(super) struct Listener<'a> {
 }
 
 impl<'a> Listener<'a> {
-    pub(super) fn new(listener: &'a ListenerLive) -> Self {
+    pub(super) fn new(listener: &'a LiveListener) -> Self {
         Self { name: &listener.name, address: listener.address, connections: listener.connections() }
     }
 }
@@ -326,8 +326,8 @@ pub(super) struct HealthChange<'a> {
     pool: &'a str,
     server: &'a str,
     address: &'a Address,
-    from: health::State,
-    to: health::State,
+    from: health::HealthState,
+    to: health::HealthState,
     error: Option<&'a str>,
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Api {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum ApiError {
+pub(super) enum QueryError {
     /// Nobody answers.
     Unreachable(Address, io::Error),
     /// The balancer refuses, and says why.
@@ -60,23 +60,23 @@ impl Api {
     }
 
     /// What the balancer answers at `path`.
-    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, QueryError> {
         self.runtime.block_on(get(&self.at, path))
     }
 }
 
 /// What the balancer at `at` answers at `path`.
-pub(super) async fn get<T: DeserializeOwned>(at: &Address, path: &str) -> Result<T, ApiError> {
-    let unreachable = |error| ApiError::Unreachable(at.clone(), error);
-    let foreign = |why: String| ApiError::Foreign(at.clone(), why);
+pub(super) async fn get<T: DeserializeOwned>(at: &Address, path: &str) -> Result<T, QueryError> {
+    let unreachable = |error| QueryError::Unreachable(at.clone(), error);
+    let foreign = |why: String| QueryError::Foreign(at.clone(), why);
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("nothing in {}s", PATIENCE.as_secs()));
     let (status, body) =
         timeout(PATIENCE, ask(at, path)).await.map_err(|_| unreachable(late()))?.map_err(unreachable)?;
     if status.is_success() {
         return serde_json::from_slice(&body).map_err(|error| foreign(format!("at {path}: {error}")));
     }
-    match serde_json::from_slice::<Refusal>(&body) {
-        Ok(refusal) => Err(ApiError::Refused(refusal.detail)),
+    match serde_json::from_slice::<ProblemBody>(&body) {
+        Ok(refusal) => Err(QueryError::Refused(refusal.detail)),
         Err(_) => Err(foreign(format!("{path} is answered with {status}"))),
     }
 }
@@ -108,7 +108,7 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-impl fmt::Display for ApiError {
+impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(at, error) => {
@@ -123,7 +123,7 @@ impl fmt::Display for ApiError {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ProblemBody {
     detail: String,
 }
 

@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::plan::portions;
 use super::server::algorithm;
-use crate::cli::api::{Api, ApiError, Server, Servers};
+use crate::cli::api::{Api, QueryError, Server, Servers};
 use crate::cli::check::{CheckFormat, json, load, refused};
 use crate::cli::table::{Align, Cell, Table, Tone, percent};
-use crate::config::{Config, HostPattern, Pool, Route};
-use crate::http1::head::Fields;
-use crate::http1::name::Name;
+use crate::config::{Config, HostPattern, PoolConfig, RouteConfig};
+use crate::http1::head::Headers;
+use crate::http1::name::HeaderName;
 use crate::http1::target::{Asked, target};
 use crate::live::pool::Status;
 use crate::live::route::RouteTable;
@@ -56,13 +56,13 @@ pub(super) fn explain(
     path: &Path,
     manner: Manner,
     out: &mut dyn Write,
-) -> Result<io::Result<bool>, ApiError> {
+) -> Result<io::Result<bool>, QueryError> {
     let known = match api.get::<super::plan::Running>("/api/config") {
         Ok(running) => {
             let Servers { servers } = api.get("/api/servers")?;
             Known { config: running.config, live: Some(servers) }
         }
-        Err(ApiError::Unreachable(..)) => {
+        Err(QueryError::Unreachable(..)) => {
             let (source, loaded) = load(path);
             match loaded.result {
                 Ok(config) => Known { config, live: None },
@@ -92,12 +92,12 @@ pub(super) fn explain(
 struct Found<'a> {
     host: String,
     path: String,
-    route: &'a Route,
+    route: &'a RouteConfig,
     /// Why this one.
     why: String,
     /// Routes that would take it too, the next best first.
-    others: Vec<&'a Route>,
-    pool: &'a Pool,
+    others: Vec<&'a RouteConfig>,
+    pool: &'a PoolConfig,
     servers: Vec<Chance>,
     /// What happens if the server breaks.
     retry: String,
@@ -116,13 +116,13 @@ struct Chance {
 
 /// The same steps as a request's, see `proxy::forward`.
 fn answer<'a>(request: &Request<'_>, known: &'a Known) -> Result<Found<'a>, String> {
-    let mut fields = Fields::new();
+    let mut headers = Headers::new();
     if let Some(host) = request.host {
-        fields.add(Name::Host, host.as_bytes());
+        headers.add(HeaderName::Host, host.as_bytes());
     }
     // Only the old version may leave the host out.
     let version = if request.host.is_some() { Version::HTTP_11 } else { Version::HTTP_10 };
-    let (host, path) = match target(request.method, request.target.as_bytes(), version, &fields) {
+    let (host, path) = match target(request.method, request.target.as_bytes(), version, &headers) {
         Ok(Asked::Resource(target)) => (target.host.into_owned(), target.path.into_owned()),
         Ok(Asked::Balancer) => return Err("answered by the balancer itself".to_owned()),
         Err(refusal) => return Err(format!("refused with {}: {}", refusal.status(), refusal.detail())),
@@ -200,14 +200,14 @@ fn shown(host: &str) -> &str {
 }
 
 /// A route's name and, where that does not say it, what it takes.
-fn pattern(route: &Route) -> String {
+fn pattern(route: &RouteConfig) -> String {
     let takes = format!("{}{}", route.host, route.path);
     if route.name == takes { takes } else { format!("{} ({takes})", route.name) }
 }
 
 /// The routes that would take the request if the better ones were not there.
-fn others<'a>(routes: &'a [Route], taken: &'a Route, host: &str, path: &str) -> Vec<&'a Route> {
-    let mut left: Vec<Route> = routes.to_vec();
+fn others<'a>(routes: &'a [RouteConfig], taken: &'a RouteConfig, host: &str, path: &str) -> Vec<&'a RouteConfig> {
+    let mut left: Vec<RouteConfig> = routes.to_vec();
     left.retain(|route| route.name != taken.name);
     let mut others = Vec::new();
     while let Some(place) = RouteTable::new(&left).find(host, path) {
@@ -217,7 +217,7 @@ fn others<'a>(routes: &'a [Route], taken: &'a Route, host: &str, path: &str) -> 
     others
 }
 
-fn why(route: &Route, others: &[&Route]) -> String {
+fn why(route: &RouteConfig, others: &[&RouteConfig]) -> String {
     let host = match &route.host {
         HostPattern::Exact(host) => format!("it names the host {host}"),
         HostPattern::Wildcard(domain) => format!("the host is below {domain}, and no route names it"),
@@ -231,7 +231,7 @@ fn why(route: &Route, others: &[&Route]) -> String {
     }
 }
 
-fn chances(pool: &Pool, known: &Known) -> Vec<Chance> {
+fn chances(pool: &PoolConfig, known: &Known) -> Vec<Chance> {
     let Some(live) = &known.live else {
         let of_pool = portions(&[], &known.config).into_iter().filter(|portion| portion.pool == pool.name);
         return pool
@@ -278,7 +278,7 @@ fn without(server: &Server) -> String {
     }
 }
 
-fn retry(method: &Method, pool: &Pool) -> String {
+fn retry(method: &Method, pool: &PoolConfig) -> String {
     let attempts = pool.retry.attempts;
     let attempted = Attempted { method, has_body: false, tries: 1, attempts };
     match (decide(Progress::Refused, attempted), decide(Progress::Sent, attempted)) {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 pub(super) use self::shares::{Portion, portions};
-use crate::cli::api::{Api, ApiError, InForce, Server, Servers};
+use crate::cli::api::{Api, InForce, QueryError, Server, Servers};
 use crate::cli::check::{CheckFormat, count, json, load, pictures, refused};
 use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::diff::{Change, diff};
@@ -56,7 +56,7 @@ pub(super) fn plan(
     format: CheckFormat,
     colored: bool,
     out: &mut dyn Write,
-) -> Result<io::Result<bool>, ApiError> {
+) -> Result<io::Result<bool>, QueryError> {
     let (source, loaded) = load(path);
     let path = source.path();
     let config = match loaded.result {

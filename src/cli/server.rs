@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::check::json;
-use crate::cli::api::{Api, ApiError, Server};
+use crate::cli::api::{Api, QueryError, Server};
 use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::Algorithm;
 use crate::live::pool::Status;
@@ -56,7 +56,7 @@ pub(super) fn server(
     api: &Api,
     colored: bool,
     out: &mut dyn Write,
-) -> Result<io::Result<()>, ApiError> {
+) -> Result<io::Result<()>, QueryError> {
     let (path, pool, as_json) = match command {
         ServerCommand::List { pool, json } => ("/api/servers".to_owned(), pool, json),
         ServerCommand::Show { name, pool, json } => (format!("/api/servers/{}", encoded(name)), pool, json),
@@ -67,7 +67,7 @@ pub(super) fn server(
     if *as_json {
         return Ok(json(&answer, out));
     }
-    let foreign = |error: serde_json::Error| ApiError::Foreign(api.at().clone(), error.to_string());
+    let foreign = |error: serde_json::Error| QueryError::Foreign(api.at().clone(), error.to_string());
     let text = match answer.get("servers") {
         Some(servers) => listed(&Vec::deserialize(servers).map_err(foreign)?).draw("", colored),
         None => one(&Server::deserialize(&answer).map_err(foreign)?).draw("", colored),

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::check::pictures;
 use crate::config::diff::diff;
-use crate::config::edit::{self, Edit, New, Outcome, Refusal, What};
+use crate::config::edit::{self, Edit, EditError, EditOutcome, New, What};
 use crate::config::file::{self, Env};
 use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
@@ -119,7 +119,7 @@ pub(super) enum Edited {
 
 /// Why nothing was written.
 #[derive(Debug)]
-pub(super) enum EditError {
+pub(super) enum EditCommandError {
     /// The command makes no sense for this file.
     Fault(Fault),
     /// What the edit would make of the files, or what they are already, is no good configuration.
@@ -149,7 +149,7 @@ pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
             true
         }
         Err(error) => {
-            if let EditError::Problems(problems) | EditError::Before(problems) = &error {
+            if let EditCommandError::Problems(problems) | EditCommandError::Before(problems) = &error {
                 // Nobody reads it if this fails.
                 let _ = pictures(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
             }
@@ -177,26 +177,26 @@ fn wanted(command: &EditCommand) -> Edit {
 /// # Errors
 /// When the edit makes no sense, when a running balancer would refuse what came of it, when the
 /// file was changed meanwhile, or when it cannot be written. Then nothing was.
-fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditError> {
+fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditCommandError> {
     let source = Source::new(path);
     // Not before it is known to be there: what is wrong with it is said better below.
     let _lock = match path.exists() {
-        true => Some(Lock::take(path).map_err(|error| EditError::Replace(path.to_owned(), error))?),
+        true => Some(Lock::take(path).map_err(|error| EditCommandError::Replace(path.to_owned(), error))?),
         false => None,
     };
     let sources = source.read(env);
     if !sources.problems.is_empty() {
-        return Err(EditError::Problems(sources.problems));
+        return Err(EditCommandError::Problems(sources.problems));
     }
     if sources.unlinked {
-        return Err(EditError::Fault(
+        return Err(EditCommandError::Fault(
             Fault::new(format!("{} was replaced or deleted where it is mounted from", path.display()))
                 .hint("an edit here would be lost: edit it there, and mount its directory, not the file by itself"),
         ));
     }
     let (file, bytes) = match edit::edit(&sources.files, env, wanted)? {
-        Outcome::Same(words) => return Ok(Edited::Same(words)),
-        Outcome::Text { file, bytes } => (file, bytes),
+        EditOutcome::Same(words) => return Ok(Edited::Same(words)),
+        EditOutcome::Text { file, bytes } => (file, bytes),
     };
     let SourceFile { path: written, bytes: old, .. } = sources.files[file].clone();
     let mut files = sources.files.clone();
@@ -204,7 +204,7 @@ fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditError>
     let hash = source.of(files.clone()).hash;
     let changes = check(path, wanted, &sources, &files, env)?;
     let how = replace(&written, &old, &files[file].bytes);
-    let how = how.map_err(|error| EditError::Replace(written.clone(), error))?;
+    let how = how.map_err(|error| EditCommandError::Replace(written.clone(), error))?;
     Ok(Edited::Done { changes, file: written, in_place: how == Written::InPlace, hash })
 }
 
@@ -216,18 +216,18 @@ fn check(
     old: &Sources,
     new: &[SourceFile],
     env: &Env<'_>,
-) -> Result<Vec<String>, EditError> {
+) -> Result<Vec<String>, EditCommandError> {
     let old = file::parse(&old.files, env);
     let new = match (file::parse(new, env), &old) {
         (Ok(new), _) => new,
         // Their places are those in the file that people have.
-        (Err(_), Err(before)) => return Err(EditError::Before(before.clone())),
-        (Err(problems), Ok(_)) => return Err(EditError::Problems(problems)),
+        (Err(_), Err(before)) => return Err(EditCommandError::Before(before.clone())),
+        (Err(problems), Ok(_)) => return Err(EditCommandError::Problems(problems)),
     };
     let old = old.ok();
     let problems = guards(path, old.as_ref(), &new);
     if !problems.is_empty() {
-        return Err(EditError::Problems(problems));
+        return Err(EditCommandError::Problems(problems));
     }
     let Some(old) = old else {
         return Ok(vec![format!("{} is a good configuration again", path.display())]);
@@ -241,22 +241,22 @@ fn check(
     if servers.len() == 1 && rest.iter().all(is_pool) {
         return Ok(changes);
     }
-    Err(EditError::Fault(
+    Err(EditCommandError::Fault(
         Fault::new(format!("this file is written in a way that this edit does not understand: {}", changes.join("; ")))
             .hint("edit it by hand"),
     ))
 }
 
-impl From<Refusal> for EditError {
-    fn from(refusal: Refusal) -> Self {
+impl From<EditError> for EditCommandError {
+    fn from(refusal: EditError) -> Self {
         match refusal {
-            Refusal::Fault(fault) => Self::Fault(fault),
-            Refusal::Problems(problems) => Self::Problems(problems),
+            EditError::Fault(fault) => Self::Fault(fault),
+            EditError::Problems(problems) => Self::Problems(problems),
         }
     }
 }
 
-impl fmt::Display for EditError {
+impl fmt::Display for EditCommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault(Fault { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
@@ -278,4 +278,4 @@ impl fmt::Display for EditError {
     }
 }
 
-impl std::error::Error for EditError {}
+impl std::error::Error for EditCommandError {}

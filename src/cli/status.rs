@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::check::count;
 use super::server::health;
-use crate::cli::api::{Api, ApiError, InForce, Listeners, Pool, Pools, Reload, Reloads, Server, Servers};
+use crate::cli::api::{Api, InForce, Listeners, Pool, Pools, QueryError, Reload, Reloads, Server, Servers};
 use crate::cli::table::{Align, Cell, Table, Tone, paint, percent};
 use crate::live::reloads::Outcome;
 
@@ -33,7 +33,7 @@ pub(super) struct Manner {
 ///
 /// # Errors
 /// When it does not answer; an `out` that cannot be written to is told as [`Ok`] of an error.
-pub(super) fn status(api: &Api, manner: Manner, out: &mut dyn Write) -> Result<io::Result<()>, ApiError> {
+pub(super) fn status(api: &Api, manner: Manner, out: &mut dyn Write) -> Result<io::Result<()>, QueryError> {
     let status = Status::ask(api)?;
     let text = if manner.json { format!("{:#}\n", status.json) } else { status.text(api, manner.colored) };
     Ok(draw(&text, manner, out))
@@ -71,7 +71,7 @@ struct Status {
 }
 
 impl Status {
-    fn ask(api: &Api) -> Result<Self, ApiError> {
+    fn ask(api: &Api) -> Result<Self, QueryError> {
         let ask = |path: &str| api.get::<Value>(path);
         let (mut config, reloads) = (ask("/api/config")?, ask("/api/reloads?limit=1")?);
         let (listeners, pools, servers) = (ask("/api/listeners")?, ask("/api/pools")?, ask("/api/servers")?);
@@ -197,8 +197,8 @@ fn table(servers: &[&Server], colored: bool) -> String {
     text
 }
 
-fn typed<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, ApiError> {
-    T::deserialize(value).map_err(|error| ApiError::Foreign(api.at().clone(), error.to_string()))
+fn typed<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, QueryError> {
+    T::deserialize(value).map_err(|error| QueryError::Foreign(api.at().clone(), error.to_string()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::Truth;
-use crate::cli::api::{ApiError, InForce, Reload, Reloads, get};
+use crate::cli::api::{InForce, QueryError, Reload, Reloads, get};
 use crate::cli::check::{load, pictures};
 use crate::config::Address;
 use crate::config::problem::Problem;
@@ -184,7 +184,7 @@ impl Look {
     }
 
     /// The record says whether there is anything new, and costs little however many servers there are.
-    async fn look(&mut self) -> Result<Seen, ApiError> {
+    async fn look(&mut self) -> Result<Seen, QueryError> {
         let Reloads { reloads } = get(&self.target, &format!("/api/reloads?limit={RECORDS}")).await?;
         let since = self.since.get_or_insert_with(|| reloads.first().map_or(String::new(), |newest| newest.at.clone()));
         let rejected = rejected(&reloads, &self.hash, since);

@@ -5,20 +5,20 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::{
-    Admin, Algorithm, Balance, Health, HealthKind, Limits, Log, LogFormat, Reload, Retry, StatusRanges, Sticky,
-    Timeouts, Tracing,
+    AdminConfig, Algorithm, BalanceConfig, HealthConfig, HealthKind, LimitsConfig, LogConfig, LogFormat, ReloadConfig,
+    RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig,
 };
 
 /// A server's share beside the others' when the file does not say.
 pub(crate) const WEIGHT: u32 = 1;
 
-impl Default for Admin {
+impl Default for AdminConfig {
     fn default() -> Self {
         Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900), hosts: Vec::new() }
     }
 }
 
-impl Default for Reload {
+impl Default for ReloadConfig {
     fn default() -> Self {
         Self {
             quiet: Duration::from_millis(50),
@@ -32,19 +32,19 @@ impl Default for Reload {
     }
 }
 
-impl Default for Log {
+impl Default for LogConfig {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: LogFormat::Text, access: true }
     }
 }
 
-impl Default for Tracing {
+impl Default for TracingConfig {
     fn default() -> Self {
         Self { zipkin: None, otlp: None, service: "lb".to_owned(), sample: 1.0 }
     }
 }
 
-impl Default for Timeouts {
+impl Default for TimeoutsConfig {
     fn default() -> Self {
         Self {
             request_header: Duration::from_secs(10),
@@ -57,25 +57,25 @@ impl Default for Timeouts {
     }
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self { header_bytes: 32 << 10, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 }
     }
 }
 
-impl Default for Balance {
+impl Default for BalanceConfig {
     fn default() -> Self {
         Self { algorithm: Algorithm::WeightedRoundRobin, sticky: None }
     }
 }
 
-impl Default for Sticky {
+impl Default for StickyConfig {
     fn default() -> Self {
         Self { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
     }
 }
 
-impl Default for Health {
+impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             kind: HealthKind::Http,
@@ -90,7 +90,7 @@ impl Default for Health {
     }
 }
 
-impl Default for Retry {
+impl Default for RetryConfig {
     fn default() -> Self {
         Self { attempts: 2, budget: 0.2 }
     }

@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    Admin, Balance, Config, Health, Limits, Log, Pool, Proxy, Reload, Retry, Server, Timeouts, Tracing,
+    AdminConfig, BalanceConfig, Config, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig, ReloadConfig,
+    RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
 };
 
 pub use change::Change;
@@ -39,21 +40,21 @@ pub fn common_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
 /// What of a configuration has no changes of its own.
 #[derive(Serialize)]
 struct Sections<'a> {
-    admin: &'a Admin,
-    proxy: &'a Proxy,
-    reload: &'a Reload,
-    log: &'a Log,
-    tracing: &'a Tracing,
-    timeouts: &'a Timeouts,
-    limits: &'a Limits,
+    admin: &'a AdminConfig,
+    proxy: &'a ProxyConfig,
+    reload: &'a ReloadConfig,
+    log: &'a LogConfig,
+    tracing: &'a TracingConfig,
+    timeouts: &'a TimeoutsConfig,
+    limits: &'a LimitsConfig,
 }
 
 /// What of a pool has no changes of its own.
 #[derive(Serialize)]
 struct Rules<'a> {
-    balance: &'a Balance,
-    health: &'a Health,
-    retry: &'a Retry,
+    balance: &'a BalanceConfig,
+    health: &'a HealthConfig,
+    retry: &'a RetryConfig,
 }
 
 fn sections(config: &Config) -> Map<String, Value> {
@@ -62,8 +63,8 @@ fn sections(config: &Config) -> Map<String, Value> {
     object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits })
 }
 
-fn rules(pool: &Pool) -> Map<String, Value> {
-    let Pool { name: _, servers: _, balance, health, retry } = pool;
+fn rules(pool: &PoolConfig) -> Map<String, Value> {
+    let PoolConfig { name: _, servers: _, balance, health, retry } = pool;
     object(&Rules { balance, health, retry })
 }
 
@@ -123,7 +124,7 @@ fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     }
 }
 
-fn servers(pool: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>) {
+fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut Vec<Change>) {
     let (first, last) = common_ends(old, new);
     let (old, new) = (&old[first..old.len() - last], &new[first..new.len() - last]);
     let pool = || pool.to_owned();

@@ -52,7 +52,7 @@ pub struct New {
 
 /// What came of an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EditOutcome {
     /// The files say so already, in these words.
     Same(String),
     /// One file is to be another.
@@ -66,7 +66,7 @@ pub enum Outcome {
 
 /// Why an edit cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum EditError {
     /// It makes no sense.
     Fault(Fault),
     /// A file is no TOML.
@@ -81,13 +81,13 @@ type Cuts = Vec<(Range<usize>, String)>;
 /// # Errors
 /// When there is no such server, or one too many, or a file cannot be read. Whether what comes out
 /// is a good configuration is for the caller to see.
-pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<Outcome, Refusal> {
-    values::name(&edit.server).map_err(Refusal::Fault)?;
-    let places = places(files, env).map_err(Refusal::Problems)?;
+pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<EditOutcome, EditError> {
+    values::name(&edit.server).map_err(EditError::Fault)?;
+    let places = places(files, env).map_err(EditError::Problems)?;
     let (file, cuts) = match &edit.what {
         What::Add(new) => match add(&places, files, edit, new)? {
             Ok(cut) => cut,
-            Err(same) => return Ok(Outcome::Same(same)),
+            Err(same) => return Ok(EditOutcome::Same(same)),
         },
         what => {
             let server = find(&places, files, edit)?;
@@ -104,12 +104,12 @@ pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<Outcome,
                 }),
             };
             let Some(cuts) = cuts else {
-                return Ok(Outcome::Same(already(server, what)));
+                return Ok(EditOutcome::Same(already(server, what)));
             };
             (server.file, cuts)
         }
     };
-    Ok(Outcome::Text { file, bytes: text::apply(text_of(files, file), cuts).into_bytes() })
+    Ok(EditOutcome::Text { file, bytes: text::apply(text_of(files, file), cuts).into_bytes() })
 }
 
 /// Sets a key, unless it says so already.
@@ -146,10 +146,10 @@ fn already(server: &ServerPlace, what: &What) -> String {
 /// What to cut, or in which words the server is there already.
 type Added = Result<(usize, Cuts), String>;
 
-fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<Added, Refusal> {
+fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<Added, EditError> {
     let pool = edit.pool.as_deref().unwrap_or(DEFAULT_POOL);
-    values::name(pool).map_err(Refusal::Fault)?;
-    let address = values::server_address(&new.address).map_err(Refusal::Fault)?;
+    values::name(pool).map_err(EditError::Fault)?;
+    let address = values::server_address(&new.address).map_err(EditError::Fault)?;
     if let Some(there) = places.servers.iter().find(|server| server.pool == pool && server.name == edit.server) {
         let is = |name: &str, default: Said| there.key(name).map_or(Some(default), |key| key.is.clone());
         let at = match is("address", Said::Text(String::new())) {
@@ -164,7 +164,7 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<
             return Ok(Err(format!("server {pool}/{}: there already", edit.server)));
         }
         let server = &edit.server;
-        return Err(Refusal::Fault(
+        return Err(EditError::Fault(
             Fault::new(format!("pool `{pool}` has a server `{server}` already, {}", location(files, there))).hint(
                 format!("change it with `lb server weight|enable|disable {server}`, or give this one another name"),
             ),
@@ -187,7 +187,7 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<
     if pool != DEFAULT_POOL
         && let Some(meant) = suggest::closest(pool, known)
     {
-        return Err(Refusal::Fault(
+        return Err(EditError::Fault(
             Fault::new(format!("there is no pool `{pool}`"))
                 .hint(format!("did you mean `{meant}`? If not, write its first `[[pool.{pool}.server]]` yourself")),
         ));
@@ -196,7 +196,7 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<
 }
 
 /// The one server that an edit is about.
-fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a ServerPlace, Refusal> {
+fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a ServerPlace, EditError> {
     let name = edit.server.as_str();
     let in_pool = |server: &&ServerPlace| edit.pool.as_ref().is_none_or(|pool| *pool == server.pool);
     let found: Vec<&ServerPlace> = places.servers.iter().filter(in_pool).filter(|server| server.name == name).collect();
@@ -224,7 +224,7 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
                 .hint(format!("say which one is meant: `--pool {}`", first.pool))
         }
     };
-    Err(Refusal::Fault(fault))
+    Err(EditError::Fault(fault))
 }
 
 /// Where a server stands, in words.

@@ -24,7 +24,7 @@ use memchr::{memchr, memmem};
 use crate::config::DEFAULT_POOL;
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::SourceFile;
-use crate::config::{Admin, Config, Reload};
+use crate::config::{AdminConfig, Config, ReloadConfig};
 
 use report::Report;
 use tree::{Kind, Place, Table};
@@ -52,14 +52,14 @@ pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>
 /// The admin address that the files tell, whatever else is wrong with them: the way to ask the
 /// balancer that goes on with an earlier edit. What cannot be read is the default.
 #[must_use]
-pub fn admin(files: &[SourceFile], env: &Env<'_>) -> Admin {
+pub fn admin(files: &[SourceFile], env: &Env<'_>) -> AdminConfig {
     let report = Report::new(files);
     tables::read(&joined(files.len(), env, &report), &report).admin
 }
 
 /// The `[reload]` table, likewise.
 #[must_use]
-pub fn reload(files: &[SourceFile], env: &Env<'_>) -> Reload {
+pub fn reload(files: &[SourceFile], env: &Env<'_>) -> ReloadConfig {
     let report = Report::new(files);
     tables::read(&joined(files.len(), env, &report), &report).reload
 }

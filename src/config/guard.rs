@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::diff::common_ends;
 use crate::config::problem::{Fault, Problem};
-use crate::config::{Config, Pool, Server, units};
+use crate::config::{Config, PoolConfig, ServerConfig, units};
 
 /// Why `new` is not taken: as an edit of `old`, or, with no `old`, at the start. None if it is.
 ///
@@ -24,7 +24,7 @@ pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
 }
 
 /// The pools that no request can be sent to, whatever the health of their servers.
-pub fn empty_pools(config: &Config) -> impl Iterator<Item = &Pool> {
+pub fn empty_pools(config: &Config) -> impl Iterator<Item = &PoolConfig> {
     let pools = config.pools.iter().map(Arc::as_ref);
     pools.filter(|pool| enabled(&pool.servers).next().is_none())
 }
@@ -54,7 +54,7 @@ fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
 }
 
 /// The names of the enabled among these.
-fn enabled(servers: &[Server]) -> impl Iterator<Item = &str> {
+fn enabled(servers: &[ServerConfig]) -> impl Iterator<Item = &str> {
     servers.iter().filter(|server| server.enabled).map(|server| server.name.as_str())
 }
 

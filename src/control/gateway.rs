@@ -20,7 +20,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::control::health::checker::{Change, Checker};
 use crate::control::registry::Registry;
-use crate::control::reload::reader::{Candidate, Pace};
+use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
@@ -28,7 +28,7 @@ use crate::proxy::fault::Failing;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
 use crate::telemetry::trace::TraceExport;
-use crate::worker::Crew;
+use crate::worker::WorkerPool;
 
 pub use start::StartError;
 
@@ -48,7 +48,7 @@ pub struct Gateway {
     config: Arc<Config>,
     registry: Registry,
     listeners: Listeners,
-    crew: Crew,
+    worker_pool: WorkerPool,
     workers: usize,
     checker: Checker,
     changes: mpsc::UnboundedReceiver<Change>,
@@ -58,9 +58,9 @@ pub struct Gateway {
     logs: LogControl,
     access: AccessLogWriter,
     traces: TraceExport,
-    pace: watch::Sender<Pace>,
+    pace: watch::Sender<ReloadRules>,
     asked: Arc<Notify>,
-    candidates: mpsc::Receiver<Candidate>,
+    candidates: mpsc::Receiver<ParsedConfig>,
     /// Snapshots that were in force. Requests that began by one hold it; that it is freed here, and not by
     /// the last of them, keeps work that grows with the servers off the workers.
     retired: Vec<Arc<Snapshot>>,
@@ -139,10 +139,10 @@ impl Gateway {
         self.state.stop();
         self.candidates.close();
         let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
-        self.listeners.quieten();
+        self.listeners.pause_accept();
         let finish = async {
             tokio::time::sleep(LINGER.min(drain)).await;
-            self.crew.stop(drain).await
+            self.worker_pool.stop(drain).await
         };
         tokio::select! {
             finished = finish => {
@@ -152,7 +152,7 @@ impl Gateway {
             }
             () = again => tracing::warn!("open requests were cut, for a second signal came"),
         }
-        self.crew.stop(Duration::ZERO).await;
+        self.worker_pool.stop(Duration::ZERO).await;
         self.checker.stop();
         drop(self.admin);
         if !self.traces.shutdown(FLUSH).await {

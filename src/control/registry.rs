@@ -9,25 +9,25 @@ use std::time::{Instant, SystemTime};
 
 use crate::config::diff::common_ends;
 use crate::config::{self, Config, HealthKind};
-use crate::live::health::State;
-use crate::live::pool::{Member, Pool, PoolLive, Standing};
-use crate::live::route::RouteLive;
+use crate::live::health::HealthState;
+use crate::live::pool::{LivePool, Member, Pool, Standing};
+use crate::live::route::LiveRoute;
 use crate::live::route::RouteTable;
-use crate::live::server::{Key, Server};
+use crate::live::server::{Server, ServerKey};
 use crate::live::snapshot::{Route, Snapshot, SourceFile};
 
 /// All that outlives a generation.
 #[derive(Debug)]
 pub struct Registry {
-    maker: Maker,
+    maker: ServerFactory,
     pools: HashMap<Arc<str>, PoolEntry>,
-    routes: HashMap<Arc<str>, Arc<RouteLive>>,
-    unrouted: Arc<RouteLive>,
+    routes: HashMap<Arc<str>, Arc<LiveRoute>>,
+    unrouted: Arc<LiveRoute>,
 }
 
 /// Makes servers.
 #[derive(Debug)]
-struct Maker {
+struct ServerFactory {
     workers: usize,
     next_id: u64,
     /// Whether these are the servers that the process begins with: they count as up unchecked.
@@ -37,9 +37,9 @@ struct Maker {
 /// A pool, with what is going on in it.
 #[derive(Debug)]
 struct PoolEntry {
-    live: Arc<PoolLive>,
+    live: Arc<LivePool>,
     /// As the last edit has it; without servers once no edit names it any more.
-    config: Arc<config::Pool>,
+    config: Arc<config::PoolConfig>,
     /// The servers that it names, in its order.
     servers: Vec<Arc<Server>>,
     /// As built last, and to be used again while nothing in it changes.
@@ -83,10 +83,10 @@ impl Registry {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            maker: Maker { workers, next_id: 0, first: true },
+            maker: ServerFactory { workers, next_id: 0, first: true },
             pools: HashMap::new(),
             routes: HashMap::new(),
-            unrouted: Arc::new(RouteLive::new("-".into(), workers)),
+            unrouted: Arc::new(LiveRoute::new("-".into(), workers)),
         }
     }
 
@@ -98,7 +98,7 @@ impl Registry {
                 Some(entry) => entry,
                 None => {
                     let name: Arc<str> = pool.name.as_str().into();
-                    let entry = PoolEntry::new(PoolLive::new(Arc::clone(&name), self.maker.workers), pool);
+                    let entry = PoolEntry::new(LivePool::new(Arc::clone(&name), self.maker.workers), pool);
                     self.pools.entry(name).or_insert(entry)
                 }
             };
@@ -199,12 +199,12 @@ impl Registry {
     pub fn routes(&mut self, config: &Config) -> Arc<[Route]> {
         let places: HashMap<&str, usize> =
             config.pools.iter().enumerate().map(|(place, pool)| (pool.name.as_str(), place)).collect();
-        let route = |route: &config::Route| {
+        let route = |route: &config::RouteConfig| {
             let name: Arc<str> = route.name.as_str().into();
             let live = self
                 .routes
                 .entry(Arc::clone(&name))
-                .or_insert_with(|| Arc::new(RouteLive::new(name, self.maker.workers)));
+                .or_insert_with(|| Arc::new(LiveRoute::new(name, self.maker.workers)));
             // Every route leads to a pool that exists: the configuration has been checked.
             Route { pool: places.get(route.pool.as_str()).copied().unwrap_or(0), live: Arc::clone(live) }
         };
@@ -212,13 +212,13 @@ impl Registry {
     }
 }
 
-impl Maker {
+impl ServerFactory {
     /// A server that nothing is known of yet.
-    fn make(&mut self, key: Key, checks: HealthKind) -> Arc<Server> {
+    fn make(&mut self, key: ServerKey, checks: HealthKind) -> Arc<Server> {
         let state = match checks {
-            HealthKind::None => State::Up,
-            HealthKind::Http | HealthKind::Tcp if self.first => State::Unchecked,
-            HealthKind::Http | HealthKind::Tcp => State::Checking,
+            HealthKind::None => HealthState::Up,
+            HealthKind::Http | HealthKind::Tcp if self.first => HealthState::Unchecked,
+            HealthKind::Http | HealthKind::Tcp => HealthState::Checking,
         };
         self.next_id += 1;
         Arc::new(Server::new(self.next_id, key, state, self.workers))
@@ -227,7 +227,7 @@ impl Maker {
 
 impl PoolEntry {
     /// A pool without a server yet, by the rules of `config`.
-    fn new(live: PoolLive, config: &config::Pool) -> Self {
+    fn new(live: LivePool, config: &config::PoolConfig) -> Self {
         let config = Arc::new(config.without_servers());
         Self {
             live: Arc::new(live),
@@ -241,7 +241,7 @@ impl PoolEntry {
     }
 
     /// Takes in what an edit says of the pool.
-    fn apply(&mut self, new: &Arc<config::Pool>, whole: &Config, now: Instant, maker: &mut Maker) {
+    fn apply(&mut self, new: &Arc<config::PoolConfig>, whole: &Config, now: Instant, maker: &mut ServerFactory) {
         if Arc::ptr_eq(&self.config, new) || self.config == *new {
             return;
         }
@@ -254,10 +254,10 @@ impl PoolEntry {
         let leaving: Vec<_> = self.leaving.iter().map(|leaving| Arc::clone(&leaving.server)).collect();
         let known: HashMap<_, _> =
             before.iter().chain(&leaving).map(|server| (server.key.identity(), server)).collect();
-        let mut live_of = |server: &config::Server| {
+        let mut live_of = |server: &config::ServerConfig| {
             let live = known.get(&identity(server)).map(|live| Arc::clone(live)).unwrap_or_else(|| {
                 let (pool, name) = (Arc::clone(&self.live.name), server.name.as_str().into());
-                maker.make(Key { pool, name, address: server.address.clone() }, new.health.kind)
+                maker.make(ServerKey { pool, name, address: server.address.clone() }, new.health.kind)
             });
             live.set_leaving(!server.enabled);
             live
@@ -265,7 +265,10 @@ impl PoolEntry {
         let after: Vec<_> = come.iter().map(&mut live_of).collect();
         self.servers.splice(between, after);
         if new.health.kind == HealthKind::None {
-            self.servers.iter().filter(|live| live.state() != State::Up).for_each(|live| live.set_state(State::Up));
+            self.servers
+                .iter()
+                .filter(|live| live.state() != HealthState::Up)
+                .for_each(|live| live.set_state(HealthState::Up));
         }
 
         // Who is enabled no more begins to drain, and who came back does not leave any more.
@@ -292,7 +295,7 @@ impl PoolEntry {
     /// After an edit: keeps the servers that leave while nobody else can serve but somebody soon might.
     fn hold_or_let_go(&mut self, whole: &Config, now: Instant) {
         let (drain, hold) = (whole.timeouts.drain, whole.reload.hold);
-        let takes = |(server, _): &(&config::Server, &Arc<Server>)| server.enabled && server.weight > 0;
+        let takes = |(server, _): &(&config::ServerConfig, &Arc<Server>)| server.enabled && server.weight > 0;
         let staying = self.config.servers.iter().zip(&self.servers).filter(takes);
         let awaits = awaits_first_pass(staying.map(|(_, live)| live.state()));
         let was_ready = self.built.as_ref().is_some_and(|pool| pool.is_ready());
@@ -352,19 +355,19 @@ impl PoolEntry {
 
 /// Whether nobody would serve but might soon: some servers are still to pass their first check, and
 /// none has.
-fn awaits_first_pass(states: impl Iterator<Item = State>) -> bool {
+fn awaits_first_pass(states: impl Iterator<Item = HealthState>) -> bool {
     let mut some = false;
     for state in states {
         if state.serves() {
             return false;
         }
-        some |= state == State::Checking;
+        some |= state == HealthState::Checking;
     }
     some
 }
 
 /// What makes a server the same within its pool.
-fn identity(server: &config::Server) -> (&str, &config::Address) {
+fn identity(server: &config::ServerConfig) -> (&str, &config::Address) {
     (&server.name, &server.address)
 }
 

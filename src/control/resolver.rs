@@ -178,8 +178,8 @@ fn names(snapshot: &Snapshot) -> HashMap<Name, Servers> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::live::health::State;
-    use crate::live::server::Key;
+    use crate::live::health::HealthState;
+    use crate::live::server::ServerKey;
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
         list.iter().map(|address| address.parse().unwrap()).collect()
@@ -187,7 +187,12 @@ mod tests {
 
     fn server(id: u64) -> Arc<Server> {
         let address = Address::Name("backend".to_owned(), 80);
-        Arc::new(Server::new(id, Key { pool: "default".into(), name: "server".into(), address }, State::Up, 1))
+        Arc::new(Server::new(
+            id,
+            ServerKey { pool: "default".into(), name: "server".into(), address },
+            HealthState::Up,
+            1,
+        ))
     }
 
     #[test]

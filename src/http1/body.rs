@@ -15,17 +15,17 @@ pub struct Inbound<'a> {
     /// What was read and not yet used: first of the body, then of what follows it.
     input: &'a mut Vec<u8>,
     buffers: &'a Buffers,
-    state: State,
+    state: BodyState,
     /// How much of the input is the piece at hand.
     at_hand: usize,
     /// The piece at hand, if it had to be decoded.
     decoded: Vec<u8>,
-    /// The fields behind the body.
+    /// The headers behind the body.
     trailers: Vec<u8>,
 }
 
 #[derive(Debug)]
-enum State {
+enum BodyState {
     /// So many bytes are to come.
     Length(u64),
     Chunked(Box<Decoder>),
@@ -59,10 +59,10 @@ impl<'a> Inbound<'a> {
     #[must_use]
     pub fn new(stream: &'a TcpStream, input: &'a mut Vec<u8>, buffers: &'a Buffers, framing: Framing) -> Self {
         let state = match framing {
-            Framing::None | Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Chunked(Box::default()),
-            Framing::UntilClose => State::UntilClose,
+            Framing::None | Framing::Length(0) => BodyState::Done,
+            Framing::Length(length) => BodyState::Length(length),
+            Framing::Chunked => BodyState::Chunked(Box::default()),
+            Framing::UntilClose => BodyState::UntilClose,
         };
         Self { stream, input, buffers, state, at_hand: 0, decoded: Vec::new(), trailers: Vec::new() }
     }
@@ -96,8 +96,8 @@ impl<'a> Inbound<'a> {
             }
             if transport::read(self.stream, self.input, self.buffers).await? == 0 {
                 return match self.state {
-                    State::UntilClose => {
-                        self.state = State::Done;
+                    BodyState::UntilClose => {
+                        self.state = BodyState::Done;
                         Ok(false)
                     }
                     _ => Err(BodyError::Cut),
@@ -109,30 +109,30 @@ impl<'a> Inbound<'a> {
     /// Takes what is there of a body that is not coded.
     fn take(&mut self) {
         match &mut self.state {
-            State::Length(left) => {
+            BodyState::Length(left) => {
                 let there = u64::try_from(self.input.len()).unwrap_or(u64::MAX).min(*left);
                 *left -= there;
                 // No more than the input's length, which is a usize.
                 self.at_hand = usize::try_from(there).unwrap_or(usize::MAX);
                 if *left == 0 {
-                    self.state = State::Done;
+                    self.state = BodyState::Done;
                 }
             }
-            State::UntilClose => self.at_hand = self.input.len(),
-            State::Chunked(_) | State::Done => {}
+            BodyState::UntilClose => self.at_hand = self.input.len(),
+            BodyState::Chunked(_) | BodyState::Done => {}
         }
     }
 
     /// Decodes what is there of a chunked body.
     fn decode(&mut self) -> Result<(), BodyError> {
-        if let State::Chunked(decoder) = &mut self.state
+        if let BodyState::Chunked(decoder) = &mut self.state
             && !self.input.is_empty()
         {
             let step = decoder.decode(self.input, &mut self.decoded)?;
             self.input.drain(..step.consumed);
             if step.done {
                 self.trailers.extend_from_slice(decoder.trailers());
-                self.state = State::Done;
+                self.state = BodyState::Done;
             }
         }
         Ok(())
@@ -144,7 +144,7 @@ impl<'a> Inbound<'a> {
         if self.at_hand > 0 { &self.input[..self.at_hand] } else { &self.decoded }
     }
 
-    /// The fields behind the body, each as a line, once [`Inbound::is_done`].
+    /// The headers behind the body, each as a line, once [`Inbound::is_done`].
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
@@ -153,7 +153,7 @@ impl<'a> Inbound<'a> {
     /// Whether nothing follows the piece at hand.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, BodyState::Done)
     }
 
     /// Whether all was read, and nothing else with it: then the stream is where the next message begins.

@@ -9,18 +9,18 @@ use std::fmt;
 const MAX_EXTENSION: usize = 4 << 10;
 /// The longest trailer section, in bytes.
 const MAX_TRAILERS: usize = 8 << 10;
-/// The most fields in a trailer section.
-const MAX_TRAILER_FIELDS: usize = 64;
+/// The most headers in a trailer section.
+const MAX_TRAILERS_COUNT: usize = 64;
 /// As many digits fit 64 bits.
 const MAX_DIGITS: usize = 16;
 
 /// Reads a body that comes in any pieces.
 #[derive(Debug, Clone, Default)]
 pub struct Decoder {
-    state: State,
+    state: ChunkState,
     /// The field lines behind the last chunk, each with its CR LF.
     trailers: Vec<u8>,
-    trailer_fields: usize,
+    trailer_count: usize,
 }
 
 /// What a piece of input held.
@@ -49,7 +49,7 @@ pub enum BadChunk {
 
 /// What the next byte is, where it is not plain from the bytes before.
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum ChunkState {
     /// A digit of the size, or what follows it.
     Size { digits: usize, size: u64 },
     /// White space that an extension has to follow.
@@ -94,8 +94,8 @@ impl Decoder {
         let mut rest = input;
         while let [byte, after @ ..] = rest {
             rest = match self.state {
-                State::Done => break,
-                State::Content { left } => self.take_content(left, rest, out),
+                ChunkState::Done => break,
+                ChunkState::Content { left } => self.take_content(left, rest, out),
                 state => {
                     self.state = self.next(state, *byte)?;
                     after
@@ -108,10 +108,10 @@ impl Decoder {
     /// Whether the body is whole.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, ChunkState::Done)
     }
 
-    /// The fields behind the last chunk as they came, each a line with its CR LF. They are not the
+    /// The headers behind the last chunk as they came, each a line with its CR LF. They are not the
     /// head's: RFC 9110, section 6.5.1, says which of them mean nothing here.
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
@@ -124,13 +124,13 @@ impl Decoder {
         let (content, rest) = input.split_at(here);
         out.extend_from_slice(content);
         let left = left - here as u64;
-        self.state = if left == 0 { State::ContentCr } else { State::Content { left } };
+        self.state = if left == 0 { ChunkState::ContentCr } else { ChunkState::Content { left } };
         rest
     }
 
     /// What the state is behind `byte`, which is not content.
-    fn next(&mut self, state: State, byte: u8) -> Result<State, BadChunk> {
-        use State::{End, Extension, Size, SizeEnd, Space, Trailer, TrailerEnd, TrailerName, TrailerValue};
+    fn next(&mut self, state: ChunkState, byte: u8) -> Result<ChunkState, BadChunk> {
+        use ChunkState::{End, Extension, Size, SizeEnd, Space, Trailer, TrailerEnd, TrailerName, TrailerValue};
         Ok(match (state, byte) {
             (Size { digits: 1.., size }, b'\r') => SizeEnd { size },
             (Size { digits: 1.., size } | Space { size, .. }, b';') => Extension { length: 1, size },
@@ -149,31 +149,31 @@ impl Decoder {
             (Space { .. } | Extension { .. }, _) => return Err(BadChunk::Extension),
 
             (SizeEnd { size: 0 }, b'\n') => Trailer,
-            (SizeEnd { size: left }, b'\n') => State::Content { left },
-            (State::ContentCr, b'\r') => State::ContentLf,
-            (State::ContentLf, b'\n') => Size { digits: 0, size: 0 },
+            (SizeEnd { size: left }, b'\n') => ChunkState::Content { left },
+            (ChunkState::ContentCr, b'\r') => ChunkState::ContentLf,
+            (ChunkState::ContentLf, b'\n') => Size { digits: 0, size: 0 },
 
             (Trailer, b'\r') => End,
             (TrailerName, b':') | (TrailerValue, _) if is_text(byte) => self.keep(byte, TrailerValue)?,
             (Trailer | TrailerName, _) if is_token(byte) => self.keep(byte, TrailerName)?,
             (TrailerValue, b'\r') => self.keep(byte, TrailerEnd)?,
-            (TrailerEnd, b'\n') if self.trailer_fields == MAX_TRAILER_FIELDS => return Err(BadChunk::TooManyTrailers),
+            (TrailerEnd, b'\n') if self.trailer_count == MAX_TRAILERS_COUNT => return Err(BadChunk::TooManyTrailers),
             (TrailerEnd, b'\n') => {
-                self.trailer_fields += 1;
+                self.trailer_count += 1;
                 self.keep(byte, Trailer)?
             }
             (Trailer | TrailerName | TrailerValue, _) => return Err(BadChunk::Trailer),
-            (End, b'\n') => State::Done,
+            (End, b'\n') => ChunkState::Done,
 
-            (SizeEnd { .. } | State::ContentCr | State::ContentLf | TrailerEnd | End, _) => {
+            (SizeEnd { .. } | ChunkState::ContentCr | ChunkState::ContentLf | TrailerEnd | End, _) => {
                 return Err(BadChunk::LineEnd);
             }
-            (State::Content { .. } | State::Done, _) => state,
+            (ChunkState::Content { .. } | ChunkState::Done, _) => state,
         })
     }
 
     /// Keeps a trailer's byte, and goes to `then`.
-    fn keep(&mut self, byte: u8, then: State) -> Result<State, BadChunk> {
+    fn keep(&mut self, byte: u8, then: ChunkState) -> Result<ChunkState, BadChunk> {
         if self.trailers.len() == MAX_TRAILERS {
             return Err(BadChunk::TooManyTrailers);
         }
@@ -182,7 +182,7 @@ impl Decoder {
     }
 }
 
-impl Default for State {
+impl Default for ChunkState {
     fn default() -> Self {
         Self::Size { digits: 0, size: 0 }
     }
@@ -349,8 +349,8 @@ mod tests {
             (spaces(MAX_EXTENSION + 1), Some(BadChunk::Extension)),
             (trailer(MAX_TRAILERS), None),
             (trailer(MAX_TRAILERS + 1), Some(BadChunk::TooManyTrailers)),
-            (trailers(MAX_TRAILER_FIELDS), None),
-            (trailers(MAX_TRAILER_FIELDS + 1), Some(BadChunk::TooManyTrailers)),
+            (trailers(MAX_TRAILERS_COUNT), None),
+            (trailers(MAX_TRAILERS_COUNT + 1), Some(BadChunk::TooManyTrailers)),
         ];
         for (input, expected) in cases {
             let input = bytes(&input);

@@ -8,9 +8,9 @@ use std::fmt;
 
 use http::{Method, Version};
 
-use crate::http1::head::Fields;
-use crate::http1::name::Name;
-use crate::http1::rejection::Refusal;
+use crate::http1::head::Headers;
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
 
 /// Digits of a length, at most: as many always fit 64 bits, and no body needs more.
 const MAX_DIGITS: usize = 19;
@@ -28,7 +28,7 @@ pub enum Framing {
     UntilClose,
 }
 
-/// An answer whose fields say in two ways, or in none that is plain, where its body ends
+/// An response whose headers say in two ways, or in none that is plain, where its body ends
 /// (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadFraming;
@@ -41,33 +41,33 @@ impl Framing {
     }
 }
 
-/// How a request with these fields is framed: never [`Framing::UntilClose`].
+/// How a request with these headers is framed: never [`Framing::UntilClose`].
 ///
 /// # Errors
-/// [`Refusal::Framing`].
-pub fn request(fields: &Fields, version: Version) -> Result<Framing, Refusal> {
-    said(fields, version).map_err(|BadFraming| Refusal::Framing).map(|framing| framing.unwrap_or(Framing::None))
+/// [`Rejection::Framing`].
+pub fn request(headers: &Headers, version: Version) -> Result<Framing, Rejection> {
+    said(headers, version).map_err(|BadFraming| Rejection::Framing).map(|framing| framing.unwrap_or(Framing::None))
 }
 
-/// How an answer with these fields is framed, where `method` is the request's and all else its own.
+/// How an response with these headers is framed, where `method` is the request's and all else its own.
 ///
-/// Fields that contradict each other are an error of an answer without a body too: they would be
+/// Headers that contradict each other are an error of an response without a body too: they would be
 /// handed on.
 ///
 /// # Errors
 /// [`BadFraming`].
-pub fn answer(fields: &Fields, version: Version, status: u16, method: &Method) -> Result<Framing, BadFraming> {
-    let said = said(fields, version)?;
+pub fn response(headers: &Headers, version: Version, status: u16, method: &Method) -> Result<Framing, BadFraming> {
+    let said = said(headers, version)?;
     if *method == Method::HEAD || matches!(status, 100..=199 | 204 | 304) {
         return Ok(Framing::None);
     }
     Ok(said.unwrap_or(Framing::UntilClose))
 }
 
-/// What the fields say, if they say something.
-fn said(fields: &Fields, version: Version) -> Result<Option<Framing>, BadFraming> {
-    let mut codings = fields.all(Name::TransferEncoding);
-    let mut lengths = fields.all(Name::ContentLength);
+/// What the headers say, if they say something.
+fn said(headers: &Headers, version: Version) -> Result<Option<Framing>, BadFraming> {
+    let mut codings = headers.all(HeaderName::TransferEncoding);
+    let mut lengths = headers.all(HeaderName::ContentLength);
     match (codings.next(), codings.next(), lengths.next(), lengths.next()) {
         (None, _, None, _) => Ok(None),
         // Who speaks HTTP/1.0 knows no codings: the field is from elsewhere.
@@ -88,7 +88,7 @@ fn number(text: &[u8]) -> Option<u64> {
 
 impl fmt::Display for BadFraming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the fields that say where the body ends contradict each other, or are not valid")
+        f.write_str("the headers that say where the body ends contradict each other, or are not valid")
     }
 }
 
@@ -99,9 +99,9 @@ mod tests {
     use super::*;
     use crate::http1::framing::Framing::{Chunked, Length, None, UntilClose};
 
-    fn fields(codings: &[&'static str], lengths: &[&'static str]) -> Fields {
+    fn headers(codings: &[&'static str], lengths: &[&'static str]) -> Headers {
         let codings = codings.iter().map(|value| ("Transfer-Encoding", *value));
-        Fields::of(codings.chain(lengths.iter().map(|value| ("Content-Length", *value))))
+        Headers::of(codings.chain(lengths.iter().map(|value| ("Content-Length", *value))))
     }
 
     #[test]
@@ -118,11 +118,11 @@ mod tests {
             (&[], &["9999999999999999999"], Length(9_999_999_999_999_999_999)),
         ];
         for (codings, lengths, framing) in cases {
-            let fields = fields(codings, lengths);
-            assert_eq!(request(&fields, Version::HTTP_11), Ok(framing), "{codings:?} {lengths:?}");
+            let headers = headers(codings, lengths);
+            assert_eq!(request(&headers, Version::HTTP_11), Ok(framing), "{codings:?} {lengths:?}");
             let framing = if framing == None { UntilClose } else { framing };
-            let answer = answer(&fields, Version::HTTP_11, 200, &Method::GET);
-            assert_eq!(answer, Ok(framing), "{codings:?} {lengths:?}");
+            let response = response(&headers, Version::HTTP_11, 200, &Method::GET);
+            assert_eq!(response, Ok(framing), "{codings:?} {lengths:?}");
         }
     }
 
@@ -176,31 +176,31 @@ mod tests {
             (&["chunked", ""], &[]),
         ];
         for (codings, lengths) in cases {
-            let fields = fields(codings, lengths);
-            assert_eq!(request(&fields, Version::HTTP_11), Err(Refusal::Framing), "{codings:?} {lengths:?}");
+            let headers = headers(codings, lengths);
+            assert_eq!(request(&headers, Version::HTTP_11), Err(Rejection::Framing), "{codings:?} {lengths:?}");
             // Row 35, with or without a body.
             for (status, method) in [(200, Method::GET), (200, Method::HEAD), (304, Method::GET)] {
-                let answer = answer(&fields, Version::HTTP_11, status, &method);
-                assert_eq!(answer, Err(BadFraming), "{codings:?} {lengths:?}");
+                let response = response(&headers, Version::HTTP_11, status, &method);
+                assert_eq!(response, Err(BadFraming), "{codings:?} {lengths:?}");
             }
         }
     }
 
     #[test]
     fn row_7_codings_are_of_http_1_1() {
-        let chunked = fields(&["chunked"], &[]);
-        assert_eq!(request(&chunked, Version::HTTP_10), Err(Refusal::Framing));
-        assert_eq!(answer(&chunked, Version::HTTP_10, 200, &Method::GET), Err(BadFraming));
-        let length = fields(&[], &["5"]);
+        let chunked = headers(&["chunked"], &[]);
+        assert_eq!(request(&chunked, Version::HTTP_10), Err(Rejection::Framing));
+        assert_eq!(response(&chunked, Version::HTTP_10, 200, &Method::GET), Err(BadFraming));
+        let length = headers(&[], &["5"]);
         assert_eq!(request(&length, Version::HTTP_10), Ok(Length(5)));
-        assert_eq!(answer(&length, Version::HTTP_10, 200, &Method::GET), Ok(Length(5)));
-        assert_eq!(answer(&Fields::new(), Version::HTTP_10, 200, &Method::GET), Ok(UntilClose));
+        assert_eq!(response(&length, Version::HTTP_10, 200, &Method::GET), Ok(Length(5)));
+        assert_eq!(response(&Headers::new(), Version::HTTP_10, 200, &Method::GET), Ok(UntilClose));
     }
 
     #[test]
     fn row_8_an_underscore_makes_another_field() {
-        let fields = Fields::of([("Transfer_Encoding", "chunked"), ("Content-Length", "5")]);
-        assert_eq!(request(&fields, Version::HTTP_11), Ok(Length(5)));
+        let headers = Headers::of([("Transfer_Encoding", "chunked"), ("Content-Length", "5")]);
+        assert_eq!(request(&headers, Version::HTTP_11), Ok(Length(5)));
     }
 
     #[test]
@@ -219,10 +219,10 @@ mod tests {
             (599, Method::OPTIONS, Length(5)),
         ];
         for (status, method, framing) in cases {
-            let length = fields(&[], &["5"]);
-            assert_eq!(answer(&length, Version::HTTP_11, status, &method), Ok(framing), "{status} {method}");
-            let (chunked, expected) = (fields(&["chunked"], &[]), if framing == None { None } else { Chunked });
-            assert_eq!(answer(&chunked, Version::HTTP_11, status, &method), Ok(expected), "{status} {method}");
+            let length = headers(&[], &["5"]);
+            assert_eq!(response(&length, Version::HTTP_11, status, &method), Ok(framing), "{status} {method}");
+            let (chunked, expected) = (headers(&["chunked"], &[]), if framing == None { None } else { Chunked });
+            assert_eq!(response(&chunked, Version::HTTP_11, status, &method), Ok(expected), "{status} {method}");
         }
     }
 }

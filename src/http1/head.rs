@@ -1,4 +1,4 @@
-//! The heads of messages, as bytes: parsed strictly, their fields in the order and case they came in.
+//! The heads of messages, as bytes: parsed strictly, their headers in the order and case they came in.
 //!
 //! A head owns the text it came in; a field is two places in it. What is added is put behind the
 //! text. So a head needs one buffer, which is used again, and nothing is allocated for a field.
@@ -8,55 +8,55 @@ use std::mem::MaybeUninit;
 
 use http::{Method, Version};
 
-pub use crate::http1::headers::Fields;
-use crate::http1::headers::{COLON, END, Field, Span, span};
-use crate::http1::name::Name;
+pub use crate::http1::headers::Headers;
+use crate::http1::headers::{COLON, END, Header, TextSpan, span};
+use crate::http1::name::HeaderName;
 
 /// A request's head.
 #[derive(Debug, Clone, Default)]
 pub struct RequestHead {
-    /// Its fields.
-    pub fields: Fields,
+    /// Its headers.
+    pub headers: Headers,
     /// Its method.
     pub method: Method,
     /// 1.0 or 1.1.
     pub version: Version,
-    target: Span,
+    target: TextSpan,
 }
 
 /// The memory of a worker's heads that are not in use.
 #[derive(Debug, Default)]
-pub struct Heads(RefCell<Vec<Fields>>);
+pub struct HeadPool(RefCell<Vec<Headers>>);
 
-impl Heads {
-    /// No fields, with memory for some if there is any.
+impl HeadPool {
+    /// No headers, with memory for some if there is any.
     #[must_use]
-    pub fn take(&self) -> Fields {
+    pub fn take(&self) -> Headers {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
     /// Takes memory back; much of it is let go.
-    pub fn give(&self, mut fields: Fields) {
+    pub fn give(&self, mut headers: Headers) {
         const KEEP: usize = 256;
         const USUAL: usize = 16 * 1024;
         let mut heads = self.0.borrow_mut();
-        if fields.text.capacity() <= USUAL && heads.len() < KEEP {
-            fields.clear();
-            heads.push(fields);
+        if headers.text.capacity() <= USUAL && heads.len() < KEEP {
+            headers.clear();
+            heads.push(headers);
         }
     }
 }
 
 /// The head of an answer.
 #[derive(Debug, Clone, Default)]
-pub struct AnswerHead {
-    /// Its fields.
-    pub fields: Fields,
+pub struct ResponseHead {
+    /// Its headers.
+    pub headers: Headers,
     /// Its status: three digits.
     pub status: u16,
     /// 1.0 or 1.1.
     pub version: Version,
-    reason: Span,
+    reason: TextSpan,
 }
 
 /// What a head may be, at most.
@@ -64,14 +64,14 @@ pub struct AnswerHead {
 pub struct Limits {
     /// In bytes.
     pub bytes: usize,
-    /// In fields.
-    pub fields: usize,
+    /// In headers.
+    pub headers: usize,
 }
 
 /// Why a head cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadError {
-    /// It is not what RFC 9112 says of lines (section 2.2), of the first one (3, 4) and of fields (5; 5.1: no space
+    /// It is not what RFC 9112 says of lines (section 2.2), of the first one (3, 4) and of headers (5; 5.1: no space
     /// before the colon; 5.2: no folding), or RFC 9110 of their names and values (sections 5.1, 5.5).
     Malformed,
     /// It is of another HTTP than 1.0 and 1.1 (RFC 9112, section 2.3; RFC 9110, section 15.6.6).
@@ -80,20 +80,20 @@ pub enum HeadError {
     TooLarge,
     /// The target alone is too long (RFC 9112, section 3; RFC 9110, section 15.5.15).
     TargetTooLong,
-    /// It has too many fields (RFC 6585, section 5).
-    TooManyFields,
+    /// It has too many headers (RFC 6585, section 5).
+    TooManyHeaders,
 }
 
 /// A target of more bytes is refused, whatever the limit of the whole head.
 const LONGEST_TARGET: usize = 64 * 1024;
-/// So many fields are parsed without memory of their own.
-const USUAL_FIELDS: usize = 128;
+/// So many headers are parsed without memory of their own.
+const USUAL_HEADERS: usize = 128;
 
 impl RequestHead {
-    /// An empty one, in the memory of these fields.
+    /// An empty one, in the memory of these headers.
     #[must_use]
-    pub fn new(fields: Fields) -> Self {
-        Self { fields, ..Self::default() }
+    pub fn new(headers: Headers) -> Self {
+        Self { headers, ..Self::default() }
     }
 
     /// Reads a head from the begin of `bytes`; how long it is, or `None` if it is not all there.
@@ -101,7 +101,7 @@ impl RequestHead {
     /// # Errors
     /// When it is not a head, or larger than `limits`.
     pub fn parse(&mut self, bytes: &[u8], limits: Limits) -> Result<Option<usize>, HeadError> {
-        with_room(limits.fields, |room| {
+        with_room(limits.headers, |room| {
             let mut request = httparse::Request::new(&mut []);
             let parsed = request.parse_with_uninit_headers(bytes, room);
             let whole = whole(parsed, limits);
@@ -117,22 +117,22 @@ impl RequestHead {
             self.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
             self.version = version_of(version);
             self.target = place(bytes, target.as_bytes());
-            self.fields.read(&bytes[..length], method.as_bytes(), request.headers).map(|()| Some(length))
+            self.headers.read(&bytes[..length], method.as_bytes(), request.headers).map(|()| Some(length))
         })
     }
 
     /// What is asked for, as the client wrote it.
     #[must_use]
     pub fn target(&self) -> &[u8] {
-        &self.fields.text[self.target.range()]
+        &self.headers.text[self.target.range()]
     }
 }
 
-impl AnswerHead {
-    /// An empty one, in the memory of these fields.
+impl ResponseHead {
+    /// An empty one, in the memory of these headers.
     #[must_use]
-    pub fn new(fields: Fields) -> Self {
-        Self { fields, ..Self::default() }
+    pub fn new(headers: Headers) -> Self {
+        Self { headers, ..Self::default() }
     }
 
     /// Reads a head from the begin of `bytes`; how long it is, or `None` if it is not all there.
@@ -140,7 +140,7 @@ impl AnswerHead {
     /// # Errors
     /// When it is not a head, or larger than `limits`.
     pub fn parse(&mut self, bytes: &[u8], limits: Limits) -> Result<Option<usize>, HeadError> {
-        with_room(limits.fields, |room| {
+        with_room(limits.headers, |room| {
             let mut answer = httparse::Response::new(&mut []);
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, room);
             let Some(length) = whole(parsed, limits)? else {
@@ -152,24 +152,24 @@ impl AnswerHead {
             }
             self.status = status;
             self.version = version_of(version);
-            self.reason = answer.reason.map_or(Span::default(), |reason| place(bytes, reason.as_bytes()));
-            self.fields.read(&bytes[..length], b"HTTP/", answer.headers).map(|()| Some(length))
+            self.reason = answer.reason.map_or(TextSpan::default(), |reason| place(bytes, reason.as_bytes()));
+            self.headers.read(&bytes[..length], b"HTTP/", answer.headers).map(|()| Some(length))
         })
     }
 
-    /// Writes the status line and the fields, without the empty line at the end.
+    /// Writes the status line and the headers, without the empty line at the end.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(itoa::Buffer::new().format(self.status).as_bytes());
         out.push(b' ');
-        out.extend_from_slice(&self.fields.text[self.reason.range()]);
+        out.extend_from_slice(&self.headers.text[self.reason.range()]);
         out.extend_from_slice(b"\r\n");
-        self.fields.write(out);
+        self.headers.write(out);
     }
 }
 
-impl Fields {
-    /// Takes over the fields of a head, which is kept as the text. Its first line begins with `first`.
+impl Headers {
+    /// Takes over the headers of a head, which is kept as the text. Its first line begins with `first`.
     ///
     /// All its lines have to end as RFC 9112 says, section 2.2: the parser takes a line feed alone for
     /// a line's end, which it would be to some and not to others. It leaves them nowhere else.
@@ -178,12 +178,12 @@ impl Fields {
         self.text.extend_from_slice(head);
         let mut well_ended = head.ends_with(b"\r\n\r\n") && (head.starts_with(first) || begins_empty(head));
         for header in headers {
-            let known = Name::of(header.name.as_bytes());
+            let known = HeaderName::of(header.name.as_bytes());
             let (name, value) = (place(head, header.name.as_bytes()), place(head, header.value.trim_ascii()));
             well_ended &= head[..name.begin as usize].ends_with(END);
             let between = head.get(name.end as usize..value.begin as usize);
             let exact = between == Some(COLON) && head[value.end as usize..].starts_with(END);
-            self.list.push(Field { known, exact, name, value });
+            self.list.push(Header { known, exact, name, value });
             self.seen |= known.bit();
         }
         if well_ended { Ok(()) } else { Err(HeadError::Malformed) }
@@ -197,12 +197,12 @@ fn begins_empty(head: &[u8]) -> bool {
     line > 0 && head[..line].chunks(2).all(|end| end == END)
 }
 
-/// Runs `parse` with room for so many fields.
-fn with_room<'b, T>(fields: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'b>>]) -> T) -> T {
-    if fields <= USUAL_FIELDS {
-        parse(&mut [const { MaybeUninit::uninit() }; USUAL_FIELDS][..fields])
+/// Runs `parse` with room for so many headers.
+fn with_room<'b, T>(headers: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'b>>]) -> T) -> T {
+    if headers <= USUAL_HEADERS {
+        parse(&mut [const { MaybeUninit::uninit() }; USUAL_HEADERS][..headers])
     } else {
-        parse(&mut vec![MaybeUninit::uninit(); fields])
+        parse(&mut vec![MaybeUninit::uninit(); headers])
     }
 }
 
@@ -212,7 +212,7 @@ fn whole(parsed: Result<httparse::Status<usize>, httparse::Error>, limits: Limit
         Ok(httparse::Status::Partial) => Ok(None),
         Ok(httparse::Status::Complete(length)) if length > limits.bytes => Err(HeadError::TooLarge),
         Ok(httparse::Status::Complete(length)) => Ok(Some(length)),
-        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyFields),
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyHeaders),
         Err(httparse::Error::Version) => Err(HeadError::Version),
         Err(_) => Err(HeadError::Malformed),
     }
@@ -223,9 +223,9 @@ fn version_of(minor: u8) -> Version {
 }
 
 /// Where `part` is in `whole`, of which it is a part. An empty one is nowhere, which is as good.
-fn place(whole: &[u8], part: &[u8]) -> Span {
+fn place(whole: &[u8], part: &[u8]) -> TextSpan {
     let begin = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
-    if part.is_empty() || begin > whole.len() { Span::default() } else { span(begin..begin + part.len()) }
+    if part.is_empty() || begin > whole.len() { TextSpan::default() } else { span(begin..begin + part.len()) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use crate::http1::rejection::Refusal;
+use crate::http1::rejection::Rejection;
 
 /// The longest name, in bytes, with its trailing dot (RFC 1035, section 2.3.4, as text).
 const MAX_NAME: usize = 254;
@@ -11,17 +11,17 @@ const MAX_NAME: usize = 254;
 /// The host in an authority without user information: `host` or `host:port`, where the host is a
 /// name, an IPv4 address, or an IPv6 address in brackets.
 ///
-/// Names are held to letters, digits, `-`, `.`, `_` and `~`. RFC 3986 lets a name have more, but
+/// HeaderSet are held to letters, digits, `-`, `.`, `_` and `~`. RFC 3986 lets a name have more, but
 /// no name that is looked up does, and a `,` or `;` reads differently in a forwarding field.
 ///
 /// # Errors
-/// [`Refusal::BadHost`].
-pub fn normalise(authority: &str) -> Result<Cow<'_, str>, Refusal> {
+/// [`Rejection::BadHost`].
+pub fn normalise(authority: &str) -> Result<Cow<'_, str>, Rejection> {
     match authority.strip_prefix('[') {
         Some(rest) => ipv6(rest),
         None => name(authority),
     }
-    .ok_or(Refusal::BadHost)
+    .ok_or(Rejection::BadHost)
 }
 
 fn name(authority: &str) -> Option<Cow<'_, str>> {
@@ -136,7 +136,7 @@ mod tests {
             &long,
         ];
         for authority in cases {
-            assert_eq!(normalise(authority), Err(Refusal::BadHost), "{authority}");
+            assert_eq!(normalise(authority), Err(Rejection::BadHost), "{authority}");
         }
     }
 

@@ -1,9 +1,9 @@
-//! Names of header fields that mean something to a proxy, told apart once. All others are just passed on.
+//! HeaderSet of header headers that mean something to a proxy, told apart once. All others are just passed on.
 
 /// A field's name, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Name {
+pub enum HeaderName {
     /// Any that is not below.
     Other,
     /// A name with an underscore, whose dashed form stands below: some servers take one for the other.
@@ -118,12 +118,12 @@ const TEXTS: [&str; 36] = [
     "X-Request-Id",
 ];
 
-impl Name {
+impl HeaderName {
     /// What `text` is the name of, in whatever case.
     #[inline]
     #[must_use]
     pub fn of(text: &[u8]) -> Self {
-        use Name::*;
+        use HeaderName::*;
         let small = |at: usize| text.get(at).map_or(0, |byte: &u8| byte | 0x20);
         // By length and first letter, which leaves one to compare with; of a family, by one letter more.
         let known = match (text.len(), small(0)) {
@@ -196,12 +196,12 @@ impl Name {
 
 /// A set of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Names(u64);
+pub struct HeaderSet(u64);
 
-impl Names {
+impl HeaderSet {
     /// A set of these.
     #[must_use]
-    pub const fn new(names: &[Name]) -> Self {
+    pub const fn new(names: &[HeaderName]) -> Self {
         let (mut bits, mut at) = (0, 0);
         while at < names.len() {
             bits |= names[at].bit();
@@ -212,14 +212,14 @@ impl Names {
 
     /// With one more.
     #[must_use]
-    pub const fn and(self, name: Name) -> Self {
+    pub const fn and(self, name: HeaderName) -> Self {
         Self(self.0 | name.bit())
     }
 
     /// Whether it has the name.
     #[inline]
     #[must_use]
-    pub const fn has(self, name: Name) -> bool {
+    pub const fn has(self, name: HeaderName) -> bool {
         self.0 & name.bit() != 0
     }
 
@@ -242,30 +242,30 @@ mod tests {
         assert_eq!(named.len(), 33);
         for text in named {
             for text in [text.to_owned(), text.to_lowercase(), text.to_uppercase()] {
-                let name = Name::of(text.as_bytes());
+                let name = HeaderName::of(text.as_bytes());
                 assert!(name.text().eq_ignore_ascii_case(&text), "{text} is {name:?}");
             }
         }
-        assert_eq!(Name::RequestId.text(), "X-Request-Id");
-        assert_eq!(Name::B3.text(), "b3");
-        assert_eq!(Name::Via.text(), "Via");
+        assert_eq!(HeaderName::RequestId.text(), "X-Request-Id");
+        assert_eq!(HeaderName::B3.text(), "b3");
+        assert_eq!(HeaderName::Via.text(), "Via");
     }
 
     #[test]
     fn what_only_looks_like_a_name_is_told_apart() {
         let cases = [
-            ("", Name::Other),
-            ("Accept", Name::Other),
-            ("Hosts", Name::Other),
-            ("my_field", Name::Other),
-            ("Transfer_Encoding", Name::Disguised),
-            ("x_forwarded_for", Name::Disguised),
-            ("X-Forwarded_Prefix", Name::Disguised),
-            ("X-Forwarded-Prefix", Name::ForwardedOther),
-            ("X-Forwarded-", Name::ForwardedOther),
+            ("", HeaderName::Other),
+            ("Accept", HeaderName::Other),
+            ("Hosts", HeaderName::Other),
+            ("my_field", HeaderName::Other),
+            ("Transfer_Encoding", HeaderName::Disguised),
+            ("x_forwarded_for", HeaderName::Disguised),
+            ("X-Forwarded_Prefix", HeaderName::Disguised),
+            ("X-Forwarded-Prefix", HeaderName::ForwardedOther),
+            ("X-Forwarded-", HeaderName::ForwardedOther),
         ];
         for (text, name) in cases {
-            assert_eq!(Name::of(text.as_bytes()), name, "{text}");
+            assert_eq!(HeaderName::of(text.as_bytes()), name, "{text}");
         }
     }
 }

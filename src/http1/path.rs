@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::http1::rejection::Refusal;
+use crate::http1::rejection::Rejection;
 
 /// The path with its unreserved characters decoded and its dot segments removed; borrowed where it
 /// is that already.
@@ -11,12 +11,12 @@ use crate::http1::rejection::Refusal;
 /// escapes keep the case of their digits, because a server may have signed the path as it was.
 ///
 /// # Errors
-/// [`Refusal::TargetForm`] unless it begins with `/`, [`Refusal::TargetBytes`], [`Refusal::BadEscape`],
-/// [`Refusal::BadText`], and [`Refusal::AboveRoot`], where RFC 3986 would stop at the root: who asks
+/// [`Rejection::TargetForm`] unless it begins with `/`, [`Rejection::TargetBytes`], [`Rejection::BadEscape`],
+/// [`Rejection::BadText`], and [`Rejection::AboveRoot`], where RFC 3986 would stop at the root: who asks
 /// for that looks for a server that does not.
-pub fn normalise(path: &str) -> Result<Cow<'_, str>, Refusal> {
+pub fn normalise(path: &str) -> Result<Cow<'_, str>, Rejection> {
     if !path.starts_with('/') {
-        return Err(Refusal::TargetForm);
+        return Err(Rejection::TargetForm);
     }
     let found = inspect(path.as_bytes())?;
     let decoded = if found.unreserved { Cow::Owned(decode_unreserved(path)) } else { Cow::Borrowed(path) };
@@ -26,9 +26,9 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, Refusal> {
 /// Whether a query may be forwarded, which is then done byte by byte.
 ///
 /// # Errors
-/// [`Refusal::TargetBytes`].
-pub fn check_query(query: &str) -> Result<(), Refusal> {
-    if query.bytes().all(is_target_byte) { Ok(()) } else { Err(Refusal::TargetBytes) }
+/// [`Rejection::TargetBytes`].
+pub fn check_query(query: &str) -> Result<(), Rejection> {
+    if query.bytes().all(is_target_byte) { Ok(()) } else { Err(Rejection::TargetBytes) }
 }
 
 /// What a path has that must be changed.
@@ -40,13 +40,13 @@ struct Found {
     dots: bool,
 }
 
-fn inspect(mut rest: &[u8]) -> Result<Found, Refusal> {
+fn inspect(mut rest: &[u8]) -> Result<Found, Rejection> {
     let mut found = Found::default();
     loop {
         rest = match rest {
             [] => return Ok(found),
             [b'%', ..] => {
-                let (first, after) = escape(rest).ok_or(Refusal::BadEscape)?;
+                let (first, after) = escape(rest).ok_or(Rejection::BadEscape)?;
                 found.unreserved |= is_unreserved(first);
                 rest_of_character(first, after)?
             }
@@ -55,7 +55,7 @@ fn inspect(mut rest: &[u8]) -> Result<Found, Refusal> {
                 after
             }
             [byte, after @ ..] if is_target_byte(*byte) && *byte != b'?' => after,
-            _ => return Err(Refusal::TargetBytes),
+            _ => return Err(Rejection::TargetBytes),
         };
     }
 }
@@ -68,21 +68,21 @@ fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// What follows the whole character, whose first byte was escaped and so must be its others.
-fn rest_of_character(first: u8, mut after: &[u8]) -> Result<&[u8], Refusal> {
+fn rest_of_character(first: u8, mut after: &[u8]) -> Result<&[u8], Rejection> {
     let length = match first {
-        0 => return Err(Refusal::BadEscape),
+        0 => return Err(Rejection::BadEscape),
         0x01..=0x7f => return Ok(after),
         0xc2..=0xdf => 2,
         0xe0..=0xef => 3,
         0xf0..=0xf4 => 4,
-        _ => return Err(Refusal::BadText),
+        _ => return Err(Rejection::BadText),
     };
     let mut character = [first, 0, 0, 0];
     for byte in &mut character[1..length] {
-        (*byte, after) = escape(after).ok_or(Refusal::BadText)?;
+        (*byte, after) = escape(after).ok_or(Rejection::BadText)?;
     }
     // Refuses what is longer than it has to be, and surrogates.
-    std::str::from_utf8(&character[..length]).map(|_| after).map_err(|_| Refusal::BadText)
+    std::str::from_utf8(&character[..length]).map(|_| after).map_err(|_| Rejection::BadText)
 }
 
 fn begins_with_dot_segment(rest: &[u8]) -> bool {
@@ -107,13 +107,13 @@ fn decode_unreserved(path: &str) -> String {
 }
 
 /// RFC 3986, section 5.2.4, for a path that begins with `/`, but never above the root.
-fn remove_dot_segments(path: &str) -> Result<String, Refusal> {
+fn remove_dot_segments(path: &str) -> Result<String, Rejection> {
     let mut kept = String::with_capacity(path.len());
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         match segment {
             "." => {}
-            ".." => kept.truncate(kept.rfind('/').ok_or(Refusal::AboveRoot)?),
+            ".." => kept.truncate(kept.rfind('/').ok_or(Rejection::AboveRoot)?),
             _ => {
                 kept.push('/');
                 kept.push_str(segment);
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_no_server_should_see_is_refused() {
-        use Refusal::{AboveRoot, BadEscape, BadText, TargetBytes, TargetForm};
+        use Rejection::{AboveRoot, BadEscape, BadText, TargetBytes, TargetForm};
         let cases = [
             // Row 21.
             ("/%00", BadEscape),
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(check_query(query), Ok(()), "{query}");
         }
         for query in ["a=\u{e9}", "a b", "a#b", "\u{7f}"] {
-            assert_eq!(check_query(query), Err(Refusal::TargetBytes), "{query}");
+            assert_eq!(check_query(query), Err(Rejection::TargetBytes), "{query}");
         }
     }
 

@@ -4,12 +4,12 @@ use http::StatusCode;
 
 /// A request that no server may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Rejection {
     /// A `CONNECT` (RFC 9110, section 9.3.6): nothing here is a tunnel to anywhere.
     Connect,
     /// A `TRACE` (RFC 9110, section 9.3.8): it would show a client what was added on its way.
     Trace,
-    /// Fields that say in two ways, or in none that is plain, where the body ends (RFC 9112, sections 6.1
+    /// Headers that say in two ways, or in none that is plain, where the body ends (RFC 9112, sections 6.1
     /// and 6.3; RFC 9110, section 8.6).
     Framing,
     /// A target that is none of the forms of RFC 9112, section 3.2, that its method may have.
@@ -39,11 +39,11 @@ pub enum Refusal {
     UpgradeWithBody,
 }
 
-impl Refusal {
+impl Rejection {
     /// What an answer of 405 has in its `Allow` field.
     pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-    /// The answer's status; with 405 belongs [`Refusal::ALLOW`].
+    /// The answer's status; with 405 belongs [`Rejection::ALLOW`].
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -58,7 +58,7 @@ impl Refusal {
         match self {
             Self::Connect => "CONNECT is not offered here.",
             Self::Trace => "TRACE is not offered here.",
-            Self::Framing => "The fields that say where the body ends contradict each other, or are not valid.",
+            Self::Framing => "The headers that say where the body ends contradict each other, or are not valid.",
             Self::TargetForm => "The request target is neither a path nor an absolute URI.",
             Self::TargetBytes => "The request target contains a character that has to be percent-encoded.",
             Self::Scheme => "The scheme of the request target is neither http nor https.",
@@ -87,12 +87,12 @@ mod tests {
     #[test]
     fn tunnels_and_malformed_heads_end_the_connection_and_bad_paths_do_not() {
         let cases = [
-            (Refusal::Connect, 405, true),
-            (Refusal::Trace, 405, false),
-            (Refusal::Framing, 400, true),
-            (Refusal::NoHost, 400, true),
-            (Refusal::UpgradeWithBody, 400, true),
-            (Refusal::AboveRoot, 400, false),
+            (Rejection::Connect, 405, true),
+            (Rejection::Trace, 405, false),
+            (Rejection::Framing, 400, true),
+            (Rejection::NoHost, 400, true),
+            (Rejection::UpgradeWithBody, 400, true),
+            (Rejection::AboveRoot, 400, false),
         ];
         for (refusal, status, closes) in cases {
             assert_eq!((refusal.status().as_u16(), refusal.closes()), (status, closes), "{refusal:?}");

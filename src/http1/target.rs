@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use http::{Method, Version};
 
 use super::{host, path};
-use crate::http1::head::Fields;
-use crate::http1::name::Name;
-use crate::http1::rejection::Refusal;
+use crate::http1::head::Headers;
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,22 +44,22 @@ pub fn target<'a>(
     method: &Method,
     target: &'a [u8],
     version: Version,
-    fields: &'a Fields,
-) -> Result<Asked<'a>, Refusal> {
+    headers: &'a Headers,
+) -> Result<Asked<'a>, Rejection> {
     match *method {
-        Method::CONNECT => return Err(Refusal::Connect),
-        Method::TRACE => return Err(Refusal::Trace),
+        Method::CONNECT => return Err(Rejection::Connect),
+        Method::TRACE => return Err(Rejection::Trace),
         _ => {}
     }
     // Whatever the target says: a request with a bad `Host` is a bad request.
-    let field = host_field(fields)?;
+    let field = host_field(headers)?;
     let (absolute, as_sent) = split(target)?;
     let (authority, host) = match (absolute, field) {
-        (_, None) if version == Version::HTTP_11 => return Err(Refusal::NoHost),
+        (_, None) if version == Version::HTTP_11 => return Err(Rejection::NoHost),
         (Some(authority), _) => (authority, host::normalise(authority)?),
         (None, Some(field)) => field,
         (None, None) if version < Version::HTTP_11 => ("", Cow::Borrowed("")),
-        (None, None) => return Err(Refusal::NoHost),
+        (None, None) => return Err(Rejection::NoHost),
     };
     if *method == Method::OPTIONS && as_sent == "*" {
         return Ok(Asked::Balancer);
@@ -96,27 +96,27 @@ impl Target<'_> {
 
 /// The authority of an absolute target, and what is behind it; else all. Whether that is a path with
 /// perhaps a query is not looked at here.
-fn split(target: &[u8]) -> Result<(Option<&str>, &str), Refusal> {
-    let target = str::from_utf8(target).map_err(|_| Refusal::TargetBytes)?;
+fn split(target: &[u8]) -> Result<(Option<&str>, &str), Rejection> {
+    let target = str::from_utf8(target).map_err(|_| Rejection::TargetBytes)?;
     if target.starts_with('/') {
         return Ok((None, target));
     }
     let Some((scheme, rest)) = target.split_once("://") else { return Ok((None, target)) };
     if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err(Refusal::Scheme);
+        return Err(Rejection::Scheme);
     }
     let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     Ok((Some(authority), behind))
 }
 
 /// The one `Host` field as it is and as routes know it.
-fn host_field(fields: &Fields) -> Result<Option<(&str, Cow<'_, str>)>, Refusal> {
-    let mut hosts = fields.all(Name::Host);
+fn host_field(headers: &Headers) -> Result<Option<(&str, Cow<'_, str>)>, Rejection> {
+    let mut hosts = headers.all(HeaderName::Host);
     match (hosts.next(), hosts.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(Refusal::ManyHosts),
+        (Some(_), Some(_)) => Err(Rejection::ManyHosts),
         (Some(host), None) => {
-            let host = str::from_utf8(host).map_err(|_| Refusal::BadHost)?;
+            let host = str::from_utf8(host).map_err(|_| Rejection::BadHost)?;
             Ok(Some((host, host::normalise(host)?)))
         }
     }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     /// `METHOD TARGET VERSION`, and the values of `Host`.
-    fn ask(line: &str, hosts: &[&str], check: impl FnOnce(Result<Asked<'_>, Refusal>)) {
+    fn ask(line: &str, hosts: &[&str], check: impl FnOnce(Result<Asked<'_>, Rejection>)) {
         let mut words = line.split(' ');
         let mut word = || words.next().expect("three words");
         let method: Method = word().parse().expect("a method");
@@ -137,8 +137,8 @@ mod tests {
             "1.1" => Version::HTTP_11,
             _ => Version::HTTP_2,
         };
-        let fields = Fields::of(hosts.iter().map(|host| ("Host", *host)));
-        check(target(&method, asked, version, &fields));
+        let headers = Headers::of(hosts.iter().map(|host| ("Host", *host)));
+        check(target(&method, asked, version, &headers));
     }
 
     #[test]
@@ -184,8 +184,8 @@ mod tests {
 
     #[test]
     fn what_names_no_resource_is_refused() {
-        use Refusal::{BadHost, Connect, ManyHosts, NoHost, Scheme, TargetBytes, TargetForm, Trace};
-        let cases: [(&str, &[&str], Refusal); 44] = [
+        use Rejection::{BadHost, Connect, ManyHosts, NoHost, Scheme, TargetBytes, TargetForm, Trace};
+        let cases: [(&str, &[&str], Rejection); 44] = [
             // Row 16.
             ("GET /\u{e9} 1.1", &["a"], TargetBytes),
             ("GET /?\u{e9} 1.1", &["a"], TargetBytes),
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn row_16_bytes_over_0x7f_are_refused_in_any_encoding() {
-        let fields = Fields::of([("Host", "a")]);
+        let headers = Headers::of([("Host", "a")]);
         for asked in [&b"/\xe9"[..], b"/?\xff", b"\x80", b"/a\xc3\xa9", b"http://a/\xe9"] {
-            let asked = target(&Method::GET, asked, Version::HTTP_11, &fields);
-            assert!(matches!(asked, Err(Refusal::TargetBytes)), "{asked:?}");
+            let asked = target(&Method::GET, asked, Version::HTTP_11, &headers);
+            assert!(matches!(asked, Err(Rejection::TargetBytes)), "{asked:?}");
         }
     }
 

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::live::health::State;
+use crate::live::health::HealthState;
 use crate::live::reloads::Reload;
-use crate::live::server::Key;
+use crate::live::server::ServerKey;
 
 /// How many events are kept. Who was away for longer is told that it missed some.
 const KEPT: usize = 256;
@@ -30,11 +30,11 @@ pub struct HealthChange {
     /// When it was told.
     pub at: SystemTime,
     /// Whose checks.
-    pub key: Key,
+    pub key: ServerKey,
     /// What they said.
-    pub from: State,
+    pub from: HealthState,
     /// What they say.
-    pub to: State,
+    pub to: HealthState,
     /// Why the last one failed, if it did.
     pub error: Option<String>,
 }
@@ -137,8 +137,9 @@ mod tests {
 
     fn event(number: u64) -> Event {
         let address = Address::Name("backend".into(), 80);
-        let key = Key { pool: "default".into(), name: number.to_string().into(), address };
-        let change = HealthChange { at: SystemTime::now(), key, from: State::Up, to: State::Down, error: None };
+        let key = ServerKey { pool: "default".into(), name: number.to_string().into(), address };
+        let change =
+            HealthChange { at: SystemTime::now(), key, from: HealthState::Up, to: HealthState::Down, error: None };
         Event::Health(Arc::new(change))
     }
 

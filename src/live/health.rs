@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
-pub enum State {
+pub enum HealthState {
     /// There at the start and not checked yet: counts as up, so that a restart is no outage.
     Unchecked,
     /// Came with an edit and has not passed a check yet: counts as down, so that a typo is no outage.
@@ -19,7 +19,7 @@ pub enum State {
     Down,
 }
 
-impl State {
+impl HealthState {
     /// Whether a server in this state may get requests.
     #[must_use]
     pub fn serves(self) -> bool {
@@ -30,7 +30,7 @@ impl State {
 /// The state of one server, with what led to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
-    state: State,
+    state: HealthState,
     /// Results in a row that speak against the state.
     against: u32,
     /// Checks that passed since it last came up.
@@ -45,13 +45,13 @@ const MAX_HOLD: u32 = 16;
 impl Health {
     /// Begins in `state`.
     #[must_use]
-    pub fn new(state: State) -> Self {
+    pub fn new(state: HealthState) -> Self {
         Self { state, against: 0, steady: 0, hold: 0 }
     }
 
     /// The state now.
     #[must_use]
-    pub fn state(self) -> State {
+    pub fn state(self) -> HealthState {
         self.state
     }
 
@@ -61,15 +61,15 @@ impl Health {
     /// to be up and `fall` failures in a row to be down.
     pub fn record(&mut self, passed: bool, rise: NonZeroU32, fall: NonZeroU32) -> bool {
         let (next, needed) = match (self.state, passed) {
-            (State::Unchecked | State::Checking, true) => (State::Up, 1),
-            (State::Unchecked, false) => (State::Down, 1),
-            (State::Up, false) => (State::Down, fall.get()),
-            (State::Down, true) => (State::Up, rise.get().saturating_mul(self.hold.max(1))),
-            (State::Checking | State::Down, false) => {
+            (HealthState::Unchecked | HealthState::Checking, true) => (HealthState::Up, 1),
+            (HealthState::Unchecked, false) => (HealthState::Down, 1),
+            (HealthState::Up, false) => (HealthState::Down, fall.get()),
+            (HealthState::Down, true) => (HealthState::Up, rise.get().saturating_mul(self.hold.max(1))),
+            (HealthState::Checking | HealthState::Down, false) => {
                 self.against = 0;
                 return false;
             }
-            (State::Up, true) => {
+            (HealthState::Up, true) => {
                 self.against = 0;
                 self.steady = self.steady.saturating_add(1);
                 return false;
@@ -79,8 +79,8 @@ impl Health {
         if self.against < needed {
             return false;
         }
-        if next == State::Up {
-            self.enter(State::Up);
+        if next == HealthState::Up {
+            self.enter(HealthState::Up);
         } else {
             *self = Self::new(next);
         }
@@ -98,16 +98,16 @@ impl Health {
         }
         let again = self.steady < rise.get().saturating_mul(self.hold);
         self.hold = if again { (self.hold * 2).min(MAX_HOLD) } else { 1 };
-        self.enter(State::Down);
+        self.enter(HealthState::Down);
         true
     }
 
     /// Brings it back at once.
     pub fn readmit(&mut self) {
-        self.enter(State::Up);
+        self.enter(HealthState::Up);
     }
 
-    fn enter(&mut self, state: State) {
+    fn enter(&mut self, state: HealthState) {
         *self = Self { state, against: 0, steady: 0, hold: self.hold };
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     /// Feeds results (`+` passed, `-` failed) with rise 2 and fall 3; returns the state after each.
-    fn run(from: State, results: &str) -> Vec<State> {
+    fn run(from: HealthState, results: &str) -> Vec<HealthState> {
         let (rise, fall) = (NonZeroU32::MIN.saturating_add(1), NonZeroU32::MIN.saturating_add(2));
         let mut health = Health::new(from);
         results
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn results_in_a_row_decide() {
-        use State::{Checking, Down, Unchecked, Up};
-        let cases: [(State, &str, &[State]); 8] = [
+        use HealthState::{Checking, Down, Unchecked, Up};
+        let cases: [(HealthState, &str, &[HealthState]); 8] = [
             (Unchecked, "+", &[Up]),
             (Unchecked, "-", &[Down]),
             (Checking, "-----", &[Checking; 5]),
@@ -151,7 +151,7 @@ mod tests {
     fn who_is_ejected_soon_again_is_held_back_for_longer() {
         let (rise, fall) = (NonZeroU32::MIN.saturating_add(1), NonZeroU32::MIN.saturating_add(2));
         let returns = |health: &mut Health| (1..=100).find(|_| health.record(true, rise, fall));
-        let mut health = Health::new(State::Up);
+        let mut health = Health::new(HealthState::Up);
         let mut took = Vec::new();
         for steady in [0, 0, 3, 3, 0, 0, 0, 64, 0] {
             for _ in 0..steady {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn only_the_change_is_reported() {
-        let mut health = Health::new(State::Up);
+        let mut health = Health::new(HealthState::Up);
         let one = NonZeroU32::MIN;
         assert!(health.record(false, one, one));
         assert!(!health.record(false, one, one));

@@ -6,7 +6,7 @@ use crate::live::counters::{Counter, PerWorker};
 
 /// What is known of a listener as long as its address is configured, or clients that came by it are there.
 #[derive(Debug)]
-pub struct ListenerLive {
+pub struct LiveListener {
     /// Never used twice in a process.
     pub id: u64,
     /// Its name.
@@ -26,7 +26,7 @@ pub struct ListenerCounters {
     pub closed: Counter,
 }
 
-impl ListenerLive {
+impl LiveListener {
     /// Open client connections now.
     #[must_use]
     pub fn connections(&self) -> u64 {

@@ -11,18 +11,18 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, HealthKind};
 use crate::live::balance::{Candidate, Picker};
 use crate::live::counters::{Counter, PerWorker};
-use crate::live::health::State;
+use crate::live::health::HealthState;
 use crate::live::retry_budget::Budget;
 use crate::live::server::Server;
 use crate::live::token::{self, Token};
 
-/// One pool in one snapshot. Immutable; what changes lives in the servers and in [`PoolLive`].
+/// One pool in one snapshot. Immutable; what changes lives in the servers and in [`LivePool`].
 #[derive(Debug)]
 pub struct Pool {
     /// Its rules, as configured.
-    pub config: Arc<config::Pool>,
+    pub config: Arc<config::PoolConfig>,
     /// What outlives the snapshot.
-    pub live: Arc<PoolLive>,
+    pub live: Arc<LivePool>,
     /// All servers: as configured, then those that are leaving.
     pub members: Vec<Member>,
     /// Whether servers that left still serve, because none of the new ones has passed a check.
@@ -34,7 +34,7 @@ pub struct Pool {
 
 /// What a pool keeps through any number of generations.
 #[derive(Debug)]
-pub struct PoolLive {
+pub struct LivePool {
     /// Its name.
     pub name: Arc<str>,
     /// The place in the turn, one for all workers; an edit does not move it.
@@ -95,7 +95,7 @@ pub struct Member {
     /// Whether it is going: open requests finish, cookies that name it still lead to it.
     pub draining: bool,
     /// What its checks said when the snapshot was made: people are told what requests see.
-    pub state: State,
+    pub state: HealthState,
     /// What a cookie calls it, when cookies are used.
     pub token: Option<Token>,
 }
@@ -159,9 +159,9 @@ impl Member {
             (Standing::Removed, _) => Status::Draining,
             (Standing::Disabled, _) if self.draining => Status::Draining,
             (Standing::Disabled, _) => Status::Disabled,
-            (Standing::Enabled, State::Unchecked | State::Up) => Status::Up,
-            (Standing::Enabled, State::Down) => Status::Down,
-            (Standing::Enabled, State::Checking) => Status::Checking,
+            (Standing::Enabled, HealthState::Unchecked | HealthState::Up) => Status::Up,
+            (Standing::Enabled, HealthState::Down) => Status::Down,
+            (Standing::Enabled, HealthState::Checking) => Status::Checking,
         }
     }
 
@@ -195,7 +195,7 @@ impl Member {
     }
 }
 
-impl PoolLive {
+impl LivePool {
     /// A pool that nothing has gone through yet.
     #[must_use]
     pub fn new(name: Arc<str>, workers: usize) -> Self {
@@ -206,7 +206,7 @@ impl PoolLive {
 impl Pool {
     /// Prepares the choice among `members` as their servers are now.
     #[must_use]
-    pub fn new(config: Arc<config::Pool>, live: Arc<PoolLive>, mut members: Vec<Member>, holding: bool) -> Self {
+    pub fn new(config: Arc<config::PoolConfig>, live: Arc<LivePool>, mut members: Vec<Member>, holding: bool) -> Self {
         let indexed = || (0_u32..).zip(&members);
         let candidates = indexed()
             .filter(|(_, member)| member.serves_new(holding))

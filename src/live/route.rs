@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use std::sync::Arc;
 
-use crate::config::{HostPattern, Route};
+use crate::config::{HostPattern, RouteConfig};
 use crate::live::counters::{Histogram, PerWorker, Tally};
 
 /// All routes, ready to be asked. Routes are known by their place in the configuration.
@@ -29,7 +29,7 @@ struct Paths {
 impl RouteTable {
     /// A table of these routes, whose (host, path) are distinct.
     #[must_use]
-    pub fn new(routes: &[Route]) -> Self {
+    pub fn new(routes: &[RouteConfig]) -> Self {
         let mut table = Self::default();
         for (index, route) in routes.iter().enumerate() {
             let paths = match &route.host {
@@ -89,7 +89,7 @@ impl Paths {
 
 /// What a route keeps through any number of generations.
 #[derive(Debug)]
-pub struct RouteLive {
+pub struct LiveRoute {
     /// Its name.
     pub name: Arc<str>,
     /// What each worker counts.
@@ -105,7 +105,7 @@ pub struct RouteCounters {
     pub seconds: Histogram,
 }
 
-impl RouteLive {
+impl LiveRoute {
     /// A route that nothing has gone through yet.
     #[must_use]
     pub fn new(name: Arc<str>, workers: usize) -> Self {
@@ -118,9 +118,9 @@ mod tests {
     use super::*;
 
     fn table(routes: &[(&str, &str)]) -> RouteTable {
-        let routes: Vec<Route> = routes
+        let routes: Vec<RouteConfig> = routes
             .iter()
-            .map(|(host, path)| Route {
+            .map(|(host, path)| RouteConfig {
                 name: format!("{host}{path}"),
                 host: match host.strip_prefix("*.") {
                     Some(domain) => HostPattern::Wildcard(domain.to_owned()),

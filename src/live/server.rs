@@ -10,11 +10,11 @@ use arc_swap::ArcSwapOption;
 
 use crate::config::Address;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
-use crate::live::health::State;
+use crate::live::health::HealthState;
 
 /// What makes a server the same server after an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct ServerKey {
     /// Its pool's name.
     pub pool: Arc<str>,
     /// Its own name.
@@ -23,7 +23,7 @@ pub struct Key {
     pub address: Address,
 }
 
-impl Key {
+impl ServerKey {
     /// What makes it the same within its pool.
     #[must_use]
     pub fn identity(&self) -> (&str, &Address) {
@@ -31,7 +31,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ServerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.pool, self.name)
     }
@@ -43,7 +43,7 @@ pub struct Server {
     /// Never used twice in a process: what workers know the server by.
     pub id: u64,
     /// Who it is.
-    pub key: Key,
+    pub key: ServerKey,
     /// Where the address resolves to now; `None` while a host name has not been resolved.
     target: Target,
     state: AtomicU8,
@@ -122,7 +122,7 @@ pub struct Ejection {
 impl Server {
     /// A server in `state`, for `workers` workers.
     #[must_use]
-    pub fn new(id: u64, key: Key, state: State, workers: usize) -> Self {
+    pub fn new(id: u64, key: ServerKey, state: HealthState, workers: usize) -> Self {
         let target = match key.address {
             Address::Ip(address) => Target::Fixed(address),
             Address::Name(..) => Target::Resolved(ArcSwapOption::empty()),
@@ -162,13 +162,14 @@ impl Server {
 
     /// What its checks and its requests say.
     #[must_use]
-    pub fn state(&self) -> State {
-        const STATES: [State; 4] = [State::Unchecked, State::Checking, State::Up, State::Down];
+    pub fn state(&self) -> HealthState {
+        const STATES: [HealthState; 4] =
+            [HealthState::Unchecked, HealthState::Checking, HealthState::Up, HealthState::Down];
         STATES[usize::from(self.state.load(Relaxed))]
     }
 
     /// Notes a new state, in which nothing has failed yet.
-    pub fn set_state(&self, state: State) {
+    pub fn set_state(&self, state: HealthState) {
         self.state.store(state as u8, Relaxed);
         *lock(&self.since) = SystemTime::now();
         self.failures.store(0, Relaxed);
@@ -191,7 +192,7 @@ impl Server {
 
     /// Takes it out for its requests, and says why. Called by the control plane alone.
     pub fn eject(&self, error: String) {
-        self.set_state(State::Down);
+        self.set_state(HealthState::Down);
         self.ejections.add(1);
         *lock(&self.ejection) = Some(Arc::new(Ejection { at: self.since(), error }));
     }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::config::Config;
 use crate::live::pool::Pool;
-use crate::live::route::{RouteLive, RouteTable};
+use crate::live::route::{LiveRoute, RouteTable};
 
 /// Servers that are gone over in a moment.
 const LARGE: usize = 500;
@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// The routes, in the configuration's order.
     pub routes: Arc<[Route]>,
     /// What counts requests that no route takes.
-    pub unrouted: Arc<RouteLive>,
+    pub unrouted: Arc<LiveRoute>,
     /// Where a request's route is found.
     pub table: Arc<RouteTable>,
 }
@@ -50,7 +50,7 @@ pub struct Route {
     /// The place of its pool in [`Snapshot::pools`].
     pub pool: usize,
     /// What outlives the snapshot.
-    pub live: Arc<RouteLive>,
+    pub live: Arc<LiveRoute>,
 }
 
 impl Snapshot {

@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use crate::live::events::Events;
-use crate::live::listener::ListenerLive;
+use crate::live::listener::LiveListener;
 use crate::live::reloads::Record;
 use crate::live::snapshot::Snapshot;
-use crate::live::watch_status::Sight;
+use crate::live::watch_status::WatchStatus;
 
 /// One for the process. The control plane writes, all read.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub struct State {
     /// Never locked by the request path, nor for long.
     reloads: Mutex<Record>,
     /// The listeners that take clients, and those that still have some.
-    listeners: ArcSwap<Vec<Arc<ListenerLive>>>,
+    listeners: ArcSwap<Vec<Arc<LiveListener>>>,
     /// How well the files are seen.
-    pub sight: Arc<Sight>,
+    pub sight: Arc<WatchStatus>,
     /// What happened lately, for those who follow it.
     pub events: Events,
     stopping: AtomicBool,
@@ -57,12 +57,12 @@ impl State {
 
     /// The listeners now.
     #[must_use]
-    pub fn listeners(&self) -> Arc<Vec<Arc<ListenerLive>>> {
+    pub fn listeners(&self) -> Arc<Vec<Arc<LiveListener>>> {
         self.listeners.load_full()
     }
 
     /// Says which listeners there are.
-    pub fn set_listeners(&self, listeners: Vec<Arc<ListenerLive>>) {
+    pub fn set_listeners(&self, listeners: Vec<Arc<LiveListener>>) {
         self.listeners.store(Arc::new(listeners));
     }
 

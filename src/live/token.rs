@@ -1,4 +1,4 @@
-//! Sticky sessions: the cookie that leads a client back to its server. Pure.
+//! StickyConfig sessions: the cookie that leads a client back to its server. Pure.
 //!
 //! The cookie's value is a keyed hash of the server's name, so it tells no address, stays the same
 //! through edits, restarts and other servers' changes, and every replica with the same file agrees.
@@ -6,14 +6,14 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::config::Sticky;
+use crate::config::StickyConfig;
 
 /// What a cookie calls a server: 64 bits in hexadecimal.
 pub type Token = [u8; 16];
 
 /// The token of a server.
 #[must_use]
-pub fn token(rule: &Sticky, pool: &str, server: &str) -> Token {
+pub fn token(rule: &StickyConfig, pool: &str, server: &str) -> Token {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     // An HMAC (RFC 2104) takes keys of any length, so this cannot fail; an empty cookie value is the safe answer.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(rule.cookie.as_bytes()) else {
@@ -35,14 +35,14 @@ mod tests {
 
     use super::*;
 
-    fn rule() -> Sticky {
-        Sticky { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
+    fn rule() -> StickyConfig {
+        StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
     }
 
     #[test]
     fn a_token_depends_on_cookie_pool_and_name_and_on_nothing_else() {
-        let other = Sticky { cookie: "other".to_owned(), ..rule() };
-        let longer = Sticky { max_age: Duration::from_secs(1), ..rule() };
+        let other = StickyConfig { cookie: "other".to_owned(), ..rule() };
+        let longer = StickyConfig { max_age: Duration::from_secs(1), ..rule() };
         let rule = rule();
         let first = token(&rule, "default", "server1");
         assert_eq!(first, token(&longer, "default", "server1"));

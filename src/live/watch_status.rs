@@ -7,13 +7,13 @@ use arc_swap::ArcSwap;
 
 /// Written by the reader, read by all.
 #[derive(Debug, Default)]
-pub struct Sight {
+pub struct WatchStatus {
     warnings: ArcSwap<Vec<String>>,
     unwatched: AtomicU64,
     overflows: AtomicU64,
 }
 
-impl Sight {
+impl WatchStatus {
     /// What people should do something about: a sentence each.
     #[must_use]
     pub fn warnings(&self) -> Arc<Vec<String>> {

@@ -10,11 +10,11 @@ use std::task::Poll;
 use http::Version;
 use tokio::net::TcpStream;
 
-use crate::config::Timeouts;
+use crate::config::TimeoutsConfig;
 use crate::http1::body::{Inbound, Outbound};
 use crate::http1::framing::{self, Framing};
-use crate::http1::head::{AnswerHead, Limits};
-use crate::http1::name::Name;
+use crate::http1::head::{Limits, ResponseHead};
+use crate::http1::name::HeaderName;
 use crate::proxy::connection::Client;
 use crate::proxy::cookie;
 use crate::proxy::error::Failure;
@@ -30,7 +30,7 @@ use crate::proxy::upstream::{ConnectError, Connection};
 use crate::transport;
 
 /// What an answer's head may be.
-const ANSWER: Limits = Limits { bytes: 128 * 1024, fields: 256 };
+const ANSWER: Limits = Limits { bytes: 128 * 1024, headers: 256 };
 
 /// An answer that was passed on to its end.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +130,7 @@ async fn connect(
     exchange: &Exchange,
     client: &Client,
     upload: &mut Upload<'_, '_>,
-    timeouts: &Timeouts,
+    timeouts: &TimeoutsConfig,
     only_new: bool,
 ) -> Result<(Connection, bool), Failed> {
     let Some(server) = exchange.server() else { return Err(Failure::NoServer.into()) };
@@ -156,7 +156,7 @@ async fn connect(
 /// The request's head, as this try sends it.
 fn request(exchange: &mut Exchange, plan: &Plan, client: &Client) -> Vec<u8> {
     if let Some(trace) = exchange.outgoing_trace() {
-        trace.write(&mut exchange.head.fields);
+        trace.write(&mut exchange.head.headers);
     }
     let mut out = client.worker.buffers.take();
     let head = &exchange.head;
@@ -164,7 +164,7 @@ fn request(exchange: &mut Exchange, plan: &Plan, client: &Client) -> Vec<u8> {
     out.push(b' ');
     out.extend_from_slice(plan.target.as_deref().unwrap_or(head.target()));
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    head.fields.write(&mut out);
+    head.headers.write(&mut out);
     if let Some(protocol) = &plan.upgrade {
         out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: ");
         out.extend_from_slice(protocol);
@@ -197,26 +197,26 @@ async fn answer(
     let client = Rc::clone(exchange.client());
     let buffers = &client.worker.buffers;
     let mut input = Vec::new();
-    let mut head = AnswerHead::new(client.worker.heads.take());
-    answer_head(exchange, stream, server, sending, &mut input, &mut head).await?;
-    let framing = framing::answer(&head.fields, head.version, head.status, &exchange.head.method)
+    let mut head = ResponseHead::new(client.worker.heads.take());
+    response_head(exchange, stream, server, sending, &mut input, &mut head).await?;
+    let framing = framing::response(&head.headers, head.version, head.status, &exchange.head.method)
         .map_err(|_| Failure::BadAnswer)?;
     let switched = head.status == 101;
-    if switched && (plan.upgrade.is_none() || !head.fields.has(Name::Upgrade)) {
+    if switched && (plan.upgrade.is_none() || !head.headers.has(HeaderName::Upgrade)) {
         return Err(Failure::BadAnswer.into());
     }
     exchange.answered(head.status);
 
     let keeps_server = framing != Framing::UntilClose
         && head.version == Version::HTTP_11
-        && hop_by_hop::keeps_alive(&head.fields, head.version);
+        && hop_by_hop::keeps_alive(&head.headers, head.version);
     let old_client = exchange.head.version == Version::HTTP_10;
     let coded = matches!(framing, Framing::Chunked | Framing::UntilClose) && !old_client;
     // To HTTP/1.0, what has no length ends with the connection.
     let has_end = coded || matches!(framing, Framing::None | Framing::Length(_));
     let keeps_client = plan.keeps && has_end && !client.is_last() && sending.sent.get() == Sent::All && !switched;
 
-    let protocol = hop_by_hop::prepare_response(&mut head.fields, head.status, head.version);
+    let protocol = hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
     let mut bytes = buffers.take();
     head.write(&mut bytes);
     let mut line = |name: &str, value: &[u8]| {
@@ -236,7 +236,7 @@ async fn answer(
     if coded {
         line("Transfer-Encoding", b"chunked");
     }
-    if !head.fields.has(Name::Date) {
+    if !head.headers.has(HeaderName::Date) {
         line("Date", client.worker.date().as_bytes());
     }
     if let Some(cookie) = cookie(exchange, plan) {
@@ -253,19 +253,19 @@ async fn answer(
     let result = relay(exchange, plan, &client, &mut body, &mut out).await;
     let clean = body.is_over();
     buffers.give(input);
-    client.worker.heads.give(head.fields);
+    client.worker.heads.give(head.headers);
     result?;
     Ok(Answered::Whole { keeps_client, keeps_server: keeps_server && clean })
 }
 
 /// Waits for the head of the final answer; what comes before it is passed on.
-async fn answer_head(
+async fn response_head(
     exchange: &Exchange,
     stream: &TcpStream,
     server: &TcpStream,
     sending: &Sending,
     input: &mut Vec<u8>,
-    head: &mut AnswerHead,
+    head: &mut ResponseHead,
 ) -> Result<(), Failed> {
     let buffers = &exchange.client().worker.buffers;
     loop {
@@ -277,7 +277,7 @@ async fn answer_head(
                 return Ok(());
             }
             if exchange.head.version == Version::HTTP_11 {
-                hop_by_hop::prepare_response(&mut head.fields, head.status, head.version);
+                hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
                 let mut bytes = Vec::new();
                 head.write(&mut bytes);
                 bytes.extend_from_slice(b"\r\n");

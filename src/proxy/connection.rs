@@ -12,9 +12,9 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::http1::head::{Limits, RequestHead};
-use crate::live::listener::ListenerLive;
+use crate::live::listener::LiveListener;
 use crate::proxy::error::Failure;
-use crate::proxy::headers::forwarded::ClientFields;
+use crate::proxy::headers::forwarded::ClientHeaders;
 use crate::proxy::request::{self, Next};
 use crate::proxy::timeouts::{Late, Phase, Signals, Slot};
 use crate::transport;
@@ -32,11 +32,11 @@ pub struct Client {
     /// The worker that serves it.
     pub worker: Rc<Worker>,
     /// The listener it came by.
-    pub listener: Arc<ListenerLive>,
+    pub listener: Arc<LiveListener>,
     /// The other end.
     pub peer: SocketAddr,
     /// What is said of the client to servers.
-    pub fields: ClientFields,
+    pub headers: ClientHeaders,
     /// What it waits for.
     pub slot: Rc<Slot>,
     /// What took too long, until the request that waits for it looks.
@@ -48,13 +48,13 @@ pub struct Client {
 impl Client {
     /// A client that was just accepted.
     #[must_use]
-    pub fn new(worker: &Rc<Worker>, listener: Arc<ListenerLive>, peer: SocketAddr) -> Rc<Self> {
+    pub fn new(worker: &Rc<Worker>, listener: Arc<LiveListener>, peer: SocketAddr) -> Rc<Self> {
         let slot = worker.watch.enter(listener.id);
         // It has this long for its first request, as one whose head has begun.
         slot.wait(Phase::Idle, worker.snapshot().config.timeouts.request_header);
         listener.counters.of(worker.index).opened.add(1);
         Rc::new(Self {
-            fields: ClientFields::new(peer, SCHEME),
+            headers: ClientHeaders::new(peer, SCHEME),
             worker: Rc::clone(worker),
             listener,
             peer,
@@ -152,14 +152,14 @@ impl Client {
                 let limits = &snapshot.config.limits;
                 let bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
                 let mut head = RequestHead::new(self.worker.heads.take());
-                if let Some(length) = head.parse(input, Limits { bytes, fields: limits.headers })? {
+                if let Some(length) = head.parse(input, Limits { bytes, headers: limits.headers })? {
                     input.drain(..length);
                     if input.is_empty() {
                         buffers.give(std::mem::take(input));
                     }
                     return Ok(Some(head));
                 }
-                self.worker.heads.give(head.fields);
+                self.worker.heads.give(head.headers);
             }
             if !matches!(transport::read(stream, input, buffers).await, Ok(1..)) {
                 return Ok(None);

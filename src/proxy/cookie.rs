@@ -1,14 +1,14 @@
 //! The sticky-session cookie: read from a request, given with a response. Pure.
 
-use crate::config::Sticky;
-use crate::http1::head::Fields;
-use crate::http1::name::Name;
+use crate::config::StickyConfig;
+use crate::http1::head::Headers;
+use crate::http1::name::HeaderName;
 use crate::live::token::Token;
 
-/// The token in a request's `Cookie` fields (RFC 6265, section 4.2), if it has one.
+/// The token in a request's `Cookie` headers (RFC 6265, section 4.2), if it has one.
 #[must_use]
-pub fn requested(rule: &Sticky, fields: &Fields) -> Option<Token> {
-    fields.all(Name::Cookie).find_map(|field| {
+pub fn requested(rule: &StickyConfig, headers: &Headers) -> Option<Token> {
+    headers.all(HeaderName::Cookie).find_map(|field| {
         field.split(|byte| *byte == b';').find_map(|pair| {
             let value = pair.trim_ascii().strip_prefix(rule.cookie.as_bytes())?.strip_prefix(b"=")?;
             value.try_into().ok()
@@ -18,7 +18,7 @@ pub fn requested(rule: &Sticky, fields: &Fields) -> Option<Token> {
 
 /// The `Set-Cookie` field's value (RFC 6265, section 4.1) that gives a client `token`.
 #[must_use]
-pub fn set_cookie(rule: &Sticky, token: &Token) -> String {
+pub fn set_cookie(rule: &StickyConfig, token: &Token) -> String {
     let token = String::from_utf8_lossy(token);
     let (cookie, seconds) = (&rule.cookie, rule.max_age.as_secs());
     format!("{cookie}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax")
@@ -30,8 +30,8 @@ mod tests {
 
     use super::*;
 
-    fn rule() -> Sticky {
-        Sticky { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
+    fn rule() -> StickyConfig {
+        StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
     }
 
     #[test]
@@ -47,8 +47,8 @@ mod tests {
             ("", false),
         ];
         for (field, found) in cases {
-            let fields = Fields::of([("Cookie", "z=1"), ("Cookie", field)]);
-            assert_eq!(requested(&rule(), &fields), found.then_some(*b"0123456789abcdef"), "{field}");
+            let headers = Headers::of([("Cookie", "z=1"), ("Cookie", field)]);
+            assert_eq!(requested(&rule(), &headers), found.then_some(*b"0123456789abcdef"), "{field}");
         }
     }
 

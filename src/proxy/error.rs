@@ -5,13 +5,13 @@ use std::io::Write;
 use http::StatusCode;
 
 use crate::http1::head::HeadError;
-use crate::http1::rejection::Refusal;
+use crate::http1::rejection::Rejection;
 
 /// Why a request gets an answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The request itself cannot be accepted.
-    Refused(Refusal),
+    Refused(Rejection),
     /// `OPTIONS *`: a question to us, not to a server (RFC 9110, section 9.3.7).
     Options,
     /// No route takes it.
@@ -60,7 +60,7 @@ impl Failure {
             Self::BadHead(HeadError::Malformed) => StatusCode::BAD_REQUEST,
             Self::BadHead(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::BadHead(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
-            Self::BadHead(HeadError::TooLarge | HeadError::TooManyFields) => {
+            Self::BadHead(HeadError::TooLarge | HeadError::TooManyHeaders) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -82,7 +82,7 @@ impl Failure {
             Self::NoRoute => "no_route",
             Self::Expectation => "expectation",
             Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
-            Self::BadHead(HeadError::TooManyFields) => "too_many_fields",
+            Self::BadHead(HeadError::TooManyHeaders) => "too_many_fields",
             Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_request",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
@@ -108,7 +108,7 @@ impl Failure {
             Self::BadHead(HeadError::Version) => "Only HTTP/1.1 and HTTP/1.0 are spoken here.",
             Self::BadHead(HeadError::TooLarge) => "The request's head is larger than is accepted.",
             Self::BadHead(HeadError::TargetTooLong) => "The request's target is longer than is accepted.",
-            Self::BadHead(HeadError::TooManyFields) => "The request has too many header fields.",
+            Self::BadHead(HeadError::TooManyHeaders) => "The request has too many header headers.",
             Self::BodyTooLarge => "The request's body is larger than is accepted.",
             Self::BadBody => "The request's body broke off, or is not valid chunked coding.",
             Self::ClientTooSlow => "The request's body came too slowly.",
@@ -143,7 +143,7 @@ impl Failure {
         let kind = if body.is_empty() { "" } else { "Content-Type: application/problem+json\r\n" };
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let allow = if code == 405 || self == Self::Options {
-            ["Allow: ", Refusal::ALLOW, "\r\n"].concat()
+            ["Allow: ", Rejection::ALLOW, "\r\n"].concat()
         } else {
             String::new()
         };
@@ -155,8 +155,8 @@ impl Failure {
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
+impl From<Rejection> for Failure {
+    fn from(refusal: Rejection) -> Self {
         Self::Refused(refusal)
     }
 }

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Version;
 
 use crate::http1::head::RequestHead;
-use crate::http1::name::Name;
+use crate::http1::name::HeaderName;
 use crate::live::method;
 use crate::live::pool::{Member, Pool, RetryReason};
-use crate::live::route::RouteLive;
+use crate::live::route::LiveRoute;
 use crate::live::server::Server;
 use crate::proxy::connection::Client;
 use crate::proxy::fault::{Failing, Fault};
@@ -68,12 +68,12 @@ impl Exchange {
     pub fn begin(client: &Rc<Client>, mut head: RequestHead) -> Self {
         let snapshot = client.worker.snapshot();
         let mut rng = client.worker.rng();
-        request_id::ensure(&mut head.fields, &mut rng);
+        request_id::ensure(&mut head.headers, &mut rng);
         client.slot.wait_unlimited(Phase::Connect);
         Self {
             started: Instant::now(),
-            trace: (client.worker.spans.enabled() || TraceContext::came(&head.fields))
-                .then(|| TraceContext::continue_or_start(&head.fields, snapshot.config.tracing.sample, &mut rng)),
+            trace: (client.worker.spans.enabled() || TraceContext::came(&head.headers))
+                .then(|| TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng)),
             head,
             client_address: client.peer.ip(),
             place: None,
@@ -257,7 +257,7 @@ impl Exchange {
         trace.filter(|trace| trace.sampled && self.client.worker.spans.enabled())
     }
 
-    fn route_live(&self) -> &Arc<RouteLive> {
+    fn route_live(&self) -> &Arc<LiveRoute> {
         self.place.map_or(&self.snapshot.unrouted, |(route, _)| &self.snapshot.routes[route].live)
     }
 
@@ -286,7 +286,7 @@ impl Exchange {
                 method: self.head.method.as_str(),
                 path: &String::from_utf8_lossy(self.head.target()),
                 version: self.head.version,
-                host: self.head.fields.get(Name::Host),
+                host: self.head.headers.get(HeaderName::Host),
                 status: self.status,
                 bytes: self.bytes,
                 elapsed: took,
@@ -294,7 +294,7 @@ impl Exchange {
                 pool: self.pool().map(|pool| &*pool.live.name),
                 server: self.server().map(|server| &*server.key.name),
                 tries: self.tries,
-                request_id: self.head.fields.get(Name::RequestId).unwrap_or_default(),
+                request_id: self.head.headers.get(HeaderName::RequestId).unwrap_or_default(),
                 trace_id: self.trace_id(),
                 generation: self.snapshot.generation,
                 error: self.error,
@@ -328,7 +328,7 @@ impl Drop for Exchange {
         if let Some(trace) = self.recorded(self.trace) {
             self.client.worker.spans.record(self.span(&trace, took, answered));
         }
-        self.client.worker.heads.give(std::mem::take(&mut self.head.fields));
+        self.client.worker.heads.give(std::mem::take(&mut self.head.headers));
     }
 }
 

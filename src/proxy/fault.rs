@@ -86,8 +86,8 @@ impl fmt::Display for Failing {
 mod tests {
     use super::*;
     use crate::config::Address;
-    use crate::live::health::State;
-    use crate::live::server::Key;
+    use crate::live::health::HealthState;
+    use crate::live::server::ServerKey;
 
     #[test]
     fn what_this_process_lacks_is_nobodys_fault() {
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn people_are_told_how_many_failed_and_how() {
         let address = Address::Name("backend".to_owned(), 80);
-        let key = Key { pool: "default".into(), name: "server1".into(), address };
-        let server = Arc::new(Server::new(1, key, State::Up, 1));
+        let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
+        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
         let told = |failures, fault| Failing { server: Arc::clone(&server), failures, fault }.to_string();
         let refused = Fault::Unreachable(io::ErrorKind::ConnectionRefused);
         assert_eq!(told(3, refused), "3 requests in a row failed: connection refused");

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::http1::body::Inbound;
 use crate::http1::framing::{self, Framing};
 use crate::http1::head::RequestHead;
-use crate::http1::name::Name;
+use crate::http1::name::HeaderName;
 use crate::http1::target;
 use crate::live::pool::Pool;
 use crate::proxy::attempt::{self, Ended, Failed};
@@ -53,14 +53,14 @@ pub struct Plan {
     pub target: Option<Vec<u8>>,
     /// Whether the client would make another request on this connection.
     pub keeps: bool,
-    /// Whether the client takes fields behind a body.
+    /// Whether the client takes headers behind a body.
     pub trailers: bool,
 }
 
 /// Answers a request: by a server, or by ourselves when none can. `input` is what follows the head.
 pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, input: &mut Vec<u8>) -> Next {
-    let keeps = hop_by_hop::keeps_alive(&head.fields, head.version);
-    let framing = framing::request(&head.fields, head.version);
+    let keeps = hop_by_hop::keeps_alive(&head.headers, head.version);
+    let framing = framing::request(&head.headers, head.version);
     let mut exchange = Exchange::begin(client, head);
     let plan = match framing.map_err(Failure::from).and_then(|framing| prepare(&mut exchange, framing, keeps)) {
         Ok(plan) => plan,
@@ -131,7 +131,7 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
     let snapshot = Rc::clone(&exchange.snapshot);
     let limits = &snapshot.config.limits;
     let head = &exchange.head;
-    let target = match target::target(&head.method, head.target(), head.version, &head.fields)? {
+    let target = match target::target(&head.method, head.target(), head.version, &head.headers)? {
         target::Asked::Balancer => return Err(Failure::Options),
         target::Asked::Resource(target) => target,
     };
@@ -148,29 +148,29 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
     {
         return Err(Failure::BodyTooLarge);
     }
-    let fields = &mut exchange.head.fields;
-    if fields.all(Name::Expect).any(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
+    let headers = &mut exchange.head.headers;
+    if headers.all(HeaderName::Expect).any(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
         return Err(Failure::Expectation);
     }
     let pool = Arc::clone(&snapshot.pools[pool]);
     let sticky = pool.config.balance.sticky.as_ref();
-    let token = sticky.and_then(|rule| cookie::requested(rule, fields));
+    let token = sticky.and_then(|rule| cookie::requested(rule, headers));
 
     if let Some(host) = host {
-        fields.set(Name::Host, host.as_bytes());
-    } else if !fields.has(Name::Host) {
+        headers.set(HeaderName::Host, host.as_bytes());
+    } else if !headers.has(HeaderName::Host) {
         // As HTTP/1.0 allows and servers do not: where it came in.
-        fields.add(Name::Host, client.listener.address.to_string().as_bytes());
+        headers.add(HeaderName::Host, client.listener.address.to_string().as_bytes());
     }
-    let trailers = hop_by_hop::takes_trailers(fields);
-    let upgrade = hop_by_hop::prepare_request(fields, exchange.head.version)?;
-    exchange.client_address = client.fields.set(fields, &snapshot.config.proxy.trusted_proxies);
+    let trailers = hop_by_hop::takes_trailers(headers);
+    let upgrade = hop_by_hop::prepare_request(headers, exchange.head.version)?;
+    exchange.client_address = client.headers.set(headers, &snapshot.config.proxy.trusted_proxies);
     if framing == Framing::Chunked {
-        fields.add(Name::TransferEncoding, b"chunked");
+        headers.add(HeaderName::TransferEncoding, b"chunked");
     }
     if exchange.head.version == Version::HTTP_10 {
         // Nobody who speaks it waits for a 100, and may not be sent one.
-        fields.remove(Name::Expect);
+        headers.remove(HeaderName::Expect);
     }
     Ok(Plan { pool, token, upgrade, framing, target: normal, keeps, trailers })
 }

@@ -53,7 +53,7 @@ pub struct Signals {
 
 /// How a client does with a body: a wait for the server is not its fault, and does not count.
 #[derive(Debug, Clone, Copy, Default)]
-struct Pace {
+struct BodyRate {
     /// Over so long it is judged.
     idle: Duration,
     /// Bytes a second that it has to move at least.
@@ -64,13 +64,13 @@ struct Pace {
     moved: u64,
 }
 
-/// One connection's place in the [`Watch`].
+/// One connection's place in the [`Watchdog`].
 #[derive(Debug)]
 pub struct Slot {
     phase: Cell<Phase>,
     until: Cell<Option<Instant>>,
-    upload: Cell<Pace>,
-    download: Cell<Pace>,
+    upload: Cell<BodyRate>,
+    download: Cell<BodyRate>,
     signals: Cell<Option<Signals>>,
     /// Why we end the connection, in a word, once we do.
     given_up: Cell<Option<&'static str>>,
@@ -79,20 +79,20 @@ pub struct Slot {
     listener: u64,
     /// The server that its request is at, or 0.
     server: Cell<u64>,
-    watch: Weak<Watch>,
+    watch: Weak<Watchdog>,
     now: Rc<Cell<Instant>>,
     place: Cell<usize>,
 }
 
 /// All slots of a worker.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Watchdog {
     slots: RefCell<Vec<Rc<Slot>>>,
     /// When the last sweep was: a limit is late by a sweep at most, and costs no look at the clock.
     now: Rc<Cell<Instant>>,
 }
 
-impl Watch {
+impl Watchdog {
     /// Without a slot yet.
     #[must_use]
     pub fn new() -> Rc<Self> {
@@ -173,7 +173,7 @@ impl Watch {
     }
 }
 
-impl Pace {
+impl BodyRate {
     /// Counts what the client sent or took by `now`; false if that was too little for the time.
     fn moves(&mut self, bytes: usize, now: Instant) -> bool {
         self.moved += bytes as u64;
@@ -201,7 +201,7 @@ impl Slot {
     /// to move `rate` bytes a second over as long.
     pub fn wait_body(&self, phase: Phase, idle: Duration, rate: u64) {
         if let Some(pace) = self.pace(phase) {
-            pace.set(Pace { idle, rate, ..Pace::default() });
+            pace.set(BodyRate { idle, rate, ..BodyRate::default() });
         }
         self.wait(phase, idle);
     }
@@ -230,7 +230,7 @@ impl Slot {
         }
     }
 
-    fn pace(&self, phase: Phase) -> Option<&Cell<Pace>> {
+    fn pace(&self, phase: Phase) -> Option<&Cell<BodyRate>> {
         match phase {
             Phase::Upload => Some(&self.upload),
             Phase::Download => Some(&self.download),
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_sweep_finds_who_waited_too_long_and_only_once() {
-        let watch = Watch::new();
+        let watch = Watchdog::new();
         let (slow, quick) = (watch.enter(1), watch.enter(1));
         let start = Instant::now();
         watch.sweep(start);
@@ -357,7 +357,7 @@ mod tests {
             (&[(0, 60, 64 * 60), (60, 100, 0), (100, 120, 0)], false),
         ];
         for (waits, enough) in cases {
-            let mut pace = Pace { idle: Duration::from_secs(60), rate: 64, ..Pace::default() };
+            let mut pace = BodyRate { idle: Duration::from_secs(60), rate: 64, ..BodyRate::default() };
             let all = waits.iter().all(|(from, to, bytes)| {
                 pace.since = Some(at(*from));
                 pace.moves(*bytes, at(*to))
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn signals_reach_the_connections_they_are_meant_for_and_none_is_lost() {
-        let watch = Watch::new();
+        let watch = Watchdog::new();
         let (first, second) = (watch.enter(1), watch.enter(2));
         first.at_server(7);
         watch.last(2);
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn places_are_given_up_in_any_order() {
-        let watch = Watch::new();
+        let watch = Watchdog::new();
         let slots: Vec<_> = (0..5).map(|_| watch.enter(1)).collect();
         for place in [2, 0, 4, 1, 3] {
             slots[place].leave();

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::pending;
 
-use crate::config::{Config, Timeouts};
+use crate::config::{Config, TimeoutsConfig};
 use crate::http1::body::{BodyError, Inbound, Outbound};
 use crate::proxy::connection::Client;
 use crate::proxy::error::Failure;
@@ -56,7 +56,7 @@ impl<'b, 'a> Upload<'b, 'a> {
         out: &mut Outbound<'_>,
         sending: &Sending,
         client: &Client,
-        timeouts: &Timeouts,
+        timeouts: &TimeoutsConfig,
     ) -> Failure {
         let slot = &client.slot;
         loop {

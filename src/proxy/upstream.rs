@@ -43,7 +43,7 @@ pub enum ConnectError {
 /// One worker's connections to servers; those that are unused it has, by server.
 #[derive(Debug)]
 pub struct Upstreams {
-    idle: RefCell<FxHashMap<u64, Kept>>,
+    idle: RefCell<FxHashMap<u64, IdleConnections>>,
     /// All, in use or not, and those that are to come about.
     open: Rc<Cell<usize>>,
     /// Beyond so many, unused ones make room.
@@ -52,7 +52,7 @@ pub struct Upstreams {
 
 /// The unused connections to one server, the one used last at the end.
 #[derive(Debug)]
-struct Kept {
+struct IdleConnections {
     server: Arc<Server>,
     connections: Vec<(Connection, Instant)>,
 }
@@ -90,7 +90,7 @@ impl Upstreams {
     /// Closes the connection that has been unused for longest; whether there was one.
     fn let_go(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
-        let since = |kept: &Kept| kept.connections.first().map(|(_, since)| *since);
+        let since = |kept: &IdleConnections| kept.connections.first().map(|(_, since)| *since);
         let Some(kept) = idle.values_mut().filter(|kept| since(kept).is_some()).min_by_key(|kept| since(kept)) else {
             return false;
         };
@@ -101,7 +101,7 @@ impl Upstreams {
     /// The unused connection to a server that was used last, if there is one that still works.
     pub fn take(&self, server: u64) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let Kept { server, connections } = idle.get_mut(&server)?;
+        let IdleConnections { server, connections } = idle.get_mut(&server)?;
         while let Some((connection, _)) = connections.pop() {
             if connection.leads_to(server) && connection.is_quiet() {
                 return Some(connection);
@@ -113,8 +113,9 @@ impl Upstreams {
     /// Keeps a connection on which nothing is under way.
     pub fn keep(&self, server: &Arc<Server>, connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        let kept =
-            idle.entry(server.id).or_insert_with(|| Kept { server: Arc::clone(server), connections: Vec::new() });
+        let kept = idle
+            .entry(server.id)
+            .or_insert_with(|| IdleConnections { server: Arc::clone(server), connections: Vec::new() });
         if kept.connections.len() < KEEP {
             kept.connections.push((connection, now));
         }
@@ -124,7 +125,7 @@ impl Upstreams {
     /// a server was or to one that is leaving.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, kept| {
-            let Kept { server, connections } = kept;
+            let IdleConnections { server, connections } = kept;
             connections.retain(|(connection, since)| {
                 now.duration_since(*since) < IDLE && connection.leads_to(server) && connection.is_quiet()
             });
@@ -188,16 +189,16 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::health::State;
-    use crate::live::server::Key;
+    use crate::live::health::HealthState;
+    use crate::live::server::ServerKey;
 
     #[tokio::test]
     async fn a_connection_to_where_a_name_led_before_is_not_used_again() {
         let [here, there] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
         let address = |socket: &std::net::TcpListener| socket.local_addr().expect("an address");
         let name = Address::Name("backend".to_owned(), address(&here).port());
-        let key = Key { pool: "default".into(), name: "server1".into(), address: name };
-        let server = Arc::new(Server::new(1, key, State::Up, 1));
+        let key = ServerKey { pool: "default".into(), name: "server1".into(), address: name };
+        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
         let upstreams = Upstreams::new(9);
         for (before, after, kept) in [(&here, &here, true), (&here, &there, false)] {
             for swept in [false, true] {
@@ -219,8 +220,9 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = Address::Ip(socket.local_addr().expect("an address"));
         let servers = [1, 2].map(|id| {
-            let key = Key { pool: "default".into(), name: format!("server{id}").into(), address: address.clone() };
-            Arc::new(Server::new(id, key, State::Up, 1))
+            let key =
+                ServerKey { pool: "default".into(), name: format!("server{id}").into(), address: address.clone() };
+            Arc::new(Server::new(id, key, HealthState::Up, 1))
         });
         let upstreams = Upstreams::new(3);
         let start = Instant::now();

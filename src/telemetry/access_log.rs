@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use line::Entry;
 
 use self::line::Clock;
-use super::seldom::Seldom;
+use super::seldom::LogThrottle;
 use crate::config::LogFormat;
 
 /// Bytes at which a worker hands its buffer over; a buffer that grew past twice this is not kept.
@@ -43,7 +43,7 @@ impl AccessLogWriter {
         let (to_writer, batches) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::sync_channel(1);
         let losses = Losses::default();
-        let mut writer = Writer { out, torn: false, losses: losses.clone(), complaint: Seldom::default() };
+        let mut writer = Writer { out, torn: false, losses: losses.clone(), complaint: LogThrottle::default() };
         thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             writer.run(&batches);
             // Nobody waits any more if this fails.
@@ -174,7 +174,7 @@ struct Writer<W> {
     /// An error left half a line behind.
     torn: bool,
     losses: Losses,
-    complaint: Seldom,
+    complaint: LogThrottle,
 }
 
 impl<W: Write> Writer<W> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::live::counters::{BUCKETS, Histogram, quantile};
 use crate::live::method;
 use crate::live::server::Server;
-use crate::live::{route::RouteLive, snapshot::Snapshot};
+use crate::live::{route::LiveRoute, snapshot::Snapshot};
 
 /// The time between two looks at the counters.
 pub const STEP: Duration = Duration::from_secs(5);
@@ -112,7 +112,7 @@ impl History {
 
     /// The last minute of a route.
     #[must_use]
-    pub fn of_route(&self, route: &RouteLive, now: Instant) -> Recent {
+    pub fn of_route(&self, route: &LiveRoute, now: Instant) -> Recent {
         self.recent(self.routes.get(&route.name), Counts::of_route(route), now)
     }
 
@@ -162,7 +162,7 @@ impl Counts {
         counts
     }
 
-    fn of_route(route: &RouteLive) -> Self {
+    fn of_route(route: &LiveRoute) -> Self {
         let mut counts = Self::default();
         for set in route.counters.iter() {
             let codes = set.codes.iter().map(|(key, count)| (key.map_or(0, |key| method::of_key(key).1), count));
@@ -244,12 +244,12 @@ fn low(count: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::config::Address;
-    use crate::live::health::State;
-    use crate::live::server::Key;
+    use crate::live::health::HealthState;
+    use crate::live::server::ServerKey;
 
     fn server() -> Server {
         let address = Address::Name("backend".into(), 80);
-        Server::new(7, Key { pool: "default".into(), name: "server1".into(), address }, State::Up, 2)
+        Server::new(7, ServerKey { pool: "default".into(), name: "server1".into(), address }, HealthState::Up, 2)
     }
 
     /// `count` answers of this code, each within a millisecond.
@@ -297,7 +297,7 @@ mod tests {
     fn who_came_after_the_last_look_began_at_zero() {
         let (old, start, mut history) = (server(), Instant::now(), History::default());
         history.look(&old, start);
-        let new = Server::new(8, old.key.clone(), State::Up, 1);
+        let new = Server::new(8, old.key.clone(), HealthState::Up, 1);
         answer(&new, 200, 20);
         let recent = history.of_server(&new, start + Duration::from_secs(2));
         assert!((recent.per_second - 10.0).abs() < 1e-9, "{recent:?}");

@@ -15,12 +15,12 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 
 /// Starts the process log. If the process has one already, as in tests, that one stays and the
 /// control moves nothing.
 #[must_use]
-pub fn init(log: &Log) -> LogControl {
+pub fn init(log: &LogConfig) -> LogControl {
     let (subscriber, control) = build(log, io::stderr, in_colour(&io::stderr()));
     let _ = subscriber.try_init();
     control
@@ -42,7 +42,7 @@ pub struct LogControl {
 impl LogControl {
     /// Takes over level and format. A level that does not parse, which the configuration rules out,
     /// leaves the level as it was and says so.
-    pub fn apply(&self, log: &Log) {
+    pub fn apply(&self, log: &LogConfig) {
         self.json.store(log.format == LogFormat::Json, Relaxed);
         match EnvFilter::try_new(quietened(&log.level)) {
             // Fails only when the process log is another one, or gone.
@@ -63,7 +63,7 @@ fn quietened(level: &str) -> Cow<'_, str> {
     level.into()
 }
 
-fn build<W>(log: &Log, writer: W, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl)
+fn build<W>(log: &LogConfig, writer: W, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -133,11 +133,11 @@ mod tests {
         }
     }
 
-    fn log(level: &str, format: LogFormat) -> Log {
-        Log { level: level.to_owned(), format, access: true }
+    fn log(level: &str, format: LogFormat) -> LogConfig {
+        LogConfig { level: level.to_owned(), format, access: true }
     }
 
-    fn build_on(paper: &Paper, log: &Log, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl) {
+    fn build_on(paper: &Paper, log: &LogConfig, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl) {
         let paper = paper.clone();
         build(log, move || paper.clone(), colour)
     }

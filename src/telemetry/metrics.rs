@@ -22,7 +22,7 @@ use crate::live::method;
 use crate::live::pool::{Member, RetryReason, Standing};
 use crate::live::reloads::Outcome;
 use crate::live::state::State;
-use crate::live::{route::RouteLive, snapshot::Snapshot};
+use crate::live::{route::LiveRoute, snapshot::Snapshot};
 use family::{Family, counter, gauge, histogram};
 
 /// The `Content-Type` of [`Metrics::text`].
@@ -224,7 +224,7 @@ impl Collector for Live {
 
 fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
     let routes = || snapshot.routes.iter().map(|route| &route.live).chain([&snapshot.unrouted]);
-    let requests = |route: &Arc<RouteLive>| {
+    let requests = |route: &Arc<LiveRoute>| {
         let codes = add_up(route.counters.iter().flat_map(|set| set.codes.iter()));
         codes
             .into_iter()
@@ -237,7 +237,7 @@ fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
             })
             .collect::<Vec<_>>()
     };
-    let durations = |route: &Arc<RouteLive>| {
+    let durations = |route: &Arc<LiveRoute>| {
         let total = total(route.counters.iter().map(|set| &set.seconds));
         REQUEST_DURATION.histogram(&[&route.name], &total)
     };

@@ -6,12 +6,12 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// Watches a count that only grows.
 #[derive(Debug, Default)]
-pub(super) struct Seldom {
+pub(super) struct LogThrottle {
     said_at: Option<Instant>,
     said: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// How much `total` grew since the last time this said so; none if it did not, or if that was
     /// less than a minute ago.
     pub(super) fn due(&mut self, total: u64, now: Instant) -> Option<u64> {
@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn a_minute_passes_between_complaints_and_none_is_forgotten() {
         let start = Instant::now();
-        let mut seldom = Seldom::default();
+        let mut seldom = LogThrottle::default();
         for (second, total, due) in
             [(0, 0, None), (1, 2, Some(2)), (2, 3, None), (60, 9, None), (61, 9, Some(7)), (500, 9, None)]
         {

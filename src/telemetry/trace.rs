@@ -11,7 +11,7 @@ mod zipkin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::lane::{Kind, Lane};
+use self::lane::{ExporterQueue, Kind};
 use crate::config;
 
 /// One operation of a trace: a client's request, or one try to have a server answer it.
@@ -73,8 +73,8 @@ pub enum Side {
 /// Where the workers leave their spans.
 #[derive(Debug, Clone)]
 pub struct SpanSink {
-    zipkin: Lane,
-    otlp: Lane,
+    zipkin: ExporterQueue,
+    otlp: ExporterQueue,
 }
 
 impl SpanSink {
@@ -114,7 +114,7 @@ impl SpanSink {
 /// # Panics
 /// Outside of a tokio runtime.
 #[must_use]
-pub fn start(tracing: &config::Tracing) -> (SpanSink, TraceExport) {
+pub fn start(tracing: &config::TracingConfig) -> (SpanSink, TraceExport) {
     let (zipkin, to_zipkin) = lane::start(Kind::Zipkin, tracing);
     let (otlp, to_otlp) = lane::start(Kind::Otlp, tracing);
     (SpanSink { zipkin, otlp }, TraceExport { zipkin: to_zipkin, otlp: to_otlp })
@@ -129,7 +129,7 @@ pub struct TraceExport {
 
 impl TraceExport {
     /// Takes over the collectors and the service name, from the next batch on.
-    pub fn apply(&self, tracing: &config::Tracing) {
+    pub fn apply(&self, tracing: &config::TracingConfig) {
         self.zipkin.apply(tracing);
         self.otlp.apply(tracing);
     }

@@ -9,7 +9,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// One for all workers.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct ClientLimit {
     /// Clients that there are descriptors for.
     most: usize,
     delayed: AtomicU64,
@@ -25,7 +25,7 @@ struct Said {
     refused: Option<Instant>,
 }
 
-impl Crowd {
+impl ClientLimit {
     /// Of at most `most` clients.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn the_file_may_allow_fewer_clients_than_the_system_and_not_more() {
-        let crowd = Crowd::new(100);
+        let client_limit = ClientLimit::new(100);
         for (configured, limit) in [(0, 100), (1, 1), (100, 100), (101, 100)] {
-            assert_eq!(crowd.limit(configured), limit);
+            assert_eq!(client_limit.limit(configured), limit);
         }
     }
 }

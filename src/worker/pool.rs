@@ -11,16 +11,16 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
-use crate::live::{listener::ListenerLive, state::State};
+use crate::live::{listener::LiveListener, state::State};
 use crate::proxy::fault::Failing;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
 use crate::worker::Worker;
-use crate::worker::client_limit::Crowd;
+use crate::worker::client_limit::ClientLimit;
 
 /// All workers, as the control plane sees them.
 #[derive(Debug)]
-pub struct Crew {
+pub struct WorkerPool {
     shared: Arc<Shared>,
     ended: Vec<oneshot::Receiver<()>>,
 }
@@ -29,9 +29,9 @@ pub struct Crew {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Accept from this socket.
-    Listen(Arc<ListenerLive>, std::net::TcpListener),
+    Listen(Arc<LiveListener>, std::net::TcpListener),
     /// Serve this client, whom another worker has accepted.
-    Serve(Arc<ListenerLive>, std::net::TcpStream, SocketAddr),
+    Serve(Arc<LiveListener>, std::net::TcpStream, SocketAddr),
     /// Accept no more from this listener; its connections may make one more request.
     Close(u64),
     /// End this listener's connections.
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     /// Client connections of each worker.
     pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
     /// How many they may be.
-    pub(super) crowd: Arc<Crowd>,
+    pub(super) client_limit: Arc<ClientLimit>,
     inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
     /// To the control plane.
     pub(super) failing: UnboundedSender<Failing>,
@@ -60,8 +60,8 @@ pub(super) struct Shared {
     gate: Mutex<()>,
 }
 
-impl Crew {
-    /// Starts as many workers as there are `logs`, for a `crowd` of clients, which tell of servers that are `failing`.
+impl WorkerPool {
+    /// Starts as many workers as there are `logs`, for a `client_limit` of clients, which tell of servers that are `failing`.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
@@ -69,11 +69,11 @@ impl Crew {
         state: &State,
         logs: Vec<AccessLog>,
         spans: &SpanSink,
-        crowd: Arc<Crowd>,
+        client_limit: Arc<ClientLimit>,
         failing: UnboundedSender<Failing>,
     ) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared::of(count, crowd, failing));
+        let shared = Arc::new(Shared::of(count, client_limit, failing));
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Nobody else sets it.
         let _ = shared.inboxes.set(inboxes.into());
@@ -103,7 +103,7 @@ impl Crew {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn listen(&self, live: &Arc<ListenerLive>, socket: &std::net::TcpListener) -> io::Result<()> {
+    pub fn listen(&self, live: &Arc<LiveListener>, socket: &std::net::TcpListener) -> io::Result<()> {
         // All copies first: either all workers listen or none.
         let copies = self.inboxes().iter().map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
         for (inbox, copy) in self.inboxes().iter().zip(copies) {
@@ -163,10 +163,10 @@ impl Crew {
 
 impl Shared {
     /// For so many workers, none of which can be told anything yet.
-    pub(super) fn of(workers: usize, crowd: Arc<Crowd>, failing: UnboundedSender<Failing>) -> Self {
+    pub(super) fn of(workers: usize, client_limit: Arc<ClientLimit>, failing: UnboundedSender<Failing>) -> Self {
         Self {
             loads: (0..workers).map(|_| CachePadded::default()).collect(),
-            crowd,
+            client_limit,
             inboxes: OnceLock::new(),
             failing,
             gate: Mutex::default(),
@@ -186,7 +186,7 @@ impl Shared {
     /// says. To its word that is kept; the limit of the system leaves room to be a few over.
     pub(super) fn place_within(&self, configured: usize, own: usize) -> Option<usize> {
         let _gate = (configured > 0).then(|| self.gate.lock());
-        (self.connections() < self.crowd.limit(configured)).then(|| self.place(own))
+        (self.connections() < self.client_limit.limit(configured)).then(|| self.place(own))
     }
 
     /// The worker that is to serve a client whom worker `own` has accepted: itself, unless it

@@ -90,7 +90,7 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
 /// # Errors
 /// Where the system cannot do that.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn hush(socket: &TcpListener) -> io::Result<()> {
+pub fn pause_accept(socket: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
     /// Where a TCP header has its flags, and which of them begins a connection.
     const FLAGS: u32 = 13;
@@ -106,12 +106,12 @@ pub fn hush(socket: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Has the system hear clients again after [`hush`].
+/// Has the system hear clients again after [`pause_accept`].
 ///
 /// # Errors
 /// Where the system cannot do that.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn unhush(socket: &TcpListener) -> io::Result<()> {
+pub fn resume_accept(socket: &TcpListener) -> io::Result<()> {
     SockRef::from(socket).detach_filter()
 }
 
@@ -120,7 +120,7 @@ pub fn unhush(socket: &TcpListener) -> io::Result<()> {
 /// # Errors
 /// Always: the system cannot do that.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn hush(_: &TcpListener) -> io::Result<()> {
+pub fn pause_accept(_: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -129,7 +129,7 @@ pub fn hush(_: &TcpListener) -> io::Result<()> {
 /// # Errors
 /// None.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn unhush(_: &TcpListener) -> io::Result<()> {
+pub fn resume_accept(_: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
@@ -161,13 +161,13 @@ mod tests {
         let socket = bind("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
         let address = socket.local_addr().expect("an address");
         let mut early = TcpStream::connect(address).expect("a connection");
-        hush(&socket).expect("a filter");
+        pause_accept(&socket).expect("a filter");
         let late = TcpStream::connect_timeout(&address, std::time::Duration::from_millis(50));
         assert_eq!(late.expect_err("nobody hears it").kind(), io::ErrorKind::TimedOut);
         socket.set_nonblocking(false).expect("a socket");
         drop(socket.accept().expect("who queued"));
         assert_eq!(early.read(&mut [0]).expect("closed in order"), 0);
-        unhush(&socket).expect("no filter");
+        resume_accept(&socket).expect("no filter");
         TcpStream::connect(address).expect("heard again");
     }
 }

@@ -6,7 +6,7 @@
 use http::{Method, Uri};
 use lb::http1::chunked::BadChunk;
 use lb::http1::head::HeadError;
-use lb::http1::rejection::Refusal;
+use lb::http1::rejection::Rejection;
 
 use super::ours::Why;
 use super::{End, Message, Reading};
@@ -143,33 +143,35 @@ fn chunk(bad: BadChunk, body: &[u8]) -> Option<Because> {
 }
 
 /// Why hyper takes a request that we refuse.
-fn refused(refusal: Refusal, head: &[u8], theirs: &Message) -> Option<Because> {
+fn refused(refusal: Rejection, head: &[u8], theirs: &Message) -> Option<Because> {
     // Not hyper's words for it: of a target with a fragment it only tells the rest.
     let mut line = head.trim_ascii_start().split(|byte| *byte == b' ');
     let (method, target) = (line.next()?, line.next()?);
     let hosts: Vec<_> = theirs.all("host").collect();
     let (explains, rule) = match refusal {
-        Refusal::Connect | Refusal::Trace => ([&b"CONNECT"[..], b"TRACE"].contains(&method), Because::MethodNotOffered),
-        Refusal::NoHost | Refusal::ManyHosts | Refusal::BadHost => {
+        Rejection::Connect | Rejection::Trace => {
+            ([&b"CONNECT"[..], b"TRACE"].contains(&method), Because::MethodNotOffered)
+        }
+        Rejection::NoHost | Rejection::ManyHosts | Rejection::BadHost => {
             (hosts.len() != 1 || !is_name(hosts[0]) || !target.starts_with(b"/"), Because::Host)
         }
-        Refusal::TargetForm
-        | Refusal::TargetBytes
-        | Refusal::Scheme
-        | Refusal::BadEscape
-        | Refusal::BadText
-        | Refusal::AboveRoot => {
+        Rejection::TargetForm
+        | Rejection::TargetBytes
+        | Rejection::Scheme
+        | Rejection::BadEscape
+        | Rejection::BadText
+        | Rejection::AboveRoot => {
             let up = target.windows(2).any(|pair| pair == b"..");
             let plain = target.starts_with(b"/") && is_plain(target, b"/?=") && !up;
             (!plain, Because::Target)
         }
-        Refusal::UpgradeWithBody => (theirs.all("upgrade").count() == 1, Because::UpgradeWithBody),
-        Refusal::Framing => return framing(head, true),
+        Rejection::UpgradeWithBody => (theirs.all("upgrade").count() == 1, Because::UpgradeWithBody),
+        Rejection::Framing => return framing(head, true),
     };
     explains.then_some(rule)
 }
 
-/// Why hyper takes fields that frame a message, where we do not.
+/// Why hyper takes headers that frame a message, where we do not.
 fn framing(head: &[u8], request: bool) -> Option<Because> {
     let values = |name: &'static str| {
         head.split(|byte| *byte == b'\n').filter_map(move |line| {

@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 
-use super::{End, Field, Message, Reading, sorted};
+use super::{End, Header, Message, Reading, sorted};
 
 /// What hyper's server reads.
 pub(crate) fn requests(bytes: &[u8]) -> Reading {
@@ -107,10 +107,10 @@ async fn read(
     body: Incoming,
 ) -> (Message, Result<(), hyper::Error>) {
     let message =
-        Message { line, version, fields: fields(headers), body: Vec::new(), trailers: Vec::new(), keeps: true };
+        Message { line, version, headers: pairs(headers), body: Vec::new(), trailers: Vec::new(), keeps: true };
     match body.collect().await {
         Ok(body) => {
-            let trailers = body.trailers().map(fields).unwrap_or_default();
+            let trailers = body.trailers().map(pairs).unwrap_or_default();
             (Message { trailers, body: body.to_bytes().into(), ..message }, Ok(()))
         }
         Err(error) => (message, Err(error)),
@@ -135,7 +135,7 @@ fn close(stream: &mut DuplexStream) {
     settle(pin!(stream.shutdown())).expect("it waits for nothing").expect("it cannot fail");
 }
 
-fn fields(headers: &HeaderMap) -> Vec<Field> {
+fn pairs(headers: &HeaderMap) -> Vec<Header> {
     sorted(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 

@@ -41,41 +41,41 @@ pub(crate) struct Message {
     /// Method and target, or the status.
     pub(crate) line: String,
     pub(crate) version: Version,
-    /// Names in lower case and sorted; those of one name in the order they came in.
-    pub(crate) fields: Vec<Field>,
+    /// HeaderSet in lower case and sorted; those of one name in the order they came in.
+    pub(crate) headers: Vec<Header>,
     pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Vec<Field>,
+    pub(crate) trailers: Vec<Header>,
     /// Whether another message may follow.
     pub(crate) keeps: bool,
 }
 
 /// A field's name and value.
-pub(crate) type Field = (String, Vec<u8>);
+pub(crate) type Header = (String, Vec<u8>);
 
 impl Message {
     /// The values of a field, in order.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |field| field.0 == name).map(|field| &field.1[..])
+        self.headers.iter().filter(move |field| field.0 == name).map(|field| &field.1[..])
     }
 }
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = |f: &mut fmt::Formatter<'_>, fields: &[Field]| {
-            fields.iter().try_for_each(|(name, value)| write!(f, "; {name}: {}", value.escape_ascii()))
+        let headers = |f: &mut fmt::Formatter<'_>, headers: &[Header]| {
+            headers.iter().try_for_each(|(name, value)| write!(f, "; {name}: {}", value.escape_ascii()))
         };
         write!(f, "{} {:?}", self.line.escape_debug(), self.version)?;
-        fields(f, &self.fields)?;
+        headers(f, &self.headers)?;
         write!(f, "; body \"{}\"", self.body.escape_ascii())?;
-        fields(f, &self.trailers)?;
+        headers(f, &self.trailers)?;
         f.write_str(if self.keeps { "; goes on" } else { "; the last" })
     }
 }
 
-/// Fields as readings have them.
-fn sorted(fields: impl IntoIterator<Item = (impl Into<String>, impl Into<Vec<u8>>)>) -> Vec<Field> {
-    let mut fields: Vec<_> =
-        fields.into_iter().map(|(name, value)| (name.into().to_ascii_lowercase(), value.into())).collect();
-    fields.sort_by(|one: &Field, other| one.0.cmp(&other.0));
-    fields
+/// Headers as readings have them.
+fn sorted(headers: impl IntoIterator<Item = (impl Into<String>, impl Into<Vec<u8>>)>) -> Vec<Header> {
+    let mut headers: Vec<_> =
+        headers.into_iter().map(|(name, value)| (name.into().to_ascii_lowercase(), value.into())).collect();
+    headers.sort_by(|one: &Header, other| one.0.cmp(&other.0));
+    headers
 }

@@ -3,21 +3,21 @@
 use http::{Method, Version};
 use lb::http1::chunked::{BadChunk, Decoder};
 use lb::http1::framing::{self, BadFraming, Framing};
-use lb::http1::head::{AnswerHead, Fields, HeadError, Limits, RequestHead};
-use lb::http1::rejection::Refusal;
+use lb::http1::head::{HeadError, Headers, Limits, RequestHead, ResponseHead};
+use lb::http1::rejection::Rejection;
 use lb::http1::target;
 use lb::proxy::headers::hop_by_hop;
 
-use super::{End, Field, Message, Reading, sorted};
+use super::{End, Header, Message, Reading, sorted};
 
-/// What a head may be; hyper's own limit of fields.
-const LIMITS: Limits = Limits { bytes: 64 << 10, fields: 100 };
+/// What a head may be; hyper's own limit of headers.
+const LIMITS: Limits = Limits { bytes: 64 << 10, headers: 100 };
 
 /// Why we read no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
     Head(HeadError),
-    Request(Refusal),
+    Request(Rejection),
     Answer(BadFraming),
     /// A change of protocol that nobody asked for.
     Switches,
@@ -47,14 +47,14 @@ pub(crate) fn requests(bytes: &[u8]) -> (Reading, Option<Why>) {
 pub(crate) fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, Why> {
     let mut head = RequestHead::default();
     let Some(length) = head.parse(bytes, LIMITS).map_err(Why::Head)? else { return Ok(None) };
-    let framing = framing::request(&head.fields, head.version).map_err(Why::Request)?;
-    target::target(&head.method, head.target(), head.version, &head.fields).map_err(Why::Request)?;
-    hop_by_hop::prepare_request(&mut head.fields.clone(), head.version).map_err(Why::Request)?;
+    let framing = framing::request(&head.headers, head.version).map_err(Why::Request)?;
+    target::target(&head.method, head.target(), head.version, &head.headers).map_err(Why::Request)?;
+    hop_by_hop::prepare_request(&mut head.headers.clone(), head.version).map_err(Why::Request)?;
     let body = body(&bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
-    let keeps = hop_by_hop::keeps_alive(&head.fields, head.version);
+    let keeps = hop_by_hop::keeps_alive(&head.headers, head.version);
     let line = format!("{} {}", head.method, String::from_utf8_lossy(head.target()));
-    Ok(Some((message(line, head.version, &head.fields, body, keeps), length)))
+    Ok(Some((message(line, head.version, &head.headers, body, keeps), length)))
 }
 
 /// What we read as the answer to a request with this method; those before the answer are passed over.
@@ -84,26 +84,26 @@ pub(crate) enum Answer {
 
 /// The first answer, if its head is there.
 pub(crate) fn one_answer(method: &Method, bytes: &[u8]) -> Result<Option<Answer>, Why> {
-    let mut head = AnswerHead::default();
+    let mut head = ResponseHead::default();
     let Some(length) = head.parse(bytes, LIMITS).map_err(Why::Head)? else { return Ok(None) };
     if matches!(head.status, 100 | 102..=199) {
         return Ok(Some(Answer::Interim(length)));
     }
-    let framing = framing::answer(&head.fields, head.version, head.status, method).map_err(Why::Answer)?;
+    let framing = framing::response(&head.headers, head.version, head.status, method).map_err(Why::Answer)?;
     if head.status == 101 {
         return Err(Why::Switches);
     }
     let body = body(&bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
-    let keeps = framing != Framing::UntilClose && hop_by_hop::keeps_alive(&head.fields, head.version);
+    let keeps = framing != Framing::UntilClose && hop_by_hop::keeps_alive(&head.headers, head.version);
     let line = head.status.to_string();
-    Ok(Some(Answer::Final(message(line, head.version, &head.fields, body, keeps), length)))
+    Ok(Some(Answer::Final(message(line, head.version, &head.headers, body, keeps), length)))
 }
 
 /// A body that was read to its end.
 struct Body {
     content: Vec<u8>,
-    trailers: Vec<Field>,
+    trailers: Vec<Header>,
     /// How many bytes it took.
     length: usize,
 }
@@ -125,8 +125,8 @@ fn body(bytes: &[u8], framing: Framing) -> Result<Option<Body>, Why> {
     })
 }
 
-/// Field lines as fields.
-fn trailers(lines: &[u8]) -> Vec<Field> {
+/// Header lines as headers.
+fn trailers(lines: &[u8]) -> Vec<Header> {
     let lines = lines.split_inclusive(|byte| *byte == b'\n');
     sorted(lines.map(|line| {
         let colon = line.iter().position(|byte| *byte == b':').expect("the decoder has looked for it");
@@ -135,9 +135,9 @@ fn trailers(lines: &[u8]) -> Vec<Field> {
 }
 
 /// Of a message without an end only what stands in its head; that it would be the last is not told.
-fn message(line: String, version: Version, fields: &Fields, body: Option<Body>, keeps: bool) -> Message {
-    let fields = sorted(fields.iter().map(|(_, name, value)| (String::from_utf8_lossy(name).into_owned(), value)));
+fn message(line: String, version: Version, headers: &Headers, body: Option<Body>, keeps: bool) -> Message {
+    let headers = sorted(headers.iter().map(|(_, name, value)| (String::from_utf8_lossy(name).into_owned(), value)));
     let keeps = keeps || body.is_none();
     let (body, trailers) = body.map(|body| (body.content, body.trailers)).unwrap_or_default();
-    Message { line, version, fields, body, trailers, keeps }
+    Message { line, version, headers, body, trailers, keeps }
 }

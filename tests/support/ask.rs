@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use lb::admin::{self, Context};
-use lb::live::health::State;
+use lb::live::health::HealthState;
 use lb::telemetry::metrics::Metrics;
 use serde_json::Value;
 
@@ -74,8 +74,8 @@ pub(crate) fn mixed() -> Fixture {
         let servers = &mut Arc::make_mut(&mut config.pools[0]).servers;
         servers[0].enabled = false;
         servers.push(server("server4", 8084, 1));
-        servers.push(config::Server { enabled: false, ..server("server5", 8085, 1) });
+        servers.push(config::ServerConfig { enabled: false, ..server("server5", 8085, 1) });
     });
-    fixture.health("server2", State::Down);
+    fixture.health("server2", HealthState::Down);
     fixture
 }

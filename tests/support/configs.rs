@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb::config::{
-    Address, Admin, Algorithm, Balance, Config, Health, HealthKind, Limits, Listener, Log, LogFormat, Pool, Proxy,
-    Reload, Retry, Server, StatusRanges, Timeouts, Tracing,
+    Address, AdminConfig, Algorithm, BalanceConfig, Config, HealthConfig, HealthKind, LimitsConfig, ListenerConfig,
+    LogConfig, LogFormat, PoolConfig, ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, StatusRanges,
+    TimeoutsConfig, TracingConfig,
 };
 use lb::control::registry::Registry;
 use lb::live::snapshot::Snapshot;
@@ -25,7 +26,7 @@ impl Generations {
     }
 
     /// Accepts a configuration of these pools.
-    pub(crate) fn apply(&mut self, pools: Vec<Pool>) -> Snapshot {
+    pub(crate) fn apply(&mut self, pools: Vec<PoolConfig>) -> Snapshot {
         let config = Arc::new(config(pools));
         self.registry.apply(&config, Instant::now());
         self.count += 1;
@@ -41,8 +42,8 @@ impl Generations {
 }
 
 /// Checks `/health` hourly, with all the time in the world; one result in a row decides.
-pub(crate) fn health() -> Health {
-    Health {
+pub(crate) fn health() -> HealthConfig {
+    HealthConfig {
         kind: HealthKind::Http,
         path: "/health".to_owned(),
         expect: StatusRanges(vec![200..=399]),
@@ -55,31 +56,31 @@ pub(crate) fn health() -> Health {
 }
 
 /// A pool of servers at these addresses, each named after the pool and its place.
-pub(crate) fn pool(name: &str, health: Health, addresses: &[SocketAddr]) -> Pool {
-    let server = |(place, address): (usize, &SocketAddr)| Server {
+pub(crate) fn pool(name: &str, health: HealthConfig, addresses: &[SocketAddr]) -> PoolConfig {
+    let server = |(place, address): (usize, &SocketAddr)| ServerConfig {
         name: format!("{name}-{}", place + 1),
         address: Address::Ip(*address),
         weight: 1,
         enabled: true,
     };
-    Pool {
+    PoolConfig {
         name: name.to_owned(),
-        balance: Balance { algorithm: Algorithm::WeightedRoundRobin, sticky: None },
+        balance: BalanceConfig { algorithm: Algorithm::WeightedRoundRobin, sticky: None },
         health,
-        retry: Retry { attempts: 2, budget: 0.2 },
+        retry: RetryConfig { attempts: 2, budget: 0.2 },
         servers: addresses.iter().enumerate().map(server).collect(),
     }
 }
 
-fn config(mut pools: Vec<Pool>) -> Config {
+fn config(mut pools: Vec<PoolConfig>) -> Config {
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let second = Duration::from_secs(1);
     Config {
-        listeners: vec![Listener { name: "all".to_owned(), address }],
-        admin: Admin { address, hosts: Vec::new() },
-        proxy: Proxy { trusted_proxies: Vec::new(), workers: 1 },
-        reload: Reload {
+        listeners: vec![ListenerConfig { name: "all".to_owned(), address }],
+        admin: AdminConfig { address, hosts: Vec::new() },
+        proxy: ProxyConfig { trusted_proxies: Vec::new(), workers: 1 },
+        reload: ReloadConfig {
             quiet: Duration::from_millis(50),
             poll: second,
             max_removed: 1.0,
@@ -88,9 +89,9 @@ fn config(mut pools: Vec<Pool>) -> Config {
             state_dir: None,
             history: 10,
         },
-        log: Log { level: "info".to_owned(), format: LogFormat::Text, access: false },
-        tracing: Tracing { zipkin: None, otlp: None, service: "lb".to_owned(), sample: 0.0 },
-        timeouts: Timeouts {
+        log: LogConfig { level: "info".to_owned(), format: LogFormat::Text, access: false },
+        tracing: TracingConfig { zipkin: None, otlp: None, service: "lb".to_owned(), sample: 0.0 },
+        timeouts: TimeoutsConfig {
             request_header: second,
             idle: second,
             connect: second,
@@ -98,7 +99,7 @@ fn config(mut pools: Vec<Pool>) -> Config {
             body_idle: second,
             drain: second,
         },
-        limits: Limits { header_bytes: 32 * 1024, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 },
+        limits: LimitsConfig { header_bytes: 32 * 1024, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 },
         routes: Vec::new(),
         pools: pools.into_iter().map(Arc::new).collect(),
     }

@@ -42,7 +42,7 @@ impl Fixture {
     }
 
     /// The same generation after `change` of a server's health.
-    pub(crate) fn health(&mut self, server: &str, state: lb::live::health::State) {
+    pub(crate) fn health(&mut self, server: &str, state: lb::live::health::HealthState) {
         self.server(server).set_state(state);
         self.publish();
     }
@@ -83,13 +83,13 @@ fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> A
 }
 
 /// A configuration of these pools with the defaults for all else, everything routed to the first.
-pub(crate) fn config(pools: Vec<config::Pool>) -> Config {
+pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
     let seconds = Duration::from_secs;
     Config {
-        listeners: vec![config::Listener { name: "web".into(), address: loopback(8080) }],
-        admin: config::Admin { address: loopback(9900), hosts: Vec::new() },
-        proxy: config::Proxy { trusted_proxies: Vec::new(), workers: WORKERS },
-        reload: config::Reload {
+        listeners: vec![config::ListenerConfig { name: "web".into(), address: loopback(8080) }],
+        admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
+        proxy: config::ProxyConfig { trusted_proxies: Vec::new(), workers: WORKERS },
+        reload: config::ReloadConfig {
             quiet: Duration::from_millis(50),
             poll: seconds(2),
             max_removed: 1.0,
@@ -98,9 +98,9 @@ pub(crate) fn config(pools: Vec<config::Pool>) -> Config {
             state_dir: None,
             history: 100,
         },
-        log: config::Log { level: "info".into(), format: config::LogFormat::Text, access: true },
-        tracing: config::Tracing { zipkin: None, otlp: None, service: "lb".into(), sample: 1.0 },
-        timeouts: config::Timeouts {
+        log: config::LogConfig { level: "info".into(), format: config::LogFormat::Text, access: true },
+        tracing: config::TracingConfig { zipkin: None, otlp: None, service: "lb".into(), sample: 1.0 },
+        timeouts: config::TimeoutsConfig {
             request_header: seconds(10),
             idle: seconds(75),
             connect: seconds(2),
@@ -108,8 +108,14 @@ pub(crate) fn config(pools: Vec<config::Pool>) -> Config {
             body_idle: seconds(60),
             drain: seconds(30),
         },
-        limits: config::Limits { header_bytes: 32 << 10, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 },
-        routes: vec![config::Route {
+        limits: config::LimitsConfig {
+            header_bytes: 32 << 10,
+            headers: 100,
+            body_bytes: 0,
+            body_rate: 64,
+            connections: 0,
+        },
+        routes: vec![config::RouteConfig {
             name: "all".into(),
             host: config::HostPattern::Any,
             path: "/".into(),
@@ -120,12 +126,12 @@ pub(crate) fn config(pools: Vec<config::Pool>) -> Config {
 }
 
 /// A pool with the default rules.
-pub(crate) fn pool(name: &str, servers: Vec<config::Server>) -> config::Pool {
+pub(crate) fn pool(name: &str, servers: Vec<config::ServerConfig>) -> config::PoolConfig {
     let two = NonZeroU32::MIN.saturating_add(1);
-    config::Pool {
+    config::PoolConfig {
         name: name.into(),
-        balance: config::Balance { algorithm: config::Algorithm::WeightedRoundRobin, sticky: None },
-        health: config::Health {
+        balance: config::BalanceConfig { algorithm: config::Algorithm::WeightedRoundRobin, sticky: None },
+        health: config::HealthConfig {
             kind: config::HealthKind::Http,
             path: "/health".into(),
             expect: config::StatusRanges(vec![200..=399]),
@@ -135,18 +141,18 @@ pub(crate) fn pool(name: &str, servers: Vec<config::Server>) -> config::Pool {
             fall: two.saturating_add(1),
             memory: None,
         },
-        retry: config::Retry { attempts: 2, budget: 0.2 },
+        retry: config::RetryConfig { attempts: 2, budget: 0.2 },
         servers,
     }
 }
 
 /// An enabled server at a loopback address that nothing connects to.
-pub(crate) fn server(name: &str, port: u16, weight: u32) -> config::Server {
-    config::Server { name: name.into(), address: config::Address::Ip(loopback(port)), weight, enabled: true }
+pub(crate) fn server(name: &str, port: u16, weight: u32) -> config::ServerConfig {
+    config::ServerConfig { name: name.into(), address: config::Address::Ip(loopback(port)), weight, enabled: true }
 }
 
 /// The pool of the mission: weights 2, 3 and 6.
-pub(crate) fn three() -> config::Pool {
+pub(crate) fn three() -> config::PoolConfig {
     pool("default", vec![server("server1", 8081, 2), server("server2", 8082, 3), server("server3", 8083, 6)])
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use http::Method;
 use lb::http1::framing::{self, Framing};
 use lb::http1::head::{Limits, RequestHead};
-use lb::http1::name::Name;
+use lb::http1::name::HeaderName;
 use lb::http1::path;
 
 use crate::oracle::because::{Because, difference};
@@ -13,7 +13,7 @@ use crate::oracle::ours::{self, Answer, Why};
 use crate::oracle::{Message, hyper};
 
 /// What the engine's head limits are, roughly: it has to read no head that we do not.
-const LIMITS: Limits = Limits { bytes: usize::MAX, fields: 200 };
+const LIMITS: Limits = Limits { bytes: usize::MAX, headers: 200 };
 
 /// All that went over the wires.
 pub struct Played {
@@ -141,8 +141,8 @@ impl Asked {
                 }
                 // The connection may go on behind what is only a bad path.
                 Err(Why::Request(refusal)) if !refusal.closes() => {
-                    if framing::request(&head.fields, head.version) != Ok(Framing::None)
-                        && !head.fields.has(Name::ContentLength)
+                    if framing::request(&head.headers, head.version) != Ok(Framing::None)
+                        && !head.headers.has(HeaderName::ContentLength)
                     {
                         break;
                     }

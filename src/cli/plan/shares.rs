@@ -54,9 +54,10 @@ pub(in crate::cli) fn portions(live: &[Server], new: &Config) -> Vec<Portion> {
     let mut portions = Vec::new();
     for pool in &new.pools {
         let lives = |name: &str| known.get(pool.name.as_str())?.get(name);
-        let same =
-            |server: &config::Server| lives(&server.name)?.iter().find(|live| live.address == server.address).copied();
-        let takes = |server: &config::Server| {
+        let same = |server: &config::ServerConfig| {
+            lives(&server.name)?.iter().find(|live| live.address == server.address).copied()
+        };
+        let takes = |server: &config::ServerConfig| {
             let well = pool.health.kind == HealthKind::None || same(server).is_none_or(Server::is_well);
             server.enabled && server.weight > 0 && well
         };
@@ -97,7 +98,7 @@ pub(in crate::cli) fn portions(live: &[Server], new: &Config) -> Vec<Portion> {
 /// Servers by pool and name: more than one where one has come at another address and the old one leaves.
 type Known<'a> = HashMap<&'a str, HashMap<&'a str, Vec<&'a Server>>>;
 
-fn note(server: &config::Server, live: Option<&Server>, kind: HealthKind) -> Option<&'static str> {
+fn note(server: &config::ServerConfig, live: Option<&Server>, kind: HealthKind) -> Option<&'static str> {
     match live {
         _ if !server.enabled => Some("disabled"),
         _ if server.weight == 0 => Some("weight 0"),

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::config::{Address, Listener, Route, Server};
+use crate::config::{Address, ListenerConfig, RouteConfig, ServerConfig};
 
 /// One difference between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A listener that was not there.
-    ListenerAdded(Listener),
+    ListenerAdded(ListenerConfig),
     /// A listener that is no longer there.
-    ListenerRemoved(Listener),
+    ListenerRemoved(ListenerConfig),
     /// A listener by the same name takes clients elsewhere.
     ListenerAddress {
         /// The listener's name.
@@ -22,9 +22,9 @@ pub enum Change {
         to: SocketAddr,
     },
     /// A route that was not there.
-    RouteAdded(Route),
+    RouteAdded(RouteConfig),
     /// A route that is no longer there.
-    RouteRemoved(Route),
+    RouteRemoved(RouteConfig),
     /// A route by the same name takes or leads elsewhere.
     RouteChanged {
         /// The route's name.
@@ -47,14 +47,14 @@ pub enum Change {
         /// Its pool's name.
         pool: String,
         /// All of it.
-        server: Server,
+        server: ServerConfig,
     },
     /// A server that is no longer there.
     ServerRemoved {
         /// Its pool's name.
         pool: String,
         /// All that it was.
-        server: Server,
+        server: ServerConfig,
     },
     /// A server by the same name is elsewhere: to the rest of the program it is another one.
     ServerAddress {
@@ -112,7 +112,7 @@ impl fmt::Display for Change {
             Self::ListenerAddress { listener, from, to } => {
                 write!(f, "listener {listener}: address {from} -> {to}")
             }
-            Self::RouteAdded(Route { name, host, path, pool }) => {
+            Self::RouteAdded(RouteConfig { name, host, path, pool }) => {
                 write!(f, "route {name}: added ({host}{path} to pool {pool})")
             }
             Self::RouteRemoved(route) => write!(f, "route {}: removed", route.name),
@@ -123,7 +123,7 @@ impl fmt::Display for Change {
             Self::PoolRemoved(pool) => write!(f, "pool {pool}: removed"),
             Self::PoolOrder(pool) => write!(f, "pool {pool}: servers in another order"),
             Self::ServerAdded { pool, server } => {
-                let Server { name, address, weight, enabled } = server;
+                let ServerConfig { name, address, weight, enabled } = server;
                 let disabled = if *enabled { "" } else { ", disabled" };
                 write!(f, "server {pool}/{name}: added ({address}, weight {weight}{disabled})")
             }

@@ -29,22 +29,22 @@ fn command(words: &str) -> Edit {
     Edit { server: words[1].to_owned(), pool, what }
 }
 
-fn done(text: &str, words: &str) -> Outcome {
+fn done(text: &str, words: &str) -> EditOutcome {
     edit(&[SourceFile::new("lb.toml", text)], &no_env, &command(words)).expect(words)
 }
 
 #[track_caller]
 fn edited(text: &str, words: &str) -> String {
     match done(text, words) {
-        Outcome::Text { bytes, .. } => String::from_utf8(bytes).unwrap(),
-        Outcome::Same(same) => panic!("{words}: {same}"),
+        EditOutcome::Text { bytes, .. } => String::from_utf8(bytes).unwrap(),
+        EditOutcome::Same(same) => panic!("{words}: {same}"),
     }
 }
 
 fn refused(text: &str, words: &str) -> String {
     match edit(&[SourceFile::new("lb.toml", text)], &no_env, &command(words)).expect_err(words) {
-        Refusal::Fault(fault) => format!("{} ({})", fault.message, fault.hint.unwrap_or_default()),
-        Refusal::Problems(problems) => problems[0].to_string(),
+        EditError::Fault(fault) => format!("{} ({})", fault.message, fault.hint.unwrap_or_default()),
+        EditError::Problems(problems) => problems[0].to_string(),
     }
 }
 
@@ -179,7 +179,7 @@ fn what_is_so_already_is_said() {
         ("add a a:1", "server default/a: there already"),
         ("add a A:1 --weight 1", "server default/a: there already"),
     ] {
-        assert_eq!(done(A, words), Outcome::Same(said.to_owned()), "{words}");
+        assert_eq!(done(A, words), EditOutcome::Same(said.to_owned()), "{words}");
     }
 }
 
@@ -220,7 +220,7 @@ fn names_come_from_the_environment_too_and_files_are_edited_where_the_server_is(
     let other = SourceFile::new("x", A.replace("\"a\"", "\"${WHO}\""));
     let outcome = edit(&[main, other], &env, &command("weight a 2")).unwrap();
     let bytes = A.replace("\"a\"", "\"${WHO}\"") + "weight = 2\n";
-    assert_eq!(outcome, Outcome::Text { file: 1, bytes: bytes.into_bytes() });
+    assert_eq!(outcome, EditOutcome::Text { file: 1, bytes: bytes.into_bytes() });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::report::Report;
 use super::resolve::server;
 use super::{Env, joined, tables};
 use crate::config::source::SourceFile;
-use crate::config::{Config, DEFAULT_POOL, Pool, Server};
+use crate::config::{Config, DEFAULT_POOL, PoolConfig, ServerConfig};
 
 /// The header of a server's table, as lines of their own.
 const HEADER: &[u8] = b"\n[[server]]\n";
@@ -60,14 +60,14 @@ pub fn amend(known: &Known, new: &SourceFile, env: &Env<'_>) -> Option<Config> {
     if !servers.iter().any(|server| server.enabled && server.weight > 0) {
         return None;
     }
-    let amended = Arc::new(Pool { servers, ..pool.without_servers() });
+    let amended = Arc::new(PoolConfig { servers, ..pool.without_servers() });
     let pools =
         known.config.pools.iter().map(|other| Arc::clone(if Arc::ptr_eq(other, pool) { &amended } else { other }));
     Some(Config { pools: pools.collect(), ..known.config.clone() })
 }
 
 /// The servers of a text that has nothing else in it, and nothing wrong.
-fn read(text: &bytes::Bytes, file: &SourceFile, env: &Env<'_>) -> Option<Vec<Server>> {
+fn read(text: &bytes::Bytes, file: &SourceFile, env: &Env<'_>) -> Option<Vec<ServerConfig>> {
     let part = SourceFile { path: file.path.clone(), bytes: text.clone(), hash: String::new() };
     let parts = [part];
     let report = Report::new(&parts);
@@ -76,7 +76,7 @@ fn read(text: &bytes::Bytes, file: &SourceFile, env: &Env<'_>) -> Option<Vec<Ser
     let mut draft = tables::read(&table, &report);
     let servers = draft.pools.remove(DEFAULT_POOL).map(|pool| pool.servers).unwrap_or_default();
     let count = servers.len();
-    let servers: Vec<Server> = servers.into_iter().filter_map(server).collect();
+    let servers: Vec<ServerConfig> = servers.into_iter().filter_map(server).collect();
     (only_servers && servers.len() == count && report.into_problems().is_empty()).then_some(servers)
 }
 

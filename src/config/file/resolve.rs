@@ -8,7 +8,9 @@ use super::report::Report;
 use super::tree::Place;
 use crate::config::file::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use crate::config::problem::Fault;
-use crate::config::{Config, DEFAULT_POOL, HostPattern, Listener, Pool, Route, Server, overlap, suggest};
+use crate::config::{
+    Config, DEFAULT_POOL, HostPattern, ListenerConfig, PoolConfig, RouteConfig, ServerConfig, overlap, suggest,
+};
 
 /// The configuration, whole only if nothing was reported.
 pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
@@ -193,13 +195,13 @@ impl<'a, K: Eq + Hash> Once<'a, K> {
     }
 }
 
-fn listener(draft: DraftListener) -> Option<Listener> {
-    Some(Listener { name: draft.name?.value, address: draft.address?.value })
+fn listener(draft: DraftListener) -> Option<ListenerConfig> {
+    Some(ListenerConfig { name: draft.name?.value, address: draft.address?.value })
 }
 
-fn routes(drafts: Vec<DraftRoute>) -> Vec<Route> {
+fn routes(drafts: Vec<DraftRoute>) -> Vec<RouteConfig> {
     if drafts.is_empty() {
-        return vec![Route {
+        return vec![RouteConfig {
             name: "default".to_owned(),
             host: HostPattern::Any,
             path: "/".to_owned(),
@@ -207,13 +209,13 @@ fn routes(drafts: Vec<DraftRoute>) -> Vec<Route> {
         }];
     }
     let route = |draft: DraftRoute| {
-        Some(Route { name: draft.name?.value, host: draft.host?, path: draft.path?, pool: draft.pool?.value })
+        Some(RouteConfig { name: draft.name?.value, host: draft.host?, path: draft.path?, pool: draft.pool?.value })
     };
     drafts.into_iter().filter_map(route).collect()
 }
 
-fn pool(name: String, draft: DraftPool) -> Pool {
-    Pool {
+fn pool(name: String, draft: DraftPool) -> PoolConfig {
+    PoolConfig {
         name,
         balance: draft.rules.balance,
         health: draft.rules.health,
@@ -223,8 +225,8 @@ fn pool(name: String, draft: DraftPool) -> Pool {
 }
 
 /// The server, if all of it could be read.
-pub(super) fn server(draft: DraftServer) -> Option<Server> {
-    Some(Server {
+pub(super) fn server(draft: DraftServer) -> Option<ServerConfig> {
+    Some(ServerConfig {
         name: draft.name?.value,
         address: draft.address?,
         weight: draft.weight.value,

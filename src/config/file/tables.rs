@@ -11,22 +11,23 @@ use crate::config::file::reader::{Placed, Reader};
 use crate::config::file::tree::{Place, Table};
 use crate::config::problem::Fault;
 use crate::config::{
-    Address, Admin, Algorithm, Balance, DEFAULT_POOL, Health, HealthKind, HostPattern, Limits, Log, LogFormat, Proxy,
-    Reload, Retry, Sticky, Timeouts, Tracing, defaults, values,
+    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, HealthConfig, HealthKind, HostPattern, LimitsConfig,
+    LogConfig, LogFormat, ProxyConfig, ReloadConfig, RetryConfig, StickyConfig, TimeoutsConfig, TracingConfig,
+    defaults, values,
 };
 
 /// What was read. Where a value was wrong, and that was reported, there is `None` or the default.
 pub(super) struct Draft {
     pub(super) listeners: Vec<DraftListener>,
-    pub(super) admin: Admin,
+    pub(super) admin: AdminConfig,
     /// Where the admin address stands, if the file sets it.
     pub(super) admin_place: Option<Place>,
-    pub(super) proxy: Proxy,
-    pub(super) reload: Reload,
-    pub(super) log: Log,
-    pub(super) tracing: Tracing,
-    pub(super) timeouts: Timeouts,
-    pub(super) limits: Limits,
+    pub(super) proxy: ProxyConfig,
+    pub(super) reload: ReloadConfig,
+    pub(super) log: LogConfig,
+    pub(super) tracing: TracingConfig,
+    pub(super) timeouts: TimeoutsConfig,
+    pub(super) limits: LimitsConfig,
     pub(super) routes: Vec<DraftRoute>,
     pub(super) pools: BTreeMap<String, DraftPool>,
     /// The rules of a pool that says nothing of its own.
@@ -62,9 +63,9 @@ pub(super) struct DraftServer {
 /// What a pool takes from the top level, key by key, where it leaves it out.
 #[derive(Clone, Default)]
 pub(super) struct Rules {
-    pub(super) balance: Balance,
-    pub(super) health: Health,
-    pub(super) retry: Retry,
+    pub(super) balance: BalanceConfig,
+    pub(super) health: HealthConfig,
+    pub(super) retry: RetryConfig,
 }
 
 const ALGORITHMS: [(&str, Algorithm); 4] = [
@@ -131,28 +132,28 @@ fn listener(table: &Reader<'_>, report: &Report<'_>) -> DraftListener {
     DraftListener { name, address }
 }
 
-fn admin(table: &Reader<'_>) -> (Admin, Option<Place>) {
-    let default = Admin::default();
+fn admin(table: &Reader<'_>) -> (AdminConfig, Option<Place>) {
+    let default = AdminConfig::default();
     let address = table.text("address", "an address such as \"127.0.0.1:9900\"", values::listen_address);
-    let admin = Admin {
+    let admin = AdminConfig {
         address: address.as_ref().map_or(default.address, |read| read.value),
         hosts: table.list("hosts", "a list of host names", values::host_name),
     };
     (admin, address.map(|read| read.place))
 }
 
-fn proxy(table: &Reader<'_>) -> Proxy {
-    let default = Proxy::default();
-    Proxy {
+fn proxy(table: &Reader<'_>) -> ProxyConfig {
+    let default = ProxyConfig::default();
+    ProxyConfig {
         trusted_proxies: table.list("trusted_proxies", "a list of networks", values::network),
         workers: table.integer("workers").map_or(default.workers, |read| read.value),
     }
 }
 
-fn reload(table: &Reader<'_>) -> Reload {
-    let default = Reload::default();
+fn reload(table: &Reader<'_>) -> ReloadConfig {
+    let default = ReloadConfig::default();
     let state_dir = |text: &str| Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()));
-    Reload {
+    ReloadConfig {
         quiet: table.duration("quiet", default.quiet),
         poll: table.duration("poll", default.poll),
         max_removed: table.percent("max_removed", default.max_removed),
@@ -163,9 +164,9 @@ fn reload(table: &Reader<'_>) -> Reload {
     }
 }
 
-fn log(table: &Reader<'_>) -> Log {
-    let default = Log::default();
-    Log {
+fn log(table: &Reader<'_>) -> LogConfig {
+    let default = LogConfig::default();
+    LogConfig {
         level: table
             .text("level", "a level such as \"info\"", values::log_filter)
             .map_or(default.level, |read| read.value),
@@ -174,10 +175,10 @@ fn log(table: &Reader<'_>) -> Log {
     }
 }
 
-fn tracing(table: &Reader<'_>) -> Tracing {
-    let default = Tracing::default();
+fn tracing(table: &Reader<'_>) -> TracingConfig {
+    let default = TracingConfig::default();
     let collector = |key| table.text(key, "a URL", values::collector).and_then(|read| read.value);
-    Tracing {
+    TracingConfig {
         zipkin: collector("zipkin"),
         otlp: collector("otlp"),
         service: table.text("service", "a name", values::label).map_or(default.service, |read| read.value),
@@ -185,9 +186,9 @@ fn tracing(table: &Reader<'_>) -> Tracing {
     }
 }
 
-fn timeouts(table: &Reader<'_>) -> Timeouts {
-    let default = Timeouts::default();
-    Timeouts {
+fn timeouts(table: &Reader<'_>) -> TimeoutsConfig {
+    let default = TimeoutsConfig::default();
+    TimeoutsConfig {
         request_header: table.duration("request_header", default.request_header),
         idle: table.duration("idle", default.idle),
         connect: table.duration("connect", default.connect),
@@ -197,9 +198,9 @@ fn timeouts(table: &Reader<'_>) -> Timeouts {
     }
 }
 
-fn limits(table: &Reader<'_>) -> Limits {
-    let default = Limits::default();
-    Limits {
+fn limits(table: &Reader<'_>) -> LimitsConfig {
+    let default = LimitsConfig::default();
+    LimitsConfig {
         header_bytes: table.size("header_bytes", default.header_bytes),
         headers: table.integer("headers").map_or(default.headers, |read| read.value),
         body_bytes: table.size("body_bytes", default.body_bytes),
@@ -260,13 +261,13 @@ fn rules(table: &Reader<'_>, base: &Rules) -> Rules {
     }
 }
 
-fn balance(table: &Reader<'_>, base: &Balance) -> Balance {
+fn balance(table: &Reader<'_>, base: &BalanceConfig) -> BalanceConfig {
     let sticky = if table.is_false("sticky") {
         None
     } else if table.has("sticky") {
         let base = base.sticky.clone().unwrap_or_default();
         let sticky = table.table("sticky", keys::STICKY);
-        Some(Sticky {
+        Some(StickyConfig {
             cookie: sticky
                 .text("cookie", "a cookie's name", values::cookie_name)
                 .map_or(base.cookie, |read| read.value),
@@ -275,10 +276,10 @@ fn balance(table: &Reader<'_>, base: &Balance) -> Balance {
     } else {
         base.sticky.clone()
     };
-    Balance { algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm), sticky }
+    BalanceConfig { algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm), sticky }
 }
 
-fn health(table: &Reader<'_>, base: &Health) -> Health {
+fn health(table: &Reader<'_>, base: &HealthConfig) -> HealthConfig {
     let count = |key, default| {
         let read = table.integer(key).and_then(|read| NonZeroU32::new(read.value));
         read.unwrap_or(default)
@@ -287,7 +288,7 @@ fn health(table: &Reader<'_>, base: &Health) -> Health {
         "" => Ok(None),
         _ => values::absolute_path(text).map(Some),
     };
-    Health {
+    HealthConfig {
         kind: table.choice("kind", &HEALTH_KINDS, base.kind),
         path: table
             .text("path", "a path such as \"/health\"", values::absolute_path)
@@ -305,8 +306,8 @@ fn health(table: &Reader<'_>, base: &Health) -> Health {
     }
 }
 
-fn retry(table: &Reader<'_>, base: &Retry) -> Retry {
-    Retry {
+fn retry(table: &Reader<'_>, base: &RetryConfig) -> RetryConfig {
+    RetryConfig {
         attempts: table.integer("attempts").map_or(base.attempts, |read| read.value),
         budget: table.percent("budget", base.budget),
     }

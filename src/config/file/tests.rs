@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Algorithm, Balance, HostPattern, Retry, Sticky};
+use crate::config::{Algorithm, BalanceConfig, HostPattern, RetryConfig, StickyConfig};
 
 const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
 const SERVER: &str = "[[server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
@@ -27,12 +27,12 @@ fn good(text: &str) -> Config {
 fn the_smallest_file_gets_every_default() {
     let config = good(&format!("{LISTENER}{SERVER}"));
     assert_eq!(config.listeners[0].name, "127.0.0.1:0");
-    assert_eq!(config.admin, Admin::default());
+    assert_eq!(config.admin, AdminConfig::default());
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].name, "default");
     assert_eq!(config.routes[0].pool, DEFAULT_POOL);
     let pool = config.pool(DEFAULT_POOL).expect("the default pool");
-    assert_eq!(pool.balance, Balance::default());
+    assert_eq!(pool.balance, BalanceConfig::default());
     assert_eq!((pool.servers[0].weight, pool.servers[0].enabled), (1, true));
 }
 
@@ -57,12 +57,12 @@ fn a_pool_takes_what_it_leaves_out_key_by_key() {
         attempts = 1"
     ));
     let pool = |name: &str| config.pool(name).expect(name).clone();
-    let sticky = |hours: u64| Some(Sticky { cookie: "c".to_owned(), max_age: Duration::from_secs(hours * 3600) });
+    let sticky = |hours: u64| Some(StickyConfig { cookie: "c".to_owned(), max_age: Duration::from_secs(hours * 3600) });
     assert_eq!(pool("a").balance.algorithm, Algorithm::Random);
     assert_eq!(pool("a").balance.sticky, sticky(3));
     assert_eq!(pool("b").balance.algorithm, Algorithm::RoundRobin);
     assert_eq!(pool("b").balance.sticky, None);
-    assert_eq!(pool("b").retry, Retry { attempts: 5, budget: 0.01 });
+    assert_eq!(pool("b").retry, RetryConfig { attempts: 5, budget: 0.01 });
     assert_eq!(pool("c").balance.sticky, sticky(2));
     assert_eq!(pool("default").retry.attempts, 1);
     assert_eq!(pool("default").servers.len(), 1);
@@ -150,7 +150,7 @@ fn what_is_never_closed_is_told_once_where_it_begins() {
 #[test]
 fn the_admin_address_is_told_whatever_else_is_wrong() {
     let own = "[admin]\naddress = \"127.0.0.1:1234\"\n";
-    let default = Admin::default().address.to_string();
+    let default = AdminConfig::default().address.to_string();
     let table = [
         (format!("{own}colour = 1\n[[server]]\nweight = \"heavy\"\n"), "127.0.0.1:1234"),
         (format!("[log\n{own}"), "127.0.0.1:1234"),

@@ -9,7 +9,7 @@ use crate::config::problem::{Fault, Problem};
 use crate::config::{self, Config, overlap};
 use crate::control::gateway::Gateway;
 use crate::control::reload::last_good;
-use crate::control::reload::reader::{Candidate, Pace, env};
+use crate::control::reload::reader::{ParsedConfig, ReloadRules, env};
 use crate::control::reload::source::{Loaded, Sources};
 use crate::live::events::Event;
 use crate::live::reloads::{Outcome, Reload};
@@ -20,8 +20,8 @@ use crate::worker::socket::{self, BindError};
 impl Gateway {
     /// Brings a candidate into force, or records why not. Nothing that runs is touched before all
     /// of it is known to work.
-    pub(super) fn consider(&mut self, candidate: Candidate) {
-        let Candidate { loaded: Loaded { sources, result }, since, asked } = candidate;
+    pub(super) fn consider(&mut self, candidate: ParsedConfig) {
+        let ParsedConfig { loaded: Loaded { sources, result }, since, asked } = candidate;
         let (in_force, last_rejected) = {
             let snapshot = self.state.snapshot.load();
             (snapshot.generation, !self.state.reloads().last_successful())
@@ -86,7 +86,7 @@ impl Gateway {
         let hash = sources.hash.as_str().into();
         let snapshot = self.registry.snapshot(&config, generation, hash, files(sources), SystemTime::now());
         self.swap(snapshot);
-        self.listeners.commit(fresh, &config.listeners, &self.crew, config.timeouts.drain, now);
+        self.listeners.commit(fresh, &config.listeners, &self.worker_pool, config.timeouts.drain, now);
         self.state.set_listeners(self.listeners.live(&config.listeners));
         if let Some(socket) = admin {
             self.admin.move_to(config.admin.address, socket);
@@ -96,7 +96,7 @@ impl Gateway {
         }
         self.traces.apply(&config.tracing);
         self.keep(sources);
-        self.pace.send_replace(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
+        self.pace.send_replace(ReloadRules { quiet: config.reload.quiet, poll: config.reload.poll });
         Ok(changes)
     }
 
@@ -127,13 +127,13 @@ impl Gateway {
         }
         self.resolver.apply(&snapshot);
         let before = self.state.snapshot.swap(Arc::new(snapshot));
-        self.crew.refresh();
+        self.worker_pool.refresh();
         self.retired.push(before);
-        self.bury();
+        self.free_retired();
     }
 
     /// Frees the snapshots that nobody holds any more, beside everything else.
-    fn bury(&mut self) {
+    fn free_retired(&mut self) {
         // Nobody can take hold of one that nobody else holds.
         let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         if free.iter().any(|snapshot| snapshot.is_large()) {
@@ -168,12 +168,12 @@ impl Gateway {
 
     /// Ends the drains whose time has come, and frees what is over.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.bury();
+        self.free_retired();
         let expired = self.registry.expire(&self.config, now);
         for (server, open) in &expired.servers {
             if *open {
                 tracing::warn!(server = %server.key, "the time to drain is over: its open requests are cut");
-                self.crew.cut_server(server.id);
+                self.worker_pool.cut_server(server.id);
             } else {
                 tracing::info!(server = %server.key, "drained");
             }
@@ -185,7 +185,7 @@ impl Gateway {
             self.publish();
         }
         if !self.listeners.is_settled() {
-            self.listeners.expire(&self.crew, now);
+            self.listeners.expire(&self.worker_pool, now);
             self.state.set_listeners(self.listeners.live(&self.config.listeners));
         }
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, overlap};
 use crate::live::counters::PerWorker;
-use crate::live::listener::ListenerLive;
-use crate::worker::Crew;
+use crate::live::listener::LiveListener;
+use crate::worker::WorkerPool;
 use crate::worker::socket::{self, BindError};
 
 /// How long a socket that is to be closed goes on giving out the clients who were connecting. Less
@@ -26,7 +26,7 @@ pub struct Listeners {
 
 #[derive(Debug)]
 struct Bound {
-    live: Arc<ListenerLive>,
+    live: Arc<LiveListener>,
     socket: TcpListener,
 }
 
@@ -34,7 +34,7 @@ struct Bound {
 #[derive(Debug)]
 struct Closing {
     address: SocketAddr,
-    live: Arc<ListenerLive>,
+    live: Arc<LiveListener>,
     /// Gives out its last clients until then; an edit that names the address again finds it here.
     lingering: Option<(TcpListener, Instant)>,
     /// When the clients that came by it are cut.
@@ -56,7 +56,7 @@ impl Listeners {
     ///
     /// # Errors
     /// With every address that cannot be listened on; then none stays bound.
-    pub fn prepare(&mut self, config: &[config::Listener]) -> Result<Fresh, Vec<BindError>> {
+    pub fn prepare(&mut self, config: &[config::ListenerConfig]) -> Result<Fresh, Vec<BindError>> {
         let mut fresh = Vec::new();
         let mut errors = Vec::new();
         for listener in config {
@@ -73,7 +73,7 @@ impl Listeners {
     }
 
     /// Binds an address that may overlap with those that `config` gives up.
-    fn bind(&self, address: SocketAddr, config: &[config::Listener]) -> Result<TcpListener, BindError> {
+    fn bind(&self, address: SocketAddr, config: &[config::ListenerConfig]) -> Result<TcpListener, BindError> {
         let stays = |held: SocketAddr| config.iter().any(|listener| listener.address == held);
         let bound = self.bound.iter().map(|(held, bound)| (*held, &bound.socket));
         let lingering =
@@ -86,9 +86,9 @@ impl Listeners {
         socket::bind(address, &making_way)
     }
 
-    fn bound(&mut self, config: &config::Listener, socket: TcpListener) -> Bound {
+    fn bound(&mut self, config: &config::ListenerConfig, socket: TcpListener) -> Bound {
         self.next_id += 1;
-        let live = ListenerLive {
+        let live = LiveListener {
             id: self.next_id,
             name: config.name.as_str().into(),
             address: socket.local_addr().unwrap_or(config.address),
@@ -103,9 +103,16 @@ impl Listeners {
 
     /// Has the workers accept from what is fresh, and, after a last moment, no more from what
     /// `config` does not name.
-    pub fn commit(&mut self, fresh: Fresh, config: &[config::Listener], crew: &Crew, drain: Duration, now: Instant) {
+    pub fn commit(
+        &mut self,
+        fresh: Fresh,
+        config: &[config::ListenerConfig],
+        worker_pool: &WorkerPool,
+        drain: Duration,
+        now: Instant,
+    ) {
         for (address, bound) in fresh.0 {
-            if let Err(error) = crew.listen(&bound.live, &bound.socket) {
+            if let Err(error) = worker_pool.listen(&bound.live, &bound.socket) {
                 tracing::error!(listener = %bound.live.name, %error, "workers cannot accept from the listener");
             }
             self.bound.insert(address, bound);
@@ -113,13 +120,13 @@ impl Listeners {
         let named = |address: &SocketAddr| config.iter().any(|listener| listener.address == *address);
         for back in self.closing.extract_if(.., |closing| closing.lingering.is_some() && named(&closing.address)) {
             let Some((socket, _)) = back.lingering else { continue };
-            if let Err(error) = socket::unhush(&socket) {
+            if let Err(error) = socket::resume_accept(&socket) {
                 tracing::error!(listener = %back.live.name, %error, "the listener cannot be opened again");
             }
             self.bound.insert(back.address, Bound { live: back.live, socket });
         }
         for (address, Bound { live, socket }) in self.bound.extract_if(|address, _| !named(address)) {
-            quieten(&live, &socket);
+            pause_accept(&live, &socket);
             let lingering = Some((socket, now + LINGER.min(drain)));
             self.closing.push(Closing { address, live, lingering, until: now + drain });
         }
@@ -129,28 +136,28 @@ impl Listeners {
             {
                 // The same socket by another name: its connections go on, and are counted on.
                 let counters = Arc::clone(&bound.live.counters);
-                let live = ListenerLive { name: listener.name.as_str().into(), counters, ..*bound.live };
+                let live = LiveListener { name: listener.name.as_str().into(), counters, ..*bound.live };
                 bound.live = Arc::new(live);
             }
         }
     }
 
     /// Has the system hear no new clients, for the process is about to stop.
-    pub fn quieten(&self) {
-        self.bound.values().for_each(|bound| quieten(&bound.live, &bound.socket));
+    pub fn pause_accept(&self) {
+        self.bound.values().for_each(|bound| pause_accept(&bound.live, &bound.socket));
     }
 
     /// Closes what has lingered, forgets closed listeners whose last client has left, and ends the
     /// clients whose time is over.
-    pub fn expire(&mut self, crew: &Crew, now: Instant) {
+    pub fn expire(&mut self, worker_pool: &WorkerPool, now: Instant) {
         self.closing.retain_mut(|closing| {
             if closing.lingering.take_if(|(_, until)| now >= *until).is_some() {
                 // Those who queue are accepted meanwhile: whether any are left is seen next time.
-                crew.close(closing.live.id);
+                worker_pool.close(closing.live.id);
                 return true;
             }
             if now >= closing.until {
-                crew.cut_listener(closing.live.id);
+                worker_pool.cut_listener(closing.live.id);
             }
             closing.lingering.is_some() || (now < closing.until && closing.live.connections() > 0)
         });
@@ -169,15 +176,15 @@ impl Listeners {
 
     /// All, for those who show them: the open ones in the configuration's order, then the closed ones.
     #[must_use]
-    pub fn live(&self, config: &[config::Listener]) -> Vec<Arc<ListenerLive>> {
+    pub fn live(&self, config: &[config::ListenerConfig]) -> Vec<Arc<LiveListener>> {
         let open = config.iter().filter_map(|listener| self.bound.get(&listener.address)).map(|bound| &bound.live);
         open.chain(self.closing.iter().map(|closing| &closing.live)).cloned().collect()
     }
 }
 
 /// Without it, a client that connects in the last moment is reset: rare, and no reason to keep a listener.
-fn quieten(live: &ListenerLive, socket: &TcpListener) {
-    if let Err(error) = socket::hush(socket) {
+fn pause_accept(live: &LiveListener, socket: &TcpListener) {
+    if let Err(error) = socket::pause_accept(socket) {
         tracing::debug!(listener = %live.name, %error, "clients that are connecting may be reset");
     }
 }

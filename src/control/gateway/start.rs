@@ -20,7 +20,7 @@ use crate::control::gateway::listeners::Listeners;
 use crate::control::health::checker::Checker;
 use crate::control::registry::Registry;
 use crate::control::reload::last_good;
-use crate::control::reload::reader::{Pace, Reader, env};
+use crate::control::reload::reader::{Reader, ReloadRules, env};
 use crate::control::reload::source::{Loaded, Source, Sources};
 use crate::control::resolver::Resolver;
 use crate::live::state::State;
@@ -30,7 +30,7 @@ use crate::telemetry::metrics::{Extra, Metrics};
 use crate::telemetry::trace::{self, SpanSink};
 use crate::worker::fd_limit;
 use crate::worker::socket::{self, BindError};
-use crate::worker::{Crew, Crowd};
+use crate::worker::{ClientLimit, WorkerPool};
 
 /// How long the first resolution of servers' names may hold the start up.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -101,29 +101,29 @@ impl Gateway {
         let access = AccessLogWriter::start(access)?;
         let (fail, failing) = mpsc::unbounded_channel();
         let most = fd_limit::clients(descriptors, fd_limit::open(), workers, config.listeners.len());
-        let crowd = Arc::new(Crowd::new(most));
+        let client_limit = Arc::new(ClientLimit::new(most));
         let logs_of_access = (0..workers).map(|_| access.worker()).collect();
-        let crew = Crew::start(&state, logs_of_access, &spans, Arc::clone(&crowd), fail)?;
+        let worker_pool = WorkerPool::start(&state, logs_of_access, &spans, Arc::clone(&client_limit), fail)?;
         let (changed, changes) = mpsc::unbounded_channel();
         let mut checker = Checker::new(changed);
         checker.apply(&snapshot);
         let mut resolver = Resolver::default();
         resolver.apply(&snapshot);
 
-        let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans, crowd))
+        let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans, client_limit))
             .map_err(io::Error::other)?;
         let context = Arc::new(admin::Context::new(Arc::clone(&state), metrics));
         tokio::spawn(Arc::clone(&context.feed).run());
         let admin = Admin::serve(config.admin.address, admin, context)?;
 
-        let (pace, paces) = watch::channel(Pace { quiet: config.reload.quiet, poll: config.reload.poll });
+        let (pace, paces) = watch::channel(ReloadRules { quiet: config.reload.quiet, poll: config.reload.poll });
         let asked = Arc::new(Notify::new());
         let (send, candidates) = mpsc::channel(1);
         let sight = Arc::clone(&state.sight);
         let found_hash = found.hash.as_str().into();
         Reader::new(source, found, paces, Arc::clone(&asked), sight).start(send)?;
 
-        listeners.commit(fresh, &config.listeners, &crew, config.timeouts.drain, Instant::now());
+        listeners.commit(fresh, &config.listeners, &worker_pool, config.timeouts.drain, Instant::now());
         state.set_listeners(listeners.live(&config.listeners));
         let mut gateway = Self {
             path: path.to_owned(),
@@ -131,7 +131,7 @@ impl Gateway {
             config,
             registry,
             listeners,
-            crew,
+            worker_pool,
             workers,
             checker,
             changes,
@@ -219,9 +219,9 @@ fn workers(config: &Config) -> usize {
 }
 
 /// What the process counts of itself beside what the state tells.
-fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, crowd: Arc<Crowd>) -> Vec<Extra> {
+fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, client_limit: Arc<ClientLimit>) -> Vec<Extra> {
     let (exported, dropped) = (spans.clone(), spans.clone());
-    let (state, configured, limit) = (Arc::clone(state), Arc::clone(state), Arc::clone(&crowd));
+    let (state, configured, limit) = (Arc::clone(state), Arc::clone(state), Arc::clone(&client_limit));
     #[allow(clippy::cast_precision_loss, reason = "metrics are floats")]
     let extra = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| Extra {
         name,
@@ -242,7 +242,7 @@ fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, crowd: Arc<Crowd
         extra(
             "lb_clients_delayed_total",
             "Clients that waited for another to leave; who waits in the system's queue behind them is not known.",
-            Box::new(move || crowd.delayed()),
+            Box::new(move || client_limit.delayed()),
         ),
         extra("lb_spans_exported_total", "Spans that a collector took.", Box::new(move || exported.exported())),
         extra("lb_spans_dropped_total", "Spans that were dropped or refused.", Box::new(move || dropped.dropped())),

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::{self, HealthKind};
 use crate::control::health::memory::{self, Readings};
-use crate::control::health::probe::{self, Failure};
+use crate::control::health::probe::{self, CheckError};
 use crate::live::events::{Event, HealthChange};
-use crate::live::health::{Health, State};
+use crate::live::health::{Health, HealthState};
 use crate::live::server::{Check, Server};
 use crate::live::snapshot::Snapshot;
 
@@ -37,9 +37,9 @@ pub struct Change {
     /// Whose; it has the new state already.
     pub server: Arc<Server>,
     /// The state that it had.
-    pub from: State,
+    pub from: HealthState,
     /// The state that it has.
-    pub to: State,
+    pub to: HealthState,
     /// Why it is down, if it is.
     pub error: Option<String>,
 }
@@ -62,7 +62,7 @@ pub struct Checker {
 /// The checks of one server. They end with it.
 #[derive(Debug)]
 struct Task {
-    rule: Arc<config::Health>,
+    rule: Arc<config::HealthConfig>,
     known: Arc<Known>,
     handle: JoinHandle<()>,
 }
@@ -136,13 +136,13 @@ impl Checker {
         let Some(task) = self.tasks.get(&server.id) else { return };
         let from = server.state();
         task.known.health().readmit();
-        server.set_state(State::Up);
+        server.set_state(HealthState::Up);
         let (pool, name) = (&server.key.pool, &server.key.name);
         tracing::warn!(%pool, server = %name, "server is up again: it was ejected, and nobody else is left");
         self.tell(task, server, from, None);
     }
 
-    fn tell(&self, task: &Task, server: &Arc<Server>, from: State, error: Option<String>) {
+    fn tell(&self, task: &Task, server: &Arc<Server>, from: HealthState, error: Option<String>) {
         task.known.changed.notify_one();
         let change = Change { server: Arc::clone(server), from, to: server.state(), error };
         // Nobody listens only when the process ends.
@@ -156,7 +156,7 @@ impl Checker {
 }
 
 impl Task {
-    fn goes_on_by(&self, rule: &config::Health) -> bool {
+    fn goes_on_by(&self, rule: &config::HealthConfig) -> bool {
         // It ends by itself only in a panic, and must not leave the server unwatched.
         *self.rule == *rule && !self.handle.is_finished()
     }
@@ -169,7 +169,7 @@ impl Drop for Task {
 }
 
 impl Known {
-    fn new(state: State) -> Self {
+    fn new(state: HealthState) -> Self {
         Self { health: Mutex::new(Health::new(state)), changed: Notify::new() }
     }
 
@@ -182,7 +182,7 @@ impl Known {
 /// What the task of one server does.
 struct Routine {
     server: Arc<Server>,
-    rule: Arc<config::Health>,
+    rule: Arc<config::HealthConfig>,
     known: Arc<Known>,
     permits: Arc<Semaphore>,
     changes: UnboundedSender<Change>,
@@ -204,7 +204,7 @@ impl Routine {
                 // What was under way by then says nothing of what comes.
                 () = self.known.changed.notified() => Instant::now(),
             };
-            let new = self.known.health().state() == State::Checking;
+            let new = self.known.health().state() == HealthState::Checking;
             let pause = if new { self.rule.interval.min(SOON) } else { self.rule.interval };
             due = begin + jittered(pause, fastrand::f64());
         }
@@ -216,7 +216,7 @@ impl Routine {
         if self.rule.kind != HealthKind::None {
             let begin = Instant::now();
             let failure = probe::check(&self.server, &self.rule).await.err();
-            connected = failure.as_ref().is_none_or(Failure::connected);
+            connected = failure.as_ref().is_none_or(CheckError::connected);
             self.record(failure.as_ref(), begin.elapsed());
         }
         if let Some(path) = &self.rule.memory {
@@ -226,11 +226,11 @@ impl Routine {
     }
 
     /// Takes in a check's end.
-    fn record(&self, failure: Option<&Failure>, took: Duration) {
+    fn record(&self, failure: Option<&CheckError>, took: Duration) {
         let error = failure.map(ToString::to_string);
         let known = self.server.last_check().is_some_and(|last| last.error == error);
         self.server.set_last_check(Check { at: SystemTime::now(), took, error: error.clone() });
-        if failure.is_some_and(Failure::is_ours) {
+        if failure.is_some_and(CheckError::is_ours) {
             return;
         }
         if failure.is_some() {
@@ -248,7 +248,7 @@ impl Routine {
             }
             // Nobody listens only when the process ends.
             let _ = self.changes.send(Change { server: Arc::clone(&self.server), from, to, error });
-        } else if let (State::Checking, false, Some(reason)) = (from, known, error) {
+        } else if let (HealthState::Checking, false, Some(reason)) = (from, known, error) {
             tracing::warn!(%pool, %server, reason, "new server takes no requests yet: its check fails");
         }
     }
@@ -278,13 +278,13 @@ mod tests {
 
     use super::*;
     use crate::config::{Address, StatusRanges};
-    use crate::live::server::Key;
+    use crate::live::server::ServerKey;
 
     #[test]
     fn want_of_files_says_nothing_of_a_server() {
         let address = Address::Name("backend".to_owned(), 80);
-        let key = Key { pool: "default".into(), name: "server1".into(), address };
-        let rule = config::Health {
+        let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
+        let rule = config::HealthConfig {
             kind: HealthKind::Tcp,
             path: String::new(),
             expect: StatusRanges(Vec::new()),
@@ -295,20 +295,20 @@ mod tests {
             memory: None,
         };
         let (changes, mut told) = unbounded_channel();
-        let server = Arc::new(Server::new(1, key, State::Up, 1));
+        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
         let permits = Arc::new(Semaphore::new(1));
-        let known = Arc::new(Known::new(State::Up));
+        let known = Arc::new(Known::new(HealthState::Up));
         let routine = Routine { server: Arc::clone(&server), rule: Arc::new(rule), known, permits, changes };
 
         let too_many_open_files = io::Error::from_raw_os_error(24);
-        routine.record(Some(&Failure::Connect(too_many_open_files)), Duration::ZERO);
+        routine.record(Some(&CheckError::Connect(too_many_open_files)), Duration::ZERO);
         assert!(server.last_check().is_some_and(|check| check.error.is_some()));
         assert!(told.try_recv().is_err());
-        assert_eq!(server.state(), State::Up);
+        assert_eq!(server.state(), HealthState::Up);
 
-        routine.record(Some(&Failure::Closed), Duration::ZERO);
-        assert_eq!(told.try_recv().map(|change| change.to), Ok(State::Down));
-        assert_eq!(server.state(), State::Down);
+        routine.record(Some(&CheckError::Closed), Duration::ZERO);
+        assert_eq!(told.try_recv().map(|change| change.to), Ok(HealthState::Down));
+        assert_eq!(server.state(), HealthState::Down);
     }
 
     #[test]

@@ -86,8 +86,8 @@ mod tests {
 
     use super::*;
     use crate::config::Address;
-    use crate::live::health::State;
-    use crate::live::server::Key;
+    use crate::live::health::HealthState;
+    use crate::live::server::ServerKey;
 
     #[test]
     fn the_value_is_found() {
@@ -139,12 +139,12 @@ mod tests {
 
     #[test]
     fn a_figure_goes_with_the_third_missed_reading() {
-        let key = Key {
+        let key = ServerKey {
             pool: Arc::from("default"),
             name: Arc::from("server1"),
             address: Address::Ip("127.0.0.1:1".parse().unwrap()),
         };
-        let server = Server::new(1, key, State::Up, 1);
+        let server = Server::new(1, key, HealthState::Up, 1);
         let mut readings = Readings::default();
         let row = [None, Some(1), None, None, Some(2), None, None, None, None, Some(3)];
         let told = row.map(|reading| {

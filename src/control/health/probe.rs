@@ -36,7 +36,7 @@ pub struct Question<'a> {
 
 /// Why a look at a server brought nothing. Displays as what people are told.
 #[derive(Debug)]
-pub enum Failure {
+pub enum CheckError {
     /// Its host name has not been resolved.
     Unresolved,
     /// It could not be connected to.
@@ -61,14 +61,14 @@ pub enum Failure {
 ///
 /// # Errors
 /// Why the check failed.
-pub async fn check(server: &Server, rule: &config::Health) -> Result<(), Failure> {
+pub async fn check(server: &Server, rule: &config::HealthConfig) -> Result<(), CheckError> {
     match rule.kind {
         HealthKind::None => Ok(()),
         HealthKind::Tcp => connect(server, rule.timeout).await.map(drop),
         HealthKind::Http => {
             let question = Question { path: &rule.path, accept: "*/*", body: None, timeout: rule.timeout };
             let (status, _) = get(server, question).await?;
-            if rule.expect.contains(status) { Ok(()) } else { Err(Failure::Status(status, rule.expect.clone())) }
+            if rule.expect.contains(status) { Ok(()) } else { Err(CheckError::Status(status, rule.expect.clone())) }
         }
     }
 }
@@ -77,7 +77,7 @@ pub async fn check(server: &Server, rule: &config::Health) -> Result<(), Failure
 ///
 /// # Errors
 /// Why there is no such answer.
-pub async fn get(server: &Server, question: Question<'_>) -> Result<(u16, Bytes), Failure> {
+pub async fn get(server: &Server, question: Question<'_>) -> Result<(u16, Bytes), CheckError> {
     let Question { path, accept, body, timeout } = question;
     let request = Request::get(path)
         .header(HOST, server.key.address.to_string())
@@ -85,17 +85,17 @@ pub async fn get(server: &Server, question: Question<'_>) -> Result<(u16, Bytes)
         .header(ACCEPT, accept)
         .header(CONNECTION, "close")
         .body(Empty::new())
-        .map_err(|_| Failure::Path(path.to_owned()))?;
+        .map_err(|_| CheckError::Path(path.to_owned()))?;
     let deadline = Instant::now() + timeout;
     let stream = connect(server, timeout).await?;
-    timeout_at(deadline, exchange(stream, request, body)).await.map_err(|_| Failure::AnswerTimeout(timeout))?
+    timeout_at(deadline, exchange(stream, request, body)).await.map_err(|_| CheckError::AnswerTimeout(timeout))?
 }
 
 async fn exchange(
     stream: TcpStream,
     request: Request<Empty<Bytes>>,
     body: Option<usize>,
-) -> Result<(u16, Bytes), Failure> {
+) -> Result<(u16, Bytes), CheckError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let answer = async {
         let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
@@ -103,8 +103,8 @@ async fn exchange(
         let Some(limit) = body else { return Ok((status, Bytes::new())) };
         match Limited::new(answer.into_body(), limit).collect().await {
             Ok(body) => Ok((status, body.to_bytes())),
-            Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLong(limit)),
-            Err(_) => Err(Failure::Closed),
+            Err(error) if error.is::<LengthLimitError>() => Err(CheckError::TooLong(limit)),
+            Err(_) => Err(CheckError::Closed),
         }
     };
     tokio::pin!(answer);
@@ -115,30 +115,30 @@ async fn exchange(
     }
 }
 
-async fn connect(server: &Server, timeout: Duration) -> Result<TcpStream, Failure> {
-    let target = server.target().ok_or(Failure::Unresolved)?;
+async fn connect(server: &Server, timeout: Duration) -> Result<TcpStream, CheckError> {
+    let target = server.target().ok_or(CheckError::Unresolved)?;
     let stream = tokio::time::timeout(timeout, TcpStream::connect(target))
         .await
-        .map_err(|_| Failure::ConnectTimeout(timeout))?
-        .map_err(Failure::Connect)?;
+        .map_err(|_| CheckError::ConnectTimeout(timeout))?
+        .map_err(CheckError::Connect)?;
     // Where nobody listens on a local port, the system may lend just that port to our own end,
     // and the connection meets itself.
     if stream.local_addr().is_ok_and(|local| local == target) {
-        return Err(Failure::Connect(io::ErrorKind::ConnectionRefused.into()));
+        return Err(CheckError::Connect(io::ErrorKind::ConnectionRefused.into()));
     }
     Ok(stream)
 }
 
-fn broken(error: &hyper::Error) -> Failure {
+fn broken(error: &hyper::Error) -> CheckError {
     let by_io = error.source().is_some_and(|source| source.is::<io::Error>());
     if by_io || error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        Failure::Closed
+        CheckError::Closed
     } else {
-        Failure::NotHttp
+        CheckError::NotHttp
     }
 }
 
-impl Failure {
+impl CheckError {
     /// Whether a connection to the server came about.
     #[must_use]
     pub fn connected(&self) -> bool {
@@ -152,7 +152,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
         match self {
@@ -185,26 +185,26 @@ mod tests {
         let refused = io::Error::from_raw_os_error(111);
         let files = io::Error::from_raw_os_error(24);
         let cases = [
-            (Failure::Unresolved, "host name not resolved"),
-            (Failure::Connect(refused), "connection refused"),
-            (Failure::ConnectTimeout(Duration::from_millis(1500)), "no connection within 1500ms"),
-            (Failure::AnswerTimeout(Duration::from_secs(2)), "no answer within 2s"),
-            (Failure::Closed, "connection closed before an answer"),
-            (Failure::NotHttp, "the answer is not HTTP/1.1"),
-            (Failure::Status(503, StatusRanges(vec![200..=399])), "status 503, expected 200-399"),
+            (CheckError::Unresolved, "host name not resolved"),
+            (CheckError::Connect(refused), "connection refused"),
+            (CheckError::ConnectTimeout(Duration::from_millis(1500)), "no connection within 1500ms"),
+            (CheckError::AnswerTimeout(Duration::from_secs(2)), "no answer within 2s"),
+            (CheckError::Closed, "connection closed before an answer"),
+            (CheckError::NotHttp, "the answer is not HTTP/1.1"),
+            (CheckError::Status(503, StatusRanges(vec![200..=399])), "status 503, expected 200-399"),
         ];
         for (failure, words) in cases {
             assert_eq!(failure.to_string(), words);
             assert!(!failure.is_ours(), "{words}");
         }
-        assert!(Failure::Connect(files).is_ours());
+        assert!(CheckError::Connect(files).is_ours());
     }
 
     #[test]
     fn what_follows_a_connection_is_known() {
-        assert!(!Failure::Connect(io::ErrorKind::ConnectionRefused.into()).connected());
-        assert!(!Failure::ConnectTimeout(Duration::ZERO).connected());
-        assert!(Failure::AnswerTimeout(Duration::ZERO).connected());
-        assert!(Failure::Status(500, StatusRanges(Vec::new())).connected());
+        assert!(!CheckError::Connect(io::ErrorKind::ConnectionRefused.into()).connected());
+        assert!(!CheckError::ConnectTimeout(Duration::ZERO).connected());
+        assert!(CheckError::AnswerTimeout(Duration::ZERO).connected());
+        assert!(CheckError::Status(500, StatusRanges(Vec::new())).connected());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Config, Instant, Member, Pool, Registry, Server, Standing, State};
+use super::{Config, HealthState, Instant, Member, Pool, Registry, Server, Standing};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 
@@ -162,14 +162,14 @@ fn each_edit_makes_of_the_servers_what_it_says() {
 fn who_stays_or_comes_back_is_the_same_server() {
     let mut scene = Scene::new("p: a=1 b=2 | q: c=3");
     let (a, b, q) = (scene.server("a"), scene.server("b"), scene.pool("q"));
-    a.set_state(State::Up);
+    a.set_state(HealthState::Up);
     for edit in ["p: a=1:7 b=2", "p: a=1:off b=2", "p: b=2", "p: b=2 a=1"] {
         scene.edit(&format!("{edit} | q: c=3"));
         assert!(Arc::ptr_eq(&scene.server("a"), &a) && Arc::ptr_eq(&scene.server("b"), &b), "{edit}");
         assert!(Arc::ptr_eq(&scene.pool("q"), &q), "{edit}: a pool that it leaves alone");
     }
     let p = scene.pool("p");
-    b.set_state(State::Down);
+    b.set_state(HealthState::Down);
     scene.publish();
     assert!(!Arc::ptr_eq(&scene.pool("p"), &p) && Arc::ptr_eq(&scene.pool("q"), &q));
     assert!(Arc::ptr_eq(&scene.pool("p").live, &p.live), "its place in the turn");
@@ -209,7 +209,7 @@ fn a_hold_ends_with_the_first_pass_or_in_time_or_with_its_pool() {
         scene
     };
     let mut passed = held();
-    passed.server("b").set_state(State::Up);
+    passed.server("b").set_state(HealthState::Up);
     assert_eq!(passed.after(Duration::ZERO), "a");
     assert_eq!(passed.show(), "p: b=2 up* | q: c=3 up*");
 
@@ -217,7 +217,7 @@ fn a_hold_ends_with_the_first_pass_or_in_time_or_with_its_pool() {
     weightless.edit("p: a=1:0 b=2");
     assert_eq!(weightless.after(second), "");
     assert_eq!(weightless.show(), "p: a=1 up*, b=2 checking");
-    weightless.server("b").set_state(State::Up);
+    weightless.server("b").set_state(HealthState::Up);
     assert_eq!(weightless.after(Duration::ZERO), "");
     assert_eq!(weightless.show(), "p: a=1 up, b=2 up*");
     assert!(weightless.registry.is_settled());

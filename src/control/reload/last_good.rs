@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Reload;
+use crate::config::ReloadConfig;
 use crate::config::file::Env;
 use crate::config::source::SourceFile;
 
@@ -33,7 +33,7 @@ struct KeptFile {
 
 /// The directory: the one that the configuration names, else that of the environment.
 #[must_use]
-pub fn directory(rules: &Reload, env: &Env<'_>) -> Option<PathBuf> {
+pub fn directory(rules: &ReloadConfig, env: &Env<'_>) -> Option<PathBuf> {
     let named = rules.state_dir.clone();
     named.or_else(|| env(DIRECTORY).filter(|directory| !directory.is_empty()).map(PathBuf::from))
 }

@@ -9,12 +9,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::config::file::amend::Known;
 use crate::config::units::format_duration;
 use crate::control::reload::source::{Loaded, Source, Sources};
-use crate::control::reload::watcher::{Wake, Watch, settle};
-use crate::live::watch_status::Sight;
+use crate::control::reload::watcher::{FileWatcher, Wake, settle};
+use crate::live::watch_status::WatchStatus;
 
 /// Content that may become a generation.
 #[derive(Debug)]
-pub struct Candidate {
+pub struct ParsedConfig {
     /// What was read, and what it means.
     pub loaded: Loaded,
     /// When the change was noticed.
@@ -25,7 +25,7 @@ pub struct Candidate {
 
 /// How the reader goes about it; reloadable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct ReloadRules {
     /// `reload.quiet`
     pub quiet: Duration,
     /// `reload.poll`; zero for none.
@@ -37,15 +37,15 @@ pub struct Pace {
 #[derive(Debug)]
 pub struct Reader {
     source: Source,
-    watch: Watch,
-    pace: watch::Receiver<Pace>,
+    watch: FileWatcher,
+    pace: watch::Receiver<ReloadRules>,
     asked: Arc<Notify>,
     /// What was read last, whatever came of it.
     last: Sources,
     /// What was read last and is a configuration.
     good: Option<Known>,
     /// What everybody may know of how well the files are seen; its warnings were said once.
-    sight: Arc<Sight>,
+    sight: Arc<WatchStatus>,
 }
 
 impl Reader {
@@ -54,11 +54,11 @@ impl Reader {
     pub fn new(
         source: Source,
         last: Sources,
-        pace: watch::Receiver<Pace>,
+        pace: watch::Receiver<ReloadRules>,
         asked: Arc<Notify>,
-        sight: Arc<Sight>,
+        sight: Arc<WatchStatus>,
     ) -> Self {
-        Self { source, watch: Watch::new(), pace, asked, last, good: None, sight }
+        Self { source, watch: FileWatcher::new(), pace, asked, last, good: None, sight }
     }
 
     /// Has it read on until nobody takes candidates any more, on a thread of its own: of a large file the
@@ -66,13 +66,13 @@ impl Reader {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(self, candidates: mpsc::Sender<Candidate>) -> io::Result<()> {
+    pub fn start(self, candidates: mpsc::Sender<ParsedConfig>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let reader = std::thread::Builder::new().name("reader".to_owned());
         reader.spawn(move || runtime.block_on(self.run(candidates))).map(drop)
     }
 
-    async fn run(mut self, candidates: mpsc::Sender<Candidate>) {
+    async fn run(mut self, candidates: mpsc::Sender<ParsedConfig>) {
         self.rewatch();
         loop {
             let (wake, asked) = tokio::select! {
@@ -94,7 +94,7 @@ impl Reader {
             if news || asked {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
                 self.good = loaded.known().or(self.good.take());
-                let candidate = Candidate { loaded, since, asked };
+                let candidate = ParsedConfig { loaded, since, asked };
                 if candidates.send(candidate).await.is_err() {
                     return;
                 }

@@ -17,7 +17,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// Watches a [`Trail`] and wakes whoever waits. Where files cannot be watched this wakes nobody,
 /// and polling has to find every change.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FileWatcher {
     watcher: Option<RecommendedWatcher>,
     bell: Arc<Bell>,
     /// What is watched, each with the file that was there when the watch was set: a watch stays
@@ -40,8 +40,8 @@ pub enum Wake {
     Other,
 }
 
-impl Watch {
-    /// Watches nothing yet. Where the system has no file events, [`Watch::problems`] says so.
+impl FileWatcher {
+    /// Watches nothing yet. Where the system has no file events, [`FileWatcher::problems`] says so.
     #[must_use]
     pub fn new() -> Self {
         let bell = Arc::new(Bell::default());
@@ -143,7 +143,7 @@ impl Watch {
     }
 }
 
-impl Default for Watch {
+impl Default for FileWatcher {
     fn default() -> Self {
         Self::new()
     }
@@ -155,7 +155,7 @@ impl Default for Watch {
 /// writing to it is heard, and makes another edit. `restless` is called once if the files keep changing
 /// for twenty times as long.
 pub async fn settle<T: PartialEq>(
-    watch: &Watch,
+    watch: &FileWatcher,
     mut wake: Wake,
     quiet: Duration,
     first: T,

@@ -1,9 +1,9 @@
-//! Heads: tables of what is read and refused, and mutations of both.
+//! HeadPool: tables of what is read and refused, and mutations of both.
 
 use super::*;
-use crate::http1::head::HeadError::{Malformed, TargetTooLong, TooLarge, TooManyFields};
+use crate::http1::head::HeadError::{Malformed, TargetTooLong, TooLarge, TooManyHeaders};
 
-const LIMITS: Limits = Limits { bytes: 256, fields: 4 };
+const LIMITS: Limits = Limits { bytes: 256, headers: 4 };
 
 /// `¶` is CRLF, every other character is the byte of its number.
 fn bytes(text: &str) -> Vec<u8> {
@@ -16,8 +16,8 @@ fn request(input: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadError> {
     head.parse(input, LIMITS).map(|length| length.map(|length| (head, length)))
 }
 
-fn answer(input: &[u8]) -> Result<Option<(AnswerHead, usize)>, HeadError> {
-    let mut head = AnswerHead::default();
+fn answer(input: &[u8]) -> Result<Option<(ResponseHead, usize)>, HeadError> {
+    let mut head = ResponseHead::default();
     head.parse(input, LIMITS).map(|length| length.map(|length| (head, length)))
 }
 
@@ -26,13 +26,13 @@ fn written(head: &RequestHead) -> Vec<u8> {
     let minor = if head.version == Version::HTTP_10 { 0 } else { 1 };
     let mut out = [head.method.as_str().as_bytes(), b" ", head.target()].concat();
     out.extend(format!(" HTTP/1.{minor}\r\n").into_bytes());
-    head.fields.write(&mut out);
+    head.headers.write(&mut out);
     out.extend(b"\r\n");
     out
 }
 
-fn fields(fields: &Fields) -> Vec<(Name, Vec<u8>, Vec<u8>)> {
-    fields.iter().map(|(known, name, value)| (known, name.to_vec(), value.to_vec())).collect()
+fn headers(headers: &Headers) -> Vec<(HeaderName, Vec<u8>, Vec<u8>)> {
+    headers.iter().map(|(known, name, value)| (known, name.to_vec(), value.to_vec())).collect()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_is_no_head_is_refused() {
         ("GET /a b HTTP/1.1¶¶", HeadError::Version),
         ("G(T / HTTP/1.1¶¶", Malformed),
         ("GET / HTTP/2.0¶¶", HeadError::Version),
-        ("GET / HTTP/1.1¶A: 1¶B: 2¶C: 3¶D: 4¶E: 5¶¶", TooManyFields),
+        ("GET / HTTP/1.1¶A: 1¶B: 2¶C: 3¶D: 4¶E: 5¶¶", TooManyHeaders),
     ];
     for (sent, error) in cases {
         assert_eq!(request(&bytes(sent)).err(), Some(error), "{sent}");
@@ -117,17 +117,17 @@ fn a_head_has_limits_whether_it_is_whole_or_not() {
 
 #[test]
 fn fields_are_found_added_and_taken_out() {
-    let mut all = Fields::of([("Host", "a"), ("cookie", "1"), ("X", "y"), ("Cookie", "2")]);
-    assert_eq!(all.all(Name::Cookie).collect::<Vec<_>>(), [b"1", b"2"]);
-    all.retain(|name, _| name != Name::Host);
-    assert!(!all.has(Name::Host) && all.has(Name::Cookie));
-    all.set(Name::Cookie, b"3");
-    all.set(Name::Host, b"b");
-    all.remove(Name::Via);
+    let mut all = Headers::of([("Host", "a"), ("cookie", "1"), ("X", "y"), ("Cookie", "2")]);
+    assert_eq!(all.all(HeaderName::Cookie).collect::<Vec<_>>(), [b"1", b"2"]);
+    all.retain(|name, _| name != HeaderName::Host);
+    assert!(!all.has(HeaderName::Host) && all.has(HeaderName::Cookie));
+    all.set(HeaderName::Cookie, b"3");
+    all.set(HeaderName::Host, b"b");
+    all.remove(HeaderName::Via);
     let mut out = Vec::new();
     all.write(&mut out);
     assert_eq!(out, b"X: y\r\nCookie: 3\r\nHost: b\r\n");
-    assert_eq!((all.get(Name::Host), all.len()), (Some(&b"b"[..]), 3));
+    assert_eq!((all.get(HeaderName::Host), all.len()), (Some(&b"b"[..]), 3));
 }
 
 #[test]
@@ -156,9 +156,9 @@ fn mutated_heads_never_panic_and_what_is_accepted_reads_the_same_when_written() 
                 let (again, length) = request(&written(&head)).expect("a head").expect("a whole one");
                 let text = input.escape_ascii();
                 assert_eq!(written(&again).len(), length, "{text}");
-                let of = |head: &RequestHead| (head.method.clone(), head.target().to_vec(), fields(&head.fields));
+                let of = |head: &RequestHead| (head.method.clone(), head.target().to_vec(), headers(&head.headers));
                 assert_eq!(of(&again), of(&head), "{text}");
-                assert!(!head.fields.iter().any(|(.., value)| value.iter().any(|byte| b"\r\n\0".contains(byte))));
+                assert!(!head.headers.iter().any(|(.., value)| value.iter().any(|byte| b"\r\n\0".contains(byte))));
                 whole += 1;
             }
             Ok(None) => {}

@@ -8,14 +8,14 @@ use http::uri::Authority;
 
 use super::{Attempt, Exchange};
 use crate::config::Address;
-use crate::http1::name::Name;
+use crate::http1::name::HeaderName;
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::telemetry::trace::{Side, Span};
 
 impl Exchange {
     /// The span of the whole; `status` is none if the client was answered nothing.
     pub(super) fn span(&self, trace: &TraceContext, took: Duration, status: Option<u16>) -> Span {
-        let asked = self.head.fields.get(Name::Host).and_then(|host| Authority::try_from(host).ok());
+        let asked = self.head.headers.get(HeaderName::Host).and_then(|host| Authority::try_from(host).ok());
         let address = asked.map(|asked| (asked.host().trim_matches(['[', ']']).into(), asked.port_u16()));
         Span {
             trace_id: trace.trace_id,

@@ -9,61 +9,61 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::http1::head::Fields;
-use crate::http1::name::{Name, Names};
+use crate::http1::head::Headers;
+use crate::http1::name::{HeaderName, HeaderSet};
 
 /// How many proxies before us are looked at: a longer list is not one of proxies.
 const MAX_HOPS: usize = 32;
 
 /// What is told of a client.
 #[derive(Debug, Clone)]
-pub struct ClientFields {
+pub struct ClientHeaders {
     /// The other end of the connection: the client, or a proxy before us.
     peer: IpAddr,
     proto: &'static str,
     /// What was told with the last request, if that was said by us alone: the next one's host is
     /// most often the same.
-    told: RefCell<Fields>,
+    told: RefCell<Headers>,
 }
 
-impl ClientFields {
-    /// The fields for requests from `peer`, that come by `http` or `https`.
+impl ClientHeaders {
+    /// The headers for requests from `peer`, that come by `http` or `https`.
     #[must_use]
     pub fn new(peer: SocketAddr, scheme: &'static str) -> Self {
         Self { peer: peer.ip().to_canonical(), proto: scheme, told: RefCell::default() }
     }
 
-    /// Sets the fields on a request whose `Host` is what the server will see, and returns the
+    /// Sets the headers on a request whose `Host` is what the server will see, and returns the
     /// [`client_address`].
-    pub fn set(&self, fields: &mut Fields, trusted: &[IpNet]) -> IpAddr {
-        if is_trusted(self.peer, trusted) { self.extend(fields, trusted) } else { self.replace(fields) }
+    pub fn set(&self, headers: &mut Headers, trusted: &[IpNet]) -> IpAddr {
+        if is_trusted(self.peer, trusted) { self.extend(headers, trusted) } else { self.replace(headers) }
     }
 
-    fn replace(&self, fields: &mut Fields) -> IpAddr {
-        fields.remove_all(TOLD);
-        let host = fields.get(Name::Host).unwrap_or_default();
+    fn replace(&self, headers: &mut Headers) -> IpAddr {
+        headers.remove_all(TOLD);
+        let host = headers.get(HeaderName::Host).unwrap_or_default();
         let mut told = self.told.borrow_mut();
-        if told.is_empty() || told.get(Name::ForwardedHost).unwrap_or_default() != host {
+        if told.is_empty() || told.get(HeaderName::ForwardedHost).unwrap_or_default() != host {
             *told = self.tell(host);
         }
-        fields.append(&told);
+        headers.append(&told);
         self.peer
     }
 
     /// What is told of a client that nobody speaks for.
-    fn tell(&self, host: &[u8]) -> Fields {
+    fn tell(&self, host: &[u8]) -> Headers {
         let address = self.peer.to_string();
-        let mut fields = Fields::new();
-        fields.add(Name::ForwardedFor, address.as_bytes());
-        fields.add(Name::ForwardedProto, self.proto.as_bytes());
+        let mut headers = Headers::new();
+        headers.add(HeaderName::ForwardedFor, address.as_bytes());
+        headers.add(HeaderName::ForwardedProto, self.proto.as_bytes());
         if !host.is_empty() {
-            fields.add(Name::ForwardedHost, host);
+            headers.add(HeaderName::ForwardedHost, host);
         }
-        fields.add(Name::RealIp, address.as_bytes());
-        fields.add(Name::Forwarded, self.element(host).as_bytes());
+        headers.add(HeaderName::RealIp, address.as_bytes());
+        headers.add(HeaderName::Forwarded, self.element(host).as_bytes());
         // It is kept while the connection is idle.
-        fields.shrink();
-        fields
+        headers.shrink();
+        headers
     }
 
     /// The element of `Forwarded` that we add.
@@ -72,24 +72,24 @@ impl ClientFields {
         format!("for={};proto={}{host}", node(Some(self.peer)), self.proto)
     }
 
-    fn extend(&self, fields: &mut Fields, trusted: &[IpNet]) -> IpAddr {
-        for name in [Name::ForwardedProto, Name::ForwardedHost, Name::RealIp] {
-            keep_last(fields, name);
+    fn extend(&self, headers: &mut Headers, trusted: &[IpNet]) -> IpAddr {
+        for name in [HeaderName::ForwardedProto, HeaderName::ForwardedHost, HeaderName::RealIp] {
+            keep_last(headers, name);
         }
-        let host = fields.get(Name::Host).unwrap_or_default().to_vec();
-        let client = client_address(fields, self.peer, trusted);
-        match (fields.has(Name::ForwardedFor), fields.has(Name::Forwarded)) {
-            (true, false) => add_forwarded(fields),
-            (false, true) => add_x_forwarded(fields),
+        let host = headers.get(HeaderName::Host).unwrap_or_default().to_vec();
+        let client = client_address(headers, self.peer, trusted);
+        match (headers.has(HeaderName::ForwardedFor), headers.has(HeaderName::Forwarded)) {
+            (true, false) => add_forwarded(headers),
+            (false, true) => add_x_forwarded(headers),
             _ => {}
         }
-        extend_list(fields, Name::ForwardedFor, self.peer.to_string().as_bytes());
-        extend_list(fields, Name::Forwarded, self.element(&host).as_bytes());
+        extend_list(headers, HeaderName::ForwardedFor, self.peer.to_string().as_bytes());
+        extend_list(headers, HeaderName::Forwarded, self.element(&host).as_bytes());
         if !host.is_empty() {
-            add_missing(fields, Name::ForwardedHost, &host);
+            add_missing(headers, HeaderName::ForwardedHost, &host);
         }
-        add_missing(fields, Name::ForwardedProto, self.proto.as_bytes());
-        add_missing(fields, Name::RealIp, client.to_string().as_bytes());
+        add_missing(headers, HeaderName::ForwardedProto, self.proto.as_bytes());
+        add_missing(headers, HeaderName::RealIp, client.to_string().as_bytes());
         client
     }
 }
@@ -97,9 +97,9 @@ impl ClientFields {
 /// The client's address: the nearest one that is not trusted, of those that the trusted proxies
 /// before us tell of; else the farthest that is known.
 #[must_use]
-pub fn client_address(fields: &Fields, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+pub fn client_address(headers: &Headers, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
-    for hop in hops(fields) {
+    for hop in hops(headers) {
         match hop {
             // Only who is trusted is asked who came before.
             Some(hop) if is_trusted(client, trusted) => client = hop,
@@ -120,31 +120,31 @@ pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
     networks.iter().any(is_in)
 }
 
-/// The fields that a client could lie with. Some servers believe in further ones of the
+/// The headers that a client could lie with. Some servers believe in further ones of the
 /// `X-Forwarded-` family, such as `X-Forwarded-Port`.
-const TOLD: Names = Names::new(&[
-    Name::Forwarded,
-    Name::ForwardedFor,
-    Name::ForwardedHost,
-    Name::ForwardedOther,
-    Name::ForwardedProto,
-    Name::RealIp,
+const TOLD: HeaderSet = HeaderSet::new(&[
+    HeaderName::Forwarded,
+    HeaderName::ForwardedFor,
+    HeaderName::ForwardedHost,
+    HeaderName::ForwardedOther,
+    HeaderName::ForwardedProto,
+    HeaderName::RealIp,
 ]);
 
 /// The addresses before our peer's, nearest first; `None` for what is no address.
-fn hops(fields: &Fields) -> impl Iterator<Item = Option<IpAddr>> {
-    let (name, read): (_, fn(&str) -> Option<IpAddr>) = if fields.has(Name::ForwardedFor) {
-        (Name::ForwardedFor, address)
+fn hops(headers: &Headers) -> impl Iterator<Item = Option<IpAddr>> {
+    let (name, read): (_, fn(&str) -> Option<IpAddr>) = if headers.has(HeaderName::ForwardedFor) {
+        (HeaderName::ForwardedFor, address)
     } else {
-        (Name::Forwarded, |element| parameter(element, "for").and_then(address))
+        (HeaderName::Forwarded, |element| parameter(element, "for").and_then(address))
     };
-    elements(fields, name).take(MAX_HOPS).map(read)
+    elements(headers, name).take(MAX_HOPS).map(read)
 }
 
 /// The elements of a list, last first: so whatever a client wrote, open quotes too, it cannot
 /// change how we read what a proxy has put behind it.
-fn elements(fields: &Fields, name: Name) -> impl Iterator<Item = &str> {
-    fields.all(name).rev().filter_map(ascii).flat_map(|field| {
+fn elements(headers: &Headers, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers.all(name).rev().filter_map(ascii).flat_map(|field| {
         let mut quoted = false;
         field.rsplit(move |c| {
             quoted ^= c == '"';
@@ -169,59 +169,59 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Tells in `Forwarded` what `X-Forwarded-*` do. Their host and scheme are what the client used.
-fn add_forwarded(fields: &mut Fields) {
-    let mut nodes: Vec<String> = hops(fields).map(|hop| format!("for={}", node(hop))).collect();
+fn add_forwarded(headers: &mut Headers) {
+    let mut nodes: Vec<String> = hops(headers).map(|hop| format!("for={}", node(hop))).collect();
     if let Some(first) = nodes.last_mut() {
-        let farthest = |name| elements(fields, name).last().unwrap_or_default().trim();
+        let farthest = |name| elements(headers, name).last().unwrap_or_default().trim();
         let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
-        let proto = farthest(Name::ForwardedProto);
+        let proto = farthest(HeaderName::ForwardedProto);
         if !proto.is_empty() && proto.bytes().all(is_scheme) {
             first.push_str(";proto=");
             first.push_str(proto);
         }
-        first.extend(host_parameter(farthest(Name::ForwardedHost)));
+        first.extend(host_parameter(farthest(HeaderName::ForwardedHost)));
     }
     nodes.reverse();
-    fields.add(Name::Forwarded, nodes.join(", ").as_bytes());
+    headers.add(HeaderName::Forwarded, nodes.join(", ").as_bytes());
 }
 
 /// Tells in `X-Forwarded-*` what `Forwarded` does.
-fn add_x_forwarded(fields: &mut Fields) {
+fn add_x_forwarded(headers: &mut Headers) {
     let text = |hop: Option<IpAddr>| hop.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    let mut addresses: Vec<String> = hops(fields).map(text).collect();
+    let mut addresses: Vec<String> = hops(headers).map(text).collect();
     addresses.reverse();
-    let first = elements(fields, Name::Forwarded).last().unwrap_or_default();
+    let first = elements(headers, HeaderName::Forwarded).last().unwrap_or_default();
     let said = |name| parameter(first, name).map(str::to_owned);
     let (proto, host) = (said("proto"), said("host"));
-    fields.add(Name::ForwardedFor, addresses.join(", ").as_bytes());
-    for (name, value) in [(Name::ForwardedProto, proto), (Name::ForwardedHost, host)] {
+    headers.add(HeaderName::ForwardedFor, addresses.join(", ").as_bytes());
+    for (name, value) in [(HeaderName::ForwardedProto, proto), (HeaderName::ForwardedHost, host)] {
         if let Some(value) = value {
-            add_missing(fields, name, value.as_bytes());
+            add_missing(headers, name, value.as_bytes());
         }
     }
 }
 
 /// Of a field that says one thing, keeps the last: what the proxy before us has put behind what it
 /// was sent, and what not all servers would read.
-fn keep_last(fields: &mut Fields, name: Name) {
-    if fields.all(name).nth(1).is_some() {
-        let last = fields.all(name).next_back().map(<[u8]>::to_vec);
-        fields.set(name, &last.unwrap_or_default());
+fn keep_last(headers: &mut Headers, name: HeaderName) {
+    if headers.all(name).nth(1).is_some() {
+        let last = headers.all(name).next_back().map(<[u8]>::to_vec);
+        headers.set(name, &last.unwrap_or_default());
     }
 }
 
 /// Adds a field, unless there is one of this name.
-fn add_missing(fields: &mut Fields, name: Name, value: &[u8]) {
-    if !fields.has(name) {
-        fields.add(name, value);
+fn add_missing(headers: &mut Headers, name: HeaderName, value: &[u8]) {
+    if !headers.has(name) {
+        headers.add(name, value);
     }
 }
 
 /// Makes a list one field, with `last` at its end.
-fn extend_list(fields: &mut Fields, name: Name, last: &[u8]) {
-    let list = fields.all(name).filter(|field| !field.is_empty());
+fn extend_list(headers: &mut Headers, name: HeaderName, last: &[u8]) {
+    let list = headers.all(name).filter(|field| !field.is_empty());
     let list = list.chain([last]).collect::<Vec<_>>().join(&b", "[..]);
-    fields.set(name, &list);
+    headers.set(name, &list);
 }
 
 /// A node of `Forwarded` (RFC 7239, section 6).

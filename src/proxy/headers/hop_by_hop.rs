@@ -1,4 +1,4 @@
-//! What of a message's header fields is for one connection only, and so ends here (RFC 9110, section 7.6). Pure.
+//! What of a message's header headers is for one connection only, and so ends here (RFC 9110, section 7.6). Pure.
 //!
 //! - `TE` goes whole: a request that is not said to take trailers may still get an answer with some.
 //! - `Proxy-Authorization`, `Proxy-Authenticate` and `Proxy-Authentication-Info` go: lb speaks for
@@ -7,11 +7,11 @@
 
 use http::Version;
 
-use crate::http1::head::Fields;
-use crate::http1::name::{Name, Names};
-use crate::http1::rejection::Refusal;
+use crate::http1::head::Headers;
+use crate::http1::name::{HeaderName, HeaderSet};
+use crate::http1::rejection::Rejection;
 
-/// Makes a client's fields a server's: takes out the fields of the client's connection, those that
+/// Makes a client's headers a server's: takes out the headers of the client's connection, those that
 /// `Connection` names, and those that a server could take for ours; adds `Via`. `version` is the
 /// client's.
 ///
@@ -19,45 +19,45 @@ use crate::http1::rejection::Refusal;
 /// past the routes.
 ///
 /// # Errors
-/// [`Refusal::UpgradeWithBody`].
-pub fn prepare_request(fields: &mut Fields, version: Version) -> Result<Option<Vec<u8>>, Refusal> {
-    let upgrade = if version == Version::HTTP_11 { requested_upgrade(fields) } else { None };
-    if upgrade.is_some() && has_body(fields) {
-        return Err(Refusal::UpgradeWithBody);
+/// [`Rejection::UpgradeWithBody`].
+pub fn prepare_request(headers: &mut Headers, version: Version) -> Result<Option<Vec<u8>>, Rejection> {
+    let upgrade = if version == Version::HTTP_11 { requested_upgrade(headers) } else { None };
+    if upgrade.is_some() && has_body(headers) {
+        return Err(Rejection::UpgradeWithBody);
     }
-    remove(fields, HOP_BY_HOP.and(Name::Disguised));
-    fields.add(Name::Via, via(version));
+    remove(headers, HOP_BY_HOP.and(HeaderName::Disguised));
+    headers.add(HeaderName::Via, via(version));
     Ok(upgrade)
 }
 
-/// Makes a server's fields a client's, likewise. `version` is the server's.
+/// Makes a server's headers a client's, likewise. `version` is the server's.
 ///
 /// The protocol that the server changes to is returned, if that is what `status` says.
-pub fn prepare_response(fields: &mut Fields, status: u16, version: Version) -> Option<Vec<u8>> {
+pub fn prepare_response(headers: &mut Headers, status: u16, version: Version) -> Option<Vec<u8>> {
     let switches = status == 101;
-    let upgrade = if switches { fields.get(Name::Upgrade).map(<[u8]>::to_vec) } else { None };
+    let upgrade = if switches { headers.get(HeaderName::Upgrade).map(<[u8]>::to_vec) } else { None };
     // Who never has a body must not say how long it is (RFC 9110, section 8.6): a client could wait for it.
     let bodiless = matches!(status, 100..=199 | 204);
-    remove(fields, if bodiless { HOP_BY_HOP.and(Name::ContentLength) } else { HOP_BY_HOP });
-    fields.add(Name::Via, via(version));
+    remove(headers, if bodiless { HOP_BY_HOP.and(HeaderName::ContentLength) } else { HOP_BY_HOP });
+    headers.add(HeaderName::Via, via(version));
     upgrade
 }
 
-/// Whether who sent these fields would go on with this connection (RFC 9112, section 9.3).
+/// Whether who sent these headers would go on with this connection (RFC 9112, section 9.3).
 #[must_use]
-pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
-    let has = |wanted: &[u8]| connection_options(fields).any(|option| option.eq_ignore_ascii_case(wanted));
+pub fn keeps_alive(headers: &Headers, version: Version) -> bool {
+    let has = |wanted: &[u8]| connection_options(headers).any(|option| option.eq_ignore_ascii_case(wanted));
     if version == Version::HTTP_10 { has(b"keep-alive") && !has(b"close") } else { !has(b"close") }
 }
 
-/// Whether who sent these fields takes fields behind a body (RFC 9110, section 10.1.4).
+/// Whether who sent these headers takes headers behind a body (RFC 9110, section 10.1.4).
 #[must_use]
-pub fn takes_trailers(fields: &Fields) -> bool {
-    let mut codings = fields.all(Name::Te).flat_map(|field| field.split(|byte| *byte == b','));
+pub fn takes_trailers(headers: &Headers) -> bool {
+    let mut codings = headers.all(HeaderName::Te).flat_map(|field| field.split(|byte| *byte == b','));
     codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Of the fields behind a body, each a line, those that do not have to stand in a head (RFC 9110,
+/// Of the headers behind a body, each a line, those that do not have to stand in a head (RFC 9110,
 /// section 6.5.1).
 #[must_use]
 pub fn trailers(lines: &[u8]) -> Vec<u8> {
@@ -72,86 +72,87 @@ pub fn trailers(lines: &[u8]) -> Vec<u8> {
     ];
     let stays = |line: &&[u8]| {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        Name::of(name) == Name::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
+        HeaderName::of(name) == HeaderName::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
     };
     lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
 }
 
 /// The protocols of an `Upgrade` that `Connection` names, unless one of them is `h2c`.
-fn requested_upgrade(fields: &Fields) -> Option<Vec<u8>> {
-    let mut upgrades = fields.all(Name::Upgrade);
+fn requested_upgrade(headers: &Headers) -> Option<Vec<u8>> {
+    let mut upgrades = headers.all(HeaderName::Upgrade);
     let (Some(upgrade), None) = (upgrades.next(), upgrades.next()) else { return None };
     let mut protocols = upgrade.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     let usable = upgrade.is_ascii()
-        && connection_options(fields).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+        && connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
         && protocols.all(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"));
     usable.then(|| upgrade.to_vec())
 }
 
-fn has_body(fields: &Fields) -> bool {
-    fields.has(Name::TransferEncoding) || fields.get(Name::ContentLength).is_some_and(|length| length != b"0")
+fn has_body(headers: &Headers) -> bool {
+    headers.has(HeaderName::TransferEncoding)
+        || headers.get(HeaderName::ContentLength).is_some_and(|length| length != b"0")
 }
 
-/// Takes out what `Connection` names, and these; allocates only where `Connection` names fields that
+/// Takes out what `Connection` names, and these; allocates only where `Connection` names headers that
 /// would stay.
-fn remove(fields: &mut Fields, names: Names) {
+fn remove(headers: &mut Headers, names: HeaderSet) {
     let usual = |options: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|usual| usual.eq_ignore_ascii_case(options));
-    if !fields.all(Name::Connection).all(usual) {
+    if !headers.all(HeaderName::Connection).all(usual) {
         let named: Vec<Vec<u8>> =
-            connection_options(fields).filter(|option| names_a_field(option)).map(<[u8]>::to_vec).collect();
-        fields.retain(|_, text| !named.iter().any(|name| name.eq_ignore_ascii_case(text)));
+            connection_options(headers).filter(|option| names_a_field(option)).map(<[u8]>::to_vec).collect();
+        headers.retain(|_, text| !named.iter().any(|name| name.eq_ignore_ascii_case(text)));
     }
-    fields.remove_all(names);
+    headers.remove_all(names);
 }
 
-/// What the `Connection` fields list.
-fn connection_options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
-    let options = fields.all(Name::Connection).flat_map(|field| field.split(|byte| *byte == b','));
+/// What the `Connection` headers list.
+fn connection_options(headers: &Headers) -> impl Iterator<Item = &[u8]> {
+    let options = headers.all(HeaderName::Connection).flat_map(|field| field.split(|byte| *byte == b','));
     options.map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
 /// Whether an option of `Connection` may name a field to take out: others are words about the
-/// connection, fields that go anyway, or ours.
+/// connection, headers that go anyway, or ours.
 fn names_a_field(option: &[u8]) -> bool {
-    let name = Name::of(option);
+    let name = HeaderName::of(option);
     !HOP_BY_HOP.has(name) && !OURS.has(name) && !option.eq_ignore_ascii_case(b"close")
 }
 
-const HOP_BY_HOP: Names = Names::new(&[
-    Name::Connection,
-    Name::Http2Settings,
-    Name::KeepAlive,
-    Name::ProxyAuthenticate,
-    Name::ProxyAuthenticationInfo,
-    Name::ProxyAuthorization,
-    Name::ProxyConnection,
-    Name::Te,
-    Name::TransferEncoding,
-    Name::Upgrade,
+const HOP_BY_HOP: HeaderSet = HeaderSet::new(&[
+    HeaderName::Connection,
+    HeaderName::Http2Settings,
+    HeaderName::KeepAlive,
+    HeaderName::ProxyAuthenticate,
+    HeaderName::ProxyAuthenticationInfo,
+    HeaderName::ProxyAuthorization,
+    HeaderName::ProxyConnection,
+    HeaderName::Te,
+    HeaderName::TransferEncoding,
+    HeaderName::Upgrade,
 ]);
 
-/// The fields that frame a message, name its host, or are what we tell servers. A client's
+/// The headers that frame a message, name its host, or are what we tell servers. A client's
 /// `Connection` does not take them out, not even where the proxy before us has set them.
-const OURS: Names = Names::new(&[
-    Name::B3,
-    Name::B3Flags,
-    Name::B3ParentSpanId,
-    Name::B3Sampled,
-    Name::B3SpanId,
-    Name::B3TraceId,
-    Name::ContentLength,
-    Name::ContentType,
-    Name::Forwarded,
-    Name::ForwardedFor,
-    Name::ForwardedHost,
-    Name::ForwardedOther,
-    Name::ForwardedProto,
-    Name::Host,
-    Name::RealIp,
-    Name::RequestId,
-    Name::Traceparent,
-    Name::Tracestate,
-    Name::Via,
+const OURS: HeaderSet = HeaderSet::new(&[
+    HeaderName::B3,
+    HeaderName::B3Flags,
+    HeaderName::B3ParentSpanId,
+    HeaderName::B3Sampled,
+    HeaderName::B3SpanId,
+    HeaderName::B3TraceId,
+    HeaderName::ContentLength,
+    HeaderName::ContentType,
+    HeaderName::Forwarded,
+    HeaderName::ForwardedFor,
+    HeaderName::ForwardedHost,
+    HeaderName::ForwardedOther,
+    HeaderName::ForwardedProto,
+    HeaderName::Host,
+    HeaderName::RealIp,
+    HeaderName::RequestId,
+    HeaderName::Traceparent,
+    HeaderName::Tracestate,
+    HeaderName::Via,
 ]);
 
 /// RFC 9110, section 7.6.3: the version received, and a name for who received it.
@@ -168,29 +169,29 @@ fn via(version: Version) -> &'static [u8] {
 mod tests {
     use super::*;
 
-    /// Fields as in a message, one a line.
-    fn fields(text: &str) -> Fields {
-        Fields::of(text.lines().map(|line| {
+    /// Headers as in a message, one a line.
+    fn headers(text: &str) -> Headers {
+        Headers::of(text.lines().map(|line| {
             let (name, value) = line.split_once(':').expect("a colon");
             (name.trim(), value.trim())
         }))
     }
 
     /// One a line again.
-    fn text(fields: &Fields) -> String {
+    fn text(headers: &Headers) -> String {
         let line = |(_, name, value): (_, &[u8], &[u8])| {
             format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
         };
-        fields.iter().map(line).collect::<Vec<_>>().join("\n")
+        headers.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
     #[track_caller]
     fn assert_forwarded(sent: &str, forwarded: &str) {
-        let mut fields = fields(sent);
-        prepare_request(&mut fields, Version::HTTP_11).expect("no refusal");
-        assert_eq!(fields.get(Name::Via), Some(&b"1.1 lb"[..]));
-        fields.remove(Name::Via);
-        assert_eq!(text(&fields), forwarded, "{sent}");
+        let mut headers = headers(sent);
+        prepare_request(&mut headers, Version::HTTP_11).expect("no refusal");
+        assert_eq!(headers.get(HeaderName::Via), Some(&b"1.1 lb"[..]));
+        headers.remove(HeaderName::Via);
+        assert_eq!(text(&headers), forwarded, "{sent}");
     }
 
     #[test]
@@ -216,7 +217,7 @@ mod tests {
             ("Transfer-Encoding: chunked\nExpect: 100-continue", "Expect: 100-continue"),
             ("Proxy-Authorization: Basic x\nAuthorization: Basic y", "Authorization: Basic y"),
             ("HTTP2-Settings: x\nConnection: HTTP2-Settings", ""),
-            // Connection options are names of fields, or nothing.
+            // Connection options are names of headers, or nothing.
             ("Connection: a b, \"x\", @, x\nX: 1\nA: 2", "A: 2"),
         ];
         for (sent, forwarded) in cases {
@@ -236,9 +237,9 @@ mod tests {
     #[test]
     fn via_is_added_to_what_is_there() {
         for (version, last) in [(Version::HTTP_10, "1.0 lb"), (Version::HTTP_11, "1.1 lb"), (Version::HTTP_2, "2 lb")] {
-            let mut fields = fields("Via: 1.1 front");
-            prepare_request(&mut fields, version).expect("no refusal");
-            assert_eq!(text(&fields), format!("Via: 1.1 front\nVia: {last}"));
+            let mut headers = headers("Via: 1.1 front");
+            prepare_request(&mut headers, version).expect("no refusal");
+            assert_eq!(text(&headers), format!("Via: 1.1 front\nVia: {last}"));
         }
     }
 
@@ -256,18 +257,18 @@ mod tests {
             ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", Ok(None)),
             ("Connection: upgrade\nUpgrade: websocket, H2C", Ok(None)),
             ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", Ok(None)),
-            ("Connection: upgrade\nUpgrade: foo\nTransfer-Encoding: chunked", Err(Refusal::UpgradeWithBody)),
-            ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Err(Refusal::UpgradeWithBody)),
+            ("Connection: upgrade\nUpgrade: foo\nTransfer-Encoding: chunked", Err(Rejection::UpgradeWithBody)),
+            ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Err(Rejection::UpgradeWithBody)),
         ];
         for (sent, expected) in cases {
-            let mut fields = fields(sent);
-            let upgrade = prepare_request(&mut fields, Version::HTTP_11);
+            let mut headers = headers(sent);
+            let upgrade = prepare_request(&mut headers, Version::HTTP_11);
             assert_eq!(upgrade, expected.map(|protocol| protocol.map(Vec::from)), "{sent}");
             if upgrade.is_ok() {
-                assert!(!fields.has(Name::Upgrade) && !fields.has(Name::Connection), "{sent}");
+                assert!(!headers.has(HeaderName::Upgrade) && !headers.has(HeaderName::Connection), "{sent}");
             }
         }
-        let mut old = fields("Connection: upgrade\nUpgrade: foo");
+        let mut old = headers("Connection: upgrade\nUpgrade: foo");
         assert_eq!(prepare_request(&mut old, Version::HTTP_10), Ok(None), "HTTP/1.0 has no upgrades");
     }
 
@@ -275,19 +276,19 @@ mod tests {
     fn a_response_keeps_what_is_the_clients() {
         let sent = "Connection: keep-alive, X-Hop\nKeep-Alive: timeout=5\nTransfer-Encoding: chunked\nX-Hop: 1\n\
              Proxy-Authenticate: Basic\nUpgrade: h2c\nSet-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x";
-        let mut fields = fields(sent);
-        assert_eq!(prepare_response(&mut fields, 200, Version::HTTP_11), None);
-        assert_eq!(text(&fields), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb");
+        let mut headers = headers(sent);
+        assert_eq!(prepare_response(&mut headers, 200, Version::HTTP_11), None);
+        assert_eq!(text(&headers), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb");
     }
 
     #[test]
     fn a_response_upgrades_with_101_only() {
         let sent = "Connection: upgrade\nUpgrade: websocket";
         for (status, expected) in [(101, Some("websocket")), (200, None), (426, None)] {
-            let mut fields = fields(sent);
-            let upgrade = prepare_response(&mut fields, status, Version::HTTP_11);
+            let mut headers = headers(sent);
+            let upgrade = prepare_response(&mut headers, status, Version::HTTP_11);
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
-            assert_eq!(text(&fields), "Via: 1.1 lb", "{status}");
+            assert_eq!(text(&headers), "Via: 1.1 lb", "{status}");
         }
     }
 
@@ -300,9 +301,9 @@ mod tests {
     #[test]
     fn what_never_has_a_body_says_no_length() {
         for (status, kept) in [(100, false), (103, false), (204, false), (200, true), (304, true)] {
-            let mut fields = fields("Content-Length: 5");
-            prepare_response(&mut fields, status, Version::HTTP_11);
-            assert_eq!(fields.has(Name::ContentLength), kept, "{status}");
+            let mut headers = headers("Content-Length: 5");
+            prepare_response(&mut headers, status, Version::HTTP_11);
+            assert_eq!(headers.has(HeaderName::ContentLength), kept, "{status}");
         }
     }
 }

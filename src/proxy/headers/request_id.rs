@@ -1,7 +1,7 @@
 //! `X-Request-Id`: kept if a client or a proxy before us sent a usable one, made otherwise. Pure.
 
-use crate::http1::head::Fields;
-use crate::http1::name::Name;
+use crate::http1::head::Headers;
+use crate::http1::name::HeaderName;
 use crate::proxy::headers::trace_context::write_hex;
 
 /// The longest id that is kept, in bytes: it is in every log line of the request.
@@ -9,13 +9,13 @@ const MAX_LEN: usize = 128;
 
 /// Sees to it that there is exactly one, of 1 to 128 visible ASCII characters: one that came in so
 /// stays, anything else is replaced by 32 hexadecimal digits.
-pub fn ensure(fields: &mut Fields, rng: &mut fastrand::Rng) {
-    let mut values = fields.all(Name::RequestId);
+pub fn ensure(headers: &mut Headers, rng: &mut fastrand::Rng) {
+    let mut values = headers.all(HeaderName::RequestId);
     if !matches!((values.next(), values.next()), (Some(id), None) if is_usable(id)) {
         drop(values);
         let mut id = [0; 32];
         write_hex(&mut id, rng.u128(..));
-        fields.set(Name::RequestId, &id);
+        headers.set(HeaderName::RequestId, &id);
     }
 }
 
@@ -44,9 +44,9 @@ mod tests {
             (&["one", "two"], false),
         ];
         for (values, kept) in cases {
-            let mut fields = Fields::of(values.iter().map(|value| ("X-Request-Id", *value)));
-            ensure(&mut fields, &mut fastrand::Rng::with_seed(7));
-            let ids: Vec<_> = fields.all(Name::RequestId).collect();
+            let mut headers = Headers::of(values.iter().map(|value| ("X-Request-Id", *value)));
+            ensure(&mut headers, &mut fastrand::Rng::with_seed(7));
+            let ids: Vec<_> = headers.all(HeaderName::RequestId).collect();
             let [id] = ids[..] else { panic!("{ids:?} for {values:?}") };
             if *kept {
                 assert_eq!(id, values[0].as_bytes());
@@ -60,8 +60,8 @@ mod tests {
     #[test]
     fn made_ids_differ() {
         let mut rng = fastrand::Rng::with_seed(7);
-        let mut ids = [Fields::new(), Fields::new()];
-        ids.iter_mut().for_each(|fields| ensure(fields, &mut rng));
-        assert_ne!(ids[0].get(Name::RequestId), ids[1].get(Name::RequestId));
+        let mut ids = [Headers::new(), Headers::new()];
+        ids.iter_mut().for_each(|headers| ensure(headers, &mut rng));
+        assert_ne!(ids[0].get(HeaderName::RequestId), ids[1].get(HeaderName::RequestId));
     }
 }

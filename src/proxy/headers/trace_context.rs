@@ -1,12 +1,12 @@
-//! Which trace a request belongs to: read from, and written to, B3 (single and multi) and W3C header fields. Pure.
+//! Which trace a request belongs to: read from, and written to, B3 (single and multi) and W3C header headers. Pure.
 //!
 //! A request may carry several forms at once. The ids are taken from the first that has them, the
 //! sampling decision from the first that has one, in this order: `b3`, `X-B3-*`, `traceparent`.
 //! That is what B3 demands of its two forms, and what OpenTelemetry's `tracecontext,b3` does: the
 //! form that a user adds beside the default wins.
 
-use crate::http1::head::Fields;
-use crate::http1::name::{Name, Names};
+use crate::http1::head::Headers;
+use crate::http1::name::{HeaderName, HeaderSet};
 
 /// One span's place in its trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,26 +26,32 @@ pub struct TraceContext {
     tracestate: bool,
 }
 
-/// The fields that name a trace, or say whether it is recorded.
-const TRACE: Names =
-    Names::new(&[Name::B3, Name::B3Flags, Name::B3Sampled, Name::B3SpanId, Name::B3TraceId, Name::Traceparent]);
+/// The headers that name a trace, or say whether it is recorded.
+const TRACE: HeaderSet = HeaderSet::new(&[
+    HeaderName::B3,
+    HeaderName::B3Flags,
+    HeaderName::B3Sampled,
+    HeaderName::B3SpanId,
+    HeaderName::B3TraceId,
+    HeaderName::Traceparent,
+]);
 
-/// The fields that we write.
-const WRITTEN: Names = TRACE.and(Name::B3ParentSpanId);
+/// The headers that we write.
+const WRITTEN: HeaderSet = TRACE.and(HeaderName::B3ParentSpanId);
 
 impl TraceContext {
-    /// Whether there is anything about a trace in these fields.
+    /// Whether there is anything about a trace in these headers.
     #[must_use]
-    pub fn came(fields: &Fields) -> bool {
-        fields.has_any(TRACE)
+    pub fn came(headers: &Headers) -> bool {
+        headers.has_any(TRACE)
     }
 
-    /// The span of a request with these header fields: a part of the caller's trace if they name
+    /// The span of a request with these header headers: a part of the caller's trace if they name
     /// one, else the first of a new trace. A decision that came in is kept; without one, the share
     /// `sample` (0 to 1) is recorded.
     #[must_use]
-    pub fn continue_or_start(fields: &Fields, sample: f64, rng: &mut fastrand::Rng) -> Self {
-        let came = Received::read(fields);
+    pub fn continue_or_start(headers: &Headers, sample: f64, rng: &mut fastrand::Rng) -> Self {
+        let came = Received::read(headers);
         let (trace_id, parent_span_id, form) = match came.caller {
             Some(caller) => (caller.trace_id, Some(caller.span_id), caller.form),
             None => (rng.u128(1..), None, Form::Full { random: false }),
@@ -76,8 +82,8 @@ impl TraceContext {
         Some(Self { span_id, parent_span_id: None, ..*self })
     }
 
-    /// Sets the fields of all three forms, in place of any that came in.
-    pub fn write(&self, fields: &mut Fields) {
+    /// Sets the headers of all three forms, in place of any that came in.
+    pub fn write(&self, headers: &mut Headers) {
         let flags = u8::from(self.sampled) | if self.form == (Form::Full { random: true }) { 2 } else { 0 };
         let state = match (self.debug, self.sampled) {
             (true, _) => b'd',
@@ -99,18 +105,18 @@ impl TraceContext {
         traceparent[3..52].copy_from_slice(&b3[..49]);
         traceparent[53..].copy_from_slice(&[b'0', b'0' + flags]);
 
-        fields.remove_all(if self.tracestate { WRITTEN } else { WRITTEN.and(Name::Tracestate) });
-        fields.add(Name::Traceparent, &traceparent);
-        fields.add(Name::B3, &b3[begin..end]);
-        fields.add(Name::B3TraceId, &b3[begin..32]);
-        fields.add(Name::B3SpanId, &b3[33..49]);
+        headers.remove_all(if self.tracestate { WRITTEN } else { WRITTEN.and(HeaderName::Tracestate) });
+        headers.add(HeaderName::Traceparent, &traceparent);
+        headers.add(HeaderName::B3, &b3[begin..end]);
+        headers.add(HeaderName::B3TraceId, &b3[begin..32]);
+        headers.add(HeaderName::B3SpanId, &b3[33..49]);
         if self.parent_span_id.is_some() {
-            fields.add(Name::B3ParentSpanId, &b3[52..]);
+            headers.add(HeaderName::B3ParentSpanId, &b3[52..]);
         }
         // B3 wants one of the two: debug implies sampled.
         match self.debug {
-            true => fields.add(Name::B3Flags, b"1"),
-            false => fields.add(Name::B3Sampled, &b3[50..51]),
+            true => headers.add(HeaderName::B3Flags, b"1"),
+            false => headers.add(HeaderName::B3Sampled, &b3[50..51]),
         }
     }
 }
@@ -168,7 +174,7 @@ impl Caller {
     }
 }
 
-/// What the header fields of a request say about its trace.
+/// What the header headers of a request say about its trace.
 struct Received {
     caller: Option<Caller>,
     decision: Option<Decision>,
@@ -177,13 +183,13 @@ struct Received {
 }
 
 impl Received {
-    fn read(fields: &Fields) -> Self {
-        if !TraceContext::came(fields) {
+    fn read(headers: &Headers) -> Self {
+        if !TraceContext::came(headers) {
             return Self { caller: None, decision: None, w3c: None };
         }
-        let single = only(fields, Name::B3).and_then(parse_b3).unwrap_or_default();
-        let multi = read_b3_multi(fields);
-        let w3c = only(fields, Name::Traceparent).and_then(parse_traceparent);
+        let single = only(headers, HeaderName::B3).and_then(parse_b3).unwrap_or_default();
+        let multi = read_b3_multi(headers);
+        let w3c = only(headers, HeaderName::Traceparent).and_then(parse_traceparent);
         Self {
             caller: single.0.or(multi.0).or(w3c.map(|(caller, _)| caller)),
             decision: single.1.or(multi.1).or(w3c.map(|(_, decision)| decision)),
@@ -209,11 +215,11 @@ fn parse_b3(value: &[u8]) -> Option<(Option<Caller>, Option<Decision>)> {
     parts.next().is_none().then_some((Some(caller), decision))
 }
 
-fn read_b3_multi(fields: &Fields) -> (Option<Caller>, Option<Decision>) {
-    let caller = only(fields, Name::B3TraceId)
-        .zip(only(fields, Name::B3SpanId))
+fn read_b3_multi(headers: &Headers) -> (Option<Caller>, Option<Decision>) {
+    let caller = only(headers, HeaderName::B3TraceId)
+        .zip(only(headers, HeaderName::B3SpanId))
         .and_then(|(trace_id, span_id)| Caller::from_b3(trace_id, span_id));
-    let decision = match (only(fields, Name::B3Flags), only(fields, Name::B3Sampled)) {
+    let decision = match (only(headers, HeaderName::B3Flags), only(headers, HeaderName::B3Sampled)) {
         (Some(b"1"), _) => Some(Decision::Debug),
         // The words were written by the earliest B3 libraries.
         (_, Some(b"1" | b"true")) => Some(Decision::Yes),
@@ -248,8 +254,8 @@ fn parse_span_id(text: &[u8]) -> Option<u64> {
 }
 
 /// The value of a field that is there once; said twice, it says nothing.
-fn only(fields: &Fields, name: Name) -> Option<&[u8]> {
-    let mut values = fields.all(name);
+fn only(headers: &Headers, name: HeaderName) -> Option<&[u8]> {
+    let mut values = headers.all(name);
     let value = values.next()?;
     values.next().is_none().then_some(value)
 }

@@ -17,7 +17,7 @@ use super::convention::span_data;
 use super::otlp::Otlp;
 use super::zipkin::Zipkin;
 use crate::config;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::seldom::LogThrottle;
 
 /// Spans that may wait to be sent.
 pub(super) const QUEUE: usize = 2048;
@@ -42,7 +42,7 @@ impl Kind {
         }
     }
 
-    fn settings(self, tracing: &config::Tracing) -> Settings {
+    fn settings(self, tracing: &config::TracingConfig) -> Settings {
         let url = match self {
             Self::Zipkin => &tracing.zipkin,
             Self::Otlp => &tracing.otlp,
@@ -52,7 +52,7 @@ impl Kind {
 }
 
 /// Starts a lane on the current runtime.
-pub(super) fn start(kind: Kind, tracing: &config::Tracing) -> (Lane, Export) {
+pub(super) fn start(kind: Kind, tracing: &config::TracingConfig) -> (ExporterQueue, Export) {
     let (queue, spans) = mpsc::channel(QUEUE);
     let (settings, changes) = watch::channel(kind.settings(tracing));
     let shared = Arc::<Shared>::default();
@@ -62,21 +62,21 @@ pub(super) fn start(kind: Kind, tracing: &config::Tracing) -> (Lane, Export) {
         settings: changes,
         collector: None,
         shared: Arc::clone(&shared),
-        complaint: Seldom::default(),
+        complaint: LogThrottle::default(),
     };
     exporter.open();
     let task = tokio::spawn(exporter.run());
-    (Lane { queue, shared: Arc::clone(&shared) }, Export { kind, settings, shared, task })
+    (ExporterQueue { queue, shared: Arc::clone(&shared) }, Export { kind, settings, shared, task })
 }
 
 /// The workers' end.
 #[derive(Debug, Clone)]
-pub(super) struct Lane {
+pub(super) struct ExporterQueue {
     queue: mpsc::Sender<Span>,
     shared: Arc<Shared>,
 }
 
-impl Lane {
+impl ExporterQueue {
     /// Whether there is a collector at its end.
     pub(super) fn is_open(&self) -> bool {
         self.shared.open.load(Relaxed)
@@ -119,7 +119,7 @@ pub(super) struct Export {
 
 impl Export {
     /// Takes over what changed, from the next batch on.
-    pub(super) fn apply(&self, tracing: &config::Tracing) {
+    pub(super) fn apply(&self, tracing: &config::TracingConfig) {
         let settings = self.kind.settings(tracing);
         // At once, even while the exporter waits for a slow collector.
         self.shared.open.store(settings.url.is_some(), Relaxed);
@@ -202,7 +202,7 @@ struct Exporter {
     settings: watch::Receiver<Settings>,
     collector: Option<Collector>,
     shared: Arc<Shared>,
-    complaint: Seldom,
+    complaint: LogThrottle,
 }
 
 impl Exporter {

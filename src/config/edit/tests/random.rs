@@ -204,8 +204,8 @@ fn with(files: &[SourceFile], file: usize, bytes: Vec<u8>) -> Vec<SourceFile> {
 /// The files after an edit that is no idle one.
 fn after(files: &[SourceFile], wanted: &Edit) -> Option<Vec<SourceFile>> {
     match edit(files, &no_env, wanted).unwrap() {
-        Outcome::Text { file, bytes } => Some(with(files, file, bytes)),
-        Outcome::Same(_) => None,
+        EditOutcome::Text { file, bytes } => Some(with(files, file, bytes)),
+        EditOutcome::Same(_) => None,
     }
 }
 

@@ -70,7 +70,7 @@ fn the_last_word_about_the_file_counts() {
 #[test]
 fn settling_needs_two_equal_reads_apart() {
     let quiet = Duration::from_millis(20);
-    let watch = Watch::new();
+    let watch = FileWatcher::new();
     let count = Cell::new(0_u32);
     let changing = || {
         count.set(count.get() + 1);
@@ -91,7 +91,7 @@ fn settling_needs_two_equal_reads_apart() {
 #[test]
 fn what_is_heard_to_be_written_is_not_quiet_even_if_each_look_finds_the_same() {
     let quiet = Duration::from_millis(20);
-    let watch = Watch::new();
+    let watch = FileWatcher::new();
     let reads = Cell::new(0);
     let empty_as_often_as_it_is_looked_at = || {
         reads.set(reads.get() + 1);
@@ -108,7 +108,7 @@ fn what_is_heard_to_be_written_is_not_quiet_even_if_each_look_finds_the_same() {
 #[test]
 fn what_is_moved_into_place_needs_no_quiet_even_while_the_file_is_written() {
     let long = Duration::from_secs(3600);
-    let watch = Watch::new();
+    let watch = FileWatcher::new();
     let never = || panic!("it is read once");
     assert_eq!(block_on(settle(&watch, Wake::Moved, long, 1, never, || ())), 1);
     let reads = Cell::new(0);
@@ -123,13 +123,13 @@ fn what_is_moved_into_place_needs_no_quiet_even_while_the_file_is_written() {
 /// A directory, its watch, and the trail of `lb.toml` in it.
 struct Scene {
     directory: tempfile::TempDir,
-    watch: Watch,
+    watch: FileWatcher,
 }
 
 impl Scene {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        Self { directory, watch: Watch::new() }
+        Self { directory, watch: FileWatcher::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -2,26 +2,31 @@
 
 use super::*;
 
-const FAMILY: [Name; 5] =
-    [Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::RealIp, Name::Forwarded];
+const FAMILY: [HeaderName; 5] = [
+    HeaderName::ForwardedFor,
+    HeaderName::ForwardedProto,
+    HeaderName::ForwardedHost,
+    HeaderName::RealIp,
+    HeaderName::Forwarded,
+];
 
 fn networks(text: &str) -> Vec<IpNet> {
     text.split_whitespace().map(|network| network.parse().expect("a network")).collect()
 }
 
-/// Fields as in a message, one a line.
-fn fields(text: &str) -> Fields {
-    Fields::of(text.lines().map(|line| line.split_once(": ").expect("a colon")))
+/// Headers as in a message, one a line.
+fn headers(text: &str) -> Headers {
+    Headers::of(text.lines().map(|line| line.split_once(": ").expect("a colon")))
 }
 
-/// The fields of [`FAMILY`] that a request of `peer` ends up with.
+/// The headers of [`FAMILY`] that a request of `peer` ends up with.
 fn set(peer: &str, sent: &str) -> [String; 5] {
-    let mut fields = fields(sent);
+    let mut headers = headers(sent);
     let peer = SocketAddr::new(peer.parse().expect("an address"), 4711);
-    ClientFields::new(peer, "http").set(&mut fields, &networks("10.0.0.0/8 fd00::/8"));
-    assert!(!fields.has(Name::ForwardedOther), "{sent}");
+    ClientHeaders::new(peer, "http").set(&mut headers, &networks("10.0.0.0/8 fd00::/8"));
+    assert!(!headers.has(HeaderName::ForwardedOther), "{sent}");
     FAMILY.map(|name| {
-        let values: Vec<_> = fields.all(name).map(|value| str::from_utf8(value).expect("UTF-8")).collect();
+        let values: Vec<_> = headers.all(name).map(|value| str::from_utf8(value).expect("UTF-8")).collect();
         values.join(" | ")
     })
 }
@@ -143,7 +148,7 @@ fn the_client_is_the_nearest_that_is_not_trusted() {
     ];
     for (peer, sent, client) in cases {
         let peer = peer.parse().expect("an address");
-        let found = client_address(&fields(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
+        let found = client_address(&headers(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
         assert_eq!(found.to_string(), client, "{peer} {sent}");
     }
 }

@@ -1,4 +1,4 @@
-//! What is made of trace fields, and written of them.
+//! What is made of trace headers, and written of them.
 
 use super::*;
 
@@ -9,21 +9,21 @@ const TRACE: u128 = 0x463a_c35c_9f64_13ad_4848_5a39_53bb_6124;
 const SHORT_TRACE: u128 = 0x4848_5a39_53bb_6124;
 const SPAN_ID: u64 = 0xa2fb_4a1d_1a96_d312;
 
-fn fields(text: &str) -> Fields {
-    Fields::of(text.lines().filter_map(|line| line.trim().split_once(": ")))
+fn headers(text: &str) -> Headers {
+    Headers::of(text.lines().filter_map(|line| line.trim().split_once(": ")))
 }
 
 /// The case of names and the order are of no meaning.
-fn sorted(fields: &Fields) -> Vec<(String, String)> {
+fn sorted(headers: &Headers) -> Vec<(String, String)> {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     let mut all: Vec<_> =
-        fields.iter().map(|(_, name, value)| (text(name).to_ascii_lowercase(), text(value))).collect();
+        headers.iter().map(|(_, name, value)| (text(name).to_ascii_lowercase(), text(value))).collect();
     all.sort();
     all
 }
 
-fn text(fields: &Fields, name: Name) -> &str {
-    std::str::from_utf8(fields.get(name).expect("the field")).expect("text")
+fn text(headers: &Headers, name: HeaderName) -> &str {
+    std::str::from_utf8(headers.get(name).expect("the field")).expect("text")
 }
 
 fn rng() -> fastrand::Rng {
@@ -94,7 +94,7 @@ fn what_comes_in_is_continued() {
         ("X-B3-TraceId: {t}\nX-B3-SpanId: {S}\ntraceparent: 00-{T}-{S}-01", short, Some(Yes)),
     ];
     for (text, trace_id, decision) in cases {
-        let received = fields(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
+        let received = headers(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
         for sample in [0.0, 1.0] {
             let context = TraceContext::continue_or_start(&received, sample, &mut rng());
             match trace_id {
@@ -114,7 +114,7 @@ fn what_comes_in_is_continued() {
 #[test]
 fn the_share_of_new_traces_is_what_was_asked_for() {
     let mut rng = rng();
-    let received = Fields::new();
+    let received = Headers::new();
     let sampled = (0..10_000).filter(|_| TraceContext::continue_or_start(&received, 0.25, &mut rng).sampled).count();
     assert!((2_300..2_700).contains(&sampled), "{sampled} of 10000");
 }
@@ -147,7 +147,7 @@ fn a_child_is_written_in_all_forms() {
         ),
     ];
     for (text, written) in cases {
-        let mut received = fields(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
+        let mut received = headers(&text.replace("{T}", T128).replace("{t}", T64).replace("{S}", SPAN));
         let ours = TraceContext::continue_or_start(&received, 0.5, &mut rng());
         let child = ours.child(&mut rng());
         child.write(&mut received);
@@ -156,26 +156,26 @@ fn a_child_is_written_in_all_forms() {
             .replace("{t}", T64)
             .replace("{C}", &format!("{:016x}", child.span_id))
             .replace("{P}", &format!("{:016x}", ours.span_id));
-        assert_eq!(sorted(&received), sorted(&fields(&expected)), "{text}");
+        assert_eq!(sorted(&received), sorted(&headers(&expected)), "{text}");
     }
 }
 
 #[test]
 fn a_root_has_no_parent() {
-    let mut received = fields("X-B3-ParentSpanId: a2fb4a1d1a96d312");
+    let mut received = headers("X-B3-ParentSpanId: a2fb4a1d1a96d312");
     let context = TraceContext::continue_or_start(&received, 0.0, &mut rng());
     context.write(&mut received);
-    assert_eq!(received.get(Name::B3ParentSpanId), None);
-    assert_eq!(text(&received, Name::B3), format!("{:032x}-{:016x}-0", context.trace_id, context.span_id));
-    assert_eq!(text(&received, Name::B3Sampled), "0");
+    assert_eq!(received.get(HeaderName::B3ParentSpanId), None);
+    assert_eq!(text(&received, HeaderName::B3), format!("{:032x}-{:016x}-0", context.trace_id, context.span_id));
+    assert_eq!(text(&received, HeaderName::B3Sampled), "0");
 }
 
 #[test]
 fn without_spans_of_our_own_the_caller_stays_the_parent() {
-    let mut received = fields(&format!("b3: {T64}-{SPAN}-1-05e3ac9a4f6e3b90"));
+    let mut received = headers(&format!("b3: {T64}-{SPAN}-1-05e3ac9a4f6e3b90"));
     let context = TraceContext::continue_or_start(&received, 0.0, &mut rng());
     context.unrecorded().expect("a caller").write(&mut received);
-    assert_eq!(text(&received, Name::B3), format!("{T64}-{SPAN}-1"));
-    assert_eq!(text(&received, Name::Traceparent), format!("00-0000000000000000{T64}-{SPAN}-01"));
-    assert_eq!(TraceContext::continue_or_start(&Fields::new(), 1.0, &mut rng()).unrecorded(), None);
+    assert_eq!(text(&received, HeaderName::B3), format!("{T64}-{SPAN}-1"));
+    assert_eq!(text(&received, HeaderName::Traceparent), format!("00-0000000000000000{T64}-{SPAN}-01"));
+    assert_eq!(TraceContext::continue_or_start(&Headers::new(), 1.0, &mut rng()).unrecorded(), None);
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use http::Method;
-use lb::proxy::head::{AnswerHead, Limits};
+use lb::http1::head::{ResponseHead, Limits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -10,14 +10,14 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((last, bytes)) = bytes.split_last() else { return };
     let method = [Method::GET, Method::HEAD, Method::POST][usize::from(*last) % 3].clone();
     lb_fuzz::answers_agree(&method, bytes);
-    let mut head = AnswerHead::default();
-    let Ok(Some(length)) = head.parse(bytes, Limits { bytes: 8192, fields: 100 }) else { return };
-    assert!(length <= bytes.len().min(8192) && head.fields.len() <= 100);
+    let mut head = ResponseHead::default();
+    let Ok(Some(length)) = head.parse(bytes, Limits { bytes: 8192, headers: 100 }) else { return };
+    assert!(length <= bytes.len().min(8192) && head.headers.len() <= 100);
     let mut text = Vec::new();
     head.write(&mut text);
     text.extend_from_slice(b"\r\n");
-    let mut again = AnswerHead::default();
-    assert_eq!(again.parse(&text, Limits { bytes: usize::MAX, fields: 100 }), Ok(Some(text.len())));
+    let mut again = ResponseHead::default();
+    assert_eq!(again.parse(&text, Limits { bytes: usize::MAX, headers: 100 }), Ok(Some(text.len())));
     assert_eq!(head.status, again.status);
-    assert!(head.fields.iter().eq(again.fields.iter()));
+    assert!(head.headers.iter().eq(again.headers.iter()));
 });

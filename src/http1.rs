@@ -12,5 +12,7 @@ pub mod headers;
 pub mod host;
 pub mod name;
 pub mod path;
+pub mod persistence;
 pub mod rejection;
 pub mod target;
+pub mod trailers;

@@ -15,6 +15,7 @@ use crate::http1::body::{Inbound, Outbound};
 use crate::http1::framing::{self, Framing};
 use crate::http1::head::{Limits, ResponseHead};
 use crate::http1::name::HeaderName;
+use crate::http1::{persistence, trailers};
 use crate::proxy::connection::Client;
 use crate::proxy::cookie;
 use crate::proxy::error::Failure;
@@ -209,7 +210,7 @@ async fn answer(
 
     let keeps_server = framing != Framing::UntilClose
         && head.version == Version::HTTP_11
-        && hop_by_hop::keeps_alive(&head.headers, head.version);
+        && persistence::keeps_alive(&head.headers, head.version);
     let old_client = exchange.head.version == Version::HTTP_10;
     let coded = matches!(framing, Framing::Chunked | Framing::UntilClose) && !old_client;
     // To HTTP/1.0, what has no length ends with the connection.
@@ -327,7 +328,7 @@ async fn relay(
     }
     while !body.is_done() {
         body.advance().await.map_err(|_| Failure::AnswerCut)?;
-        let trailers = if plan.trailers { hop_by_hop::trailers(body.trailers()) } else { Vec::new() };
+        let trailers = if plan.trailers { trailers::forwardable(body.trailers()) } else { Vec::new() };
         let end = body.is_done().then(|| exchange.served()).map(|()| &trailers[..]);
         slot.body_waits(Phase::Download);
         out.send(body.piece(), end).await.map_err(gone)?;

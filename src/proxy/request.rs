@@ -12,6 +12,7 @@ use crate::http1::framing::{self, Framing};
 use crate::http1::head::RequestHead;
 use crate::http1::name::HeaderName;
 use crate::http1::target;
+use crate::http1::{persistence, trailers};
 use crate::live::pool::Pool;
 use crate::proxy::attempt::{self, Ended, Failed};
 use crate::proxy::connection::Client;
@@ -59,7 +60,7 @@ pub struct Plan {
 
 /// Answers a request: by a server, or by ourselves when none can. `input` is what follows the head.
 pub async fn handle(client: &Rc<Client>, stream: &TcpStream, head: RequestHead, input: &mut Vec<u8>) -> Next {
-    let keeps = hop_by_hop::keeps_alive(&head.headers, head.version);
+    let keeps = persistence::keeps_alive(&head.headers, head.version);
     let framing = framing::request(&head.headers, head.version);
     let mut exchange = Exchange::begin(client, head);
     let plan = match framing.map_err(Failure::from).and_then(|framing| prepare(&mut exchange, framing, keeps)) {
@@ -162,7 +163,7 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
         // As HTTP/1.0 allows and servers do not: where it came in.
         headers.add(HeaderName::Host, client.listener.address.to_string().as_bytes());
     }
-    let trailers = hop_by_hop::takes_trailers(headers);
+    let trailers = trailers::accepted(headers);
     let upgrade = hop_by_hop::prepare_request(headers, exchange.head.version)?;
     exchange.client_address = client.headers.set(headers, &snapshot.config.proxy.trusted_proxies);
     if framing == Framing::Chunked {

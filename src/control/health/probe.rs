@@ -148,7 +148,7 @@ impl CheckError {
     /// Whether this process could not even try, so that nothing is known of the server.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Connect(error) if transport::is_ours(error))
+        matches!(self, Self::Connect(error) if transport::is_local_shortage(error))
     }
 }
 

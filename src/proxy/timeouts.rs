@@ -6,6 +6,7 @@
 
 mod body_rate;
 mod roster;
+mod watchdog;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,17 +14,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use self::body_rate::BodyRate;
-use self::roster::{Place, Roster};
-
-/// All connections and requests of a worker.
-#[derive(Debug)]
-pub struct Watchdog {
-    connections: Rc<Roster<ConnectionSlot>>,
-    requests: Rc<Roster<RequestTimer>>,
-    /// The time of the next sweep, for which a wait that begins now is accounted: it never ends early,
-    /// at most two sweeps late, and needs no look at the clock.
-    now: Rc<Cell<Instant>>,
-}
+use self::roster::Place;
+pub use self::watchdog::{Registered, Watchdog};
 
 /// A connection without a request: what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,148 +93,6 @@ pub struct RequestTimer {
     place: Place<Self>,
 }
 
-impl Watchdog {
-    /// Without connections.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { connections: Rc::default(), requests: Rc::default(), now: Rc::new(Cell::new(Instant::now())) }
-    }
-
-    /// A slot for a new connection of `listener`. It leaves when it is dropped.
-    #[must_use]
-    pub fn connection(&self, listener: u64) -> Registered<ConnectionSlot> {
-        let slot = Rc::new(ConnectionSlot {
-            listener,
-            phase: Cell::new(ConnectionPhase::Idle),
-            deadline: Cell::default(),
-            ended: Cell::default(),
-            closing: Cell::default(),
-            waker: RefCell::default(),
-            now: Rc::clone(&self.now),
-            place: Place::new(&self.connections),
-        });
-        self.connections.add(&slot);
-        Registered(slot)
-    }
-
-    /// A timer for the requests of a connection of `listener`, one at a time.
-    #[must_use]
-    pub fn request(&self, listener: u64) -> Registered<RequestTimer> {
-        let timer = Rc::new(RequestTimer {
-            listener,
-            server: Cell::default(),
-            phase: Cell::new(Phase::Connect),
-            deadline: Cell::default(),
-            upload: Cell::default(),
-            download: Cell::default(),
-            interrupt: Cell::default(),
-            aborted: Cell::default(),
-            waker: RefCell::default(),
-            now: Rc::clone(&self.now),
-            place: Place::new(&self.requests),
-        });
-        self.requests.add(&timer);
-        Registered(timer)
-    }
-
-    /// Wakes those whose time is over at `now`; the next sweep will be `after` that.
-    pub fn sweep(&self, now: Instant, after: Duration) {
-        self.now.set(now + after);
-        let is_over = |deadline: &Cell<Option<Instant>>| deadline.get().is_some_and(|deadline| deadline <= now);
-        self.connections.each(|slot| {
-            if is_over(&slot.deadline) {
-                slot.end();
-            }
-        });
-        self.requests.each(|timer| {
-            if is_over(&timer.deadline) {
-                timer.expire(timer.waits_for_client());
-            }
-        });
-    }
-
-    /// Makes the next response on each connection of a listener its last.
-    pub fn close(&self, listener: u64) {
-        self.connections.each(|slot| {
-            if slot.listener == listener {
-                slot.closing.set(true);
-            }
-        });
-    }
-
-    /// Makes the next response on each connection its last, and ends those without a request.
-    pub fn drain(&self) {
-        self.connections.each(|slot| {
-            slot.closing.set(true);
-            if slot.phase.get() == ConnectionPhase::Idle {
-                slot.end();
-            }
-        });
-    }
-
-    /// Aborts the connections and requests of a listener.
-    pub fn abort(&self, listener: u64) {
-        self.abort_if(|id| id == listener, |timer| timer.listener == listener);
-    }
-
-    /// Aborts all connections and requests.
-    pub fn abort_all(&self) {
-        self.abort_if(|_| true, |_| true);
-    }
-
-    /// Aborts the requests that are at a server.
-    pub fn abort_server(&self, server: u64) {
-        self.abort_if(|_| false, |timer| timer.server.get() == Some(server));
-    }
-
-    fn abort_if(&self, connection: impl Fn(u64) -> bool, request: impl Fn(&RequestTimer) -> bool) {
-        self.connections.each(|slot| {
-            if connection(slot.listener) {
-                slot.closing.set(true);
-                if slot.phase.get() != ConnectionPhase::Busy {
-                    slot.end();
-                }
-            }
-        });
-        self.requests.each(|timer| {
-            if request(timer) {
-                timer.aborted.set(true);
-                timer.interrupt(Interrupt::Abort);
-            }
-        });
-    }
-
-    /// Whether there are no connections.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.connections.is_empty()
-    }
-}
-
-impl Default for Watchdog {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// An entry of a [`Watchdog`], until it is dropped.
-#[derive(Debug)]
-pub struct Registered<T: roster::Entry>(Rc<T>);
-
-impl<T: roster::Entry> std::ops::Deref for Registered<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T: roster::Entry> Drop for Registered<T> {
-    fn drop(&mut self) {
-        self.0.place().leave();
-    }
-}
-
 impl roster::Entry for ConnectionSlot {
     fn place(&self) -> &Place<Self> {
         &self.place
@@ -256,6 +106,19 @@ impl roster::Entry for RequestTimer {
 }
 
 impl ConnectionSlot {
+    fn new(listener: u64, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+        Self {
+            listener,
+            phase: Cell::new(ConnectionPhase::Idle),
+            deadline: Cell::default(),
+            ended: Cell::default(),
+            closing: Cell::default(),
+            waker: RefCell::default(),
+            now: Rc::clone(now),
+            place,
+        }
+    }
+
     /// Notes what the connection waits for from now on, and for how long at most.
     pub fn wait(&self, phase: ConnectionPhase, at_most: Duration) {
         self.phase.set(phase);
@@ -291,6 +154,22 @@ impl ConnectionSlot {
 }
 
 impl RequestTimer {
+    fn new(listener: u64, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+        Self {
+            listener,
+            server: Cell::default(),
+            phase: Cell::new(Phase::Connect),
+            deadline: Cell::default(),
+            upload: Cell::default(),
+            download: Cell::default(),
+            interrupt: Cell::default(),
+            aborted: Cell::default(),
+            waker: RefCell::default(),
+            now: Rc::clone(now),
+            place,
+        }
+    }
+
     /// Forgets the request before.
     pub fn reset(&self) {
         self.interrupt.set(None);

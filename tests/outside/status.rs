@@ -106,7 +106,7 @@ fn servers_are_listed_shown_and_drawn() {
     for (arguments, why) in [
         (&["server", "show", "a"][..], "say which by `?pool=`"),
         (&["server", "show", "a/b?c"], "there is no server `a/b?c`"),
-        (&["server", "random", "--pool", "idle"], "no server takes requests"),
+        (&["server", "random", "--pool", "idle"], "there is no active server"),
         (&["server", "list", "--pool", "nope"], "nope"),
     ] {
         let ran = ask(&lb, arguments);

@@ -117,7 +117,9 @@ fn a_thousand_servers_are_searched_filtered_and_sorted() {
     choose("status", "disabled");
     assert_eq!((rows(), first().as_deref()), (1.into(), Some("node-0700")));
     choose("status", "");
-    browser.run("[...document.querySelectorAll('thead button')].find((button) => button.textContent === 'Weight').click()");
+    browser.run(
+        "[...document.querySelectorAll('thead button')].find((button) => button.textContent === 'Weight').click()",
+    );
     assert_eq!(first().as_deref(), Some("node-0800"));
     assert_eq!(browser.text("[aria-sort=descending]"), "Weight");
     browser.run("document.getElementById('servers-all').click()");

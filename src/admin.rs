@@ -47,7 +47,7 @@ const MAX_CONNECTIONS: u32 = 128;
 /// Time to receive a request's head; also the idle time between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 16 << 10;
-/// A connection this old takes no further request, so that none occupies its place for ever. Event streams go on.
+/// A connection this old takes no further request, so that none occupies its place forever. Event streams go on.
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// A client that accepts no byte for this long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -189,7 +189,8 @@ fn one_server(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let mut pools: Vec<&str> = servers.iter().map(|server| server.pool).collect();
     pools.dedup();
     if pools.len() > 1 {
-        let detail = format!("the pools {} each have a server `{name}`; choose one with `?pool=`", pools.join(", "));
+        let detail =
+            format!("there is a server `{name}` in each of the pools {}; choose one with `?pool=`", pools.join(", "));
         return Err(ApiError::new(StatusCode::CONFLICT, detail).with_pools(pools));
     }
     // If an edit moved the server to another address, the new one comes before the one that drains.

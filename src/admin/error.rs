@@ -12,7 +12,7 @@ use super::ApiResponse;
 pub(super) struct ApiError {
     title: &'static str,
     status: u16,
-    /// What is wrong and what to do about it.
+    /// The problem, and what to do about it.
     detail: String,
     /// The pools concerned.
     #[serde(skip_serializing_if = "Vec::is_empty")]

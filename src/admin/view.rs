@@ -77,7 +77,7 @@ impl<'a> ServerView<'a> {
             memory_bytes: live.memory(),
             share,
             last_check: live.last_check().as_deref().map(CheckView::new),
-            // Not before the snapshot has it too, where `status` comes from.
+            // Shown once the snapshot has it too, because `status` comes from there.
             ejected: live.ejection().filter(|_| !member.state.serves()).as_deref().map(EjectionView::new),
             since: live.since(),
         }

@@ -190,7 +190,7 @@ export class Chart {
   explain(group) {
     clearTimeout(this.leaving);
     const entry = (reload) => {
-      const head = el("p", { class: "what" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, exact(Date.parse(reload.at))));
+      const head = el("p", { class: "summary" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, exact(Date.parse(reload.at))));
       return el("div", {}, head, ...details(reload));
     };
     const newest = group.reloads.slice(-4).reverse();

@@ -84,7 +84,7 @@ function reloadRow({ reload }) {
   const time = el("time", { datetime: reload.at });
   const since = el("small");
   const facts = [`generation ${reload.generation}`, reload.hash.slice(0, 8), `in ${duration(reload.seconds)}`];
-  const head = el("p", { class: "what" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, facts.filter(Boolean).join(" · ")));
+  const head = el("p", { class: "summary" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, facts.filter(Boolean).join(" · ")));
   const node = el("li", { class: reload.outcome, tabindex: "-1" });
   node.append(el("p", { class: "when" }, time, since), el("div", {}, head, ...details(reload)));
   return {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::admin::Truth;
+use crate::admin::ConfigState;
 use crate::config::problem::Problem;
 use crate::config::{Address, Algorithm};
 use crate::live::pool::Status;
@@ -203,7 +203,7 @@ pub(super) struct InForce {
     pub(super) generation: u64,
     pub(super) hash: String,
     applied_at: String,
-    pub(super) state: Truth,
+    pub(super) state: ConfigState,
     #[serde(default)]
     pub(super) warnings: Vec<String>,
 }
@@ -252,11 +252,13 @@ impl InForce {
     /// What there is to say of it beside its values: a sentence each.
     pub(super) fn remarks(&self) -> Vec<String> {
         let state = match self.state {
-            Truth::Current => None,
-            Truth::Holding => {
+            ConfigState::Current => None,
+            ConfigState::Holding => {
                 Some("holding: a pool still serves from its old servers, as no new one has passed a check")
             }
-            Truth::LastGood => Some("last_good: the balancer's file was rejected; what runs is the last good one"),
+            ConfigState::LastGood => {
+                Some("last_good: the balancer's file was rejected; what runs is the last good one")
+            }
         };
         state.map(str::to_owned).into_iter().chain(self.warnings.iter().cloned()).collect()
     }

@@ -120,7 +120,7 @@ impl Plan {
             "fine": self.problems.is_empty(),
             "running": {"admin": self.at, "generation": self.running.generation, "hash": self.running.hash},
             "changes": self.changes,
-            "problems": self.problems.iter().map(Problem::told).collect::<Vec<_>>(),
+            "problems": self.problems.iter().map(Problem::to_json).collect::<Vec<_>>(),
             "servers": self.portions,
             "notes": self.notes,
         });

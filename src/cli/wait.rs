@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::admin::Truth;
+use crate::admin::ConfigState;
 use crate::cli::api::{InForce, QueryError, Reload, Reloads, get};
 use crate::cli::check::{load, pictures};
 use crate::config::Address;
@@ -39,7 +39,7 @@ enum Seen {
     /// It has not answered yet, or not the last time.
     Nothing(String),
     /// It serves something else, or still from old servers.
-    Other { generation: u64, hash: String, state: Truth },
+    Other { generation: u64, hash: String, state: ConfigState },
     /// It serves the file.
     Applied { generation: u64 },
     /// It has rejected the file.
@@ -135,9 +135,9 @@ impl fmt::Display for Seen {
             Self::Nothing(why) => f.write_str(why),
             Self::Other { generation, hash, state } => {
                 let state = match state {
-                    Truth::Current => "",
-                    Truth::Holding => ", whose new servers have not passed a check yet",
-                    Truth::LastGood => ", as its own file was rejected",
+                    ConfigState::Current => "",
+                    ConfigState::Holding => ", whose new servers have not passed a check yet",
+                    ConfigState::LastGood => ", as its own file was rejected",
                 };
                 write!(f, "generation {generation}, hash {hash}{state}")
             }
@@ -190,13 +190,13 @@ impl Look {
         let rejected = rejected(&reloads, &self.hash, since);
         if let (Some(newest), Some((known, seen))) = (reloads.first(), &self.last)
             && newest == known
-            && !matches!(seen, Seen::Other { state: Truth::Holding, .. })
+            && !matches!(seen, Seen::Other { state: ConfigState::Holding, .. })
         {
             return Ok(seen.clone());
         }
         let InForce { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
         let seen = match rejected {
-            _ if hash == self.hash && state != Truth::Holding => Seen::Applied { generation },
+            _ if hash == self.hash && state != ConfigState::Holding => Seen::Applied { generation },
             Some(Reload { generation, problems, .. }) if hash != self.hash => {
                 Seen::Rejected { generation: *generation, problems: problems.clone() }
             }

@@ -28,6 +28,8 @@ pub struct HttpConnection {
 /// Why there is no response. The status of a response is never an error here.
 #[derive(Debug)]
 pub enum SendError {
+    /// The request cannot be made, such as for an invalid path.
+    InvalidRequest(http::Error),
     /// The host name does not resolve, or no address of it accepts the connection.
     Connect(io::Error),
     ConnectTimeout(Duration),
@@ -71,12 +73,8 @@ impl HttpConnection {
     /// `body_limit` the response's body is not read, and the response is there as soon as its head is.
     ///
     /// # Errors
-    /// Any [`SendError`] that assumes a connection.
-    pub async fn send(
-        self,
-        request: Request<Bytes>,
-        body_limit: Option<usize>,
-    ) -> Result<Response<Bytes>, SendError> {
+    /// Any [`SendError`] that follows a connection.
+    pub async fn send(self, request: Request<Bytes>, body_limit: Option<usize>) -> Result<Response<Bytes>, SendError> {
         let response = exchange(self.stream, request, body_limit);
         timeout_at(self.deadline, response).await.map_err(|_| SendError::ResponseTimeout(self.timeout))?
     }
@@ -108,6 +106,12 @@ async fn exchange(
     }
 }
 
+impl From<http::Error> for SendError {
+    fn from(error: http::Error) -> Self {
+        Self::InvalidRequest(error)
+    }
+}
+
 impl From<hyper::Error> for SendError {
     fn from(error: hyper::Error) -> Self {
         let by_io = error.source().is_some_and(|source| source.is::<io::Error>());
@@ -123,6 +127,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
         match self {
+            Self::InvalidRequest(error) => write!(f, "invalid request: {error}"),
             Self::Connect(error) => match error.kind() {
                 // The kind is in plain words; the error itself would add the system's number.
                 kind @ (ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable) => kind.fmt(f),
@@ -140,6 +145,7 @@ impl fmt::Display for SendError {
 impl Error for SendError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
+            Self::InvalidRequest(error) => Some(error),
             Self::Connect(error) => Some(error),
             _ => None,
         }

@@ -35,8 +35,6 @@ pub enum CheckError {
     Send(SendError),
     /// The response's status, and those that were expected.
     Status(u16, StatusRanges),
-    /// The path cannot be part of a request.
-    Path(String),
 }
 
 /// Checks `server` once, according to `rule`.
@@ -67,7 +65,7 @@ pub async fn get(server: &Server, request: ProbeRequest<'_>) -> Result<Response<
         .header(ACCEPT, accept)
         .header(CONNECTION, "close")
         .body(Bytes::new())
-        .map_err(|_| CheckError::Path(path.to_owned()))?;
+        .map_err(SendError::from)?;
     Ok(connect(server, timeout).await?.send(request, body_limit).await?)
 }
 
@@ -86,8 +84,8 @@ impl CheckError {
     /// Whether the server accepted the connection.
     #[must_use]
     pub fn connected(&self) -> bool {
-        use SendError::{Connect, ConnectTimeout};
-        !matches!(self, Self::Unresolved | Self::Path(_) | Self::Send(Connect(_) | ConnectTimeout(_)))
+        use SendError::{Connect, ConnectTimeout, InvalidRequest};
+        !matches!(self, Self::Unresolved | Self::Send(InvalidRequest(_) | Connect(_) | ConnectTimeout(_)))
     }
 
     /// Whether this process could not make the attempt, so that the server's state stays unknown.
@@ -105,11 +103,14 @@ impl fmt::Display for CheckError {
                 write!(f, "not checked, because this process is out of file descriptors or ports: {error}")
             }
             // In the units of the configuration.
-            Self::Send(SendError::ConnectTimeout(limit)) => write!(f, "no connection within {}", format_duration(*limit)),
-            Self::Send(SendError::ResponseTimeout(limit)) => write!(f, "no response within {}", format_duration(*limit)),
+            Self::Send(SendError::ConnectTimeout(limit)) => {
+                write!(f, "no connection within {}", format_duration(*limit))
+            }
+            Self::Send(SendError::ResponseTimeout(limit)) => {
+                write!(f, "no response within {}", format_duration(*limit))
+            }
             Self::Send(error) => error.fmt(f),
             Self::Status(status, expected) => write!(f, "status {status}, expected {expected}"),
-            Self::Path(path) => write!(f, "`{path}` is not a valid request path"),
         }
     }
 }

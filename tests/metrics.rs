@@ -11,7 +11,7 @@ use lb::live::listener::LiveListener;
 use lb::live::pool::RetryReason;
 use lb::live::reloads::{Outcome, Reload};
 use lb::live::server::Check;
-use lb::telemetry::metrics::{Extra, Metrics};
+use lb::telemetry::metrics::{Metrics, ProcessMetric, counter};
 
 mod support;
 use support::{Fixture, WORKERS, config, pool, server, three};
@@ -183,12 +183,11 @@ fn statuses_beyond_those_told_apart_are_counted_as_other() {
 fn others_hand_in_counters_and_may_not_take_a_name_twice() {
     let fixture = Fixture::new(config(vec![three()]));
     let lines = Arc::new(AtomicU64::new(0));
-    let extra = |name| {
+    let metrics = |name| {
         let lines = Arc::clone(&lines);
-        let read = Box::new(move || f64::from(u32::try_from(lines.load(Relaxed)).expect("few")));
-        vec![Extra { name, help: "Access log lines dropped.", read }]
+        let metric = ProcessMetric::new(counter(name, "Lines dropped.", &[]), move || lines.load(Relaxed));
+        Metrics::new(Arc::clone(&fixture.state), vec![metric])
     };
-    let metrics = |name| Metrics::new(Arc::clone(&fixture.state), extra(name));
     let page = metrics("lb_access_log_dropped_total").expect("a new name");
     lines.store(3, Relaxed);
     assert_eq!(value(&page.text(), "lb_access_log_dropped_total"), Some(3.0));

@@ -128,7 +128,7 @@ impl Feed {
         }
         let (snapshot, listeners, history) = (self.state.snapshot.load_full(), self.state.listeners(), self.history());
         let figures = Figures::new(&self.state, &snapshot, &listeners, &history);
-        let sample = history.samples().next_back().map(Sample::new);
+        let sample = history.chart().next_back().map(Sample::new);
         event("figures", None, &WithSample { figures, sample })
     }
 }

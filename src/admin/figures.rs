@@ -66,8 +66,8 @@ struct Recent {
     p99_seconds: Option<f64>,
 }
 
-impl From<history::Recent> for Recent {
-    fn from(recent: history::Recent) -> Self {
+impl From<history::RecentCounts> for Recent {
+    fn from(recent: history::RecentCounts) -> Self {
         Self {
             requests_per_second: recent.per_second,
             errors_per_second: recent.errors_per_second,
@@ -154,13 +154,13 @@ pub(super) struct Sample {
 
 impl Samples {
     pub(super) fn new(generation: u64, history: &History) -> Self {
-        let samples = history.samples().map(Sample::new).collect();
+        let samples = history.chart().map(Sample::new).collect();
         Self { generation, step_seconds: history::STEP.as_secs(), samples }
     }
 }
 
 impl Sample {
-    pub(super) fn new(sample: &history::Sample) -> Self {
+    pub(super) fn new(sample: &history::ChartPoint) -> Self {
         Self {
             at: sample.at,
             requests_per_second: sample.per_second,

@@ -73,8 +73,7 @@ fn file(content_type: &'static str, text: &'static str, request: &Parts) -> Answ
 
 fn tag(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
     let hash = Sha256::digest(text.as_bytes());
-    let digits: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::try_from(format!("\"{digits}\""))
+    HeaderValue::try_from(format!("\"{}\"", const_hex::encode(&hash[..16])))
 }
 
 #[cfg(test)]

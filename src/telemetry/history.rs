@@ -52,7 +52,7 @@ pub struct ChartPoint {
 /// The last minute of a server, a route, or all requests.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RecentCounts {
-    /// Responses per second over the last [`RATE`] steps.
+    /// Responses per second over the last two steps.
     pub per_second: f64,
     /// Errors per second over the same time.
     pub errors_per_second: f64,
@@ -101,7 +101,7 @@ impl History {
         }
     }
 
-    /// The newest last.
+    /// The points of the chart, the newest last.
     pub fn chart(&self) -> impl DoubleEndedIterator<Item = &ChartPoint> {
         self.chart.iter()
     }
@@ -224,7 +224,7 @@ fn extended<K: std::hash::Hash + Eq>(
     windows
 }
 
-/// Appends `value`, and drops the oldest beyond `limit`.
+/// Appends `value`, dropping the oldest if there are more than `limit`.
 fn push<T>(values: &mut VecDeque<T>, value: T, limit: usize) {
     if values.len() == limit {
         values.pop_front();

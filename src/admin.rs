@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HeaderValue};
@@ -36,6 +36,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use self::feed::{EventStream, Subscription};
 use crate::live::state::State;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
 pub use api::respond;
@@ -107,7 +108,7 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, shutdown: impl 
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, TcpStream) {
     // The semaphore is never closed, so there is always a permit.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
-    let mut refused = 0_u32;
+    let mut throttle = LogThrottle::every(Duration::from_secs(1));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -117,10 +118,9 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
             }
             Err(error) => {
                 // As a rule there are no file descriptors left; others have to close theirs first.
-                if refused.is_multiple_of(10) {
+                if throttle.allows(Instant::now()) {
                     tracing::warn!(%error, "the admin address cannot take a connection");
                 }
-                refused = refused.wrapping_add(1);
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -122,7 +122,7 @@ impl Feed {
         }
         let (snapshot, listeners, history) = (self.state.snapshot.load_full(), self.state.listeners(), self.history());
         let figures = FiguresView::new(&self.state, &snapshot, &listeners, &history);
-        let sample = history.samples().next_back().map(SampleView::new);
+        let sample = history.chart().next_back().map(SampleView::new);
         encode("figures", None, &FiguresEventView { figures, sample })
     }
 }

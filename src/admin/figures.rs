@@ -65,8 +65,8 @@ struct RecentView {
     p99_seconds: Option<f64>,
 }
 
-impl From<history::Recent> for RecentView {
-    fn from(recent: history::Recent) -> Self {
+impl From<history::RecentCounts> for RecentView {
+    fn from(recent: history::RecentCounts) -> Self {
         Self {
             requests_per_second: recent.per_second,
             errors_per_second: recent.errors_per_second,
@@ -152,13 +152,13 @@ pub(super) struct SampleView {
 
 impl HistoryView {
     pub(super) fn new(generation: u64, history: &History) -> Self {
-        let samples = history.samples().map(SampleView::new).collect();
+        let samples = history.chart().map(SampleView::new).collect();
         Self { generation, step_seconds: history::STEP.as_secs(), samples }
     }
 }
 
 impl SampleView {
-    pub(super) fn new(sample: &history::Sample) -> Self {
+    pub(super) fn new(sample: &history::ChartPoint) -> Self {
         Self {
             at: sample.at,
             requests_per_second: sample.per_second,

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::check::pictures;
 use crate::control::gateway::{Ask, Gateway, StartError};
-use crate::telemetry::faults;
 use crate::telemetry::logs::in_colour;
+use crate::telemetry::panics;
 
 /// What blocking calls, such as a look-up of a name, may take at the end.
 const LAST_CALLS: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), Sta
     // Before anything is started, so that no signal is missed.
     let asks = asks()?;
     let gateway = Gateway::start(path, io::stdout()).await?;
-    faults::watch(Arc::clone(gateway.state()));
+    panics::install_hook(Arc::clone(gateway.state()));
     started();
     gateway.run(asks).await;
     Ok(())

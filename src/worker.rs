@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 pub use self::client_limit::ClientLimit;
 pub use self::pool::WorkerPool;
-use self::pool::{Command, Shared};
+use self::pool::{WorkerCommand, WorkerTable};
 use crate::http1::head::HeadPool;
 use crate::live::listener::LiveListener;
 use crate::live::snapshot::Snapshot;
@@ -65,7 +65,7 @@ pub struct Worker {
     /// The newest snapshot when it was last looked for: cloned for each request, which a count that
     /// workers share would make dear.
     current: RefCell<Rc<Current>>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerTable>,
 }
 
 /// A snapshot as one worker's requests hold it: counted by that worker alone.
@@ -86,7 +86,7 @@ impl Worker {
         snapshot: Arc<ArcSwap<Snapshot>>,
         log: AccessLog,
         spans: SpanSink,
-        shared: Arc<Shared>,
+        shared: Arc<WorkerTable>,
     ) -> Rc<Self> {
         let current = Rc::new(Current(snapshot.load_full()));
         Rc::new(Self {
@@ -112,7 +112,7 @@ impl Worker {
     pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
         // Nobody is told of servers that fail.
         let (failing, _) = mpsc::unbounded_channel();
-        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(ClientLimit::new(1024)), failing)))
+        Self::new(0, snapshot, log, spans, Arc::new(WorkerTable::new(1, Arc::new(ClientLimit::new(1024)), failing)))
     }
 
     /// The newest snapshot. Costs a comparison while there is no newer one.
@@ -166,7 +166,7 @@ impl Worker {
         self.shared.loads[self.index].fetch_sub(1, Relaxed);
     }
 
-    async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
+    async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<WorkerCommand>) {
         let mut accepting: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
         // IdleConnections over commands: a rush of them would put the tick off for ever.
@@ -181,34 +181,34 @@ impl Worker {
                 }
             };
             match command {
-                Some(Command::Listen(live, socket)) => {
+                Some(WorkerCommand::Listen(live, socket)) => {
                     let (close, closed) = oneshot::channel();
                     accepting.insert(live.id, close);
                     tokio::task::spawn_local(Rc::clone(&self).accept(live, socket, closed));
                 }
-                Some(Command::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
+                Some(WorkerCommand::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
                     Ok(stream) => self.serve(live, stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "a client cannot be served");
                         self.left();
                     }
                 },
-                Some(Command::Close(listener)) => {
+                Some(WorkerCommand::Close(listener)) => {
                     accepting.remove(&listener);
                     self.watch.last(listener);
                 }
-                Some(Command::CutListener(listener)) => self.watch.cut(listener),
-                Some(Command::CutServer(server)) => self.watch.cut_server(server),
-                Some(Command::Refresh) => {
+                Some(WorkerCommand::AbortListener(listener)) => self.watch.cut(listener),
+                Some(WorkerCommand::AbortServer(server)) => self.watch.cut_server(server),
+                Some(WorkerCommand::Refresh) => {
                     self.tick();
                     tick = tokio::time::Instant::now() + self.tick_length();
                 }
-                Some(Command::Stop) => {
+                Some(WorkerCommand::Stop) => {
                     stopping = true;
                     accepting.clear();
                     self.watch.drain_all();
                 }
-                Some(Command::Kill) | None => break,
+                Some(WorkerCommand::Kill) | None => break,
             }
         }
         self.watch.cut_all();
@@ -231,7 +231,7 @@ impl Worker {
         self.watch.sweep(now);
         self.upstreams.sweep(now);
         self.buffers.sweep();
-        self.shared.client_limit.look(now);
+        self.shared.client_limit.check_recovered(now);
         self.log().flush();
         // An idle worker would keep the snapshot that it saw last, and all that hangs on it.
         drop(self.snapshot());
@@ -271,7 +271,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    if self.shared.client_limit.refused() {
+                    if self.shared.client_limit.should_log_accept_error() {
                         tracing::warn!(%error, listener = %live.name, "cannot accept a client");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -297,9 +297,9 @@ impl Worker {
             if let Some(chosen) = self.shared.place_within(configured, self.index) {
                 return chosen;
             }
-            self.shared.client_limit.full(self.shared.connections(), configured);
+            self.shared.client_limit.note_reached(self.shared.connections(), configured);
             if !std::mem::replace(&mut delayed, true) {
-                self.shared.client_limit.delay();
+                self.shared.client_limit.count_delayed();
             }
             tokio::time::sleep(TICK.0).await;
         }
@@ -311,7 +311,7 @@ impl Worker {
             return self.serve(Arc::clone(live), stream, peer);
         }
         let inbox = &self.shared.inboxes()[chosen];
-        let sent = stream.into_std().map(|stream| inbox.send(Command::Serve(Arc::clone(live), stream, peer)));
+        let sent = stream.into_std().map(|stream| inbox.send(WorkerCommand::Serve(Arc::clone(live), stream, peer)));
         if !matches!(sent, Ok(Ok(()))) {
             self.shared.loads[chosen].fetch_sub(1, Relaxed);
         }

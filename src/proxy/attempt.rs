@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::config::TimeoutsConfig;
 use crate::http1::body::{Inbound, Outbound};
 use crate::http1::framing::{self, Framing};
-use crate::http1::head::{Limits, ResponseHead};
+use crate::http1::head::{HeadLimits, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::{persistence, trailers};
 use crate::proxy::connection::Client;
@@ -31,7 +31,7 @@ use crate::proxy::upstream::{ConnectError, Connection};
 use crate::transport;
 
 /// What an answer's head may be.
-const ANSWER: Limits = Limits { bytes: 128 * 1024, headers: 256 };
+const ANSWER: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 256 };
 
 /// An answer that was passed on to its end.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +150,7 @@ async fn connect(
             ConnectError::Timeout => Failure::ConnectTimeout,
             ConnectError::Unresolved | ConnectError::Refused(_) => Failure::Unreachable,
         };
-        Failed { failure, progress: Some(Progress::Refused), fault: Fault::of_connecting(&error) }
+        Failed { failure, progress: Some(Progress::NotConnected), fault: Fault::of_connecting(&error) }
     })
 }
 
@@ -254,7 +254,7 @@ async fn answer(
     let result = relay(exchange, plan, &client, &mut body, &mut out).await;
     let clean = body.is_over();
     buffers.give(input);
-    client.worker.heads.give(head.headers);
+    client.worker.heads.put(head.headers);
     result?;
     Ok(Answered::Whole { keeps_client, keeps_server: keeps_server && clean })
 }

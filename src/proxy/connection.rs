@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::http1::head::{Limits, RequestHead};
+use crate::http1::head::{HeadLimits, RequestHead};
 use crate::live::listener::LiveListener;
 use crate::proxy::error::Failure;
 use crate::proxy::headers::forwarded::ClientHeaders;
@@ -152,14 +152,14 @@ impl Client {
                 let limits = &snapshot.config.limits;
                 let bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
                 let mut head = RequestHead::new(self.worker.heads.take());
-                if let Some(length) = head.parse(input, Limits { bytes, headers: limits.headers })? {
+                if let Some(length) = head.parse(input, HeadLimits { bytes, headers: limits.headers })? {
                     input.drain(..length);
                     if input.is_empty() {
                         buffers.give(std::mem::take(input));
                     }
                     return Ok(Some(head));
                 }
-                self.worker.heads.give(head.headers);
+                self.worker.heads.put(head.headers);
             }
             if !matches!(transport::read(stream, input, buffers).await, Ok(1..)) {
                 return Ok(None);

@@ -72,7 +72,7 @@ impl Exchange {
         client.slot.wait_unlimited(Phase::Connect);
         Self {
             started: Instant::now(),
-            trace: (client.worker.spans.enabled() || TraceContext::came(&head.headers))
+            trace: (client.worker.spans.enabled() || TraceContext::is_present(&head.headers))
                 .then(|| TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng)),
             head,
             client_address: client.peer.ip(),
@@ -328,7 +328,7 @@ impl Drop for Exchange {
         if let Some(trace) = self.recorded(self.trace) {
             self.client.worker.spans.record(self.span(&trace, took, answered));
         }
-        self.client.worker.heads.give(std::mem::take(&mut self.head.headers));
+        self.client.worker.heads.put(std::mem::take(&mut self.head.headers));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::proxy::cookie;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::{self, Exchange};
 use crate::proxy::headers::hop_by_hop;
-use crate::proxy::retry::{self, Attempted};
+use crate::proxy::retry::{self, RetryContext};
 use crate::proxy::timeouts::Phase;
 use crate::proxy::upload::Upload;
 use crate::transport;
@@ -133,8 +133,8 @@ fn prepare(exchange: &mut Exchange, framing: Framing, keeps: bool) -> Result<Pla
     let limits = &snapshot.config.limits;
     let head = &exchange.head;
     let target = match target::target(&head.method, head.target(), head.version, &head.headers)? {
-        target::Asked::Balancer => return Err(Failure::Options),
-        target::Asked::Resource(target) => target,
+        target::RequestTarget::Balancer => return Err(Failure::Options),
+        target::RequestTarget::Resource(target) => target,
     };
     let (route, pool) = snapshot.route(&target.host, &target.path).ok_or(Failure::NoRoute)?;
     let normal = match target.path_and_query() {
@@ -201,13 +201,13 @@ async fn with_pool(
             Err(failed) => failed,
         };
         let method = &exchange.head.method;
-        let attempted = Attempted { method, has_body, tries: exchange.tries, attempts };
-        again = failed.progress.and_then(|progress| retry::decide(progress, attempted));
+        let context = RetryContext { method, has_body, attempts: exchange.tries, max_retries: attempts };
+        again = failed.progress.and_then(|progress| retry::decide(progress, context));
         exchange.failed(failed.failure.word(), failed.fault);
         if !again.is_some_and(|reason| exchange.may_retry(reason)) {
             return Err(failed);
         }
-        only_new = failed.progress != Some(retry::Progress::Refused);
+        only_new = failed.progress != Some(retry::Progress::NotConnected);
         if failed.progress != Some(retry::Progress::NotSent) {
             tried.extend(exchange.server().map(|server| server.id));
         }

@@ -173,8 +173,7 @@ impl Headers {
     fn fill(&mut self, head: &[u8], first: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), HeadError> {
         self.clear();
         self.text.extend_from_slice(head);
-        let mut well_ended =
-            head.ends_with(b"\r\n\r\n") && (head.starts_with(first) || starts_with_empty_lines(head));
+        let mut well_ended = head.ends_with(b"\r\n\r\n") && (head.starts_with(first) || starts_with_empty_lines(head));
         for header in headers {
             let id = HeaderName::from_bytes(header.name.as_bytes());
             let (name, value) = (span_of(header.name.as_bytes(), head), span_of(header.value.trim_ascii(), head));

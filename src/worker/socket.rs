@@ -39,7 +39,9 @@ impl BindError {
                 )
             }
             io::ErrorKind::PermissionDenied => {
-                format!("port {port} is below 1024 and requires CAP_NET_BIND_SERVICE: grant it, or choose a higher port")
+                format!(
+                    "port {port} is below 1024 and requires CAP_NET_BIND_SERVICE: grant it, or choose a higher port"
+                )
             }
             io::ErrorKind::AddrNotAvailable => {
                 format!(

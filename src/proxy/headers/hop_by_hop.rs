@@ -63,7 +63,8 @@ fn has_body(headers: &Headers) -> bool {
 /// Removes the headers that `Connection` lists, and those in `names`. Allocates only if `Connection` has
 /// more than the usual options.
 fn remove(headers: &mut Headers, names: HeaderSet) {
-    let is_usual = |options: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|usual| usual.eq_ignore_ascii_case(options));
+    let is_usual =
+        |options: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|usual| usual.eq_ignore_ascii_case(options));
     if !headers.all(HeaderName::Connection).all(is_usual) {
         let listed: Vec<Vec<u8>> =
             connection_options(headers).filter(|option| is_removable(option)).map(<[u8]>::to_vec).collect();

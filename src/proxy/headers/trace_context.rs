@@ -83,7 +83,8 @@ impl TraceContext {
 
     /// Sets the headers of all three formats, replacing any that were received.
     pub fn write(&self, headers: &mut Headers) {
-        let flags = u8::from(self.sampled) | if self.id_format == (TraceIdFormat::Full { random: true }) { 2 } else { 0 };
+        let flags =
+            u8::from(self.sampled) | if self.id_format == (TraceIdFormat::Full { random: true }) { 2 } else { 0 };
         let state = match (self.debug, self.sampled) {
             (true, _) => b'd',
             (_, true) => b'1',

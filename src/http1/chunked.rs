@@ -60,11 +60,11 @@ enum ChunkState {
     /// The LF after the size or its extension.
     SizeEnd { size: u64 },
     /// Within a chunk's data.
-    Content { remaining: u64 },
+    Data { remaining: u64 },
     /// The CR after a chunk's data.
-    ContentCr,
+    DataCr,
     /// The LF after a chunk's data.
-    ContentLf,
+    DataLf,
     /// The first byte of a trailer, or the CR of the empty line.
     Trailer,
     /// Within a trailer's name.
@@ -95,7 +95,7 @@ impl Decoder {
         while let [byte, after @ ..] = rest {
             rest = match self.state {
                 ChunkState::Done => break,
-                ChunkState::Content { remaining } => self.copy_content(remaining, rest, out),
+                ChunkState::Data { remaining } => self.copy_data(remaining, rest, out),
                 state => {
                     self.state = self.next(state, *byte)?;
                     after
@@ -119,12 +119,12 @@ impl Decoder {
 
     /// Copies the available part of a chunk's data, of which `remaining` bytes are missing, and returns
     /// the input after it.
-    fn copy_content<'a>(&mut self, remaining: u64, input: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+    fn copy_data<'a>(&mut self, remaining: u64, input: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
         let available = usize::try_from(remaining).unwrap_or(usize::MAX).min(input.len());
         let (content, rest) = input.split_at(available);
         out.extend_from_slice(content);
         let remaining = remaining - available as u64;
-        self.state = if remaining == 0 { ChunkState::ContentCr } else { ChunkState::Content { remaining } };
+        self.state = if remaining == 0 { ChunkState::DataCr } else { ChunkState::Data { remaining } };
         rest
     }
 
@@ -149,9 +149,9 @@ impl Decoder {
             (Space { .. } | Extension { .. }, _) => return Err(BadChunk::Extension),
 
             (SizeEnd { size: 0 }, b'\n') => Trailer,
-            (SizeEnd { size: remaining }, b'\n') => ChunkState::Content { remaining },
-            (ChunkState::ContentCr, b'\r') => ChunkState::ContentLf,
-            (ChunkState::ContentLf, b'\n') => Size { digits: 0, size: 0 },
+            (SizeEnd { size: remaining }, b'\n') => ChunkState::Data { remaining },
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => Size { digits: 0, size: 0 },
 
             (Trailer, b'\r') => End,
             (TrailerName, b':') | (TrailerValue, _) if is_text(byte) => self.push_trailer(byte, TrailerValue)?,
@@ -165,10 +165,10 @@ impl Decoder {
             (Trailer | TrailerName | TrailerValue, _) => return Err(BadChunk::Trailer),
             (End, b'\n') => ChunkState::Done,
 
-            (SizeEnd { .. } | ChunkState::ContentCr | ChunkState::ContentLf | TrailerEnd | End, _) => {
+            (SizeEnd { .. } | ChunkState::DataCr | ChunkState::DataLf | TrailerEnd | End, _) => {
                 return Err(BadChunk::LineEnd);
             }
-            (ChunkState::Content { .. } | ChunkState::Done, _) => state,
+            (ChunkState::Data { .. } | ChunkState::Done, _) => state,
         })
     }
 
@@ -271,7 +271,7 @@ mod tests {
             ("1;a¶a¶0;b=\"c;\\\"\";d¶¶", "a", "", ""),
             ("1 ;\ta = b\t¶a¶0\t ; \u{e9}¶¶", "a", "", ""),
             ("1;¶a¶0;;=¶¶", "a", "", ""),
-            // Trailers.
+            // Case: trailers
             ("0¶X: 1¶¶", "", "X: 1¶", ""),
             ("0¶Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶¶G", "", "Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶", "G"),
             ("0¶A:¶B::¶¶", "", "A:¶B::¶", ""),
@@ -286,7 +286,7 @@ mod tests {
     fn ambiguous_bodies_are_rejected() {
         use BadChunk::{Extension, LineEnd, Size, Trailer};
         let cases = [
-            // Sizes and line ends that are not exactly the grammar's.
+            // Case: bad-chunk
             ("0x5¶hello¶0¶¶", Size),
             ("+5¶hello¶0¶¶", Size),
             ("-1¶hello¶0¶¶", Size),

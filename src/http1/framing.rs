@@ -68,7 +68,7 @@ fn declared(headers: &Headers, version: Version) -> Result<Option<Framing>, BadF
     let mut lengths = headers.all(HeaderName::ContentLength);
     match (codings.next(), codings.next(), lengths.next(), lengths.next()) {
         (None, _, None, _) => Ok(None),
-        // HTTP/1.0 has no transfer codings: its sender did not mean what the header says (RFC 9112, section 6.1).
+        // Only in HTTP/1.1: Transfer-Encoding in an HTTP/1.0 message means faulty framing (RFC 9112, section 6.1).
         (Some(coding), None, None, _) if version == Version::HTTP_11 && coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Some(Framing::Chunked))
         }
@@ -127,15 +127,15 @@ mod tests {
     #[test]
     fn ambiguous_framing_is_rejected() {
         let cases: [(&[&str], &[&str]); 40] = [
-            // Both headers.
+            // Case: te-and-cl
             (&["chunked"], &["6"]),
             (&["chunked"], &["0"]),
-            // Several lengths.
+            // Case: two-lengths
             (&[], &["5", "10"]),
             (&[], &["5, 10"]),
             (&[], &["5", "5"]),
             (&[], &["5, 5"]),
-            // Lengths that are not plain numbers.
+            // Case: bad-length
             (&[], &["+5"]),
             (&[], &["-1"]),
             (&[], &["-0"]),
@@ -148,7 +148,7 @@ mod tests {
             (&[], &["00000000000000000005"]),
             (&[], &["5."]),
             (&[], &["\u{665}"]),
-            // Codings other than `chunked` alone.
+            // Case: bad-coding
             (&["xchunked"], &[]),
             (&["identity"], &[]),
             (&["gzip"], &[]),
@@ -167,7 +167,7 @@ mod tests {
             (&["identity"], &["5"]),
             (&["chunked;a=b"], &["5"]),
             (&[""], &["5"]),
-            // Several codings.
+            // Case: two-codings
             (&["chunked", "identity"], &[]),
             (&["identity", "chunked"], &[]),
             (&["chunked", "chunked"], &[]),
@@ -176,7 +176,8 @@ mod tests {
         for (codings, lengths) in cases {
             let headers = headers(codings, lengths);
             assert_eq!(request(&headers, Version::HTTP_11), Err(Rejection::Framing), "{codings:?} {lengths:?}");
-            // Responses too, with or without a body.
+            // Case: bad-response
+            // The response may have a body or not.
             for (status, method) in [(200, Method::GET), (200, Method::HEAD), (304, Method::GET)] {
                 let response = response(&headers, Version::HTTP_11, status, &method);
                 assert_eq!(response, Err(BadFraming), "{codings:?} {lengths:?}");
@@ -186,6 +187,7 @@ mod tests {
 
     #[test]
     fn transfer_encoding_is_rejected_in_http_1_0() {
+        // Case: te-http10
         let chunked = headers(&["chunked"], &[]);
         assert_eq!(request(&chunked, Version::HTTP_10), Err(Rejection::Framing));
         assert_eq!(response(&chunked, Version::HTTP_10, 200, &Method::GET), Err(BadFraming));
@@ -197,6 +199,7 @@ mod tests {
 
     #[test]
     fn transfer_encoding_with_an_underscore_does_not_frame_a_message() {
+        // Case: te-underscore
         let headers = Headers::from_pairs([("Transfer_Encoding", "chunked"), ("Content-Length", "5")]);
         assert_eq!(request(&headers, Version::HTTP_11), Ok(Length(5)));
     }

@@ -77,7 +77,7 @@ mod tests {
             ("a:80", "a"),
             ("a:", "a"),
             ("a:65535", "a"),
-            // Upper case and a trailing dot.
+            // Case: host-case
             ("API.Example.COM.", "api.example.com"),
             ("api.example.com.:8080", "api.example.com"),
             ("my_app-1.x", "my_app-1.x"),
@@ -96,6 +96,7 @@ mod tests {
     fn invalid_hosts_are_rejected() {
         let long = "a".repeat(255);
         let cases = [
+            // Case: bad-host
             "",
             "a/b",
             "u@a",

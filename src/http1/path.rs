@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn paths_are_normalised() {
         let cases = [
-            // Dot segments and escapes of unreserved characters.
+            // Case: path-normal-form
             ("/a/../admin", "/admin"),
             ("/a/%2e%2e/admin", "/admin"),
             ("/a/%2E./admin", "/admin"),
@@ -176,6 +176,7 @@ mod tests {
         let cases = [
             "/",
             "/a/b/",
+            // Case: path-normal-form
             // An escape of a reserved character or an empty segment makes a different path.
             "/..%2fadmin",
             "/..%2Fadmin",
@@ -202,7 +203,7 @@ mod tests {
     fn unsafe_paths_are_rejected() {
         use Rejection::{AboveRoot, BadEscape, BadText, TargetBytes, TargetForm};
         let cases = [
-            // NUL, overlong encodings, and paths above the root.
+            // Case: path-normal-form
             ("/%00", BadEscape),
             ("/a%00.png", BadEscape),
             ("/%c0%af", BadText),
@@ -225,7 +226,7 @@ mod tests {
             ("/%zz", BadEscape),
             ("/%+1", BadEscape),
             ("/a%%61", BadEscape),
-            // Raw bytes that a target may not have.
+            // Case: bad-target
             ("/a#b", TargetBytes),
             ("/\u{e9}", TargetBytes),
             ("/a b", TargetBytes),

@@ -150,7 +150,7 @@ mod tests {
             ("GET /x? 1.1", &["a"], "a/x", "a", "/x?"),
             ("GET /x?http://b/?y 1.1", &["a"], "a/x", "a", "/x?http://b/?y"),
             ("GET /http://b/ 1.1", &["a"], "a/http://b/", "a", "/http://b/"),
-            // Absolute targets.
+            // Case: absolute-target
             ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x"),
             ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q"),
             ("GET HTTP://b 1.1", &["a"], "b/", "b", "/"),
@@ -159,11 +159,13 @@ mod tests {
             ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q"),
             ("GET https://b/x 2", &[], "b/x", "b", "/x"),
             ("GET /x 2", &["a"], "a/x", "a", "/x"),
-            // Hosts that are normalised for routing only.
+            // Case: host-case
+            // The host is normalised for routing only.
             ("GET /x 1.1", &["API.Example.COM."], "api.example.com/x", "API.Example.COM.", "/x"),
             ("GET /x 1.1", &["[::1]:80"], "[::1]/x", "[::1]:80", "/x"),
             ("GET /x 1.0", &[], "/x", "", "/x"),
-            // Paths that are normalised for both.
+            // Case: path-normal-form
+            // The path is normalised for both.
             ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/admin?q"),
             ("GET //admin 1.1", &["a"], "a//admin", "a", "//admin"),
         ];
@@ -183,7 +185,7 @@ mod tests {
     fn invalid_targets_and_hosts_are_rejected() {
         use Rejection::{BadHost, Connect, ManyHosts, NoHost, Scheme, TargetBytes, TargetForm, Trace};
         let cases: [(&str, &[&str], Rejection); 44] = [
-            // Bytes and forms.
+            // Case: bad-target
             ("GET /\u{e9} 1.1", &["a"], TargetBytes),
             ("GET /?\u{e9} 1.1", &["a"], TargetBytes),
             ("GET /\u{7f} 1.1", &["a"], TargetBytes),
@@ -196,11 +198,11 @@ mod tests {
             ("GET  1.1", &["a"], TargetForm),
             ("GET a/b 1.1", &["a"], TargetForm),
             ("GET ?q 1.1", &["a"], TargetForm),
-            // Methods.
+            // Case: methods-without-server
             ("CONNECT a:443 1.1", &["a"], Connect),
             ("CONNECT / 1.1", &[], Connect),
             ("TRACE / 1.1", &["a"], Trace),
-            // Hosts.
+            // Case: bad-host
             ("GET / 1.1", &[], NoHost),
             ("GET / 1.1", &["a", "b"], ManyHosts),
             ("GET / 1.1", &["a", "a"], ManyHosts),
@@ -216,7 +218,8 @@ mod tests {
             ("GET / 1.1", &["a b"], BadHost),
             ("GET / 1.1", &["\u{e9}"], BadHost),
             ("OPTIONS * 1.1", &[], NoHost),
-            // Absolute targets, with `Host` or without.
+            // Case: bad-host
+            // With absolute targets.
             ("GET http://b/ 1.1", &[], NoHost),
             ("GET http://b/ 1.1", &["a b"], BadHost),
             ("GET http://u@b/ 1.1", &["b"], BadHost),
@@ -239,6 +242,7 @@ mod tests {
 
     #[test]
     fn target_bytes_over_0x7f_are_rejected_in_any_encoding() {
+        // Case: bad-target
         let headers = Headers::from_pairs([("Host", "a")]);
         for as_sent in [&b"/\xe9"[..], b"/?\xff", b"\x80", b"/a\xc3\xa9", b"http://a/\xe9"] {
             let target = target(&Method::GET, as_sent, Version::HTTP_11, &headers);
@@ -248,6 +252,7 @@ mod tests {
 
     #[test]
     fn options_asterisk_targets_the_balancer() {
+        // Case: methods-without-server
         check_target("OPTIONS * 1.1", &["a"], |target| assert_eq!(target, Ok(RequestTarget::Balancer)));
     }
 }

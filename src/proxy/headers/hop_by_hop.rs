@@ -165,13 +165,14 @@ mod tests {
                 "Connection: X-One, X-Two\nConnection: x-three ,,\nX-One: 1\nx-two: 2\nX-Three: 3\nX-Four: 4",
                 "X-Four: 4",
             ),
-            // Connection cannot remove protected headers.
+            // Case: connection-header
+            // The client cannot remove protected headers.
             (
                 "Connection: close, X-Forwarded-For, Host, Content-Length, traceparent, X-Real-IP, x-b3-traceid, Via\n\
                  Host: a\nContent-Length: 5\ntraceparent: t\nX-Forwarded-For: f\nX-Real-IP: r\nX-B3-TraceId: b",
                 "Host: a\nContent-Length: 5\ntraceparent: t\nX-Forwarded-For: f\nX-Real-IP: r\nX-B3-TraceId: b",
             ),
-            // Hop-by-hop headers, listed in Connection or not.
+            // Case: hop-by-hop
             (
                 "Keep-Alive: timeout=5\nProxy-Connection: keep-alive\nTE: trailers, gzip\nConnection: TE\nTrailer: X",
                 "Trailer: X",
@@ -189,6 +190,7 @@ mod tests {
 
     #[test]
     fn underscores_do_not_disguise_headers() {
+        // Cases: te-underscore, forwarded-headers
         let disguised = "Transfer_Encoding: chunked\nContent_Length: 5\nHost_: a\nX_Forwarded_For: f\n\
              X-Forwarded_Proto: p\nX_Forwarded_Anything: x\nX_Real_IP: r\nX_B3_TraceId: b\n\
              X_Request_Id: i\nProxy_Connection: c";
@@ -215,7 +217,7 @@ mod tests {
             ("Connection: upgrade", Ok(None)),
             ("Connection: upgrade\nUpgrade:", Ok(None)),
             ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", Ok(None)),
-            // h2c is ignored; an upgrade with a body is rejected.
+            // Case: upgrade-h2c
             ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", Ok(None)),
             ("Connection: upgrade\nUpgrade: websocket, H2C", Ok(None)),
             ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", Ok(None)),

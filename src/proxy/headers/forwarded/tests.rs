@@ -33,6 +33,7 @@ fn set(peer: &str, sent: &str) -> [String; 5] {
 
 #[test]
 fn values_from_an_untrusted_client_are_replaced() {
+    // Case: forwarded-headers
     let lies = "X-Forwarded-For: 9.9.9.9\nX-Forwarded-For: 8.8.8.8\nX-Forwarded-Proto: https\n\
          X-Forwarded-Host: evil\nX-Forwarded-Port: 1\nX-Forwarded-Prefix: /x\nX-Real-IP: 9.9.9.9\n\
          Forwarded: for=9.9.9.9;proto=https";
@@ -148,8 +149,8 @@ fn the_client_is_the_nearest_untrusted_address() {
     ];
     for (peer, sent, client) in cases {
         let peer = peer.parse().expect("an address");
-        let found = client_address(&headers(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
-        assert_eq!(found.to_string(), client, "{peer} {sent}");
+        let address = client_address(&headers(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
+        assert_eq!(address.to_string(), client, "{peer} {sent}");
     }
 }
 

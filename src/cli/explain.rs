@@ -336,7 +336,7 @@ mod tests {
             (
                 Some("a b"),
                 "/",
-                "refused with 400 Bad Request: The host is not a name or an IP address, with or without a port.",
+                "refused with 400 Bad Request: The host is not a name or an IP address with an optional port.",
             ),
             (None, "/../x", "refused with 400 Bad Request: The path leads above the root."),
         ];

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 pub use self::client_limit::ClientLimit;
 use self::connection::Connection;
 pub use self::pool::WorkerPool;
-use self::pool::{Command, Shared};
+use self::pool::{WorkerCommand, WorkerTable};
 use crate::live::listener::LiveListener;
 use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 struct Worker {
     context: Rc<Context>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerTable>,
 }
 
 impl Worker {
@@ -48,14 +48,14 @@ impl Worker {
         snapshot: Arc<ArcSwap<Snapshot>>,
         log: AccessLog,
         spans: SpanSink,
-        shared: Arc<Shared>,
+        shared: Arc<WorkerTable>,
     ) -> Rc<Self> {
         let upstreams = shared.client_limit.limit(0).div_ceil(shared.loads.len());
         let context = Rc::new(Context::new(index, snapshot, log, spans, upstreams, shared.failing.clone()));
         Rc::new(Self { context, shared })
     }
 
-    async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
+    async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<WorkerCommand>) {
         let mut accepting: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
         // IdleConnections over commands: a rush of them would put the tick off for ever.
@@ -69,33 +69,33 @@ impl Worker {
                 }
             };
             match command {
-                Some(Command::Listen(live, socket)) => {
+                Some(WorkerCommand::Listen(live, socket)) => {
                     let (close, closed) = oneshot::channel();
                     accepting.insert(live.id, close);
                     tokio::task::spawn_local(Rc::clone(&self).accept(live, socket, closed));
                 }
-                Some(Command::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
+                Some(WorkerCommand::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
                     Ok(stream) => self.serve(live, stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "cannot serve a client");
                         self.shared.leave(self.context.worker);
                     }
                 },
-                Some(Command::Close(listener)) => {
+                Some(WorkerCommand::Close(listener)) => {
                     accepting.remove(&listener);
                     self.context.watchdog.close(listener);
                 }
-                Some(Command::CutListener(listener)) => self.context.watchdog.abort(listener),
-                Some(Command::CutServer(server)) => self.context.watchdog.abort_server(server),
-                Some(Command::Refresh) => {
+                Some(WorkerCommand::AbortListener(listener)) => self.context.watchdog.abort(listener),
+                Some(WorkerCommand::AbortServer(server)) => self.context.watchdog.abort_server(server),
+                Some(WorkerCommand::Refresh) => {
                     tick = self.tick();
                 }
-                Some(Command::Stop) => {
+                Some(WorkerCommand::Stop) => {
                     stopping = true;
                     accepting.clear();
                     self.context.watchdog.drain();
                 }
-                Some(Command::Kill) | None => break,
+                Some(WorkerCommand::Kill) | None => break,
             }
         }
         self.context.watchdog.abort_all();
@@ -117,7 +117,7 @@ impl Worker {
     fn tick(&self) -> tokio::time::Instant {
         let (now, after) = (Instant::now(), self.tick_length());
         self.context.tick(now, after);
-        self.shared.client_limit.look(now);
+        self.shared.client_limit.check_recovered(now);
         (now + after).into()
     }
 
@@ -160,7 +160,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    if self.shared.client_limit.refused() {
+                    if self.shared.client_limit.should_log_accept_error() {
                         tracing::warn!(%error, listener = %live.name, "cannot accept a client");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -186,9 +186,9 @@ impl Worker {
             if let Some(chosen) = self.shared.place_within(configured, self.context.worker) {
                 return chosen;
             }
-            self.shared.client_limit.full(self.shared.connections(), configured);
+            self.shared.client_limit.note_reached(self.shared.connections(), configured);
             if !std::mem::replace(&mut delayed, true) {
-                self.shared.client_limit.delay();
+                self.shared.client_limit.count_delayed();
             }
             tokio::time::sleep(TICK.0).await;
         }
@@ -200,7 +200,7 @@ impl Worker {
             return self.serve(Arc::clone(live), stream, peer);
         }
         let inbox = &self.shared.inboxes()[chosen];
-        let sent = stream.into_std().map(|stream| inbox.send(Command::Serve(Arc::clone(live), stream, peer)));
+        let sent = stream.into_std().map(|stream| inbox.send(WorkerCommand::Serve(Arc::clone(live), stream, peer)));
         if !matches!(sent, Ok(Ok(()))) {
             self.shared.leave(chosen);
         }

@@ -1,6 +1,6 @@
-//! The same bytes for our parsers and for hyper's: where the two disagree, a rule says why.
+//! Our parsers and hyper's read the same random bytes; a rule must explain each difference.
 //!
-//! `SEED=7 CASES=1000000 cargo test --test differential` looks at other and at more of them.
+//! `SEED=7 CASES=1000000 cargo test --test differential` runs other and more cases.
 
 mod oracle;
 
@@ -13,7 +13,7 @@ use http::Method;
 use oracle::because::{Because, difference};
 use oracle::{Reading, hyper, ours};
 
-/// A part of a message: first what is usual, which is taken most of the time.
+/// The alternatives for a part of a message. The first is the usual one and is chosen most of the time.
 type Choice = &'static [&'static str];
 
 const METHODS: Choice =
@@ -185,7 +185,7 @@ const BODIES: Choice = &[
     "0¶GET / HTTP/1.1¶Host: a¶¶",
     "hello, and more",
 ];
-const BEHIND: Choice = &[
+const SUFFIXES: Choice = &[
     "",
     "GET /next HTTP/1.1¶Host: b¶¶",
     "¶GET /next HTTP/1.1¶Host: b¶¶",
@@ -230,17 +230,17 @@ const STATUSES: Choice = &[
 struct Dice(Rng);
 
 impl Dice {
-    /// One of them: mostly the first.
+    /// Chooses one, mostly the first.
     fn pick(&mut self, choice: Choice) -> &'static str {
         if self.0.u8(..8) > 0 { choice[0] } else { self.any(choice) }
     }
 
-    /// One of them, each as likely as any other.
+    /// Chooses one at random.
     fn any(&mut self, choice: Choice) -> &'static str {
         choice[self.0.usize(..choice.len())]
     }
 
-    /// Half of them are good.
+    /// Chooses a valid one half of the time.
     fn framing(&mut self) -> &'static str {
         if self.0.bool() { self.any(&FRAMINGS[..4]) } else { self.any(FRAMINGS) }
     }
@@ -248,18 +248,18 @@ impl Dice {
     fn request(&mut self) -> Vec<u8> {
         let line = format!("{} {} {}", self.pick(METHODS), self.pick(TARGETS), self.pick(VERSIONS));
         let headers = [self.pick(HOSTS), self.framing(), self.pick(OTHERS)];
-        let behind = self.any(BEHIND);
-        self.message(&line, headers, behind)
+        let suffix = self.any(SUFFIXES);
+        self.message(&line, headers, suffix)
     }
 
-    fn answer(&mut self) -> Vec<u8> {
+    fn response(&mut self) -> Vec<u8> {
         let line = self.pick(STATUSES).to_owned();
         let headers = [self.framing(), self.pick(OTHERS), ""];
-        let behind = self.pick(BEHIND);
-        self.message(&line, headers, behind)
+        let suffix = self.pick(SUFFIXES);
+        self.message(&line, headers, suffix)
     }
 
-    fn message(&mut self, line: &str, mut headers: [&str; 3], behind: &str) -> Vec<u8> {
+    fn message(&mut self, line: &str, mut headers: [&str; 3], suffix: &str) -> Vec<u8> {
         self.0.shuffle(&mut headers);
         let headers = headers.concat();
         let body = match self.0.u8(..4) {
@@ -269,9 +269,9 @@ impl Dice {
             _ if headers.contains('5') => BODIES[1],
             _ => "",
         };
-        let text = [line, self.pick(ENDS), &headers, self.pick(ENDS), body, behind].concat();
+        let text = [line, self.pick(ENDS), &headers, self.pick(ENDS), body, suffix].concat();
         let mut bytes = Vec::with_capacity(text.len() + 16);
-        // So that a field may have a byte that is not UTF-8.
+        // `\u{e9}` becomes a single byte, which is not UTF-8.
         for part in text.replace('¶', "\r\n").split_inclusive('\u{e9}') {
             let (part, rest) = part.strip_suffix('\u{e9}').map_or((part, None), |part| (part, Some(0xe9)));
             bytes.extend_from_slice(part.as_bytes());
@@ -281,7 +281,7 @@ impl Dice {
         bytes
     }
 
-    /// Sometimes: a byte changed, added, taken out, or the end cut off.
+    /// Sometimes changes, adds or removes a byte, truncates the message, or repeats its end.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..[0, 0, 0, 1, 1, 2][self.0.usize(..6)] {
             if bytes.is_empty() {
@@ -290,7 +290,7 @@ impl Dice {
             let at = self.0.usize(..bytes.len());
             match self.0.u8(..5) {
                 0 => bytes[at] = self.0.u8(..),
-                1 => bytes.insert(at, *self.0.choice(b"\r\n\n0;:, \t\0\x0b\xff#").expect("there are some")),
+                1 => bytes.insert(at, *self.0.choice(b"\r\n\n0;:, \t\0\x0b\xff#").expect("a byte")),
                 2 => drop(bytes.remove(at)),
                 3 => bytes.truncate(at),
                 _ => bytes.extend_from_within(at..),
@@ -299,44 +299,45 @@ impl Dice {
     }
 }
 
-/// What there was to compare.
+/// The results of all comparisons.
 #[derive(Default)]
 struct Tally {
-    /// Read alike by both, with so many messages.
-    alike: BTreeMap<usize, usize>,
+    /// The number of equal readings, by their number of messages.
+    equal: BTreeMap<usize, usize>,
     explained: BTreeMap<Because, usize>,
-    /// Not explained, each with a message.
-    open: Vec<String>,
+    /// A description of each difference that no rule explains.
+    unexplained: Vec<String>,
 }
 
 impl Tally {
     fn compare(
         &mut self,
         bytes: &[u8],
-        asked: Option<&Method>,
-        (ours, why): (Reading, Option<ours::Why>),
+        method: Option<&Method>,
+        (ours, stop): (Reading, Option<ours::StopReason>),
         theirs: &Reading,
     ) {
-        match difference(&ours, why, theirs) {
-            None => *self.alike.entry(ours.messages.len()).or_default() += 1,
-            Some(difference) => match difference.because(bytes, asked) {
+        match difference(&ours, stop, theirs) {
+            None => *self.equal.entry(ours.messages.len()).or_default() += 1,
+            Some(difference) => match difference.because(bytes, method) {
                 Some(rule) => *self.explained.entry(rule).or_default() += 1,
-                None => self.open.push(format!("\"{}\"\n{difference:#?}", bytes.escape_ascii())),
+                None => self.unexplained.push(format!("\"{}\"\n{difference:#?}", bytes.escape_ascii())),
             },
         }
     }
 
-    /// That all is explained, each rule was needed, and much was the same.
+    /// Checks that every difference is explained, every rule was needed, and many readings were equal.
     fn check(&self, rules: &[Because]) {
-        let some: Vec<_> = self.open.iter().take(env_or("SHOW", 10)).map(String::as_str).collect();
-        assert!(self.open.is_empty(), "{} differences that no rule explains:\n{}", self.open.len(), some.join("\n"));
+        let count = self.unexplained.len();
+        let some: Vec<_> = self.unexplained.iter().take(env_or("SHOW", 10)).map(String::as_str).collect();
+        assert!(count == 0, "{count} differences that no rule explains:\n{}", some.join("\n"));
         assert!(self.explained.keys().eq(rules), "{:?} were needed, not {rules:?}", self.explained);
-        assert!(self.alike[&0] > 1000 && self.alike[&1] > 1000, "{:?}", self.alike);
+        assert!(self.equal[&0] > 1000 && self.equal[&1] > 1000, "{:?}", self.equal);
     }
 }
 
-fn env_or(name: &str, otherwise: usize) -> usize {
-    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+fn env_or(name: &str, default: usize) -> usize {
+    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 fn dice() -> Dice {
@@ -344,7 +345,7 @@ fn dice() -> Dice {
 }
 
 #[test]
-fn requests_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
+fn requests_are_read_as_hyper_reads_them_or_a_rule_explains_the_difference() {
     let (mut dice, mut tally) = (dice(), Tally::default());
     for _ in 0..env_or("CASES", 20_000) {
         let bytes = dice.request();
@@ -353,42 +354,42 @@ fn requests_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
     use Because::*;
     tally.check(&[
         BareLineFeed,
-        MethodNotOffered,
+        UnsupportedMethod,
         Host,
         Target,
         LengthBesideCoding,
         Codings,
-        LengthAgain,
+        RepeatedLength,
         LengthDigits,
         UpgradeWithBody,
         ChunkSize,
         ChunkExtension,
         Trailers,
         TargetText,
-        TargetOfHyper,
+        HyperTarget,
         ConnectionBytes,
     ]);
 }
 
 #[test]
-fn answers_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
+fn responses_are_read_as_hyper_reads_them_or_a_rule_explains_the_difference() {
     let (mut dice, mut tally) = (dice(), Tally::default());
     for _ in 0..env_or("CASES", 20_000) {
-        let (method, bytes) = ([Method::GET, Method::HEAD, Method::POST][dice.0.usize(..3)].clone(), dice.answer());
-        tally.compare(&bytes, Some(&method), ours::answer(&method, &bytes), &hyper::answer(&method, &bytes));
+        let (method, bytes) = ([Method::GET, Method::HEAD, Method::POST][dice.0.usize(..3)].clone(), dice.response());
+        tally.compare(&bytes, Some(&method), ours::response(&method, &bytes), &hyper::response(&method, &bytes));
     }
     use Because::*;
     tally.check(&[
         BareLineFeed,
         LengthBesideCoding,
         Codings,
-        LengthAgain,
+        RepeatedLength,
         LengthDigits,
         ChunkSize,
         ChunkExtension,
         Trailers,
         ConnectionBytes,
-        NoBodyToFrame,
-        Switches,
+        FramingWithoutBody,
+        UnrequestedUpgrade,
     ]);
 }

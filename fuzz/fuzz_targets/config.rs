@@ -1,4 +1,4 @@
-//! Configurations: what is refused is refused with a place, and nothing panics.
+//! Configurations: an accepted one is consistent, a rejected one has problems with places, and nothing panics.
 #![no_main]
 
 use lb::config::file::parse;

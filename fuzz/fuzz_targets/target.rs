@@ -1,32 +1,39 @@
-//! What is asked for: a method, a target and a `Host`, each on a line. What is accepted is in normal form, for good.
+//! Request targets: a method, a target and a `Host`, one per line. An accepted target is normalised, and parses the same
+//! again as the server receives it.
 #![no_main]
 
 use http::{Method, Version};
 use lb::http1::head::Headers;
-use lb::http1::target::{Asked, target};
+use lb::http1::target::{RequestTarget, target};
 use lb::http1::{host, path};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let mut lines = text.splitn(3, '\n');
-    let (method, asked) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let (method, as_sent) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let Ok(method) = Method::from_bytes(method.as_bytes()) else { return };
-    let headers = Headers::of(lines.next().map(|host| ("Host", host)));
+    let headers = Headers::from_pairs(lines.next().map(|host| ("Host", host)));
     for version in [Version::HTTP_10, Version::HTTP_11] {
-        let Ok(Asked::Resource(found)) = target(&method, asked.as_bytes(), version, &headers) else { continue };
-        assert_eq!(path::normalise(&found.path).as_deref(), Ok(&*found.path));
-        assert!(found.path.split('/').all(|segment| segment != ".." && segment != "."), "{}", found.path);
-        if !found.host.is_empty() {
-            assert_eq!(host::normalise(&found.host).as_deref(), Ok(&*found.host));
+        let Ok(RequestTarget::Resource(resource)) = target(&method, as_sent.as_bytes(), version, &headers) else {
+            continue;
+        };
+        assert_eq!(path::normalise(&resource.path).as_deref(), Ok(&*resource.path));
+        assert!(resource.path.split('/').all(|segment| segment != ".." && segment != "."), "{}", resource.path);
+        if !resource.host.is_empty() {
+            assert_eq!(host::normalise(&resource.host).as_deref(), Ok(&*resource.host));
         }
-        assert!(!found.host.bytes().any(|byte| byte.is_ascii_uppercase() || byte <= b' '), "{}", found.host);
-        // What the server is asked for is the same, and leads to the same.
-        let forwarded = found.path_and_query().into_owned();
+        assert!(!resource.host.bytes().any(|byte| byte.is_ascii_uppercase() || byte <= b' '), "{}", resource.host);
+        // The target for the server identifies the same resource.
+        let forwarded = resource.path_and_query().into_owned();
         assert!(forwarded.bytes().all(|byte| byte.is_ascii_graphic()), "{forwarded}");
-        let headers = Headers::of([("Host", found.authority)].into_iter().filter(|(_, host)| !host.is_empty()));
+        let headers =
+            Headers::from_pairs([("Host", resource.authority)].into_iter().filter(|(_, host)| !host.is_empty()));
         match target(&method, forwarded.as_bytes(), version, &headers) {
-            Ok(Asked::Resource(again)) => {
-                assert_eq!((&found.path, &found.host, found.query), (&again.path, &again.host, again.query));
+            Ok(RequestTarget::Resource(reparsed)) => {
+                assert_eq!(
+                    (&resource.path, &resource.host, resource.query),
+                    (&reparsed.path, &reparsed.host, reparsed.query)
+                );
             }
             other => panic!("{forwarded}: {other:?}"),
         }

@@ -1,13 +1,13 @@
-//! The whole request path, in memory: what a client sends, what a server sends, and what must hold of the rest.
+//! The whole request path in memory, with a scripted client and a scripted server.
 //!
-//! The real engine serves one client. Its sockets are pairs of connected Unix sockets, which it
-//! takes for TCP connections: one to the client, and some to the server that it finds kept alive.
-//! A new connection to the server is refused, by the system. Nothing waits for a time: when nobody
-//! has anything more to do, it is the other side's turn.
+//! The real engine serves one client. In place of TCP connections it gets connected pairs of Unix
+//! sockets: one to the client, and some to the server, which it finds as idle connections. A new
+//! connection to the server is refused by the kernel. Nothing waits for a timer: once all sides are idle,
+//! the next turn of the script starts.
 
 use std::cell::LazyCell;
 use std::future::poll_fn;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -20,11 +20,11 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwap;
 use lb::config::file::parse;
 use lb::config::source::SourceFile;
-use lb::live::counters::PerWorker;
 use lb::control::registry::Registry;
+use lb::live::counters::PerWorker;
+use lb::live::listener::LiveListener;
 use lb::live::server::Server;
 use lb::live::snapshot::Snapshot;
-use lb::live::listener::LiveListener;
 use lb::telemetry::access_log::AccessLogWriter;
 use lb::telemetry::trace;
 use lb::http1::client::ClientConnection;
@@ -37,22 +37,22 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::rules::Played;
+use self::rules::Transcript;
 
 mod rules;
 
-/// Ends a turn: first the client speaks, then the server, then the client again. Who has nothing to
-/// say in its turn ends the connection: the client its half, the server all.
+/// Ends a turn. The client has the first turn, the server the second, the client the third, and so on. In
+/// an empty turn the client shuts down its sending side, and the server closes the connection.
 const TURN: u8 = 0x1e;
-/// Connections to the server that are there.
-const LANES: usize = 3;
-/// When so often nobody had anything to do, nobody will: the system needs a turn to tell of bytes,
-/// and two to refuse a connection.
-const QUIET: usize = 4;
-/// An end takes no more turns than this.
-const LAST: usize = 100;
+/// The number of idle connections to the server.
+const SERVER_CONNECTIONS: usize = 3;
+/// After this many idle rounds nothing more will happen: the kernel needs one round to report bytes, and
+/// two to refuse a connection.
+const IDLE_ROUNDS: usize = 4;
+/// The most rounds that the engine may need to end once both sides have left.
+const MAX_END_ROUNDS: usize = 100;
 
-/// A client that no proxy stands before.
+/// A client that is not a trusted proxy.
 const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 1234);
 
 thread_local! {
@@ -62,26 +62,27 @@ thread_local! {
 /// Plays a script: the turns of client and server, each ended by [`TURN`].
 pub fn play(script: &[u8]) {
     GATEWAY.with(|gateway| {
-        let played = gateway.runtime.block_on(gateway.play(script));
-        if gateway.shows {
-            eprintln!("{played:?}");
+        let transcript = gateway.runtime.block_on(gateway.play(script));
+        if gateway.prints {
+            eprintln!("{transcript:?}");
         }
-        played.check();
+        transcript.check();
     });
 }
 
-/// A worker of its own, and what it needs.
+/// A worker without a worker pool, and what it needs.
 struct Gateway {
     runtime: LocalRuntime,
     context: Rc<Context>,
     listener: Arc<LiveListener>,
     server: Arc<Server>,
-    /// Bound, so that nobody else is there, but not listening.
-    nowhere: (Socket, SocketAddr),
-    /// For who looks at one script.
-    shows: bool,
-    /// Writing to a closed socket is an error and no more; a Rust program has that by itself.
-    _pipe: Signal,
+    /// The server's address: bound, so that no other process can use it, but not listening.
+    unreachable: (Socket, SocketAddr),
+    /// Whether to print transcripts (`SHOW`).
+    prints: bool,
+    /// Replaces the default action of SIGPIPE. A normal Rust program ignores the signal, but libFuzzer has
+    /// its own `main`.
+    _sigpipe: Signal,
 }
 
 impl Gateway {
@@ -102,71 +103,80 @@ impl Gateway {
             address: snapshot.config.listeners[0].address,
             counters: Arc::new(PerWorker::new(1)),
         };
-        // Nobody reads the reports of servers that fail.
+        // Nobody reads the reports of failing servers.
         let (failing, _) = tokio::sync::mpsc::unbounded_channel();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let context = Rc::new(Context::new(0, snapshot, log, spans, 1024, failing));
-        let pipe = signal(SignalKind::pipe()).expect("a signal handler");
+        let sigpipe = signal(SignalKind::pipe()).expect("a signal handler");
         drop(entered);
-        let shows = std::env::var_os("SHOW").is_some();
-        Self { runtime, context, listener: Arc::new(listener), server, nowhere: (socket, address), shows, _pipe: pipe }
+        Self {
+            runtime,
+            context,
+            listener: Arc::new(listener),
+            server,
+            unreachable: (socket, address),
+            prints: std::env::var_os("SHOW").is_some(),
+            _sigpipe: sigpipe,
+        }
     }
 
-    async fn play(&self, script: &[u8]) -> Played {
-        // What the last script left.
+    async fn play(&self, script: &[u8]) -> Transcript {
+        // Idle connections of the previous script.
         while self.context.upstreams.take(self.server.id).is_some() {}
-        let (mut client, stream) = Side::pair();
-        let (mut lanes, streams): (Vec<Side>, Vec<TcpStream>) = (0..LANES).map(|_| Side::pair()).unzip();
-        // The one that was kept last is used first.
+        let (mut client, stream) = FarEnd::pair();
+        let (mut servers, streams): (Vec<FarEnd>, Vec<TcpStream>) =
+            (0..SERVER_CONNECTIONS).map(|_| FarEnd::pair()).unzip();
+        // The newest idle connection is used first.
         for stream in streams.into_iter().rev() {
             let upstreams = &self.context.upstreams;
             let upstream = Upstream::Http1(ClientConnection::new(Transport::Plain(stream)));
-            let connection = upstreams.adopt(upstream, self.nowhere.1, &self.server, self.context.worker);
+            let connection = upstreams.adopt(upstream, self.unreachable.1, &self.server, self.context.worker);
             upstreams.put(&self.server, connection, Instant::now());
         }
         let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into());
         let mut serving = pin!(connection.serve(Transport::Plain(stream)));
-        let mut over = false;
-        let mut quiet = 0;
+        let mut served = false;
+        let mut idle_rounds = 0;
         let mut turns = script.split(|byte| *byte == TURN).enumerate();
-        let mut left = LAST;
+        let mut end_rounds = 0;
         let mut sent = Vec::new();
         loop {
-            if !over {
-                over = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context).is_ready())).await;
+            if !served {
+                served = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context).is_ready())).await;
             }
-            let moved = lanes.iter_mut().fold(client.listen(), |moved, lane| lane.listen() || moved);
-            quiet = if moved { 0 } else { quiet + 1 };
-            if quiet >= QUIET || over {
-                quiet = 0;
+            let received = servers.iter_mut().fold(client.receive(), |received, server| server.receive() || received);
+            idle_rounds = if received { 0 } else { idle_rounds + 1 };
+            if idle_rounds >= IDLE_ROUNDS || served {
+                idle_rounds = 0;
                 match turns.next() {
                     Some((number, text)) if number % 2 == 0 => {
-                        let taken = client.say(text, Shutdown::Write);
-                        sent.extend_from_slice(&text[..taken]);
+                        let written = client.send(text, Shutdown::Write);
+                        sent.extend_from_slice(&text[..written]);
                     }
                     Some((_, text)) => {
-                        let used = lanes.iter().rposition(|lane| !lane.heard.is_empty()).unwrap_or_default();
-                        lanes[used].say(text, Shutdown::Both);
+                        let used = servers.iter().rposition(|server| !server.received.is_empty()).unwrap_or_default();
+                        servers[used].send(text, Shutdown::Both);
                     }
                     None => {
-                        client.leave();
-                        lanes.iter_mut().for_each(Side::leave);
-                        if over {
+                        client.close();
+                        servers.iter_mut().for_each(FarEnd::close);
+                        if served {
                             break;
                         }
-                        left -= 1;
-                        assert!(left > 0, "a client that has left is still served");
+                        end_rounds += 1;
+                        assert!(end_rounds < MAX_END_ROUNDS, "a client that has disconnected is still served");
                     }
                 }
             }
-            // The system is asked what has come.
+            // Lets the runtime poll the kernel.
             tokio::task::yield_now().await;
         }
-        Played { sent, heard: client.heard, lanes: lanes.into_iter().map(|lane| lane.heard).collect() }
+        let servers = servers.into_iter().map(|server| server.received).collect();
+        Transcript { sent, received: client.received, servers }
     }
 }
 
-/// One generation of one configuration.
+/// Returns a snapshot with this server.
 fn snapshot(server: SocketAddr) -> Snapshot {
     let text = format!(
         r#"
@@ -185,39 +195,37 @@ fn snapshot(server: SocketAddr) -> Snapshot {
     registry.snapshot(&config, 1, "".into(), [].into(), SystemTime::now())
 }
 
-/// The other end of a connection of the engine.
-struct Side {
+/// The far end of one of the engine's connections.
+struct FarEnd {
     stream: Option<UnixStream>,
-    heard: Vec<u8>,
+    received: Vec<u8>,
 }
 
-impl Side {
-    /// With the engine's end.
+impl FarEnd {
+    /// Returns a far end and the engine's end.
     fn pair() -> (Self, TcpStream) {
-        let (near, far) = UnixStream::pair().expect("two sockets");
-        for stream in [&near, &far] {
+        let (far, near) = UnixStream::pair().expect("two sockets");
+        for stream in [&far, &near] {
             stream.set_nonblocking(true).expect("a socket that does not block");
         }
-        let far = TcpStream::from_std(OwnedFd::from(far).into()).expect("a runtime");
-        (Self { stream: Some(near), heard: Vec::new() }, far)
+        let near = TcpStream::from_std(OwnedFd::from(near).into()).expect("a runtime");
+        (Self { stream: Some(far), received: Vec::new() }, near)
     }
 
-    /// Takes what has come; whether there was something.
-    fn listen(&mut self) -> bool {
+    /// Receives what is available. Returns whether there was anything.
+    fn receive(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
-        let before = self.heard.len();
-        if stream.read_to_end(&mut self.heard).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
-            return self.heard.len() > before;
-        }
-        // The engine has closed its end, or its half.
-        self.heard.len() > before
+        let before = self.received.len();
+        // An end of the stream needs no reaction, and neither does an error.
+        let _ = stream.read_to_end(&mut self.received);
+        self.received.len() > before
     }
 
-    /// Says something, or ends the connection; how much was taken.
-    fn say(&mut self, text: &[u8], end: Shutdown) -> usize {
+    /// Sends `text`, or ends the connection if there is none. Returns the number of bytes written.
+    fn send(&mut self, text: &[u8], end: Shutdown) -> usize {
         let Some(stream) = &mut self.stream else { return 0 };
         if text.is_empty() {
-            // Fails where it is ended already.
+            // Fails if it has ended already.
             let _ = stream.shutdown(end);
             if end == Shutdown::Both {
                 self.stream = None;
@@ -227,7 +235,7 @@ impl Side {
         stream.write(text).unwrap_or_default()
     }
 
-    fn leave(&mut self) {
+    fn close(&mut self) {
         self.stream = None;
     }
 }

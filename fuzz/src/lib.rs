@@ -1,4 +1,4 @@
-//! What several targets share: hyper's opinion of a message, and the whole request path in memory.
+//! Shared by the targets: hyper as an oracle for messages, and the whole request path in memory.
 
 pub mod gateway;
 #[path = "../../tests/oracle/mod.rs"]
@@ -7,22 +7,22 @@ mod oracle;
 use http::Method;
 
 use oracle::because::{Because, difference};
-use oracle::ours::Why;
+use oracle::ours::StopReason;
 use oracle::{Reading, hyper, ours};
 
-/// That requests are read as hyper reads them, or a rule says why not.
+/// Asserts that requests are read as hyper reads them, or that a rule explains the difference.
 pub fn requests_agree(bytes: &[u8]) {
     agree(bytes, None, &ours::requests(bytes), &hyper::requests(bytes));
 }
 
-/// That an answer to a request with this method is read as hyper reads it, or a rule says why not.
-pub fn answers_agree(method: &Method, bytes: &[u8]) {
-    agree(bytes, Some(method), &ours::answer(method, bytes), &hyper::answer(method, bytes));
+/// Asserts the same for the response to a request with this method.
+pub fn responses_agree(method: &Method, bytes: &[u8]) {
+    agree(bytes, Some(method), &ours::response(method, bytes), &hyper::response(method, bytes));
 }
 
-fn agree(bytes: &[u8], asked: Option<&Method>, (ours, why): &(Reading, Option<Why>), theirs: &Reading) {
-    if let Some(difference) = difference(ours, *why, theirs) {
-        let because: Option<Because> = difference.because(bytes, asked);
+fn agree(bytes: &[u8], method: Option<&Method>, (ours, stop): &(Reading, Option<StopReason>), theirs: &Reading) {
+    if let Some(difference) = difference(ours, *stop, theirs) {
+        let because: Option<Because> = difference.because(bytes, method);
         assert!(because.is_some(), "no rule explains \"{}\"\n{difference:#?}", bytes.escape_ascii());
     }
 }

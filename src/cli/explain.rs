@@ -15,10 +15,10 @@ use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::{Config, HostPattern, PoolConfig, RouteConfig};
 use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
-use crate::http1::target::{Asked, target};
+use crate::http1::target::{RequestTarget, target};
 use crate::live::pool::Status;
 use crate::live::route::RouteTable;
-use crate::proxy::retry::{Attempted, Progress, decide};
+use crate::proxy::retry::{Progress, RetryContext, decide};
 
 /// What is asked about.
 #[derive(Debug)]
@@ -123,8 +123,8 @@ fn answer<'a>(request: &Request<'_>, known: &'a Known) -> Result<Found<'a>, Stri
     // Only the old version may leave the host out.
     let version = if request.host.is_some() { Version::HTTP_11 } else { Version::HTTP_10 };
     let (host, path) = match target(request.method, request.target.as_bytes(), version, &headers) {
-        Ok(Asked::Resource(target)) => (target.host.into_owned(), target.path.into_owned()),
-        Ok(Asked::Balancer) => return Err("answered by the balancer itself".to_owned()),
+        Ok(RequestTarget::Resource(target)) => (target.host.into_owned(), target.path.into_owned()),
+        Ok(RequestTarget::Balancer) => return Err("answered by the balancer itself".to_owned()),
         Err(refusal) => return Err(format!("refused with {}: {}", refusal.status(), refusal.detail())),
     };
     let config = &known.config;
@@ -280,8 +280,8 @@ fn without(server: &ServerReply) -> String {
 
 fn retry(method: &Method, pool: &PoolConfig) -> String {
     let attempts = pool.retry.attempts;
-    let attempted = Attempted { method, has_body: false, tries: 1, attempts };
-    match (decide(Progress::Refused, attempted), decide(Progress::Sent, attempted)) {
+    let context = RetryContext { method, has_body: false, attempts: 1, max_retries: attempts };
+    match (decide(Progress::NotConnected, context), decide(Progress::Sent, context)) {
         (None, _) => "no second try at another server".to_owned(),
         (Some(_), None) => format!("up to {attempts} more tries, unless {method} may have reached a server"),
         (Some(_), Some(_)) => format!("up to {attempts} more tries if a server refuses or breaks"),
@@ -336,7 +336,7 @@ mod tests {
             (
                 Some("a b"),
                 "/",
-                "refused with 400 Bad Request: The host is not a name or an IP address, with or without a port.",
+                "refused with 400 Bad Request: The host is not a name or an IP address with an optional port.",
             ),
             (None, "/../x", "refused with 400 Bad Request: The path leads above the root."),
         ];

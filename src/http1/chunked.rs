@@ -1,101 +1,101 @@
-//! The chunked coding (RFC 9112, section 7.1): bodies in pieces, each behind its size. Pure.
+//! The chunked coding (RFC 9112, section 7.1): a body in chunks, each preceded by its size. Pure.
 //!
-//! Read by the letter: what the grammar does not have is refused, because another reader may
-//! understand it otherwise. Lines end with CR LF, a size is 1 to 16 hexadecimal digits.
+//! The decoder accepts the grammar and nothing else: another implementation may understand a deviation
+//! differently, which is how requests are smuggled. Lines end with CR LF, and a size has 1 to 16
+//! hexadecimal digits.
 
 use std::fmt;
 
-/// The longest extension of a chunk, in bytes; it is read over.
+/// The longest chunk extension, in bytes. Extensions are skipped.
 const MAX_EXTENSION: usize = 4 << 10;
 /// The longest trailer section, in bytes.
-const MAX_TRAILERS: usize = 8 << 10;
-/// The most headers in a trailer section.
-const MAX_TRAILERS_COUNT: usize = 64;
-/// As many digits fit 64 bits.
+const MAX_TRAILER_BYTES: usize = 8 << 10;
+/// The most trailers in a trailer section.
+const MAX_TRAILERS: usize = 64;
+/// The most digits of a size; 16 fit 64 bits.
 const MAX_DIGITS: usize = 16;
 
-/// Reads a body that comes in any pieces.
+/// An incremental decoder of one body: the input may be split anywhere.
 #[derive(Debug, Clone, Default)]
 pub struct Decoder {
     state: ChunkState,
-    /// The field lines behind the last chunk, each with its CR LF.
+    /// The lines of the trailer section, each with its CR LF.
     trailers: Vec<u8>,
     trailer_count: usize,
 }
 
-/// What a piece of input held.
+/// The result of decoding one piece of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decoded {
-    /// How many of its bytes belong to the body: all, unless it is done.
+    /// The number of input bytes that belong to the body: all of them, unless the body has ended.
     pub consumed: usize,
-    /// The body is whole.
+    /// Whether the body has ended.
     pub done: bool,
 }
 
-/// Something that is not the chunked coding of RFC 9112: where the body ends is not known.
+/// A violation of the chunked coding. The end of the body is then unknown, and so is the start of the next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadChunk {
-    /// A size that is not 1 to 16 hexadecimal digits, with nothing but an extension behind them (section 7.1).
+    /// A size that is not 1 to 16 hexadecimal digits, followed by nothing but an extension (section 7.1).
     Size,
     /// An extension of more than 4 KiB, or with a control character (section 7.1.1).
     Extension,
-    /// A line, or a chunk's content, that does not end with CR LF (sections 2.2 and 7.1).
+    /// A line, or a chunk's data, that does not end with CR LF (sections 2.2 and 7.1).
     LineEnd,
-    /// A trailer that is no field (sections 5 and 7.1.2).
+    /// A trailer that is not a valid header line (sections 5 and 7.1.2).
     Trailer,
-    /// Trailers of more than 8 KiB, or more than 64 (RFC 6585, section 5).
+    /// More than 64 trailers, or more than 8 KiB of them (RFC 6585, section 5).
     TooManyTrailers,
 }
 
-/// What the next byte is, where it is not plain from the bytes before.
+/// The next expected byte, as far as the bytes before determine it.
 #[derive(Debug, Clone, Copy)]
 enum ChunkState {
-    /// A digit of the size, or what follows it.
+    /// A digit of the size, or the first byte after the size.
     Size { digits: usize, size: u64 },
-    /// White space that an extension has to follow.
+    /// White space after the size; an extension must follow.
     Space { length: usize, size: u64 },
-    /// In an extension.
+    /// Within an extension.
     Extension { length: usize, size: u64 },
-    /// The LF of the size's line.
+    /// The LF after the size or its extension.
     SizeEnd { size: u64 },
-    /// In a chunk's content.
-    Content { left: u64 },
-    /// The CR behind it.
-    ContentCr,
-    /// The LF behind it.
-    ContentLf,
-    /// The first of a trailer, or the CR of the empty line.
+    /// Within a chunk's data.
+    Data { remaining: u64 },
+    /// The CR after a chunk's data.
+    DataCr,
+    /// The LF after a chunk's data.
+    DataLf,
+    /// The first byte of a trailer, or the CR of the empty line.
     Trailer,
-    /// In a trailer's name.
+    /// Within a trailer's name.
     TrailerName,
-    /// In a trailer's value.
+    /// Within a trailer's value.
     TrailerValue,
     /// The LF of a trailer.
     TrailerEnd,
     /// The LF of the empty line.
     End,
-    /// None: the body is whole.
+    /// The body has ended.
     Done,
 }
 
 impl Decoder {
-    /// For a body that begins with the next byte.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads on, up to the end of the body at most, and adds its content to `out`: never more than
-    /// `input` is long.
+    /// Decodes `input`, at most to the end of the body, and appends the data to `out`: never more bytes
+    /// than `input` has.
     ///
     /// # Errors
-    /// [`BadChunk`]; then the body cannot be read any further.
+    /// [`BadChunk`]; the rest of the body cannot be decoded then.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Decoded, BadChunk> {
         let mut rest = input;
         while let [byte, after @ ..] = rest {
             rest = match self.state {
                 ChunkState::Done => break,
-                ChunkState::Content { left } => self.take_content(left, rest, out),
+                ChunkState::Data { remaining } => self.copy_data(remaining, rest, out),
                 state => {
                     self.state = self.next(state, *byte)?;
                     after
@@ -105,30 +105,30 @@ impl Decoder {
         Ok(Decoded { consumed: input.len() - rest.len(), done: self.is_done() })
     }
 
-    /// Whether the body is whole.
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.state, ChunkState::Done)
     }
 
-    /// The headers behind the last chunk as they came, each a line with its CR LF. They are not the
-    /// head's: RFC 9110, section 6.5.1, says which of them mean nothing here.
+    /// The trailer section as received, each line with its CR LF. Trailers must not be merged into the
+    /// headers: RFC 9110, section 6.5.1, lists those that are meaningless or harmful there.
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
     }
 
-    /// Takes what is there of a chunk's content, of which `left` bytes are not read yet.
-    fn take_content<'a>(&mut self, left: u64, input: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
-        let here = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-        let (content, rest) = input.split_at(here);
+    /// Copies the available part of a chunk's data, of which `remaining` bytes are missing, and returns
+    /// the input after it.
+    fn copy_data<'a>(&mut self, remaining: u64, input: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+        let available = usize::try_from(remaining).unwrap_or(usize::MAX).min(input.len());
+        let (content, rest) = input.split_at(available);
         out.extend_from_slice(content);
-        let left = left - here as u64;
-        self.state = if left == 0 { ChunkState::ContentCr } else { ChunkState::Content { left } };
+        let remaining = remaining - available as u64;
+        self.state = if remaining == 0 { ChunkState::DataCr } else { ChunkState::Data { remaining } };
         rest
     }
 
-    /// What the state is behind `byte`, which is not content.
+    /// Returns the state after `byte`, which is not chunk data.
     fn next(&mut self, state: ChunkState, byte: u8) -> Result<ChunkState, BadChunk> {
         use ChunkState::{End, Extension, Size, SizeEnd, Space, Trailer, TrailerEnd, TrailerName, TrailerValue};
         Ok(match (state, byte) {
@@ -149,36 +149,36 @@ impl Decoder {
             (Space { .. } | Extension { .. }, _) => return Err(BadChunk::Extension),
 
             (SizeEnd { size: 0 }, b'\n') => Trailer,
-            (SizeEnd { size: left }, b'\n') => ChunkState::Content { left },
-            (ChunkState::ContentCr, b'\r') => ChunkState::ContentLf,
-            (ChunkState::ContentLf, b'\n') => Size { digits: 0, size: 0 },
+            (SizeEnd { size: remaining }, b'\n') => ChunkState::Data { remaining },
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => Size { digits: 0, size: 0 },
 
             (Trailer, b'\r') => End,
-            (TrailerName, b':') | (TrailerValue, _) if is_text(byte) => self.keep(byte, TrailerValue)?,
-            (Trailer | TrailerName, _) if is_token(byte) => self.keep(byte, TrailerName)?,
-            (TrailerValue, b'\r') => self.keep(byte, TrailerEnd)?,
-            (TrailerEnd, b'\n') if self.trailer_count == MAX_TRAILERS_COUNT => return Err(BadChunk::TooManyTrailers),
+            (TrailerName, b':') | (TrailerValue, _) if is_text(byte) => self.push_trailer(byte, TrailerValue)?,
+            (Trailer | TrailerName, _) if is_token(byte) => self.push_trailer(byte, TrailerName)?,
+            (TrailerValue, b'\r') => self.push_trailer(byte, TrailerEnd)?,
+            (TrailerEnd, b'\n') if self.trailer_count == MAX_TRAILERS => return Err(BadChunk::TooManyTrailers),
             (TrailerEnd, b'\n') => {
                 self.trailer_count += 1;
-                self.keep(byte, Trailer)?
+                self.push_trailer(byte, Trailer)?
             }
             (Trailer | TrailerName | TrailerValue, _) => return Err(BadChunk::Trailer),
             (End, b'\n') => ChunkState::Done,
 
-            (SizeEnd { .. } | ChunkState::ContentCr | ChunkState::ContentLf | TrailerEnd | End, _) => {
+            (SizeEnd { .. } | ChunkState::DataCr | ChunkState::DataLf | TrailerEnd | End, _) => {
                 return Err(BadChunk::LineEnd);
             }
-            (ChunkState::Content { .. } | ChunkState::Done, _) => state,
+            (ChunkState::Data { .. } | ChunkState::Done, _) => state,
         })
     }
 
-    /// Keeps a trailer's byte, and goes to `then`.
-    fn keep(&mut self, byte: u8, then: ChunkState) -> Result<ChunkState, BadChunk> {
-        if self.trailers.len() == MAX_TRAILERS {
+    /// Keeps a byte of the trailer section and returns `next`.
+    fn push_trailer(&mut self, byte: u8, next: ChunkState) -> Result<ChunkState, BadChunk> {
+        if self.trailers.len() == MAX_TRAILER_BYTES {
             return Err(BadChunk::TooManyTrailers);
         }
         self.trailers.push(byte);
-        Ok(then)
+        Ok(next)
     }
 }
 
@@ -191,23 +191,23 @@ impl Default for ChunkState {
 impl fmt::Display for BadChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Size => "the size of a chunk is not a hexadecimal number of 1 to 16 digits",
-            Self::Extension => "the extension of a chunk is longer than 4 KiB, or is not text",
-            Self::LineEnd => "a line, or the content of a chunk, does not end with CR LF",
-            Self::Trailer => "a trailer is not a header field",
-            Self::TooManyTrailers => "there are more than 64 trailers, or more than 8 KiB of them",
+            Self::Size => "a chunk size is not a hexadecimal number of 1 to 16 digits",
+            Self::Extension => "a chunk extension is longer than 4 KiB or contains a control character",
+            Self::LineEnd => "a line or a chunk's data does not end with CR LF",
+            Self::Trailer => "a trailer is not a valid header line",
+            Self::TooManyTrailers => "the trailer section has more than 64 trailers or more than 8 KiB",
         })
     }
 }
 
 impl std::error::Error for BadChunk {}
 
-/// RFC 9110, section 5.6.2.
+/// A byte of a token (RFC 9110, section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What may stand in a field's value, or here in an extension (RFC 9110, section 5.5).
+/// A byte of a field value (RFC 9110, section 5.5); extensions are held to the same bytes.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || byte >= b' ' && byte != 0x7f
 }
@@ -216,34 +216,34 @@ fn is_text(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The content, the trailers, and what is behind the body, or nothing if it does not end.
-    type Read = Result<(Vec<u8>, Vec<u8>, Option<Vec<u8>>), BadChunk>;
+    /// The data, the trailers, and the bytes after the body, which are `None` if the body has not ended.
+    type DecodedBody = Result<(Vec<u8>, Vec<u8>, Option<Vec<u8>>), BadChunk>;
 
-    /// Reads pieces as a connection would give them: what is not consumed is not given again.
-    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
-        let (mut decoder, mut content, mut behind) = (Decoder::new(), Vec::new(), None);
+    /// Decodes a body that arrives in these pieces.
+    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> DecodedBody {
+        let (mut decoder, mut content, mut after) = (Decoder::new(), Vec::new(), None);
         for piece in pieces {
             let before = content.len();
             let Decoded { consumed, done } = decoder.decode(piece, &mut content)?;
             assert!(content.len() - before <= consumed && (done || consumed == piece.len()));
             if done {
-                behind.get_or_insert_with(Vec::new).extend_from_slice(&piece[consumed..]);
+                after.get_or_insert_with(Vec::new).extend_from_slice(&piece[consumed..]);
             }
             assert_eq!(done, decoder.is_done());
         }
-        Ok((content, decoder.trailers().to_vec(), behind))
+        Ok((content, decoder.trailers().to_vec(), after))
     }
 
-    /// Reads at once, byte by byte, and cut in two at every place: all must be the same.
+    /// Decodes `input` at once, byte by byte, and split in two at every position: the results must be equal.
     #[track_caller]
-    fn read_every_way(input: &[u8]) -> Read {
-        let whole = read([input]);
-        assert_eq!(read(input.chunks(1)), whole, "byte by byte: {}", input.escape_ascii());
+    fn decode_in_every_split(input: &[u8]) -> DecodedBody {
+        let at_once = decode([input]);
+        assert_eq!(decode(input.chunks(1)), at_once, "byte by byte: {}", input.escape_ascii());
         for at in 0..=input.len() {
             let (left, right) = input.split_at(at);
-            assert_eq!(read([left, right]), whole, "cut at {at}: {}", input.escape_ascii());
+            assert_eq!(decode([left, right]), at_once, "split at {at}: {}", input.escape_ascii());
         }
-        whole
+        at_once
     }
 
     /// `¶` is CR LF.
@@ -252,10 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_its_chunks_and_ends_with_the_last() {
-        /// Input; content, trailers, what is behind.
-        type Case<'a> = (&'a str, &'a str, &'a str, &'a str);
-        let cases: [Case<'_>; 16] = [
+    fn a_body_consists_of_its_chunks_and_ends_with_the_last_one() {
+        /// Input; data, trailers, bytes after the body.
+        type BodyCase<'a> = (&'a str, &'a str, &'a str, &'a str);
+        let cases: [BodyCase<'_>; 16] = [
             ("0¶¶", "", "", ""),
             ("000¶¶", "", "", ""),
             ("5¶hello¶0¶¶", "hello", "", ""),
@@ -264,29 +264,29 @@ mod tests {
             ("0000000000000002¶ab¶0¶¶", "ab", "", ""),
             ("2¶¶¶0¶¶", "\r\n", "", ""),
             ("5¶0¶¶¶0¶¶", "0¶¶", "", ""),
-            // What is behind is the next message's.
+            // Bytes after the body belong to the next message.
             ("0¶¶GET / HTTP/1.1¶", "", "", "GET / HTTP/1.1¶"),
             ("1¶a¶0¶¶¶", "a", "", "¶"),
             // Extensions.
             ("1;a¶a¶0;b=\"c;\\\"\";d¶¶", "a", "", ""),
             ("1 ;\ta = b\t¶a¶0\t ; \u{e9}¶¶", "a", "", ""),
             ("1;¶a¶0;;=¶¶", "a", "", ""),
-            // Trailers: row 11.
+            // Case: trailers
             ("0¶X: 1¶¶", "", "X: 1¶", ""),
             ("0¶Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶¶G", "", "Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶", "G"),
             ("0¶A:¶B::¶¶", "", "A:¶B::¶", ""),
         ];
-        for (input, content, trailers, behind) in cases {
-            let expected = (bytes(content), bytes(trailers), Some(bytes(behind)));
-            assert_eq!(read_every_way(&bytes(input)), Ok(expected), "{input}");
+        for (input, content, trailers, after) in cases {
+            let expected = (bytes(content), bytes(trailers), Some(bytes(after)));
+            assert_eq!(decode_in_every_split(&bytes(input)), Ok(expected), "{input}");
         }
     }
 
     #[test]
-    fn what_another_reader_could_read_otherwise_is_refused() {
+    fn ambiguous_bodies_are_rejected() {
         use BadChunk::{Extension, LineEnd, Size, Trailer};
         let cases = [
-            // Row 9.
+            // Case: bad-chunk
             ("0x5¶hello¶0¶¶", Size),
             ("+5¶hello¶0¶¶", Size),
             ("-1¶hello¶0¶¶", Size),
@@ -312,7 +312,7 @@ mod tests {
             ("5;a=\"¶\"¶hello¶0¶¶", LineEnd),
             ("5;\0¶hello¶0¶¶", Extension),
             ("5;\u{7f}¶hello¶0¶¶", Extension),
-            // White space stands before an extension only.
+            // White space is allowed only before an extension.
             ("5 ¶hello¶0¶¶", Extension),
             ("5 0¶hello¶0¶¶", Extension),
             ("5 a¶hello¶0¶¶", Extension),
@@ -331,7 +331,7 @@ mod tests {
             ("0¶GET / HTTP/1.1¶Host: a¶¶", Trailer),
         ];
         for (input, bad) in cases {
-            assert_eq!(read_every_way(&bytes(input)), Err(bad), "{input}");
+            assert_eq!(decode_in_every_split(&bytes(input)), Err(bad), "{input}");
         }
     }
 
@@ -347,34 +347,34 @@ mod tests {
             (extension(64 << 10), Some(BadChunk::Extension)),
             (spaces(MAX_EXTENSION), None),
             (spaces(MAX_EXTENSION + 1), Some(BadChunk::Extension)),
-            (trailer(MAX_TRAILERS), None),
-            (trailer(MAX_TRAILERS + 1), Some(BadChunk::TooManyTrailers)),
-            (trailers(MAX_TRAILERS_COUNT), None),
-            (trailers(MAX_TRAILERS_COUNT + 1), Some(BadChunk::TooManyTrailers)),
+            (trailer(MAX_TRAILER_BYTES), None),
+            (trailer(MAX_TRAILER_BYTES + 1), Some(BadChunk::TooManyTrailers)),
+            (trailers(MAX_TRAILERS), None),
+            (trailers(MAX_TRAILERS + 1), Some(BadChunk::TooManyTrailers)),
         ];
         for (input, expected) in cases {
             let input = bytes(&input);
-            assert_eq!(read([&input[..]]).err(), expected, "{}", input.len());
-            assert_eq!(read(input.chunks(1)).err(), expected, "{}", input.len());
+            assert_eq!(decode([&input[..]]).err(), expected, "{}", input.len());
+            assert_eq!(decode(input.chunks(1)).err(), expected, "{}", input.len());
         }
     }
 
     #[test]
-    fn a_body_that_is_cut_short_is_not_done() {
+    fn a_truncated_body_is_not_done() {
         let input = bytes("5;a=b¶hello¶0¶X: 1¶¶");
         for end in 0..input.len() {
-            let (_, _, behind) = read([&input[..end]]).expect("nothing wrong so far");
-            assert_eq!(behind, None, "{end}");
+            let (_, _, after) = decode([&input[..end]]).expect("valid so far");
+            assert_eq!(after, None, "{end}");
         }
-        let (content, ..) = read([&b"ffffffffffffffff\r\nabc"[..]]).expect("nothing wrong so far");
-        assert_eq!(content, b"abc", "what has come of a large chunk is given at once");
+        let (content, ..) = decode([&b"ffffffffffffffff\r\nabc"[..]]).expect("valid so far");
+        assert_eq!(content, b"abc", "the part of a large chunk that has arrived is available at once");
     }
 
     #[test]
-    fn mutated_bodies_never_panic_and_read_the_same_in_pieces() {
+    fn mutated_bodies_never_panic_and_decode_the_same_in_pieces() {
         let seeds = ["5¶hello¶0¶¶G", "5;a=\"b\"¶hello¶A ;c¶0123456789¶0¶X: 1¶Y: 2¶¶G", "ffffffffffffffff¶a"].map(bytes);
         let mut rng = fastrand::Rng::with_seed(9);
-        let (mut whole, mut refused) = (0, 0);
+        let (mut complete, mut rejected) = (0, 0);
         for _ in 0..100_000 {
             let mut input = rng.choice(&seeds).cloned().unwrap_or_default();
             for _ in 0..rng.usize(1..4) {
@@ -386,11 +386,11 @@ mod tests {
                     _ => input.extend_from_within(at..),
                 }
             }
-            let at_once = read([&input[..]]);
-            assert_eq!(read(input.chunks(rng.usize(1..8))), at_once, "{}", input.escape_ascii());
-            whole += usize::from(matches!(at_once, Ok((_, _, Some(_)))));
-            refused += usize::from(at_once.is_err());
+            let at_once = decode([&input[..]]);
+            assert_eq!(decode(input.chunks(rng.usize(1..8))), at_once, "{}", input.escape_ascii());
+            complete += usize::from(matches!(at_once, Ok((_, _, Some(_)))));
+            rejected += usize::from(at_once.is_err());
         }
-        assert!(whole > 1000 && refused > 1000, "{whole} were whole, {refused} were refused");
+        assert!(complete > 1000 && rejected > 1000, "{complete} were complete, {rejected} were rejected");
     }
 }

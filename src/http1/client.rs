@@ -7,15 +7,15 @@ use http::{Method, Version};
 
 use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
 use crate::http1::framing::{self, Framing};
-use crate::http1::head::{Limits, RequestHead, ResponseHead};
+use crate::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::persistence::keeps_alive;
 use crate::http1::resources::Resources;
 use crate::http1::server::line;
 use crate::transport::Transport;
 
-/// Limits for the head of a response.
-const RESPONSE_LIMITS: Limits = Limits { bytes: 128 * 1024, headers: 256 };
+/// HeadLimits for the head of a response.
+const RESPONSE_LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 256 };
 
 /// A server connection.
 #[derive(Debug)]

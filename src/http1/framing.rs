@@ -1,8 +1,8 @@
-//! Where a message's body ends, said so that all who read it agree (RFC 9112, section 6). Pure.
+//! The message body length (RFC 9112, section 6), accepted only if every recipient would agree on it. Pure.
 //!
-//! RFC 9112 lets a reader repair some of what is refused here. But who repairs differently from
-//! the next reader has made two messages of one. So at most one field may say how long the body
-//! is, and it has to say it plainly: a number, or `chunked` and nothing else.
+//! RFC 9112 lets a recipient repair some of the headers that are rejected here. But if two recipients
+//! repair them differently, one sees two messages where the other sees one. So at most one header may
+//! determine the length, with a plain value: a number, or `chunked` alone.
 
 use std::fmt;
 
@@ -12,65 +12,63 @@ use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 
-/// Digits of a length, at most: as many always fit 64 bits, and no body needs more.
+/// The most digits of a length: 19 always fit 64 bits, and no body needs more.
 const MAX_DIGITS: usize = 19;
 
-/// How a message tells where its body ends.
+/// The way a message delimits its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body.
+    /// No body.
     None,
-    /// After so many bytes; may be 0.
+    /// A body of this many bytes, possibly 0.
     Length(u64),
-    /// With the last chunk.
+    /// A body that ends with its last chunk.
     Chunked,
-    /// With the connection: only answers may do so.
+    /// A body that ends when the connection closes; only responses may have one.
     UntilClose,
 }
 
-/// An response whose headers say in two ways, or in none that is plain, where its body ends
-/// (RFC 9112, section 6.3).
+/// A response whose headers are ambiguous or invalid about its body's length (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadFraming;
 
 impl Framing {
-    /// Whether there is a body, be it an empty one whose end has to be found.
+    /// Whether a body follows. A chunked body counts even if it turns out to be empty, because its end must be read.
     #[must_use]
     pub fn has_body(self) -> bool {
         !matches!(self, Self::None | Self::Length(0))
     }
 }
 
-/// How a request with these headers is framed: never [`Framing::UntilClose`].
+/// Returns the framing of a request with these headers, which is never [`Framing::UntilClose`].
 ///
 /// # Errors
 /// [`Rejection::Framing`].
 pub fn request(headers: &Headers, version: Version) -> Result<Framing, Rejection> {
-    said(headers, version).map_err(|BadFraming| Rejection::Framing).map(|framing| framing.unwrap_or(Framing::None))
+    declared(headers, version).map_err(|BadFraming| Rejection::Framing).map(|framing| framing.unwrap_or(Framing::None))
 }
 
-/// How an response with these headers is framed, where `method` is the request's and all else its own.
+/// Returns the framing of a response with these headers to a request with this method.
 ///
-/// Headers that contradict each other are an error of an response without a body too: they would be
-/// handed on.
+/// Ambiguous headers are an error even if the response has no body, because they would be forwarded.
 ///
 /// # Errors
 /// [`BadFraming`].
 pub fn response(headers: &Headers, version: Version, status: u16, method: &Method) -> Result<Framing, BadFraming> {
-    let said = said(headers, version)?;
+    let declared = declared(headers, version)?;
     if *method == Method::HEAD || matches!(status, 100..=199 | 204 | 304) {
         return Ok(Framing::None);
     }
-    Ok(said.unwrap_or(Framing::UntilClose))
+    Ok(declared.unwrap_or(Framing::UntilClose))
 }
 
-/// What the headers say, if they say something.
-fn said(headers: &Headers, version: Version) -> Result<Option<Framing>, BadFraming> {
+/// Returns the framing that the headers declare, or `None` if they declare none.
+fn declared(headers: &Headers, version: Version) -> Result<Option<Framing>, BadFraming> {
     let mut codings = headers.all(HeaderName::TransferEncoding);
     let mut lengths = headers.all(HeaderName::ContentLength);
     match (codings.next(), codings.next(), lengths.next(), lengths.next()) {
         (None, _, None, _) => Ok(None),
-        // Who speaks HTTP/1.0 knows no codings: the field is from elsewhere.
+        // Only in HTTP/1.1: Transfer-Encoding in an HTTP/1.0 message means faulty framing (RFC 9112, section 6.1).
         (Some(coding), None, None, _) if version == Version::HTTP_11 && coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Some(Framing::Chunked))
         }
@@ -88,7 +86,7 @@ fn number(text: &[u8]) -> Option<u64> {
 
 impl fmt::Display for BadFraming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the headers that say where the body ends contradict each other, or are not valid")
+        f.write_str("Content-Length and Transfer-Encoding are invalid or contradict each other")
     }
 }
 
@@ -101,11 +99,11 @@ mod tests {
 
     fn headers(codings: &[&'static str], lengths: &[&'static str]) -> Headers {
         let codings = codings.iter().map(|value| ("Transfer-Encoding", *value));
-        Headers::of(codings.chain(lengths.iter().map(|value| ("Content-Length", *value))))
+        Headers::from_pairs(codings.chain(lengths.iter().map(|value| ("Content-Length", *value))))
     }
 
     #[test]
-    fn one_field_says_it_plainly() {
+    fn one_plain_header_determines_the_framing() {
         let cases: [(&[&str], &[&str], Framing); 9] = [
             (&[], &[], None),
             (&["chunked"], &[], Chunked),
@@ -127,17 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_read_in_two_ways_is_refused() {
+    fn ambiguous_framing_is_rejected() {
         let cases: [(&[&str], &[&str]); 40] = [
-            // Row 1.
+            // Case: te-and-cl
             (&["chunked"], &["6"]),
             (&["chunked"], &["0"]),
-            // Row 2.
+            // Case: two-lengths
             (&[], &["5", "10"]),
             (&[], &["5, 10"]),
             (&[], &["5", "5"]),
             (&[], &["5, 5"]),
-            // Row 3.
+            // Case: bad-length
             (&[], &["+5"]),
             (&[], &["-1"]),
             (&[], &["-0"]),
@@ -150,7 +148,7 @@ mod tests {
             (&[], &["00000000000000000005"]),
             (&[], &["5."]),
             (&[], &["\u{665}"]),
-            // Row 4.
+            // Case: bad-coding
             (&["xchunked"], &[]),
             (&["identity"], &[]),
             (&["gzip"], &[]),
@@ -169,7 +167,7 @@ mod tests {
             (&["identity"], &["5"]),
             (&["chunked;a=b"], &["5"]),
             (&[""], &["5"]),
-            // Row 6.
+            // Case: two-codings
             (&["chunked", "identity"], &[]),
             (&["identity", "chunked"], &[]),
             (&["chunked", "chunked"], &[]),
@@ -178,7 +176,8 @@ mod tests {
         for (codings, lengths) in cases {
             let headers = headers(codings, lengths);
             assert_eq!(request(&headers, Version::HTTP_11), Err(Rejection::Framing), "{codings:?} {lengths:?}");
-            // Row 35, with or without a body.
+            // Case: bad-response
+            // The response may have a body or not.
             for (status, method) in [(200, Method::GET), (200, Method::HEAD), (304, Method::GET)] {
                 let response = response(&headers, Version::HTTP_11, status, &method);
                 assert_eq!(response, Err(BadFraming), "{codings:?} {lengths:?}");
@@ -187,7 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn row_7_codings_are_of_http_1_1() {
+    fn transfer_encoding_is_rejected_in_http_1_0() {
+        // Case: te-http10
         let chunked = headers(&["chunked"], &[]);
         assert_eq!(request(&chunked, Version::HTTP_10), Err(Rejection::Framing));
         assert_eq!(response(&chunked, Version::HTTP_10, 200, &Method::GET), Err(BadFraming));
@@ -198,13 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn row_8_an_underscore_makes_another_field() {
-        let headers = Headers::of([("Transfer_Encoding", "chunked"), ("Content-Length", "5")]);
+    fn transfer_encoding_with_an_underscore_does_not_frame_a_message() {
+        // Case: te-underscore
+        let headers = Headers::from_pairs([("Transfer_Encoding", "chunked"), ("Content-Length", "5")]);
         assert_eq!(request(&headers, Version::HTTP_11), Ok(Length(5)));
     }
 
     #[test]
-    fn some_answers_have_no_body_whatever_they_say_of_it() {
+    fn some_responses_have_no_body_whatever_their_headers_declare() {
         let cases = [
             (200, Method::HEAD, None),
             (404, Method::HEAD, None),

@@ -1,202 +1,197 @@
-//! The headers of a head, as places in its text.
+//! The headers of a message, stored as spans of its text. Pure.
 
 use std::ops::Range;
 
 use crate::http1::name::{HeaderName, HeaderSet};
 
-/// The header headers of a message.
 #[derive(Debug, Clone, Default)]
 pub struct Headers {
-    /// The head as received, then what was added.
+    /// The head as received, followed by the lines that were added.
     pub(super) text: Vec<u8>,
     pub(super) list: Vec<Header>,
-    /// Which names are in the list, by [`HeaderName::bit`]; some may be gone.
+    /// The names in the list, by [`HeaderName::bit`]; may include names that were removed since.
     pub(super) seen: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
-    pub(super) known: HeaderName,
-    /// Its line in the text is as it is to be written.
-    pub(super) exact: bool,
+    pub(super) id: HeaderName,
+    /// Whether its line in the text can be written as it is.
+    pub(super) verbatim: bool,
     pub(super) name: TextSpan,
     pub(super) value: TextSpan,
 }
 
-/// A place in a head's text.
+/// A range of the text, in half the size of a `Range<usize>`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TextSpan {
-    pub(super) begin: u32,
+    pub(super) start: u32,
     pub(super) end: u32,
 }
 
 impl TextSpan {
     pub(super) fn range(self) -> Range<usize> {
-        self.begin as usize..self.end as usize
+        self.start as usize..self.end as usize
     }
 
-    fn moved(self, by: u32) -> Self {
-        Self { begin: self.begin + by, end: self.end + by }
+    fn shifted(self, by: u32) -> Self {
+        Self { start: self.start + by, end: self.end + by }
     }
 }
 
 impl Headers {
-    /// Without any.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many there are.
+    /// Builds headers with these names and values, as if they had been received.
+    #[must_use]
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut headers = Self::new();
+        for (name, value) in pairs {
+            headers.push_line(HeaderName::from_bytes(name.as_bytes()), name.as_bytes(), value.as_bytes());
+        }
+        headers
+    }
+
+    /// The number of headers, counting each line.
     #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Whether there is one of this name.
     #[inline]
     #[must_use]
     pub fn has(&self, name: HeaderName) -> bool {
         self.get(name).is_some()
     }
 
-    /// Whether there may be one of these names.
+    /// Whether any of these headers may be present: a cheap check that can be true for headers that were
+    /// removed by [`Headers::retain`].
     #[inline]
     #[must_use]
-    pub fn has_any(&self, names: HeaderSet) -> bool {
-        names.has_any(self.seen)
+    pub fn may_have_any(&self, names: HeaderSet) -> bool {
+        names.contains_any(self.seen)
     }
 
-    /// The value of the first of this name, without white space around it.
+    /// The first value of a header, without the white space around it.
     #[inline]
     #[must_use]
     pub fn get(&self, name: HeaderName) -> Option<&[u8]> {
         self.all(name).next()
     }
 
-    /// The values of all of this name, in order.
+    /// All values of a header, in order.
     #[inline]
     pub fn all(&self, name: HeaderName) -> impl DoubleEndedIterator<Item = &[u8]> {
-        // Most names that are looked for are not there, which costs no look at the list.
+        // Most headers that are looked up are absent; then the list is not scanned.
         let list = if self.seen & name.bit() == 0 { &[] } else { &self.list[..] };
-        list.iter().filter(move |field| field.known == name).map(|field| &self.text[field.value.range()])
+        list.iter().filter(move |header| header.id == name).map(|header| &self.text[header.value.range()])
     }
 
-    /// All, as (what is known of the name, name, value), in order.
+    /// All headers in order, each as its identified name, its name as received, and its value.
     pub fn iter(&self) -> impl Iterator<Item = (HeaderName, &[u8], &[u8])> {
-        self.list.iter().map(|field| (field.known, &self.text[field.name.range()], &self.text[field.value.range()]))
+        self.list.iter().map(|header| (header.id, &self.text[header.name.range()], &self.text[header.value.range()]))
     }
 
-    /// Takes out all of this name.
     pub fn remove(&mut self, name: HeaderName) {
         if self.seen & name.bit() != 0 {
-            self.list.retain(|field| field.known != name);
+            self.list.retain(|header| header.id != name);
             self.seen &= !name.bit();
         }
     }
 
-    /// Takes out all of these names.
     #[inline]
     pub fn remove_all(&mut self, names: HeaderSet) {
-        if self.has_any(names) {
-            self.list.retain(|field| !names.has(field.known));
+        if self.may_have_any(names) {
+            self.list.retain(|header| !names.contains(header.id));
             self.seen &= !names.bits();
         }
     }
 
-    /// Takes out those for which `keep` (of what is known of the name, and the name) says no.
+    /// Removes the headers for which `keep`, given the identified name and the name as received, is false.
     pub fn retain(&mut self, keep: impl Fn(HeaderName, &[u8]) -> bool) {
         let text = &self.text;
-        self.list.retain(|field| keep(field.known, &text[field.name.range()]));
+        self.list.retain(|header| keep(header.id, &text[header.name.range()]));
     }
 
-    /// Adds one behind all others.
+    /// Appends a header, even if there is one of this name.
     pub fn add(&mut self, name: HeaderName, value: &[u8]) {
-        self.put(name, name.text().as_bytes(), value);
+        self.push_line(name, name.text().as_bytes(), value);
     }
 
-    /// Adds one of any name behind all others.
+    /// Appends a header with any name.
     pub fn add_named(&mut self, name: &str, value: &[u8]) {
-        self.put(HeaderName::of(name.as_bytes()), name.as_bytes(), value);
+        self.push_line(HeaderName::from_bytes(name.as_bytes()), name.as_bytes(), value);
     }
 
-    /// Adds all of these behind all others.
+    /// Appends all of these headers.
     pub fn append(&mut self, others: &Self) {
-        let by = position(self.text.len());
+        let by = offset(self.text.len());
         self.text.extend_from_slice(&others.text);
-        self.list.extend(others.list.iter().map(|field| Header {
-            name: field.name.moved(by),
-            value: field.value.moved(by),
-            ..*field
+        self.list.extend(others.list.iter().map(|header| Header {
+            name: header.name.shifted(by),
+            value: header.value.shifted(by),
+            ..*header
         }));
         self.seen |= others.seen;
     }
 
-    /// Gives back the memory that nothing is in.
+    /// Frees unused capacity.
     pub fn shrink(&mut self) {
         self.text.shrink_to_fit();
         self.list.shrink_to_fit();
     }
 
-    /// Adds one in place of all of this name.
+    /// Replaces all headers of this name with one.
     pub fn set(&mut self, name: HeaderName, value: &[u8]) {
         self.remove(name);
         self.add(name, value);
     }
 
-    /// Writes them as they go over the wire, without the empty line at the end.
+    /// Writes the header lines as on the wire, without the empty line that ends a head.
     pub fn write(&self, out: &mut Vec<u8>) {
-        // Lines that stand in the text as they are to be written, one behind the other, are one piece.
+        // Verbatim lines that are adjacent in the text are copied in one piece.
         let mut piece = 0..0;
-        for field in &self.list {
-            if !field.exact || field.name.begin as usize != piece.end {
+        for header in &self.list {
+            if !header.verbatim || header.name.start as usize != piece.end {
                 out.extend_from_slice(&self.text[piece]);
-                piece = field.name.begin as usize..field.name.begin as usize;
+                piece = header.name.start as usize..header.name.start as usize;
             }
-            if field.exact {
-                piece.end = field.value.end as usize + END.len();
+            if header.verbatim {
+                piece.end = header.value.end as usize + LINE_END.len();
             } else {
-                out.extend_from_slice(&self.text[field.name.range()]);
-                out.extend_from_slice(COLON);
-                out.extend_from_slice(&self.text[field.value.range()]);
-                out.extend_from_slice(END);
+                out.extend_from_slice(&self.text[header.name.range()]);
+                out.extend_from_slice(SEPARATOR);
+                out.extend_from_slice(&self.text[header.value.range()]);
+                out.extend_from_slice(LINE_END);
             }
         }
         out.extend_from_slice(&self.text[piece]);
     }
 
-    /// Headers of these names and values, as if they had been received.
-    #[must_use]
-    pub fn of<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let mut all = Self::new();
-        for (name, value) in headers {
-            all.put(HeaderName::of(name.as_bytes()), name.as_bytes(), value.as_bytes());
-        }
-        all
-    }
-
-    /// Puts a line behind the text.
-    fn put(&mut self, known: HeaderName, name: &[u8], value: &[u8]) {
+    /// Appends a header line to the text.
+    fn push_line(&mut self, id: HeaderName, name: &[u8], value: &[u8]) {
         let text = &mut self.text;
-        let begin = text.len();
-        text.reserve(name.len() + COLON.len() + value.len() + END.len());
+        let start = text.len();
+        text.reserve(name.len() + SEPARATOR.len() + value.len() + LINE_END.len());
         text.extend_from_slice(name);
-        text.extend_from_slice(COLON);
-        let middle = text.len();
+        text.extend_from_slice(SEPARATOR);
+        let value_start = text.len();
         text.extend_from_slice(value);
-        let (name, value) = (span(begin..begin + name.len()), span(middle..text.len()));
-        text.extend_from_slice(END);
-        self.list.push(Header { known, exact: true, name, value });
-        self.seen |= known.bit();
+        let (name, value) = (span(start..start + name.len()), span(value_start..text.len()));
+        text.extend_from_slice(LINE_END);
+        self.list.push(Header { id, verbatim: true, name, value });
+        self.seen |= id.bit();
     }
 
-    /// Empties it, and keeps the memory.
+    /// Removes all headers but keeps the memory.
     pub(super) fn clear(&mut self) {
         self.text.clear();
         self.list.clear();
@@ -204,15 +199,15 @@ impl Headers {
     }
 }
 
-/// What we put between name and value, and behind it.
-pub(super) const COLON: &[u8] = b": ";
-pub(super) const END: &[u8] = b"\r\n";
+/// Written between a header's name and its value.
+pub(super) const SEPARATOR: &[u8] = b": ";
+pub(super) const LINE_END: &[u8] = b"\r\n";
 
 pub(super) fn span(range: Range<usize>) -> TextSpan {
-    TextSpan { begin: position(range.start), end: position(range.end) }
+    TextSpan { start: offset(range.start), end: offset(range.end) }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "heads are far smaller than 4 GiB: their size is limited")]
-fn position(place: usize) -> u32 {
-    place as u32
+#[allow(clippy::cast_possible_truncation, reason = "the size of a head is limited to far less than 4 GiB")]
+fn offset(position: usize) -> u32 {
+    position as u32
 }

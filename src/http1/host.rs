@@ -1,4 +1,4 @@
-//! The host of a request, as routes know it: checked, in lower case, without port or trailing dot. Pure.
+//! The host of a request as routes compare it: validated, in lower case, without port or trailing dot. Pure.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -8,11 +8,11 @@ use crate::http1::rejection::Rejection;
 /// The longest name, in bytes, with its trailing dot (RFC 1035, section 2.3.4, as text).
 const MAX_NAME: usize = 254;
 
-/// The host in an authority without user information: `host` or `host:port`, where the host is a
-/// name, an IPv4 address, or an IPv6 address in brackets.
+/// Returns the normalised host of an authority, which is `host` or `host:port`. The host is a name, an
+/// IPv4 address, or an IPv6 address in brackets. User information is not accepted.
 ///
-/// HeaderSet are held to letters, digits, `-`, `.`, `_` and `~`. RFC 3986 lets a name have more, but
-/// no name that is looked up does, and a `,` or `;` reads differently in a forwarding field.
+/// A name may contain letters, digits, `-`, `.`, `_` and `~`. RFC 3986 allows more, but no name in DNS
+/// needs it, and a `,` or `;` would be a delimiter in the forwarding headers.
 ///
 /// # Errors
 /// [`Rejection::BadHost`].
@@ -31,25 +31,25 @@ fn name(authority: &str) -> Option<Cow<'_, str>> {
         return None;
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let mut upper = false;
-    let mut before = b'.';
+    let mut has_upper_case = false;
+    let mut previous = b'.';
     for byte in name.bytes() {
         match byte {
-            b'A'..=b'Z' => upper = true,
+            b'A'..=b'Z' => has_upper_case = true,
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {}
-            b'.' if before != b'.' => {}
+            b'.' if previous != b'.' => {}
             _ => return None,
         }
-        before = byte;
+        previous = byte;
     }
-    // Also where the name is empty: no label may be.
-    if before == b'.' {
+    // An empty label at the end, or an empty name.
+    if previous == b'.' {
         return None;
     }
-    Some(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
+    Some(if has_upper_case { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
-/// The one text of the address (RFC 5952), so that `[::1]` and `[0:0::1]` take the same route.
+/// Returns the canonical text of the address (RFC 5952), so that `[::1]` and `[0:0::1]` match the same routes.
 fn ipv6(rest: &str) -> Option<Cow<'_, str>> {
     let (address, port) = rest.split_once(']')?;
     let port = match port.strip_prefix(':') {
@@ -61,7 +61,7 @@ fn ipv6(rest: &str) -> Option<Cow<'_, str>> {
     is_port(port).then(|| Cow::Owned(format!("[{address}]")))
 }
 
-/// Digits up to 65535, or nothing (RFC 3986, section 3.2.3).
+/// Whether `port` is empty or a number up to 65535 (RFC 3986, section 3.2.3).
 fn is_port(port: &str) -> bool {
     port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
@@ -71,13 +71,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_known_by_one_text() {
+    fn hosts_are_normalised() {
         let cases = [
             ("a", "a"),
             ("a:80", "a"),
             ("a:", "a"),
             ("a:65535", "a"),
-            // Row 20.
+            // Case: host-case
             ("API.Example.COM.", "api.example.com"),
             ("api.example.com.:8080", "api.example.com"),
             ("my_app-1.x", "my_app-1.x"),
@@ -89,14 +89,14 @@ mod tests {
         for (authority, host) in cases {
             assert_eq!(normalise(authority).as_deref(), Ok(host), "{authority}");
         }
-        assert!(matches!(normalise("example.com:80"), Ok(Cow::Borrowed(_))), "nothing to change, nothing copied");
+        assert!(matches!(normalise("example.com:80"), Ok(Cow::Borrowed(_))), "a normalised host is not copied");
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn invalid_hosts_are_rejected() {
         let long = "a".repeat(255);
         let cases = [
-            // Row 19.
+            // Case: bad-host
             "",
             "a/b",
             "u@a",
@@ -105,7 +105,6 @@ mod tests {
             "a:b",
             "[::1",
             "a b",
-            // And their kin.
             "a,b",
             "a:65536",
             "a:+80",
@@ -141,19 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn random_hosts_are_refused_or_normal() {
+    fn random_hosts_are_rejected_or_normalised_for_good() {
         const PIECES: [&str; 16] =
             ["a", "B", "9", "-", "_", ".", "..", ":", "80", "[", "]", "::1", "@", "%2e", " ", "\u{e9}"];
         let mut rng = fastrand::Rng::with_seed(19);
-        let mut normal = 0;
+        let mut accepted = 0;
         for _ in 0..10_000 {
             let authority: String = (0..rng.usize(..6)).filter_map(|_| rng.choice(PIECES)).collect();
             let Ok(host) = normalise(&authority) else { continue };
-            normal += 1;
+            accepted += 1;
             assert_eq!(normalise(&host).as_deref(), Ok(&*host), "{authority}");
             assert!(!host.is_empty() && !host.ends_with('.'), "{authority}");
             assert_eq!(host, host.to_lowercase(), "{authority}");
         }
-        assert!(normal > 500, "only {normal} were hosts");
+        assert!(accepted > 500, "only {accepted} were accepted");
     }
 }

@@ -1,84 +1,52 @@
-//! HeaderSet of header headers that mean something to a proxy, told apart once. All others are just passed on.
+//! The names of the headers that a proxy acts on, identified once per header. Pure.
 
-/// A field's name, as far as it matters here.
+/// A header's name, identified in any case. Headers that only need forwarding are [`HeaderName::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HeaderName {
-    /// Any that is not below.
+    /// Any name that is not listed below.
     Other,
-    /// A name with an underscore, whose dashed form stands below: some servers take one for the other.
+    /// A name that is listed below, but with `_` in place of `-`. Many servers treat the two alike (CGI
+    /// maps both to one variable), so a client could pass such a header off as one of ours.
     Disguised,
-    /// `X-Forwarded-` and anything that is not below.
+    /// `X-Forwarded-` followed by anything that is not listed below.
     ForwardedOther,
-    /// `b3`
     B3,
-    /// `Connection`
     Connection,
-    /// `Content-Length`
     ContentLength,
-    /// `Content-Type`
     ContentType,
-    /// `Cookie`
     Cookie,
-    /// `Date`
     Date,
-    /// `Expect`
     Expect,
-    /// `Forwarded`
     Forwarded,
-    /// `Host`
     Host,
-    /// `HTTP2-Settings`
     Http2Settings,
-    /// `Keep-Alive`
     KeepAlive,
-    /// `Proxy-Authenticate`
     ProxyAuthenticate,
-    /// `Proxy-Authentication-Info`
     ProxyAuthenticationInfo,
-    /// `Proxy-Authorization`
     ProxyAuthorization,
-    /// `Proxy-Connection`
     ProxyConnection,
-    /// `Set-Cookie`
     SetCookie,
-    /// `TE`
     Te,
-    /// `traceparent`
     Traceparent,
-    /// `tracestate`
     Tracestate,
-    /// `Trailer`
     Trailer,
-    /// `Transfer-Encoding`
     TransferEncoding,
-    /// `Upgrade`
     Upgrade,
-    /// `Via`
     Via,
-    /// `X-B3-Flags`
     B3Flags,
-    /// `X-B3-ParentSpanId`
     B3ParentSpanId,
-    /// `X-B3-Sampled`
     B3Sampled,
-    /// `X-B3-SpanId`
     B3SpanId,
-    /// `X-B3-TraceId`
     B3TraceId,
-    /// `X-Forwarded-For`
     ForwardedFor,
-    /// `X-Forwarded-Host`
     ForwardedHost,
-    /// `X-Forwarded-Proto`
     ForwardedProto,
-    /// `X-Real-IP`
     RealIp,
-    /// `X-Request-Id`
     RequestId,
 }
 
-/// As we write them; the place in this list is the name's number.
+/// The names as written, in the order of the variants.
 const TEXTS: [&str; 36] = [
     "",
     "",
@@ -119,14 +87,14 @@ const TEXTS: [&str; 36] = [
 ];
 
 impl HeaderName {
-    /// What `text` is the name of, in whatever case.
+    /// Identifies a name as received.
     #[inline]
     #[must_use]
-    pub fn of(text: &[u8]) -> Self {
+    pub fn from_bytes(text: &[u8]) -> Self {
         use HeaderName::*;
-        let small = |at: usize| text.get(at).map_or(0, |byte: &u8| byte | 0x20);
-        // By length and first letter, which leaves one to compare with; of a family, by one letter more.
-        let known = match (text.len(), small(0)) {
+        let lower = |at: usize| text.get(at).map_or(0, |byte: &u8| byte | 0x20);
+        // Length and first letter, sometimes one letter more, leave a single name to compare with.
+        let candidate = match (text.len(), lower(0)) {
             (2, b'b') => B3,
             (2, b't') => Te,
             (3, b'v') => Via,
@@ -146,8 +114,8 @@ impl HeaderName {
             (11, b't') => Traceparent,
             (11, b'x') => B3SpanId,
             (12, b'c') => ContentType,
-            (12, b'x') if small(2) == b'r' => RequestId,
-            (12, b'x') if small(5) == b't' => B3TraceId,
+            (12, b'x') if lower(2) == b'r' => RequestId,
+            (12, b'x') if lower(5) == b't' => B3TraceId,
             (12, b'x') => B3Sampled,
             (14, b'c') => ContentLength,
             (14, b'h') => Http2Settings,
@@ -155,51 +123,50 @@ impl HeaderName {
             (16, b'p') => ProxyConnection,
             (16, b'x') => ForwardedHost,
             (17, b't') => TransferEncoding,
-            (17, b'x') if small(2) == b'f' => ForwardedProto,
+            (17, b'x') if lower(2) == b'f' => ForwardedProto,
             (17, b'x') => B3ParentSpanId,
             (18, b'p') => ProxyAuthenticate,
             (19, b'p') => ProxyAuthorization,
             (25, b'p') => ProxyAuthenticationInfo,
-            _ => return Self::unusual(text),
+            _ => return Self::from_unlisted(text),
         };
-        let name = known.text().as_bytes();
-        // Most write it as we do, which is found faster.
-        if name == text || name.eq_ignore_ascii_case(text) { known } else { Self::unusual(text) }
+        let name = candidate.text().as_bytes();
+        // The exact comparison is faster, and most senders use the usual case.
+        if name == text || name.eq_ignore_ascii_case(text) { candidate } else { Self::from_unlisted(text) }
     }
 
-    /// What is no known name: it may look like one.
-    fn unusual(text: &[u8]) -> Self {
+    /// Identifies a name that is not listed, but may be disguised as one that is.
+    fn from_unlisted(text: &[u8]) -> Self {
         const FAMILY: &[u8] = b"x-forwarded-";
         if text.contains(&b'_') {
             let dashed: Vec<u8> = text.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
-            return if Self::of(&dashed) == Self::Other { Self::Other } else { Self::Disguised };
+            return if Self::from_bytes(&dashed) == Self::Other { Self::Other } else { Self::Disguised };
         }
         match text.get(..FAMILY.len()) {
-            Some(begin) if begin.eq_ignore_ascii_case(FAMILY) => Self::ForwardedOther,
+            Some(prefix) if prefix.eq_ignore_ascii_case(FAMILY) => Self::ForwardedOther,
             _ => Self::Other,
         }
     }
 
-    /// As we write it; empty for those that stand for many.
+    /// The name as written; empty for the variants that cover many names.
     #[inline]
     #[must_use]
     pub fn text(self) -> &'static str {
         TEXTS[self as usize]
     }
 
-    /// Its bit in a set of names.
+    /// The bit that represents the name in a set.
     #[inline]
     pub(super) const fn bit(self) -> u64 {
         1 << self as u8
     }
 }
 
-/// A set of names.
+/// A set of header names, as bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeaderSet(u64);
 
 impl HeaderSet {
-    /// A set of these.
     #[must_use]
     pub const fn new(names: &[HeaderName]) -> Self {
         let (mut bits, mut at) = (0, 0);
@@ -210,20 +177,19 @@ impl HeaderSet {
         Self(bits)
     }
 
-    /// With one more.
+    /// Returns the set with one more name.
     #[must_use]
-    pub const fn and(self, name: HeaderName) -> Self {
+    pub const fn with(self, name: HeaderName) -> Self {
         Self(self.0 | name.bit())
     }
 
-    /// Whether it has the name.
     #[inline]
     #[must_use]
-    pub const fn has(self, name: HeaderName) -> bool {
+    pub const fn contains(self, name: HeaderName) -> bool {
         self.0 & name.bit() != 0
     }
 
-    pub(super) const fn has_any(self, bits: u64) -> bool {
+    pub(super) const fn contains_any(self, bits: u64) -> bool {
         self.0 & bits != 0
     }
 
@@ -237,12 +203,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_found_in_any_case() {
-        let named: Vec<&str> = TEXTS.into_iter().filter(|text| !text.is_empty()).collect();
-        assert_eq!(named.len(), 33);
-        for text in named {
+    fn every_name_is_identified_in_any_case() {
+        let names: Vec<&str> = TEXTS.into_iter().filter(|text| !text.is_empty()).collect();
+        assert_eq!(names.len(), 33);
+        for text in names {
             for text in [text.to_owned(), text.to_lowercase(), text.to_uppercase()] {
-                let name = HeaderName::of(text.as_bytes());
+                let name = HeaderName::from_bytes(text.as_bytes());
                 assert!(name.text().eq_ignore_ascii_case(&text), "{text} is {name:?}");
             }
         }
@@ -252,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_name_is_told_apart() {
+    fn similar_names_are_distinguished() {
         let cases = [
             ("", HeaderName::Other),
             ("Accept", HeaderName::Other),
@@ -265,7 +231,7 @@ mod tests {
             ("X-Forwarded-", HeaderName::ForwardedOther),
         ];
         for (text, name) in cases {
-            assert_eq!(HeaderName::of(text.as_bytes()), name, "{text}");
+            assert_eq!(HeaderName::from_bytes(text.as_bytes()), name, "{text}");
         }
     }
 }

@@ -1,29 +1,29 @@
-//! One text for each path (RFC 3986, section 6.2.2), so that a route sees what its server will see. Pure.
+//! Path normalisation (RFC 3986, section 6.2.2), so that routes are matched on the path that the server will see. Pure.
 
 use std::borrow::Cow;
 
 use crate::http1::rejection::Rejection;
 
-/// The path with its unreserved characters decoded and its dot segments removed; borrowed where it
-/// is that already.
+/// Decodes escapes of unreserved characters and removes dot segments. A path that needs neither is
+/// borrowed.
 ///
-/// Everything else keeps its bytes: an escaped `/` is no `/`, an empty segment is a segment, and
-/// escapes keep the case of their digits, because a server may have signed the path as it was.
+/// All other bytes stay as they are: an escaped `/` is not a `/`, an empty segment is a segment, and
+/// escapes keep the case of their digits, because the path may be covered by a signature.
 ///
 /// # Errors
-/// [`Rejection::TargetForm`] unless it begins with `/`, [`Rejection::TargetBytes`], [`Rejection::BadEscape`],
-/// [`Rejection::BadText`], and [`Rejection::AboveRoot`], where RFC 3986 would stop at the root: who asks
-/// for that looks for a server that does not.
+/// [`Rejection::TargetForm`] unless the path starts with `/`, [`Rejection::TargetBytes`],
+/// [`Rejection::BadEscape`], [`Rejection::BadText`], and [`Rejection::AboveRoot`]: RFC 3986 would stop at
+/// the root, but such a path is an attempt to find a server that does not.
 pub fn normalise(path: &str) -> Result<Cow<'_, str>, Rejection> {
     if !path.starts_with('/') {
         return Err(Rejection::TargetForm);
     }
-    let found = inspect(path.as_bytes())?;
-    let decoded = if found.unreserved { Cow::Owned(decode_unreserved(path)) } else { Cow::Borrowed(path) };
-    if found.dots || found.unreserved { remove_dot_segments(&decoded).map(Cow::Owned) } else { Ok(decoded) }
+    let changes = inspect(path.as_bytes())?;
+    let decoded = if changes.unreserved { Cow::Owned(decode_unreserved(path)) } else { Cow::Borrowed(path) };
+    if changes.dots || changes.unreserved { remove_dot_segments(&decoded).map(Cow::Owned) } else { Ok(decoded) }
 }
 
-/// Whether a query may be forwarded, which is then done byte by byte.
+/// Checks that a query may be forwarded. It is never normalised.
 ///
 /// # Errors
 /// [`Rejection::TargetBytes`].
@@ -31,27 +31,27 @@ pub fn check_query(query: &str) -> Result<(), Rejection> {
     if query.bytes().all(is_target_byte) { Ok(()) } else { Err(Rejection::TargetBytes) }
 }
 
-/// What a path has that must be changed.
+/// The changes that a path needs.
 #[derive(Default)]
-struct Found {
-    /// Escapes of unreserved characters.
+struct PathChanges {
+    /// There are escapes of unreserved characters.
     unreserved: bool,
-    /// Dot segments, not counting those that are escaped.
+    /// There are dot segments, not counting escaped ones.
     dots: bool,
 }
 
-fn inspect(mut rest: &[u8]) -> Result<Found, Rejection> {
-    let mut found = Found::default();
+fn inspect(mut rest: &[u8]) -> Result<PathChanges, Rejection> {
+    let mut changes = PathChanges::default();
     loop {
         rest = match rest {
-            [] => return Ok(found),
+            [] => return Ok(changes),
             [b'%', ..] => {
-                let (first, after) = escape(rest).ok_or(Rejection::BadEscape)?;
-                found.unreserved |= is_unreserved(first);
-                rest_of_character(first, after)?
+                let (first, after) = decode_escape(rest).ok_or(Rejection::BadEscape)?;
+                changes.unreserved |= is_unreserved(first);
+                skip_character(first, after)?
             }
             [b'/', after @ ..] => {
-                found.dots |= begins_with_dot_segment(after);
+                changes.dots |= starts_with_dot_segment(after);
                 after
             }
             [byte, after @ ..] if is_target_byte(*byte) && *byte != b'?' => after,
@@ -60,15 +60,15 @@ fn inspect(mut rest: &[u8]) -> Result<Found, Rejection> {
     }
 }
 
-/// The byte that the escape at the beginning stands for, and what follows the escape.
-fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
+/// Returns the byte that the escape at the start of `text` encodes, and the text after the escape.
+fn decode_escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'%', high, low, after @ ..] = text else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some((digit(*high)? << 4 | digit(*low)?, after))
 }
 
-/// What follows the whole character, whose first byte was escaped and so must be its others.
-fn rest_of_character(first: u8, mut after: &[u8]) -> Result<&[u8], Rejection> {
+/// Returns the text after a UTF-8 character whose first byte was escaped; its other bytes must be, too.
+fn skip_character(first: u8, mut after: &[u8]) -> Result<&[u8], Rejection> {
     let length = match first {
         0 => return Err(Rejection::BadEscape),
         0x01..=0x7f => return Ok(after),
@@ -79,24 +79,24 @@ fn rest_of_character(first: u8, mut after: &[u8]) -> Result<&[u8], Rejection> {
     };
     let mut character = [first, 0, 0, 0];
     for byte in &mut character[1..length] {
-        (*byte, after) = escape(after).ok_or(Rejection::BadText)?;
+        (*byte, after) = decode_escape(after).ok_or(Rejection::BadText)?;
     }
-    // Refuses what is longer than it has to be, and surrogates.
+    // Rejects overlong encodings and surrogates.
     std::str::from_utf8(&character[..length]).map(|_| after).map_err(|_| Rejection::BadText)
 }
 
-fn begins_with_dot_segment(rest: &[u8]) -> bool {
+fn starts_with_dot_segment(rest: &[u8]) -> bool {
     matches!(rest, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
 }
 
-/// Of a path that [`inspect`] has passed.
+/// Decodes escapes of unreserved characters in a path that [`inspect`] has accepted.
 fn decode_unreserved(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
         let (before, from) = rest.split_at(at);
         decoded.push_str(before);
-        match escape(from.as_bytes()) {
+        match decode_escape(from.as_bytes()) {
             Some((byte, _)) if is_unreserved(byte) => decoded.push(char::from(byte)),
             _ => decoded.push_str(from.get(..3).unwrap_or(from)),
         }
@@ -106,34 +106,34 @@ fn decode_unreserved(path: &str) -> String {
     decoded
 }
 
-/// RFC 3986, section 5.2.4, for a path that begins with `/`, but never above the root.
+/// Implements RFC 3986, section 5.2.4, for a path that starts with `/`, but rejects paths above the root.
 fn remove_dot_segments(path: &str) -> Result<String, Rejection> {
-    let mut kept = String::with_capacity(path.len());
+    let mut result = String::with_capacity(path.len());
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         match segment {
             "." => {}
-            ".." => kept.truncate(kept.rfind('/').ok_or(Rejection::AboveRoot)?),
+            ".." => result.truncate(result.rfind('/').ok_or(Rejection::AboveRoot)?),
             _ => {
-                kept.push('/');
-                kept.push_str(segment);
+                result.push('/');
+                result.push_str(segment);
                 continue;
             }
         }
-        // What the dots named is a directory.
+        // Dots at the end name a directory.
         if segments.peek().is_none() {
-            kept.push('/');
+            result.push('/');
         }
     }
-    Ok(kept)
+    Ok(result)
 }
 
-/// RFC 3986, section 2.3.
+/// An unreserved character (RFC 3986, section 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Visible ASCII but `#`. RFC 3986 has fewer; browsers send the rest (`|`, `"`, `{`) unescaped.
+/// Visible ASCII except `#`. RFC 3986 allows less, but browsers send `|`, `"` and `{` unescaped.
 fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }
@@ -143,9 +143,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_known_by_one_text() {
+    fn paths_are_normalised() {
         let cases = [
-            // Row 21.
+            // Case: path-normal-form
             ("/a/../admin", "/admin"),
             ("/a/%2e%2e/admin", "/admin"),
             ("/a/%2E./admin", "/admin"),
@@ -161,7 +161,7 @@ mod tests {
             ("/a/b/..", "/a/"),
             ("/a/b/../", "/a/"),
             ("/./a", "/a"),
-            // An empty segment is one.
+            // An empty segment is a segment.
             ("/a//../b", "/a/b"),
             ("//..", "/"),
             ("/.//admin", "//admin"),
@@ -172,11 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_normal_is_not_copied() {
+    fn a_normalised_path_is_not_copied() {
         let cases = [
             "/",
             "/a/b/",
-            // Row 21: what has an escape of a reserved character, or an empty segment, is no other path.
+            // Case: path-normal-form
+            // An escape of a reserved character or an empty segment makes a different path.
             "/..%2fadmin",
             "/..%2Fadmin",
             "//admin",
@@ -199,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_should_see_is_refused() {
+    fn unsafe_paths_are_rejected() {
         use Rejection::{AboveRoot, BadEscape, BadText, TargetBytes, TargetForm};
         let cases = [
-            // Row 21.
+            // Case: path-normal-form
             ("/%00", BadEscape),
             ("/a%00.png", BadEscape),
             ("/%c0%af", BadText),
@@ -211,7 +212,7 @@ mod tests {
             ("/a/../../admin", AboveRoot),
             ("/%2e%2e/admin", AboveRoot),
             ("/./..", AboveRoot),
-            // UTF-8 cut short, longer than it has to be, of surrogates, beyond the last character.
+            // UTF-8 that is truncated, overlong, a surrogate, or beyond the last character.
             ("/%e2%82", BadText),
             ("/%e2%82x", BadText),
             ("/%e9", BadText),
@@ -225,7 +226,7 @@ mod tests {
             ("/%zz", BadEscape),
             ("/%+1", BadEscape),
             ("/a%%61", BadEscape),
-            // Row 16.
+            // Case: bad-target
             ("/a#b", TargetBytes),
             ("/\u{e9}", TargetBytes),
             ("/a b", TargetBytes),
@@ -236,13 +237,13 @@ mod tests {
             ("*", TargetForm),
             ("a/b", TargetForm),
         ];
-        for (path, refusal) in cases {
-            assert_eq!(normalise(path), Err(refusal), "{path}");
+        for (path, rejection) in cases {
+            assert_eq!(normalise(path), Err(rejection), "{path}");
         }
     }
 
     #[test]
-    fn queries_are_visible_ascii_and_the_rest_is_the_servers_matter() {
+    fn queries_are_only_checked_for_visible_ascii() {
         for query in ["", "a=b&c=%00&d=%c0%af&e=../..", "a=[1]|\"{}?/"] {
             assert_eq!(check_query(query), Ok(()), "{query}");
         }
@@ -252,23 +253,23 @@ mod tests {
     }
 
     #[test]
-    fn random_paths_are_refused_or_normal_for_good() {
+    fn random_paths_are_rejected_or_normalised_for_good() {
         const PIECES: [&str; 22] = [
             "/", "/", "/", ".", "..", "a", "%2e", "%2E", "%2f", "%61", "%25", "%00", "%c3%bc", "%c0", "%", "2e", "%5",
             ";", "\\", "#", "\u{e9}", "~",
         ];
         let mut rng = fastrand::Rng::with_seed(21);
-        let (mut normal, mut changed) = (0, 0);
+        let (mut accepted, mut changed) = (0, 0);
         for _ in 0..10_000 {
             let mut path = "/".to_owned();
             path.extend((0..rng.usize(..9)).filter_map(|_| rng.choice(PIECES)));
             let Ok(once) = normalise(&path) else { continue };
-            normal += 1;
+            accepted += 1;
             changed += usize::from(*once != path);
             assert!(once.starts_with('/'), "{path} became {once}");
             assert!(once.split('/').all(|segment| segment != "." && segment != ".."), "{path} became {once}");
-            assert!(matches!(normalise(&once), Ok(Cow::Borrowed(_))), "{path} became {once}, and that something else");
+            assert!(matches!(normalise(&once), Ok(Cow::Borrowed(_))), "{path} became {once}, which is not stable");
         }
-        assert!(normal > 1000 && changed > 500, "{normal} were paths, {changed} were changed");
+        assert!(accepted > 1000 && changed > 500, "{accepted} were accepted, {changed} were changed");
     }
 }

@@ -1,49 +1,47 @@
-//! Why a request is turned away before it has a route, by which section of the standard, and what its client is told.
+//! The reasons for rejecting a request before it is routed, each with its RFC section, status and explanation. Pure.
 
 use http::StatusCode;
 
-/// A request that no server may see.
+/// A request that must not reach a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// A `CONNECT` (RFC 9110, section 9.3.6): nothing here is a tunnel to anywhere.
+    /// `CONNECT` (RFC 9110, section 9.3.6): `lb` does not tunnel to addresses that a client chooses.
     Connect,
-    /// A `TRACE` (RFC 9110, section 9.3.8): it would show a client what was added on its way.
+    /// `TRACE` (RFC 9110, section 9.3.8): the response would show the client the headers added on the way.
     Trace,
-    /// Headers that say in two ways, or in none that is plain, where the body ends (RFC 9112, sections 6.1
-    /// and 6.3; RFC 9110, section 8.6).
+    /// Ambiguous or invalid headers about the body's length (RFC 9112, sections 6.1 and 6.3; RFC 9110, section 8.6).
     Framing,
-    /// A target that is none of the forms of RFC 9112, section 3.2, that its method may have.
+    /// A target in none of the forms that RFC 9112, section 3.2, allows for the method.
     TargetForm,
-    /// A target with a fragment (RFC 9112, section 3.2; RFC 3986, section 3.5), or a byte that is not
+    /// A target with a fragment (RFC 9112, section 3.2; RFC 3986, section 3.5), or with a byte that is not
     /// visible ASCII (RFC 3986, section 2).
     TargetBytes,
-    /// An absolute target that is neither `http` nor `https` (RFC 9110, section 4.2).
+    /// An absolute target whose scheme is neither `http` nor `https` (RFC 9110, section 4.2).
     Scheme,
-    /// HTTP/1.1 without a `Host` (RFC 9112, section 3.2).
+    /// HTTP/1.1 without `Host` (RFC 9112, section 3.2).
     NoHost,
     /// More than one `Host` (RFC 9112, section 3.2).
     ManyHosts,
-    /// A `Host`, or the authority of an absolute target, that is no host with perhaps a port (RFC 9110,
-    /// section 7.2; RFC 3986, section 3.2.2), or has user information (RFC 9110, section 4.2.4).
+    /// A `Host`, or the authority of an absolute target, that is not a host with an optional port (RFC 9110,
+    /// section 7.2; RFC 3986, section 3.2.2), or that has user information (RFC 9110, section 4.2.4).
     BadHost,
-    /// An escape in the path that is not `%` and two hexadecimal digits (RFC 3986, section 2.1), or stands
-    /// for NUL (section 7.3).
+    /// An escape in the path that is not `%` and two hexadecimal digits (RFC 3986, section 2.1), or that
+    /// encodes NUL (section 7.3).
     BadEscape,
-    /// Escapes in the path that together are no UTF-8 (RFC 3629, section 3), as longer forms of `/` are not.
+    /// Escapes in the path that do not form UTF-8 (RFC 3629, section 3), such as an overlong `/`.
     BadText,
-    /// A path with more `..` than there are segments before them, of which RFC 3986, section 5.2.4, would
-    /// say nothing.
+    /// A path with a `..` that would lead above the root. RFC 3986, section 5.2.4, would ignore it.
     AboveRoot,
-    /// An `Upgrade` (RFC 9110, section 7.8) on a request with a body, whose end two parties could see in two
-    /// places.
+    /// An `Upgrade` (RFC 9110, section 7.8) on a request with a body: client and server could disagree about
+    /// where the body ends and the new protocol starts.
     UpgradeWithBody,
 }
 
 impl Rejection {
-    /// What an answer of 405 has in its `Allow` field.
+    /// The value of `Allow` in a 405 response.
     pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-    /// The answer's status; with 405 belongs [`Rejection::ALLOW`].
+    /// The status of the response; 405 requires an `Allow` header, see [`Rejection::ALLOW`].
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -52,28 +50,28 @@ impl Rejection {
         }
     }
 
-    /// One sentence for the client.
+    /// The explanation for the client, in one sentence.
     #[must_use]
     pub fn detail(self) -> &'static str {
         match self {
-            Self::Connect => "CONNECT is not offered here.",
-            Self::Trace => "TRACE is not offered here.",
-            Self::Framing => "The headers that say where the body ends contradict each other, or are not valid.",
+            Self::Connect => "CONNECT is not supported.",
+            Self::Trace => "TRACE is not supported.",
+            Self::Framing => "Content-Length and Transfer-Encoding are invalid or contradict each other.",
             Self::TargetForm => "The request target is neither a path nor an absolute URI.",
-            Self::TargetBytes => "The request target contains a character that has to be percent-encoded.",
+            Self::TargetBytes => "The request target contains a character that must be percent-encoded.",
             Self::Scheme => "The scheme of the request target is neither http nor https.",
-            Self::NoHost => "The Host field is missing.",
-            Self::ManyHosts => "There is more than one Host field.",
-            Self::BadHost => "The host is not a name or an IP address, with or without a port.",
+            Self::NoHost => "The Host header is missing.",
+            Self::ManyHosts => "There is more than one Host header.",
+            Self::BadHost => "The host is not a name or an IP address with an optional port.",
             Self::BadEscape => "The path contains a percent sign without two hexadecimal digits, or %00.",
             Self::BadText => "The percent-encoded characters of the path are not UTF-8.",
             Self::AboveRoot => "The path leads above the root.",
-            Self::UpgradeWithBody => "A request with a body cannot ask for an upgrade.",
+            Self::UpgradeWithBody => "A request with a body cannot request an upgrade.",
         }
     }
 
-    /// Whether the connection has to end with the answer: where client and balancer may disagree
-    /// about what the connection's next bytes are. A path is only a bad path.
+    /// Whether the connection must close after the response, because client and balancer may disagree about
+    /// where the next message starts. An invalid path leaves no such doubt.
     #[must_use]
     pub fn closes(self) -> bool {
         !matches!(self, Self::Trace | Self::BadEscape | Self::BadText | Self::AboveRoot)
@@ -85,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tunnels_and_malformed_heads_end_the_connection_and_bad_paths_do_not() {
+    fn tunnels_and_malformed_heads_close_the_connection_and_bad_paths_do_not() {
         let cases = [
             (Rejection::Connect, 405, true),
             (Rejection::Trace, 405, false),
@@ -94,8 +92,8 @@ mod tests {
             (Rejection::UpgradeWithBody, 400, true),
             (Rejection::AboveRoot, 400, false),
         ];
-        for (refusal, status, closes) in cases {
-            assert_eq!((refusal.status().as_u16(), refusal.closes()), (status, closes), "{refusal:?}");
+        for (rejection, status, closes) in cases {
+            assert_eq!((rejection.status().as_u16(), rejection.closes()), (status, closes), "{rejection:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use http::Version;
 
 use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
 use crate::http1::framing::{self, Framing};
-use crate::http1::head::{HeadError, Limits, RequestHead, ResponseHead};
+use crate::http1::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::persistence::keeps_alive;
 use crate::http1::rejection::Rejection;
@@ -79,7 +79,7 @@ impl ServerConnection {
     pub async fn read_head(
         &mut self,
         resources: &Resources,
-        limits: impl Fn() -> Limits,
+        limits: impl Fn() -> HeadLimits,
     ) -> Result<Option<RequestHead>, HeadError> {
         loop {
             if !self.input.is_empty() {
@@ -89,7 +89,7 @@ impl ServerConnection {
                     self.release(resources);
                     return Ok(Some(head));
                 }
-                resources.heads.give(head.headers);
+                resources.heads.put(head.headers);
             }
             if !matches!(self.transport.read(&mut self.input, &resources.buffers).await, Ok(1..)) {
                 return Ok(None);

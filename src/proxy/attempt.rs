@@ -120,7 +120,7 @@ async fn receive(
     let (client, server) = (attempt.exchange.plan.token, attempt.token());
     let upgrade = response_rules(&mut head, rule.map(|rule| Stickiness { rule, client, server }));
     response.start(&head, from_server.length(), upgrade.as_deref());
-    heads.give(head.headers);
+    heads.put(head.headers);
     if upgrade.is_some() {
         response.send(b"", None).await.map_err(|_| ProxyError::ClientGone)?;
         return Ok(Responded::Switched);

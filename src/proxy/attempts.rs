@@ -6,7 +6,7 @@ use crate::proxy::attempt;
 use crate::proxy::downstream::{RequestBody, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Routed;
-use crate::proxy::retry::{self, Attempted, Progress};
+use crate::proxy::retry::{self, Progress, RetryContext};
 use crate::proxy::upload::Upload;
 
 /// Has a server of the pool respond; another one if an attempt fails and a retry is allowed.
@@ -32,13 +32,13 @@ pub async fn run(
         };
         attempt.fail(error);
         let record = &exchange.record;
-        let attempted = Attempted {
+        let context = RetryContext {
             method: &record.head.method,
             has_body: exchange.plan.length.has_body(),
-            tries: record.attempts(),
-            attempts: pool.config.retry.attempts,
+            attempts: record.attempts(),
+            max_retries: pool.config.retry.attempts,
         };
-        reason = error.progress().and_then(|progress| retry::decide(progress, attempted));
+        reason = error.progress().and_then(|progress| retry::decide(progress, context));
         if !reason.is_some_and(|reason| exchange.may_retry(reason)) {
             return Err(error);
         }
@@ -63,7 +63,7 @@ impl Tried {
 
     /// Notes how far an attempt at a server came.
     fn add(&mut self, server: u64, progress: Option<Progress>) {
-        self.only_new = progress != Some(Progress::Refused);
+        self.only_new = progress != Some(Progress::NotConnected);
         // If nothing was sent, the server may not even know: it is asked again.
         if progress != Some(Progress::NotSent) {
             self.servers.push(server);
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn the_next_attempt_depends_on_how_far_the_last_one_came() {
         let cases = [
-            (Progress::Refused, Tried { servers: vec![7], only_new: false }),
+            (Progress::NotConnected, Tried { servers: vec![7], only_new: false }),
             (Progress::NotSent, Tried { servers: vec![], only_new: true }),
             (Progress::Sent, Tried { servers: vec![7], only_new: true }),
         ];

@@ -1,22 +1,22 @@
-//! The sticky-session cookie: read from a request, given with a response. Pure.
+//! The sticky-session cookie: read from requests and set by responses. Pure.
 
 use crate::config::StickyConfig;
 use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
 use crate::live::token::Token;
 
-/// The token in a request's `Cookie` headers (RFC 6265, section 4.2), if it has one.
+/// Returns the token of the server that a request's `Cookie` headers ask for (RFC 6265, section 4.2).
 #[must_use]
 pub fn requested(rule: &StickyConfig, headers: &Headers) -> Option<Token> {
-    headers.all(HeaderName::Cookie).find_map(|field| {
-        field.split(|byte| *byte == b';').find_map(|pair| {
+    headers.all(HeaderName::Cookie).find_map(|cookies| {
+        cookies.split(|byte| *byte == b';').find_map(|pair| {
             let value = pair.trim_ascii().strip_prefix(rule.cookie.as_bytes())?.strip_prefix(b"=")?;
             value.try_into().ok()
         })
     })
 }
 
-/// The `Set-Cookie` field's value (RFC 6265, section 4.1) that gives a client `token`.
+/// Returns the value of the `Set-Cookie` header (RFC 6265, section 4.1) that stores `token` at the client.
 #[must_use]
 pub fn set_cookie(rule: &StickyConfig, token: &Token) -> String {
     let token = String::from_utf8_lossy(token);
@@ -46,14 +46,14 @@ mod tests {
             ("lb", false),
             ("", false),
         ];
-        for (field, found) in cases {
-            let headers = Headers::of([("Cookie", "z=1"), ("Cookie", field)]);
-            assert_eq!(requested(&rule(), &headers), found.then_some(*b"0123456789abcdef"), "{field}");
+        for (cookies, found) in cases {
+            let headers = Headers::from_pairs([("Cookie", "z=1"), ("Cookie", cookies)]);
+            assert_eq!(requested(&rule(), &headers), found.then_some(*b"0123456789abcdef"), "{cookies}");
         }
     }
 
     #[test]
-    fn a_client_is_given_its_cookie() {
+    fn the_cookie_is_set_with_its_attributes() {
         assert_eq!(
             set_cookie(&rule(), b"0123456789abcdef"),
             "lb=0123456789abcdef; Max-Age=3600; Path=/; HttpOnly; SameSite=Lax"

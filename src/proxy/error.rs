@@ -174,7 +174,7 @@ impl ProxyError {
     pub fn progress(self) -> Option<Progress> {
         match self {
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage | Self::ConnectTimeout => {
-                Some(Progress::Refused)
+                Some(Progress::NotConnected)
             }
             Self::Closed(Sent::Nothing) | Self::IdleClosed(Sent::Nothing) => Some(Progress::NotSent),
             Self::Closed(Sent::Part | Sent::All) | Self::IdleClosed(Sent::Part | Sent::All) => Some(Progress::Sent),
@@ -319,10 +319,17 @@ mod tests {
             (ProxyError::ClientTooSlow, 408, "client_too_slow", Client, None, true),
             (ProxyError::ClientGone, 499, "client_gone", Client, None, false),
             (ProxyError::NoServer, 503, "no_server", Us, None, false),
-            (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::Refused), false),
-            (ProxyError::Unreachable(ConnectionRefused), 502, "unreachable", Server, Some(Progress::Refused), false),
-            (ProxyError::LocalShortage, 502, "unreachable", Us, Some(Progress::Refused), false),
-            (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::Refused), false),
+            (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::NotConnected), false),
+            (
+                ProxyError::Unreachable(ConnectionRefused),
+                502,
+                "unreachable",
+                Server,
+                Some(Progress::NotConnected),
+                false,
+            ),
+            (ProxyError::LocalShortage, 502, "unreachable", Us, Some(Progress::NotConnected), false),
+            (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::NotConnected), false),
             (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
             (ProxyError::Closed(Sent::All), 502, "bad_response", Server, Some(Progress::Sent), false),
             (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Us, Some(Progress::NotSent), false),

@@ -1,4 +1,4 @@
-//! Request headers as a server gets them. Pure.
+//! Rules that change headers on their way through the proxy. Pure.
 
 pub mod forwarded;
 pub mod hop_by_hop;

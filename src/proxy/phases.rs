@@ -10,7 +10,7 @@ use crate::http1::body::BodyLength;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
-use crate::http1::target::{self, Asked, Target};
+use crate::http1::target::{self, RequestTarget, Resource};
 use crate::http1::trailers;
 use crate::live::snapshot::Snapshot;
 use crate::live::token::Token;
@@ -26,11 +26,14 @@ use crate::proxy::record::RouteMatch;
 ///
 /// # Errors
 /// The response, if the request is invalid or is meant for `lb` itself.
-pub fn validate(head: &RequestHead, length: Result<BodyLength, Rejection>) -> Result<(Target<'_>, BodyLength), Reply> {
+pub fn validate(
+    head: &RequestHead,
+    length: Result<BodyLength, Rejection>,
+) -> Result<(Resource<'_>, BodyLength), Reply> {
     let length = length?;
     match target::target(&head.method, head.target(), head.version, &head.headers)? {
-        Asked::Balancer => Err(Reply::Options),
-        Asked::Resource(target) => Ok((target, length)),
+        RequestTarget::Balancer => Err(Reply::Options),
+        RequestTarget::Resource(target) => Ok((target, length)),
     }
 }
 
@@ -38,7 +41,7 @@ pub fn validate(head: &RequestHead, length: Result<BodyLength, Rejection>) -> Re
 ///
 /// # Errors
 /// [`ProxyError::NoRoute`].
-pub fn find_route(snapshot: &Snapshot, target: &Target<'_>) -> Result<RouteMatch, ProxyError> {
+pub fn find_route(snapshot: &Snapshot, target: &Resource<'_>) -> Result<RouteMatch, ProxyError> {
     let (route, pool) = snapshot.route(&target.host, &target.path).ok_or(ProxyError::NoRoute)?;
     Ok(RouteMatch { route, pool })
 }
@@ -70,7 +73,7 @@ pub struct Normalized {
 impl Normalized {
     /// What has to be sent in place of `sent`, the client's target.
     #[must_use]
-    pub fn new(target: &Target<'_>, sent: &[u8]) -> Self {
+    pub fn new(target: &Resource<'_>, sent: &[u8]) -> Self {
         let normal = match target.path_and_query() {
             Cow::Borrowed(part) if part.len() == sent.len() => None,
             other => Some(other.into_owned().into_bytes()),

@@ -81,7 +81,7 @@ impl<'c> Record<'c> {
         timer.reset();
         Self {
             started: Instant::now(),
-            trace: (context.spans.enabled() || TraceContext::came(&head.headers))
+            trace: (context.spans.enabled() || TraceContext::is_present(&head.headers))
                 .then(|| TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng)),
             context,
             client,
@@ -146,7 +146,7 @@ impl<'c> Record<'c> {
         self.bytes += bytes as u64;
     }
 
-    /// Limits the time of a body by the configuration.
+    /// HeadLimits the time of a body by the configuration.
     pub fn wait_body(&self, phase: Phase) {
         let config = &self.snapshot.config;
         self.timer.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
@@ -233,7 +233,7 @@ impl Drop for Record<'_> {
         if let Some(trace) = self.recorded(self.trace) {
             self.context.spans.record(self.span(&trace, took, sent));
         }
-        self.context.resources.heads.give(std::mem::take(&mut self.head.headers));
+        self.context.resources.heads.put(std::mem::take(&mut self.head.headers));
     }
 }
 

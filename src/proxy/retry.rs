@@ -1,46 +1,45 @@
-//! Whether a failed try is followed by another. Pure.
+//! The decision whether a failed attempt is followed by another. Pure.
 
 use http::Method;
 
 use crate::live::pool::RetryReason;
 
-/// How far a try came before it failed.
+/// The stage that an attempt reached before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// No connection to the server came about.
-    Refused,
-    /// The connection closed before a byte of the request was sent.
+    NotConnected,
+    /// The connection closed before any byte of the request was sent.
     NotSent,
-    /// The request was sent, at least in part; no answer came.
+    /// At least a part of the request was sent, and no response was received.
     Sent,
 }
 
-/// What is known of the request.
+/// The facts about a request that decide whether it is retried.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempted<'a> {
-    /// Its method.
+pub struct RetryContext<'a> {
     pub method: &'a Method,
-    /// Whether it has a body, which can be sent only once.
+    /// Whether the request has a body, which can be sent only once.
     pub has_body: bool,
-    /// Tries so far, at least 1.
-    pub tries: u32,
-    /// `retry.attempts`: tries allowed after the first.
+    /// The attempts so far, at least 1.
     pub attempts: u32,
+    /// The limit of attempts after the first (`retry.attempts`).
+    pub max_retries: u32,
 }
 
-/// Why to try again, or `None` to give up.
+/// Returns the reason for another attempt, or `None` if there should be none.
 ///
-/// What was never sent may be sent to any server, whatever the method. What was sent may have been
-/// executed: only idempotent methods (RFC 9110, section 9.2.2), and only without a body, as that is gone.
+/// A request that was never sent may go to any server, whatever its method. One that was sent may have
+/// been executed, so it is retried only if its method is idempotent (RFC 9110, section 9.2.2), and only
+/// without a body, because the body has been consumed.
 #[must_use]
-pub fn decide(progress: Progress, attempted: Attempted<'_>) -> Option<RetryReason> {
-    if attempted.tries > attempted.attempts {
+pub fn decide(progress: Progress, context: RetryContext<'_>) -> Option<RetryReason> {
+    if context.attempts > context.max_retries {
         return None;
     }
     match progress {
-        Progress::Refused => Some(RetryReason::Connect),
+        Progress::NotConnected => Some(RetryReason::Connect),
         Progress::NotSent => Some(RetryReason::NotSent),
-        Progress::Sent => (attempted.method.is_idempotent() && !attempted.has_body).then_some(RetryReason::Broken),
+        Progress::Sent => (context.method.is_idempotent() && !context.has_body).then_some(RetryReason::Broken),
     }
 }
 
@@ -49,22 +48,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_cannot_do_harm_is_tried_again() {
-        use Progress::{NotSent, Refused, Sent};
+    fn a_request_is_retried_only_if_that_is_safe() {
+        use Progress::{NotConnected, NotSent, Sent};
         use RetryReason::{Broken, Connect};
         let cases = [
-            (Refused, Method::POST, true, 1, Some(Connect)),
+            (NotConnected, Method::POST, true, 1, Some(Connect)),
             (NotSent, Method::POST, false, 2, Some(RetryReason::NotSent)),
             (Sent, Method::POST, false, 1, None),
             (Sent, Method::PATCH, false, 1, None),
             (Sent, Method::GET, false, 1, Some(Broken)),
             (Sent, Method::DELETE, false, 2, Some(Broken)),
             (Sent, Method::PUT, true, 1, None),
-            (Refused, Method::GET, false, 3, None),
+            (NotConnected, Method::GET, false, 3, None),
         ];
-        for (progress, method, has_body, tries, expected) in cases {
-            let attempted = Attempted { method: &method, has_body, tries, attempts: 2 };
-            assert_eq!(decide(progress, attempted), expected, "{progress:?} {attempted:?}");
+        for (progress, method, has_body, attempts, expected) in cases {
+            let context = RetryContext { method: &method, has_body, attempts, max_retries: 2 };
+            assert_eq!(decide(progress, context), expected, "{progress:?} {context:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
-use crate::http1::head::{Limits, RequestHead};
+use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::name::HeaderName;
 use crate::live::counters::PerWorker;
 use crate::live::listener::LiveListener;
@@ -91,7 +91,10 @@ impl Connection {
     ) -> (impl Future<Output = ()> + 'c, Rc<RefCell<Received>>) {
         let mut parsed = RequestHead::default();
         let text = head.replace('¶', "\r\n");
-        parsed.parse(text.as_bytes(), Limits { bytes: 1000, headers: 10 }).expect("a valid head").expect("all of it");
+        parsed
+            .parse(text.as_bytes(), HeadLimits { bytes: 1000, headers: 10 })
+            .expect("a valid head")
+            .expect("all of it");
         let (request, received) = Request::new(body);
         (serve(&self.context, &self.client, timer, Downstream::Memory(request), parsed), received)
     }

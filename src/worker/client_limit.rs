@@ -1,96 +1,93 @@
-//! As many clients as may be: what is said of it, once a second, and what is counted.
+//! The limit of client connections: its value, its log messages (at most one per second), and its metric.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines of the log that say the same.
-const PAUSE: Duration = Duration::from_secs(1);
+use parking_lot::Mutex;
 
-/// One for all workers.
+/// The least time between two log messages of a kind.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The limit that all workers share.
 #[derive(Debug)]
 pub struct ClientLimit {
-    /// Clients that there are descriptors for.
-    most: usize,
+    /// The number of clients that there are file descriptors for.
+    system_limit: usize,
     delayed: AtomicU64,
-    said: Mutex<Said>,
+    log_times: Mutex<LogTimes>,
 }
 
-/// What was said when. Pure.
+/// The times that decide which messages are due. Pure.
 #[derive(Debug, Default)]
-struct Said {
-    full: Option<Instant>,
-    /// When a client last found no room, until it is said that this is over.
-    waited: Option<Instant>,
-    refused: Option<Instant>,
+struct LogTimes {
+    limit_reached: Option<Instant>,
+    /// When a client was last delayed; cleared once the end of the delays is logged.
+    last_delay: Option<Instant>,
+    accept_failed: Option<Instant>,
 }
 
 impl ClientLimit {
-    /// Of at most `most` clients.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { most, delayed: AtomicU64::new(0), said: Mutex::default() }
+    pub fn new(system_limit: usize) -> Self {
+        Self { system_limit, delayed: AtomicU64::new(0), log_times: Mutex::default() }
     }
 
-    /// How many clients may be connected when the file says `configured`, where 0 is no limit.
+    /// Returns the limit that results from `limits.connections`, where 0 is no limit.
     #[must_use]
     pub fn limit(&self, configured: usize) -> usize {
-        if configured == 0 { self.most } else { configured.min(self.most) }
+        if configured == 0 { self.system_limit } else { configured.min(self.system_limit) }
     }
 
-    /// Clients that had to wait until another had left.
+    /// The number of clients that had to wait until another disconnected.
     #[must_use]
     pub fn delayed(&self) -> u64 {
         self.delayed.load(Relaxed)
     }
 
-    /// Counts one more of these.
-    pub(super) fn delay(&self) {
+    pub(super) fn count_delayed(&self) {
         self.delayed.fetch_add(1, Relaxed);
     }
 
-    /// Notes that a client finds no room; says so if nobody has in the last second.
-    pub(super) fn full(&self, clients: usize, configured: usize) {
-        if self.said().full(Instant::now()) {
+    /// Notes that a client has to wait, and logs it at most once per second.
+    pub(super) fn note_reached(&self, clients: usize, configured: usize) {
+        if self.log_times.lock().note_reached(Instant::now()) {
             let limit = self.limit(configured);
             let set_by = if limit == configured { "limits.connections" } else { "file descriptors" };
-            tracing::warn!(clients, limit, set_by, "clients wait for others to leave");
+            tracing::warn!(clients, limit, set_by, "connection limit reached; new clients are queued");
         }
     }
 
-    /// Says that no client waits any more, once nobody has for a second.
-    pub(super) fn look(&self, now: Instant) {
-        if self.said().over(now) {
-            tracing::info!("clients are served as they come again");
+    /// Logs the end of the delays, once no client has been delayed for a second.
+    pub(super) fn check_recovered(&self, now: Instant) {
+        if self.log_times.lock().has_recovered(now) {
+            tracing::info!("connection limit no longer reached");
         }
     }
 
-    /// Whether to say now that the system gives no client out.
-    pub(super) fn refused(&self) -> bool {
-        due(&mut self.said().refused, Instant::now())
-    }
-
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether to log now that accepting a client has failed: at most once per second.
+    pub(super) fn should_log_accept_error(&self) -> bool {
+        due(&mut self.log_times.lock().accept_failed, Instant::now())
     }
 }
 
-impl Said {
-    fn full(&mut self, now: Instant) -> bool {
-        self.waited = Some(now);
-        due(&mut self.full, now)
+impl LogTimes {
+    /// Notes a delay and returns whether to log it.
+    fn note_reached(&mut self, now: Instant) -> bool {
+        self.last_delay = Some(now);
+        due(&mut self.limit_reached, now)
     }
 
-    fn over(&mut self, now: Instant) -> bool {
-        self.waited.take_if(|waited| now.saturating_duration_since(*waited) >= PAUSE).is_some()
+    /// Whether to log that the delays are over.
+    fn has_recovered(&mut self, now: Instant) -> bool {
+        self.last_delay.take_if(|last| now.saturating_duration_since(*last) >= LOG_INTERVAL).is_some()
     }
 }
 
-/// Whether something said last at `said` is to be said again; then it is taken to be.
-fn due(said: &mut Option<Instant>, now: Instant) -> bool {
-    let due = said.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
+/// Whether a message that was last logged at `last` is due again; if so, `last` becomes `now`.
+fn due(last: &mut Option<Instant>, now: Instant) -> bool {
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= LOG_INTERVAL);
     if due {
-        *said = Some(now);
+        *last = Some(now);
     }
     due
 }
@@ -100,10 +97,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_is_said_once_a_second_and_its_end_once() {
+    fn delays_are_logged_once_a_second_and_their_end_once() {
         let start = Instant::now();
-        let mut said = Said::default();
-        // At so many milliseconds: whether a client waits, and whether something is said.
+        let mut log_times = LogTimes::default();
+        // Milliseconds; whether a client is delayed then, and whether something is logged.
         let steps = [
             (0, false, false),
             (10, true, true),
@@ -116,14 +113,15 @@ mod tests {
             (3_200, true, true),
             (4_200, false, true),
         ];
-        for (millis, waits, says) in steps {
+        for (millis, delayed, logged) in steps {
             let now = start + Duration::from_millis(millis);
-            assert_eq!(if waits { said.full(now) } else { said.over(now) }, says, "at {millis} ms");
+            let is_logged = if delayed { log_times.note_reached(now) } else { log_times.has_recovered(now) };
+            assert_eq!(is_logged, logged, "at {millis} ms");
         }
     }
 
     #[test]
-    fn the_file_may_allow_fewer_clients_than_the_system_and_not_more() {
+    fn the_configured_limit_applies_up_to_the_system_limit() {
         let client_limit = ClientLimit::new(100);
         for (configured, limit) in [(0, 100), (1, 1), (100, 100), (101, 100)] {
             assert_eq!(client_limit.limit(configured), limit);

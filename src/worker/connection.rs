@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http1::head::Limits;
+use crate::http1::head::HeadLimits;
 use crate::http1::server::{Next, ServerConnection};
 use crate::live::listener::LiveListener;
 use crate::proxy::client::Client;
@@ -83,13 +83,13 @@ impl Connection {
     }
 
     /// The limits of a head of which a part has been received.
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> HeadLimits {
         let snapshot = self.context.snapshot();
         if self.slot.phase() == ConnectionPhase::Idle {
             self.slot.wait(ConnectionPhase::Head, snapshot.config.timeouts.request_header);
         }
         let limits = &snapshot.config.limits;
-        Limits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
+        HeadLimits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
     }
 }
 

@@ -1,44 +1,46 @@
-//! File descriptors: how many the process may have, and how many clients that leaves room for.
+//! File descriptors: the process's limit, and the number of clients that it allows.
 
 use std::fs;
 
-/// Of the limit, what clients and their requests leave to the rest: checks, files, the admin address, exporters.
-const REST: usize = 8;
-/// What they leave at least.
-const REST_MIN: usize = 16;
-/// More than all of these can use: of checks alone there may be a thousand at once.
-const REST_MAX: usize = 1536;
-/// What a worker has open before its first client: an event queue, and what wakes it.
-const WORKER: usize = 4;
-/// What it has for each listener: the socket, and a client that waits for room.
-const LISTENER: usize = 2;
-/// What a client may take: its own, and one to the server that answers it.
-const CLIENT: usize = 2;
+/// The share of the limit, one part in this many, that is reserved for everything but clients and their
+/// requests: checks, files, the admin address, exporters.
+const RESERVED_SHARE: usize = 8;
+/// The smallest reserve.
+const RESERVED_MIN: usize = 16;
+/// The largest reserve: more than anything needs, although a thousand checks may run at once.
+const RESERVED_MAX: usize = 1536;
+/// Descriptors of a worker without clients: an event queue and its wake-up.
+const PER_WORKER: usize = 4;
+/// Descriptors of a worker per listener: the socket, and a client that is delayed by the limit.
+const PER_LISTENER: usize = 2;
+/// Descriptors per client: its connection, and one to a server.
+const PER_CLIENT: usize = 2;
 
-/// Raises the process' limit as far as it may itself, and returns it.
+/// Raises the process's soft limit to the hard limit, and returns it.
 #[must_use]
 pub fn raise() -> usize {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(error) => {
-            tracing::warn!(%error, "the limit of file descriptors is unknown: clients may use them up");
+            tracing::warn!(%error, "file descriptor limit is unknown; clients may use up all descriptors");
             usize::MAX
         }
     }
 }
 
-/// Those that are open now; a guess where the system does not tell.
+/// Returns the number of open descriptors, or a guess if the system does not list them.
 #[must_use]
 pub fn open() -> usize {
-    fs::read_dir("/dev/fd").map_or(REST_MIN, Iterator::count)
+    fs::read_dir("/dev/fd").map_or(RESERVED_MIN, Iterator::count)
 }
 
-/// How many clients there is room for, by the `limit` and what is `open` before the workers start.
-/// At least one, come what may.
+/// Returns the number of clients that the limit allows, at least one. `open` is the number of descriptors
+/// that are open before the workers start.
 #[must_use]
 pub fn clients(limit: usize, open: usize, workers: usize, listeners: usize) -> usize {
-    let taken = open + workers * (WORKER + LISTENER * listeners) + (limit / REST).clamp(REST_MIN, REST_MAX);
-    (limit.saturating_sub(taken) / CLIENT).max(1)
+    let reserved = (limit / RESERVED_SHARE).clamp(RESERVED_MIN, RESERVED_MAX);
+    let taken = open + workers * (PER_WORKER + PER_LISTENER * listeners) + reserved;
+    (limit.saturating_sub(taken) / PER_CLIENT).max(1)
 }
 
 #[cfg(test)]
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_leave_some_descriptors_to_everybody_else() {
+    fn clients_leave_descriptors_for_everything_else() {
         // Limit, open, workers, listeners; clients.
         let cases = [
             ((64, 12, 2, 1), 12),
@@ -57,16 +59,16 @@ mod tests {
             ((64, 12, 64, 1), 1),
             ((0, 0, 1, 1), 1),
         ];
-        for ((limit, open, workers, listeners), most) in cases {
-            assert_eq!(clients(limit, open, workers, listeners), most, "{limit}");
+        for ((limit, open, workers, listeners), expected) in cases {
+            assert_eq!(clients(limit, open, workers, listeners), expected, "{limit}");
         }
     }
 
     #[test]
-    fn what_is_open_is_counted() {
+    fn open_descriptors_are_counted() {
         let before = open();
         let files: Vec<_> = (0..50).map(|_| fs::File::open("/dev/null").expect("a file")).collect();
-        // Other tests open and close theirs meanwhile.
+        // Other tests open and close files at the same time.
         assert!(open() + 25 > before + files.len(), "{before}, then {}", open());
     }
 }

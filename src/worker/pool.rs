@@ -1,12 +1,13 @@
-//! All workers together: started, told what to do, stopped; and how clients are shared among them.
+//! The workers as a whole: starting them, sending them commands, stopping them, and assigning clients to them.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
@@ -21,50 +22,51 @@ use crate::worker::client_limit::ClientLimit;
 /// All workers, as the control plane sees them.
 #[derive(Debug)]
 pub struct WorkerPool {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerTable>,
+    /// One for each worker that may still run; it fails when the worker ends.
     ended: Vec<oneshot::Receiver<()>>,
 }
 
-/// What the control plane, or another worker, asks of a worker.
+/// A command to a worker, from the control plane or from another worker.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum WorkerCommand {
     /// Accept from this socket.
     Listen(Arc<LiveListener>, std::net::TcpListener),
-    /// Serve this client, whom another worker has accepted.
+    /// Serve a client that another worker has accepted.
     Serve(Arc<LiveListener>, std::net::TcpStream, SocketAddr),
-    /// Accept no more from this listener; its connections may make one more request.
+    /// Accept no more from this listener; each of its connections may make one more request.
     Close(u64),
-    /// End this listener's connections.
-    CutListener(u64),
-    /// End the requests to this server.
-    CutServer(u64),
-    /// Look at the snapshot: servers may have left.
+    /// Abort this listener's connections.
+    AbortListener(u64),
+    /// Abort the requests to this server.
+    AbortServer(u64),
+    /// Load the new snapshot, so that idle connections to removed servers close.
     Refresh,
-    /// Accept no more at all, and end when the last connection has.
+    /// Stop accepting, and end with the last connection.
     Stop,
-    /// End at once.
+    /// Abort all connections and end.
     Kill,
 }
 
-/// What workers know of each other.
+/// The state that workers share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    /// Client connections of each worker.
+pub(super) struct WorkerTable {
+    /// The number of client connections of each worker.
     pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
-    /// How many they may be.
     pub(super) client_limit: Arc<ClientLimit>,
-    inboxes: OnceLock<Box<[UnboundedSender<Command>]>>,
-    /// To the control plane.
+    /// Set once all channels exist.
+    inboxes: OnceLock<Box<[UnboundedSender<WorkerCommand>]>>,
+    /// Reports of failing servers to the control plane.
     pub(super) failing: UnboundedSender<Failing>,
-    /// Held while a client is placed under a limit: between looking and counting nobody else may count.
-    gate: Mutex<()>,
+    /// Makes checking a configured limit and counting the client one step.
+    placing: Mutex<()>,
 }
 
 impl WorkerPool {
-    /// Starts as many workers as there are `logs`, for a `client_limit` of clients, which tell of servers that are `failing`.
+    /// Starts one worker per log. They report failing servers to `failing`.
     ///
     /// # Errors
-    /// When the system gives no thread or no event queue.
+    /// The system's error, if it cannot create a thread or an event queue.
     pub fn start(
         state: &State,
         logs: Vec<AccessLog>,
@@ -73,107 +75,108 @@ impl WorkerPool {
         failing: UnboundedSender<Failing>,
     ) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(Shared::of(count, client_limit, failing));
+        let shared = Arc::new(WorkerTable::new(count, client_limit, failing));
         let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-        // Nobody else sets it.
+        // Set only here, so it cannot fail.
         let _ = shared.inboxes.set(inboxes.into());
         let mut ended = Vec::with_capacity(count);
         for (index, (commands, log)) in outboxes.into_iter().zip(logs).enumerate() {
-            let (end, when_ended) = oneshot::channel();
-            let (ready, when_ready) = std::sync::mpsc::channel();
+            let (end, worker_ended) = oneshot::channel();
+            let (ready, worker_ready) = std::sync::mpsc::channel();
             let (snapshot, spans, shared) = (Arc::clone(&state.snapshot), spans.clone(), Arc::clone(&shared));
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let _end = end;
                 match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
                     Ok(runtime) => {
-                        // Who waits for it is there until it came.
+                        // The receiver outlives this send.
                         let _ = ready.send(Ok(()));
                         runtime.block_on(Worker::new(index, snapshot, log, spans, shared).run(commands));
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })?;
-            when_ready.recv().map_err(io::Error::other)??;
-            ended.push(when_ended);
+            worker_ready.recv().map_err(io::Error::other)??;
+            ended.push(worker_ended);
         }
         Ok(Self { shared, ended })
     }
 
-    /// Has all workers accept from a socket.
+    /// Makes all workers accept from a socket.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
+    /// The system's error, if the socket cannot be duplicated.
     pub fn listen(&self, live: &Arc<LiveListener>, socket: &std::net::TcpListener) -> io::Result<()> {
-        // All copies first: either all workers listen or none.
+        // All duplicates first, so that either all workers listen or none.
         let copies = self.inboxes().iter().map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
         for (inbox, copy) in self.inboxes().iter().zip(copies) {
-            send(inbox, Command::Listen(Arc::clone(live), copy));
+            send(inbox, WorkerCommand::Listen(Arc::clone(live), copy));
         }
         Ok(())
     }
 
-    /// Accepts no more from a listener. Its idle clients are told with the answer to their next request.
+    /// Stops accepting from a listener. Its connections close with the response to their next request.
     pub fn close(&self, listener: u64) {
-        self.tell(|| Command::Close(listener));
+        self.send_to_all(|| WorkerCommand::Close(listener));
     }
 
-    /// Ends the connections of a listener.
-    pub fn cut_listener(&self, listener: u64) {
-        self.tell(|| Command::CutListener(listener));
+    /// Aborts the connections of a listener.
+    pub fn abort_listener(&self, listener: u64) {
+        self.send_to_all(|| WorkerCommand::AbortListener(listener));
     }
 
-    /// Ends the requests to a server.
-    pub fn cut_server(&self, server: u64) {
-        self.tell(|| Command::CutServer(server));
+    /// Aborts the requests to a server.
+    pub fn abort_server(&self, server: u64) {
+        self.send_to_all(|| WorkerCommand::AbortServer(server));
     }
 
-    /// Says that there is a new snapshot. Requests see it without being told; this is for what is idle.
+    /// Announces a new snapshot. Requests load it anyway; this is for idle workers and connections.
     pub fn refresh(&self) {
-        self.tell(|| Command::Refresh);
+        self.send_to_all(|| WorkerCommand::Refresh);
     }
 
-    /// Accepts no more, lets open requests finish for at most `drain`, and ends. True if all finished.
+    /// Stops accepting, lets open requests finish for at most `drain`, and ends the workers. Returns
+    /// whether all requests finished.
     pub async fn stop(&mut self, drain: Duration) -> bool {
-        self.tell(|| Command::Stop);
+        self.send_to_all(|| WorkerCommand::Stop);
         let finished = tokio::time::timeout(drain, self.wait()).await.is_ok();
-        self.tell(|| Command::Kill);
+        self.send_to_all(|| WorkerCommand::Kill);
         self.wait().await;
         finished
     }
 
-    /// Until all workers have ended.
+    /// Waits until all workers have ended.
     async fn wait(&mut self) {
         while let Some(worker) = self.ended.last_mut() {
-            // An error is what says it: the worker has dropped its end.
+            // Always an error: nothing is sent, the worker drops its sender.
             let _ = worker.await;
             self.ended.pop();
         }
     }
 
-    fn inboxes(&self) -> &[UnboundedSender<Command>] {
+    fn inboxes(&self) -> &[UnboundedSender<WorkerCommand>] {
         self.shared.inboxes()
     }
 
-    fn tell(&self, command: impl Fn() -> Command) {
+    fn send_to_all(&self, command: impl Fn() -> WorkerCommand) {
         for inbox in self.inboxes() {
             send(inbox, command());
         }
     }
 }
 
-impl Shared {
-    /// For so many workers, none of which can be told anything yet.
-    pub(super) fn of(workers: usize, client_limit: Arc<ClientLimit>, failing: UnboundedSender<Failing>) -> Self {
+impl WorkerTable {
+    /// A table without inboxes, which [`WorkerPool::start`] adds.
+    pub(super) fn new(workers: usize, client_limit: Arc<ClientLimit>, failing: UnboundedSender<Failing>) -> Self {
         Self {
             loads: (0..workers).map(|_| CachePadded::default()).collect(),
             client_limit,
             inboxes: OnceLock::new(),
             failing,
-            gate: Mutex::default(),
+            placing: Mutex::default(),
         }
     }
 
-    pub(super) fn inboxes(&self) -> &[UnboundedSender<Command>] {
+    pub(super) fn inboxes(&self) -> &[UnboundedSender<WorkerCommand>] {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
     }
 
@@ -182,24 +185,24 @@ impl Shared {
         self.loads[worker].fetch_sub(1, Relaxed);
     }
 
-    /// All client connections.
+    /// The number of client connections of all workers.
     pub(super) fn connections(&self) -> usize {
         self.loads.iter().map(|load| load.load(Relaxed)).sum()
     }
 
-    /// The same as [`Shared::place`], unless there are as many clients as may be by what the file
-    /// says. To its word that is kept; the limit of the system leaves room to be a few over.
+    /// Like [`WorkerTable::place`], but `None` at the connection limit. A configured limit is exact; the
+    /// descriptor limit has slack and may be exceeded by a few.
     pub(super) fn place_within(&self, configured: usize, own: usize) -> Option<usize> {
-        let _gate = (configured > 0).then(|| self.gate.lock());
+        let _placing = (configured > 0).then(|| self.placing.lock());
         (self.connections() < self.client_limit.limit(configured)).then(|| self.place(own))
     }
 
-    /// The worker that is to serve a client whom worker `own` has accepted: itself, unless it
-    /// already has clearly more than the least busy one.
+    /// Chooses the worker for a client that worker `own` has accepted, and counts the client. It is `own`,
+    /// unless that has clearly more clients than the least busy worker.
     pub(super) fn place(&self, own: usize) -> usize {
         let load = |worker: usize| self.loads[worker].load(Relaxed);
         let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(own);
-        // Moving one costs more than a short connection is worth.
+        // Moving a client costs more than it gains for a short connection.
         let slack = 4 + load(least) / 16;
         let chosen = if load(own) > load(least) + slack { least } else { own };
         self.loads[chosen].fetch_add(1, Relaxed);
@@ -207,7 +210,7 @@ impl Shared {
     }
 }
 
-/// A worker that has ended needs to be told nothing.
-fn send(inbox: &UnboundedSender<Command>, command: Command) {
+/// Sends a command, unless the worker has ended.
+fn send(inbox: &UnboundedSender<WorkerCommand>, command: WorkerCommand) {
     let _ = inbox.send(command);
 }

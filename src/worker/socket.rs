@@ -1,19 +1,17 @@
-//! Listening sockets: bound once for their address, shared by all workers, closed when no edit names them any more.
+//! Listening sockets: bound once per address, shared by all workers, and closed when an edit removes the listener.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Clients that may wait to be accepted; the system may allow fewer.
+/// The length of the accept queue; the kernel may shorten it.
 const BACKLOG: i32 = 8192;
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
-    /// The address, as configured.
     pub address: SocketAddr,
-    /// Why, as the system says.
     pub error: io::Error,
 }
 
@@ -30,7 +28,7 @@ impl std::fmt::Display for BindError {
 }
 
 impl BindError {
-    /// What to do about it.
+    /// Returns advice for the operator.
     #[must_use]
     pub fn hint(&self) -> String {
         let port = self.address.port();
@@ -41,26 +39,31 @@ impl BindError {
                 )
             }
             io::ErrorKind::PermissionDenied => {
-                format!("ports below 1024 need a privilege (CAP_NET_BIND_SERVICE): choose a higher one than {port}")
+                format!(
+                    "port {port} is below 1024 and requires CAP_NET_BIND_SERVICE: grant it, or choose a higher port"
+                )
             }
             io::ErrorKind::AddrNotAvailable => {
-                format!("{} is no address of this machine: use one that is, or 0.0.0.0 for all", self.address.ip())
+                format!(
+                    "{} is not an address of this machine: use one of its addresses, or 0.0.0.0 for all",
+                    self.address.ip()
+                )
             }
-            _ => "see whether the address is right".to_owned(),
+            _ => "check the address".to_owned(),
         }
     }
 }
 
-/// A socket that listens on `address`, for workers to accept from together. `making_way` are sockets
-/// of ours that overlap with it and are about to be closed: they do not stand in its way.
+/// Returns a socket that listens on `address`, for all workers. `closing` are our own sockets that overlap
+/// with it and are about to be closed; they do not prevent it.
 ///
 /// # Errors
-/// When the system refuses.
-pub fn bind(address: SocketAddr, making_way: &[&TcpListener]) -> Result<TcpListener, BindError> {
+/// [`BindError`], with the system's error.
+pub fn bind(address: SocketAddr, closing: &[&TcpListener]) -> Result<TcpListener, BindError> {
     let bound = match listen(address, false) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !making_way.is_empty() => {
-            // Shared between the two for this moment only: another process is never let in.
-            let share = |share| making_way.iter().try_for_each(|socket| SockRef::from(*socket).set_reuse_port(share));
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !closing.is_empty() => {
+            // The port is shared only for a moment, so that no other process can bind it as well.
+            let share = |share| closing.iter().try_for_each(|socket| SockRef::from(*socket).set_reuse_port(share));
             let bound = share(true).and_then(|()| listen(address, true));
             share(false).and(bound)
         }
@@ -71,10 +74,10 @@ pub fn bind(address: SocketAddr, making_way: &[&TcpListener]) -> Result<TcpListe
 
 fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A port whose last connections still linger is free; one that somebody listens on is not.
+    // Allows a port with connections in TIME_WAIT, but not one that another socket listens on.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Every client's socket gets it from here; one that refuses works all the same, only with a delay.
+    // Accepted sockets inherit it. Without it, they work with some delay.
     let _ = socket.set_tcp_nodelay(true);
     socket.set_reuse_port(share)?;
     socket.bind(&address.into())?;
@@ -83,16 +86,15 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// Has the system hear no further client at a socket, while those that are connecting or queue
-/// already can still be accepted: closing it would reset them. Who is not heard asks again, by the
-/// system's own doing, and finds whoever listens then.
+/// Drops new SYNs, while queued and half-open connections can still be accepted: closing the socket would
+/// reset them. Clients whose SYN was dropped retransmit it, and reach whatever listens by then.
 ///
 /// # Errors
-/// Where the system cannot do that.
+/// The system's error.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn pause_accept(socket: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
-    /// Where a TCP header has its flags, and which of them begins a connection.
+    /// The offset of the flags in a TCP header, and the flag that opens a connection.
     const FLAGS: u32 = 13;
     const SYN: u32 = 0x02;
     const LOAD_BYTE: u16 = 0x30;
@@ -106,28 +108,28 @@ pub fn pause_accept(socket: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Has the system hear clients again after [`pause_accept`].
+/// Undoes [`pause_accept`].
 ///
 /// # Errors
-/// Where the system cannot do that.
+/// The system's error.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn resume_accept(socket: &TcpListener) -> io::Result<()> {
     SockRef::from(socket).detach_filter()
 }
 
-/// Does nothing here.
+/// Unsupported on this system.
 ///
 /// # Errors
-/// Always: the system cannot do that.
+/// Always.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn pause_accept(_: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Does nothing here.
+/// Does nothing on this system.
 ///
 /// # Errors
-/// None.
+/// Never.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn resume_accept(_: &TcpListener) -> io::Result<()> {
     Ok(())
@@ -141,14 +143,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_makes_way_lets_an_overlapping_address_be_bound() {
+    fn an_overlapping_address_can_be_bound_only_beside_a_closing_socket() {
         let everywhere = bind("0.0.0.0:0".parse().expect("an address"), &[]).expect("a port");
         let port = everywhere.local_addr().expect("an address").port();
         let here = SocketAddr::from(([127, 0, 0, 1], port));
         let error = bind(here, &[]).expect_err("taken");
         assert_eq!(error.error.kind(), io::ErrorKind::AddrInUse);
-        let narrow = bind(here, &[&everywhere]).expect("made way");
-        drop(bind(here, &[]).expect_err("taken by the new one"));
+        let narrow = bind(here, &[&everywhere]).expect("the other is closing");
+        drop(bind(here, &[]).expect_err("taken by the new socket"));
         drop(everywhere);
         let _client = TcpStream::connect(here).expect("a connection");
         narrow.set_nonblocking(false).expect("a socket");
@@ -157,17 +159,17 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_hushed_socket_gives_out_who_queues_and_hears_nobody_new() {
+    fn a_paused_socket_yields_queued_clients_and_no_new_ones() {
         let socket = bind("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
         let address = socket.local_addr().expect("an address");
         let mut early = TcpStream::connect(address).expect("a connection");
         pause_accept(&socket).expect("a filter");
         let late = TcpStream::connect_timeout(&address, std::time::Duration::from_millis(50));
-        assert_eq!(late.expect_err("nobody hears it").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(late.expect_err("its SYN is dropped").kind(), io::ErrorKind::TimedOut);
         socket.set_nonblocking(false).expect("a socket");
-        drop(socket.accept().expect("who queued"));
-        assert_eq!(early.read(&mut [0]).expect("closed in order"), 0);
+        drop(socket.accept().expect("the queued client"));
+        assert_eq!(early.read(&mut [0]).expect("closed without a reset"), 0);
         resume_accept(&socket).expect("no filter");
-        TcpStream::connect(address).expect("heard again");
+        TcpStream::connect(address).expect("accepted again");
     }
 }

@@ -1,7 +1,7 @@
-//! hyper's reading: its server and its client, each at one end of a pipe in memory.
+//! hyper's reading: its server and its client, each at one end of an in-memory pipe.
 //!
-//! No runtime is needed: nothing here waits for anything but bytes, which are all there. A future
-//! that has nothing more to do has seen them all.
+//! No runtime is needed, because the futures wait only for bytes, and all of them are in the pipe. A
+//! future that is pending and not woken has consumed them all.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::{End, Header, Message, Reading, sorted};
 
-/// What hyper's server reads.
+/// Reads requests with hyper's server.
 pub(crate) fn requests(bytes: &[u8]) -> Reading {
     let (mut client, server) = pipe();
     fill(&mut client, bytes);
@@ -50,56 +50,56 @@ pub(crate) fn requests(bytes: &[u8]) -> Reading {
     });
     let (mut messages, broken) = seen.take();
     if closed && broken.is_none() {
-        messages.last_mut().expect("hyper closes no connection that it read nothing from").keeps = false;
+        messages.last_mut().expect("hyper closes only after a message").keep_alive = false;
     }
     let (end, unfinished) = match (broken, result) {
         (Some((end, message)), _) => (end, Some(message)),
-        (None, Some(Ok(()))) => (End::Whole, None),
+        (None, Some(Ok(()))) => (End::Complete, None),
         (None, Some(Err(error))) => (end(&error), None),
-        (None, None) => panic!("hyper's server waits for more than all: {}", bytes.escape_ascii()),
+        (None, None) => panic!("hyper's server waits although its input has ended: {}", bytes.escape_ascii()),
     };
     Reading { messages, end, length: 0, unfinished }
 }
 
-/// What hyper's client reads as the answer to a request with this method.
-pub(crate) fn answer(method: &Method, bytes: &[u8]) -> Reading {
+/// Reads the response to a request with this method with hyper's client.
+pub(crate) fn response(method: &Method, bytes: &[u8]) -> Reading {
     let (mut server, client) = pipe();
     let (mut sender, connection) = settle(pin!(hyper::client::conn::http1::handshake(client)))
-        .expect("it only prepares")
-        .expect("it reads nothing");
+        .expect("the handshake waits for nothing")
+        .expect("the handshake reads nothing");
     let request = Request::builder().method(method).uri("/").header("host", "a").body(Empty::<Bytes>::new());
     let mut connection = pin!(connection);
-    let mut over = false;
-    let answer = {
+    let mut closed = false;
+    let response = {
         let mut exchange = pin!(async {
-            let (head, body) = sender.send_request(request.expect("it is one")).await?.into_parts();
+            let (head, body) = sender.send_request(request.expect("a valid request")).await?.into_parts();
             Ok::<_, hyper::Error>(read(head.status.as_str().to_owned(), head.version, &head.headers, body).await)
         });
         let mut both = pin!(std::future::poll_fn(|context| {
-            over = over || connection.as_mut().poll(context).is_ready();
+            closed = closed || connection.as_mut().poll(context).is_ready();
             exchange.as_mut().poll(context)
         }));
-        // What comes before the request has gone out is no answer to it.
-        assert!(settle(both.as_mut()).is_none(), "an answer to nothing");
+        // The request must be sent first: bytes that arrive before it are not its response.
+        assert!(settle(both.as_mut()).is_none(), "a response before any bytes");
         fill(&mut server, bytes);
-        settle(both.as_mut()).map(|answer| (answer, false)).or_else(|| {
+        settle(both.as_mut()).map(|response| (response, false)).or_else(|| {
             close(&mut server);
-            settle(both.as_mut()).map(|answer| (answer, true))
+            settle(both.as_mut()).map(|response| (response, true))
         })
     };
-    match answer {
-        Some((Ok((mut message, Ok(()))), closed)) => {
-            over = over || settle(connection).is_some();
-            message.keeps = !closed && !over && sender.is_ready();
-            Reading { messages: vec![message], end: End::Whole, length: 0, unfinished: None }
+    match response {
+        Some((Ok((mut message, Ok(()))), needs_close)) => {
+            closed = closed || settle(connection).is_some();
+            message.keep_alive = !needs_close && !closed && sender.is_ready();
+            Reading { messages: vec![message], end: End::Complete, length: 0, unfinished: None }
         }
         Some((Ok((message, Err(error))), _)) => broken(&error, Some(message)),
         Some((Err(error), _)) => broken(&error, None),
-        None => panic!("hyper's client waits for more than all: {}", bytes.escape_ascii()),
+        None => panic!("hyper's client waits although its input has ended: {}", bytes.escape_ascii()),
     }
 }
 
-/// Reads a message to its end, or as far as it goes.
+/// Reads a message's body to its end or to the first error.
 async fn read(
     line: String,
     version: Version,
@@ -107,7 +107,7 @@ async fn read(
     body: Incoming,
 ) -> (Message, Result<(), hyper::Error>) {
     let message =
-        Message { line, version, headers: pairs(headers), body: Vec::new(), trailers: Vec::new(), keeps: true };
+        Message { line, version, headers: pairs(headers), body: Vec::new(), trailers: Vec::new(), keep_alive: true };
     match body.collect().await {
         Ok(body) => {
             let trailers = body.trailers().map(pairs).unwrap_or_default();
@@ -121,32 +121,31 @@ fn broken(error: &hyper::Error, unfinished: Option<Message>) -> Reading {
     Reading { messages: Vec::new(), end: end(error), length: 0, unfinished }
 }
 
-/// A pipe in memory.
 fn pipe() -> (DuplexStream, TokioIo<DuplexStream>) {
     let (near, far) = tokio::io::duplex(1 << 20);
     (near, TokioIo::new(far))
 }
 
 fn fill(stream: &mut DuplexStream, bytes: &[u8]) {
-    settle(pin!(stream.write_all(bytes))).expect("no input is larger than the pipe").expect("there is a reader");
+    settle(pin!(stream.write_all(bytes))).expect("an input that fits into the pipe").expect("a reader");
 }
 
 fn close(stream: &mut DuplexStream) {
-    settle(pin!(stream.shutdown())).expect("it waits for nothing").expect("it cannot fail");
+    settle(pin!(stream.shutdown())).expect("a shutdown waits for nothing").expect("a shutdown cannot fail");
 }
 
 fn pairs(headers: &HeaderMap) -> Vec<Header> {
     sorted(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
-/// Whether the bytes were wrong or only too few.
+/// Distinguishes invalid input from input that is too short.
 fn end(error: &hyper::Error) -> End {
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    let cut = source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
-    if cut || error.is_incomplete_message() { End::Cut } else { End::Refused }
+    let is_eof = source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+    if is_eof || error.is_incomplete_message() { End::Truncated } else { End::Rejected }
 }
 
-/// Lets a future run for as long as it has something to do.
+/// Polls a future until it is ready, or pending without having been woken.
 fn settle<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     struct Woken(AtomicBool);
     impl Wake for Woken {

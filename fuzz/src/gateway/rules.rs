@@ -1,146 +1,151 @@
-//! What must hold of every exchange, whatever a client and a server say.
+//! The properties of every exchange, whatever client and server send.
 
 use std::fmt;
 
 use http::Method;
 use lb::http1::framing::{self, Framing};
-use lb::http1::head::{Limits, RequestHead};
+use lb::http1::head::{HeadLimits, RequestHead};
 use lb::http1::name::HeaderName;
 use lb::http1::path;
 
 use crate::oracle::because::{Because, difference};
-use crate::oracle::ours::{self, Answer, Why};
+use crate::oracle::ours::{self, FirstResponse, StopReason};
 use crate::oracle::{Message, hyper};
 
-/// What the engine's head limits are, roughly: it has to read no head that we do not.
-const LIMITS: Limits = Limits { bytes: usize::MAX, headers: 200 };
+/// At least the engine's limits: it must not accept a head that is rejected here.
+const LIMITS: HeadLimits = HeadLimits { bytes: usize::MAX, headers: 200 };
 
-/// All that went over the wires.
-pub struct Played {
-    /// By the client, to the balancer.
+/// All bytes of an exchange.
+pub struct Transcript {
+    /// From the client to the balancer.
     pub sent: Vec<u8>,
-    /// By the balancer, to the client.
-    pub heard: Vec<u8>,
-    /// By the balancer, to the server on each of its connections.
-    pub lanes: Vec<Vec<u8>>,
+    /// From the balancer to the client.
+    pub received: Vec<u8>,
+    /// From the balancer to the server, on each of its connections.
+    pub servers: Vec<Vec<u8>>,
 }
 
-/// What a client has asked for.
+/// The requests that a client has sent.
 #[derive(Default)]
-struct Asked {
-    /// The requests that are whole and good.
-    whole: Vec<Message>,
-    /// The methods of all whose head is there, good or bad.
+struct SentRequests {
+    /// Those that are complete and valid.
+    valid: Vec<Message>,
+    /// The methods of all with a complete head, valid or not.
     methods: Vec<Method>,
 }
 
-impl Played {
+impl Transcript {
     /// # Panics
-    /// When something does not hold.
+    /// If a property does not hold.
     pub fn check(&self) {
         crate::requests_agree(&self.sent);
-        let asked = Asked::by(&self.sent);
-        let switched = self.answers(&asked);
-        self.requests(&asked, switched);
+        let requests = SentRequests::parse(&self.sent);
+        let upgraded = self.check_responses(&requests);
+        self.check_forwarded(&requests, upgraded);
     }
 
-    /// The client hears one proper answer to each of its requests at most, in order. True if the
-    /// last of them changes the protocol.
-    fn answers(&self, asked: &Asked) -> bool {
-        let mut methods = asked.methods.iter();
-        let mut rest = &self.heard[..];
+    /// Checks that the client receives at most one valid response to each of its requests, in order. Returns
+    /// whether the last one upgrades the connection.
+    fn check_responses(&self, requests: &SentRequests) -> bool {
+        let mut methods = requests.methods.iter();
+        let mut rest = &self.received[..];
         while !rest.is_empty() {
-            // What is no head is answered too, and once.
+            // An invalid head gets a response, too, and is the last one that does.
             let method = methods.next().cloned();
-            let known = method.clone().unwrap_or(Method::GET);
+            let assumed_method = method.clone().unwrap_or(Method::GET);
             let mut length = 0;
-            let answer = loop {
-                match ours::one_answer(&known, &rest[length..]) {
-                    Ok(Some(Answer::Interim(more))) => length += more,
-                    Ok(Some(Answer::Final(answer, Some(more)))) => {
+            let response = loop {
+                match ours::first_response(&assumed_method, &rest[length..]) {
+                    Ok(Some(FirstResponse::Interim(more))) => length += more,
+                    Ok(Some(FirstResponse::Final(response, Some(more)))) => {
                         length += more;
-                        break answer;
+                        break response;
                     }
-                    // Cut, because one of the two has left.
-                    Ok(Some(Answer::Final(_, None)) | None) => return false,
-                    Err(Why::Switches) => return true,
-                    Err(why) => panic!("{why:?}: the client hears \"{}\"", rest.escape_ascii()),
+                    // Truncated, because client or server has disconnected.
+                    Ok(Some(FirstResponse::Final(_, None)) | None) => return false,
+                    Err(StopReason::UnrequestedUpgrade) => return true,
+                    Err(stop) => panic!("{stop:?}: the client receives \"{}\"", rest.escape_ascii()),
                 }
             };
-            let (whole, behind) = rest.split_at(length);
-            let theirs = hyper::answer(&known, whole);
-            let ours = ours::answer(&known, whole);
-            if let Some(difference) = difference(&ours.0, ours.1, &theirs) {
-                panic!("hyper would not hear the same: \"{}\"\n{difference:#?}", whole.escape_ascii());
+            let (whole, after) = rest.split_at(length);
+            let theirs = hyper::response(&assumed_method, whole);
+            let (ours, stop) = ours::response(&assumed_method, whole);
+            if let Some(difference) = difference(&ours, stop, &theirs) {
+                panic!("hyper reads the response differently: \"{}\"\n{difference:#?}", whole.escape_ascii());
             }
-            assert!(answer.keeps || behind.is_empty(), "behind the last answer: \"{}\"", behind.escape_ascii());
-            assert!(method.is_some() || !answer.keeps, "an answer to nothing: \"{}\"", whole.escape_ascii());
-            rest = behind;
+            assert!(response.keep_alive || after.is_empty(), "after the last response: \"{}\"", after.escape_ascii());
+            assert!(
+                method.is_some() || !response.keep_alive,
+                "a response without a request: \"{}\"",
+                whole.escape_ascii()
+            );
+            rest = after;
         }
         false
     }
 
-    /// The server sees some of the requests that were meant, in order, in canonical form, and no others.
-    fn requests(&self, asked: &Asked, switched: bool) {
-        let mut meant = asked.whole.iter();
-        let mut cut = 0;
-        for lane in &self.lanes {
+    /// Checks that the server receives some of the client's requests, in order, in canonical form, and no others.
+    fn check_forwarded(&self, requests: &SentRequests, upgraded: bool) {
+        let mut sent = requests.valid.iter();
+        let mut truncated = 0;
+        for bytes in &self.servers {
             let mut length = 0;
-            while length < lane.len() {
-                match ours::request(&lane[length..]) {
+            while length < bytes.len() {
+                match ours::first_request(&bytes[length..]) {
                     Ok(Some((message, Some(more)))) => {
                         length += more;
-                        canonical(&message);
-                        let found = meant.by_ref().any(|meant| is_same(meant, &message));
-                        assert!(found, "nobody meant {message:?}");
-                        if switched && message.all("upgrade").next().is_some() {
+                        assert_canonical(&message);
+                        let is_sent = sent.by_ref().any(|sent| is_same(sent, &message));
+                        assert!(is_sent, "the client did not send {message:?}");
+                        if upgraded && message.all("upgrade").next().is_some() {
                             break;
                         }
                     }
                     Ok(Some((message, None))) => {
-                        canonical(&message);
-                        cut += 1;
+                        assert_canonical(&message);
+                        truncated += 1;
                         break;
                     }
-                    other => panic!("{other:?}: the server sees \"{}\"", lane[length..].escape_ascii()),
+                    other => panic!("{other:?}: the server receives \"{}\"", bytes[length..].escape_ascii()),
                 }
             }
-            let (ours, why) = ours::requests(&lane[..length]);
-            if let Some(difference) = difference(&ours, why, &hyper::requests(&lane[..length])) {
-                let because = difference.because(&lane[..length], None);
-                assert_eq!(because, Some(Because::TargetOfHyper), "\"{}\"\n{difference:#?}", lane.escape_ascii());
+            let (ours, stop) = ours::requests(&bytes[..length]);
+            if let Some(difference) = difference(&ours, stop, &hyper::requests(&bytes[..length])) {
+                let because = difference.because(&bytes[..length], None);
+                assert_eq!(because, Some(Because::HyperTarget), "\"{}\"\n{difference:#?}", bytes.escape_ascii());
             }
         }
-        // One that was begun may have turned out bad, or been begun again with another server.
-        assert!(cut <= self.lanes.len(), "{cut} requests were cut");
+        // The body of a request may turn out to be invalid, or the request may be retried on another connection.
+        assert!(truncated <= self.servers.len(), "{truncated} requests were truncated");
     }
 }
 
-impl fmt::Debug for Played {
+impl fmt::Debug for Transcript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "client sends \"{}\"\nclient hears \"{}\"", self.sent.escape_ascii(), self.heard.escape_ascii())?;
-        self.lanes.iter().try_for_each(|lane| write!(f, "\nserver hears \"{}\"", lane.escape_ascii()))
+        let (sent, received) = (self.sent.escape_ascii(), self.received.escape_ascii());
+        write!(f, "client sends \"{sent}\"\nclient receives \"{received}\"")?;
+        self.servers.iter().try_for_each(|bytes| write!(f, "\nserver receives \"{}\"", bytes.escape_ascii()))
     }
 }
 
-impl Asked {
-    fn by(mut bytes: &[u8]) -> Self {
-        let mut asked = Self::default();
+impl SentRequests {
+    fn parse(mut bytes: &[u8]) -> Self {
+        let mut requests = Self::default();
         while !bytes.is_empty() {
             let mut head = RequestHead::default();
             let Ok(Some(length)) = head.parse(bytes, LIMITS) else { break };
-            asked.methods.push(head.method.clone());
-            match ours::request(bytes) {
+            requests.methods.push(head.method.clone());
+            match ours::first_request(bytes) {
                 Ok(Some((message, Some(length)))) => {
                     bytes = &bytes[length..];
-                    let keeps = message.keeps;
-                    asked.whole.push(message);
-                    if !keeps {
+                    let keep_alive = message.keep_alive;
+                    requests.valid.push(message);
+                    if !keep_alive {
                         break;
                     }
                 }
-                // The connection may go on behind what is only a bad path.
-                Err(Why::Request(refusal)) if !refusal.closes() => {
+                // The connection may stay open after an invalid path.
+                Err(StopReason::Request(rejection)) if !rejection.closes() => {
                     if framing::request(&head.headers, head.version) != Ok(Framing::None)
                         && !head.headers.has(HeaderName::ContentLength)
                     {
@@ -151,18 +156,18 @@ impl Asked {
                 _ => break,
             }
         }
-        asked
+        requests
     }
 }
 
-/// Whether what the server sees is what the client meant.
-fn is_same(meant: &Message, seen: &Message) -> bool {
+/// Whether the server receives the request that the client sent.
+fn is_same(sent: &Message, received: &Message) -> bool {
     let method = |message: &Message| message.line.split(' ').next().map(str::to_owned);
-    method(meant) == method(seen) && meant.body == seen.body
+    method(sent) == method(received) && sent.body == received.body
 }
 
-/// That there are no two ways to read it.
-fn canonical(message: &Message) {
+/// Asserts that no recipient can read the request differently.
+fn assert_canonical(message: &Message) {
     let count = |name| message.all(name).count();
     let target = message.line.split_once(' ').map_or("", |(_, target)| target);
     let path = target.split('?').next().unwrap_or_default();

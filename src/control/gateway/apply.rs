@@ -173,7 +173,7 @@ impl Gateway {
         for (server, open) in &expired.servers {
             if *open {
                 tracing::warn!(server = %server.key, "the time to drain is over: its open requests are cut");
-                self.worker_pool.cut_server(server.id);
+                self.worker_pool.abort_server(server.id);
             } else {
                 tracing::info!(server = %server.key, "drained");
             }

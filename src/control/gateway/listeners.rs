@@ -157,7 +157,7 @@ impl Listeners {
                 return true;
             }
             if now >= closing.until {
-                worker_pool.cut_listener(closing.live.id);
+                worker_pool.abort_listener(closing.live.id);
             }
             closing.lingering.is_some() || (now < closing.until && closing.live.connections() > 0)
         });

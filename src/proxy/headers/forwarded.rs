@@ -1,8 +1,8 @@
-//! Who the client is, for servers and logs: `X-Forwarded-*`, `X-Real-IP` and `Forwarded` (RFC 7239). Pure.
+//! The client's address for servers and logs: `X-Forwarded-*`, `X-Real-IP` and `Forwarded` (RFC 7239). Pure.
 //!
-//! What a client says of itself is replaced. What a trusted proxy says is kept, and its lists are
-//! extended by one. Where it has filled in only one of the two lists, the other is made from that:
-//! a server that reads the other would else take the proxy for the client.
+//! Values that an untrusted client sends are replaced. Values from a trusted proxy are kept, and its
+//! lists get one more entry. If the proxy sends only one of the two lists, the other is translated from
+//! it: a server that reads the other one would otherwise mistake the proxy for the client.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -12,46 +12,46 @@ use ipnet::IpNet;
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
 
-/// How many proxies before us are looked at: a longer list is not one of proxies.
+/// The most entries of a list that are examined. No chain of real proxies is longer.
 const MAX_HOPS: usize = 32;
 
-/// What is told of a client.
+/// The forwarding headers for the requests of one connection.
 #[derive(Debug, Clone)]
 pub struct ClientHeaders {
-    /// The other end of the connection: the client, or a proxy before us.
+    /// The other end of the connection: the client, or a proxy in front.
     peer: IpAddr,
     proto: &'static str,
-    /// What was told with the last request, if that was said by us alone: the next one's host is
-    /// most often the same.
-    told: RefCell<Headers>,
+    /// The headers generated for the last request from an untrusted peer. They are reused while the host
+    /// stays the same, which it mostly does.
+    cached: RefCell<Headers>,
 }
 
 impl ClientHeaders {
-    /// The headers for requests from `peer`, that come by `http` or `https`.
+    /// The headers for requests from `peer` with this scheme, `http` or `https`.
     #[must_use]
     pub fn new(peer: SocketAddr, scheme: &'static str) -> Self {
-        Self { peer: peer.ip().to_canonical(), proto: scheme, told: RefCell::default() }
+        Self { peer: peer.ip().to_canonical(), proto: scheme, cached: RefCell::default() }
     }
 
-    /// Sets the headers on a request whose `Host` is what the server will see, and returns the
-    /// [`client_address`].
+    /// Sets the headers of a request and returns the [`client_address`]. `Host` must already have the value
+    /// that the server will receive.
     pub fn set(&self, headers: &mut Headers, trusted: &[IpNet]) -> IpAddr {
         if is_trusted(self.peer, trusted) { self.extend(headers, trusted) } else { self.replace(headers) }
     }
 
     fn replace(&self, headers: &mut Headers) -> IpAddr {
-        headers.remove_all(TOLD);
+        headers.remove_all(FORWARDING);
         let host = headers.get(HeaderName::Host).unwrap_or_default();
-        let mut told = self.told.borrow_mut();
-        if told.is_empty() || told.get(HeaderName::ForwardedHost).unwrap_or_default() != host {
-            *told = self.tell(host);
+        let mut cached = self.cached.borrow_mut();
+        if cached.is_empty() || cached.get(HeaderName::ForwardedHost).unwrap_or_default() != host {
+            *cached = self.generate(host);
         }
-        headers.append(&told);
+        headers.append(&cached);
         self.peer
     }
 
-    /// What is told of a client that nobody speaks for.
-    fn tell(&self, host: &[u8]) -> Headers {
+    /// Generates the headers for a request from an untrusted peer.
+    fn generate(&self, host: &[u8]) -> Headers {
         let address = self.peer.to_string();
         let mut headers = Headers::new();
         headers.add(HeaderName::ForwardedFor, address.as_bytes());
@@ -61,12 +61,12 @@ impl ClientHeaders {
         }
         headers.add(HeaderName::RealIp, address.as_bytes());
         headers.add(HeaderName::Forwarded, self.element(host).as_bytes());
-        // It is kept while the connection is idle.
+        // Kept while the connection is idle.
         headers.shrink();
         headers
     }
 
-    /// The element of `Forwarded` that we add.
+    /// Returns our element for `Forwarded`.
     fn element(&self, host: &[u8]) -> String {
         let host = host_parameter(ascii(host).unwrap_or_default()).concat();
         format!("for={};proto={}{host}", node(Some(self.peer)), self.proto)
@@ -94,35 +94,35 @@ impl ClientHeaders {
     }
 }
 
-/// The client's address: the nearest one that is not trusted, of those that the trusted proxies
-/// before us tell of; else the farthest that is known.
+/// Returns the client's address: the nearest untrusted address in the list that the trusted proxies in
+/// front have built, or the farthest valid one if all are trusted.
 #[must_use]
 pub fn client_address(headers: &Headers, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
-    for hop in hops(headers) {
-        match hop {
-            // Only who is trusted is asked who came before.
-            Some(hop) if is_trusted(client, trusted) => client = hop,
+    for address in earlier_addresses(headers) {
+        match address {
+            // The entry was added by `client`, so it counts only if `client` is trusted.
+            Some(address) if is_trusted(client, trusted) => client = address,
             _ => break,
         }
     }
     client
 }
 
-/// Whether `address` is in one of the networks, where both may have an IPv4 address written as IPv6.
+/// Whether `address` is in one of the networks. Either may be an IPv4-mapped IPv6 address.
 #[must_use]
 pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
     let address = address.to_canonical();
-    let is_in = |network: &IpNet| match (network, address) {
+    let contains = |network: &IpNet| match (network, address) {
         (IpNet::V6(network), IpAddr::V4(address)) => network.contains(&address.to_ipv6_mapped()),
         _ => network.contains(&address),
     };
-    networks.iter().any(is_in)
+    networks.iter().any(contains)
 }
 
-/// The headers that a client could lie with. Some servers believe in further ones of the
-/// `X-Forwarded-` family, such as `X-Forwarded-Port`.
-const TOLD: HeaderSet = HeaderSet::new(&[
+/// The headers that an untrusted client could forge. Some servers trust others of the `X-Forwarded-`
+/// family, such as `X-Forwarded-Port`, so all of them are included.
+const FORWARDING: HeaderSet = HeaderSet::new(&[
     HeaderName::Forwarded,
     HeaderName::ForwardedFor,
     HeaderName::ForwardedHost,
@@ -131,47 +131,49 @@ const TOLD: HeaderSet = HeaderSet::new(&[
     HeaderName::RealIp,
 ]);
 
-/// The addresses before our peer's, nearest first; `None` for what is no address.
-fn hops(headers: &Headers) -> impl Iterator<Item = Option<IpAddr>> {
-    let (name, read): (_, fn(&str) -> Option<IpAddr>) = if headers.has(HeaderName::ForwardedFor) {
-        (HeaderName::ForwardedFor, address)
+/// The addresses of the hops before our peer, nearest first; `None` for an entry that is not an address.
+fn earlier_addresses(headers: &Headers) -> impl Iterator<Item = Option<IpAddr>> {
+    let (name, parse): (_, fn(&str) -> Option<IpAddr>) = if headers.has(HeaderName::ForwardedFor) {
+        (HeaderName::ForwardedFor, parse_address)
     } else {
-        (HeaderName::Forwarded, |element| parameter(element, "for").and_then(address))
+        (HeaderName::Forwarded, |element| parameter(element, "for").and_then(parse_address))
     };
-    elements(headers, name).take(MAX_HOPS).map(read)
+    elements(headers, name).take(MAX_HOPS).map(parse)
 }
 
-/// The elements of a list, last first: so whatever a client wrote, open quotes too, it cannot
-/// change how we read what a proxy has put behind it.
+/// The elements of a list, last first: nothing that a client wrote, such as an open quote, can change how
+/// the elements that a proxy appended are parsed.
 fn elements(headers: &Headers, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers.all(name).rev().filter_map(ascii).flat_map(|field| {
+    headers.all(name).rev().filter_map(ascii).flat_map(|list| {
         let mut quoted = false;
-        field.rsplit(move |c| {
+        list.rsplit(move |c| {
             quoted ^= c == '"';
             c == ',' && !quoted
         })
     })
 }
 
-/// A parameter of an element of `Forwarded`, without quotes.
+/// Returns a parameter of an element of `Forwarded`, without quotes.
 fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.find(|(found, _)| found.trim().eq_ignore_ascii_case(name))?;
+    let (_, value) = pairs.find(|(key, _)| key.trim().eq_ignore_ascii_case(name))?;
     Some(value.trim().trim_matches('"'))
 }
 
-/// An address as proxies write it: with or without a port, an IPv6 address with or without brackets.
-fn address(text: &str) -> Option<IpAddr> {
+/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
+fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim().trim_matches('"');
     let bare = || text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse::<IpAddr>().ok();
     let address = bare().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
     address.map(|address| address.to_canonical())
 }
 
-/// Tells in `Forwarded` what `X-Forwarded-*` do. Their host and scheme are what the client used.
+/// Translates `X-Forwarded-*` to `Forwarded`. Their host and scheme go to the first element, because they
+/// are the ones that the client used.
 fn add_forwarded(headers: &mut Headers) {
-    let mut nodes: Vec<String> = hops(headers).map(|hop| format!("for={}", node(hop))).collect();
-    if let Some(first) = nodes.last_mut() {
+    let element = |address| format!("for={}", node(address));
+    let mut elements_nearest_first: Vec<String> = earlier_addresses(headers).map(element).collect();
+    if let Some(first) = elements_nearest_first.last_mut() {
         let farthest = |name| elements(headers, name).last().unwrap_or_default().trim();
         let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
         let proto = farthest(HeaderName::ForwardedProto);
@@ -181,18 +183,18 @@ fn add_forwarded(headers: &mut Headers) {
         }
         first.extend(host_parameter(farthest(HeaderName::ForwardedHost)));
     }
-    nodes.reverse();
-    headers.add(HeaderName::Forwarded, nodes.join(", ").as_bytes());
+    elements_nearest_first.reverse();
+    headers.add(HeaderName::Forwarded, elements_nearest_first.join(", ").as_bytes());
 }
 
-/// Tells in `X-Forwarded-*` what `Forwarded` does.
+/// Translates `Forwarded` to `X-Forwarded-*`.
 fn add_x_forwarded(headers: &mut Headers) {
-    let text = |hop: Option<IpAddr>| hop.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    let mut addresses: Vec<String> = hops(headers).map(text).collect();
+    let text = |address: Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    let mut addresses: Vec<String> = earlier_addresses(headers).map(text).collect();
     addresses.reverse();
     let first = elements(headers, HeaderName::Forwarded).last().unwrap_or_default();
-    let said = |name| parameter(first, name).map(str::to_owned);
-    let (proto, host) = (said("proto"), said("host"));
+    let proto = parameter(first, "proto").map(str::to_owned);
+    let host = parameter(first, "host").map(str::to_owned);
     headers.add(HeaderName::ForwardedFor, addresses.join(", ").as_bytes());
     for (name, value) in [(HeaderName::ForwardedProto, proto), (HeaderName::ForwardedHost, host)] {
         if let Some(value) = value {
@@ -201,8 +203,8 @@ fn add_x_forwarded(headers: &mut Headers) {
     }
 }
 
-/// Of a field that says one thing, keeps the last: what the proxy before us has put behind what it
-/// was sent, and what not all servers would read.
+/// Keeps only the last of several headers of a name that may have one value: the last was added by the
+/// proxy in front, the others were sent to it, and servers differ in which one they use.
 fn keep_last(headers: &mut Headers, name: HeaderName) {
     if headers.all(name).nth(1).is_some() {
         let last = headers.all(name).next_back().map(<[u8]>::to_vec);
@@ -210,21 +212,21 @@ fn keep_last(headers: &mut Headers, name: HeaderName) {
     }
 }
 
-/// Adds a field, unless there is one of this name.
+/// Adds a header unless there is one of this name.
 fn add_missing(headers: &mut Headers, name: HeaderName, value: &[u8]) {
     if !headers.has(name) {
         headers.add(name, value);
     }
 }
 
-/// Makes a list one field, with `last` at its end.
+/// Joins the headers of a list into one and appends an element.
 fn extend_list(headers: &mut Headers, name: HeaderName, last: &[u8]) {
-    let list = headers.all(name).filter(|field| !field.is_empty());
+    let list = headers.all(name).filter(|value| !value.is_empty());
     let list = list.chain([last]).collect::<Vec<_>>().join(&b", "[..]);
     headers.set(name, &list);
 }
 
-/// A node of `Forwarded` (RFC 7239, section 6).
+/// Formats a node of `Forwarded` (RFC 7239, section 6).
 fn node(address: Option<IpAddr>) -> String {
     match address {
         Some(IpAddr::V4(address)) => address.to_string(),
@@ -233,8 +235,8 @@ fn node(address: Option<IpAddr>) -> String {
     }
 }
 
-/// The parameter `host` of an element of `Forwarded`, in parts; empty without a host, or with one
-/// that cannot stand in quotes as it is.
+/// Returns the `host` parameter of an element of `Forwarded`, in parts. It is empty without a host, or if
+/// the host would need escapes within quotes.
 fn host_parameter(host: &str) -> [&str; 4] {
     if host.is_empty() || host.contains(['"', '\\']) {
         return [""; 4];
@@ -244,7 +246,7 @@ fn host_parameter(host: &str) -> [&str; 4] {
     [";host=", quote, host, quote]
 }
 
-/// The value as text, unless a byte is over 0x7F: then it can mean nothing here.
+/// Returns an ASCII value as text. Any other has no meaning in these headers.
 fn ascii(value: &[u8]) -> Option<&str> {
     str::from_utf8(value).ok().filter(|value| value.is_ascii())
 }

@@ -1,9 +1,9 @@
-//! What of a message's header headers is for one connection only, and so ends here (RFC 9110, section 7.6). Pure.
+//! Removal of the headers that belong to one connection (RFC 9110, section 7.6), and `Via`. Pure.
 //!
-//! - `TE` goes whole: a request that is not said to take trailers may still get an answer with some.
-//! - `Proxy-Authorization`, `Proxy-Authenticate` and `Proxy-Authentication-Info` go: lb speaks for
-//!   the servers, it is no proxy that a client signs in to, nor does it sign in to the servers.
-//! - `Transfer-Encoding` goes: whoever writes the message frames it.
+//! - `TE` is removed entirely: a server may send trailers even if the request does not announce support.
+//! - `Proxy-Authorization`, `Proxy-Authenticate` and `Proxy-Authentication-Info` are removed: `lb` acts for
+//!   the servers, so clients do not authenticate to it as a proxy, nor does it authenticate to servers.
+//! - `Transfer-Encoding` is removed: the code that writes the message decides its framing.
 
 use http::Version;
 
@@ -12,12 +12,11 @@ use crate::http1::name::{HeaderName, HeaderSet};
 use crate::http1::persistence::connection_options;
 use crate::http1::rejection::Rejection;
 
-/// Makes a client's headers a server's: takes out the headers of the client's connection, those that
-/// `Connection` names, and those that a server could take for ours; adds `Via`. `version` is the
-/// client's.
+/// Prepares a client's headers for a server: removes hop-by-hop headers, those that `Connection` lists,
+/// and those that a server could mistake for ours, and adds `Via`. `version` is the client's.
 ///
-/// The protocol that the client would change to is returned. `h2c` is none: it would take requests
-/// past the routes.
+/// Returns the value of `Upgrade` if the client requests an upgrade. `h2c` is ignored, because its
+/// requests would bypass the routes.
 ///
 /// # Errors
 /// [`Rejection::UpgradeWithBody`].
@@ -26,25 +25,26 @@ pub fn prepare_request(headers: &mut Headers, version: Version) -> Result<Option
     if upgrade.is_some() && has_body(headers) {
         return Err(Rejection::UpgradeWithBody);
     }
-    remove(headers, HOP_BY_HOP.and(HeaderName::Disguised));
+    remove(headers, HOP_BY_HOP.with(HeaderName::Disguised));
     headers.add(HeaderName::Via, via(version));
     Ok(upgrade)
 }
 
-/// Makes a server's headers a client's, likewise. `version` is the server's.
+/// Prepares a server's headers for a client in the same way. `version` is the server's.
 ///
-/// The protocol that the server changes to is returned, if that is what `status` says.
+/// Returns the value of `Upgrade` if `status` is 101.
 pub fn prepare_response(headers: &mut Headers, status: u16, version: Version) -> Option<Vec<u8>> {
     let switches = status == 101;
     let upgrade = if switches { headers.get(HeaderName::Upgrade).map(<[u8]>::to_vec) } else { None };
-    // Who never has a body must not say how long it is (RFC 9110, section 8.6): a client could wait for it.
+    // A response that cannot have a body must not have a Content-Length (RFC 9110, section 8.6): a client might
+    // wait for the body.
     let bodiless = matches!(status, 100..=199 | 204);
-    remove(headers, if bodiless { HOP_BY_HOP.and(HeaderName::ContentLength) } else { HOP_BY_HOP });
+    remove(headers, if bodiless { HOP_BY_HOP.with(HeaderName::ContentLength) } else { HOP_BY_HOP });
     headers.add(HeaderName::Via, via(version));
     upgrade
 }
 
-/// The protocols of an `Upgrade` that `Connection` names, unless one of them is `h2c`.
+/// Returns the value of `Upgrade` if `Connection` lists it and none of its protocols is `h2c`.
 fn requested_upgrade(headers: &Headers) -> Option<Vec<u8>> {
     let mut upgrades = headers.all(HeaderName::Upgrade);
     let (Some(upgrade), None) = (upgrades.next(), upgrades.next()) else { return None };
@@ -60,23 +60,24 @@ fn has_body(headers: &Headers) -> bool {
         || headers.get(HeaderName::ContentLength).is_some_and(|length| length != b"0")
 }
 
-/// Takes out what `Connection` names, and these; allocates only where `Connection` names headers that
-/// would stay.
+/// Removes the headers that `Connection` lists, and those in `names`. Allocates only if `Connection` has
+/// more than the usual options.
 fn remove(headers: &mut Headers, names: HeaderSet) {
-    let usual = |options: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|usual| usual.eq_ignore_ascii_case(options));
-    if !headers.all(HeaderName::Connection).all(usual) {
-        let named: Vec<Vec<u8>> =
-            connection_options(headers).filter(|option| names_a_field(option)).map(<[u8]>::to_vec).collect();
-        headers.retain(|_, text| !named.iter().any(|name| name.eq_ignore_ascii_case(text)));
+    let is_usual =
+        |options: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|usual| usual.eq_ignore_ascii_case(options));
+    if !headers.all(HeaderName::Connection).all(is_usual) {
+        let listed: Vec<Vec<u8>> =
+            connection_options(headers).filter(|option| is_removable(option)).map(<[u8]>::to_vec).collect();
+        headers.retain(|_, text| !listed.iter().any(|name| name.eq_ignore_ascii_case(text)));
     }
     headers.remove_all(names);
 }
 
-/// Whether an option of `Connection` may name a field to take out: others are words about the
-/// connection, headers that go anyway, or ours.
-fn names_a_field(option: &[u8]) -> bool {
-    let name = HeaderName::of(option);
-    !HOP_BY_HOP.has(name) && !OURS.has(name) && !option.eq_ignore_ascii_case(b"close")
+/// Whether an option of `Connection` may name a header that has to be removed. The others are options of
+/// the connection itself, hop-by-hop headers, or protected.
+fn is_removable(option: &[u8]) -> bool {
+    let name = HeaderName::from_bytes(option);
+    !HOP_BY_HOP.contains(name) && !PROTECTED.contains(name) && !option.eq_ignore_ascii_case(b"close")
 }
 
 const HOP_BY_HOP: HeaderSet = HeaderSet::new(&[
@@ -92,9 +93,9 @@ const HOP_BY_HOP: HeaderSet = HeaderSet::new(&[
     HeaderName::Upgrade,
 ]);
 
-/// The headers that frame a message, name its host, or are what we tell servers. A client's
-/// `Connection` does not take them out, not even where the proxy before us has set them.
-const OURS: HeaderSet = HeaderSet::new(&[
+/// Headers that frame a message, identify its host, or are set for servers. A client's `Connection` cannot
+/// remove them, not even those that a trusted proxy in front has set.
+const PROTECTED: HeaderSet = HeaderSet::new(&[
     HeaderName::B3,
     HeaderName::B3Flags,
     HeaderName::B3ParentSpanId,
@@ -116,7 +117,7 @@ const OURS: HeaderSet = HeaderSet::new(&[
     HeaderName::Via,
 ]);
 
-/// RFC 9110, section 7.6.3: the version received, and a name for who received it.
+/// The `Via` entry (RFC 9110, section 7.6.3): the version received, and a pseudonym of the recipient.
 fn via(version: Version) -> &'static [u8] {
     match version {
         Version::HTTP_10 => b"1.0 lb",
@@ -130,15 +131,15 @@ fn via(version: Version) -> &'static [u8] {
 mod tests {
     use super::*;
 
-    /// Headers as in a message, one a line.
+    /// Parses headers, one per line.
     fn headers(text: &str) -> Headers {
-        Headers::of(text.lines().map(|line| {
+        Headers::from_pairs(text.lines().map(|line| {
             let (name, value) = line.split_once(':').expect("a colon");
             (name.trim(), value.trim())
         }))
     }
 
-    /// One a line again.
+    /// Writes headers, one per line.
     fn text(headers: &Headers) -> String {
         let line = |(_, name, value): (_, &[u8], &[u8])| {
             format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
@@ -149,14 +150,14 @@ mod tests {
     #[track_caller]
     fn assert_forwarded(sent: &str, forwarded: &str) {
         let mut headers = headers(sent);
-        prepare_request(&mut headers, Version::HTTP_11).expect("no refusal");
+        prepare_request(&mut headers, Version::HTTP_11).expect("a valid request");
         assert_eq!(headers.get(HeaderName::Via), Some(&b"1.1 lb"[..]));
         headers.remove(HeaderName::Via);
         assert_eq!(text(&headers), forwarded, "{sent}");
     }
 
     #[test]
-    fn the_fields_of_one_connection_are_not_forwarded() {
+    fn hop_by_hop_headers_are_not_forwarded() {
         let cases = [
             ("Host: a\nAccept: x\nAccept: y", "Host: a\nAccept: x\nAccept: y"),
             ("Host: a\nConnection: keep-alive", "Host: a"),
@@ -164,13 +165,14 @@ mod tests {
                 "Connection: X-One, X-Two\nConnection: x-three ,,\nX-One: 1\nx-two: 2\nX-Three: 3\nX-Four: 4",
                 "X-Four: 4",
             ),
-            // Row 24.
+            // Case: connection-header
+            // The client cannot remove protected headers.
             (
                 "Connection: close, X-Forwarded-For, Host, Content-Length, traceparent, X-Real-IP, x-b3-traceid, Via\n\
                  Host: a\nContent-Length: 5\ntraceparent: t\nX-Forwarded-For: f\nX-Real-IP: r\nX-B3-TraceId: b",
                 "Host: a\nContent-Length: 5\ntraceparent: t\nX-Forwarded-For: f\nX-Real-IP: r\nX-B3-TraceId: b",
             ),
-            // Row 25.
+            // Case: hop-by-hop
             (
                 "Keep-Alive: timeout=5\nProxy-Connection: keep-alive\nTE: trailers, gzip\nConnection: TE\nTrailer: X",
                 "Trailer: X",
@@ -178,7 +180,7 @@ mod tests {
             ("Transfer-Encoding: chunked\nExpect: 100-continue", "Expect: 100-continue"),
             ("Proxy-Authorization: Basic x\nAuthorization: Basic y", "Authorization: Basic y"),
             ("HTTP2-Settings: x\nConnection: HTTP2-Settings", ""),
-            // Connection options are names of headers, or nothing.
+            // Connection options that are not header names have no effect.
             ("Connection: a b, \"x\", @, x\nX: 1\nA: 2", "A: 2"),
         ];
         for (sent, forwarded) in cases {
@@ -187,7 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_8_and_26_underscores_disguise_no_field_of_ours() {
+    fn underscores_do_not_disguise_headers() {
+        // Cases: te-underscore, forwarded-headers
         let disguised = "Transfer_Encoding: chunked\nContent_Length: 5\nHost_: a\nX_Forwarded_For: f\n\
              X-Forwarded_Proto: p\nX_Forwarded_Anything: x\nX_Real_IP: r\nX_B3_TraceId: b\n\
              X_Request_Id: i\nProxy_Connection: c";
@@ -196,16 +199,16 @@ mod tests {
     }
 
     #[test]
-    fn via_is_added_to_what_is_there() {
+    fn via_is_added_to_earlier_ones() {
         for (version, last) in [(Version::HTTP_10, "1.0 lb"), (Version::HTTP_11, "1.1 lb"), (Version::HTTP_2, "2 lb")] {
             let mut headers = headers("Via: 1.1 front");
-            prepare_request(&mut headers, version).expect("no refusal");
+            prepare_request(&mut headers, version).expect("a valid request");
             assert_eq!(text(&headers), format!("Via: 1.1 front\nVia: {last}"));
         }
     }
 
     #[test]
-    fn an_upgrade_is_taken_out_and_told() {
+    fn an_upgrade_is_removed_and_returned() {
         let cases = [
             ("Connection: Upgrade\nUpgrade: websocket", Ok(Some("websocket"))),
             ("Connection: keep-alive, upgrade\nUpgrade: websocket", Ok(Some("websocket"))),
@@ -214,7 +217,7 @@ mod tests {
             ("Connection: upgrade", Ok(None)),
             ("Connection: upgrade\nUpgrade:", Ok(None)),
             ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", Ok(None)),
-            // Row 30.
+            // Case: upgrade-h2c
             ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", Ok(None)),
             ("Connection: upgrade\nUpgrade: websocket, H2C", Ok(None)),
             ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", Ok(None)),
@@ -229,12 +232,12 @@ mod tests {
                 assert!(!headers.has(HeaderName::Upgrade) && !headers.has(HeaderName::Connection), "{sent}");
             }
         }
-        let mut old = headers("Connection: upgrade\nUpgrade: foo");
-        assert_eq!(prepare_request(&mut old, Version::HTTP_10), Ok(None), "HTTP/1.0 has no upgrades");
+        let mut http_10 = headers("Connection: upgrade\nUpgrade: foo");
+        assert_eq!(prepare_request(&mut http_10, Version::HTTP_10), Ok(None), "HTTP/1.0 has no upgrades");
     }
 
     #[test]
-    fn a_response_keeps_what_is_the_clients() {
+    fn a_response_keeps_its_end_to_end_headers() {
         let sent = "Connection: keep-alive, X-Hop\nKeep-Alive: timeout=5\nTransfer-Encoding: chunked\nX-Hop: 1\n\
              Proxy-Authenticate: Basic\nUpgrade: h2c\nSet-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x";
         let mut headers = headers(sent);
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_upgrades_with_101_only() {
+    fn only_a_101_response_upgrades() {
         let sent = "Connection: upgrade\nUpgrade: websocket";
         for (status, expected) in [(101, Some("websocket")), (200, None), (426, None)] {
             let mut headers = headers(sent);
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_has_a_body_says_no_length() {
+    fn a_response_that_cannot_have_a_body_has_no_content_length() {
         for (status, kept) in [(100, false), (103, false), (204, false), (200, true), (304, true)] {
             let mut headers = headers("Content-Length: 5");
             prepare_response(&mut headers, status, Version::HTTP_11);

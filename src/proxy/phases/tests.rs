@@ -6,7 +6,7 @@ use super::*;
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 use crate::http1::framing;
-use crate::http1::head::Limits;
+use crate::http1::head::HeadLimits;
 use crate::live::counters::PerWorker;
 use crate::live::listener::LiveListener;
 
@@ -14,7 +14,7 @@ use crate::live::listener::LiveListener;
 fn head(text: &str) -> RequestHead {
     let mut head = RequestHead::default();
     let text = text.replace('¶', "\r\n");
-    head.parse(text.as_bytes(), Limits { bytes: 10_000, headers: 100 }).expect("a valid head").expect("all of it");
+    head.parse(text.as_bytes(), HeadLimits { bytes: 10_000, headers: 100 }).expect("a valid head").expect("all of it");
     head
 }
 

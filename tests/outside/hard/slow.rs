@@ -200,7 +200,7 @@ fn row_44_over_the_limit_clients_are_served_as_there_is_room() {
     let (lines, took) = (waiting(), began.elapsed());
     assert!(lines as u64 <= took.as_secs() + 1, "{lines} lines in {took:?}");
     drop(slow);
-    eventually("it is said that this is over", || said(&lb, "clients are served as they come again").pop());
+    eventually("it is said that this is over", || said(&lb, "connection limit no longer reached").pop());
     assert!(lb.metric("lb_clients_delayed_total") > Some(0.0));
 }
 
@@ -266,7 +266,7 @@ fn row_45_clients_use_up_their_own_descriptors_and_nobody_elses() {
     });
     assert_eq!(get(address, "/").status, 200);
     assert!(lb.metric("lb_clients_delayed_total") > Some(0.0));
-    eventually("it is said that this is over", || said(&lb, "clients are served as they come again").pop());
+    eventually("it is said that this is over", || said(&lb, "connection limit no longer reached").pop());
 }
 
 #[test]

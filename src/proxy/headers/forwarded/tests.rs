@@ -1,4 +1,4 @@
-//! Who a server is told the client is.
+//! Tables of the forwarding headers that servers receive.
 
 use super::*;
 
@@ -14,12 +14,12 @@ fn networks(text: &str) -> Vec<IpNet> {
     text.split_whitespace().map(|network| network.parse().expect("a network")).collect()
 }
 
-/// Headers as in a message, one a line.
+/// Parses headers, one per line.
 fn headers(text: &str) -> Headers {
-    Headers::of(text.lines().map(|line| line.split_once(": ").expect("a colon")))
+    Headers::from_pairs(text.lines().map(|line| line.split_once(": ").expect("a colon")))
 }
 
-/// The headers of [`FAMILY`] that a request of `peer` ends up with.
+/// Returns the headers of [`FAMILY`] that a request from `peer` has for the server.
 fn set(peer: &str, sent: &str) -> [String; 5] {
     let mut headers = headers(sent);
     let peer = SocketAddr::new(peer.parse().expect("an address"), 4711);
@@ -32,7 +32,8 @@ fn set(peer: &str, sent: &str) -> [String; 5] {
 }
 
 #[test]
-fn row_26_what_a_client_says_of_itself_is_replaced() {
+fn values_from_an_untrusted_client_are_replaced() {
+    // Case: forwarded-headers
     let lies = "X-Forwarded-For: 9.9.9.9\nX-Forwarded-For: 8.8.8.8\nX-Forwarded-Proto: https\n\
          X-Forwarded-Host: evil\nX-Forwarded-Port: 1\nX-Forwarded-Prefix: /x\nX-Real-IP: 9.9.9.9\n\
          Forwarded: for=9.9.9.9;proto=https";
@@ -63,7 +64,7 @@ fn row_26_what_a_client_says_of_itself_is_replaced() {
 }
 
 #[test]
-fn a_host_is_told_however_long_it_is() {
+fn a_host_of_any_length_is_forwarded() {
     for length in [1, 254, 255, 300, 301, 640, 1280] {
         let host = "a".repeat(length);
         let element = format!("for=192.0.2.1;proto=http;host={host}");
@@ -73,9 +74,9 @@ fn a_host_is_told_however_long_it_is() {
 }
 
 #[test]
-fn what_a_trusted_proxy_says_is_kept_and_extended() {
+fn values_from_a_trusted_proxy_are_kept_and_extended() {
     let cases = [
-        // It says nothing.
+        // No forwarding headers.
         ("Host: a", ["10.0.0.1", "http", "a", "10.0.0.1", "for=10.0.0.1;proto=http;host=a"]),
         (
             "Host: a\nX-Forwarded-For: 9.9.9.9, 10.0.0.2\nX-Forwarded-For: 10.0.0.3\nX-Forwarded-Proto: https\n\
@@ -109,13 +110,13 @@ fn what_a_trusted_proxy_says_is_kept_and_extended() {
                 "for=_x;Proto=https;host=\"b:443\", For=\"[2001:db8::1]:80\", for=10.0.0.1;proto=http;host=a",
             ],
         ),
-        // Who adds a field behind the client's own has the last word.
+        // If the proxy adds a header after the client's own, the last one counts.
         (
             "X-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https\nX-Forwarded-Proto: http\nX-Forwarded-Host: b\n\
              X-Forwarded-Host: c\nX-Real-IP: 1.1.1.1\nX-Real-IP: 9.9.9.9",
             ["9.9.9.9, 10.0.0.1", "http", "c", "9.9.9.9", "for=9.9.9.9;proto=http;host=c, for=10.0.0.1;proto=http"],
         ),
-        // What could break out of an element is not translated.
+        // Values that could break out of an element are not translated.
         (
             "X-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https;for=1.1.1.1\nX-Forwarded-Host: b\"",
             ["9.9.9.9, 10.0.0.1", "https;for=1.1.1.1", "b\"", "9.9.9.9", "for=9.9.9.9, for=10.0.0.1;proto=http"],
@@ -127,7 +128,7 @@ fn what_a_trusted_proxy_says_is_kept_and_extended() {
 }
 
 #[test]
-fn the_client_is_the_nearest_that_is_not_trusted() {
+fn the_client_is_the_nearest_untrusted_address() {
     let many = format!("X-Forwarded-For: 9.9.9.9{}", ", 10.0.0.2".repeat(MAX_HOPS));
     let cases = [
         ("9.9.9.9", "X-Forwarded-For: 1.1.1.1", "9.9.9.9"),
@@ -148,13 +149,13 @@ fn the_client_is_the_nearest_that_is_not_trusted() {
     ];
     for (peer, sent, client) in cases {
         let peer = peer.parse().expect("an address");
-        let found = client_address(&headers(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
-        assert_eq!(found.to_string(), client, "{peer} {sent}");
+        let address = client_address(&headers(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
+        assert_eq!(address.to_string(), client, "{peer} {sent}");
     }
 }
 
 #[test]
-fn an_address_is_trusted_however_it_is_written() {
+fn an_address_is_trusted_in_any_notation() {
     let cases = [
         ("10.1.2.3", "10.0.0.0/8", true),
         ("::ffff:10.1.2.3", "10.0.0.0/8", true),

@@ -1,4 +1,4 @@
-//! What is made of trace headers, and written of them.
+//! Tables of received trace headers, and of those that are written.
 
 use super::*;
 
@@ -10,10 +10,10 @@ const SHORT_TRACE: u128 = 0x4848_5a39_53bb_6124;
 const SPAN_ID: u64 = 0xa2fb_4a1d_1a96_d312;
 
 fn headers(text: &str) -> Headers {
-    Headers::of(text.lines().filter_map(|line| line.trim().split_once(": ")))
+    Headers::from_pairs(text.lines().filter_map(|line| line.trim().split_once(": ")))
 }
 
-/// The case of names and the order are of no meaning.
+/// Case of names and order do not matter.
 fn sorted(headers: &Headers) -> Vec<(String, String)> {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     let mut all: Vec<_> =
@@ -23,7 +23,7 @@ fn sorted(headers: &Headers) -> Vec<(String, String)> {
 }
 
 fn text(headers: &Headers, name: HeaderName) -> &str {
-    std::str::from_utf8(headers.get(name).expect("the field")).expect("text")
+    std::str::from_utf8(headers.get(name).expect("the header")).expect("text")
 }
 
 fn rng() -> fastrand::Rng {
@@ -31,11 +31,11 @@ fn rng() -> fastrand::Rng {
 }
 
 #[test]
-fn what_comes_in_is_continued() {
-    use Decision::{Debug, No, Yes};
+fn a_received_context_is_continued() {
+    use SamplingDecision::{Debug, No, Yes};
     let trace = Some(TRACE);
     let short = Some(SHORT_TRACE);
-    let cases: &[(&str, Option<u128>, Option<Decision>)] = &[
+    let cases: &[(&str, Option<u128>, Option<SamplingDecision>)] = &[
         ("", None, None),
         // W3C
         ("traceparent: 00-{T}-{S}-01", trace, Some(Yes)),
@@ -86,7 +86,7 @@ fn what_comes_in_is_continued() {
         ("X-B3-Sampled: maybe", None, None),
         ("X-B3-TraceId: {T}\nX-B3-Sampled: 1", None, Some(Yes)),
         ("X-B3-TraceId: nonsense\nX-B3-SpanId: {S}", None, None),
-        // Several forms
+        // Several formats
         ("b3: {T}-{S}-0\ntraceparent: 00-11111111111111111111111111111111-{S}-01", trace, Some(No)),
         ("b3: nonsense\ntraceparent: 00-{T}-{S}-01", trace, Some(Yes)),
         ("b3: 0\ntraceparent: 00-{T}-{S}-01", trace, Some(No)),
@@ -104,7 +104,7 @@ fn what_comes_in_is_continued() {
                     assert!(context.trace_id > u128::from(u64::MAX), "{text}");
                 }
             }
-            assert_eq!(context.sampled, decision.map_or(sample == 1.0, Decision::is_yes), "{text}");
+            assert_eq!(context.sampled, decision.map_or(sample == 1.0, SamplingDecision::is_sampled), "{text}");
             assert_eq!(context.debug, *decision == Some(Debug), "{text}");
             assert!(context.span_id != 0 && context.span_id != SPAN_ID, "{text}");
         }
@@ -112,7 +112,7 @@ fn what_comes_in_is_continued() {
 }
 
 #[test]
-fn the_share_of_new_traces_is_what_was_asked_for() {
+fn the_configured_share_of_new_traces_is_sampled() {
     let mut rng = rng();
     let received = Headers::new();
     let sampled = (0..10_000).filter(|_| TraceContext::continue_or_start(&received, 0.25, &mut rng).sampled).count();
@@ -120,18 +120,18 @@ fn the_share_of_new_traces_is_what_was_asked_for() {
 }
 
 #[test]
-fn a_child_is_written_in_all_forms() {
+fn a_child_is_written_in_all_formats() {
     let cases = [
         (
             "traceparent: 00-{T}-{S}-03\ntracestate: a=b",
             "traceparent: 00-{T}-{C}-03\ntracestate: a=b\nb3: {T}-{C}-1-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 1",
         ),
-        // Without a valid traceparent of the same trace, tracestate is about something else.
+        // Without a valid traceparent of the same trace, tracestate belongs to another trace.
         (
             "b3: {T}-{S}-0\ntraceparent: 00-11111111111111111111111111111111-{S}-01\ntracestate: a=b",
             "traceparent: 00-{T}-{C}-00\nb3: {T}-{C}-0-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 0",
         ),
-        // The length of a B3 id is kept, in traceparent it is padded.
+        // The length of a B3 id is kept; in traceparent the id is padded.
         (
             "X-B3-TraceId: {t}\nX-B3-SpanId: {S}\nX-B3-Sampled: 1\nX-B3-ParentSpanId: {S}\ntracestate: a=b",
             "traceparent: 00-0000000000000000{t}-{C}-01\nb3: {t}-{C}-1-{P}\nx-b3-traceid: {t}\nx-b3-sampled: 1",
@@ -140,7 +140,7 @@ fn a_child_is_written_in_all_forms() {
             "b3: {T}-{S}-d\nX-B3-Sampled: 0\nb3x: kept",
             "traceparent: 00-{T}-{C}-01\nb3: {T}-{C}-d-{P}\nx-b3-traceid: {T}\nx-b3-flags: 1\nb3x: kept",
         ),
-        // What is said twice or wrongly does not go on.
+        // Repeated and invalid headers are not forwarded.
         (
             "b3: {T}-{S}-1\nX-B3-Flags: what\ntraceparent: nonsense\ntraceparent: nonsense",
             "traceparent: 00-{T}-{C}-01\nb3: {T}-{C}-1-{P}\nx-b3-traceid: {T}\nx-b3-sampled: 1",
@@ -171,7 +171,7 @@ fn a_root_has_no_parent() {
 }
 
 #[test]
-fn without_spans_of_our_own_the_caller_stays_the_parent() {
+fn without_our_own_spans_the_caller_stays_the_parent() {
     let mut received = headers(&format!("b3: {T64}-{SPAN}-1-05e3ac9a4f6e3b90"));
     let context = TraceContext::continue_or_start(&received, 0.0, &mut rng());
     context.unrecorded().expect("a caller").write(&mut received);

@@ -1,4 +1,4 @@
-//! The headers that are set for a server: forwarding headers, trace context and request id, from any headers of a client.
+//! The headers that are set for a server: forwarding headers, trace context and request id, from any client headers.
 #![no_main]
 
 use std::net::SocketAddr;

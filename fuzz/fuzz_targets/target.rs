@@ -1,5 +1,5 @@
-//! Request targets: a method, a target and a `Host`, one per line. An accepted target is normalised, and parses the same
-//! again as the server receives it.
+//! Request targets: a method, a target and a `Host`, one per line. An accepted target is normalised, and parses the
+//! same again as the server receives it.
 #![no_main]
 
 use http::{Method, Version};

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Server, answer};
+use crate::support::servers::{Refusing, Server, respond};
 
 const JSON: &str = "[log]\nformat = \"json\"\n";
 const TRACE: &str = "80f198ee56343ba864fe8b2a57d3eff7";
@@ -99,7 +99,7 @@ fn whatever_a_client_sends_is_one_line() {
             let mut client = Client::connect(lb.address());
             client.send(request);
             // What is no request at all is answered without being one.
-            answered += usize::from(client.try_answer().is_ok_and(|answer| answer.status != 400));
+            answered += usize::from(client.try_response().is_ok_and(|answer| answer.status != 400));
         }
         assert!(answered >= 3, "{answered}");
         get(lb.address(), "/last");
@@ -139,11 +139,11 @@ fn the_generation_is_the_one_that_served_the_request() {
 #[test]
 fn failures_are_logged_with_a_word() {
     let refusing = Refusing::new();
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
-    let broken = Server::scripted(|mut stream, note| drop(note.next(&mut stream)));
-    let cut = Server::scripted(|mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
+    let broken = Server::scripted(|mut stream, recorder| drop(recorder.next(&mut stream)));
+    let cut = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
         }
     });
     let pool = |name: &str, address| {
@@ -178,7 +178,7 @@ fn failures_are_logged_with_a_word() {
     assert_eq!(client.request("GET /two HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").status, 400);
     let mut client = Client::connect(lb.address());
     client.send("GET /cut HTTP/1.1\r\nHost: a\r\n\r\n");
-    client.try_answer().expect_err("half an answer");
+    client.try_response().expect_err("half an answer");
     let entries = entries(&lb, cases.len() + 2);
     let expected = cases.into_iter().chain([("/two", 400, "bad_request", 0), ("/cut", 200, "answer_cut", 1)]);
     // Workers write as they come to it.
@@ -197,10 +197,10 @@ fn failures_are_logged_with_a_word() {
 
 #[test]
 fn who_ended_a_request_early_is_told_apart() {
-    let silent = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let silent = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             if request.path() == "/stalled" {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
             }
         }
     });
@@ -217,7 +217,7 @@ fn who_ended_a_request_early_is_told_apart() {
         eventually("the server has it", || (silent.requests().len() == number).then_some(()));
         match path {
             "/left" => drop(client),
-            "/stalled" => assert!(client.try_answer().is_err()),
+            "/stalled" => assert!(client.try_response().is_err()),
             _ => {
                 lb.apply(&config("server2", &other));
                 assert!(client.is_closed());
@@ -239,7 +239,7 @@ fn what_is_no_request_at_all_is_logged_and_counted_too() {
         let mut client = Client::connect(lb.address());
         // It may be refused before all is sent.
         let _ = client.socket().write_all(bytes.as_bytes());
-        if let Ok(answer) = client.try_answer() {
+        if let Ok(answer) = client.try_response() {
             assert_eq!(answer.status, status);
         }
         let entry = entries(&lb, number).remove(number - 1);
@@ -253,7 +253,7 @@ fn what_is_no_request_at_all_is_logged_and_counted_too() {
 
 #[test]
 fn what_is_cut_at_the_end_is_logged_to_the_last() {
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
     let mut lb = Lb::before(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));
     let address = lb.address();
     let clients: Vec<Client> = (0..150)

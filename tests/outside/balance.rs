@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Server, respond};
 
 const NAMES: [&str; 3] = ["server1", "server2", "server3"];
 
@@ -123,11 +123,11 @@ fn random_shares_by_weight_roughly_and_in_no_order() {
 fn least_connections_avoids_who_is_busy() {
     let (free, freed) = channel::<()>();
     let freed = Mutex::new(freed);
-    let slow = Server::scripted(move |mut stream, note| {
-        while note.next(&mut stream).is_some() {
+    let slow = Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
             // Until the test lets it.
             let _ = freed.lock().expect("a receiver").recv();
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
         }
     });
     let quick = Server::named("quick");
@@ -141,11 +141,11 @@ fn least_connections_avoids_who_is_busy() {
         if !slow.requests().is_empty() {
             break;
         }
-        assert_eq!(waiting.answer().text(), "quick");
+        assert_eq!(waiting.response().text(), "quick");
     }
     assert_eq!(counts(&ask(address, 20)), BTreeMap::from([("quick", 20)]));
     free.send(()).expect("a server");
-    assert_eq!(waiting.answer().text(), "slow");
+    assert_eq!(waiting.response().text(), "slow");
 }
 
 #[test]

@@ -7,22 +7,22 @@ use std::sync::mpsc::{Receiver, channel};
 use crate::support::DEADLINE;
 use crate::support::client::{Client, Piece};
 use crate::support::lb::Lb;
-use crate::support::servers::{Request, Server, answer};
+use crate::support::servers::{Request, Server, respond};
 
 /// A server that answers with the body that it was sent, and says how by the same kind of framing.
 pub(crate) fn echo() -> Server {
-    Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             if request.values("content-length").is_empty() {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
                 for piece in request.body.chunks(7_777) {
-                    answer(&mut stream, format!("{:x}\r\n", piece.len()));
-                    answer(&mut stream, [piece, b"\r\n"].concat());
+                    respond(&mut stream, format!("{:x}\r\n", piece.len()));
+                    respond(&mut stream, [piece, b"\r\n"].concat());
                 }
-                answer(&mut stream, "0\r\n\r\n");
+                respond(&mut stream, "0\r\n\r\n");
             } else {
-                answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()));
-                answer(&mut stream, &request.body);
+                respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()));
+                respond(&mut stream, &request.body);
             }
         }
     })
@@ -71,11 +71,11 @@ fn bodies_of_any_size_pass_whole_in_both_framings() {
                     }
                     writer.write_all(b"0\r\n\r\n").expect("sent");
                 });
-                let answer = client.answer();
+                let answer = client.response();
                 assert_eq!(answer.status, 200);
                 assert!(answer.body == body, "{length} bytes, chunked {chunked}: {} came", answer.body.len());
                 let framing = if chunked { "transfer-encoding" } else { "content-length" };
-                assert!(answer.field(framing).is_some(), "{:?}", answer.fields);
+                assert!(answer.header(framing).is_some(), "{:?}", answer.headers);
             });
         }
     }
@@ -87,11 +87,11 @@ fn bodies_of_any_size_pass_whole_in_both_framings() {
 #[test]
 fn an_answer_comes_as_it_is_made() {
     let (open, opened) = gate();
-    let server = Server::scripted(move |mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    let server = Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
             wait(&opened);
-            answer(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
+            respond(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
         }
     });
     let lb = Lb::before(&server, "");
@@ -109,28 +109,28 @@ fn an_answer_comes_as_it_is_made() {
 fn an_upload_goes_on_as_it_comes() {
     let (came, when_came) = channel();
     let came = Mutex::new(came);
-    let server = Server::scripted(move |mut stream, note| {
+    let server = Server::scripted(move |mut stream, recorder| {
         let Some(mut request) = Request::read_head(&mut stream) else { return };
         let mut first = [0; 5];
         stream.read_exact(&mut first).expect("five bytes");
         came.lock().expect("a sender").send(first).expect("a test that waits");
         request.body.resize(4, 0);
         stream.read_exact(&mut request.body).expect("the rest");
-        note.seen(&request);
-        answer(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n");
+        recorder.add(&request);
+        respond(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n");
     });
     let lb = Lb::before(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfirst");
     assert_eq!(&when_came.recv_timeout(DEADLINE).expect("the first bytes"), b"first");
     client.send("last");
-    assert_eq!(client.answer().status, 204);
+    assert_eq!(client.response().status, 204);
     assert_eq!(server.requests()[0].body, b"last");
 }
 
 #[test]
 fn a_client_of_http_1_0_is_sent_no_chunks() {
-    let server = Server::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let server = Server::responding("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
     let lb = Lb::before(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
@@ -142,7 +142,7 @@ fn a_client_of_http_1_0_is_sent_no_chunks() {
 
 #[test]
 fn trailers_reach_a_client_that_takes_them() {
-    let server = Server::saying(
+    let server = Server::responding(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n\
          5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
     );
@@ -185,7 +185,7 @@ fn an_answer_may_come_while_its_request_is_still_on_its_way() {
     // Sends back what comes as it comes; neither waits for the other's end.
     let server = Server::scripted(|mut stream, _| {
         if Request::read_head(&mut stream).is_some() {
-            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
             let mut writer = stream.get_ref().try_clone().expect("a socket");
             std::io::copy(&mut stream.take(LENGTH as u64), &mut writer).expect("all of it");
         }

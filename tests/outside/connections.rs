@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Note, Request, Server, answer, hanging};
+use crate::support::servers::{Recorder, Request, Server, hanging, respond};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -16,7 +16,7 @@ const ONE_WORKER: &str = "[proxy]\nworkers = 1\n";
 
 #[test]
 fn a_hundred_requests_of_one_client_and_of_a_hundred_take_one_connection_to_the_server() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, ONE_WORKER);
     let address = lb.address();
     let mut client = Client::connect(address);
@@ -35,10 +35,10 @@ fn a_hundred_requests_of_one_client_and_of_a_hundred_take_one_connection_to_the_
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let server = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             let path = request.path();
-            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+            respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
         }
     });
     let lb = Lb::before(&server, "");
@@ -46,13 +46,13 @@ fn pipelined_requests_are_answered_in_order() {
     let requests: String = (0..50).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
     client.send(requests);
     for i in 0..50 {
-        assert_eq!(client.answer().text(), format!("/{i}"));
+        assert_eq!(client.response().text(), format!("/{i}"));
     }
 }
 
 #[test]
 fn a_connection_ends_when_its_client_says_so() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "");
     let address = lb.address();
     let cases = [
@@ -77,10 +77,10 @@ fn a_connection_ends_when_its_client_says_so() {
 
 #[test]
 fn a_server_that_closes_is_asked_on_a_new_connection() {
-    let server = Server::scripted(|mut stream, note| {
+    let server = Server::scripted(|mut stream, recorder| {
         // One answer a connection, and says so only by closing.
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, OK);
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, OK);
         }
     });
     let lb = Lb::before(&server, ONE_WORKER);
@@ -91,9 +91,9 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
     assert_eq!(server.connections(), 20);
     // What says so is not kept, and what is HTTP/1.0 neither.
     for bytes in ["HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok", "HTTP/1.0 200 OK\r\n\r\nok"] {
-        let server = Server::scripted(move |mut stream, note| {
-            if note.next(&mut stream).is_some() {
-                answer(&mut stream, bytes);
+        let server = Server::scripted(move |mut stream, recorder| {
+            if recorder.next(&mut stream).is_some() {
+                respond(&mut stream, bytes);
             }
         });
         let lb = Lb::before(&server, ONE_WORKER);
@@ -101,7 +101,7 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
         for _ in 0..3 {
             let answer = client.get("/");
             assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
-            assert!(answer.field("connection").is_none(), "it is the server's, not the client's: {answer:?}");
+            assert!(answer.header("connection").is_none(), "it is the server's, not the client's: {answer:?}");
         }
     }
 }
@@ -168,14 +168,14 @@ fn what_comes_while_a_server_is_connected_to_is_not_lost() {
             std::thread::spawn(move || {
                 let mut stream = BufReader::new(stream);
                 while let Some(request) = Request::read(&mut stream) {
-                    answer(&mut stream, OK);
+                    respond(&mut stream, OK);
                     let _ = seen.send(request);
                 }
             });
         }
     });
     for client in &mut clients {
-        assert_eq!((client.answer().status, client.answer().status), (200, 200));
+        assert_eq!((client.response().status, client.response().status), (200, 200));
     }
     let mut requests: Vec<Request> = accepted.iter().take(4).collect();
     requests.sort_by_key(|request| request.line.clone());
@@ -185,7 +185,7 @@ fn what_comes_while_a_server_is_connected_to_is_not_lost() {
 
 #[test]
 fn a_request_that_outlasts_its_servers_drain_is_cut_and_not_called_its_clients_fault() {
-    let (begun, rest) = (Server::scripted(stall), Server::saying(OK));
+    let (begun, rest) = (Server::scripted(stall), Server::responding(OK));
     let file = |begun_says: &str, rest_says: &str| {
         let drain = "[timeouts]\ndrain = \"200ms\"\n";
         format!("{NO_CHECKS}{drain}{}{begun_says}{}{rest_says}", begun.table("begun"), rest.table("rest"))
@@ -204,10 +204,10 @@ fn a_request_that_outlasts_its_servers_drain_is_cut_and_not_called_its_clients_f
 }
 
 /// Begins an answer to `/read`, none to anything else, and ends none.
-fn stall(mut stream: BufReader<TcpStream>, note: &Note) {
-    while let Some(request) = note.next(&mut stream) {
+fn stall(mut stream: BufReader<TcpStream>, recorder: &Recorder) {
+    while let Some(request) = recorder.next(&mut stream) {
         if request.path() == "/read" {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
         }
     }
 }
@@ -217,7 +217,7 @@ fn a_listener_may_have_an_ipv6_address() {
     if TcpListener::bind("[::1]:0").is_err() {
         return;
     }
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::start_file(&format!(
         "[[listener]]\naddress = \"[::1]:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n{NO_CHECKS}{}",
         server.table("server1")
@@ -232,7 +232,7 @@ fn a_listener_may_have_an_ipv6_address() {
 
 #[test]
 fn who_asks_for_nothing_more_gets_his_answer() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "");
     let mut client = Client::connect(lb.address());
     assert_eq!(client.get("/").status, 200);
@@ -242,7 +242,7 @@ fn who_asks_for_nothing_more_gets_his_answer() {
 
 #[test]
 fn clients_over_the_limit_wait_and_are_served() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "[limits]\nconnections = 2\n");
     let address = lb.address();
     let mut first: Vec<Client> = (0..2).map(|_| Client::connect(address)).collect();
@@ -257,5 +257,5 @@ fn clients_over_the_limit_wait_and_are_served() {
     }
     assert!(server.requests().iter().all(|request| request.path() == "/"));
     drop(first.pop());
-    assert_eq!(third.answer().status, 200);
+    assert_eq!(third.response().status, 200);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, run, servers};
-use crate::support::servers::{Gate, Server, answer, hanging};
+use crate::support::servers::{Gate, Server, hanging, respond};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -26,9 +26,9 @@ fn start(config: &str, bad: SocketAddr, good: SocketAddr) -> Lb {
 /// Passes its checks, and closes instead of answering anything else while `broken` says so.
 fn breaking(broken: &Arc<AtomicBool>) -> Server {
     let broken = Arc::clone(broken);
-    Server::scripted(move |mut stream, note| {
-        while note.next(&mut stream).is_some() && !broken.load(SeqCst) {
-            answer(&mut stream, OK);
+    Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() && !broken.load(SeqCst) {
+            respond(&mut stream, OK);
         }
     })
 }
@@ -134,8 +134,8 @@ fn a_failed_check_makes_it_down_like_any_other() {
 fn each_way_of_failing_counts_and_is_said() {
     let (_socket, _queue, hangs) = hanging();
     // It was there for its check.
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
-    let nonsense = Server::saying("SSH-2.0-OpenSSH_9.9\r\n\r\n");
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
+    let nonsense = Server::responding("SSH-2.0-OpenSSH_9.9\r\n\r\n");
     let closes = breaking(&Arc::new(true.into()));
     let good = Server::named("good");
     let cases = [
@@ -166,17 +166,17 @@ fn what_is_not_the_servers_fault_does_not_count() {
     let gate = Gate::default();
     let asked = AtomicUsize::new(0);
     let held = gate.clone();
-    let bad = Server::scripted(move |mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let bad = Server::scripted(move |mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             match request.path() {
                 "/slow" => held.pass(),
-                "/503" => answer(&mut stream, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
+                "/503" => respond(&mut stream, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
                 // Never three in a row, however it is asked.
                 "/third" if asked.fetch_add(1, SeqCst) % 3 < 2 => return,
                 // A kept connection may close at any time.
-                "/once" => return answer(&mut stream, OK),
+                "/once" => return respond(&mut stream, OK),
                 "/never" => return,
-                _ => answer(&mut stream, OK),
+                _ => respond(&mut stream, OK),
             }
         }
     });

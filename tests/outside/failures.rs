@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Note, Server, answer, reset};
+use crate::support::servers::{Recorder, Server, reset, respond};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const ONE_WORKER: &str = "[proxy]\nworkers = 1\n";
@@ -19,7 +19,7 @@ pub(crate) fn post(address: SocketAddr) -> u16 {
 
 #[test]
 fn what_was_answered_with_nonsense_is_not_asked_again() {
-    let server = Server::saying("nonsense\r\n\r\n");
+    let server = Server::responding("nonsense\r\n\r\n");
     let lb = Lb::before(&server, "");
     assert_eq!((get(lb.address(), "/").status, server.requests().len()), (502, 1));
 }
@@ -27,12 +27,12 @@ fn what_was_answered_with_nonsense_is_not_asked_again() {
 /// Resets the first `count` connections after their request, and answers on the others.
 pub(crate) fn resets(count: usize) -> Server {
     let left = AtomicUsize::new(count);
-    Server::scripted(move |mut stream, note: &Note| {
-        while note.next(&mut stream).is_some() {
+    Server::scripted(move |mut stream, recorder: &Recorder| {
+        while recorder.next(&mut stream).is_some() {
             if left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
                 return reset(stream.get_ref());
             }
-            answer(&mut stream, OK);
+            respond(&mut stream, OK);
         }
     })
 }
@@ -102,9 +102,9 @@ fn of_many_that_break_a_fifth_is_tried_again() {
 
 #[test]
 fn a_post_that_cannot_have_been_sent_is_sent_on_a_new_connection() {
-    let server = Server::scripted(|mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, OK);
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, OK);
         }
     });
     let lb = Lb::before(&server, ONE_WORKER);

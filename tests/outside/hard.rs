@@ -20,10 +20,10 @@ struct Row {
     number: u32,
     sent: &'static str,
     values: &'static [&'static str],
-    answer: Answer,
+    answer: Response,
 }
 
-const fn row(number: u32, sent: &'static str, values: &'static [&'static str], answer: Answer) -> Row {
+const fn row(number: u32, sent: &'static str, values: &'static [&'static str], answer: Response) -> Row {
     Row { number, sent, values, answer }
 }
 
@@ -32,7 +32,7 @@ const ONE: &[&str] = &[""];
 
 /// What must come of a request.
 #[derive(Clone, Copy)]
-enum Answer {
+enum Response {
     /// One of these, before any server has seen the whole request; then the connection closes.
     Closed(&'static [u16]),
     /// This, without a server; the connection may go on.
@@ -41,10 +41,10 @@ enum Answer {
     Seen(&'static str, &'static str, &'static [(&'static str, &'static [&'static str])]),
 }
 
-use Answer::{Closed, Own, Seen};
+use Response::{Closed, Own, Seen};
 
 /// "400c".
-const BAD: Answer = Closed(&[400]);
+const BAD: Response = Closed(&[400]);
 
 /// The bytes that a table's text stands for.
 fn bytes(text: &str) -> Vec<u8> {
@@ -57,7 +57,7 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 fn ok() -> Server {
-    Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    Server::responding("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
 /// Sends each request of the rows on a connection of its own, and asserts its answer and what every row asserts.
@@ -70,7 +70,7 @@ fn run(rows: &[Row]) {
             let before = server.requests().len();
             let mut client = Client::connect(lb.address());
             client.send(bytes(&sent.replace("{}", value)));
-            let answered = client.try_answer().unwrap_or_else(|error| panic!("{case}: {error}"));
+            let answered = client.try_response().unwrap_or_else(|error| panic!("{case}: {error}"));
             let seen = server.requests().split_off(before);
             match *answer {
                 Closed(statuses) => {

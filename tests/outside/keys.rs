@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::client::{Answer, Client, get};
+use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, servers};
 use crate::support::servers::{Gate, Server};
@@ -38,7 +38,7 @@ impl Scene {
         Client::connect(self.lb.address())
     }
 
-    fn answer(&self, request: &str) -> Answer {
+    fn response(&self, request: &str) -> Response {
         self.client().request(request)
     }
 }
@@ -65,7 +65,7 @@ fn limits() {
         ("[limits]\nheader_bytes = \"30KiB\"", &long, 200),
     ] {
         scene.with(more);
-        assert_eq!(scene.answer(request).status, status, "{more}");
+        assert_eq!(scene.response(request).status, status, "{more}");
     }
     scene.with("[limits]\nconnections = 1");
     let mut first = scene.client();
@@ -76,7 +76,7 @@ fn limits() {
     assert_eq!(first.get("/").status, 200);
     assert_eq!(scene.server.requests().len(), before + 1, "the second client has to wait");
     scene.with("[limits]\nconnections = 2");
-    assert_eq!(second.answer().status, 200);
+    assert_eq!(second.response().status, 200);
 }
 
 #[test]
@@ -90,17 +90,17 @@ fn timeouts() {
     assert_eq!(idle.get("/").status, 200);
     assert!(idle.is_closed());
     scene.with("[timeouts]\nresponse_header = \"100ms\"");
-    assert_eq!(scene.answer("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 504);
+    assert_eq!(scene.response("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 504);
     scene.with("[timeouts]\nbody_idle = \"100ms\"");
     let mut stalls = scene.client();
     stalls.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1");
-    match stalls.try_answer() {
-        Ok(answer) => assert!(answer.status == 408 && !answer.is_kept(), "{answer:?}"),
+    match stalls.try_response() {
+        Ok(answer) => assert!(answer.status == 408 && !answer.keeps_alive(), "{answer:?}"),
         Err(_) => assert!(stalls.is_closed()),
     }
     scene.gate.open();
     scene.with("");
-    assert_eq!(scene.answer("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    assert_eq!(scene.response("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
 }
 
 #[test]
@@ -117,9 +117,9 @@ fn the_log() {
     scene.with("[log]\nlevel = \"info\"\naccess = false");
     newest("generation=5");
     assert!(!scene.lb.stderr().iter().any(|line| line.contains("generation=4")), "that was no error");
-    scene.answer("GET /unseen HTTP/1.1\r\nHost: a\r\n\r\n");
+    scene.response("GET /unseen HTTP/1.1\r\nHost: a\r\n\r\n");
     scene.with("[log]\naccess = true");
-    scene.answer("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
+    scene.response("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the second is in the access log", || {
         scene.lb.stdout().iter().any(|line| line.contains("/seen")).then_some(())
     });
@@ -166,21 +166,21 @@ fn listeners() {
 
     scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.2", "renamed")));
     assert_eq!(listener(&scene.lb, "renamed"), Some(second), "the same socket");
-    assert!(of_second.get("/").is_kept());
+    assert!(of_second.get("/").keeps_alive());
 
     scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.3", "renamed")));
     let third = listener(&scene.lb, "renamed").expect("a third listener");
     assert_eq!((get(third, "/").text(), third.ip().to_string()), ("a".into(), "127.0.0.3".into()));
     eventually("the old one takes no clients", || TcpStream::connect_timeout(&second, Duration::from_secs(2)).err());
     let last = of_second.get("/");
-    assert_eq!((last.text().as_str(), last.is_kept()), ("a", false), "its client is told to go");
+    assert_eq!((last.text().as_str(), last.keeps_alive()), ("a", false), "its client is told to go");
     drop(of_second);
     eventually("it is gone", || (scene.lb.api("/api/listeners")["listeners"].as_array()?.len() == 2).then_some(()));
 
     scene.lb.apply(&format!("{NO_CHECKS}{pool}"));
     eventually("the third is closed", || TcpStream::connect_timeout(&third, Duration::from_secs(2)).err());
     let answer = kept.get("/");
-    assert_eq!((answer.text().as_str(), answer.is_kept()), ("a", true), "of all this the first saw nothing");
+    assert_eq!((answer.text().as_str(), answer.keeps_alive()), ("a", true), "of all this the first saw nothing");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn routes_balance_retries_and_sticky_cookies() {
     lb.apply(&format!("{NO_CHECKS}[balance]\nalgorithm = \"round-robin\"\n{both}"));
     assert_eq!(of_ten(), 5);
     lb.apply(&format!("{NO_CHECKS}[balance]\nsticky = {{ cookie = \"who\" }}\n{both}"));
-    let cookie = get(lb.address(), "/").field("set-cookie").map(str::to_owned);
+    let cookie = get(lb.address(), "/").header("set-cookie").map(str::to_owned);
     assert!(cookie.is_some_and(|cookie| cookie.starts_with("who=")));
 
     let pool = format!("[[pool.b.server]]\nname = \"b\"\naddress = \"{}\"\n", b.address);
@@ -260,7 +260,7 @@ fn trusted_proxies_and_tracing() {
     let scene = Scene::new();
     let collector = Server::named("zipkin");
     let ask = || {
-        scene.answer("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
+        scene.response("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
         scene.server.requests().pop().expect("a request")
     };
     assert!(!ask().values("x-forwarded-for").concat().contains("192.0.2.7"));
@@ -311,5 +311,5 @@ fn the_number_of_workers_waits_for_the_next_start_and_says_so() {
             |line: &String| line.contains("WARN") && line.contains("proxy.workers") && line.contains("next start");
         scene.lb.stderr().iter().any(warns).then_some(())
     });
-    assert_eq!(scene.answer("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    assert_eq!(scene.response("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
 }

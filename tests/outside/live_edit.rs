@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::lb::{Lb, PORTS};
-use crate::support::servers::{Request, Server, answer};
+use crate::support::servers::{Request, Server, respond};
 use crate::support::{DEADLINE, eventually};
 
 /// Says for how many seconds the storm lasts.
@@ -42,11 +42,11 @@ impl Tally {
     }
 
     /// Takes note of an answer. Whether the connection takes another request.
-    fn note(&self, who: &str, answer: io::Result<Answer>) -> bool {
+    fn note(&self, who: &str, answer: io::Result<Response>) -> bool {
         match answer {
             Ok(answer) if answer.status == 200 && answer.text().starts_with("server") => {
                 self.answered.fetch_add(1, SeqCst);
-                answer.is_kept()
+                answer.keeps_alive()
             }
             other => {
                 self.fail(format!("{who}: {other:?}"));
@@ -69,15 +69,15 @@ fn serve(name: &str, mut stream: BufReader<TcpStream>) {
             "/big" => format!("{name}{}", " ".repeat(BIG - name.len())),
             _ => format!("{name} {}", request.body.len()),
         };
-        answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     }
 }
 
 fn echo(name: &str, stream: &mut BufReader<TcpStream>) {
-    answer(stream, format!("{SWITCH}{name}\n"));
+    respond(stream, format!("{SWITCH}{name}\n"));
     let mut bytes = [0; 64];
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
-        answer(stream, &bytes[..count]);
+        respond(stream, &bytes[..count]);
     }
 }
 
@@ -152,7 +152,7 @@ fn move_much(tally: &Tally, address: SocketAddr) {
         let asked = client.take().map_or_else(|| Client::try_connect(address), Ok).and_then(|mut client| {
             let (answer, whole) = if turn % 2 == 0 {
                 client.socket().write_all(upload.as_bytes())?;
-                let answer = client.try_answer()?;
+                let answer = client.try_response()?;
                 let whole = answer.text().ends_with(&format!(" {BIG}"));
                 (answer, whole)
             } else {

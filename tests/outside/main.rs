@@ -32,10 +32,12 @@ mod start;
 mod state;
 mod status;
 mod sticky;
-mod support;
 mod timeouts;
 mod tracing;
 mod unseen;
 mod upgrade;
 mod wait;
 mod zipkin;
+
+#[path = "../support/mod.rs"]
+mod support;

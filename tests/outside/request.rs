@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use crate::support::client::{Answer, Client, get};
+use crate::support::client::{Client, Response, get};
 use crate::support::lb::{Lb, NO_CHECKS};
 use crate::support::servers::{Request, Server};
 
 fn ok() -> Server {
-    Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    Server::responding("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
 /// What the server sees of a request with these fields.
@@ -87,7 +87,7 @@ fn a_request_has_one_id() {
 
 #[test]
 fn an_answer_loses_what_is_for_one_connection_too() {
-    let server = Server::saying(
+    let server = Server::responding(
         "HTTP/1.1 299 Odd\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\
          Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-End: 1\r\n\r\nok",
     );
@@ -95,17 +95,17 @@ fn an_answer_loses_what_is_for_one_connection_too() {
     let answer = get(lb.address(), "/");
     assert_eq!((answer.status, answer.text().as_str()), (299, "ok"));
     for gone in ["connection", "keep-alive", "x-hop"] {
-        assert_eq!(answer.field(gone), None, "{answer:?}");
+        assert_eq!(answer.header(gone), None, "{answer:?}");
     }
-    assert_eq!((answer.field("x-end"), answer.field("via")), (Some("1"), Some("1.1 lb")));
-    assert_eq!(answer.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).count(), 2);
+    assert_eq!((answer.header("x-end"), answer.header("via")), (Some("1"), Some("1.1 lb")));
+    assert_eq!(answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).count(), 2);
 }
 
 /// An answer of our own: `application/problem+json`, which names nothing internal.
 #[track_caller]
-fn assert_problem(answer: &Answer, status: u16, servers: &[SocketAddr]) {
+fn assert_problem(answer: &Response, status: u16, servers: &[SocketAddr]) {
     assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.field("content-type"), Some("application/problem+json"));
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
     assert_eq!(problem["status"], status, "{problem}");
     assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
@@ -128,7 +128,7 @@ fn what_we_answer_ourselves_names_nothing_internal() {
     assert_problem(&get(address, "/.."), 400, &servers);
     let answer = Client::connect(address).request("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_problem(&answer, 405, &servers);
-    assert_eq!(answer.field("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     let answer = Client::connect(address).request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
     assert_problem(&answer, 413, &servers);
     lb.apply(&format!("{NO_CHECKS}{}", gone.table("server1")));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Note, Request, Server, answer, reset};
+use crate::support::servers::{Recorder, Request, Server, reset, respond};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -32,7 +32,7 @@ impl Dice {
 /// all answered, and the connection closed as the next request may be coming.
 fn random(seed: u64, percent: u32, executed: &Executed) -> Server {
     let (executed, connections) = (Arc::clone(executed), AtomicUsize::new(0));
-    Server::scripted(move |mut stream: BufReader<TcpStream>, note: &Note| {
+    Server::scripted(move |mut stream: BufReader<TcpStream>, recorder: &Recorder| {
         let number = connections.fetch_add(1, SeqCst) as u64;
         let mut dice = Dice(fastrand::Rng::with_seed(seed ^ (number << 8)));
         loop {
@@ -44,7 +44,7 @@ fn random(seed: u64, percent: u32, executed: &Executed) -> Server {
             }
             let Some(mut request) = Request::read_head(&mut stream) else { return };
             if request.path() == "/health" {
-                answer(&mut stream, OK);
+                respond(&mut stream, OK);
                 continue;
             }
             *executed.lock().expect("counts").entry(request.path().to_owned()).or_default() += 1;
@@ -54,12 +54,12 @@ fn random(seed: u64, percent: u32, executed: &Executed) -> Server {
             if request.read_body(&mut stream).is_none() {
                 return;
             }
-            note.seen(&request);
+            recorder.add(&request);
             if dice.throws(percent) {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Le");
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Le");
                 return reset(stream.get_ref());
             }
-            answer(&mut stream, OK);
+            respond(&mut stream, OK);
             if dice.throws(percent) {
                 // Now, or just as the next request may be under way.
                 if dice.throws(50) {
@@ -85,7 +85,7 @@ fn send(lb: &Lb, clients: usize, count: usize, request: impl Fn(usize) -> String
                     }
                     let answer = client.request(request(number));
                     *statuses.lock().expect("statuses").entry((number, answer.status)).or_default() += 1;
-                    if !answer.is_kept() {
+                    if !answer.keeps_alive() {
                         client = Client::connect(address);
                     }
                 }

@@ -27,10 +27,10 @@ weight  = 6                  # it is large\r
 
 /// `lb server` in a directory, with exit code, standard output and standard error.
 fn server(directory: &Path, arguments: &str) -> (i32, String, String) {
-    answer(&command().arg("server").args(arguments.split(' ')).current_dir(directory).output().expect("lb runs"))
+    outcome(&command().arg("server").args(arguments.split(' ')).current_dir(directory).output().expect("lb runs"))
 }
 
-fn answer(output: &Output) -> (i32, String, String) {
+fn outcome(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     (output.status.code().expect("an end"), text(&output.stdout), text(&output.stderr))
 }
@@ -200,7 +200,7 @@ fn a_mount_point_is_written_in_place() {
         ("\"$0\" server weight a 12", "server default/a: weight 6 -> 12\n", 12),
         ("mount -o remount,bind,ro \"$1\" && \"$0\" server weight a 7", "server default/a: weight 12 -> 7\n", 7),
     ] {
-        let (code, out, error) = answer(&mounted(script).unwrap());
+        let (code, out, error) = outcome(&mounted(script).unwrap());
         assert_eq!((code, out.as_str()), (0, said), "{error}");
         assert!(error.contains("cannot be replaced where it is, so it was written over"), "{error}");
         assert_eq!(fs::read_to_string(&file).unwrap(), FILE.replace("= 6 ", &format!("= {weight} ")));
@@ -208,7 +208,7 @@ fn a_mount_point_is_written_in_place() {
     }
     // What was replaced outside is out of reach.
     let (code, _, error) =
-        answer(&mounted("cp \"$2\" \"$2.new\" && mv \"$2.new\" \"$2\" && \"$0\" server weight a 8").unwrap());
+        outcome(&mounted("cp \"$2\" \"$2.new\" && mv \"$2.new\" \"$2\" && \"$0\" server weight a 8").unwrap());
     assert_eq!(code, 1, "{error}");
     assert!(error.contains("was replaced or deleted where it is mounted from"), "{error}");
 }
@@ -292,22 +292,22 @@ fn completions_and_the_schema_are_printed_without_any_file() {
     let directory = TempDir::new().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (code, out, error) =
-            answer(&command().args(["completions", shell]).current_dir(directory.path()).output().unwrap());
+            outcome(&command().args(["completions", shell]).current_dir(directory.path()).output().unwrap());
         assert_eq!((code, error.as_str()), (0, ""));
         assert!(out.contains("healthcheck") && out.contains("disabled"), "{shell}: {out}");
     }
-    let (code, _, error) = answer(&command().args(["completions", "tcsh"]).output().unwrap());
+    let (code, _, error) = outcome(&command().args(["completions", "tcsh"]).output().unwrap());
     assert!(code == 2 && error.contains("possible values"), "{error}");
     // A shell reads it.
-    let (_, script, _) = answer(&command().args(["completions", "bash"]).output().unwrap());
+    let (_, script, _) = outcome(&command().args(["completions", "bash"]).output().unwrap());
     let script = format!(
         "{script}\ndeclare -F _lb && COMP_WORDS=(lb server dis) COMP_CWORD=2 && _lb lb dis server && echo \"${{COMPREPLY[@]}}\""
     );
     match Command::new("bash").args(["-c", &script]).output() {
-        Ok(output) => assert_eq!(answer(&output), (0, "_lb\ndisable\n".to_owned(), String::new())),
+        Ok(output) => assert_eq!(outcome(&output), (0, "_lb\ndisable\n".to_owned(), String::new())),
         Err(error) => eprintln!("skipped: bash: {error}"),
     }
-    let (code, out, _) = answer(&command().arg("schema").current_dir(directory.path()).output().unwrap());
+    let (code, out, _) = outcome(&command().arg("schema").current_dir(directory.path()).output().unwrap());
     let schema: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, &schema["$schema"]), (0, &"https://json-schema.org/draft/2020-12/schema".into()));
 }

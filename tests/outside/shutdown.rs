@@ -59,8 +59,8 @@ fn a_stop_takes_no_new_clients_and_lets_open_requests_finish() {
         assert!(silent.is_closed());
 
         gate.open();
-        let answer = slow.answer();
-        assert_eq!((answer.text().as_str(), answer.is_kept()), ("a", false));
+        let answer = slow.response();
+        assert_eq!((answer.text().as_str(), answer.keeps_alive()), ("a", false));
         assert!(slow.is_closed());
         drop(slow);
         assert!(lb.ends().success(), "{signal}");
@@ -74,7 +74,7 @@ fn what_outlasts_the_drain_is_cut_and_the_end_is_in_order_all_the_same() {
     let mut scene = Scene::new("[timeouts]\ndrain = \"300ms\"\n");
     let begin = Instant::now();
     scene.lb.signal("TERM");
-    assert!(scene.slow.try_answer().is_err());
+    assert!(scene.slow.try_response().is_err());
     assert!(begin.elapsed() >= Duration::from_millis(300));
     assert!(scene.lb.ends().success());
     says(&scene.lb, "the time to drain was over");
@@ -88,7 +88,7 @@ fn a_second_signal_ends_at_once() {
         scene.begins_to_stop();
         scene.lb.signal("HUP");
         scene.lb.signal(second);
-        assert!(scene.slow.try_answer().is_err());
+        assert!(scene.slow.try_response().is_err());
         assert!(scene.lb.ends().success());
         says(&scene.lb, "a second signal came");
     }

@@ -159,7 +159,7 @@ fn a_second_stop_is_at_once() {
         // It has an hour to drain.
         assert_eq!(lb.ask("/health").status, 503, "{state}");
         signals(&lb, second, 1);
-        assert!(slow.try_answer().is_err(), "{state}");
+        assert!(slow.try_response().is_err(), "{state}");
         assert!(lb.ends().success(), "{state}");
     }
 }

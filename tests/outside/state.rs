@@ -60,7 +60,7 @@ fn a_hundred_edits_of_others_leave_a_server_alone() {
     assert_eq!(a.connections(), 2, "both kept through 100 edits");
     assert!(answered["a"] > 50, "{answered:?}");
     gate.open();
-    assert_eq!(slow.answer().text(), "a");
+    assert_eq!(slow.response().text(), "a");
     let total = answered["a"] + 1;
     total_is(&lb, "a", total);
     let series = "lb_server_requests_total{pool=\"default\",server=\"a\",code=\"200\"}";
@@ -128,7 +128,7 @@ fn a_removed_or_disabled_server_finishes_what_is_open_and_gets_no_more() {
         assert_eq!(lb.metric(series), Some(1.0));
 
         gate.open();
-        assert_eq!(slow.answer().text(), "leaves");
+        assert_eq!(slow.response().text(), "leaves");
         if disabled {
             lb.server_is("leaves", "disabled");
             assert_eq!(lb.metric(series), Some(0.0));
@@ -155,7 +155,7 @@ fn what_outlasts_the_drain_is_cut() {
     let mut slow = open_slow(&lb, &leaves);
     let begin = Instant::now();
     lb.apply(&format!("{NO_CHECKS}{drain}{stay}"));
-    let answer = slow.try_answer();
+    let answer = slow.try_response();
     assert!(answer.is_err(), "{answer:?}");
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
     is_gone(&lb, "leaves");
@@ -187,7 +187,7 @@ fn a_server_that_comes_back_while_it_drains_just_goes_on() {
         total += taken as u64;
     }
     gate.open();
-    assert_eq!(slow.answer().text(), "b");
+    assert_eq!(slow.response().text(), "b");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_name_at_another_address_is_another_server() {
     }
     assert_eq!(get(lb.address(), "/").text(), "second");
     gate.open();
-    assert_eq!(slow.answer().text(), "first");
+    assert_eq!(slow.response().text(), "first");
     eventually("the old one is gone", || {
         (lb.api("/api/servers?status=draining")["servers"].as_array()?.is_empty()).then_some(())
     });

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Server, respond};
 
 const STICKY: &str = "[balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\n";
 
 /// A request with this cookie, if any.
-fn ask(lb: &Lb, cookie: Option<&str>) -> Answer {
+fn ask(lb: &Lb, cookie: Option<&str>) -> Response {
     let cookie = cookie.map_or_else(String::new, |cookie| format!("Cookie: theme=dark; {cookie}; x=y\r\n"));
     let answer = Client::connect(lb.address()).request(format!("GET / HTTP/1.1\r\nHost: a\r\n{cookie}\r\n"));
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -18,14 +18,14 @@ fn ask(lb: &Lb, cookie: Option<&str>) -> Answer {
 }
 
 /// Name and value of the cookie that an answer sets.
-fn cookie(answer: &Answer) -> Option<String> {
-    Some(answer.field("set-cookie")?.split(';').next()?.to_owned())
+fn cookie(answer: &Response) -> Option<String> {
+    Some(answer.header("set-cookie")?.split(';').next()?.to_owned())
 }
 
 /// A client that was sent to this server, by its cookie.
 fn client_of(lb: &Lb, name: &str) -> String {
     eventually(&format!("a client of {name}"), || Some(ask(lb, None)).filter(|answer| answer.text() == name))
-        .field("set-cookie")
+        .header("set-cookie")
         .and_then(|field| field.split(';').next())
         .expect("a cookie")
         .to_owned()
@@ -35,7 +35,7 @@ fn client_of(lb: &Lb, name: &str) -> String {
 fn assert_stays(lb: &Lb, cookie: &str, name: &str) {
     for _ in 0..10 {
         let answer = ask(lb, Some(cookie));
-        assert_eq!((answer.text().as_str(), answer.field("set-cookie")), (name, None));
+        assert_eq!((answer.text().as_str(), answer.header("set-cookie")), (name, None));
     }
 }
 
@@ -59,7 +59,7 @@ fn a_client_is_led_back_to_its_server_and_given_its_cookie_once() {
         cookies.insert(cookie);
     }
     assert_eq!(cookies.len(), 3, "{cookies:?}");
-    let attributes = ask(&lb, None).field("set-cookie").expect("a cookie").to_owned();
+    let attributes = ask(&lb, None).header("set-cookie").expect("a cookie").to_owned();
     for attribute in ["; Max-Age=3600", "; Path=/", "; HttpOnly", "; SameSite=Lax"] {
         assert!(attributes.contains(attribute), "{attributes}");
     }
@@ -152,14 +152,14 @@ fn a_drained_server_keeps_its_clients_until_the_drain_ends() {
 
 #[test]
 fn a_servers_own_cookies_stay() {
-    let server = Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=1\r\n\r\n");
+    let server = Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=1\r\n\r\n");
         }
     });
     let lb = Lb::before(&server, STICKY);
     let cookies: Vec<(String, String)> =
-        ask(&lb, None).fields.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
+        ask(&lb, None).headers.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
     assert!(cookies.len() == 2 && cookies[0].1 == "session=1" && cookies[1].1.starts_with("lb="), "{cookies:?}");
     let seen = server.requests().remove(0);
     assert!(seen.values("cookie").is_empty());

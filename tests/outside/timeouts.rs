@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, Piece};
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Request, Server, answer};
+use crate::support::servers::{Request, Server, respond};
 use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -32,7 +32,7 @@ pub(crate) fn trickle(client: &Client, piece: &[u8], over: Duration) -> Duration
 
 #[test]
 fn an_idle_connection_ends_at_its_time() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"1h\"\nidle = \"200ms\"\n");
     let mut client = Client::connect(lb.address());
     assert_eq!(client.get("/").status, 200);
@@ -48,9 +48,9 @@ fn an_idle_connection_ends_at_its_time() {
 fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
     let (test, over) = channel::<()>();
     let over = Mutex::new(over);
-    let server = Server::scripted(move |mut stream, note| {
+    let server = Server::scripted(move |mut stream, recorder| {
         let Some(head) = Request::read_head(&mut stream) else { return };
-        note.seen(&head);
+        recorder.add(&head);
         // It reads no more, and does not close before the test is over.
         let _ = over.lock().expect("a receiver").recv();
     });
@@ -64,7 +64,7 @@ fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
             let _ = write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 64 << 20);
             let _ = writer.write_all(&body);
         });
-        assert_eq!(client.answer().status, 504);
+        assert_eq!(client.response().status, 504);
         drop(client);
     });
     drop(test);
@@ -72,9 +72,9 @@ fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
 
 #[test]
 fn an_answer_that_stands_still_is_cut() {
-    let server = Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    let server = Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
         }
     });
     let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"200ms\"\n");
@@ -88,8 +88,8 @@ fn an_answer_that_stands_still_is_cut() {
 
 #[test]
 fn an_answers_head_has_its_time_however_it_comes() {
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let server = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             // Early hints, or a field that never ends: either goes on until the balancer has enough.
             let (first, piece) = match request.path() {
                 "/hints" => ("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
@@ -121,15 +121,15 @@ fn an_answers_head_has_its_time_however_it_comes() {
 fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
     let (test, over) = channel::<()>();
     let over = Mutex::new(over);
-    let server = Server::scripted(move |mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let server = Server::scripted(move |mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             if request.path() == "/late" {
                 std::thread::sleep(4 * STEP);
             }
             if request.path() == "/never" {
                 let _ = over.lock().expect("a receiver").recv();
             }
-            answer(&mut stream, OK);
+            respond(&mut stream, OK);
         }
     });
     let file = |listeners: &str| {
@@ -146,7 +146,7 @@ fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
     eventually("both are under way", || (server.requests().len() == 2).then_some(()));
     let began = Instant::now();
     lb.edit_file(&file(&stays));
-    assert_eq!(late.answer().status, 200);
+    assert_eq!(late.response().status, 200);
     assert!(never.is_closed());
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     lb.logs("the cut", |line| line.contains("/never") && line.contains("error=cut"));
@@ -155,9 +155,9 @@ fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
 
 /// A server that answers with more than all buffers on the way hold.
 pub(crate) fn endless() -> Server {
-    Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 256 << 20));
+    Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 256 << 20));
             let block = vec![b'x'; 1 << 20];
             for _ in 0..256 {
                 if stream.get_mut().write_all(&block).is_err() {
@@ -183,12 +183,12 @@ fn a_client_that_does_not_read_is_cut() {
 
 #[test]
 fn an_upload_that_goes_on_keeps_an_answer_alive_that_has_begun() {
-    let server = Server::scripted(|mut stream, note| {
+    let server = Server::scripted(|mut stream, recorder| {
         let Some(mut request) = Request::read_head(&mut stream) else { return };
-        answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         if request.read_body(&mut stream).is_some() {
-            note.seen(&request);
-            answer(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
+            recorder.add(&request);
+            respond(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
         }
     });
     let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"400ms\"\n[limits]\nbody_rate = \"100B\"\n");

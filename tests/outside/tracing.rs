@@ -9,7 +9,7 @@ use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Request, Server, answer};
+use crate::support::servers::{Refusing, Request, Server, respond};
 
 const TRACE: &str = "80f198ee56343ba864fe8b2a57d3eff7";
 const SPAN: &str = "e457b5a2e4d86bd1";
@@ -19,9 +19,9 @@ struct Collector(Server);
 
 impl Collector {
     fn start() -> Self {
-        Self(Server::scripted(|mut stream, note| {
-            while note.next(&mut stream).is_some() {
-                answer(&mut stream, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
+        Self(Server::scripted(|mut stream, recorder| {
+            while recorder.next(&mut stream).is_some() {
+                respond(&mut stream, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
             }
         }))
     }
@@ -241,7 +241,7 @@ fn row_46_a_collector_that_is_down_costs_nothing_and_is_said_once() {
 
 #[test]
 fn row_46_a_collector_that_is_slow_costs_nothing() {
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
     let server = Server::named("server1");
     let lb = Lb::start(&config(&format!("http://{}/", silent.address), 1.0, server.address));
     let mut client = Client::connect(lb.address());

@@ -6,26 +6,26 @@ use std::net::{Shutdown, TcpStream};
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Note, Request, Server, answer};
+use crate::support::servers::{Recorder, Request, Server, respond};
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Key: 1\r\n\r\n";
 
 /// Switches on `/chat`, then sends every byte back, and at the end of them `bye`; else answers `ok`.
-fn echoing(mut stream: BufReader<TcpStream>, note: &Note) {
-    while let Some(request) = note.next(&mut stream) {
+fn echoing(mut stream: BufReader<TcpStream>, recorder: &Recorder) {
+    while let Some(request) = recorder.next(&mut stream) {
         if request.path() != "/chat" {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             continue;
         }
         // The first bytes of the other protocol come right behind the head.
-        answer(&mut stream, [SWITCH, "welcome"].concat());
+        respond(&mut stream, [SWITCH, "welcome"].concat());
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
-            answer(&mut stream, &bytes[..count]);
+            respond(&mut stream, &bytes[..count]);
         }
-        return answer(&mut stream, "bye");
+        return respond(&mut stream, "bye");
     }
 }
 
@@ -110,9 +110,9 @@ fn a_tunnel_outlives_edits_of_others_and_ends_with_its_servers_drain() {
 
 #[test]
 fn a_tunnel_ends_with_either_side() {
-    let server = Server::scripted(|mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, SWITCH);
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, SWITCH);
             // Until the client sends `q`, or ends.
             let mut byte = [0];
             while let Ok(1) = stream.read(&mut byte) {
@@ -120,7 +120,7 @@ fn a_tunnel_ends_with_either_side() {
                     return;
                 }
             }
-            note.seen(&Request { line: "the client has left".to_owned(), ..Request::default() });
+            recorder.add(&Request { line: "the client has left".to_owned(), ..Request::default() });
         }
     });
     let lb = Lb::before(&server, "");

@@ -2,11 +2,11 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use super::{Answer, BAD, Closed, ONE, Own, Row, Seen, assert_well, before, bytes, ok, row, run};
+use super::{BAD, Closed, ONE, Own, Response, Row, Seen, assert_well, before, bytes, ok, row, run};
 use crate::bodies::echo;
 use crate::support::client::Client;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Request, Server, answer};
+use crate::support::servers::{Refusing, Request, Server, respond};
 use crate::support::{DEADLINE, eventually};
 
 /// No coding that a request may have, or not as it is written.
@@ -27,14 +27,14 @@ const CODINGS: &[&str] = &[
 ];
 
 /// What is framed by its length alone.
-const BY_LENGTH: Answer = Seen(
+const BY_LENGTH: Response = Seen(
     "POST / HTTP/1.1",
     "hello",
     &[("content-length", &["5"]), ("transfer-encoding", &[]), ("transfer_encoding", &[])],
 );
 
 /// What is framed as chunks.
-const BY_CHUNKS: Answer =
+const BY_CHUNKS: Response =
     Seen("POST / HTTP/1.1", "hello", &[("transfer-encoding", &["chunked"]), ("content-length", &[])]);
 
 #[rustfmt::skip]
@@ -94,7 +94,7 @@ fn row_9_an_endless_chunk_extension_ends_the_connection() {
     let mut client = Client::connect(lb.address());
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;");
     client.send(vec![b'a'; 64 << 10]);
-    assert_eq!(client.answer().status, 400);
+    assert_eq!(client.response().status, 400);
     assert!(client.is_closed());
     assert!(server.requests().is_empty());
     assert_well(&lb, &server, "row 9");
@@ -109,7 +109,7 @@ fn row_11_trailers_are_not_merged_into_the_head() {
         "POST / HTTP/1.1¶Host: a¶Transfer-Encoding: chunked¶¶5¶hello¶0¶Content-Length: 7¶Transfer-Encoding: gzip¶\
          Host: evil¶X-Forwarded-For: 203.0.113.7¶X-Other: 1¶¶",
     ));
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
     let request = server.requests().remove(0);
     assert_eq!(request.body, b"hello");
     assert!(request.is_canonical(), "{request:?}");
@@ -131,9 +131,9 @@ fn the_body_of_a_request_that_no_server_took_is_no_request() {
     ] {
         let mut client = Client::connect(lb.address());
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}GET /next HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert_eq!((client.answer().status, client.answer().status), (502, 502), "{framing}");
+        assert_eq!((client.response().status, client.response().status), (502, 502), "{framing}");
         client.send("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        assert_eq!((client.answer().status, client.is_closed()), (502, true), "{framing}");
+        assert_eq!((client.response().status, client.is_closed()), (502, true), "{framing}");
     }
     lb.logs("the last request", |line| line.contains("/last"));
     assert!(!lb.stdout().iter().any(|line| line.contains("smuggled")), "{:#?}", lb.stdout());
@@ -156,9 +156,9 @@ fn row_9_a_body_that_turns_out_to_be_no_chunks_ends_at_the_server_unfinished() {
 /// A server that answers nothing, and tells of each request whether its body was whole.
 fn unfinished() -> (Server, Receiver<bool>) {
     let (tell, told) = channel();
-    let server = Server::scripted(move |mut stream, note| {
+    let server = Server::scripted(move |mut stream, recorder| {
         let Some(mut request) = Request::read_head(&mut stream) else { return };
-        note.seen(&request);
+        recorder.add(&request);
         let whole = request.read_body(&mut stream).is_some();
         tell.send(whole).expect("a test");
     });
@@ -184,15 +184,15 @@ fn row_10_an_upload_that_breaks_off_ends_at_the_server_unfinished() {
 
 #[test]
 fn row_13_a_100_passes_from_the_server_to_who_waits_for_it_and_to_nobody_else() {
-    let server = Server::scripted(|mut stream, note| {
+    let server = Server::scripted(|mut stream, recorder| {
         while let Some(mut request) = Request::read_head(&mut stream) {
             if !request.values("expect").is_empty() {
-                answer(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n");
+                respond(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n");
             }
             request.read_body(&mut stream).expect("a body");
-            note.seen(&request);
-            answer(&mut stream, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n");
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            recorder.add(&request);
+            respond(&mut stream, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n");
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
     let lb = Lb::before(&server, "");
@@ -200,13 +200,13 @@ fn row_13_a_100_passes_from_the_server_to_who_waits_for_it_and_to_nobody_else() 
     let mut client = Client::connect(address);
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n";
     client.send(format!("{head}Expect: 100-Continue\r\n\r\n"));
-    assert_eq!(client.answer().status, 100);
+    assert_eq!(client.response().status, 100);
     client.send("hello");
-    let hints = client.answer();
-    assert_eq!((hints.status, hints.field("link"), hints.field("connection")), (103, Some("</a>"), None));
-    assert_eq!(client.answer().text(), "ok");
+    let hints = client.response();
+    assert_eq!((hints.status, hints.header("link"), hints.header("connection")), (103, Some("</a>"), None));
+    assert_eq!(client.response().text(), "ok");
     assert_eq!(client.request(format!("{head}\r\nhello")).status, 103);
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
     let old = head.replace("1.1", "1.0");
     let answer = Client::connect(address).request(format!("{old}Expect: 100-continue\r\n\r\nhello"));
     assert_eq!(answer.status, 200);
@@ -218,17 +218,17 @@ fn row_13_a_100_passes_from_the_server_to_who_waits_for_it_and_to_nobody_else() 
 #[test]
 fn rows_12_and_38_an_early_answer_reaches_the_client_and_its_connection_nobody_else() {
     for (status, length) in [("200 OK", 1000), ("413 Content Too Large", 1000), ("413 Content Too Large", 100 << 20)] {
-        let server = Server::scripted(move |mut stream, note| {
+        let server = Server::scripted(move |mut stream, recorder| {
             while let Some(request) = Request::read_head(&mut stream) {
-                note.seen(&request);
+                recorder.add(&request);
                 let status = if request.path() == "/" { status } else { "200 OK" };
-                answer(&mut stream, format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nearly"));
+                respond(&mut stream, format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nearly"));
             }
         });
         let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
         let mut client = Client::connect(lb.address());
         client.send(bytes(&format!("P+Content-Length: {length}¶¶0123456789")));
-        let answer = client.answer();
+        let answer = client.response();
         assert_eq!((&answer.status.to_string()[..], answer.text().as_str()), (&status[..3], "early"), "{length}");
         // While the upload is still open, and after it.
         assert_eq!(Client::connect(lb.address()).get("/second").status, 200, "{status}");
@@ -249,7 +249,7 @@ fn row_13_who_waits_for_a_100_that_never_comes_may_send_all_the_same() {
     client.send(head);
     eventually("the request begins", || (lb.server("server1")["active_requests"] == 1).then_some(()));
     client.send("hello");
-    assert_eq!(client.answer().text(), "hello");
+    assert_eq!(client.response().text(), "hello");
     // Who does wait for ever has sent no body in time.
     assert_eq!((client.request(head).status, client.is_closed()), (408, true));
     assert_well(&lb, &server, "row 13");

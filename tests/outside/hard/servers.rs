@@ -10,7 +10,7 @@ use crate::bodies::content;
 use crate::failures::{post, resets};
 use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Request, Server, answer, hanging};
+use crate::support::servers::{Refusing, Request, Server, hanging, respond};
 use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -93,9 +93,9 @@ fn row_33_a_request_that_meets_a_closing_connection_is_not_lost() {
     // Each connection answers one request, and is closed by the server when the test says so.
     let (close, closes) = channel::<()>();
     let closes = Arc::new(Mutex::new(closes));
-    let server = Server::scripted(move |mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, OK);
+    let server = Server::scripted(move |mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, OK);
             let _ = closes.lock().expect("a gate").recv();
         }
     });
@@ -114,9 +114,9 @@ fn row_33_a_request_that_meets_a_closing_connection_is_not_lost() {
 
 #[test]
 fn row_34_a_server_that_never_answers_is_504_at_its_time_and_asked_once() {
-    let server = Server::scripted(|mut stream, note| {
+    let server = Server::scripted(|mut stream, recorder| {
         // Never an answer, however often it is asked.
-        while note.next(&mut stream).is_some() {}
+        while recorder.next(&mut stream).is_some() {}
     });
     let (lb, _well) = before(&server, "[timeouts]\nresponse_header = \"200ms\"\n");
     let began = Instant::now();
@@ -132,10 +132,10 @@ fn row_34_a_server_that_never_answers_is_504_at_its_time_and_asked_once() {
 
 /// Answers the request for `/N` with the `N`th of these; `then_closes` or waits for the next request.
 fn answers(all: Vec<Vec<u8>>, then_closes: bool) -> Server {
-    Server::scripted(move |mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    Server::scripted(move |mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             let number: usize = request.path()[1..].parse().expect("a number");
-            answer(&mut stream, &all[number]);
+            respond(&mut stream, &all[number]);
             if then_closes {
                 return;
             }
@@ -199,7 +199,7 @@ fn rows_34_and_35_nonsense_is_502_and_its_connection_dropped() {
 
 #[test]
 fn row_35_a_switch_to_nothing_is_502() {
-    let server = Server::saying("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n");
+    let server = Server::responding("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n");
     let (lb, _well) = before(&server, "");
     let request = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(Client::connect(lb.address()).request(request).status, 502);
@@ -226,14 +226,14 @@ const BODILESS: &[Bodiless] = &[
 #[test]
 fn row_36_bytes_that_must_not_be_there_reach_nobody() {
     for (method, text, status, length, kept) in BODILESS {
-        let server = Server::saying(super::bytes(text));
+        let server = Server::responding(super::bytes(text));
         let (lb, _well) = before(&server, ONE_WORKER);
         let mut client = Client::connect(lb.address());
         for _ in 0..3 {
             client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
             if *status == 200 && *method == "GET" {
-                let answer = client.answer();
-                assert_eq!((answer.text().as_str(), answer.field("content-length")), ("ok", *length), "{text}");
+                let answer = client.response();
+                assert_eq!((answer.text().as_str(), answer.header("content-length")), ("ok", *length), "{text}");
                 continue;
             }
             let (answered, fields) = client.try_head().unwrap_or_else(|error| panic!("{method} {text}: {error}"));
@@ -253,15 +253,15 @@ fn row_37_an_answer_cut_short_is_seen_to_be_cut_and_not_tried_again() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n64\r\nx",
     ];
     for head in heads {
-        let server = Server::scripted(move |mut stream, note| {
-            if note.next(&mut stream).is_some() {
-                answer(&mut stream, head);
+        let server = Server::scripted(move |mut stream, recorder| {
+            if recorder.next(&mut stream).is_some() {
+                respond(&mut stream, head);
             }
         });
         let (lb, _well) = before(&server, "");
         let mut client = Client::connect(lb.address());
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        let answer = client.try_answer();
+        let answer = client.try_response();
         assert!(answer.is_err(), "{head}: {answer:?}");
         assert_eq!(server.requests().len(), 1, "{head}");
         lb.logs("the cut", |line| line.contains("answer_cut"));
@@ -271,10 +271,10 @@ fn row_37_an_answer_cut_short_is_seen_to_be_cut_and_not_tried_again() {
 
 #[test]
 fn row_38_a_client_that_only_reads_when_all_is_sent_can_read_it_too() {
-    let server = Server::scripted(|mut stream, note| {
+    let server = Server::scripted(|mut stream, recorder| {
         if let Some(request) = Request::read_head(&mut stream) {
-            note.seen(&request);
-            answer(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+            recorder.add(&request);
+            respond(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
         }
     });
     let (lb, _well) = before(&server, "");
@@ -283,21 +283,21 @@ fn row_38_a_client_that_only_reads_when_all_is_sent_can_read_it_too() {
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
     // It may be told to stop in the middle.
     let _ = client.socket().write_all(&content(length));
-    assert_eq!(client.answer().status, 413);
+    assert_eq!(client.response().status, 413);
     assert_well(&lb, &server, "row 38");
 }
 
 #[test]
 fn row_39_a_client_that_leaves_takes_its_request_along_wherever_it_is() {
     let (tell, told) = channel();
-    let server = Server::scripted(move |mut stream, note| {
+    let server = Server::scripted(move |mut stream, recorder| {
         let Some(request) = Request::read_head(&mut stream) else { return };
-        note.seen(&request);
+        recorder.add(&request);
         match request.path() {
-            "/stalls" => answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun"),
-            "/goes-on" => answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX / 2)),
+            "/stalls" => respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun"),
+            "/goes-on" => respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX / 2)),
             "/tunnel" => {
-                answer(&mut stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+                respond(&mut stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
             }
             _ => {}
         }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{assert_well, before};
 use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, command};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Server, respond};
 use crate::support::{DEADLINE, eventually};
 use crate::timeouts::{STEP, endless, trickle};
 
@@ -18,7 +18,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[test]
 fn row_42_a_head_has_its_time_however_it_comes() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
     let address = lb.address();
     let began = Instant::now();
@@ -37,7 +37,7 @@ fn row_42_a_head_has_its_time_however_it_comes() {
 
 #[test]
 fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
     let (mut slow, mut slower) = (Client::connect(lb.address()), Client::connect(lb.address()));
@@ -47,14 +47,14 @@ fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
             slower.send(head);
             let took = trickle(&slower, b"x", DEADLINE);
             assert!(took < DEADLINE / 2, "{took:?}");
-            assert_eq!(slower.answer().status, 408);
+            assert_eq!(slower.response().status, 408);
         });
         // 4000, for longer than is judged at once.
         slow.send(head);
         let took = trickle(&slow, &[b'x'; 200], 25 * STEP);
         assert!(took >= 25 * STEP, "{took:?}");
         slow.send(vec![b'x'; 10_000]);
-        assert_eq!(slow.answer().status, 200);
+        assert_eq!(slow.response().status, 200);
     });
     lb.logs("the cut", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
     assert_well(&lb, &server, "row 43");
@@ -80,11 +80,11 @@ fn row_43_an_answer_read_too_slowly_is_cut() {
 
 #[test]
 fn row_43_a_slow_server_is_not_its_clients_fault() {
-    let server = Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n");
+    let server = Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n");
             for _ in 0..75 {
-                answer(&mut stream, "x");
+                respond(&mut stream, "x");
                 std::thread::sleep(STEP);
             }
         }
@@ -96,7 +96,7 @@ fn row_43_a_slow_server_is_not_its_clients_fault() {
 
 #[test]
 fn row_44_many_slow_clients_keep_nobody_else_waiting() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
     let address = lb.address();
     let mut slow: Vec<Client> = (0..200).map(|_| Client::connect(address)).collect();
@@ -159,12 +159,12 @@ fn clients(lb: &Lb) -> f64 {
 
 #[test]
 fn row_44_beside_a_thousand_slow_clients_every_probe_is_answered() {
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let server = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             // More than what waits on the way to who does not read.
             let length = if request.path() == "/slow" { 256 << 10 } else { 2 };
-            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
-            answer(&mut stream, vec![b'x'; length]);
+            respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
+            respond(&mut stream, vec![b'x'; length]);
         }
     });
     for way in WAYS {
@@ -186,7 +186,7 @@ fn row_44_beside_a_thousand_slow_clients_every_probe_is_answered() {
 
 #[test]
 fn row_44_over_the_limit_clients_are_served_as_there_is_room() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let lb = Lb::before(&server, "[limits]\nconnections = 100\n[timeouts]\nrequest_header = \"300ms\"\n");
     let Some(slow) = Slow::start(WAYS[0], lb.address()) else { return };
     let began = Instant::now();
@@ -218,7 +218,7 @@ fn said(lb: &Lb, words: &str) -> Vec<String> {
 
 #[test]
 fn row_45_clients_use_up_their_own_descriptors_and_nobody_elses() {
-    let server = Server::saying(OK);
+    let server = Server::responding(OK);
     let config = |weight| {
         format!(
             "{PORTS}[health]\ninterval = \"50ms\"\nfall = 1\nrise = 1\n{}weight = {weight}\n",
@@ -261,7 +261,7 @@ fn row_45_clients_use_up_their_own_descriptors_and_nobody_elses() {
     // They are served as others leave.
     std::thread::scope(|scope| {
         for mut client in clients {
-            scope.spawn(move || assert_eq!((client.answer().status, client.get("/").status), (200, 200)));
+            scope.spawn(move || assert_eq!((client.response().status, client.get("/").status), (200, 200)));
         }
     });
     assert_eq!(get(address, "/").status, 200);
@@ -310,7 +310,7 @@ fn row_46_a_process_log_that_nobody_takes_costs_nothing() {
         for client in &mut clients {
             client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         }
-        assert!(clients.iter_mut().all(|client| client.answer().status == 200));
+        assert!(clients.iter_mut().all(|client| client.response().status == 200));
     }
     assert_eq!(lb.metric("lb_panics_total"), Some(0.0));
 }

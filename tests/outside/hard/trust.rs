@@ -101,7 +101,7 @@ fn row_29_a_server_that_does_not_switch_is_asked_over_http() {
         // The second would be an admin's in a tunnel; here it is a request like any other.
         let second = "GET /..%2fsecond HTTP/1.1¶Host: b¶X-Forwarded-For: 203.0.113.7¶¶";
         client.send(bytes(&format!("G+Connection: Upgrade¶Upgrade: {protocol}¶¶{second}")));
-        assert_eq!((client.answer().text(), client.answer().text()), ("ok".to_owned(), "ok".to_owned()));
+        assert_eq!((client.response().text(), client.response().text()), ("ok".to_owned(), "ok".to_owned()));
         let second = server.requests().pop().expect("a request");
         assert_eq!((second.path(), second.values("x-forwarded-for")), ("/..%2fsecond", vec!["127.0.0.1"]));
         assert_eq!(client.get("/third").status, 200);
@@ -129,7 +129,7 @@ fn row_31_the_admin_address_answers_to_no_other_name_and_to_no_other_page() {
             let answer = Client::connect(lb.admin).request(bytes(&format!("GET {path} HTTP/1.1¶{fields}¶¶")));
             assert_eq!(answer.status, status, "{path} {fields}: {answer:?}");
             let cors = |(name, _): &(String, String)| name.to_ascii_lowercase().starts_with("access-control");
-            assert!(!answer.fields.iter().any(cors), "{answer:?}");
+            assert!(!answer.headers.iter().any(cors), "{answer:?}");
         }
     }
     assert_well(&lb, &server, "row 31");

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::{Answer, get};
+use super::client::{Response, get};
 use super::eventually;
 use super::servers::Server;
 
@@ -104,7 +104,7 @@ impl Lb {
     }
 
     /// What an admin path answers.
-    pub(crate) fn ask(&self, path: &str) -> Answer {
+    pub(crate) fn ask(&self, path: &str) -> Response {
         get(self.admin, path)
     }
 

@@ -232,7 +232,7 @@ fn who_ended_a_request_early_is_told_apart() {
 #[test]
 fn what_is_no_request_at_all_is_logged_and_counted_too() {
     let server = Server::named("server1");
-    let lb = Lb::before(&server, JSON);
+    let lb = Lb::in_front_of(&server, JSON);
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(40_000));
     let cases = [("\x16\x03\x01\x02\r\n\r\n", 400, "bad_request"), (&*long, 431, "head_too_large")];
     for (number, (bytes, status, error)) in (1..).zip(cases) {
@@ -254,7 +254,7 @@ fn what_is_no_request_at_all_is_logged_and_counted_too() {
 #[test]
 fn what_is_cut_at_the_end_is_logged_to_the_last() {
     let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
-    let mut lb = Lb::before(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));
+    let mut lb = Lb::in_front_of(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));
     let address = lb.address();
     let clients: Vec<Client> = (0..150)
         .map(|number| {

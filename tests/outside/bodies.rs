@@ -47,7 +47,7 @@ fn wait(gate: &Mutex<Receiver<()>>) {
 #[test]
 fn bodies_of_any_size_pass_whole_in_both_framings() {
     let server = echo();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let address = lb.address();
     let mut client = Client::connect(address);
     for length in [0, 1, 8 << 10, 1 << 20, 20 << 20] {
@@ -94,7 +94,7 @@ fn an_answer_comes_as_it_is_made() {
             respond(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 200);
@@ -119,7 +119,7 @@ fn an_upload_goes_on_as_it_comes() {
         recorder.add(&request);
         respond(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n");
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfirst");
     assert_eq!(&when_came.recv_timeout(DEADLINE).expect("the first bytes"), b"first");
@@ -131,7 +131,7 @@ fn an_upload_goes_on_as_it_comes() {
 #[test]
 fn a_client_of_http_1_0_is_sent_no_chunks() {
     let server = Server::responding("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     let (status, fields) = client.try_head().expect("a head");
@@ -146,7 +146,7 @@ fn trailers_reach_a_client_that_takes_them() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n\
          5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
     );
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     for (field, trailers) in [("TE: trailers\r\n", vec!["X-Sum: 7"]), ("", vec![])] {
         client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n"));
@@ -160,7 +160,7 @@ fn trailers_reach_a_client_that_takes_them() {
 #[test]
 fn a_body_over_the_limit_is_413_however_it_is_framed() {
     let server = echo();
-    let lb = Lb::before(&server, "[limits]\nbody_bytes = \"10B\"\n");
+    let lb = Lb::in_front_of(&server, "[limits]\nbody_bytes = \"10B\"\n");
     let address = lb.address();
     let cases = [
         ("Content-Length: 10\r\n\r\n0123456789", 200),
@@ -190,7 +190,7 @@ fn an_answer_may_come_while_its_request_is_still_on_its_way() {
             std::io::copy(&mut stream.take(LENGTH as u64), &mut writer).expect("all of it");
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let body = content(LENGTH);
     let mut client = Client::connect(lb.address());
     let mut writer = client.socket();

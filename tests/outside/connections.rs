@@ -17,7 +17,7 @@ const ONE_WORKER: &str = "[proxy]\nworkers = 1\n";
 #[test]
 fn a_hundred_requests_of_one_client_and_of_a_hundred_take_one_connection_to_the_server() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, ONE_WORKER);
+    let lb = Lb::in_front_of(&server, ONE_WORKER);
     let address = lb.address();
     let mut client = Client::connect(address);
     for _ in 0..100 {
@@ -41,7 +41,7 @@ fn pipelined_requests_are_answered_in_order() {
             respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     let requests: String = (0..50).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
     client.send(requests);
@@ -53,7 +53,7 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn a_connection_ends_when_its_client_says_so() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let address = lb.address();
     let cases = [
         ("HTTP/1.1", "", false),
@@ -83,7 +83,7 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
             respond(&mut stream, OK);
         }
     });
-    let lb = Lb::before(&server, ONE_WORKER);
+    let lb = Lb::in_front_of(&server, ONE_WORKER);
     let mut client = Client::connect(lb.address());
     for done in 0..20 {
         assert_eq!(client.get("/").status, 200, "after {done}");
@@ -96,7 +96,7 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
                 respond(&mut stream, bytes);
             }
         });
-        let lb = Lb::before(&server, ONE_WORKER);
+        let lb = Lb::in_front_of(&server, ONE_WORKER);
         let mut client = Client::connect(lb.address());
         for _ in 0..3 {
             let answer = client.get("/");
@@ -233,7 +233,7 @@ fn a_listener_may_have_an_ipv6_address() {
 #[test]
 fn who_asks_for_nothing_more_gets_his_answer() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     assert_eq!(client.get("/").status, 200);
     client.socket().shutdown(Shutdown::Write).expect("a socket");
@@ -243,7 +243,7 @@ fn who_asks_for_nothing_more_gets_his_answer() {
 #[test]
 fn clients_over_the_limit_wait_and_are_served() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "[limits]\nconnections = 2\n");
+    let lb = Lb::in_front_of(&server, "[limits]\nconnections = 2\n");
     let address = lb.address();
     let mut first: Vec<Client> = (0..2).map(|_| Client::connect(address)).collect();
     for client in &mut first {

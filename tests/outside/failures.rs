@@ -20,7 +20,7 @@ pub(crate) fn post(address: SocketAddr) -> u16 {
 #[test]
 fn what_was_answered_with_nonsense_is_not_asked_again() {
     let server = Server::responding("nonsense\r\n\r\n");
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     assert_eq!((get(lb.address(), "/").status, server.requests().len()), (502, 1));
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn resets(count: usize) -> Server {
 #[test]
 fn tries_are_counted_and_limited_and_every_other_server_comes_first() {
     let broken: Vec<Server> = (0..3).map(|_| resets(usize::MAX)).collect();
-    let lb = Lb::before(&broken[0], "[retry]\nattempts = 4\n");
+    let lb = Lb::in_front_of(&broken[0], "[retry]\nattempts = 4\n");
     assert_eq!(get(lb.address(), "/").status, 502);
     assert_eq!(broken[0].requests().len(), 5, "one, and four more");
     assert_eq!(lb.metric("lb_retries_total{pool=\"default\",reason=\"broken\"}"), Some(4.0));
@@ -58,7 +58,7 @@ fn tries_are_counted_and_limited_and_every_other_server_comes_first() {
 #[test]
 fn tries_stay_within_their_budget() {
     let server = resets(usize::MAX);
-    let lb = Lb::before(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\nbudget = \"10%\"\n"));
+    let lb = Lb::in_front_of(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\nbudget = \"10%\"\n"));
     let address = lb.address();
     let (mut client, began) = (Client::connect(address), Instant::now());
     for _ in 0..100 {
@@ -77,7 +77,7 @@ fn tries_stay_within_their_budget() {
 #[test]
 fn few_requests_are_all_tried_again() {
     let server = resets(usize::MAX);
-    let lb = Lb::before(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\n"));
+    let lb = Lb::in_front_of(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\n"));
     for _ in 0..10 {
         assert_eq!(get(lb.address(), "/").status, 502);
     }
@@ -107,7 +107,7 @@ fn a_post_that_cannot_have_been_sent_is_sent_on_a_new_connection() {
             respond(&mut stream, OK);
         }
     });
-    let lb = Lb::before(&server, ONE_WORKER);
+    let lb = Lb::in_front_of(&server, ONE_WORKER);
     for i in 0..10 {
         assert_eq!(post(lb.address()), 200);
         eventually("the balancer knows of the closed connection", || {

@@ -63,7 +63,7 @@ fn ok() -> Server {
 /// Sends each request of the rows on a connection of its own, and asserts its answer and what every row asserts.
 fn run(rows: &[Row]) {
     let server = ok();
-    let lb = Lb::before(&server, "[log]\naccess = false\n");
+    let lb = Lb::in_front_of(&server, "[log]\naccess = false\n");
     for Row { number, sent, values, answer } in rows {
         for value in *values {
             let case = format!("row {number}: {}", sent.replace("{}", value));

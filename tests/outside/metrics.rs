@@ -134,7 +134,7 @@ fn a_tunnel_is_open_until_either_side_ends_it_or_it_never_came_about() {
             std::thread::sleep(3 * crate::support::DEADLINE);
         }
     });
-    let lb = Lb::before(&server, "[log]\nformat = \"json\"\n");
+    let lb = Lb::in_front_of(&server, "[log]\nformat = \"json\"\n");
     let active = "lb_server_active_requests{pool=\"default\",server=\"server1\"}";
     let counted = "lb_requests_total{route=\"default\",method=\"GET\",code=\"101\"}";
     let upgrade =

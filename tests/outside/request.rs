@@ -29,7 +29,7 @@ fn assert_fields(request: &Request, expected: &[(&str, &[&str])]) {
 #[test]
 fn a_server_is_told_who_asks() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let told: &[(&str, &[&str])] = &[
         ("host", &["shop.example:8080"]),
         ("x-forwarded-for", &["127.0.0.1"]),
@@ -52,7 +52,7 @@ fn a_server_is_told_who_asks() {
 #[test]
 fn a_trusted_proxy_is_believed_and_its_lists_go_on() {
     let server = ok();
-    let lb = Lb::before(&server, "[proxy]\ntrusted_proxies = [\"127.0.0.0/8\"]\n");
+    let lb = Lb::in_front_of(&server, "[proxy]\ntrusted_proxies = [\"127.0.0.0/8\"]\n");
     let fields = "Host: inner\r\nX-Forwarded-For: 203.0.113.7, 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\
         X-Forwarded-Host: shop.example\r\nForwarded: for=203.0.113.7, for=10.0.0.1\r\nVia: 2 edge\r\n";
     let expected: &[(&str, &[&str])] = &[
@@ -72,7 +72,7 @@ fn a_trusted_proxy_is_believed_and_its_lists_go_on() {
 #[test]
 fn a_request_has_one_id() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let kept = seen(&lb, &server, "GET /", "Host: a\r\nX-Request-Id: order-7\r\n");
     assert_eq!(kept.values("x-request-id"), ["order-7"]);
     let made = |fields: &str| {
@@ -91,7 +91,7 @@ fn an_answer_loses_what_is_for_one_connection_too() {
         "HTTP/1.1 299 Odd\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\
          Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-End: 1\r\n\r\nok",
     );
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let answer = get(lb.address(), "/");
     assert_eq!((answer.status, answer.text().as_str()), (299, "ok"));
     for gone in ["connection", "keep-alive", "x-hop"] {
@@ -121,7 +121,7 @@ fn what_we_answer_ourselves_names_nothing_internal() {
     let server = Server::scripted(|_, _| ());
     let gone = ok();
     gone.stop();
-    let lb = Lb::before(&server, "[retry]\nattempts = 0\n[limits]\nbody_bytes = \"3B\"\n");
+    let lb = Lb::in_front_of(&server, "[retry]\nattempts = 0\n[limits]\nbody_bytes = \"3B\"\n");
     let address = lb.address();
     let servers = [server.address, gone.address];
     assert_problem(&get(address, "/"), 502, &servers);

@@ -157,7 +157,7 @@ fn a_servers_own_cookies_stay() {
             respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=1\r\n\r\n");
         }
     });
-    let lb = Lb::before(&server, STICKY);
+    let lb = Lb::in_front_of(&server, STICKY);
     let cookies: Vec<(String, String)> =
         ask(&lb, None).headers.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
     assert!(cookies.len() == 2 && cookies[0].1 == "session=1" && cookies[1].1.starts_with("lb="), "{cookies:?}");

@@ -33,7 +33,7 @@ pub(crate) fn trickle(client: &Client, piece: &[u8], over: Duration) -> Duration
 #[test]
 fn an_idle_connection_ends_at_its_time() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"1h\"\nidle = \"200ms\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nrequest_header = \"1h\"\nidle = \"200ms\"\n");
     let mut client = Client::connect(lb.address());
     assert_eq!(client.get("/").status, 200);
     let began = Instant::now();
@@ -54,7 +54,7 @@ fn a_server_that_takes_no_upload_is_504_and_not_its_clients_fault() {
         // It reads no more, and does not close before the test is over.
         let _ = over.lock().expect("a receiver").recv();
     });
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"300ms\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"300ms\"\n");
     let mut client = Client::connect(lb.address());
     let mut writer = client.socket();
     std::thread::scope(|scope| {
@@ -77,7 +77,7 @@ fn an_answer_that_stands_still_is_cut() {
             respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
         }
     });
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"200ms\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"200ms\"\n");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 200);
@@ -102,7 +102,7 @@ fn an_answers_head_has_its_time_however_it_comes() {
             }
         }
     });
-    let lb = Lb::before(&server, "[timeouts]\nresponse_header = \"400ms\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nresponse_header = \"400ms\"\n");
     for path in ["/head", "/hints"] {
         let (mut client, began) = (Client::connect(lb.address()), Instant::now());
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -171,7 +171,7 @@ pub(crate) fn endless() -> Server {
 #[test]
 fn a_client_that_does_not_read_is_cut() {
     let server = endless();
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"300ms\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"300ms\"\n");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the request begins", || (!server.requests().is_empty()).then_some(()));
@@ -191,7 +191,7 @@ fn an_upload_that_goes_on_keeps_an_answer_alive_that_has_begun() {
             respond(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
         }
     });
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"400ms\"\n[limits]\nbody_rate = \"100B\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"400ms\"\n[limits]\nbody_rate = \"100B\"\n");
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
     let (mut steady, mut slow) = (Client::connect(lb.address()), Client::connect(lb.address()));
     for client in [&mut steady, &mut slow] {

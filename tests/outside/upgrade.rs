@@ -38,7 +38,7 @@ fn switched(client: &mut Client) -> Vec<(String, String)> {
 #[test]
 fn after_101_bytes_pass_both_ways_early_ones_too() {
     let server = Server::scripted(echoing);
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send([ASK, "early"].concat());
     let fields = switched(&mut client);
@@ -67,7 +67,7 @@ fn after_101_bytes_pass_both_ways_early_ones_too() {
 #[test]
 fn much_passes_through_a_tunnel_whole() {
     let server = Server::scripted(echoing);
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send(ASK);
     switched(&mut client);
@@ -123,7 +123,7 @@ fn a_tunnel_ends_with_either_side() {
             recorder.add(&Request { line: "the client has left".to_owned(), ..Request::default() });
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send(ASK);
     switched(&mut client);

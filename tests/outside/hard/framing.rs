@@ -90,7 +90,7 @@ fn row_13_an_unknown_expectation_is_417_and_an_old_client_has_none() {
 #[test]
 fn row_9_an_endless_chunk_extension_ends_the_connection() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;");
     client.send(vec![b'a'; 64 << 10]);
@@ -103,7 +103,7 @@ fn row_9_an_endless_chunk_extension_ends_the_connection() {
 #[test]
 fn row_11_trailers_are_not_merged_into_the_head() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send(bytes(
         "POST / HTTP/1.1¶Host: a¶Transfer-Encoding: chunked¶¶5¶hello¶0¶Content-Length: 7¶Transfer-Encoding: gzip¶\
@@ -195,7 +195,7 @@ fn row_13_a_100_passes_from_the_server_to_who_waits_for_it_and_to_nobody_else() 
             respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let address = lb.address();
     let mut client = Client::connect(address);
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n";
@@ -225,7 +225,7 @@ fn rows_12_and_38_an_early_answer_reaches_the_client_and_its_connection_nobody_e
                 respond(&mut stream, format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nearly"));
             }
         });
-        let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
+        let lb = Lb::in_front_of(&server, "[proxy]\nworkers = 1\n");
         let mut client = Client::connect(lb.address());
         client.send(bytes(&format!("P+Content-Length: {length}¶¶0123456789")));
         let answer = client.response();
@@ -243,7 +243,7 @@ fn rows_12_and_38_an_early_answer_reaches_the_client_and_its_connection_nobody_e
 fn row_13_who_waits_for_a_100_that_never_comes_may_send_all_the_same() {
     // RFC 9110, section 10.1.1: a client does not wait for ever, and a balancer has nothing to add.
     let server = echo();
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"400ms\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"400ms\"\n");
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
     let mut client = Client::connect(lb.address());
     client.send(head);

@@ -42,7 +42,7 @@ fn rows_14_to_21_a_head_that_can_be_read_in_two_ways_is_refused_or_made_canonica
 #[test]
 fn what_is_no_request_is_counted_like_one() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     for (sent, status) in [("nonsense¶¶", 400), ("GET / HTTP/1.1¶Host: a, b¶¶", 400), ("GET / HTTP/1.1¶X: {}¶¶", 431)]
     {
         let sent = bytes(&sent.replace("{}", &"x".repeat(100 << 10)));
@@ -60,7 +60,7 @@ fn what_is_no_request_is_counted_like_one() {
 #[test]
 fn row_23_fields_and_bytes_of_a_head_are_limited_as_the_file_says() {
     let server = ok();
-    let lb = Lb::before(&server, "[limits]\nheaders = 5\nheader_bytes = \"2KiB\"\n");
+    let lb = Lb::in_front_of(&server, "[limits]\nheaders = 5\nheader_bytes = \"2KiB\"\n");
     let address = lb.address();
     let fields = |count: usize| {
         let fields: String = (1..count).map(|i| format!("X-{i}: {i}\r\n")).collect();

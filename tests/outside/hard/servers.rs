@@ -79,7 +79,7 @@ fn row_33_what_was_sent_is_sent_again_only_if_that_can_do_no_harm() {
     ];
     for (method, body, status, seen) in cases {
         let server = resets(1);
-        let lb = Lb::before(&server, "");
+        let lb = Lb::in_front_of(&server, "");
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let mut client = Client::connect(lb.address());
         client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n{length}\r\n{body}"));
@@ -99,7 +99,7 @@ fn row_33_a_request_that_meets_a_closing_connection_is_not_lost() {
             let _ = closes.lock().expect("a gate").recv();
         }
     });
-    let lb = Lb::before(&server, ONE_WORKER);
+    let lb = Lb::in_front_of(&server, ONE_WORKER);
     let mut client = Client::connect(lb.address());
     for i in 0..20 {
         assert_eq!(client.get("/").status, 200, "{i}");

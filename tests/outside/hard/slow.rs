@@ -19,7 +19,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 #[test]
 fn row_42_a_head_has_its_time_however_it_comes() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
     let address = lb.address();
     let began = Instant::now();
     let mut silent = Client::connect(address);
@@ -38,7 +38,7 @@ fn row_42_a_head_has_its_time_however_it_comes() {
 #[test]
 fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
     let (mut slow, mut slower) = (Client::connect(lb.address()), Client::connect(lb.address()));
     std::thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn row_43_a_slow_server_is_not_its_clients_fault() {
 #[test]
 fn row_44_many_slow_clients_keep_nobody_else_waiting() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
+    let lb = Lb::in_front_of(&server, "[proxy]\nworkers = 1\n");
     let address = lb.address();
     let mut slow: Vec<Client> = (0..200).map(|_| Client::connect(address)).collect();
     for piece in ["GET / HTTP/1.1\r\n", "Host: a\r\n", "X: y\r\n"] {
@@ -168,7 +168,7 @@ fn row_44_beside_a_thousand_slow_clients_every_probe_is_answered() {
         }
     });
     for way in WAYS {
-        let lb = Lb::before(&server, "[log]\naccess = false\n[timeouts]\nrequest_header = \"1h\"\n");
+        let lb = Lb::in_front_of(&server, "[log]\naccess = false\n[timeouts]\nrequest_header = \"1h\"\n");
         let Some(slow) = Slow::start(way, lb.address()) else { return };
         let probe = || assert_eq!(get(lb.address(), "/probe").status, 200, "{way:?}");
         for many in [300.0, 600.0, 900.0] {
@@ -187,7 +187,7 @@ fn row_44_beside_a_thousand_slow_clients_every_probe_is_answered() {
 #[test]
 fn row_44_over_the_limit_clients_are_served_as_there_is_room() {
     let server = Server::responding(OK);
-    let lb = Lb::before(&server, "[limits]\nconnections = 100\n[timeouts]\nrequest_header = \"300ms\"\n");
+    let lb = Lb::in_front_of(&server, "[limits]\nconnections = 100\n[timeouts]\nrequest_header = \"300ms\"\n");
     let Some(slow) = Slow::start(WAYS[0], lb.address()) else { return };
     let began = Instant::now();
     let waiting = || said(&lb, "clients=100 limit=100 set_by=\"limits.connections\"").len();

@@ -55,7 +55,7 @@ fn rows_24_to_26_and_30_what_a_client_says_of_itself_or_for_one_connection_ends_
 #[test]
 fn row_27_a_user_agent_cannot_forge_a_log_line() {
     let server = ok();
-    let lb = Lb::before(&server, "[log]\nformat = \"json\"\n");
+    let lb = Lb::in_front_of(&server, "[log]\nformat = \"json\"\n");
     for (path, agent) in [("/brace", "\"}"), ("/quotes", "\"\\\",\"status\":\"500"), ("/apostrophe", "'\"'} {")] {
         let request = format!("GET {path} HTTP/1.1¶Host: a¶User-Agent: {agent}¶X-Request-Id: \"}},{{\"¶¶");
         assert_eq!(Client::connect(lb.address()).request(bytes(&request)).status, 200);
@@ -72,7 +72,7 @@ fn row_27_a_user_agent_cannot_forge_a_log_line() {
 fn row_28_clients_cannot_make_series() {
     const REQUESTS: f64 = 10_000.0;
     let server = ok();
-    let lb = Lb::before(&server, "[log]\naccess = false\n");
+    let lb = Lb::in_front_of(&server, "[log]\naccess = false\n");
     let mut client = Client::connect(lb.address());
     let mut rng = fastrand::Rng::with_seed(28);
     let mut word = || (0..8).map(|_| rng.alphabetic()).collect::<String>();
@@ -95,7 +95,7 @@ fn row_28_clients_cannot_make_series() {
 #[test]
 fn row_29_a_server_that_does_not_switch_is_asked_over_http() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     for protocol in ["foo", "websocket"] {
         let mut client = Client::connect(lb.address());
         // The second would be an admin's in a tunnel; here it is a request like any other.

@@ -75,6 +75,7 @@ fn run(config: &str, access: Lines) -> Arc<State> {
     receiver.recv_timeout(DEADLINE).expect("it starts")
 }
 
+// Case: panic
 #[test]
 fn a_panic_ends_one_connection_and_is_counted() {
     const PANICS: u64 = 5;

@@ -33,6 +33,7 @@ mod state;
 mod status;
 mod sticky;
 mod timeouts;
+mod timing;
 mod tracing;
 mod unseen;
 mod upgrade;

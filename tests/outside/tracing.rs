@@ -227,8 +227,9 @@ fn the_share_that_is_sampled_is_the_one_in_the_file() {
     assert!((100 - 52..=100 + 52).contains(&count("/some")), "{}", count("/some"));
 }
 
+// Case: telemetry-fails
 #[test]
-fn row_46_a_collector_that_is_down_costs_nothing_and_is_said_once() {
+fn a_collector_that_is_down_costs_nothing_and_is_logged_once() {
     let (refusing, server) = (Refusing::new(), Server::named("server1"));
     let lb = Lb::start(&config(&format!("http://{}/api/v2/spans", refusing.address), 1.0, server.address));
     for lost in [2.0, 4.0] {
@@ -239,8 +240,9 @@ fn row_46_a_collector_that_is_down_costs_nothing_and_is_said_once() {
     assert_eq!(said, 1, "{:#?}", lb.stderr());
 }
 
+// Case: telemetry-fails
 #[test]
-fn row_46_a_collector_that_is_slow_costs_nothing() {
+fn a_slow_collector_costs_nothing() {
     let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
     let server = Server::named("server1");
     let lb = Lb::start(&config(&format!("http://{}/", silent.address), 1.0, server.address));

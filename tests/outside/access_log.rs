@@ -99,7 +99,7 @@ fn whatever_a_client_sends_is_one_line() {
             let mut client = Client::connect(lb.address());
             client.send(request);
             // What is no request at all is answered without being one.
-            answered += usize::from(client.try_response().is_ok_and(|answer| answer.status != 400));
+            answered += usize::from(client.try_response().is_ok_and(|response| response.status != 400));
         }
         assert!(answered >= 3, "{answered}");
         get(lb.address(), "/last");
@@ -239,8 +239,8 @@ fn what_is_no_request_at_all_is_logged_and_counted_too() {
         let mut client = Client::connect(lb.address());
         // It may be refused before all is sent.
         let _ = client.socket().write_all(bytes.as_bytes());
-        if let Ok(answer) = client.try_response() {
-            assert_eq!(answer.status, status);
+        if let Ok(response) = client.try_response() {
+            assert_eq!(response.status, status);
         }
         let entry = entries(&lb, number).remove(number - 1);
         let said = (&entry["method"], &entry["path"], &entry["status"], &entry["error"], &entry["tries"]);

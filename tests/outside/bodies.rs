@@ -71,11 +71,11 @@ fn bodies_of_any_size_pass_whole_in_both_framings() {
                     }
                     writer.write_all(b"0\r\n\r\n").expect("sent");
                 });
-                let answer = client.response();
-                assert_eq!(answer.status, 200);
-                assert!(answer.body == body, "{length} bytes, chunked {chunked}: {} came", answer.body.len());
+                let response = client.response();
+                assert_eq!(response.status, 200);
+                assert!(response.body == body, "{length} bytes, chunked {chunked}: {} came", response.body.len());
                 let framing = if chunked { "transfer-encoding" } else { "content-length" };
-                assert!(answer.header(framing).is_some(), "{:?}", answer.headers);
+                assert!(response.header(framing).is_some(), "{:?}", response.headers);
             });
         }
     }
@@ -172,8 +172,8 @@ fn a_body_over_the_limit_is_413_however_it_is_framed() {
     ];
     for (framing, status) in cases {
         let mut client = Client::connect(address);
-        let answer = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
-        assert_eq!(answer.status, status, "{framing}: {answer:?}");
+        let response = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
+        assert_eq!(response.status, status, "{framing}: {response:?}");
         assert!(status == 200 || client.is_closed(), "{framing}");
     }
     assert_eq!(server.requests().len(), 2, "what is too large reaches no server whole");

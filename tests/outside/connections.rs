@@ -64,8 +64,8 @@ fn a_connection_ends_when_its_client_says_so() {
     ];
     for (version, field, closes) in cases {
         let mut client = Client::connect(address);
-        let answer = client.request(format!("GET / {version}\r\nHost: a\r\n{field}\r\n"));
-        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{version} {field}");
+        let response = client.request(format!("GET / {version}\r\nHost: a\r\n{field}\r\n"));
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{version} {field}");
         if closes {
             assert!(client.is_closed(), "{version} {field}");
         } else {
@@ -99,9 +99,9 @@ fn a_server_that_closes_is_asked_on_a_new_connection() {
         let lb = Lb::in_front_of(&server, ONE_WORKER);
         let mut client = Client::connect(lb.address());
         for _ in 0..3 {
-            let answer = client.get("/");
-            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
-            assert!(answer.header("connection").is_none(), "it is the server's, not the client's: {answer:?}");
+            let response = client.get("/");
+            assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+            assert!(response.header("connection").is_none(), "it is the server's, not the client's: {response:?}");
         }
     }
 }

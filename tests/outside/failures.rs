@@ -60,13 +60,13 @@ fn tries_stay_within_their_budget() {
     let server = resets(usize::MAX);
     let lb = Lb::in_front_of(&server, &format!("{ONE_WORKER}[retry]\nattempts = 1\nbudget = \"10%\"\n"));
     let address = lb.address();
-    let (mut client, began) = (Client::connect(address), Instant::now());
+    let (mut client, start) = (Client::connect(address), Instant::now());
     for _ in 0..100 {
         assert_eq!(client.get("/").status, 502);
     }
     // Ten are free, and one more each second; and ten more are a tenth of the requests.
     let again = server.requests().len() - 100;
-    let most = 21 + usize::try_from(began.elapsed().as_secs()).expect("a few");
+    let most = 21 + usize::try_from(start.elapsed().as_secs()).expect("a few");
     assert!((19..=most).contains(&again), "{again} tries again, not {most}");
     lb.logs("who was within it", |line| line.contains("\" 502 ") && line.contains("tries=2"));
     lb.logs("who was not", |line| line.contains("\" 502 ") && line.contains("tries=1"));
@@ -89,11 +89,11 @@ fn of_many_that_break_a_fifth_is_tried_again() {
     let (broken, good) = (resets(usize::MAX), Server::named("good"));
     let both = servers(&[("broken", broken.address, 1), ("good", good.address, 1)]);
     let lb = Lb::start(&format!("{NO_CHECKS}{ONE_WORKER}[retry]\nattempts = 1\n{both}"));
-    let (mut client, began) = (Client::connect(lb.address()), Instant::now());
+    let (mut client, start) = (Client::connect(lb.address()), Instant::now());
     let good = (0..400).filter(|_| client.get("/").status == 200).count();
     let (broke, again) = (broken.requests().len(), lb.metric("lb_retries_total{pool=\"default\",reason=\"broken\"}"));
     let again = again.expect("a series") as usize;
-    let most = 91 + usize::try_from(began.elapsed().as_secs()).expect("a few");
+    let most = 91 + usize::try_from(start.elapsed().as_secs()).expect("a few");
     assert!((88..=most).contains(&again), "{again} tries again of 400, not {most}: a fifth, and ten are free");
     assert_eq!(good, 400 - broke + again, "all that are tried again come through, and the rest is passed on");
     let passed_on = eventually("the log", || Some(lb.stdout()).filter(|lines| lines.len() == 400));

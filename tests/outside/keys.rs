@@ -95,7 +95,7 @@ fn timeouts() {
     let mut stalls = scene.client();
     stalls.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1");
     match stalls.try_response() {
-        Ok(answer) => assert!(answer.status == 408 && !answer.keeps_alive(), "{answer:?}"),
+        Ok(response) => assert!(response.status == 408 && !response.keeps_alive(), "{response:?}"),
         Err(_) => assert!(stalls.is_closed()),
     }
     scene.gate.open();
@@ -179,8 +179,8 @@ fn listeners() {
 
     scene.lb.apply(&format!("{NO_CHECKS}{pool}"));
     eventually("the third is closed", || TcpStream::connect_timeout(&third, Duration::from_secs(2)).err());
-    let answer = kept.get("/");
-    assert_eq!((answer.text().as_str(), answer.keeps_alive()), ("a", true), "of all this the first saw nothing");
+    let response = kept.get("/");
+    assert_eq!((response.text().as_str(), response.keeps_alive()), ("a", true), "of all this the first saw nothing");
 }
 
 #[test]

@@ -42,11 +42,11 @@ impl Tally {
     }
 
     /// Takes note of an answer. Whether the connection takes another request.
-    fn note(&self, who: &str, answer: io::Result<Response>) -> bool {
-        match answer {
-            Ok(answer) if answer.status == 200 && answer.text().starts_with("server") => {
+    fn note(&self, who: &str, response: io::Result<Response>) -> bool {
+        match response {
+            Ok(response) if response.status == 200 && response.text().starts_with("server") => {
                 self.answered.fetch_add(1, SeqCst);
-                answer.keeps_alive()
+                response.keeps_alive()
             }
             other => {
                 self.fail(format!("{who}: {other:?}"));
@@ -150,20 +150,20 @@ fn move_much(tally: &Tally, address: SocketAddr) {
             return;
         }
         let asked = client.take().map_or_else(|| Client::try_connect(address), Ok).and_then(|mut client| {
-            let (answer, whole) = if turn % 2 == 0 {
+            let (response, whole) = if turn % 2 == 0 {
                 client.socket().write_all(upload.as_bytes())?;
-                let answer = client.try_response()?;
-                let whole = answer.text().ends_with(&format!(" {BIG}"));
-                (answer, whole)
+                let response = client.try_response()?;
+                let whole = response.text().ends_with(&format!(" {BIG}"));
+                (response, whole)
             } else {
-                let answer = client.try_get("/big")?;
-                let whole = answer.body.len() == BIG;
-                (answer, whole)
+                let response = client.try_get("/big")?;
+                let whole = response.body.len() == BIG;
+                (response, whole)
             };
-            if whole { Ok((client, answer)) } else { Err(io::Error::other(format!("not all: {answer:.100?}"))) }
+            if whole { Ok((client, response)) } else { Err(io::Error::other(format!("not all: {response:.100?}"))) }
         });
         match asked {
-            Ok((connected, answer)) => client = tally.note("big", Ok(answer)).then_some(connected),
+            Ok((connected, response)) => client = tally.note("big", Ok(response)).then_some(connected),
             Err(error) => tally.fail(format!("big: {error}")),
         }
         std::thread::sleep(5 * BREATH);
@@ -176,8 +176,8 @@ fn keep_asking(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client
     while tally.go_on() {
         match client.take().map_or_else(&connect, Ok) {
             Ok(mut connected) => {
-                let answer = connected.try_get("/");
-                client = tally.note(who, answer).then_some(connected);
+                let response = connected.try_get("/");
+                client = tally.note(who, response).then_some(connected);
             }
             Err(error) => drop(tally.note(who, Err(error))),
         }
@@ -188,18 +188,18 @@ fn keep_asking(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client
 /// Asks once on each of many connections.
 fn ask_anew(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client>) {
     while tally.go_on() {
-        let answer = connect().and_then(|mut client| client.try_get("/"));
-        tally.note(who, answer);
+        let response = connect().and_then(|mut client| client.try_get("/"));
+        tally.note(who, response);
         std::thread::sleep(BREATH);
     }
 }
 
 /// A connection to the listener that moves. One that refuses has moved on: it is looked up anew.
 fn connect_to_moving(lb: &Lb) -> io::Result<Client> {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         match Client::try_connect(moving(lb)) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && begin.elapsed().as_secs() < 10 => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && start.elapsed().as_secs() < 10 => {}
             connected => return connected,
         }
     }
@@ -252,10 +252,10 @@ fn storm(lb: &Lb, servers: &[Server; 4], time: Duration) {
         scope.spawn(move || ask_anew(tally, "new, moving", || connect_to_moving(lb)));
         scope.spawn(move || move_much(tally, main));
         scope.spawn(move || chat(tally, main));
-        let begin = Instant::now();
+        let start = Instant::now();
         for step in 1.. {
             let enough = applied(lb) - before[0] >= ENOUGH * time.as_secs_f64();
-            if begin.elapsed() > 5 * time || (begin.elapsed() > time && enough) {
+            if start.elapsed() > 5 * time || (start.elapsed() > time && enough) {
                 break;
             }
             let mut text = file(step, servers);

@@ -21,7 +21,7 @@ mod many;
 mod metrics;
 mod plan;
 mod prometheus;
-mod refused;
+mod rejected;
 mod reload;
 mod request;
 mod resets;

@@ -12,8 +12,8 @@ fn ok() -> Server {
 
 /// What the server sees of a request with these fields.
 fn seen(lb: &Lb, server: &Server, line: &str, fields: &str) -> Request {
-    let answer = Client::connect(lb.address()).request(format!("{line} HTTP/1.1\r\n{fields}\r\n"));
-    assert_eq!(answer.status, 200, "{line} {fields}: {answer:?}");
+    let response = Client::connect(lb.address()).request(format!("{line} HTTP/1.1\r\n{fields}\r\n"));
+    assert_eq!(response.status, 200, "{line} {fields}: {response:?}");
     let request = server.requests().pop().expect("a request");
     assert!(request.is_canonical(), "{request:?}");
     request
@@ -92,24 +92,24 @@ fn an_answer_loses_what_is_for_one_connection_too() {
          Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-End: 1\r\n\r\nok",
     );
     let lb = Lb::in_front_of(&server, "");
-    let answer = get(lb.address(), "/");
-    assert_eq!((answer.status, answer.text().as_str()), (299, "ok"));
+    let response = get(lb.address(), "/");
+    assert_eq!((response.status, response.text().as_str()), (299, "ok"));
     for gone in ["connection", "keep-alive", "x-hop"] {
-        assert_eq!(answer.header(gone), None, "{answer:?}");
+        assert_eq!(response.header(gone), None, "{response:?}");
     }
-    assert_eq!((answer.header("x-end"), answer.header("via")), (Some("1"), Some("1.1 lb")));
-    assert_eq!(answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).count(), 2);
+    assert_eq!((response.header("x-end"), response.header("via")), (Some("1"), Some("1.1 lb")));
+    assert_eq!(response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).count(), 2);
 }
 
 /// An answer of our own: `application/problem+json`, which names nothing internal.
 #[track_caller]
-fn assert_problem(answer: &Response, status: u16, servers: &[SocketAddr]) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-    let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+fn assert_problem(response: &Response, status: u16, servers: &[SocketAddr]) {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("application/problem+json"));
+    let problem: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
     assert_eq!(problem["status"], status, "{problem}");
     assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
-    let all = format!("{answer:?}{}", answer.text());
+    let all = format!("{response:?}{}", response.text());
     for server in servers {
         assert!(!all.contains(&server.to_string()) && !all.contains(&format!(":{}", server.port())), "{all}");
     }
@@ -126,11 +126,11 @@ fn what_we_answer_ourselves_names_nothing_internal() {
     let servers = [server.address, gone.address];
     assert_problem(&get(address, "/"), 502, &servers);
     assert_problem(&get(address, "/.."), 400, &servers);
-    let answer = Client::connect(address).request("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_problem(&answer, 405, &servers);
-    assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-    let answer = Client::connect(address).request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
-    assert_problem(&answer, 413, &servers);
+    let response = Client::connect(address).request("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_problem(&response, 405, &servers);
+    assert_eq!(response.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    let response = Client::connect(address).request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    assert_problem(&response, 413, &servers);
     lb.apply(&format!("{NO_CHECKS}{}", gone.table("server1")));
     assert_problem(&get(address, "/"), 502, &servers);
     lb.apply(&format!("{NO_CHECKS}[reload]\nallow_empty = true\n{}enabled = false\n", gone.table("server1")));

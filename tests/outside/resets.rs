@@ -83,9 +83,9 @@ fn send(lb: &Lb, clients: usize, count: usize, request: impl Fn(usize) -> String
                     if number >= count {
                         return;
                     }
-                    let answer = client.request(request(number));
-                    *statuses.lock().expect("statuses").entry((number, answer.status)).or_default() += 1;
-                    if !answer.keeps_alive() {
+                    let response = client.request(request(number));
+                    *statuses.lock().expect("statuses").entry((number, response.status)).or_default() += 1;
+                    if !response.keeps_alive() {
                         client = Client::connect(address);
                     }
                 }
@@ -167,12 +167,12 @@ fn one_of_three_that_dies_under_load_costs_no_get() {
             scope.spawn(|| {
                 let mut client = Client::connect(address);
                 while !stop.load(SeqCst) {
-                    let answer = client.try_get("/");
+                    let response = client.try_get("/");
                     // Whatever fails is to end the others too.
-                    if !answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                    if !response.as_ref().is_ok_and(|response| response.status == 200) {
                         stop.store(true, SeqCst);
                     }
-                    assert_eq!(answer.expect("an answer").status, 200);
+                    assert_eq!(response.expect("an answer").status, 200);
                     done.fetch_add(1, SeqCst);
                 }
             });

@@ -124,9 +124,9 @@ fn a_file_is_checked_for_people_for_programs_and_for_ci() {
             assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(code), ""), "{arguments:?}");
         }
         let output = lb(directory.path(), &["check", "--format", "json"]);
-        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!((output.status.code(), &answer["fine"]), (Some(code), &(code == 0).into()));
-        assert_eq!(answer["problems"].as_array().map(Vec::len), usize::try_from(code).ok());
+        let response: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((output.status.code(), &response["fine"]), (Some(code), &(code == 0).into()));
+        assert_eq!(response["problems"].as_array().map(Vec::len), usize::try_from(code).ok());
         let output = lb(directory.path(), &["check", "--format", "github"]);
         assert_eq!(output.status.code(), Some(code));
         assert_eq!(stdout(&output).starts_with("::error file=lb.toml,line=8,col=1,"), code == 1);

@@ -12,19 +12,19 @@ const STICKY: &str = "[balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\
 /// A request with this cookie, if any.
 fn ask(lb: &Lb, cookie: Option<&str>) -> Response {
     let cookie = cookie.map_or_else(String::new, |cookie| format!("Cookie: theme=dark; {cookie}; x=y\r\n"));
-    let answer = Client::connect(lb.address()).request(format!("GET / HTTP/1.1\r\nHost: a\r\n{cookie}\r\n"));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer
+    let response = Client::connect(lb.address()).request(format!("GET / HTTP/1.1\r\nHost: a\r\n{cookie}\r\n"));
+    assert_eq!(response.status, 200, "{response:?}");
+    response
 }
 
 /// Name and value of the cookie that an answer sets.
-fn cookie(answer: &Response) -> Option<String> {
-    Some(answer.header("set-cookie")?.split(';').next()?.to_owned())
+fn cookie(response: &Response) -> Option<String> {
+    Some(response.header("set-cookie")?.split(';').next()?.to_owned())
 }
 
 /// A client that was sent to this server, by its cookie.
 fn client_of(lb: &Lb, name: &str) -> String {
-    eventually(&format!("a client of {name}"), || Some(ask(lb, None)).filter(|answer| answer.text() == name))
+    eventually(&format!("a client of {name}"), || Some(ask(lb, None)).filter(|response| response.text() == name))
         .header("set-cookie")
         .and_then(|field| field.split(';').next())
         .expect("a cookie")
@@ -34,8 +34,8 @@ fn client_of(lb: &Lb, name: &str) -> String {
 #[track_caller]
 fn assert_stays(lb: &Lb, cookie: &str, name: &str) {
     for _ in 0..10 {
-        let answer = ask(lb, Some(cookie));
-        assert_eq!((answer.text().as_str(), answer.header("set-cookie")), (name, None));
+        let response = ask(lb, Some(cookie));
+        assert_eq!((response.text().as_str(), response.header("set-cookie")), (name, None));
     }
 }
 
@@ -64,8 +64,8 @@ fn a_client_is_led_back_to_its_server_and_given_its_cookie_once() {
         assert!(attributes.contains(attribute), "{attributes}");
     }
     // A cookie that names nobody is replaced.
-    let answer = ask(&lb, Some("lb=0123456789abcdef"));
-    assert!(cookie(&answer).is_some_and(|cookie| cookies.contains(&cookie)), "{answer:?}");
+    let response = ask(&lb, Some("lb=0123456789abcdef"));
+    assert!(cookie(&response).is_some_and(|cookie| cookies.contains(&cookie)), "{response:?}");
 }
 
 #[test]
@@ -102,9 +102,9 @@ fn a_client_of_a_server_that_is_down_moves_and_is_told() {
     let old = client_of(&lb, "server1");
     servers[0].1.set_healthy(false);
     lb.server_is("server1", "down");
-    let answer = ask(&lb, Some(&old));
-    let (name, new) = (answer.text(), cookie(&answer).expect("another cookie"));
-    assert!(name != "server1" && new != old, "{answer:?}");
+    let response = ask(&lb, Some(&old));
+    let (name, new) = (response.text(), cookie(&response).expect("another cookie"));
+    assert!(name != "server1" && new != old, "{response:?}");
     assert_stays(&lb, &new, &name);
     // Its old server takes nobody away who has found another.
     servers[0].1.set_healthy(true);
@@ -119,9 +119,9 @@ fn a_client_of_a_server_that_refuses_moves_at_once() {
     let lb = Lb::start(&format!("{NO_CHECKS}{STICKY}{}", tables(&servers)));
     let old = client_of(&lb, "server1");
     servers[0].1.stop();
-    let answer = ask(&lb, Some(&old));
-    assert_ne!(answer.text(), "server1");
-    assert!(cookie(&answer).is_some_and(|new| new != old), "{answer:?}");
+    let response = ask(&lb, Some(&old));
+    assert_ne!(response.text(), "server1");
+    assert!(cookie(&response).is_some_and(|new| new != old), "{response:?}");
 }
 
 #[test]
@@ -145,9 +145,9 @@ fn a_drained_server_keeps_its_clients_until_the_drain_ends() {
     lb.apply(&file("100ms", true));
     lb.apply(&file("100ms", false));
     lb.server_is("server1", "disabled");
-    let answer = ask(&lb, Some(&cookie_of_first));
-    assert_ne!(answer.text(), "server1");
-    assert!(cookie(&answer).is_some(), "{answer:?}");
+    let response = ask(&lb, Some(&cookie_of_first));
+    assert_ne!(response.text(), "server1");
+    assert!(cookie(&response).is_some(), "{response:?}");
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn a_balancer_that_is_not_there_yet_is_waited_for() {
     let server = Server::named("a");
     let admin = "address = \"127.0.0.1:0\"\n[health]";
     let anywhere = file(&server, 1).replace(admin, "address = \"${LB_TEST_ADMIN}\"\n[health]");
-    let begin = |at: String| {
+    let start = |at: String| {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("lb.toml");
         fs::write(&path, &anywhere).unwrap();
@@ -180,12 +180,12 @@ fn a_balancer_that_is_not_there_yet_is_waited_for() {
         command.env("LB_TEST_ADMIN", at);
         Lb::start_as(command, directory, path)
     };
-    let first = begin("127.0.0.1:0".to_owned());
+    let first = start("127.0.0.1:0".to_owned());
     let kept = Refusing::new();
     let late = kept.address.to_string();
     let child = spawn(&first, &format!("{},{late}", first.admin));
     drop(kept);
-    let last = begin(late);
+    let last = start(late);
     let ran = ran(child);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.out.contains(&format!("{}: applied", last.admin)), "{}", ran.out);

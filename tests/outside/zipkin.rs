@@ -57,8 +57,8 @@ impl Zipkin {
     #[track_caller]
     fn trace(&self, id: &str, count: usize) -> Vec<Value> {
         eventually(&format!("a trace of {count} spans"), || {
-            let answer = get(self.address, &format!("/api/v2/trace/{id}"));
-            let spans: Vec<Value> = (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok())??;
+            let response = get(self.address, &format!("/api/v2/trace/{id}"));
+            let spans: Vec<Value> = (response.status == 200).then(|| serde_json::from_slice(&response.body).ok())??;
             assert!(spans.len() <= count, "{spans:#?}");
             (spans.len() == count).then_some(spans)
         })
@@ -75,7 +75,7 @@ impl Drop for Zipkin {
 
 /// Where its log says that it serves.
 fn served_at(child: &mut Child, log: &Lines) -> SocketAddr {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         let told = log.lock().expect("lines").clone();
         let address = told.iter().find_map(|line| line.split("Serving HTTP at /").nth(1)?.split(' ').next());
@@ -83,7 +83,7 @@ fn served_at(child: &mut Child, log: &Lines) -> SocketAddr {
             return address.parse().expect("an address");
         }
         let ended = child.try_wait().expect("a child");
-        if ended.is_some() || begin.elapsed() > START {
+        if ended.is_some() || start.elapsed() > START {
             // Nobody else would end it.
             let _ = child.kill();
             panic!("Zipkin does not serve ({ended:?}):\n{}", told.join("\n"));
@@ -128,8 +128,8 @@ fn a_slow_request_is_found_by_its_line_in_the_access_log() {
     // And it shows who calls whom.
     eventually("two services, one of which calls the other", || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
-        let answer = get(zipkin.address, &format!("/api/v2/dependencies?endTs={now}&lookback=3600000"));
-        let links: Value = serde_json::from_slice(&answer.body).ok()?;
+        let response = get(zipkin.address, &format!("/api/v2/dependencies?endTs={now}&lookback=3600000"));
+        let links: Value = serde_json::from_slice(&response.body).ok()?;
         let found = |link: &Value| link["parent"] == "lb" && link["child"] == "server1";
         links.as_array()?.iter().any(found).then_some(())
     });

@@ -190,6 +190,11 @@ impl Lb {
         self.stderr.lock().expect("lines").clone()
     }
 
+    /// Whether the process log reports a panic.
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.stderr().iter().any(|line| line.contains("panic") || line.contains("fault in lb"))
+    }
+
     /// Sends a signal, named without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
         // `kill` is built into the shell; not every machine has the program.

@@ -123,6 +123,16 @@ fn old_servers_are_held_for_the_hold_timeout() {
 #[ignore = "measures time: cargo test -- --ignored"]
 fn requests_are_aborted_soon_after_their_clients_leave() {
     clients_leave(Duration::from_secs(2));
+
+    let (_listener, _waiting, hanging) = hanging();
+    let table = servers(&[("server1", hanging, 1)]);
+    let lb = Lb::start(&format!("{NO_CHECKS}[timeouts]\nconnect = \"1h\"\n{table}"));
+    let open = |count| (lb.server("server1")["active_requests"] == count).then_some(());
+    let mut client = Client::connect(lb.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request is open", || open(1));
+    drop(client);
+    assert_between(time(|| eventually("the request has ended", || open(0))), 0, 2000);
 }
 
 // Case: edit-storm

@@ -1,6 +1,6 @@
-//! The same bytes for our parsers and for hyper's: where the two disagree, a rule says why.
+//! The same bytes for our parsers and for hyper's: a rule explains each difference.
 //!
-//! `SEED=7 CASES=1000000 cargo test --test differential` looks at other and at more of them.
+//! `SEED=7 CASES=1000000 cargo test --test differential` tries others, and more of them.
 
 mod oracle;
 
@@ -13,7 +13,7 @@ use http::Method;
 use oracle::because::{Because, difference};
 use oracle::{Reading, hyper, ours};
 
-/// A part of a message: first what is usual, which is taken most of the time.
+/// The variants of a part of a message. The first is the usual one, and is chosen most often.
 type Choice = &'static [&'static str];
 
 const METHODS: Choice =
@@ -230,17 +230,17 @@ const STATUSES: Choice = &[
 struct Dice(Rng);
 
 impl Dice {
-    /// One of them: mostly the first.
+    /// Chooses a variant, mostly the first.
     fn pick(&mut self, choice: Choice) -> &'static str {
         if self.0.u8(..8) > 0 { choice[0] } else { self.any(choice) }
     }
 
-    /// One of them, each as likely as any other.
+    /// Chooses a variant, all with the same chance.
     fn any(&mut self, choice: Choice) -> &'static str {
         choice[self.0.usize(..choice.len())]
     }
 
-    /// Half of them are good.
+    /// Chooses a framing. Half of the choices are valid.
     fn framing(&mut self) -> &'static str {
         if self.0.bool() { self.any(&FRAMINGS[..4]) } else { self.any(FRAMINGS) }
     }
@@ -271,7 +271,7 @@ impl Dice {
         };
         let text = [line, self.pick(ENDS), &headers, self.pick(ENDS), body, behind].concat();
         let mut bytes = Vec::with_capacity(text.len() + 16);
-        // So that a field may have a byte that is not UTF-8.
+        // A byte that is not valid UTF-8.
         for part in text.replace('¶', "\r\n").split_inclusive('\u{e9}') {
             let (part, rest) = part.strip_suffix('\u{e9}').map_or((part, None), |part| (part, Some(0xe9)));
             bytes.extend_from_slice(part.as_bytes());
@@ -281,7 +281,7 @@ impl Dice {
         bytes
     }
 
-    /// Sometimes: a byte changed, added, taken out, or the end cut off.
+    /// Sometimes changes, adds or removes a byte, truncates the message, or repeats a part of it.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..[0, 0, 0, 1, 1, 2][self.0.usize(..6)] {
             if bytes.is_empty() {
@@ -290,7 +290,7 @@ impl Dice {
             let at = self.0.usize(..bytes.len());
             match self.0.u8(..5) {
                 0 => bytes[at] = self.0.u8(..),
-                1 => bytes.insert(at, *self.0.choice(b"\r\n\n0;:, \t\0\x0b\xff#").expect("there are some")),
+                1 => bytes.insert(at, *self.0.choice(b"\r\n\n0;:, \t\0\x0b\xff#").expect("a byte")),
                 2 => drop(bytes.remove(at)),
                 3 => bytes.truncate(at),
                 _ => bytes.extend_from_within(at..),
@@ -299,13 +299,13 @@ impl Dice {
     }
 }
 
-/// What there was to compare.
+/// The results of all comparisons.
 #[derive(Default)]
 struct Tally {
-    /// Read alike by both, with so many messages.
+    /// Equal readings, by their number of messages.
     alike: BTreeMap<usize, usize>,
     explained: BTreeMap<Because, usize>,
-    /// Not explained, each with a message.
+    /// Differences without an explanation.
     open: Vec<String>,
 }
 
@@ -326,11 +326,11 @@ impl Tally {
         }
     }
 
-    /// That all is explained, each rule was needed, and much was the same.
+    /// Asserts that every difference is explained, every rule is needed, and many readings are equal.
     fn check(&self, rules: &[Because]) {
         let some: Vec<_> = self.open.iter().take(env_or("SHOW", 10)).map(String::as_str).collect();
         assert!(self.open.is_empty(), "{} differences that no rule explains:\n{}", self.open.len(), some.join("\n"));
-        assert!(self.explained.keys().eq(rules), "{:?} were needed, not {rules:?}", self.explained);
+        assert!(self.explained.keys().eq(rules), "{:?} are needed, not {rules:?}", self.explained);
         assert!(self.alike[&0] > 1000 && self.alike[&1] > 1000, "{:?}", self.alike);
     }
 }
@@ -344,7 +344,7 @@ fn dice() -> Dice {
 }
 
 #[test]
-fn requests_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
+fn requests_are_read_as_by_hyper_or_a_rule_explains_it() {
     let (mut dice, mut tally) = (dice(), Tally::default());
     for _ in 0..env_or("CASES", 20_000) {
         let bytes = dice.request();
@@ -371,7 +371,7 @@ fn requests_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
 }
 
 #[test]
-fn answers_are_read_as_hyper_reads_them_or_a_rule_says_why_not() {
+fn responses_are_read_as_by_hyper_or_a_rule_explains_it() {
     let (mut dice, mut tally) = (dice(), Tally::default());
     for _ in 0..env_or("CASES", 20_000) {
         let (method, bytes) = ([Method::GET, Method::HEAD, Method::POST][dice.0.usize(..3)].clone(), dice.answer());

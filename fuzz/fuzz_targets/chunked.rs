@@ -1,4 +1,4 @@
-//! Chunked bodies: in one piece or byte by byte, the same comes of them.
+//! Chunked bodies: decoding at once and byte by byte give the same result.
 #![no_main]
 
 use lb::http1::chunked::Decoder;

@@ -1,4 +1,4 @@
-//! Configurations: what is refused is refused with a place, and nothing panics.
+//! Configurations: every problem has a place, and nothing panics.
 #![no_main]
 
 use lb::config::file::parse;

@@ -1,4 +1,4 @@
-//! Cookies: one each line. The token that is found is one that a client may have been given.
+//! `Cookie` headers, one in each line: only a token that is in them is found, and one that was set is found.
 #![no_main]
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
         let pair = [b"lb=", &found[..]].concat();
         assert!(text.as_bytes().windows(pair.len()).any(|window| window == pair), "{text:?}");
     }
-    // Whatever stands beside it, the cookie that was set is found, unless another says it is that one.
+    // The cookie that was set is found beside any other text without its name.
     let given = token(&rule, "default", text);
     let set = set_cookie(&rule, &given);
     let (mine, _) = set.split_once(';').expect("attributes");

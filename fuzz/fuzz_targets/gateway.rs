@@ -1,4 +1,4 @@
-//! The whole request path: turns of a client and a server, see `lb_fuzz::gateway`.
+//! The whole request path: turns of a client and a server. See `lb_fuzz::gateway`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,17 +1,17 @@
-//! What a server is told of who asked: forwarding headers, the trace and the request id, of any headers that came.
+//! The headers that a server gets in place of any headers of a client: forwarding, trace context, request id.
 #![no_main]
 
 use std::net::SocketAddr;
 
-use lb::proxy::headers::forwarded::{ClientHeaders, client_address};
 use lb::http1::head::{Limits, RequestHead};
 use lb::http1::name::HeaderName;
+use lb::proxy::headers::forwarded::{ClientHeaders, client_address};
 use lb::proxy::headers::trace_context::TraceContext;
 use lb::proxy::headers::{hop_by_hop, request_id};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Only headers come, so that nothing has to be guessed before they are looked at.
+    // The input has only headers, so that the fuzzer need not guess a request line.
     let text = [b"GET / HTTP/1.1\r\n", bytes, b"\r\n\r\n"].concat();
     let mut head = RequestHead::default();
     let Ok(Some(_)) = head.parse(&text, Limits { bytes: 8192, headers: 100 }) else { return };
@@ -36,13 +36,19 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(headers.get(HeaderName::ForwardedFor), Some(&b"192.0.2.1"[..]));
         }
         trace.write(&mut headers);
-        for name in [HeaderName::ForwardedFor, HeaderName::ForwardedProto, HeaderName::Forwarded, HeaderName::Traceparent, HeaderName::B3] {
+        for name in [
+            HeaderName::ForwardedFor,
+            HeaderName::ForwardedProto,
+            HeaderName::Forwarded,
+            HeaderName::Traceparent,
+            HeaderName::B3,
+        ] {
             assert_eq!(headers.all(name).count(), 1, "{name:?}");
         }
-        // The next hop goes on with the same trace.
+        // The next hop continues the same trace.
         let next = TraceContext::continue_or_start(&headers, 0.5, &mut rng);
         assert_eq!((next.trace_id, next.sampled), (trace.trace_id, trace.sampled));
-        // And what goes to it is a head again.
+        // The written head can be parsed.
         let mut text = b"GET / HTTP/1.1\r\n".to_vec();
         headers.write(&mut text);
         text.extend_from_slice(b"\r\n");

@@ -1,4 +1,4 @@
-//! The Prometheus page of a server: any text, and at most one figure, which some line says.
+//! The Prometheus page of a server: any text has at most one value, and it is in a line of the text.
 #![no_main]
 
 use lb::control::health::memory::resident_bytes;

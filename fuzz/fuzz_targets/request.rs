@@ -1,4 +1,4 @@
-//! Requests: what is read is what hyper reads, and reads the same when it is written again.
+//! Requests: we read what hyper reads, and a head survives writing and parsing.
 #![no_main]
 
 use lb::http1::head::{Limits, RequestHead};

@@ -1,12 +1,12 @@
-//! Answers: what is read is what hyper reads, and reads the same when it is written again.
+//! Responses: we read what hyper reads, and a head survives writing and parsing.
 #![no_main]
 
 use http::Method;
-use lb::http1::head::{ResponseHead, Limits};
+use lb::http1::head::{Limits, ResponseHead};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // The last byte chooses what was asked for.
+    // The last byte selects the request's method.
     let Some((last, bytes)) = bytes.split_last() else { return };
     let method = [Method::GET, Method::HEAD, Method::POST][usize::from(*last) % 3].clone();
     lb_fuzz::answers_agree(&method, bytes);

@@ -1,4 +1,4 @@
-//! What is asked for: a method, a target and a `Host`, each on a line. What is accepted is in normal form, for good.
+//! A method, a target and a `Host`, each in a line. An accepted target is in normal form, and stays so when forwarded.
 #![no_main]
 
 use http::{Method, Version};
@@ -20,7 +20,7 @@ fuzz_target!(|text: &str| {
             assert_eq!(host::normalise(&found.host).as_deref(), Ok(&*found.host));
         }
         assert!(!found.host.bytes().any(|byte| byte.is_ascii_uppercase() || byte <= b' '), "{}", found.host);
-        // What the server is asked for is the same, and leads to the same.
+        // The forwarded target is read as the same resource.
         let forwarded = found.path_and_query().into_owned();
         assert!(forwarded.bytes().all(|byte| byte.is_ascii_graphic()), "{forwarded}");
         let headers = Headers::of([("Host", found.authority)].into_iter().filter(|(_, host)| !host.is_empty()));

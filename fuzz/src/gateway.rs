@@ -1,9 +1,8 @@
-//! The whole request path, in memory: what a client sends, what a server sends, and what must hold of the rest.
+//! The whole request path, in memory: a script of a client and a server, and the invariants of the rest.
 //!
-//! The real engine serves one client. Its sockets are pairs of connected Unix sockets, which it
-//! takes for TCP connections: one to the client, and some to the server that it finds kept alive.
-//! A new connection to the server is refused, by the system. Nothing waits for a time: when nobody
-//! has anything more to do, it is the other side's turn.
+//! The real engine serves one client. Pairs of connected Unix sockets take the place of TCP connections: one to the
+//! client, and some idle ones to the server. The system refuses new connections to the server. No time passes: when no
+//! side makes progress, the next turn begins.
 
 use std::cell::LazyCell;
 use std::future::poll_fn;
@@ -20,12 +19,12 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwap;
 use lb::config::file::parse;
 use lb::config::source::SourceFile;
-use lb::live::counters::PerWorker;
-use lb::proxy::connection::Client;
 use lb::control::registry::Registry;
+use lb::live::counters::PerWorker;
+use lb::live::listener::LiveListener;
 use lb::live::server::Server;
 use lb::live::snapshot::Snapshot;
-use lb::live::listener::LiveListener;
+use lb::proxy::connection::Client;
 use lb::telemetry::access_log::AccessLogWriter;
 use lb::telemetry::trace;
 use lb::worker::Worker;
@@ -38,18 +37,18 @@ use self::rules::Played;
 
 mod rules;
 
-/// Ends a turn: first the client speaks, then the server, then the client again. Who has nothing to
-/// say in its turn ends the connection: the client its half, the server all.
+/// Ends a turn: first the client's, then the server's, then the client's again. An empty turn ends the connection: the
+/// client closes its half, the server both.
 const TURN: u8 = 0x1e;
-/// Connections to the server that are there.
+/// Idle connections to the server.
 const LANES: usize = 3;
-/// When so often nobody had anything to do, nobody will: the system needs a turn to tell of bytes,
-/// and two to refuse a connection.
+/// After this many rounds without progress there will be none: the system needs one round to report bytes, and two to
+/// refuse a connection.
 const QUIET: usize = 4;
-/// An end takes no more turns than this.
+/// The limit of rounds after the script has ended.
 const LAST: usize = 100;
 
-/// A client that no proxy stands before.
+/// The address of the client, which is not a trusted proxy.
 const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 1234);
 
 thread_local! {
@@ -67,17 +66,17 @@ pub fn play(script: &[u8]) {
     });
 }
 
-/// A worker of its own, and what it needs.
+/// A worker, and everything it needs.
 struct Gateway {
     runtime: LocalRuntime,
     worker: Rc<Worker>,
     listener: Arc<LiveListener>,
     server: Arc<Server>,
-    /// Bound, so that nobody else is there, but not listening.
+    /// Bound but not listening, so that connections are refused.
     nowhere: (Socket, SocketAddr),
-    /// For who looks at one script.
+    /// Whether to print each exchange.
     shows: bool,
-    /// Writing to a closed socket is an error and no more; a Rust program has that by itself.
+    /// Makes writing to a closed socket an error instead of a signal, as every Rust program does.
     _pipe: Signal,
 }
 
@@ -107,11 +106,11 @@ impl Gateway {
     }
 
     async fn play(&self, script: &[u8]) -> Played {
-        // What the last script left.
+        // Removes the connections that the last script has left.
         while self.worker.upstreams.take(self.server.id).is_some() {}
         let (mut client, stream) = Side::pair();
         let (mut lanes, streams): (Vec<Side>, Vec<TcpStream>) = (0..LANES).map(|_| Side::pair()).unzip();
-        // The one that was kept last is used first.
+        // The newest idle connection is used first.
         for stream in streams.into_iter().rev() {
             let upstreams = &self.worker.upstreams;
             let connection = upstreams.over(stream, self.nowhere.1, &self.server, self.worker.index);
@@ -147,11 +146,11 @@ impl Gateway {
                             break;
                         }
                         left -= 1;
-                        assert!(left > 0, "a client that has left is still served");
+                        assert!(left > 0, "the request continues after its client has left");
                     }
                 }
             }
-            // The system is asked what has come.
+            // Lets the runtime poll the sockets.
             tokio::task::yield_now().await;
         }
         Played { sent, heard: client.heard, lanes: lanes.into_iter().map(|lane| lane.heard).collect() }
@@ -177,14 +176,14 @@ fn snapshot(server: SocketAddr) -> Snapshot {
     registry.snapshot(&config, 1, "".into(), [].into(), SystemTime::now())
 }
 
-/// The other end of a connection of the engine.
+/// The peer's end of a connection of the engine.
 struct Side {
     stream: Option<UnixStream>,
     heard: Vec<u8>,
 }
 
 impl Side {
-    /// With the engine's end.
+    /// Returns both ends; the second is the engine's.
     fn pair() -> (Self, TcpStream) {
         let (near, far) = UnixStream::pair().expect("two sockets");
         for stream in [&near, &far] {
@@ -194,7 +193,7 @@ impl Side {
         (Self { stream: Some(near), heard: Vec::new() }, far)
     }
 
-    /// Takes what has come; whether there was something.
+    /// Reads all available bytes, and returns whether there were any.
     fn listen(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let before = self.heard.len();
@@ -205,11 +204,11 @@ impl Side {
         self.heard.len() > before
     }
 
-    /// Says something, or ends the connection; how much was taken.
+    /// Sends bytes or, without any, ends the connection. Returns how many bytes were written.
     fn say(&mut self, text: &[u8], end: Shutdown) -> usize {
         let Some(stream) = &mut self.stream else { return 0 };
         if text.is_empty() {
-            // Fails where it is ended already.
+            // Fails if the connection has ended.
             let _ = stream.shutdown(end);
             if end == Shutdown::Both {
                 self.stream = None;

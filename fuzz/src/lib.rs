@@ -1,4 +1,4 @@
-//! What several targets share: hyper's opinion of a message, and the whole request path in memory.
+//! Shared by several targets: the comparison with hyper, and the whole request path in memory.
 
 pub mod gateway;
 #[path = "../../tests/oracle/mod.rs"]
@@ -10,12 +10,12 @@ use oracle::because::{Because, difference};
 use oracle::ours::Why;
 use oracle::{Reading, hyper, ours};
 
-/// That requests are read as hyper reads them, or a rule says why not.
+/// Asserts that we read requests as hyper does, or a rule explains the difference.
 pub fn requests_agree(bytes: &[u8]) {
     agree(bytes, None, &ours::requests(bytes), &hyper::requests(bytes));
 }
 
-/// That an answer to a request with this method is read as hyper reads it, or a rule says why not.
+/// Asserts that we read the response to a request with this method as hyper does, or a rule explains the difference.
 pub fn answers_agree(method: &Method, bytes: &[u8]) {
     agree(bytes, Some(method), &ours::answer(method, bytes), &hyper::answer(method, bytes));
 }

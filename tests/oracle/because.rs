@@ -1,7 +1,7 @@
-//! The rules by which hyper may read something else than we do. What no rule explains is a fault of one of the two.
+//! The rules by which hyper's reading may differ from ours. A difference without a rule is a bug in one of the two.
 //!
-//! A rule looks at the bytes and at what hyper read, not only at what we say of it: a refusal of
-//! ours must have its reason in the message that hyper found acceptable.
+//! A rule looks at the bytes and at hyper's reading, not only at ours: if we reject a message, the reason must be in the
+//! message that hyper accepts.
 
 use http::{Method, Uri};
 use lb::http1::chunked::BadChunk;
@@ -14,59 +14,59 @@ use super::{End, Message, Reading};
 /// Why two readings differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Because {
-    /// We end lines with CR LF only; hyper takes a line feed alone (RFC 9112, section 2.2).
+    /// We accept only CR LF as the end of a line; hyper also accepts a line feed alone (RFC 9112, section 2.2).
     BareLineFeed,
-    /// We refuse CONNECT and TRACE (RFC 9110, sections 9.3.6 and 9.3.8); hyper leaves methods to its user.
+    /// We reject CONNECT and TRACE (RFC 9110, sections 9.3.6 and 9.3.8); hyper leaves methods to its user.
     MethodNotOffered,
-    /// We want exactly one `Host`, and in it a host (RFC 9112, section 3.2); hyper looks at none.
+    /// We require exactly one valid `Host` (RFC 9112, section 3.2); hyper does not check it.
     Host,
-    /// We take paths and absolute HTTP URIs in ASCII, without fragments, bad escapes and steps above the root (RFC 9112,
-    /// section 3.2); hyper takes more.
+    /// We accept paths and absolute HTTP URIs in ASCII, without fragments, invalid escapes and segments above the root
+    /// (RFC 9112, section 3.2); hyper accepts more.
     Target,
-    /// We refuse a length beside a coding, which hyper lets the coding override (RFC 9112, section 6.3).
+    /// We reject a length beside a transfer coding; hyper lets the coding override it (RFC 9112, section 6.3).
     LengthBesideCoding,
-    /// We take `chunked` alone, hyper any list that ends with it, and lets other answers end with the
-    /// connection (RFC 9112, sections 6.1 and 6.3).
+    /// We accept only `chunked`; hyper accepts any list that ends with it, and ends other responses with the connection
+    /// (RFC 9112, sections 6.1 and 6.3).
     Codings,
-    /// We take one length; hyper also takes the same one again, of an answer in a list too (RFC 9112, section 6.3).
+    /// We accept one length; hyper also accepts repetitions of it, in a response also in a list (RFC 9112, section 6.3).
     LengthAgain,
-    /// We take 19 digits of a length, hyper what fits 64 bits, with any number of zeros before it.
+    /// We accept lengths of up to 19 digits, hyper up to 64 bits with any number of leading zeros.
     LengthDigits,
-    /// We refuse an upgrade of a request with a body, whose end is where two protocols meet (RFC 9110, section 7.8).
+    /// We reject an upgrade of a request with a body, at whose end the protocol would change (RFC 9110, section 7.8).
     UpgradeWithBody,
-    /// We want a chunk's size to be at most 16 digits, and space behind it only before an extension (RFC 9112, section 7.1).
+    /// We accept chunk sizes of up to 16 digits, with spaces only before an extension (RFC 9112, section 7.1).
     ChunkSize,
-    /// We want a chunk's extension to be text (RFC 9112, section 7.1.1); hyper minds line feeds only.
+    /// We reject control characters in chunk extensions (RFC 9112, section 7.1.1); hyper rejects only line feeds.
     ChunkExtension,
-    /// We read trailers as they come, and 64 at most, hyper once all are there; and it takes a line feed alone there too.
+    /// We parse trailers one by one, and at most 64; hyper parses them once all have arrived, and accepts bare line feeds.
     Trailers,
-    /// hyper says an absolute target in its own words: `HTTP://a?b` is `http://a/?b`.
+    /// hyper rewrites an absolute target: `HTTP://a?b` becomes `http://a/?b`.
     TargetText,
-    /// hyper's URIs have fewer characters than targets have in practice (RFC 3986, section 2.4).
+    /// hyper's URIs allow fewer characters than targets have in practice (RFC 3986, section 2.4).
     TargetOfHyper,
-    /// hyper reads no options in a `Connection` that is not ASCII; we read those that are (RFC 9110, section 7.6.1).
+    /// hyper ignores a `Connection` header with bytes over 0x7F; we read its ASCII options (RFC 9110, section 7.6.1).
     ConnectionBytes,
-    /// We refuse an answer that says in two ways how long a body would be that it has not, as it would be handed on;
-    /// hyper does not look (RFC 9110, section 8.6).
+    /// We reject conflicting framing in a response without a body, because its headers would be forwarded; hyper does not
+    /// check it (RFC 9110, section 8.6).
     NoBodyToFrame,
-    /// We refuse a change of protocol that was not asked for (RFC 9110, section 7.8); hyper leaves it to its user.
+    /// We reject a 101 that was not requested (RFC 9110, section 7.8); hyper leaves it to its user.
     Switches,
 }
 
-/// Where two readings begin to differ: the next message of each, if there is one, and their ends.
+/// The first difference between two readings: the next message of each, or their ends.
 #[derive(Debug)]
 pub(crate) struct Difference<'a> {
-    /// Why we read no further, if that is so.
+    /// The reason why we stopped reading, if there is one.
     pub(crate) why: Option<Why>,
     pub(crate) ours: Result<&'a Message, End>,
     pub(crate) theirs: Result<&'a Message, End>,
-    /// What each read of a message that it did not read to its end.
+    /// The incomplete message of each.
     unfinished: [Option<&'a Message>; 2],
-    /// How far we read in the bytes.
+    /// How many bytes we have read.
     length: usize,
 }
 
-/// Where the readings differ, if they do.
+/// Returns the first difference.
 pub(crate) fn difference<'a>(ours: &'a Reading, why: Option<Why>, theirs: &'a Reading) -> Option<Difference<'a>> {
     fn next(reading: &Reading, at: usize) -> Result<&Message, End> {
         reading.messages.get(at).ok_or(reading.end)
@@ -82,7 +82,7 @@ pub(crate) fn difference<'a>(ours: &'a Reading, why: Option<Why>, theirs: &'a Re
 }
 
 impl Difference<'_> {
-    /// The rule that explains it; of an answer, by the request's method.
+    /// The rule that explains it. `asked` is the method of a response's request.
     pub(crate) fn because(&self, bytes: &[u8], asked: Option<&Method>) -> Option<Because> {
         let rest = &bytes[self.length.min(bytes.len())..];
         match (self.ours.ok().or(self.unfinished[0]), self.why, self.theirs.ok().or(self.unfinished[1])) {
@@ -106,7 +106,7 @@ impl Difference<'_> {
     }
 }
 
-/// Why a message that both take is not the same to them.
+/// Explains why both accept a message, but read it differently.
 fn read_otherwise(ours: &Message, theirs: &Message) -> Option<Because> {
     let strange = theirs.all("connection").any(|value| !value.is_ascii());
     let keeps = if strange { theirs.keeps } else { ours.keeps };
@@ -117,7 +117,7 @@ fn read_otherwise(ours: &Message, theirs: &Message) -> Option<Because> {
     (Message { line, keeps, ..ours.clone() } == *theirs).then_some(rule)
 }
 
-/// Why hyper takes a chunked body that we refuse, or has not refused it yet.
+/// Explains why hyper accepts a chunked body that we reject, or has not rejected it yet.
 fn chunk(bad: BadChunk, body: &[u8]) -> Option<Because> {
     let mut lines = body.split(|byte| *byte == b'\n');
     match bad {
@@ -142,9 +142,9 @@ fn chunk(bad: BadChunk, body: &[u8]) -> Option<Because> {
     }
 }
 
-/// Why hyper takes a request that we refuse.
+/// Explains why hyper accepts a request that we reject.
 fn refused(refusal: Rejection, head: &[u8], theirs: &Message) -> Option<Because> {
-    // Not hyper's words for it: of a target with a fragment it only tells the rest.
+    // From the bytes, because hyper removes the fragment of a target.
     let mut line = head.trim_ascii_start().split(|byte| *byte == b' ');
     let (method, target) = (line.next()?, line.next()?);
     let hosts: Vec<_> = theirs.all("host").collect();
@@ -171,7 +171,7 @@ fn refused(refusal: Rejection, head: &[u8], theirs: &Message) -> Option<Because>
     explains.then_some(rule)
 }
 
-/// Why hyper takes headers that frame a message, where we do not.
+/// Explains why hyper accepts framing headers that we reject.
 fn framing(head: &[u8], request: bool) -> Option<Because> {
     let values = |name: &'static str| {
         head.split(|byte| *byte == b'\n').filter_map(move |line| {
@@ -203,7 +203,7 @@ fn same_number(one: &[u8], other: &[u8]) -> bool {
     digits(one) == digits(other)
 }
 
-/// The head at the begin of `bytes`, by whatever ends it first.
+/// The head at the start of `bytes`, up to the first empty line of either kind.
 fn head(bytes: &[u8]) -> &[u8] {
     let begin = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
     let end = |end: &[u8]| {
@@ -217,12 +217,12 @@ fn bare_line_feed(head: &[u8]) -> bool {
     (0..head.len()).any(|at| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r'))
 }
 
-/// A host's name without anything that could be minded.
+/// Whether this is a host name that no parser can object to.
 fn is_name(host: &[u8]) -> bool {
     host.len() < 255 && host.split(|byte| *byte == b'.').all(|label| is_plain(label, b""))
 }
 
-/// Letters, digits, what else no part of a URI minds, and these.
+/// Whether this consists of unreserved characters and those in `also`.
 fn is_plain(text: &[u8], also: &[u8]) -> bool {
     !text.is_empty()
         && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || also.contains(byte))

@@ -1,7 +1,6 @@
 //! hyper's reading: its server and its client, each at one end of a pipe in memory.
 //!
-//! No runtime is needed: nothing here waits for anything but bytes, which are all there. A future
-//! that has nothing more to do has seen them all.
+//! This needs no runtime, because all bytes are there: a future that makes no more progress has read them all.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -22,7 +21,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::{End, Header, Message, Reading, sorted};
 
-/// What hyper's server reads.
+/// The requests that hyper's server reads.
 pub(crate) fn requests(bytes: &[u8]) -> Reading {
     let (mut client, server) = pipe();
     fill(&mut client, bytes);
@@ -50,37 +49,37 @@ pub(crate) fn requests(bytes: &[u8]) -> Reading {
     });
     let (mut messages, broken) = seen.take();
     if closed && broken.is_none() {
-        messages.last_mut().expect("hyper closes no connection that it read nothing from").keeps = false;
+        messages.last_mut().expect("hyper closes only after a request").keeps = false;
     }
     let (end, unfinished) = match (broken, result) {
         (Some((end, message)), _) => (end, Some(message)),
         (None, Some(Ok(()))) => (End::Whole, None),
         (None, Some(Err(error))) => (end(&error), None),
-        (None, None) => panic!("hyper's server waits for more than all: {}", bytes.escape_ascii()),
+        (None, None) => panic!("hyper's server waits after the last byte: {}", bytes.escape_ascii()),
     };
     Reading { messages, end, length: 0, unfinished }
 }
 
-/// What hyper's client reads as the answer to a request with this method.
+/// The response that hyper's client reads for a request with this method.
 pub(crate) fn answer(method: &Method, bytes: &[u8]) -> Reading {
     let (mut server, client) = pipe();
     let (mut sender, connection) = settle(pin!(hyper::client::conn::http1::handshake(client)))
-        .expect("it only prepares")
+        .expect("it does not wait")
         .expect("it reads nothing");
     let request = Request::builder().method(method).uri("/").header("host", "a").body(Empty::<Bytes>::new());
     let mut connection = pin!(connection);
     let mut over = false;
     let answer = {
         let mut exchange = pin!(async {
-            let (head, body) = sender.send_request(request.expect("it is one")).await?.into_parts();
+            let (head, body) = sender.send_request(request.expect("a request")).await?.into_parts();
             Ok::<_, hyper::Error>(read(head.status.as_str().to_owned(), head.version, &head.headers, body).await)
         });
         let mut both = pin!(std::future::poll_fn(|context| {
             over = over || connection.as_mut().poll(context).is_ready();
             exchange.as_mut().poll(context)
         }));
-        // What comes before the request has gone out is no answer to it.
-        assert!(settle(both.as_mut()).is_none(), "an answer to nothing");
+        // Bytes that arrive before the request is sent are no response to it.
+        assert!(settle(both.as_mut()).is_none(), "a response without bytes");
         fill(&mut server, bytes);
         settle(both.as_mut()).map(|answer| (answer, false)).or_else(|| {
             close(&mut server);
@@ -95,11 +94,11 @@ pub(crate) fn answer(method: &Method, bytes: &[u8]) -> Reading {
         }
         Some((Ok((message, Err(error))), _)) => broken(&error, Some(message)),
         Some((Err(error), _)) => broken(&error, None),
-        None => panic!("hyper's client waits for more than all: {}", bytes.escape_ascii()),
+        None => panic!("hyper's client waits after the last byte: {}", bytes.escape_ascii()),
     }
 }
 
-/// Reads a message to its end, or as far as it goes.
+/// Reads a message to its end, or as far as possible.
 async fn read(
     line: String,
     version: Version,
@@ -128,25 +127,25 @@ fn pipe() -> (DuplexStream, TokioIo<DuplexStream>) {
 }
 
 fn fill(stream: &mut DuplexStream, bytes: &[u8]) {
-    settle(pin!(stream.write_all(bytes))).expect("no input is larger than the pipe").expect("there is a reader");
+    settle(pin!(stream.write_all(bytes))).expect("the pipe has room").expect("a reader");
 }
 
 fn close(stream: &mut DuplexStream) {
-    settle(pin!(stream.shutdown())).expect("it waits for nothing").expect("it cannot fail");
+    settle(pin!(stream.shutdown())).expect("it does not wait").expect("it cannot fail");
 }
 
 fn pairs(headers: &HeaderMap) -> Vec<Header> {
     sorted(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
-/// Whether the bytes were wrong or only too few.
+/// Whether bytes are invalid or missing.
 fn end(error: &hyper::Error) -> End {
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     let cut = source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
     if cut || error.is_incomplete_message() { End::Cut } else { End::Refused }
 }
 
-/// Lets a future run for as long as it has something to do.
+/// Polls a future for as long as it makes progress.
 fn settle<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     struct Woken(AtomicBool);
     impl Wake for Woken {

@@ -1,7 +1,7 @@
-//! A second opinion: what hyper makes of the bytes that we read, beside what we make of them.
+//! An oracle for our parsers: hyper reads the same bytes.
 //!
-//! Both are reduced to a [`Reading`], and [`because`] has the rules by which two readings may differ.
-#![allow(dead_code, reason = "every user has its own copy and uses a part of it")]
+//! Both results are a [`Reading`], and [`because`] has the rules by which two readings may differ.
+#![allow(dead_code, reason = "each user has its own copy and uses a part of it")]
 
 pub(crate) mod because;
 pub(crate) mod hyper;
@@ -11,49 +11,48 @@ use std::fmt;
 
 use http::Version;
 
-/// What one reader makes of all bytes that come by a connection.
+/// All bytes of a connection, as one parser reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reading {
-    /// The messages that are whole.
+    /// The complete messages.
     pub(crate) messages: Vec<Message>,
-    /// What comes behind them.
     pub(crate) end: End,
-    /// How many bytes they take, if the reader tells.
+    /// The length of the messages in bytes, if the parser reports it.
     pub(crate) length: usize,
-    /// The message that does not end, if the reader tells: without what of its body was read.
+    /// The incomplete message after them, without its body, if the parser reports it.
     pub(crate) unfinished: Option<Message>,
 }
 
-/// How the reading of a connection ends.
+/// How the bytes end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// With the last message: the reader takes no other, or none has begun.
+    /// After a message: no further one has begun, or the parser accepts none.
     Whole,
     /// In the middle of a message.
     Cut,
-    /// With what is no message.
+    /// With invalid bytes.
     Refused,
 }
 
-/// A message, as far as two readers have to agree on it.
+/// The parts of a message on which two parsers have to agree.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     /// Method and target, or the status.
     pub(crate) line: String,
     pub(crate) version: Version,
-    /// HeaderSet in lower case and sorted; those of one name in the order they came in.
+    /// Sorted by name in lower case. Those with one name keep their order.
     pub(crate) headers: Vec<Header>,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<Header>,
-    /// Whether another message may follow.
+    /// Whether another message may follow on the connection.
     pub(crate) keeps: bool,
 }
 
-/// A field's name and value.
+/// A header's name and value.
 pub(crate) type Header = (String, Vec<u8>);
 
 impl Message {
-    /// The values of a field, in order.
+    /// The values of a header, in order.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |field| field.0 == name).map(|field| &field.1[..])
     }
@@ -68,11 +67,11 @@ impl fmt::Debug for Message {
         headers(f, &self.headers)?;
         write!(f, "; body \"{}\"", self.body.escape_ascii())?;
         headers(f, &self.trailers)?;
-        f.write_str(if self.keeps { "; goes on" } else { "; the last" })
+        f.write_str(if self.keeps { "; keep-alive" } else { "; the last" })
     }
 }
 
-/// Headers as readings have them.
+/// Headers in the order of [`Message::headers`].
 fn sorted(headers: impl IntoIterator<Item = (impl Into<String>, impl Into<Vec<u8>>)>) -> Vec<Header> {
     let mut headers: Vec<_> =
         headers.into_iter().map(|(name, value)| (name.into().to_ascii_lowercase(), value.into())).collect();

@@ -1,4 +1,4 @@
-//! Our reading: the pure parts of the request path, put together as the request path does.
+//! Our reading: the pure parts of the request path, combined in the same way.
 
 use http::{Method, Version};
 use lb::http1::chunked::{BadChunk, Decoder};
@@ -10,21 +10,21 @@ use lb::proxy::headers::hop_by_hop;
 
 use super::{End, Header, Message, Reading, sorted};
 
-/// What a head may be; hyper's own limit of headers.
+/// The limit of headers is hyper's.
 const LIMITS: Limits = Limits { bytes: 64 << 10, headers: 100 };
 
-/// Why we read no further.
+/// The reason why we stop reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
     Head(HeadError),
     Request(Rejection),
     Answer(BadFraming),
-    /// A change of protocol that nobody asked for.
+    /// A 101 that was not requested.
     Switches,
     Chunk(BadChunk),
 }
 
-/// What we read as requests, and why we stopped if we had to.
+/// The requests, and the reason why we stopped, if there is one.
 pub(crate) fn requests(bytes: &[u8]) -> (Reading, Option<Why>) {
     let mut read = Reading { messages: Vec::new(), end: End::Whole, length: 0, unfinished: None };
     while read.length < bytes.len() && read.messages.last().is_none_or(|message| message.keeps) {
@@ -34,7 +34,7 @@ pub(crate) fn requests(bytes: &[u8]) -> (Reading, Option<Why>) {
                 read.length += length;
             }
             Ok(Some((message, None))) => return (Reading { end: End::Cut, unfinished: Some(message), ..read }, None),
-            // Empty lines before a request are nothing.
+            // Empty lines before a request are skipped.
             Ok(None) if bytes[read.length..].iter().all(|byte| b"\r\n".contains(byte)) => break,
             Ok(None) => return (Reading { end: End::Cut, ..read }, None),
             Err(why) => return (Reading { end: End::Refused, ..read }, Some(why)),
@@ -43,7 +43,7 @@ pub(crate) fn requests(bytes: &[u8]) -> (Reading, Option<Why>) {
     (read, None)
 }
 
-/// The first request, if its head is there, and its length, if it is whole.
+/// The first request, if its head is complete, and its length, if its body is.
 pub(crate) fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, Why> {
     let mut head = RequestHead::default();
     let Some(length) = head.parse(bytes, LIMITS).map_err(Why::Head)? else { return Ok(None) };
@@ -57,7 +57,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, 
     Ok(Some((message(line, head.version, &head.headers, body, keeps), length)))
 }
 
-/// What we read as the answer to a request with this method; those before the answer are passed over.
+/// The final response to a request with this method.
 pub(crate) fn answer(method: &Method, bytes: &[u8]) -> (Reading, Option<Why>) {
     let mut read = Reading { messages: Vec::new(), end: End::Cut, length: 0, unfinished: None };
     loop {
@@ -75,14 +75,14 @@ pub(crate) fn answer(method: &Method, bytes: &[u8]) -> (Reading, Option<Why>) {
     }
 }
 
-/// An answer, with the length of what is whole.
+/// A response, with its length if it is complete.
 pub(crate) enum Answer {
-    /// Another follows it.
+    /// Another response follows.
     Interim(usize),
     Final(Message, Option<usize>),
 }
 
-/// The first answer, if its head is there.
+/// The first response, if its head is complete.
 pub(crate) fn one_answer(method: &Method, bytes: &[u8]) -> Result<Option<Answer>, Why> {
     let mut head = ResponseHead::default();
     let Some(length) = head.parse(bytes, LIMITS).map_err(Why::Head)? else { return Ok(None) };
@@ -100,15 +100,15 @@ pub(crate) fn one_answer(method: &Method, bytes: &[u8]) -> Result<Option<Answer>
     Ok(Some(Answer::Final(message(line, head.version, &head.headers, body, keeps), length)))
 }
 
-/// A body that was read to its end.
+/// A complete body.
 struct Body {
     content: Vec<u8>,
     trailers: Vec<Header>,
-    /// How many bytes it took.
+    /// Its length on the wire.
     length: usize,
 }
 
-/// The body at the begin of `bytes`, if it is whole.
+/// The body at the start of `bytes`, if it is complete.
 fn body(bytes: &[u8], framing: Framing) -> Result<Option<Body>, Why> {
     let plain = |length: usize| {
         bytes.get(..length).map(|content| Body { content: content.to_vec(), trailers: Vec::new(), length })
@@ -129,12 +129,12 @@ fn body(bytes: &[u8], framing: Framing) -> Result<Option<Body>, Why> {
 fn trailers(lines: &[u8]) -> Vec<Header> {
     let lines = lines.split_inclusive(|byte| *byte == b'\n');
     sorted(lines.map(|line| {
-        let colon = line.iter().position(|byte| *byte == b':').expect("the decoder has looked for it");
+        let colon = line.iter().position(|byte| *byte == b':').expect("the decoder requires a colon");
         (String::from_utf8_lossy(&line[..colon]).into_owned(), line[colon + 1..].trim_ascii())
     }))
 }
 
-/// Of a message without an end only what stands in its head; that it would be the last is not told.
+/// Builds a message. An incomplete one has only its head, and counts as kept alive.
 fn message(line: String, version: Version, headers: &Headers, body: Option<Body>, keeps: bool) -> Message {
     let headers = sorted(headers.iter().map(|(_, name, value)| (String::from_utf8_lossy(name).into_owned(), value)));
     let keeps = keeps || body.is_none();

@@ -1,4 +1,4 @@
-//! What must hold of every exchange, whatever a client and a server say.
+//! The invariants of every exchange, whatever a client and a server send.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::oracle::because::{Because, difference};
 use crate::oracle::ours::{self, Answer, Why};
 use crate::oracle::{Message, hyper};
 
-/// What the engine's head limits are, roughly: it has to read no head that we do not.
+/// At least the engine's limits, so that this reads every head that the engine reads.
 const LIMITS: Limits = Limits { bytes: usize::MAX, headers: 200 };
 
-/// All that went over the wires.
+/// All bytes of an exchange.
 pub struct Played {
     /// By the client, to the balancer.
     pub sent: Vec<u8>,
@@ -25,18 +25,18 @@ pub struct Played {
     pub lanes: Vec<Vec<u8>>,
 }
 
-/// What a client has asked for.
+/// The requests of a client.
 #[derive(Default)]
 struct Asked {
-    /// The requests that are whole and good.
+    /// The complete and valid requests.
     whole: Vec<Message>,
-    /// The methods of all whose head is there, good or bad.
+    /// The methods of all requests with a complete head, valid or not.
     methods: Vec<Method>,
 }
 
 impl Played {
     /// # Panics
-    /// When something does not hold.
+    /// If an invariant is violated.
     pub fn check(&self) {
         crate::requests_agree(&self.sent);
         let asked = Asked::by(&self.sent);
@@ -44,13 +44,13 @@ impl Played {
         self.requests(&asked, switched);
     }
 
-    /// The client hears one proper answer to each of its requests at most, in order. True if the
-    /// last of them changes the protocol.
+    /// Asserts that the client gets at most one valid response to each request, in order. Returns whether the last one
+    /// switches protocols.
     fn answers(&self, asked: &Asked) -> bool {
         let mut methods = asked.methods.iter();
         let mut rest = &self.heard[..];
         while !rest.is_empty() {
-            // What is no head is answered too, and once.
+            // An invalid head gets one response, too.
             let method = methods.next().cloned();
             let known = method.clone().unwrap_or(Method::GET);
             let mut length = 0;
@@ -61,7 +61,7 @@ impl Played {
                         length += more;
                         break answer;
                     }
-                    // Cut, because one of the two has left.
+                    // Incomplete, because one of the two has left.
                     Ok(Some(Answer::Final(_, None)) | None) => return false,
                     Err(Why::Switches) => return true,
                     Err(why) => panic!("{why:?}: the client hears \"{}\"", rest.escape_ascii()),
@@ -71,16 +71,16 @@ impl Played {
             let theirs = hyper::answer(&known, whole);
             let ours = ours::answer(&known, whole);
             if let Some(difference) = difference(&ours.0, ours.1, &theirs) {
-                panic!("hyper would not hear the same: \"{}\"\n{difference:#?}", whole.escape_ascii());
+                panic!("hyper reads another response: \"{}\"\n{difference:#?}", whole.escape_ascii());
             }
-            assert!(answer.keeps || behind.is_empty(), "behind the last answer: \"{}\"", behind.escape_ascii());
-            assert!(method.is_some() || !answer.keeps, "an answer to nothing: \"{}\"", whole.escape_ascii());
+            assert!(answer.keeps || behind.is_empty(), "bytes after the last response: \"{}\"", behind.escape_ascii());
+            assert!(method.is_some() || !answer.keeps, "a response without a request: \"{}\"", whole.escape_ascii());
             rest = behind;
         }
         false
     }
 
-    /// The server sees some of the requests that were meant, in order, in canonical form, and no others.
+    /// Asserts that the server gets only requests of the client, in order and in canonical form.
     fn requests(&self, asked: &Asked, switched: bool) {
         let mut meant = asked.whole.iter();
         let mut cut = 0;
@@ -92,7 +92,7 @@ impl Played {
                         length += more;
                         canonical(&message);
                         let found = meant.by_ref().any(|meant| is_same(meant, &message));
-                        assert!(found, "nobody meant {message:?}");
+                        assert!(found, "not a request of the client: {message:?}");
                         if switched && message.all("upgrade").next().is_some() {
                             break;
                         }
@@ -111,8 +111,8 @@ impl Played {
                 assert_eq!(because, Some(Because::TargetOfHyper), "\"{}\"\n{difference:#?}", lane.escape_ascii());
             }
         }
-        // One that was begun may have turned out bad, or been begun again with another server.
-        assert!(cut <= self.lanes.len(), "{cut} requests were cut");
+        // A request may have become invalid, or been retried on another connection.
+        assert!(cut <= self.lanes.len(), "{cut} incomplete requests");
     }
 }
 
@@ -139,7 +139,7 @@ impl Asked {
                         break;
                     }
                 }
-                // The connection may go on behind what is only a bad path.
+                // After an invalid path the connection may stay open.
                 Err(Why::Request(refusal)) if !refusal.closes() => {
                     if framing::request(&head.headers, head.version) != Ok(Framing::None)
                         && !head.headers.has(HeaderName::ContentLength)
@@ -155,13 +155,13 @@ impl Asked {
     }
 }
 
-/// Whether what the server sees is what the client meant.
+/// Whether the server's request is the client's.
 fn is_same(meant: &Message, seen: &Message) -> bool {
     let method = |message: &Message| message.line.split(' ').next().map(str::to_owned);
     method(meant) == method(seen) && meant.body == seen.body
 }
 
-/// That there are no two ways to read it.
+/// Asserts that there is only one way to read a request.
 fn canonical(message: &Message) {
     let count = |name| message.all(name).count();
     let target = message.line.split_once(' ').map_or("", |(_, target)| target);

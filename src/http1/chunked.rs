@@ -271,7 +271,7 @@ mod tests {
             ("1;a¶a¶0;b=\"c;\\\"\";d¶¶", "a", "", ""),
             ("1 ;\ta = b\t¶a¶0\t ; \u{e9}¶¶", "a", "", ""),
             ("1;¶a¶0;;=¶¶", "a", "", ""),
-            // Trailers: row 11.
+            // Case: trailers
             ("0¶X: 1¶¶", "", "X: 1¶", ""),
             ("0¶Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶¶G", "", "Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶", "G"),
             ("0¶A:¶B::¶¶", "", "A:¶B::¶", ""),
@@ -286,7 +286,7 @@ mod tests {
     fn what_another_reader_could_read_otherwise_is_refused() {
         use BadChunk::{Extension, LineEnd, Size, Trailer};
         let cases = [
-            // Row 9.
+            // Case: bad-chunk
             ("0x5¶hello¶0¶¶", Size),
             ("+5¶hello¶0¶¶", Size),
             ("-1¶hello¶0¶¶", Size),

@@ -129,15 +129,15 @@ mod tests {
     #[test]
     fn what_two_readers_could_read_in_two_ways_is_refused() {
         let cases: [(&[&str], &[&str]); 40] = [
-            // Row 1.
+            // Case: te-and-cl
             (&["chunked"], &["6"]),
             (&["chunked"], &["0"]),
-            // Row 2.
+            // Case: two-lengths
             (&[], &["5", "10"]),
             (&[], &["5, 10"]),
             (&[], &["5", "5"]),
             (&[], &["5, 5"]),
-            // Row 3.
+            // Case: bad-length
             (&[], &["+5"]),
             (&[], &["-1"]),
             (&[], &["-0"]),
@@ -150,7 +150,7 @@ mod tests {
             (&[], &["00000000000000000005"]),
             (&[], &["5."]),
             (&[], &["\u{665}"]),
-            // Row 4.
+            // Case: bad-coding
             (&["xchunked"], &[]),
             (&["identity"], &[]),
             (&["gzip"], &[]),
@@ -169,7 +169,7 @@ mod tests {
             (&["identity"], &["5"]),
             (&["chunked;a=b"], &["5"]),
             (&[""], &["5"]),
-            // Row 6.
+            // Case: two-codings
             (&["chunked", "identity"], &[]),
             (&["identity", "chunked"], &[]),
             (&["chunked", "chunked"], &[]),
@@ -178,7 +178,8 @@ mod tests {
         for (codings, lengths) in cases {
             let headers = headers(codings, lengths);
             assert_eq!(request(&headers, Version::HTTP_11), Err(Rejection::Framing), "{codings:?} {lengths:?}");
-            // Row 35, with or without a body.
+            // With or without a body.
+            // Case: bad-response
             for (status, method) in [(200, Method::GET), (200, Method::HEAD), (304, Method::GET)] {
                 let response = response(&headers, Version::HTTP_11, status, &method);
                 assert_eq!(response, Err(BadFraming), "{codings:?} {lengths:?}");
@@ -186,8 +187,9 @@ mod tests {
         }
     }
 
+    // Case: te-http10
     #[test]
-    fn row_7_codings_are_of_http_1_1() {
+    fn codings_are_of_http_1_1() {
         let chunked = headers(&["chunked"], &[]);
         assert_eq!(request(&chunked, Version::HTTP_10), Err(Rejection::Framing));
         assert_eq!(response(&chunked, Version::HTTP_10, 200, &Method::GET), Err(BadFraming));
@@ -197,8 +199,9 @@ mod tests {
         assert_eq!(response(&Headers::new(), Version::HTTP_10, 200, &Method::GET), Ok(UntilClose));
     }
 
+    // Case: te-underscore
     #[test]
-    fn row_8_an_underscore_makes_another_field() {
+    fn an_underscore_makes_another_field() {
         let headers = Headers::of([("Transfer_Encoding", "chunked"), ("Content-Length", "5")]);
         assert_eq!(request(&headers, Version::HTTP_11), Ok(Length(5)));
     }

@@ -77,7 +77,7 @@ mod tests {
             ("a:80", "a"),
             ("a:", "a"),
             ("a:65535", "a"),
-            // Row 20.
+            // Case: host-case
             ("API.Example.COM.", "api.example.com"),
             ("api.example.com.:8080", "api.example.com"),
             ("my_app-1.x", "my_app-1.x"),
@@ -96,7 +96,7 @@ mod tests {
     fn what_is_no_host_is_refused() {
         let long = "a".repeat(255);
         let cases = [
-            // Row 19.
+            // Case: bad-host
             "",
             "a/b",
             "u@a",

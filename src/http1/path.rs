@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn paths_are_known_by_one_text() {
         let cases = [
-            // Row 21.
+            // Case: path-normal-form
             ("/a/../admin", "/admin"),
             ("/a/%2e%2e/admin", "/admin"),
             ("/a/%2E./admin", "/admin"),
@@ -176,7 +176,8 @@ mod tests {
         let cases = [
             "/",
             "/a/b/",
-            // Row 21: what has an escape of a reserved character, or an empty segment, is no other path.
+            // An escape of a reserved character or an empty segment stays.
+            // Case: path-normal-form
             "/..%2fadmin",
             "/..%2Fadmin",
             "//admin",
@@ -202,7 +203,7 @@ mod tests {
     fn what_no_server_should_see_is_refused() {
         use Rejection::{AboveRoot, BadEscape, BadText, TargetBytes, TargetForm};
         let cases = [
-            // Row 21.
+            // Case: path-normal-form
             ("/%00", BadEscape),
             ("/a%00.png", BadEscape),
             ("/%c0%af", BadText),
@@ -225,7 +226,7 @@ mod tests {
             ("/%zz", BadEscape),
             ("/%+1", BadEscape),
             ("/a%%61", BadEscape),
-            // Row 16.
+            // Case: bad-target
             ("/a#b", TargetBytes),
             ("/\u{e9}", TargetBytes),
             ("/a b", TargetBytes),

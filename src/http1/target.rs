@@ -152,7 +152,7 @@ mod tests {
             ("GET /x? 1.1", &["a"], "a/x", "a", "/x?"),
             ("GET /x?http://b/?y 1.1", &["a"], "a/x", "a", "/x?http://b/?y"),
             ("GET /http://b/ 1.1", &["a"], "a/http://b/", "a", "/http://b/"),
-            // Row 18.
+            // Case: absolute-target
             ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x"),
             ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q"),
             ("GET HTTP://b 1.1", &["a"], "b/", "b", "/"),
@@ -161,11 +161,11 @@ mod tests {
             ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q"),
             ("GET https://b/x 2", &[], "b/x", "b", "/x"),
             ("GET /x 2", &["a"], "a/x", "a", "/x"),
-            // Row 20.
+            // Case: host-case
             ("GET /x 1.1", &["API.Example.COM."], "api.example.com/x", "API.Example.COM.", "/x"),
             ("GET /x 1.1", &["[::1]:80"], "[::1]/x", "[::1]:80", "/x"),
             ("GET /x 1.0", &[], "/x", "", "/x"),
-            // Row 21.
+            // Case: path-normal-form
             ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/admin?q"),
             ("GET //admin 1.1", &["a"], "a//admin", "a", "//admin"),
         ];
@@ -186,7 +186,7 @@ mod tests {
     fn what_names_no_resource_is_refused() {
         use Rejection::{BadHost, Connect, ManyHosts, NoHost, Scheme, TargetBytes, TargetForm, Trace};
         let cases: [(&str, &[&str], Rejection); 44] = [
-            // Row 16.
+            // Case: bad-target
             ("GET /\u{e9} 1.1", &["a"], TargetBytes),
             ("GET /?\u{e9} 1.1", &["a"], TargetBytes),
             ("GET /\u{7f} 1.1", &["a"], TargetBytes),
@@ -199,11 +199,11 @@ mod tests {
             ("GET  1.1", &["a"], TargetForm),
             ("GET a/b 1.1", &["a"], TargetForm),
             ("GET ?q 1.1", &["a"], TargetForm),
-            // Row 17.
+            // Case: methods-without-server
             ("CONNECT a:443 1.1", &["a"], Connect),
             ("CONNECT / 1.1", &[], Connect),
             ("TRACE / 1.1", &["a"], Trace),
-            // Row 19.
+            // Case: bad-host
             ("GET / 1.1", &[], NoHost),
             ("GET / 1.1", &["a", "b"], ManyHosts),
             ("GET / 1.1", &["a", "a"], ManyHosts),
@@ -240,8 +240,9 @@ mod tests {
         }
     }
 
+    // Case: bad-target
     #[test]
-    fn row_16_bytes_over_0x7f_are_refused_in_any_encoding() {
+    fn bytes_over_0x7f_are_refused_in_any_encoding() {
         let headers = Headers::of([("Host", "a")]);
         for asked in [&b"/\xe9"[..], b"/?\xff", b"\x80", b"/a\xc3\xa9", b"http://a/\xe9"] {
             let asked = target(&Method::GET, asked, Version::HTTP_11, &headers);
@@ -249,8 +250,9 @@ mod tests {
         }
     }
 
+    // Case: methods-without-server
     #[test]
-    fn row_17_options_for_everything_asks_the_balancer() {
+    fn options_for_everything_asks_the_balancer() {
         ask("OPTIONS * 1.1", &["a"], |asked| assert_eq!(asked, Ok(Asked::Balancer)));
     }
 }

@@ -203,13 +203,13 @@ mod tests {
                 "Connection: X-One, X-Two\nConnection: x-three ,,\nX-One: 1\nx-two: 2\nX-Three: 3\nX-Four: 4",
                 "X-Four: 4",
             ),
-            // Row 24.
+            // Case: connection-header
             (
                 "Connection: close, X-Forwarded-For, Host, Content-Length, traceparent, X-Real-IP, x-b3-traceid, Via\n\
                  Host: a\nContent-Length: 5\ntraceparent: t\nX-Forwarded-For: f\nX-Real-IP: r\nX-B3-TraceId: b",
                 "Host: a\nContent-Length: 5\ntraceparent: t\nX-Forwarded-For: f\nX-Real-IP: r\nX-B3-TraceId: b",
             ),
-            // Row 25.
+            // Case: hop-by-hop
             (
                 "Keep-Alive: timeout=5\nProxy-Connection: keep-alive\nTE: trailers, gzip\nConnection: TE\nTrailer: X",
                 "Trailer: X",
@@ -225,8 +225,9 @@ mod tests {
         }
     }
 
+    // Cases: te-underscore, forwarded-headers
     #[test]
-    fn rows_8_and_26_underscores_disguise_no_field_of_ours() {
+    fn underscores_disguise_no_field_of_ours() {
         let disguised = "Transfer_Encoding: chunked\nContent_Length: 5\nHost_: a\nX_Forwarded_For: f\n\
              X-Forwarded_Proto: p\nX_Forwarded_Anything: x\nX_Real_IP: r\nX_B3_TraceId: b\n\
              X_Request_Id: i\nProxy_Connection: c";
@@ -253,7 +254,7 @@ mod tests {
             ("Connection: upgrade", Ok(None)),
             ("Connection: upgrade\nUpgrade:", Ok(None)),
             ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", Ok(None)),
-            // Row 30.
+            // Case: upgrade-h2c
             ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", Ok(None)),
             ("Connection: upgrade\nUpgrade: websocket, H2C", Ok(None)),
             ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", Ok(None)),
@@ -292,8 +293,9 @@ mod tests {
         }
     }
 
+    // Case: trailers
     #[test]
-    fn row_11_what_counts_in_a_head_does_not_count_behind_a_body() {
+    fn what_counts_in_a_head_does_not_count_behind_a_body() {
         let lines = b"X-Sum: 7\r\ncontent-length: 5\r\nHost: a\r\nX_Forwarded_For: b\r\nSET-COOKIE: c=d\r\nx:\r\n";
         assert_eq!(trailers(lines), b"X-Sum: 7\r\nx:\r\n");
     }

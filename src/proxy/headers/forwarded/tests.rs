@@ -31,8 +31,9 @@ fn set(peer: &str, sent: &str) -> [String; 5] {
     })
 }
 
+// Case: forwarded-headers
 #[test]
-fn row_26_what_a_client_says_of_itself_is_replaced() {
+fn what_a_client_says_of_itself_is_replaced() {
     let lies = "X-Forwarded-For: 9.9.9.9\nX-Forwarded-For: 8.8.8.8\nX-Forwarded-Proto: https\n\
          X-Forwarded-Host: evil\nX-Forwarded-Port: 1\nX-Forwarded-Prefix: /x\nX-Real-IP: 9.9.9.9\n\
          Forwarded: for=9.9.9.9;proto=https";

@@ -1,12 +1,12 @@
-# Two images out of one build:
+# Two images from one build:
 #   docker build --target lb --tag lb .
 #   docker build --target demo-server --tag lb-demo-server .
-# Plain instructions only, so that every builder takes them, BuildKit or not.
+# Only instructions that every builder supports, with BuildKit or without.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
-# The dependencies by themselves, behind empty sources: they are built again when the lock file
-# changes, not with every edit.
+# Builds the dependencies with empty sources first, so that only a change of the lock file rebuilds
+# them.
 COPY Cargo.toml Cargo.lock ./
 COPY backends/Cargo.toml backends/
 RUN mkdir --parents src backends/src \
@@ -14,12 +14,12 @@ RUN mkdir --parents src backends/src \
     && echo 'fn main() {}' | tee src/main.rs > backends/src/main.rs \
     && cargo build --release --locked --workspace --bins
 COPY . .
-# Copied files keep their times, which may be older than those of the empty ones.
+# Copied files keep their times, which may be older than those of the empty sources.
 RUN find src backends/src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --workspace --bins
 
 FROM debian:bookworm-slim AS runtime
-# By number: an orchestrator that insists on "not root" can tell without a user database.
+# A number, so that an orchestrator can verify without a user database that it is not root.
 USER 10001:10001
 STOPSIGNAL SIGTERM
 
@@ -32,8 +32,8 @@ ENTRYPOINT ["demo-server"]
 
 FROM runtime AS lb
 COPY --from=build /build/target/release/lb /usr/local/bin/
-# Mount the directory, not the file: a file that is replaced by renaming stays the old one in a
-# mount of its own.
+# Mount the directory, not the file: a file that is mounted by itself stays the old one when it is
+# replaced by renaming.
 ENV LB_CONFIG=/etc/lb/lb.toml
 EXPOSE 8080 9900
 HEALTHCHECK --interval=5s --timeout=3s CMD ["lb", "healthcheck"]

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs docker-compose.yml as it is and looks at it from outside: everything becomes healthy, nothing
-# runs as root or can write to its image, 11 requests go 2:3:6, an edit of lb.toml on the host is
-# applied within a second, a bad one is refused and makes nobody unhealthy, a server that goes is
-# left out and found again, Prometheus scrapes, Zipkin shows one trace of balancer and server,
-# Grafana has its dashboard, and everything ends with exit code 0. What was found, and which images
-# were stood in for or left out, is told at the end.
+# Runs docker-compose.yml and tests it from outside: everything becomes healthy, nothing runs as root
+# or can write to its image, 11 requests are shared 2:3:6, an edit of lb.toml on the host is applied
+# within a second, a bad edit is rejected and leaves the balancer healthy, a stopped server gets no
+# requests until it is up again, Prometheus scrapes, Zipkin has a trace of balancer and server, Grafana
+# has its dashboard, and everything exits with 0. The end of the output lists the results, and the
+# images that were replaced or left out.
 #
-#   tests/compose.sh            all of it
-#   tests/compose.sh images     only the images
+#   tests/compose.sh            everything
+#   tests/compose.sh images     only builds the images
 #
-# Wants docker, docker compose (or docker-compose), curl and jq. Images that cannot be pulled are
-# stood in for by images made here, each of which is named in the output; that wants root,
-# debootstrap, cargo and mvn. They are marked with the label `stand-in` and stay for the next run:
-# `docker image prune --all --filter label=stand-in` takes them away.
+# Needs docker, docker compose (or docker-compose), curl and jq. Images that cannot be pulled are
+# replaced with images built here, which the output names; that needs root, debootstrap, cargo and mvn.
+# They have the label `stand-in` and are kept for the next run. To remove them:
+# `docker image prune --all --filter label=stand-in`.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
@@ -41,26 +41,26 @@ main() {
     survives
     scrapes
     traces
-    shows
+    dashboard
     stop
     summary
 }
 
-# --- what is looked at ---------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------
 
 start() {
     say "starting"
-    # A copy, so that the edit below leaves the repository alone.
+    # A copy, so that the edits below do not change the repository.
     cp -r examples/compose/lb "$work/lb"
     chmod -R a+rX "$work"
     export LB_CONFIG_DIR=$work/lb
-    local began=$SECONDS service
+    local start=$SECONDS service
     compose up --detach "${services[@]}" >"$work/up.log" 2>&1 || { cat "$work/up.log"; compose logs; fail "not up"; }
     for service in "${services[@]}"; do
         within 120 "$service is healthy" healthy "$service"
     done
     within 30 "the balancer is ready" fetch "$admin/ready"
-    found "everything is healthy after $((SECONDS - began)) s"
+    passed "everything is healthy after $((SECONDS - start)) s"
 }
 
 healthy() {
@@ -79,33 +79,33 @@ confined() {
         if docker exec "$(container lb)" touch "$path" 2>"$work/touch.log"; then fail "lb can write $path"; fi
         grep --quiet "Read-only file system" "$work/touch.log" || { cat "$work/touch.log"; fail "no touch"; }
     done
-    found "no process is root's; images and lb.toml can only be read"
+    passed "no process runs as root; images and lb.toml are read-only"
 }
 
-# balances A B C: A + B + C requests in a row reach server1, server2 and server3 so often.
+# balances A B C: of A + B + C requests in a row, server1 gets A, server2 B and server3 C.
 balances() {
     local expected counts
     expected=$(printf 'server1 %s\nserver2 %s\nserver3 %s\n' "$@" |
         grep --invert-match ' 0$' | paste --serial --delimiters ' ')
     counts=$(requests $(($1 + $2 + $3)))
     [[ $counts == "$expected" ]] || fail "expected $expected, got $counts"
-    found "requests: $counts"
+    passed "requests: $counts"
 }
 
-# requests COUNT: who answered how often. None may fail.
+# requests COUNT: prints how many requests each server got. None may fail.
 requests() {
     for _ in $(seq "$1"); do fetch "$balancer/" | head -1; done |
         sort | uniq --count | awk '{ print $2, $1 }' | paste --serial --delimiters ' '
 }
 
-# The file is edited on the host, where the container only sees the mounted directory.
+# Edits the file on the host. The container has only the directory mounted.
 edits() {
     local file=$LB_CONFIG_DIR/lb.toml
     sed 's/^weight = 6$/weight = 1/' "$file" >"$work/edited.toml"
     cp "$file" "$work/original.toml"
     edit "written in place" applied cp "$work/edited.toml" "$file"
     balances 2 3 1
-    # As an editor does it.
+    # As editors do.
     cp "$work/original.toml" "$file.new"
     edit "renamed into place" applied mv "$file.new" "$file"
     balances 2 3 6
@@ -117,28 +117,28 @@ edits() {
     mv "$file.new" "$file"
 }
 
-# edit HOW OUTCOME COMMAND…: how long it takes until the record tells of it, by the wall clock.
+# edit HOW OUTCOME COMMAND…: runs the command, and waits until its record has the outcome.
 edit() {
-    local before began took end outcome
+    local before start took end outcome
     before=$(reload)
-    began=$(now)
+    start=$(now)
     "${@:3}"
-    end=$((began + 5000))
+    end=$((start + 5000))
     until [[ $(reload) != "$before" ]]; do
-        (($(now) < end)) || fail "an edit $1 is not seen"
+        (($(now) < end)) || fail "an edit $1 is not noticed"
     done
-    took=$(($(now) - began))
+    took=$(($(now) - start))
     outcome=$(reload | jq --raw-output .outcome)
     [[ $outcome == "$2" ]] || fail "an edit $1 is $outcome, not $2"
     ((took < 1000)) || fail "an edit $1 is $2 only after $took ms"
-    found "an edit $1 is $2 after $took ms"
+    passed "an edit $1 is $2 after $took ms"
 }
 
 reload() { fetch "$admin/api/reloads?limit=1" | jq --compact-output '.reloads[0]'; }
 now() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
 
-# Two servers go away and come back, each at the address that the other had: docker gives them out
-# from below, so the one that had the higher comes back first.
+# Two servers stop and come back, each at the former address of the other. Docker assigns the lowest
+# free address, so the server that had the higher one starts first.
 survives() {
     local before after first=server3 second=server2
     before="$(address server2) $(address server3)"
@@ -157,7 +157,7 @@ survives() {
     within 60 "server2 is up" status server2 up
     within 60 "server3 is up" status server3 up
     balances 2 3 6
-    found "server2 and server3 were stopped and made anew, from $before to $after: no failed request"
+    passed "server2 and server3 were recreated, $before became $after: no request failed"
 }
 
 address() {
@@ -170,9 +170,9 @@ status() {
 
 scrapes() {
     within 30 "Prometheus scrapes" targets_up
-    within 30 "Prometheus knows the servers' memory" remembers
-    within 30 "Prometheus has the alerts" warns
-    found "Prometheus scrapes the balancer, knows each server's memory and has the alerts"
+    within 30 "Prometheus has the servers' memory" has_memory
+    within 30 "Prometheus has the alerts" has_alerts
+    passed "Prometheus scrapes the balancer, and has each server's memory and the alerts"
 }
 
 targets_up() {
@@ -180,19 +180,19 @@ targets_up() {
         jq --exit-status '.data.activeTargets | length > 0 and all(.health == "up")'
 }
 
-remembers() {
+has_memory() {
     fetch "$prometheus/api/v1/query?query=lb_server_memory_bytes" |
         jq --exit-status '.data.result | length == 3'
 }
 
-warns() {
+has_alerts() {
     fetch "$prometheus/api/v1/rules?type=alert" |
         jq --exit-status '[.data.groups[].rules[]] | length > 5 and all(.health == "ok")'
 }
 
 traces() {
     within 30 "Zipkin has a trace of balancer and server" joined_trace
-    found "Zipkin has a trace of balancer and server"
+    passed "Zipkin has a trace of balancer and server"
 }
 
 joined_trace() {
@@ -200,28 +200,28 @@ joined_trace() {
         any(.[]; [.[].localEndpoint.serviceName] | any(. == "lb") and any(startswith("server")))'
 }
 
-shows() {
+dashboard() {
     [[ " ${services[*]} " == *" grafana "* ]] || return 0
     fetch "$grafana/api/dashboards/uid/lb" >"$work/dashboard.json"
     jq --exit-status '.dashboard.panels | length > 20' "$work/dashboard.json" >/dev/null || fail "no dashboard"
     within 30 "Grafana reaches Prometheus" \
         fetch "$grafana/api/datasources/proxy/uid/prometheus/api/v1/query?query=lb_build_info"
-    found "Grafana has the dashboard and reaches Prometheus"
+    passed "Grafana has the dashboard and reaches Prometheus"
 }
 
 stop() {
-    local began service container containers=()
+    local start service container containers=()
     for service in server1 server2 server3 lb; do containers+=("$(container "$service")"); done
-    began=$(now)
+    start=$(now)
     docker stop --time 30 "$(container lb)" >"$work/stop.log"
-    found "SIGTERM stops lb in $(($(now) - began)) ms, docker's own time included"
+    passed "SIGTERM stops lb in $(($(now) - start)) ms, including the time of docker"
     compose stop >/dev/null 2>&1 || fail "does not stop"
     for container in "${containers[@]}"; do
         local code
         code=$(docker inspect --format '{{.State.ExitCode}}' "$container")
         [[ $code == 0 ]] || fail "$(docker inspect --format '{{.Name}}' "$container") exited $code"
     done
-    found "lb and the servers exit with 0"
+    passed "lb and the servers exit with 0"
     compose down --volumes >/dev/null 2>&1 || fail "does not go down"
 }
 
@@ -229,12 +229,12 @@ summary() {
     local image
     echo
     echo "The composition works:"
-    sed 's/^/- /' "$work/found"
+    sed 's/^/- /' "$work/passed"
     for image in "${stand_ins[@]}"; do
-        echo "- $image could not be pulled: an image made here stood in for it"
+        echo "- $image could not be pulled: an image built here replaced it"
     done
     for image in "${left_out[@]}"; do
-        echo "- $image could not be pulled and nothing stands in for it: it was left out, and was NOT looked at"
+        echo "- $image could not be pulled or replaced: it was left out and NOT tested"
     done
 }
 
@@ -248,38 +248,38 @@ base_images() {
     optional grafana "$(used grafana/grafana)"
 }
 
-# optional SERVICE IMAGE: pulled; or else the service is left out, where no package has its program.
+# optional SERVICE IMAGE: pulls the image, or leaves the service out. No package has its program.
 optional() {
-    local service=$1 name=$2 kept=() other
+    local service=$1 name=$2 rest=() other
     docker image inspect "$name" >/dev/null 2>&1 && return
     if timeout 300 docker pull --quiet "$name" >"$work/pull.log" 2>&1; then return; fi
     say "$name cannot be pulled: leaving $service out"
     left_out+=("$name")
     for other in "${services[@]}"; do
-        if [[ $other != "$service" ]]; then kept+=("$other"); fi
+        if [[ $other != "$service" ]]; then rest+=("$other"); fi
     done
-    services=("${kept[@]}")
+    services=("${rest[@]}")
 }
 
-# used NAME: the image with its version, as docker-compose.yml has it.
+# used NAME: prints the image with its version in docker-compose.yml.
 used() { grep --only-matching --max-count 1 "$1:[^ ]*" docker-compose.yml; }
 
-# image NAME MAKER: pulled; or else made, unless that was done before.
+# image NAME MAKER: pulls the image or, if that fails, builds one unless it exists.
 image() {
-    local name=$1 maker=$2 found=none
+    local name=$1 maker=$2 existing=none
     if docker image inspect "$name" >"$work/image.json" 2>&1; then
-        found=$(jq --raw-output '.[0].Config.Labels["stand-in"] // ""' "$work/image.json")
+        existing=$(jq --raw-output '.[0].Config.Labels["stand-in"] // ""' "$work/image.json")
     fi
-    [[ -z $found ]] && return
+    [[ -z $existing ]] && return
     if timeout 300 docker pull --quiet "$name" >"$work/pull.log" 2>&1; then return; fi
-    say "$name cannot be pulled: standing in for it"
+    say "$name cannot be pulled: replacing it"
     stand_ins+=("$name")
-    [[ $found == "$(recipe "$maker")" ]] && return
+    [[ $existing == "$(recipe "$maker")" ]] && return
     want debootstrap cargo mvn
     "$maker" "$name"
 }
 
-# recipe MAKER: what a stand-in is made of, so that it is made again when that changes.
+# recipe MAKER: prints a hash of everything that goes into a stand-in, which is rebuilt when it changes.
 recipe() {
     { declare -f debian "$1"; cat Cargo.lock; rustc --version; } | sha256sum | cut -c -16
 }
@@ -295,7 +295,7 @@ stand_in_rust() {
     sysroot=$(rustc --print sysroot)
     cp -r "$sysroot/bin" "$root/usr/local/"
     cp -r "$sysroot/lib" "$root/usr/local/"
-    # Who cannot pull the image may not reach the crates from a container either: they are put in place.
+    # Without a registry for images, containers may not reach one for crates, so the image contains them.
     CARGO_HOME=$root/usr/local/cargo cargo fetch --quiet --locked
     import "$root" "$1" 'ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true'
 }
@@ -317,7 +317,7 @@ stand_in_zipkin() {
         'HEALTHCHECK --interval=5s CMD ["wget","-q","-O","/dev/null","http://127.0.0.1:9411/health"]'
 }
 
-# debian ROOT PACKAGE…: a small Debian with these packages beside.
+# debian ROOT PACKAGE…: installs a minimal Debian with these packages.
 debian() {
     local root=$1 packages
     packages=$(IFS=,; echo "${*:2}")
@@ -326,8 +326,8 @@ debian() {
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 }
 
-# import ROOT NAME CHANGE…: makes the image of a root file system, and takes that away. To be called
-# by the maker itself, whose recipe the label tells.
+# import ROOT NAME CHANGE…: makes an image of a root file system, and removes that. Must be called by
+# the maker itself, whose recipe becomes the label.
 import() {
     local changes=() change
     for change in "LABEL stand-in=$(recipe "${FUNCNAME[1]}")" "${@:3}"; do changes+=(--change "$change"); done
@@ -347,7 +347,7 @@ compose() {
 
 container() { compose ps --all --quiet "$1" 2>/dev/null || compose ps --quiet "$1"; }
 
-# Uses the daemon that runs, or starts one that ends with this script.
+# Uses the running daemon, or starts one that ends with this script.
 docker_daemon() {
     docker info >/dev/null 2>&1 && return
     want dockerd
@@ -356,7 +356,7 @@ docker_daemon() {
     within 60 "the docker daemon runs" docker info
 }
 
-# within SECONDS WHAT COMMAND…: tries until the command succeeds.
+# within SECONDS WHAT COMMAND…: repeats the command until it succeeds.
 within() {
     local seconds=$1 what=$2 end=$((SECONDS + $1))
     shift 2
@@ -381,10 +381,10 @@ want() {
 
 say() { echo "compose: $*"; }
 
-# found WHAT: for the summary, too.
-found() {
+# passed WHAT: prints a result, now and in the summary.
+passed() {
     say "$*"
-    echo "$*" >>"$work/found"
+    echo "$*" >>"$work/passed"
 }
 
 fail() {

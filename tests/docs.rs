@@ -1,5 +1,4 @@
-//! What the documentation names is there, and what is there is named: keys with their defaults, metrics, API
-//! paths, commands, and the files that pages link to.
+//! The documentation is complete and correct: keys with their defaults, metrics, API paths, commands, links.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,17 +18,17 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The cells of a table's row.
+/// The cells of a row of a table.
 fn cells(line: &str) -> Option<Vec<&str>> {
     Some(line.strip_prefix("| ")?.split('|').map(str::trim).collect())
 }
 
-/// The rows below a heading that holds `heading`.
+/// The rows below the heading that contains `heading`.
 fn rows<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let mut section = page.lines().skip_while(|line| !(line.starts_with("## ") && line.contains(heading)));
     assert!(section.next().is_some(), "no heading {heading}");
@@ -40,13 +39,13 @@ fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
     names.into_iter().collect()
 }
 
-/// A table's heading in the configuration's page.
+/// The heading of a table in `docs/configuration.md`.
 fn heading(table: &str) -> String {
     let name = table.replace('*', "NAME");
     if keys::ARRAYS.contains(&table) { format!("`[[{name}]]`") } else { format!("`[{name}]`") }
 }
 
-/// The keys that the configuration's page has for a table, each with its default.
+/// The keys of a table in `docs/configuration.md`, with their defaults.
 fn documented<'a>(page: &'a str, table: &str) -> BTreeMap<&'a str, &'a str> {
     let rows = rows(page, &if table.is_empty() { "Files".to_owned() } else { heading(table) });
     rows.iter().filter_map(|row| Some((row[0].strip_prefix('`')?.strip_suffix('`')?, row[1]))).collect()
@@ -56,28 +55,28 @@ fn documented<'a>(page: &'a str, table: &str) -> BTreeMap<&'a str, &'a str> {
 fn every_key_is_documented_and_no_other() {
     let page = text("docs/configuration.md");
     for (table, keys) in keys::TABLES {
-        // What a pool may have of its own is what stands at the top level.
+        // The keys of a pool are those at the top level.
         if table.starts_with("pool.*.") {
             continue;
         }
-        let mut known = set(keys::names(keys));
+        let mut expected = set(keys::names(keys));
         if table.is_empty() {
-            known.retain(|key| !keys::TABLES.iter().any(|(table, _)| table.trim_end_matches(".*") == *key));
+            expected.retain(|key| !keys::TABLES.iter().any(|(table, _)| table.trim_end_matches(".*") == *key));
         }
-        // It is known only to say that it is not there yet.
+        // It exists only for the error that it is not supported yet.
         if *table == "listener" {
-            known.remove("tls");
+            expected.remove("tls");
         }
-        assert_eq!(set(documented(&page, table).into_keys()), known, "{}", heading(table));
+        assert_eq!(set(documented(&page, table).into_keys()), expected, "{}", heading(table));
     }
     let mut tables = page.lines().filter(|line| line.starts_with("## ")).flat_map(quoted);
-    let unknown = tables.find(|told| !keys::TABLES.iter().any(|(table, _)| heading(table) == format!("`{told}`")));
+    let unknown = tables.find(|name| !keys::TABLES.iter().any(|(table, _)| heading(table) == format!("`{name}`")));
     assert_eq!(unknown, None);
 }
 
-/// The third column is what editors show of a key too. `LB_BLESS=1` writes it anew.
+/// The third column is the description that editors show. `LB_BLESS=1` writes it again.
 #[test]
-fn keys_are_described_in_one_way() {
+fn descriptions_of_keys_are_those_of_the_schema() {
     let page = text("docs/configuration.md");
     let mut table: &[keys::Key] = &[];
     let mut described = 0;
@@ -108,9 +107,9 @@ fn keys_are_described_in_one_way() {
     assert_eq!(text("docs/configuration.md"), expected);
 }
 
-/// Against `everything.toml`, of which another test says that it tells the defaults.
+/// Compares with `everything.toml`, whose defaults another test checks.
 #[test]
-fn documented_defaults_are_the_defaults() {
+fn documented_defaults_are_correct() {
     let page = text("docs/configuration.md");
     let everything = text("examples/everything.toml");
     let mut table = "";
@@ -136,12 +135,12 @@ fn every_metric_is_documented_and_no_other() {
     let known = metrics(&sources);
     let page = text("docs/metrics.md");
     let rows = rows(&page, "Metrics");
-    let told = set(rows.iter().flat_map(|row| quoted(row[0])).filter(|name| *name != "process_*"));
-    assert_eq!(told, known);
+    let documented = set(rows.iter().flat_map(|row| quoted(row[0])).filter(|name| *name != "process_*"));
+    assert_eq!(documented, known);
 }
 
 #[test]
-fn alerts_and_dashboard_name_metrics_that_there_are() {
+fn alerts_and_dashboard_use_existing_metrics() {
     let sources = all_sources();
     let known = metrics(&sources);
     for file in ["prometheus/alerts.yml", "prometheus/alerts_test.yml", "grafana/dashboards/lb.json"] {
@@ -150,7 +149,7 @@ fn alerts_and_dashboard_name_metrics_that_there_are() {
         let named = set(words.filter(|word| word.starts_with("lb_")));
         assert!(named.len() >= 8, "{file}: only {named:?}");
         for name in named {
-            // What a histogram is in Prometheus.
+            // The series of a histogram.
             let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
             assert!(known.contains(name) || family.is_some_and(|family| known.contains(family)), "{file}: {name}");
         }
@@ -166,7 +165,7 @@ fn every_alert_is_documented_and_no_other() {
     assert_eq!(set(rows.iter().flat_map(|row| quoted(row[0]))), known);
 }
 
-/// The names of metrics: each stands in the sources once, as a text of its own, and nothing else looks like one.
+/// The names of metrics: all string literals of this form in the sources.
 fn metrics(sources: &[String]) -> BTreeSet<&str> {
     let literals = sources.iter().flat_map(|source| source.split('"'));
     let of_metric = |text: &&str| {
@@ -181,7 +180,7 @@ fn all_sources() -> Vec<String> {
     ["src", "backends/src"].iter().flat_map(|under| sources(&root().join(under))).collect()
 }
 
-/// All Rust files under a directory.
+/// All Rust files in a directory and below.
 fn sources(directory: &Path) -> Vec<String> {
     let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let read = |path: PathBuf| {
@@ -218,7 +217,7 @@ fn every_command_is_documented_and_no_other() {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_a_target() {
     let mut followed = 0;
     for page in [
         "README.md",
@@ -249,9 +248,9 @@ fn links_lead_somewhere() {
     assert!(followed > 10, "only {followed}");
 }
 
-/// `src/…`, or what `docs/life.md` shortens to the path below `src`.
+/// A path starts with `src/`, or in `docs/life.md` below it.
 #[test]
-fn source_files_that_pages_name_are_there() {
+fn source_files_that_pages_name_exist() {
     let mut found = 0;
     for page in ["CONTRIBUTING.md", "docs/life.md"] {
         let text = text(page);

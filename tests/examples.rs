@@ -1,4 +1,4 @@
-//! Everything under `examples/` is fine, and `everything.toml` says what is true.
+//! The files in `examples/` are valid, and `everything.toml` shows the real keys and defaults.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,16 +19,16 @@ fn examples() -> PathBuf {
 
 fn config(path: &Path) -> Config {
     let loaded = source::load(path, &|_| None);
-    let told = |problem: &Problem| problem.to_text(false);
+    let text = |problem: &Problem| problem.to_text(false);
     let config = loaded.result.unwrap_or_else(|problems| {
-        let told: Vec<String> = problems.iter().map(told).collect();
-        panic!("{}", told.join("\n\n"))
+        let texts: Vec<String> = problems.iter().map(text).collect();
+        panic!("{}", texts.join("\n\n"))
     });
     assert_eq!(guards(path, None, &config), [], "{}", path.display());
     config
 }
 
-/// All files under a directory.
+/// All files in a directory and below.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("a directory");
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -36,22 +36,22 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn all_of_them_are_fine() {
-    // Others are parts that one of these includes.
-    let is_whole = |path: &PathBuf| {
+fn every_configuration_is_valid() {
+    // The others are included by one of these.
+    let is_main = |path: &PathBuf| {
         path.ends_with("lb.toml")
             || path.parent() == Some(&examples()) && path.extension().is_some_and(|end| end == "toml")
     };
-    let whole: Vec<PathBuf> = files(&examples()).into_iter().filter(is_whole).collect();
-    assert!(whole.len() >= 8, "only {whole:?}");
-    assert!(whole.contains(&examples().join("compose/lb/lb.toml")), "{whole:?}");
-    for file in whole {
+    let main_files: Vec<PathBuf> = files(&examples()).into_iter().filter(is_main).collect();
+    assert!(main_files.len() >= 8, "only {main_files:?}");
+    assert!(main_files.contains(&examples().join("compose/lb/lb.toml")), "{main_files:?}");
+    for file in main_files {
         config(&file);
     }
 }
 
 #[test]
-fn promtool_takes_what_prometheus_is_told_and_alerts_say_what_they_should() {
+fn promtool_accepts_the_configuration_and_the_alerts_pass_their_tests() {
     for (command, file) in [
         (["check", "config"], "prometheus.yml"),
         (["check", "rules"], "alerts.yml"),
@@ -71,14 +71,14 @@ fn every_alert_has_a_test() {
     let alerts: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() >= 5, "only {alerts:?}");
     for alert in alerts {
-        // Not only that it is silent.
+        // A test in which it fires, not only one in which it is silent.
         assert!(tests.contains(&format!("- alertname: {alert}\n")), "{alert}");
     }
 }
 
-/// Grafana itself cannot be asked here, so this is: that it finds the dashboard, and that its panels can be told apart.
+/// Checks without Grafana that the dashboard is where it looks for it, and that no panels overlap.
 #[test]
-fn grafana_finds_its_dashboard() {
+fn the_grafana_dashboard_is_valid() {
     let text = |file: &str| fs::read_to_string(examples().join(file)).expect(file);
     let compose = text("../docker-compose.yml");
     let provider = text("grafana/provisioning/dashboards/lb.yml");
@@ -104,40 +104,40 @@ fn grafana_finds_its_dashboard() {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().expect("a place"));
         assert!(x + w <= 24, "{}", panel["title"]);
         for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
-            assert!(taken.insert(place), "{} lies over another at {place:?}", panel["title"]);
+            assert!(taken.insert(place), "{} overlaps another at {place:?}", panel["title"]);
         }
     }
 }
 
 #[test]
-fn systemd_takes_the_service() {
-    // With a program that exists, whatever is installed.
+fn systemd_accepts_the_service() {
+    // With a program that exists on this machine.
     let unit = fs::read_to_string(examples().join("systemd/lb.service")).expect("lb.service");
     let unit = unit.replace("/usr/local/bin/lb ", concat!(env!("CARGO_BIN_EXE_lb"), " "));
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("lb.service");
     fs::write(&file, &unit).expect("written");
     if let Some(output) = output_of(Command::new("systemd-analyze").arg("verify").arg(&file)) {
-        // A key that it does not know makes it say so and no more. Other units are not ours to mend.
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(!told.contains("lb.service"), "{told}");
+        // For an unknown key it only prints a warning. It may complain about units that are not ours.
+        let warnings = String::from_utf8_lossy(&output.stderr);
+        assert!(!warnings.contains("lb.service"), "{warnings}");
     }
 
-    // And it waits longer than `lb` may take.
+    // systemd waits longer than `lb` drains.
     let wait = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.strip_suffix('s'));
     let wait = Duration::from_secs(wait.and_then(|seconds| seconds.parse().ok()).expect("seconds"));
     let drain = config(&examples().join("minimal.toml")).timeouts.drain;
     assert!(wait > drain, "{wait:?} is not longer than {drain:?}");
 }
 
-/// What a tool says, if it is there.
+/// The output of a tool, if it is installed.
 #[allow(clippy::print_stderr)]
 fn output_of(command: &mut Command) -> Option<Output> {
     command.output().inspect_err(|error| eprintln!("skipped: {command:?}: {error}")).ok()
 }
 
 #[test]
-fn what_is_included_adds_up() {
+fn included_files_are_combined() {
     let config = config(&examples().join("include/lb.toml"));
     let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(pools, ["default", "orders", "search"]);
@@ -146,7 +146,7 @@ fn what_is_included_adds_up() {
 }
 
 #[test]
-fn everything_at_its_default_means_the_same_as_nothing() {
+fn all_keys_with_their_defaults_equal_the_minimal_file() {
     let everything = config(&examples().join("everything.toml"));
     assert_eq!(everything, config(&examples().join("minimal.toml")));
 }
@@ -154,7 +154,7 @@ fn everything_at_its_default_means_the_same_as_nothing() {
 #[test]
 fn everything_names_every_key() {
     let text = fs::read_to_string(examples().join("everything.toml")).expect("everything.toml");
-    // What is shown commented out counts too.
+    // Keys in comments count too.
     let mut shown: Vec<(String, String)> = Vec::new();
     let mut table = String::new();
     for line in text.lines() {
@@ -168,9 +168,9 @@ fn everything_names_every_key() {
     }
     for (table, keys) in keys::TABLES.iter().filter(|(table, _)| !table.contains('*')) {
         for key in keys::names(keys) {
-            let known = shown.contains(&((*table).to_owned(), key.to_owned()));
+            let is_shown = shown.contains(&((*table).to_owned(), key.to_owned()));
             let elsewhere = matches!((*table, key), ("", "pool") | ("balance.sticky", _) | ("listener", "tls"));
-            assert!(known || elsewhere, "everything.toml lacks `{key}` in [{table}]");
+            assert!(is_shown || elsewhere, "everything.toml lacks `{key}` in [{table}]");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What is made of the source and kept beside it is what the source makes now.
+//! Generated files in the repository are up to date.
 //!
-//! After a wanted change, `LB_BLESS=1 cargo test --test generated` writes them anew: read the diff.
+//! After an intended change, `LB_BLESS=1 cargo test --test generated` writes them again. Read the diff.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,35 +11,35 @@ use std::process::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-/// Compares a file of the repository with what it should be, or makes it so.
-fn is(path: &str, expected: &str) {
+/// Compares a file of the repository with its expected content, or writes that.
+fn assert_file(path: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("LB_BLESS").is_some() {
         fs::write(&path, expected).unwrap();
     }
     let text = fs::read_to_string(&path).unwrap_or_default();
-    assert!(text == expected, "{} is not what the source makes: see the first lines of this test", path.display());
+    assert!(text == expected, "{} is out of date: see the first lines of this test", path.display());
 }
 
 #[test]
-fn the_schema_is_that_of_the_keys() {
-    is(lb::config::schema::FILE, &lb::config::schema::text());
+fn the_schema_is_up_to_date() {
+    assert_file(lb::config::schema::FILE, &lb::config::schema::text());
     let output = Command::new(env!("CARGO_BIN_EXE_lb")).arg("schema").output().unwrap();
     assert!(output.status.success());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), lb::config::schema::text());
 }
 
 #[test]
-fn the_manual_page_is_that_of_the_commands() {
-    is("docs/lb.1", &manual());
+fn the_manual_page_is_up_to_date() {
+    assert_file("docs/lb.1", &manual());
 }
 
-/// One page for all commands.
+/// The page of all commands.
 fn manual() -> String {
     let mut command = lb::cli::command();
     command.build();
     let mut page = Vec::new();
-    // Its version is not told: a page that changes with each release and says the same is noise.
+    // Without the version, so that a release does not change the page.
     let man = Man::new(command.clone().version(None)).source("lb").manual("User Commands").date("");
     man.render_title(&mut page).unwrap();
     man.render_name_section(&mut page).unwrap();
@@ -83,14 +83,14 @@ fn manual() -> String {
         }
         roff.to_writer(&mut page).unwrap();
     }
-    // Each part brings the same preamble.
+    // Removes the preamble that each part repeats.
     let page = String::from_utf8(page).unwrap();
     let (first, rest) = page.split_at(page.find(".TH").unwrap());
     let rest: Vec<&str> = rest.lines().filter(|line| first.lines().all(|preamble| preamble != *line)).collect();
     format!("{first}{}\n", rest.join("\n"))
 }
 
-/// A command's own arguments, and its commands in turn.
+/// Writes a command's arguments, and then its subcommands.
 fn subcommand(page: &mut Vec<u8>, before: &str, command: &clap::Command) {
     let name = format!("{before} {}", command.get_name());
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();

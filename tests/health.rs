@@ -1,26 +1,24 @@
-//! HealthConfig checks against servers that fail, hang, refuse, talk nonsense and come back.
+//! Health checks of servers that fail, hang, refuse connections, talk nonsense and recover.
 
-mod support {
-    pub(crate) mod configs;
-    pub(crate) mod fake;
-}
-
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, StatusRanges};
+use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, ServerConfig, StatusRanges};
 use lb::control::health::checker::{Change, Checker, jittered};
 use lb::control::resolver::Resolver;
 use lb::live::health::HealthState;
-use lb::live::server::Server;
-use lb::live::snapshot::Snapshot;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
-use support::configs::{Generations, health, pool};
-use support::fake::{DEADLINE, Fake, Refusing, Reply};
+mod support;
+use support::replies::{always, chunked, heads, page, replying, silent, status};
+use support::servers::{Refusing, Server as Fake};
+use support::{DEADLINE, Fixture};
 
 const SHORT: Duration = Duration::from_millis(10);
 
@@ -33,7 +31,7 @@ async fn next(changes: &mut UnboundedReceiver<Change>) -> Change {
     timeout(DEADLINE, changes.recv()).await.expect("a change in time").expect("the checker runs")
 }
 
-/// Polls for what nothing tells of.
+/// Polls on the thread that the checker runs on, as the control plane has only one.
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let poll = async {
         while !condition() {
@@ -43,26 +41,65 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
+async fn connected(fake: &Fake, times: usize) {
+    eventually("enough connections", || fake.connections() >= times).await;
+}
+
+/// A check an hour, so that a test sees only the first ones; one result decides.
+fn health() -> HealthConfig {
+    let interval = Duration::from_secs(3600);
+    let default = support::pool("default", Vec::new()).health;
+    HealthConfig { interval, timeout: DEADLINE, rise: NonZeroU32::MIN, fall: NonZeroU32::MIN, ..default }
+}
+
 fn often() -> HealthConfig {
     HealthConfig { interval: SHORT, ..health() }
 }
 
-/// The server with that name.
-fn server(snapshot: &Snapshot, name: &str) -> Arc<Server> {
-    let mut members = snapshot.pools.iter().flat_map(|pool| &pool.members);
-    let member = members.find(|member| &*member.server.key.name == name).expect("a server of that name");
-    Arc::clone(&member.server)
+/// A pool of servers at these addresses, named after the pool and numbered from 1.
+fn pool(name: &str, health: HealthConfig, addresses: &[SocketAddr]) -> PoolConfig {
+    let server = |(number, address): (usize, &SocketAddr)| ServerConfig {
+        address: Address::Ip(*address),
+        ..support::server(&format!("{name}-{number}"), 0, 1)
+    };
+    PoolConfig { health, ..support::pool(name, (1..).zip(addresses).map(server).collect()) }
+}
+
+/// Generation 1, with these pools.
+fn start(mut pools: Vec<PoolConfig>) -> Fixture {
+    pools.sort_by(|one, other| one.name.cmp(&other.name));
+    Fixture::new(support::config(pools))
+}
+
+/// The next generation, with the same names of pools.
+fn edit(fixture: &mut Fixture, pools: Vec<PoolConfig>) -> Arc<lb::live::snapshot::Snapshot> {
+    fixture.edit(|config| config.pools = pools.into_iter().map(Arc::new).collect());
+    fixture.snapshot()
+}
+
+/// A server that speaks first. It runs on the thread of the checker, whose request is therefore written before the
+/// banner arrives; the other order is reported as a closed connection.
+async fn ssh() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.expect("a client");
+            tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+        }
+    });
+    address
 }
 
 #[tokio::test]
 async fn rise_and_fall_are_counted_exactly() {
     let replies = [200, 500, 500, 200, 500, 500, 507, 200, 500, 200, 200];
-    let fake = Fake::start(move |nth, _| Reply::Status(replies.get(nth - 1).copied().unwrap_or(200))).await;
+    let fake = replying(move |nth, _| status(replies.get(nth - 1).copied().unwrap_or(200)));
     let number = |number| NonZeroU32::new(number).expect("not zero");
     let rule = HealthConfig { rise: number(2), fall: number(3), ..often() };
-    let snapshot = Generations::new().apply(vec![pool("default", rule, &[fake.address])]);
+    let fixture = start(vec![pool("default", rule, &[fake.address])]);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
 
     let first = next(&mut changes).await;
     assert_eq!((first.from, first.to, first.error), (HealthState::Unchecked, HealthState::Up, None));
@@ -71,7 +108,7 @@ async fn rise_and_fall_are_counted_exactly() {
     let down = next(&mut changes).await;
     assert_eq!((down.from, down.to), (HealthState::Up, HealthState::Down));
     assert_eq!(down.error.as_deref(), Some("status 507, expected 200-399"), "the third failure in a row");
-    assert_eq!(down.server.state(), HealthState::Down, "before it is told");
+    assert_eq!(down.server.state(), HealthState::Down, "set before the change is sent");
     assert_eq!(down.server.last_check().expect("a check").error, down.error);
     assert_eq!(down.server.checks(), [2, 5]);
 
@@ -83,10 +120,10 @@ async fn rise_and_fall_are_counted_exactly() {
 #[tokio::test]
 async fn the_first_check_decides_at_once_and_says_why() {
     let refusing = Refusing::new();
-    let (ok, hanging) = (Fake::always(Reply::Status(204)).await, Fake::always(Reply::Hang).await);
-    let (garbage, closing) = (Fake::always(Reply::Garbage).await, Fake::always(Reply::Close).await);
-    let (ssh, silent) = (Fake::blurting("SSH-2.0-OpenSSH_9.2\r\n").await, Fake::blurting("").await);
-    let failing = Fake::always(Reply::Status(503)).await;
+    let (ok, hanging) = (always(status(204)), silent());
+    let (garbage, closing) = (always("SSH-2.0-OpenSSH_9.2\r\n"), always(""));
+    let (ssh, hanging_up) = (ssh().await, Fake::scripted(|_, _| ()));
+    let failing = always(status(503));
     let impatient = HealthConfig { timeout: Duration::from_millis(50), ..health() };
     let tcp = || HealthConfig { kind: HealthKind::Tcp, ..health() };
     let expecting = |ranges| HealthConfig { expect: StatusRanges(ranges), ..health() };
@@ -98,8 +135,8 @@ async fn the_first_check_decides_at_once_and_says_why() {
         (pool("hanging", impatient, &[hanging.address]), Some("no response within 50ms")),
         (pool("garbage", health(), &[garbage.address]), Some("the response is not HTTP/1.1")),
         (pool("closing", health(), &[closing.address]), Some("connection closed before a response")),
-        (pool("ssh", health(), &[ssh.address]), Some("the response is not HTTP/1.1")),
-        (pool("hanging-up", health(), &[silent.address]), Some("connection closed before a response")),
+        (pool("ssh", health(), &[ssh]), Some("the response is not HTTP/1.1")),
+        (pool("hanging-up", health(), &[hanging_up.address]), Some("connection closed before a response")),
         (pool("failing", health(), &[failing.address]), Some("status 503, expected 200-399")),
         (unresolved, Some("host name not resolved")),
         (pool("strict", expecting(vec![200..=200]), &[ok.address]), Some("status 204, expected 200")),
@@ -114,11 +151,11 @@ async fn the_first_check_decides_at_once_and_says_why() {
     ];
     let (pools, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
     let names: Vec<_> = pools.iter().map(|pool| pool.name.clone()).collect();
-    let snapshot = Generations::new().apply(pools);
+    let fixture = start(pools);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
 
-    // With an hour from check to check, only a first one at once can be seen here.
+    // The next check is an hour away.
     for _ in 0..names.len() {
         let change = next(&mut changes).await;
         let place = names.iter().position(|name| **name == *change.server.key.pool).expect("a pool of that name");
@@ -135,14 +172,14 @@ async fn the_first_check_decides_at_once_and_says_why() {
 
 #[tokio::test]
 async fn a_check_is_one_plain_request() {
-    let fake = Fake::always(Reply::Status(200)).await;
+    let fake = always(status(200));
     let rule = HealthConfig { path: "/health?deep=1".to_owned(), ..health() };
-    let snapshot = Generations::new().apply(vec![pool("default", rule, &[fake.address])]);
+    let fixture = start(vec![pool("default", rule, &[fake.address])]);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
     next(&mut changes).await;
 
-    let head = fake.heads().remove(0).to_lowercase();
+    let head = heads(&fake).remove(0).to_lowercase();
     let mut lines: Vec<_> = head.lines().collect();
     assert_eq!(lines.remove(0), "get /health?deep=1 http/1.1");
     let host = format!("host: {}", fake.address);
@@ -153,17 +190,17 @@ async fn a_check_is_one_plain_request() {
 }
 
 #[tokio::test]
-async fn who_was_ejected_comes_back_by_its_next_checks_and_later_each_time() {
-    let fake = Fake::always(Reply::Status(200)).await;
+async fn an_ejected_server_needs_twice_as_many_passes_each_time() {
+    let fake = always(status(200));
     let number = |number| NonZeroU32::new(number).expect("not zero");
     let rule = HealthConfig { rise: number(2), fall: number(3), ..often() };
     let unchecked = HealthConfig { kind: HealthKind::None, memory: Some("/metrics".to_owned()), ..often() };
     let pools = vec![pool("default", rule, &[fake.address]), pool("unchecked", unchecked, &[fake.address])];
-    let snapshot = Generations::new().apply(pools);
+    let fixture = start(pools);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
     assert_eq!(next(&mut changes).await.to, HealthState::Up);
-    let one = server(&snapshot, "default-1");
+    let one = fixture.server("default-1");
     for (times, passes) in [(1, 2), (2, 4), (3, 8)] {
         checker.eject(&one, "3 requests in a row failed".to_owned());
         checker.eject(&one, "and one more".to_owned());
@@ -181,25 +218,25 @@ async fn who_was_ejected_comes_back_by_its_next_checks_and_later_each_time() {
     checker.eject(&one, "3 requests in a row failed".to_owned());
     checker.readmit(&one);
     assert_eq!([next(&mut changes).await.to, next(&mut changes).await.to], [HealthState::Down, HealthState::Up]);
-    assert_eq!((one.state(), one.ejection()), (HealthState::Up, None), "at once");
+    assert_eq!((one.state(), one.ejection()), (HealthState::Up, None), "readmitted at once");
 
-    let unchecked = server(&snapshot, "unchecked-1");
+    let unchecked = fixture.server("unchecked-1");
     checker.eject(&unchecked, "3 requests in a row failed".to_owned());
-    assert_eq!((unchecked.state(), unchecked.ejections()), (HealthState::Up, 0), "nobody would let it come back");
+    assert_eq!(
+        (unchecked.state(), unchecked.ejections()),
+        (HealthState::Up, 0),
+        "without health checks it could not be readmitted"
+    );
 }
 
 #[tokio::test]
-async fn a_new_server_takes_its_first_pass() {
-    let (old, new) = (
-        Fake::always(Reply::Status(200)).await,
-        Fake::start(|nth, _| Reply::Status([500, 500, 200][nth.min(3) - 1])).await,
-    );
-    let mut generations = Generations::new();
-    generations.apply(vec![pool("default", often(), &[old.address])]);
-    let snapshot = generations.apply(vec![pool("default", often(), &[old.address, new.address])]);
-    assert_eq!(server(&snapshot, "default-2").state(), HealthState::Checking);
+async fn one_passed_check_admits_a_new_server() {
+    let (old, new) = (always(status(200)), replying(|nth, _| status([500, 500, 200][nth.min(3) - 1])));
+    let mut fixture = start(vec![pool("default", often(), &[old.address])]);
+    edit(&mut fixture, vec![pool("default", often(), &[old.address, new.address])]);
+    assert_eq!(fixture.server("default-2").state(), HealthState::Checking);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
 
     assert_eq!(&*next(&mut changes).await.server.key.name, "default-1");
     let change = next(&mut changes).await;
@@ -209,129 +246,124 @@ async fn a_new_server_takes_its_first_pass() {
 
 #[tokio::test]
 async fn a_new_server_does_not_wait_for_a_long_interval() {
-    let new = Fake::start(|nth, _| Reply::Status(if nth == 1 { 500 } else { 200 })).await;
-    let mut generations = Generations::new();
-    generations.apply(vec![pool("default", health(), &[])]);
-    let snapshot = generations.apply(vec![pool("default", health(), &[new.address])]);
+    let new = replying(|nth, _| status(if nth == 1 { 500 } else { 200 }));
+    let mut fixture = start(vec![pool("default", health(), &[])]);
+    edit(&mut fixture, vec![pool("default", health(), &[new.address])]);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
     let change = next(&mut changes).await;
     assert_eq!((change.from, change.to), (HealthState::Checking, HealthState::Up));
 }
 
 #[tokio::test]
 async fn a_changed_rule_restarts_only_its_servers() {
-    let (steady, changed) = (Fake::always(Reply::Status(200)).await, Fake::always(Reply::Status(200)).await);
+    let (steady, changed) = (always(status(200)), always(status(200)));
     let pools = |path: &str, weight| {
         let mut steady = pool("a-steady", health(), &[steady.address]);
         steady.servers[0].weight = weight;
         vec![steady, pool("changed", HealthConfig { path: path.to_owned(), ..health() }, &[changed.address])]
     };
-    let mut generations = Generations::new();
+    let mut fixture = start(pools("/one", 1));
     let (mut checker, mut changes) = checker();
-    checker.apply(&generations.apply(pools("/one", 1)));
+    checker.apply(&fixture.snapshot());
     next(&mut changes).await;
     next(&mut changes).await;
     assert_eq!((steady.connections(), changed.connections()), (1, 1));
 
-    checker.apply(&generations.apply(pools("/two", 7)));
-    changed.connected(2).await;
-    eventually("the second check has ended", || changed.heads().len() == 2).await;
-    assert!(changed.heads()[1].starts_with("GET /two "), "{:?}", changed.heads());
-    assert_eq!(steady.connections(), 1, "it keeps its pace, whatever its weight");
+    checker.apply(&edit(&mut fixture, pools("/two", 7)));
+    connected(&changed, 2).await;
+    eventually("the second check has ended", || heads(&changed).len() == 2).await;
+    assert!(heads(&changed)[1].starts_with("GET /two "), "{:?}", heads(&changed));
+    assert_eq!(steady.connections(), 1, "a new weight does not restart its checks");
 
-    checker.apply(&generations.apply(pools("/three", 1)));
-    changed.connected(3).await;
+    checker.apply(&edit(&mut fixture, pools("/three", 1)));
+    connected(&changed, 3).await;
     assert_eq!(steady.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_checked_no_more() {
-    let (stays, goes) = (Fake::always(Reply::Status(200)).await, Fake::always(Reply::Status(200)).await);
-    let mut generations = Generations::new();
+async fn a_removed_server_is_checked_until_it_has_drained() {
+    let (stays, goes) = (always(status(200)), always(status(200)));
+    let mut fixture = start(vec![pool("default", often(), &[stays.address, goes.address])]);
     let (mut checker, mut changes) = checker();
-    checker.apply(&generations.apply(vec![pool("default", often(), &[stays.address, goes.address])]));
-    goes.connected(3).await;
+    checker.apply(&fixture.snapshot());
+    connected(&goes, 3).await;
 
-    let draining = generations.apply(vec![pool("default", often(), &[stays.address])]);
+    let draining = edit(&mut fixture, vec![pool("default", often(), &[stays.address])]);
     assert_eq!(draining.pools[0].members.len(), 2);
     checker.apply(&draining);
-    goes.connected(goes.connections() + 2).await;
+    connected(&goes, goes.connections() + 2).await;
 
-    let left = generations.expire(draining);
+    fixture.expire(Duration::ZERO);
+    let left = fixture.snapshot();
     assert_eq!(left.pools[0].members.len(), 1);
     checker.apply(&left);
-    // A connection may have been on its way.
-    stays.connected(stays.connections() + 2).await;
+    // One check may have been under way.
+    connected(&stays, stays.connections() + 2).await;
     let seen = goes.connections();
-    stays.connected(stays.connections() + 5).await;
+    connected(&stays, stays.connections() + 5).await;
     assert_eq!(goes.connections(), seen);
 
     checker.stop();
     let ended = async { while changes.recv().await.is_some() {} };
-    timeout(DEADLINE, ended).await.expect("every task ends and lets go of the channel");
+    timeout(DEADLINE, ended).await.expect("every task ends and drops its sender");
 }
 
 #[tokio::test]
-async fn no_kind_means_no_check_and_memory_is_read_all_the_same() {
-    let (quiet, telling, pace) = (
-        Fake::always(Reply::Status(200)).await,
-        Fake::always(Reply::Page("process_resident_memory_bytes 4096\n".to_owned())).await,
-        Fake::always(Reply::Status(200)).await,
-    );
+async fn memory_is_read_without_health_checks_too() {
+    let (quiet, reporting, checked) =
+        (always(status(200)), always(page("process_resident_memory_bytes 4096\n")), always(status(200)));
     let none = HealthConfig { kind: HealthKind::None, ..often() };
     let memory = HealthConfig { memory: Some("/metrics".to_owned()), ..none.clone() };
-    let snapshot = Generations::new().apply(vec![
+    let fixture = start(vec![
         pool("quiet", none, &[quiet.address]),
-        pool("telling", memory, &[telling.address]),
-        pool("pace", often(), &[pace.address]),
+        pool("reporting", memory, &[reporting.address]),
+        pool("checked", often(), &[checked.address]),
     ]);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
 
-    let server = server(&snapshot, "telling-1");
-    eventually("memory is known", || server.memory() == Some(4096)).await;
-    pace.connected(5).await;
+    let server = fixture.server("reporting-1");
+    eventually("memory is read", || server.memory() == Some(4096)).await;
+    connected(&checked, 5).await;
     assert_eq!(quiet.connections(), 0);
-    assert!(telling.heads().iter().all(|head| head.starts_with("GET /metrics ")));
+    assert!(heads(&reporting).iter().all(|head| head.starts_with("GET /metrics ")));
     assert_eq!((server.checks(), server.last_check(), server.state()), ([0, 0], None, HealthState::Up));
-    assert_eq!(&*next(&mut changes).await.server.key.pool, "pace", "the only one that is checked");
+    assert_eq!(&*next(&mut changes).await.server.key.pool, "checked", "the only pool with checks");
     assert!(changes.try_recv().is_err());
 }
 
 #[tokio::test]
-async fn memory_is_told_while_it_is_fresh() {
+async fn memory_is_reported_until_three_readings_have_failed() {
     const PAGE: &str = "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes 1.2e+07\n";
     let (plain, huge, broken) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let pages = Arc::new(AtomicUsize::new(0));
-    let fake = Fake::start({
+    let fake = replying({
         let (plain, huge, broken, pages) =
             (Arc::clone(&plain), Arc::clone(&huge), Arc::clone(&broken), Arc::clone(&pages));
         move |_, path| {
             if path != "/metrics" {
-                // What it says of its memory holds whether or not its check passes.
-                return Reply::Status(500);
+                // Memory counts whether or not the check passes.
+                return status(500);
             }
             pages.fetch_add(1, Relaxed);
             match () {
-                () if broken.load(Relaxed) => Reply::Page("process_resident_memory_bytes NaN\n".to_owned()),
-                () if huge.load(Relaxed) => Reply::Page(format!("{PAGE}{}", "x".repeat(1024 * 1024))),
-                () if plain.load(Relaxed) => Reply::Page(PAGE.replace('2', "3")),
-                () => Reply::Chunks(PAGE.to_owned()),
+                () if broken.load(Relaxed) => page("process_resident_memory_bytes NaN\n"),
+                () if huge.load(Relaxed) => page(&format!("{PAGE}{}", "x".repeat(1024 * 1024))),
+                () if plain.load(Relaxed) => page(&PAGE.replace('2', "3")),
+                () => chunked(PAGE),
             }
         }
-    })
-    .await;
+    });
     let rule = HealthConfig { memory: Some("/metrics".to_owned()), ..often() };
-    let mut generations = Generations::new();
-    let snapshot = generations.apply(vec![pool("default", rule.clone(), &[fake.address])]);
-    let server = server(&snapshot, "default-1");
+    let mut fixture = start(vec![pool("default", rule.clone(), &[fake.address])]);
+    let server = fixture.server("default-1");
     let (mut checker, _changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
 
-    eventually("memory is known", || server.memory() == Some(12_000_000)).await;
-    let head = fake.heads().into_iter().find(|head| head.starts_with("GET /metrics ")).expect("a request");
+    eventually("memory is read", || server.memory() == Some(12_000_000)).await;
+    let head = heads(&fake).into_iter().find(|head| head.starts_with("GET /metrics ")).expect("a request");
     assert!(head.contains("text/plain;version=0.0.4"), "{head}");
     assert_eq!(server.state(), HealthState::Down);
 
@@ -344,22 +376,23 @@ async fn memory_is_told_while_it_is_fresh() {
     assert!(pages.load(Relaxed) >= good + 3, "after three missed readings, not before");
 
     broken.store(false, Relaxed);
-    eventually("memory is known again", || server.memory().is_some()).await;
+    eventually("memory is read after a failure", || server.memory().is_some()).await;
     huge.store(true, Relaxed);
-    eventually("a page that is too long is not read", || server.memory().is_none()).await;
+    eventually("a page over the limit is not read", || server.memory().is_none()).await;
 
     huge.store(false, Relaxed);
-    eventually("memory is known once more", || server.memory().is_some()).await;
-    checker.apply(&generations.apply(vec![pool("default", HealthConfig { memory: None, ..rule }, &[fake.address])]));
-    assert_eq!(server.memory(), None, "nobody asks for it any more");
+    eventually("memory is read after a long page", || server.memory().is_some()).await;
+    let without = vec![pool("default", HealthConfig { memory: None, ..rule }, &[fake.address])];
+    checker.apply(&edit(&mut fixture, without));
+    assert_eq!(server.memory(), None, "no longer configured");
 }
 
 #[tokio::test]
 async fn hundreds_of_servers_are_all_checked() {
-    let fake = Fake::always(Reply::Status(200)).await;
-    let snapshot = Generations::new().apply(vec![pool("default", health(), &[fake.address; 300])]);
+    let fake = always(status(200));
+    let fixture = start(vec![pool("default", health(), &[fake.address; 300])]);
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
     for _ in 0..300 {
         assert_eq!(next(&mut changes).await.to, HealthState::Up);
     }
@@ -368,32 +401,31 @@ async fn hundreds_of_servers_are_all_checked() {
 
 #[tokio::test]
 async fn a_host_name_is_resolved_and_then_checked() {
-    let fake = Fake::always(Reply::Status(200)).await;
+    let fake = always(status(200));
     let mut named = pool("default", health(), &[fake.address]);
     named.servers[0].address = Address::Name("localhost".to_owned(), fake.address.port());
-    let mut generations = Generations::new();
-    let snapshot = generations.apply(vec![named.clone()]);
-    let server = server(&snapshot, "default-1");
+    let mut fixture = start(vec![named.clone()]);
+    let server = fixture.server("default-1");
     assert_eq!(server.target(), None);
-    Resolver::first(&snapshot, DEADLINE).await;
+    Resolver::first(&fixture.snapshot(), DEADLINE).await;
     assert_eq!(server.target(), Some(fake.address));
 
     let mut resolver = Resolver::default();
-    resolver.apply(&snapshot);
+    resolver.apply(&fixture.snapshot());
     let mut twin = named.servers[0].clone();
     twin.name = "twin".to_owned();
     named.servers.push(twin);
-    let snapshot = generations.apply(vec![named]);
-    resolver.apply(&snapshot);
-    let twin = self::server(&snapshot, "twin");
-    eventually("the new server has the name's address", || twin.target() == Some(fake.address)).await;
+    edit(&mut fixture, vec![named]);
+    resolver.apply(&fixture.snapshot());
+    let twin = fixture.server("twin");
+    eventually("the new server gets the address of its name", || twin.target() == Some(fake.address)).await;
 
     let (mut checker, mut changes) = checker();
-    checker.apply(&snapshot);
+    checker.apply(&fixture.snapshot());
     next(&mut changes).await;
     next(&mut changes).await;
     let host = format!("host: localhost:{}", fake.address.port());
-    assert!(fake.heads().iter().all(|head| head.to_lowercase().contains(&host)));
+    assert!(heads(&fake).iter().all(|head| head.to_lowercase().contains(&host)));
 }
 
 #[test]

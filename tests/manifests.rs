@@ -1,5 +1,5 @@
-//! `examples/kubernetes` and `examples/gitops` as far as they can be tried without a cluster: they parse, their names
-//! and ports agree with the `lb.toml` beside them, and kustomize takes them.
+//! `examples/kubernetes` and `examples/gitops`, as far as they can be tested without a cluster: they parse, their names
+//! and ports agree with their `lb.toml`, and kustomize accepts them.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -68,7 +68,7 @@ fn read(path: &str) -> Vec<Value> {
     documents(&fs::read_to_string(example(path)).unwrap())
 }
 
-/// The entry of a list by its name.
+/// The entry of a list with this name.
 fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
     list.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap_or_else(|| panic!("{name} in {list}"))
 }
@@ -85,15 +85,15 @@ fn the_deployment_agrees_with_the_configuration() {
     let port = |name: &str| named(&container["ports"], name)["containerPort"].as_str().unwrap().to_owned();
     assert_eq!(port("http"), config.listeners[0].address.port().to_string());
     assert_eq!(port("admin"), config.admin.address.port().to_string());
-    assert!(config.admin.address.ip().is_unspecified(), "the kubelet asks at the pod's own address");
+    assert!(config.admin.address.ip().is_unspecified(), "the kubelet connects to the address of the pod");
     for (probe, path) in [("readinessProbe", "/ready"), ("livenessProbe", "/health")] {
-        let asks = &container[probe]["httpGet"];
-        assert_eq!((&asks["path"], &asks["port"]), (&path.into(), &"admin".into()));
+        let request = &container[probe]["httpGet"];
+        assert_eq!((&request["path"], &request["port"]), (&path.into(), &"admin".into()));
     }
     assert!(deployment["spec"]["replicas"].as_str() > Some("1"));
     assert_eq!(deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"], port("admin"));
 
-    // It is a directory that is mounted, and the file in it that is read.
+    // The directory is mounted, and `lb` reads the file in it.
     let mount = named(&container["volumeMounts"], "config");
     assert_eq!(mount["subPath"], Value::Null);
     let directory = mount["mountPath"].as_str().unwrap();
@@ -109,35 +109,35 @@ fn the_deployment_agrees_with_the_configuration() {
 }
 
 #[test]
-fn the_configmap_keeps_its_name_and_everything_is_in_the_base() {
+fn the_configmap_keeps_its_name_and_the_base_has_all_files() {
     let base = read("kubernetes/kustomization.yaml").remove(0);
     assert_eq!(base["generatorOptions"]["disableNameSuffixHash"], "true");
     let map = &base["configMapGenerator"][0];
     let deployment = read("kubernetes/deployment.yaml").remove(0);
     let volume = named(&deployment["spec"]["template"]["spec"]["volumes"], "config");
     assert_eq!((&map["name"], &map["files"][0]), (&volume["configMap"]["name"], &"lb.toml".into()));
-    let mut told: Vec<_> = base["resources"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
-    told.extend(["kustomization.yaml", "lb.toml"]);
-    let mut there: Vec<String> = fs::read_dir(example("kubernetes"))
+    let mut listed: Vec<_> = base["resources"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    listed.extend(["kustomization.yaml", "lb.toml"]);
+    let mut files: Vec<String> = fs::read_dir(example("kubernetes"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    told.sort_unstable();
-    there.sort_unstable();
-    assert_eq!(told, there);
+    listed.sort_unstable();
+    files.sort_unstable();
+    assert_eq!(listed, files);
     let port = |service: &Value| service["spec"]["ports"][0]["targetPort"].as_str().unwrap().to_owned();
     assert_eq!(read("kubernetes/service.yaml").iter().map(port).collect::<Vec<_>>(), ["http", "admin"]);
 }
 
 #[test]
-fn kustomize_takes_the_base() {
+fn kustomize_accepts_the_base() {
     let output = match Command::new("kubectl").arg("kustomize").arg(example("kubernetes")).output() {
         Ok(output) => output,
         Err(error) => return eprintln!("skipped: kubectl: {error}"),
     };
     assert!(output.status.success(), "{output:#?}");
-    let made = documents(&String::from_utf8(output.stdout).unwrap());
-    let find = |kind: &str| made.iter().find(|one| one["kind"] == kind).unwrap_or_else(|| panic!("{kind}"));
+    let output = documents(&String::from_utf8(output.stdout).unwrap());
+    let find = |kind: &str| output.iter().find(|one| one["kind"] == kind).unwrap_or_else(|| panic!("{kind}"));
     let map = find("ConfigMap");
     assert_eq!(map["metadata"]["name"], "lb");
     assert_eq!(map["data"]["lb.toml"], fs::read_to_string(example("kubernetes/lb.toml")).unwrap());
@@ -149,7 +149,7 @@ fn kustomize_takes_the_base() {
 }
 
 #[test]
-fn the_workflow_runs_the_scripts_that_are_there() {
+fn the_workflow_runs_existing_scripts() {
     let workflow = read("gitops/workflow.yml").remove(0);
     let jobs = workflow["jobs"].as_object().unwrap();
     let steps = jobs.values().flat_map(|job| job["steps"].as_array().unwrap());
@@ -158,6 +158,6 @@ fn the_workflow_runs_the_scripts_that_are_there() {
     assert_eq!(scripts, ["check.sh", "rollout.sh"]);
     for script in scripts {
         let mode = fs::metadata(example("gitops").join(script)).unwrap().permissions();
-        assert_ne!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o111, 0, "{script} cannot be run");
+        assert_ne!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o111, 0, "{script} is not executable");
     }
 }

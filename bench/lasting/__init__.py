@@ -1,1 +1,1 @@
-"""What `bench/soak` is made of: servers, clients, faults, and the eye on all of it."""
+"""The parts of `bench/soak`: servers, clients, faults, measurements."""

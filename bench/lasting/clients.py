@@ -1,9 +1,9 @@
-"""The clients: each kind is a coroutine that asks until it is stopped, looks at every byte it gets, and tells `Tally`.
+"""The clients: each kind is a coroutine that sends requests until it is cancelled, checks every byte, and counts in `Tally`.
 
-An outcome is `ok`, or what went wrong:
-refused     no connection          lost    a connection, and no byte of an answer
-status N    a whole answer         cut     an answer that stopped in the middle
-wrong       a whole answer that is not the one asked for
+An outcome is `ok`, or the kind of failure:
+refused     no connection                lost    a connection, but no byte of a response
+status N    a complete response          cut     an incomplete response
+wrong       a complete response that is not the expected one
 timeout     nothing for TIMEOUT
 """
 import asyncio, collections, dataclasses, os, random, socket, struct, time, zlib
@@ -13,7 +13,7 @@ BROKEN = (OSError, asyncio.IncompleteReadError)
 
 
 class Failed(Exception):
-    """an outcome other than `ok`; `server` is who answered, as far as a head came"""
+    """an outcome other than `ok`; `server` sent the response, if its head arrived"""
 
     def __init__(self, outcome, server=None):
         super().__init__(outcome)
@@ -31,19 +31,19 @@ class Event:
 
 
 class Tally:
-    """what became of every request"""
+    """the outcomes of all requests"""
 
     def __init__(self):
         self.good = collections.Counter()
         self.failed = []
-        self.waited = []  # seconds for each small GET, since it was last emptied
+        self.waited = []  # seconds for each small GET since the last report
 
-    async def one(self, kind, asking):
-        """count one request; returns whether its connection can be used again"""
+    async def one(self, kind, request):
+        """counts one request; returns whether its connection can be reused"""
         began = time.time()
         try:
-            async with asyncio.timeout(TIMEOUT):  # not `wait_for`: that can swallow being cancelled, and a client would never end
-                await asking
+            async with asyncio.timeout(TIMEOUT):  # not `wait_for`, which can swallow a cancellation: the client would never end
+                await request
         except Failed as e:
             self.failed.append(Event(kind, e.outcome, e.server, began, time.time()))
             return False
@@ -57,13 +57,13 @@ class Tally:
 
 
 class Connection:
-    """a client's connection: raw, so that nothing is tried again behind its back"""
+    """a raw connection, without hidden retries"""
 
     @classmethod
     async def open(cls, port, window=None):
-        """`window`: bytes that it takes before it was read, else what the kernel likes"""
+        """`window` is the size of the receive buffer, by default the kernel's choice"""
         self = cls()
-        self.last = False  # whether the answer said that no more follow
+        self.last = False  # whether the response announced the close
         s = socket.socket()
         try:
             s.setblocking(False)
@@ -81,32 +81,32 @@ class Connection:
             self.writer.write(data)
             await self.writer.drain()
         except OSError:
-            pass  # reading says what became of it: an answer may have come early
+            pass  # reading finds the outcome: there may be an early response
 
     async def head(self):
-        """the status and the fields of an answer"""
+        """the status and the headers of a response"""
         try:
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         except asyncio.IncompleteReadError as e:
             raise Failed("cut" if e.partial else "lost") from None
         except OSError:
             raise Failed("lost") from None
-        fields = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:-2])}
-        self.last = "close" in fields.get("connection", "")
-        return int(lines[0].split(" ")[1]), fields
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:-2])}
+        self.last = "close" in headers.get("connection", "")
+        return int(lines[0].split(" ")[1]), headers
 
-    async def answer(self):
-        """the fields and the body of a whole answer that is 200"""
-        status, fields = await self.head()
-        server = fields.get("x-server")
+    async def response(self):
+        """the server and the body of a complete response with status 200"""
+        status, headers = await self.head()
+        server = headers.get("x-server")
         try:
-            if "transfer-encoding" in fields:
+            if "transfer-encoding" in headers:
                 body = b""
                 while size := int(await self.reader.readuntil(b"\r\n"), 16):
                     body += (await self.reader.readexactly(size + 2))[:-2]
                 await self.reader.readuntil(b"\r\n")
             else:
-                body = await self.reader.readexactly(int(fields["content-length"]))
+                body = await self.reader.readexactly(int(headers["content-length"]))
         except BROKEN:
             raise Failed("cut", server) from None
         if status != 200:
@@ -115,7 +115,7 @@ class Connection:
 
     async def get(self, path, expect, more=""):
         await self.send(request("GET", path, more))
-        server, body = await self.answer()
+        server, body = await self.response()
         if body != expect:
             raise Failed("wrong", server)
 
@@ -135,15 +135,15 @@ def token():
     return "%016x" % random.getrandbits(64)
 
 
-async def kept(tally, port, kind, pause, ask):
-    """one connection for as long as it is good; `ask(connection)` is one request"""
+async def reused(tally, port, kind, pause, send):
+    """one connection for as long as it works; `send(connection)` is one request"""
     connection = None
     try:
         while True:
             async def one():
                 nonlocal connection
                 connection = connection or await Connection.open(port)
-                await ask(connection)
+                await send(connection)
 
             good = await tally.one(kind, one())
             if connection and (connection.last or not good):
@@ -155,13 +155,13 @@ async def kept(tally, port, kind, pause, ask):
             connection.close()
 
 
-async def fresh(tally, port, kind, pause, ask, window=None):
+async def fresh(tally, port, kind, pause, send, window=None):
     """a connection for each request"""
     while True:
         async def one():
             connection = await Connection.open(port, window)
             try:
-                await ask(connection)
+                await send(connection)
             finally:
                 connection.close()
 
@@ -169,14 +169,14 @@ async def fresh(tally, port, kind, pause, ask, window=None):
         await asyncio.sleep(random.uniform(0, 2 * pause))
 
 
-# ---- what they ask ---------------------------------------------------------------------------------------------
+# ---- the requests -----------------------------------------------------------------------------------------------
 async def small(c):
     t = token()
     await c.get(f"/echo/{t}", t.encode())
 
 
 async def last(c):
-    """a request that ends its connection: `Connection: close`, and the other side must close"""
+    """a request with `Connection: close`, after which the other side must close"""
     t = token()
     await c.get(f"/echo/{t}", t.encode(), "Connection: close\r\n")
     if await c.reader.read(1):
@@ -184,11 +184,11 @@ async def last(c):
 
 
 async def pipelined(c):
-    """five at once, answered in order"""
+    """five at once; the responses must be in order"""
     tokens = [token() for _ in range(5)]
     await c.send(b"".join(request("GET", f"/echo/{t}") for t in tokens))
     for t in tokens:
-        server, body = await c.answer()
+        server, body = await c.response()
         if body != t.encode():
             raise Failed("wrong", server)
 
@@ -204,10 +204,10 @@ async def flaky(c):
 
 
 async def cut(c):
-    """an answer whose server breaks it off; it must never look whole"""
+    """a response that its server breaks off; it must never look complete"""
     await c.send(request("GET", "/cut"))
     try:
-        server, _ = await c.answer()
+        server, _ = await c.response()
     except Failed as e:
         if e.outcome == "cut":
             return c.close()
@@ -216,7 +216,7 @@ async def cut(c):
 
 
 async def upload(c):
-    """a body by its length or in chunks; the server says how much it got, and its CRC-32"""
+    """a body with its length or in chunks; the server responds with the length and the CRC-32 that it received"""
     body = os.urandom(random.choice([1, 1000, 20_000, 100_000, 300_000]))
     if random.random() < 0.5:
         await c.send(request("POST", "/up", f"Content-Length: {len(body)}\r\n") + body)
@@ -226,16 +226,16 @@ async def upload(c):
             piece = body[at:at + 15_000]
             await c.send(b"%x\r\n%b\r\n" % (len(piece), piece))
         await c.send(b"0\r\n\r\n")
-    server, got = await c.answer()
+    server, got = await c.response()
     if got != b"%d %d" % (len(body), zlib.crc32(body)):
         raise Failed("wrong", server)
 
 
 async def slow_reader(c):
-    """1 MiB at some 200 KiB a second: what the server sends has to wait"""
+    """1 MiB at about 200 KiB a second: the server has to wait"""
     await c.send(request("GET", "/big/1024"))
-    status, fields = await c.head()
-    server = fields.get("x-server")
+    status, headers = await c.head()
+    server = headers.get("x-server")
     if status != 200:
         raise Failed(f"status {status}", server)
     left = 1 << 20
@@ -254,8 +254,8 @@ async def websocket(c):
     """5 to 15 s of messages, each echoed"""
     await c.send(request("GET", "/ws", "Connection: upgrade\r\nUpgrade: websocket\r\n"
                          "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ha3NvYWtzb2Frc29haw==\r\n"))
-    status, fields = await c.head()
-    server = fields.get("x-server")
+    status, headers = await c.head()
+    server = headers.get("x-server")
     if status != 101:
         raise Failed(f"status {status}", server)
     end = time.time() + random.uniform(5, 15)
@@ -271,7 +271,7 @@ async def websocket(c):
 
 
 async def resetting(c):
-    """a client that goes away in the middle: of its head, of its body, of its answer"""
+    """a client that resets in the middle of its head, of its body, or of the response"""
     match random.randrange(3):
         case 0:
             await c.send(b"GET /echo/x HTTP/1.1\r\nHo")
@@ -285,19 +285,19 @@ async def resetting(c):
 
 
 def load(tally, port):
-    """all clients, some 1,500 requests a second"""
-    def some(n, how, kind, pause, ask, **options):
-        return [how(tally, port, kind, pause, ask, **options) for _ in range(n)]
+    """all clients, about 1,500 requests a second"""
+    def some(n, how, kind, pause, send, **options):
+        return [how(tally, port, kind, pause, send, **options) for _ in range(n)]
 
     return [
-        *some(24, kept, "keep-alive", 0.025, small),
-        *some(4, kept, "pipelined", 0.1, pipelined),
-        *some(4, kept, "chunked", 0.1, chunked),
+        *some(24, reused, "keep-alive", 0.025, small),
+        *some(4, reused, "pipelined", 0.1, pipelined),
+        *some(4, reused, "chunked", 0.1, chunked),
         *some(4, fresh, "new", 0.05, small),
         *some(4, fresh, "new, last", 0.05, last),
-        *some(4, kept, "flaky", 0.05, flaky),
+        *some(4, reused, "flaky", 0.05, flaky),
         *some(1, fresh, "cut", 0.2, cut),
-        *some(8, kept, "upload", 0.1, upload),
+        *some(8, reused, "upload", 0.1, upload),
         *some(8, fresh, "slow reader", 0.1, slow_reader, window=16384),
         *some(20, fresh, "websocket", 0.1, websocket),
         *some(4, fresh, "reset", 0.1, resetting),

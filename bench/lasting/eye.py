@@ -1,19 +1,19 @@
-"""What is seen of the balancer's process, and what of it is flat. Pure, but for reading /proc."""
+"""Measurements of the balancer's process, and whether they are flat. Pure, except for reading /proc."""
 import dataclasses, os, re, statistics, time
 
 
 @dataclasses.dataclass
 class Sample:
     at: float
-    load: float  # processes that wanted a processor of the whole machine, over the last minute
+    load: float  # the load average of the machine over the last minute
     rss: float  # MiB
     descriptors: int
-    others: int  # descriptors that are no connection of a client or to a server
+    others: int  # descriptors that are not connections
     threads: int
 
 
 def look(pid, page):
-    """`page`: its metrics"""
+    """`page` has the metrics of the process"""
     with open(f"/proc/{pid}/status") as f:
         status = f.read()
 
@@ -26,9 +26,9 @@ def look(pid, page):
 
 
 def flat(samples, key, share, least):
-    """Whether the last quarter's median is above the second quarter's by at most `share` of it, or `least`.
+    """Whether the median of the last quarter exceeds that of the second by at most `share` of it, or `least`.
 
-    The first quarter is left out: pools and buffers reach the size that the load needs. Returns (flat, words).
+    In the first quarter, pools and buffers grow to the size that the load needs. Returns (flat, text).
     """
     values = [getattr(s, key) for s in samples]
     n = len(values)
@@ -38,11 +38,11 @@ def flat(samples, key, share, least):
 
 
 def metric(page, name):
-    """the sum of a metric's series on a Prometheus page"""
+    """the sum of the series of a metric on a Prometheus page"""
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(rf"{name}[{{ ]", line))
 
 
 def lay(rows):
-    """rows of words as a table, its first column to the left"""
+    """rows of texts as a table, with the first column aligned to the left"""
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(w.ljust(n) if i == 0 else w.rjust(n) for i, (w, n) in enumerate(zip(row, width))) for row in rows)

@@ -1,4 +1,4 @@
-"""What happens to the balancer meanwhile: edits of its file, right and broken, and a server that dies and comes back."""
+"""The faults during the load: valid and broken edits of the file, and a server that dies and comes back."""
 import asyncio, collections, dataclasses, hashlib, json, os, random, subprocess, sys, time
 
 from .clients import Connection, Failed
@@ -6,7 +6,7 @@ from .clients import Connection, Failed
 HERE = os.path.dirname(os.path.abspath(__file__))
 STEADY = ["s1", "s2", "s3"]
 MORTAL = "s4"
-EXTRA = ["s5", "s6"]  # run all the time, and stand in the file now and then
+EXTRA = ["s5", "s6"]  # always running, and in the file from time to time
 FLAKY = "flaky1"
 
 
@@ -17,10 +17,10 @@ class Kill:
 
 
 def explained(event, kills):
-    """Whether a fault of ours explains that this request failed: a kill, while it was on its way or just before.
+    """Whether a kill explains that this request failed: one during the request or just before it.
 
-    A GET is tried elsewhere, so nothing explains its failure but the death of the very server that was sending its
-    body. An upload must not be done twice: any death explains that nobody says how it ended.
+    A GET is retried on another server, so only the death of the server that was sending its body explains a failure.
+    An upload must not be repeated, so any death explains its failure.
     """
     near = [k for k in kills if event.began - 0.5 <= k.at <= event.ended]
     if event.kind == "upload":
@@ -29,7 +29,7 @@ def explained(event, kills):
 
 
 class Fleet:
-    """the servers, each a process"""
+    """the servers, one process each"""
 
     def __init__(self):
         self.processes, self.ports, self.kills = {}, {}, []
@@ -51,8 +51,8 @@ class Fleet:
             process.kill()
             process.wait()
 
-    async def come_and_go(self, every):
-        """kill one server, start it again, and so on"""
+    async def kill_and_restart(self, every):
+        """kills one server and restarts it, again and again"""
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * every)
             self.kill(MORTAL)
@@ -61,15 +61,15 @@ class Fleet:
 
 
 class Edits:
-    """edits of the file, one after another; each must be on record as what it is, and within PATIENCE seconds"""
-    PATIENCE = 5
+    """edits of the file, one after another; each must be on record with its outcome within LIMIT seconds"""
+    LIMIT = 5
 
     def __init__(self, fleet, file, port, admin):
         self.fleet, self.file, self.port, self.admin = fleet, file, port, admin
         self.weights = dict.fromkeys(STEADY + [MORTAL], 1)
         self.disabled = False
         self.slowest = 0.0
-        self.wanted = []  # of each text in turn: (its hash, what the record should say)
+        self.wanted = []  # for each text in turn: (its hash, its outcome)
         self.late = []
         self.put(self.text(), "applied", rename=True)
 
@@ -85,7 +85,7 @@ class Edits:
                 + server("pool.flaky.server", "s1", 3) + server("pool.flaky.server", FLAKY, 1))
 
     def put(self, text, wanted, rename):
-        """put a text in place; returns its hash"""
+        """writes the file; returns its hash"""
         digest = hashlib.sha256(text.encode()).hexdigest()
         self.wanted.append((digest, wanted))
         path = self.file + ".new" if rename else self.file
@@ -96,13 +96,13 @@ class Edits:
         return digest
 
     def count(self, outcome):
-        """edits so far, without what it started with"""
+        """the number of edits so far with this outcome"""
         return sum(wanted == outcome for _, wanted in self.wanted[1:])
 
-    def right(self):
-        """change something, so that the text differs"""
+    def valid(self):
+        """changes something, and returns the text"""
         match random.randrange(4):
-            case 0 | 1:  # the one that dies keeps a weight of 1, and so at most a share of 1 in 4
+            case 0 | 1:  # the server that dies keeps its weight of 1, so its share is at most 1 in 4
                 name = random.choice([n for n in self.weights if n != MORTAL])
                 self.weights[name] = self.weights[name] % 5 + random.randint(1, 4) if self.weights[name] < 5 else 1
             case 2:
@@ -123,8 +123,8 @@ class Edits:
 
     async def one(self):
         breaks, rename, began = random.random() < 0.25, random.random() < 0.5, time.time()
-        digest = self.put(self.broken(), "rejected", rename) if breaks else self.put(self.right(), "applied", rename)
-        while time.time() < began + self.PATIENCE:
+        digest = self.put(self.broken(), "rejected", rename) if breaks else self.put(self.valid(), "applied", rename)
+        while time.time() < began + self.LIMIT:
             if (await self.records(1))[0][0] == digest:
                 self.slowest = max(self.slowest, time.time() - began)
                 return
@@ -137,10 +137,10 @@ class Edits:
         return [(r["hash"], r["outcome"]) for r in reloads]
 
     async def surplus(self):
-        """(what should be on record and is not, what is and should not be, how often an empty file is)
+        """(records that are missing, records that are unexpected, rejections of an empty file)
 
-        A file is written in place in two steps, and whoever writes may be held up for longer than `reload.quiet`
-        between them: the empty file in between may be on record as rejected, and that is no fault.
+        A file that is written in place is empty at first. If the writer is delayed for longer than `reload.quiet`, the
+        empty file is rejected, which is correct.
         """
         have = collections.Counter(await self.records(100_000))
         want = collections.Counter(self.wanted)
@@ -148,7 +148,7 @@ class Edits:
         empty = more.pop((hashlib.sha256(b"").hexdigest(), "rejected"), 0)
         return want - have, more, empty
 
-    async def go_on(self, every):
+    async def run(self, every):
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * every)
             await self.one()
@@ -157,7 +157,7 @@ class Edits:
         connection = await Connection.open(self.admin)
         try:
             await connection.send(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            _, body = await connection.answer()
+            _, body = await connection.response()
             return json.loads(body) if path.startswith("/api/") else body.decode()
         except Failed as e:
             raise RuntimeError(f"{path}: {e.outcome}") from None

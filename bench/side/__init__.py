@@ -1,1 +1,1 @@
-"""What `bench/run` is made of: programs under test, load, tests, and the table."""
+"""The parts of `bench/run`: the programs under test, load, tests, and the table."""

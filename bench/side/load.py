@@ -1,13 +1,13 @@
-"""Load: `wrk` as fast as it goes, `oha` at a rate, and single requests by hand."""
+"""Load: `wrk` at full speed, `oha` at a fixed rate, and single requests by hand."""
 import json, re, socket, subprocess, time
 
 from .process import steal
 
 US = {"us": 1e-3, "ms": 1, "s": 1e3, "m": 6e4}
-BODY = 102400  # bytes of /big, and of an upload
+BODY = 102400  # the length of /big and of an upload
 
 UPLOAD = f'wrk.method = "POST"; wrk.body = string.rep("x", {BODY})'
-# 1,000 hosts and paths in turn: what 1,000 routes lead to; made before the run
+# 1,000 hosts and paths in turn, one for each of 1,000 routes; built before the run
 ROUTES = """
 local all, i = {}, 0
 function init()
@@ -20,7 +20,7 @@ function request() i = (i + 1) % 1000; return all[i] end
 
 
 def get(port, path="/", s=None, host="127.0.0.1"):
-    """One GET; returns (status, first bytes of the body). The connection is closed unless given."""
+    """Sends a GET; returns (status, first bytes of the body). Closes the connection unless it is given."""
     c = s or socket.create_connection((host, port), 10)
     try:
         c.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -58,7 +58,7 @@ def wait_up(port, proc=None, limit=20):
 
 
 def wrk(peer, secs, path="/", conns=64, extra=(), script=None):
-    """64 clients as fast as they go; `cpu` is what the peer used, `script` is Lua"""
+    """64 clients at full speed; `cpu` is the peer's CPU time, `script` is Lua"""
     if script:
         with open(peer.dir + "/load.lua", "w") as f:
             f.write(script)
@@ -84,14 +84,14 @@ def oha_start(port, secs, rate=5000):
 def oha_read(p, secs):
     d = json.loads(p.communicate(timeout=secs + 40)[0])
     lp, codes = d["latencyPercentiles"], d.get("statusCodeDistribution", {})
-    # requests that were still in flight at the deadline are not failures
+    # requests in flight at the deadline are not failures
     errs = {k: v for k, v in d.get("errorDistribution", {}).items() if "deadline" not in k}
     return dict(n=sum(codes.values()), rps=d["summary"]["requestsPerSec"], p50=lp["p50"] * 1e3, p99=lp["p99"] * 1e3, p999=lp["p99.9"] * 1e3,
                 non2xx=sum(v for k, v in codes.items() if k[0] != "2"), errs=errs)
 
 
 def first_hit(port, body, batch, limit=15):
-    """seconds until an answer that begins with `body`; one fresh connection a millisecond, `batch` requests on each"""
+    """seconds until a response that starts with `body`; a new connection each millisecond, with `batch` requests"""
     t0 = time.time()
     while time.time() < t0 + limit:
         t = time.time()
@@ -107,23 +107,23 @@ def first_hit(port, body, batch, limit=15):
 
 
 def paced(peer, secs, edits=()):
-    """99th percentile in ms of a request every 2 ms on one connection, while these files are put in place one by one"""
+    """99th percentile in ms of a request every 2 ms on one connection, while these files are applied one by one"""
     took, edits = [], list(edits)
     with socket.create_connection(("127.0.0.1", peer.port), 10) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        begin = time.time()
+        start = time.time()
         for i in range(secs * 500):
-            due = begin + i / 500
+            due = start + i / 500
             if edits and i % 100 == 50:
                 peer.reload(edits.pop())
             time.sleep(max(0, due - time.time()))
             get(peer.port, s=s)
-            took.append(time.time() - due)  # from when it was due: a stall delays those behind it too
+            took.append(time.time() - due)  # since it was due, because a stall delays later requests too
     return sorted(took)[len(took) * 99 // 100] * 1e3
 
 
 def settle(peer, limit=10):
-    """wait until the peer has used no CPU for 0.3 s"""
+    """waits until the peer has used no CPU for 0.3 s"""
     end, last = time.time() + limit, peer.cpu()
     while time.time() < end:
         time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""What is under test, and what stands behind it: one program at a time, the backend, and a sink for spans."""
+"""The program under test, one at a time, the servers behind it, and a sink for spans."""
 import http.server, os, shutil, socket, subprocess, sys, tempfile, threading, time
 
 from .load import wait_up
@@ -10,11 +10,11 @@ SPANS = 9109  # where the sink listens
 
 
 def must_be_free(*ports):
-    """or what is measured could be what another run left there"""
+    """exits if a port is taken: another program would be measured"""
     for port in ports:
         with socket.socket() as s:
             if s.connect_ex(("127.0.0.1", port)) == 0:
-                sys.exit(f"127.0.0.1:{port} is taken: does another benchmark run?")
+                sys.exit(f"127.0.0.1:{port} is taken; is another benchmark running?")
 
 
 class Backend:
@@ -29,7 +29,7 @@ class Backend:
 
 
 class Sink:
-    """takes spans, and counts the bytes: a run with tracing on that exported nothing measured nothing"""
+    """accepts spans and counts their bytes, because a run with tracing that exports nothing measures nothing"""
 
     def __init__(self):
         must_be_free(SPANS)
@@ -47,7 +47,7 @@ class Sink:
             def log_message(self, *_):
                 pass
 
-        self.bytes = 0  # since they were last asked for
+        self.bytes = 0  # since the last call of `taken`
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", SPANS), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -58,7 +58,7 @@ class Sink:
 
 
 class Peer:
-    """NAME, or NAME+VARIANT: a file in peers/, or a path to one elsewhere"""
+    """NAME or NAME+VARIANT, where NAME is a file in peers/ or a path"""
 
     def __init__(self, name, tmp):
         self.name, self.tmp = name, tmp
@@ -108,14 +108,14 @@ class Peer:
         return time.time() - t
 
     def reload(self, new):
-        """put the rendered file in place (rename) and tell the peer; returns the running reload command"""
+        """renames the new file into place and runs the reload command, which it returns"""
         os.rename(new, self.cfg)
         if self.reload_cmd == ":":
             return None
         return subprocess.Popen(["bash", "-c", f'. "{self.file}"; {self.reload_cmd}'], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def applied(self):
-        """how many configurations the peer says it has applied so far (its APPLIED command), None where it cannot say"""
+        """the number of configurations that the peer has applied (its APPLIED command), or None if it does not report it"""
         n = self.sh('eval "${APPLIED:-}"')
         return float(n) if n else None
 

@@ -1,4 +1,4 @@
-"""Processes: what they use, and their end. A program under test may be several: figures are those of the whole tree."""
+"""The resources and the end of processes. A program under test may have several, so figures are those of the whole tree."""
 import collections, os, re, signal, time
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -35,7 +35,7 @@ def cpu(root):
 
 
 def mem(root, key):
-    """MiB: VmHWM (peak RSS) or VmRSS summed over the tree; Pss shares out common pages"""
+    """MiB: VmHWM (peak RSS) or VmRSS summed over the tree; Pss divides shared pages among the processes"""
     kb = 0
     for p in tree(root):
         try:
@@ -47,7 +47,7 @@ def mem(root, key):
 
 
 def steal():
-    """(what the host took of this machine's CPU, all of it), in ticks"""
+    """(CPU time stolen by the host, total CPU time), in ticks"""
     f = [int(x) for x in open("/proc/stat").readline().split()[1:]]
     return f[7], sum(f[:8])
 
@@ -59,7 +59,7 @@ def stop(proc):
         if proc.poll() is not None:
             break
         time.sleep(0.05)
-    for p in set(pids + tree(proc.pid)):  # whatever of ours is left
+    for p in set(pids + tree(proc.pid)):  # whatever is left of the tree
         try:
             os.kill(p, signal.SIGKILL)
         except OSError:

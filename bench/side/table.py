@@ -1,4 +1,4 @@
-"""The table: a row for each figure; for each peer the median, the spread and the ratio, paired by round. Pure."""
+"""The table: a row for each figure, with the median, the spread and the paired ratio of each peer. Pure."""
 import os, statistics
 
 
@@ -13,12 +13,12 @@ class Results:
             self.by[name].setdefault(figure, {}).setdefault(rnd, []).append(value)
 
     def base_of(self, name, base):
-        """what a peer is compared to: a variant to the peer without it where that is there, others to the base"""
+        """the peer to compare with: for a variant the peer without it, if that takes part, otherwise the base"""
         plain = name.partition("+")[0]
         return plain if plain != name and plain in self.by else base
 
     def ratios(self, name, base, figure):
-        """one for each round in which both have it: what the machine did to both falls out"""
+        """a ratio for each round in which both have a value, so that effects of the machine cancel"""
         a, b = (self.by[n].get(figure, {}) for n in (name, base))
         pairs = [(statistics.median(a[r]), statistics.median(b[r])) for r in sorted(a.keys() & b.keys())]
         return [x / y for x, y in pairs if y]
@@ -44,7 +44,7 @@ class Results:
 
 
 def spread(values, show):
-    """the median, and the least and the most where they differ"""
+    """the median, and the minimum and maximum if they differ"""
     if not values:
         return ""
     low, high = show(min(values)), show(max(values))
@@ -52,13 +52,13 @@ def spread(values, show):
 
 
 def fmt(v):
-    if v != v:  # not a number: it did not come about in time
+    if v != v:  # NaN: it did not happen in time
         return "-"
     return f"{v:.0f}" if abs(v) >= 1000 or v == int(v) else f"{v:.1f}" if abs(v) >= 100 else f"{v:.2f}"
 
 
 def lay(rows):
-    """as Markdown, and readable as it is"""
+    """a Markdown table that is readable as text"""
     w = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(c.ljust(n) for c, n in zip(r, w)) + " |" for r in rows]
     return "\n".join([lines[0], "| " + " | ".join("-" * n for n in w) + " |", *lines[1:]])

@@ -1,4 +1,4 @@
-"""The tests. Each takes a peer, the options and `rec(figure, value)`; those of ALONE start the peer themselves."""
+"""The tests. Each gets a peer, the options and `rec(figure, value)`; those in ALONE start the peer themselves."""
 import json, os, resource, socket, subprocess, sys, time
 
 from .load import BODY, ROUTES, UPLOAD, first_hit, get, oha_read, oha_start, paced, settle, wrk
@@ -6,8 +6,8 @@ from .peer import HERE, THREE
 from .process import mem, tree
 
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))  # ours, and those of whatever we start
-SPARE = 300  # descriptors that a program needs beside those of its clients
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))  # for this process and its children
+SPARE = 300  # descriptors that a program needs in addition to its clients
 
 
 def t_rps(peer, a, rec):
@@ -57,13 +57,13 @@ def t_close(peer, a, rec):
 
 
 def t_idle(peer, a, rec):
-    """clients that have made a request and wait: more and more of them, from many addresses, as an address has 28,000 ports"""
+    """clients that wait after a request, from several addresses, because one has only 28,000 ports"""
     if not peer.proc:
         return
     base = mem(peer.proc.pid, "VmRSS")
     socks, full = [], None
     for goal in a.idle:
-        # what the process may not open cannot be measured: as many as it may, less SPARE, or as the peer takes
+        # as many as this process may open, less SPARE, or as the peer accepts
         while not full and len(socks) < min(goal, DESCRIPTORS - SPARE):
             try:
                 s = socket.create_connection(("127.0.0.1", peer.port), 5, (f"127.0.0.{2 + len(socks) // 5000}", 0))
@@ -72,7 +72,7 @@ def t_idle(peer, a, rec):
                 socks.append(s)
             except OSError as e:
                 full = e
-                print(f"  {peer.name} takes no more than {len(socks)} clients: {e}", file=sys.stderr)
+                print(f"  {peer.name} accepts only {len(socks)} clients: {e}", file=sys.stderr)
         time.sleep(1)
         rec(f"idle{goal}_clients", len(socks))
         rec(f"idle{goal}_RSS_MiB", mem(peer.proc.pid, "VmRSS"))
@@ -88,7 +88,7 @@ def t_reload(peer, a, rec):
     if not peer.reload_cmd:
         return
     secs = 24
-    for i in range(1, 201):  # each differs from all before it and from the start (1, 1, 1): who compares contents must apply it
+    for i in range(1, 201):  # each differs from all earlier ones, so that a peer that compares contents applies it
         peer.config([(THREE[0][0], 1 + i % 20), (THREE[1][0], 1 + i // 20), THREE[2]], f"{peer.dir}/form{i}")
     c0, a0 = peer.cpu(), peer.applied()
     o = oha_start(peer.port, secs)
@@ -100,7 +100,7 @@ def t_reload(peer, a, rec):
         cmds.append(peer.reload(peer.dir + "/next"))
         if i % 20 == 0:
             peak = max(peak, mem(peer.proc.pid, "VmRSS"))
-        if cmds[-1]:  # one reload command at a time: wait for it, at most 5 s
+        if cmds[-1]:  # one reload command at a time, for at most 5 s
             try:
                 cmds[-1].wait(5)
             except subprocess.TimeoutExpired:
@@ -131,7 +131,7 @@ def t_reload(peer, a, rec):
 
 
 def t_routes(peer, a, rec):
-    """the same requests, to 1,000 hosts and paths, with one route and with one for each"""
+    """requests for 1,000 hosts and paths, with one route and with a route for each"""
     if not peer.routes:
         return
     cost = {}
@@ -148,17 +148,17 @@ def t_routes(peer, a, rec):
     rec("cpu 1000/1 routes", cost[1000] / cost[1])
 
 
-WIDE = 10000  # addresses of the wide backend: of more servers, several share one
+WIDE = 10000  # the addresses of the wide backend; with more servers, several share one
 
 
 def t_servers(peer, a, rec):
-    """run with an own backend: wide, and each request on a connection of its own, as so many kept ones exceed the descriptors"""
+    """runs with the wide backend, which closes each connection, because so many idle ones would exceed the descriptors"""
     if not peer.has_start:
         return
     cost = {}
     for n in a.sizes:
         servers = [(f"127.0.{1 + i % WIDE // 250}.{1 + i % 250}:9101", 1) for i in range(n)]
-        # the new server comes first and with a weight that soon brings it a request (256 is HAProxy's most)
+        # the new server is first and has a weight that soon brings it a request (256 is HAProxy's maximum)
         more = [("127.0.0.1:9104", min(256, n))] + servers
         try:
             up = peer.start(servers)
@@ -178,7 +178,7 @@ def t_servers(peer, a, rec):
             settle(peer)
             for _ in range(a.trials if peer.reload_cmd else 0):
                 add(peer, rec, n, servers, more)
-            if peer.reload_cmd == ":":  # one edit every 200 ms; elsewhere a client would be told to come back
+            if peer.reload_cmd == ":":  # an edit every 200 ms; other peers would close the client's connection
                 edits = [f"{peer.dir}/form{i}" for i in range(25)]
                 for i, form in enumerate(edits):
                     peer.config([(servers[0][0], 2 + i)] + servers[1:], form)
@@ -192,7 +192,7 @@ def t_servers(peer, a, rec):
 
 
 def add(peer, rec, n, servers, more):
-    """a server is added, and taken out again"""
+    """adds a server, and removes it again"""
     peer.config(more, peer.dir + "/next")
     c0 = peer.cpu()
     c = peer.reload(peer.dir + "/next")
@@ -212,5 +212,5 @@ def add(peer, rec, n, servers, more):
 
 TESTS = dict(rps=t_rps, rate=t_rate, big=t_big, up=t_up, close=t_close, idle=t_idle, reload=t_reload)
 ALONE = dict(routes=t_routes, servers=t_servers)
-VARIANTS = ("rps",)  # what a variant is measured by: what it adds to a request
-SLOW = ("reload", "servers")  # what takes long: not in every round
+VARIANTS = ("rps",)  # the tests of variants: their cost for a request
+SLOW = ("reload", "servers")  # tests that take long, so they are not in every round

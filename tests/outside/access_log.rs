@@ -1,4 +1,4 @@
-//! The access log: one line a request, whatever becomes of it.
+//! The access log: one line for each request, however it ends.
 
 use std::io::Write as _;
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Server, answer};
+use crate::support::servers::{Refusing, Server, respond};
 
 const JSON: &str = "[log]\nformat = \"json\"\n";
 const TRACE: &str = "80f198ee56343ba864fe8b2a57d3eff7";
 
-/// The lines so far, once there are `count`.
+/// Waits for `count` lines, and returns all of them.
 #[track_caller]
 fn lines(lb: &Lb, count: usize) -> Vec<String> {
     eventually(&format!("{count} lines in the access log: {:#?}", lb.stdout()), || {
@@ -20,7 +20,7 @@ fn lines(lb: &Lb, count: usize) -> Vec<String> {
     })
 }
 
-/// The same, as JSON.
+/// Like [`lines`], parsed as JSON.
 #[track_caller]
 fn entries(lb: &Lb, count: usize) -> Vec<Value> {
     let parse = |line: &String| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -28,7 +28,7 @@ fn entries(lb: &Lb, count: usize) -> Vec<Value> {
 }
 
 #[test]
-fn a_line_says_everything_and_an_edit_changes_its_form() {
+fn a_line_has_every_fact_and_an_edit_changes_its_format() {
     let server = Server::named("server1");
     let table = server.table("server1");
     let route = "[[route]]\nname = \"shop\"\npath = \"/\"\npool = \"default\"\n";
@@ -66,9 +66,10 @@ fn a_line_says_everything_and_an_edit_changes_its_form() {
 }
 
 #[test]
-fn access_lines_are_switched_off_and_on_by_edits() {
-    let table = Server::named("server1");
-    let config = |access| format!("{NO_CHECKS}[log]\nformat = \"json\"\naccess = {access}\n{}", table.table("server1"));
+fn edits_turn_the_access_log_off_and_on() {
+    let server = Server::named("server1");
+    let config =
+        |access| format!("{NO_CHECKS}[log]\nformat = \"json\"\naccess = {access}\n{}", server.table("server1"));
     let lb = Lb::start(&config(true));
     let mut client = Client::connect(lb.address());
     client.get("/on");
@@ -82,7 +83,7 @@ fn access_lines_are_switched_off_and_on_by_edits() {
 }
 
 #[test]
-fn whatever_a_client_sends_is_one_line() {
+fn any_bytes_of_a_client_are_one_line() {
     let server = Server::named("server1");
     let hostile: [&[u8]; 6] = [
         b"GET /\"},{\"status\":999 HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -94,17 +95,17 @@ fn whatever_a_client_sends_is_one_line() {
     ];
     for format in ["json", "text"] {
         let lb = Lb::start(&format!("{NO_CHECKS}[log]\nformat = \"{format}\"\n{}", server.table("server1")));
-        let mut answered = 0;
+        let mut accepted = 0;
         for request in hostile {
             let mut client = Client::connect(lb.address());
             client.send(request);
-            // What is no request at all is answered without being one.
-            answered += usize::from(client.try_answer().is_ok_and(|answer| answer.status != 400));
+            // An invalid head is not a request, but gets a response.
+            accepted += usize::from(client.try_response().is_ok_and(|response| response.status != 400));
         }
-        assert!(answered >= 3, "{answered}");
+        assert!(accepted >= 3, "{accepted}");
         get(lb.address(), "/last");
         let lines = eventually("the last line", || {
-            Some(lb.stdout()).filter(|lines| lines.iter().any(|line| line.contains("/last")) && lines.len() > answered)
+            Some(lb.stdout()).filter(|lines| lines.iter().any(|line| line.contains("/last")) && lines.len() > accepted)
         });
         assert!(lines.len() <= hostile.len() + 1, "{lines:#?}");
         for line in &lines {
@@ -137,13 +138,13 @@ fn the_generation_is_the_one_that_served_the_request() {
 }
 
 #[test]
-fn failures_are_logged_with_a_word() {
+fn failures_are_logged_with_their_label() {
     let refusing = Refusing::new();
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
-    let broken = Server::scripted(|mut stream, note| drop(note.next(&mut stream)));
-    let cut = Server::scripted(|mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
+    let broken = Server::scripted(|mut stream, recorder| drop(recorder.next(&mut stream)));
+    let truncating = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
         }
     });
     let pool = |name: &str, address| {
@@ -158,7 +159,7 @@ fn failures_are_logged_with_a_word() {
         ("refusing", refusing.address),
         ("silent", silent.address),
         ("broken", broken.address),
-        ("cut", cut.address),
+        ("cut", truncating.address),
     ]
     .map(|(name, address)| pool(name, address))
     .concat();
@@ -178,29 +179,29 @@ fn failures_are_logged_with_a_word() {
     assert_eq!(client.request("GET /two HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").status, 400);
     let mut client = Client::connect(lb.address());
     client.send("GET /cut HTTP/1.1\r\nHost: a\r\n\r\n");
-    client.try_answer().expect_err("half an answer");
+    client.try_response().expect_err("half a response");
     let entries = entries(&lb, cases.len() + 2);
     let expected = cases.into_iter().chain([("/two", 400, "bad_request", 0), ("/cut", 200, "response_truncated", 1)]);
-    // Workers write as they come to it.
+    // Workers write in no fixed order.
     let entry = |path: &str| entries.iter().find(|entry| entry["path"] == path).expect("a line");
     for (path, status, error, tries) in expected {
         let entry = entry(path);
-        let said = (&entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
-        assert_eq!(said, (&path.into(), &status.into(), &error.into(), &tries.into()), "{entry}");
+        let logged = (&entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
+        assert_eq!(logged, (&path.into(), &status.into(), &error.into(), &tries.into()), "{entry}");
         assert_eq!(entry.get("server").is_some(), tries > 0, "{entry}");
     }
     assert_eq!(entry("/cut")["bytes"], 4);
-    // A server that was not tried again was not counted as tried again.
+    // Only attempts that were made count as retries.
     assert_eq!(lb.metric("lb_retries_total{pool=\"refusing\",reason=\"connect\"}"), Some(0.0));
     assert_eq!(lb.metric("lb_retries_total{pool=\"broken\",reason=\"broken\"}"), Some(2.0));
 }
 
 #[test]
-fn who_ended_a_request_early_is_told_apart() {
-    let silent = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+fn the_log_tells_who_ended_a_request_early() {
+    let silent = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             if request.path() == "/stalled" {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
             }
         }
     });
@@ -214,47 +215,47 @@ fn who_ended_a_request_early_is_told_apart() {
     for (number, (path, status, error)) in (1..).zip(cases) {
         let mut client = Client::connect(lb.address());
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        eventually("the server has it", || (silent.requests().len() == number).then_some(()));
+        eventually("the server has the request", || (silent.requests().len() == number).then_some(()));
         match path {
             "/left" => drop(client),
-            "/stalled" => assert!(client.try_answer().is_err()),
+            "/stalled" => assert!(client.try_response().is_err()),
             _ => {
                 lb.apply(&config("server2", &other));
                 assert!(client.is_closed());
             }
         }
         let entry = entries(&lb, number).remove(number - 1);
-        let said = (&entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
-        assert_eq!(said, (&path.into(), &status.into(), &error.into(), &1.into()), "{entry}");
+        let logged = (&entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
+        assert_eq!(logged, (&path.into(), &status.into(), &error.into(), &1.into()), "{entry}");
     }
 }
 
 #[test]
-fn what_is_no_request_at_all_is_logged_and_counted_too() {
+fn an_invalid_head_is_logged_and_counted() {
     let server = Server::named("server1");
-    let lb = Lb::before(&server, JSON);
+    let lb = Lb::in_front_of(&server, JSON);
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(40_000));
     let cases = [("\x16\x03\x01\x02\r\n\r\n", 400, "bad_request"), (&*long, 431, "head_too_large")];
     for (number, (bytes, status, error)) in (1..).zip(cases) {
         let mut client = Client::connect(lb.address());
-        // It may be refused before all is sent.
+        // It may be rejected before all of it is sent.
         let _ = client.socket().write_all(bytes.as_bytes());
-        if let Ok(answer) = client.try_answer() {
-            assert_eq!(answer.status, status);
+        if let Ok(response) = client.try_response() {
+            assert_eq!(response.status, status);
         }
         let entry = entries(&lb, number).remove(number - 1);
-        let said = (&entry["method"], &entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
-        assert_eq!(said, (&"-".into(), &"-".into(), &status.into(), &error.into(), &0.into()), "{entry}");
-        let counted = format!("lb_requests_total{{route=\"-\",method=\"OTHER\",code=\"{status}\"}}");
-        assert_eq!(lb.metric(&counted), Some(1.0));
+        let logged = (&entry["method"], &entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
+        assert_eq!(logged, (&"-".into(), &"-".into(), &status.into(), &error.into(), &0.into()), "{entry}");
+        let series = format!("lb_requests_total{{route=\"-\",method=\"OTHER\",code=\"{status}\"}}");
+        assert_eq!(lb.metric(&series), Some(1.0));
     }
     assert_eq!(server.requests().len(), 0);
 }
 
 #[test]
-fn what_is_cut_at_the_end_is_logged_to_the_last() {
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
-    let mut lb = Lb::before(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));
+fn all_requests_that_a_stop_aborts_are_logged() {
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
+    let mut lb = Lb::in_front_of(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));
     let address = lb.address();
     let clients: Vec<Client> = (0..150)
         .map(|number| {
@@ -263,7 +264,7 @@ fn what_is_cut_at_the_end_is_logged_to_the_last() {
             client
         })
         .collect();
-    eventually("the server has them", || (silent.requests().len() == clients.len()).then_some(()));
+    eventually("the server has the requests", || (silent.requests().len() == clients.len()).then_some(()));
     lb.signal("TERM");
     assert!(lb.ends().success());
     for entry in entries(&lb, clients.len()) {
@@ -272,7 +273,7 @@ fn what_is_cut_at_the_end_is_logged_to_the_last() {
 }
 
 #[test]
-fn a_client_behind_proxies_is_logged_without_the_proxys_port() {
+fn a_client_behind_proxies_is_logged_without_the_port_of_the_proxy() {
     let server = Server::named("server1");
     let trust = "[proxy]\ntrusted_proxies = [\"127.0.0.0/8\"]\n";
     let lb = Lb::start(&format!("{NO_CHECKS}{JSON}{trust}{}", servers(&[("server1", server.address, 1)])));

@@ -1,4 +1,4 @@
-//! Who gets which request.
+//! Which server gets which request.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Server, respond};
 
 const NAMES: [&str; 3] = ["server1", "server2", "server3"];
 
@@ -34,13 +34,13 @@ fn longest_run(names: &[String]) -> usize {
 }
 
 #[test]
-fn eleven_in_a_row_are_shared_two_to_three_to_six_on_whatever_connections() {
+fn any_eleven_requests_in_a_row_are_shared_two_to_three_to_six() {
     let up = three();
     let lb = Lb::start(&format!("{NO_CHECKS}{}", weighted(&up)));
     let address = lb.address();
-    let mut kept: Vec<Client> = (0..4).map(|_| Client::connect(address)).collect();
+    let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(address)).collect();
     let names: Vec<String> =
-        (0..110).map(|i| if i % 3 == 0 { get(address, "/").text() } else { kept[i % 4].get("/").text() }).collect();
+        (0..110).map(|i| if i % 3 == 0 { get(address, "/").text() } else { clients[i % 4].get("/").text() }).collect();
     for window in names.windows(11) {
         let expected = BTreeMap::from([("server1", 2), ("server2", 3), ("server3", 6)]);
         assert_eq!(counts(window), expected, "{window:?}");
@@ -49,7 +49,7 @@ fn eleven_in_a_row_are_shared_two_to_three_to_six_on_whatever_connections() {
 }
 
 #[test]
-fn what_is_down_is_left_out_and_the_rest_stays_in_proportion() {
+fn a_server_that_is_down_gets_nothing_and_the_others_stay_in_proportion() {
     let up = three();
     let lb = Lb::start(&format!("[health]\ninterval = \"50ms\"\ntimeout = \"2s\"\n{}", weighted(&up)));
     up[1].set_healthy(false);
@@ -63,7 +63,7 @@ fn what_is_down_is_left_out_and_the_rest_stays_in_proportion() {
     assert_eq!(counts(&names), BTreeMap::from([("server1", 4), ("server2", 6), ("server3", 12)]));
 }
 
-/// So many requests, one after another, each on a connection of its own.
+/// Sends `count` requests, one after another, each on a new connection. Returns the names of the servers.
 fn ask(address: SocketAddr, count: usize) -> Vec<String> {
     (0..count).map(|_| get(address, "/").text()).collect()
 }
@@ -82,10 +82,10 @@ fn threads_together_get_exact_shares_on_mixed_connections() {
         for thread in 0..8 {
             let names = &names;
             scope.spawn(move || {
-                let mut kept = Client::connect(address);
-                // 6 times 14 and 2 times 13 are 110.
+                let mut client = Client::connect(address);
+                // 6 * 14 + 2 * 13 = 110.
                 for i in 0..if thread < 6 { 14 } else { 13 } {
-                    let name = if i % 2 == 0 { kept.get("/").text() } else { get(address, "/").text() };
+                    let name = if i % 2 == 0 { client.get("/").text() } else { get(address, "/").text() };
                     names.lock().expect("names").push(name);
                 }
             });
@@ -96,7 +96,7 @@ fn threads_together_get_exact_shares_on_mixed_connections() {
 }
 
 #[test]
-fn round_robin_goes_around_whatever_the_weights() {
+fn round_robin_ignores_weights() {
     let up = three();
     let lb = Lb::start(&format!("{}{}", algorithm("round-robin"), weighted(&up)));
     let names = ask(lb.address(), 12);
@@ -106,50 +106,49 @@ fn round_robin_goes_around_whatever_the_weights() {
 }
 
 #[test]
-fn random_shares_by_weight_roughly_and_in_no_order() {
+fn random_shares_roughly_by_weight_and_in_no_order() {
     let up = three();
     let lb = Lb::start(&format!("{}{}", algorithm("random"), weighted(&up)));
     let mut client = Client::connect(lb.address());
     let names: Vec<String> = (0..1100).map(|_| client.get("/").text()).collect();
     let counts = counts(&names);
-    // Seven standard deviations and more: a fair chance never fails here.
+    // More than seven standard deviations.
     for (name, expected) in [("server1", 200_usize), ("server2", 300), ("server3", 600)] {
         assert!(counts[name].abs_diff(expected) < 120, "{counts:?}");
     }
-    assert!(longest_run(&names) > 2, "chance makes runs");
+    assert!(longest_run(&names) > 2, "a random order has runs");
 }
 
 #[test]
-fn least_connections_avoids_who_is_busy() {
-    let (free, freed) = channel::<()>();
-    let freed = Mutex::new(freed);
-    let slow = Server::scripted(move |mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            // Until the test lets it.
-            let _ = freed.lock().expect("a receiver").recv();
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+fn least_connections_avoids_a_busy_server() {
+    let (sender, receiver) = channel::<()>();
+    let receiver = Mutex::new(receiver);
+    let slow = Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            let _ = receiver.lock().expect("a receiver").recv();
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
         }
     });
     let quick = Server::named("quick");
     let lb = Lb::start(&format!("{}{}{}", algorithm("least-connections"), slow.table("slow"), quick.table("quick")));
     let address = lb.address();
     let mut waiting = Client::connect(address);
-    // Equals take turns, so it is one of the first two who has to wait.
+    // With equal counts they take turns, so one of the first two requests goes to the slow server.
     for sent in 1..=2 {
         waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         eventually("a request", || (slow.requests().len() + quick.requests().len() == sent).then_some(()));
         if !slow.requests().is_empty() {
             break;
         }
-        assert_eq!(waiting.answer().text(), "quick");
+        assert_eq!(waiting.response().text(), "quick");
     }
     assert_eq!(counts(&ask(address, 20)), BTreeMap::from([("quick", 20)]));
-    free.send(()).expect("a server");
-    assert_eq!(waiting.answer().text(), "slow");
+    sender.send(()).expect("a server");
+    assert_eq!(waiting.response().text(), "slow");
 }
 
 #[test]
-fn weight_0_takes_no_new_client() {
+fn weight_0_gets_no_new_clients() {
     let up = three();
     let tables = |weight| {
         servers(&[(NAMES[0], up[0].address, weight), (NAMES[1], up[1].address, 1), (NAMES[2], up[2].address, 1)])
@@ -161,7 +160,7 @@ fn weight_0_takes_no_new_client() {
 }
 
 #[test]
-fn pools_are_shared_each_for_itself() {
+fn each_pool_balances_for_itself() {
     let up = three();
     let api = ["api1", "api2"].map(Server::named);
     let tables: String = ["api1", "api2"]
@@ -175,7 +174,7 @@ fn pools_are_shared_each_for_itself() {
         weighted(&up)
     ));
     let mut client = Client::connect(lb.address());
-    // One by one: neither pool's turn is moved by the other's.
+    // In turn: neither pool moves the position of the other.
     let (mut default, mut api) = (Vec::new(), Vec::new());
     for _ in 0..22 {
         default.push(client.get("/").text());
@@ -187,14 +186,14 @@ fn pools_are_shared_each_for_itself() {
 }
 
 #[test]
-fn an_edit_does_not_begin_the_turn_anew() {
+fn an_edit_does_not_reset_the_position() {
     let up = three();
     let file = |level: &str| format!("{NO_CHECKS}[log]\nlevel = \"{level}\"\n{}", weighted(&up));
     let lb = Lb::start(&file("info"));
     let address = lb.address();
     let mut names = Vec::new();
     for level in ["warn", "info", "debug", "info"] {
-        // Begun anew each time, these would be the same five servers five times.
+        // With a reset, these would be the same five servers each time.
         names.extend(ask(address, 5));
         lb.apply(&file(level));
     }

@@ -1,34 +1,35 @@
-//! Bodies: streamed both ways, whole, limited, and cut visibly where they are cut.
+//! Bodies: streamed both ways, complete, and limited.
 
 use std::io::{Read, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::support::DEADLINE;
 use crate::support::client::{Client, Piece};
 use crate::support::lb::Lb;
-use crate::support::servers::{Request, Server, answer};
+use crate::support::servers::{Request, Server, respond};
+use crate::support::{DEADLINE, eventually};
 
-/// A server that answers with the body that it was sent, and says how by the same kind of framing.
+/// A server that sends each request's body back, with the same kind of framing.
 pub(crate) fn echo() -> Server {
-    Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             if request.values("content-length").is_empty() {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
                 for piece in request.body.chunks(7_777) {
-                    answer(&mut stream, format!("{:x}\r\n", piece.len()));
-                    answer(&mut stream, [piece, b"\r\n"].concat());
+                    respond(&mut stream, format!("{:x}\r\n", piece.len()));
+                    respond(&mut stream, [piece, b"\r\n"].concat());
                 }
-                answer(&mut stream, "0\r\n\r\n");
+                respond(&mut stream, "0\r\n\r\n");
             } else {
-                answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()));
-                answer(&mut stream, &request.body);
+                respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()));
+                respond(&mut stream, &request.body);
             }
         }
     })
 }
 
-/// Bytes in which any loss, doubling or exchange shows.
+/// Random bytes, in which any loss, repetition or exchange shows.
 pub(crate) fn content(length: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(length as u64);
     (0..length).map(|_| rng.u8(..)).collect()
@@ -36,8 +37,8 @@ pub(crate) fn content(length: usize) -> Vec<u8> {
 
 /// A receiver that several threads may hold.
 fn gate() -> (std::sync::mpsc::Sender<()>, Mutex<Receiver<()>>) {
-    let (open, opened) = channel();
-    (open, Mutex::new(opened))
+    let (sender, receiver) = channel();
+    (sender, Mutex::new(receiver))
 }
 
 fn wait(gate: &Mutex<Receiver<()>>) {
@@ -45,9 +46,9 @@ fn wait(gate: &Mutex<Receiver<()>>) {
 }
 
 #[test]
-fn bodies_of_any_size_pass_whole_in_both_framings() {
+fn bodies_of_any_size_are_forwarded_complete_in_both_framings() {
     let server = echo();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let address = lb.address();
     let mut client = Client::connect(address);
     for length in [0, 1, 8 << 10, 1 << 20, 20 << 20] {
@@ -71,11 +72,11 @@ fn bodies_of_any_size_pass_whole_in_both_framings() {
                     }
                     writer.write_all(b"0\r\n\r\n").expect("sent");
                 });
-                let answer = client.answer();
-                assert_eq!(answer.status, 200);
-                assert!(answer.body == body, "{length} bytes, chunked {chunked}: {} came", answer.body.len());
+                let response = client.response();
+                assert_eq!(response.status, 200);
+                assert!(response.body == body, "{length} bytes, chunked {chunked}: {} received", response.body.len());
                 let framing = if chunked { "transfer-encoding" } else { "content-length" };
-                assert!(answer.field(framing).is_some(), "{:?}", answer.fields);
+                assert!(response.header(framing).is_some(), "{:?}", response.headers);
             });
         }
     }
@@ -85,82 +86,82 @@ fn bodies_of_any_size_pass_whole_in_both_framings() {
 }
 
 #[test]
-fn an_answer_comes_as_it_is_made() {
+fn a_response_is_streamed() {
     let (open, opened) = gate();
-    let server = Server::scripted(move |mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    let server = Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
             wait(&opened);
-            answer(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
+            respond(&mut stream, "4\r\nlast\r\n0\r\n\r\n");
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 200);
     assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"first".to_vec()));
-    // Only now is there a rest.
+    // Only now is the rest sent.
     open.send(()).expect("a server that waits");
     assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"last".to_vec()));
     assert_eq!(client.chunk().expect("the last chunk"), Piece::End(Vec::new()));
 }
 
 #[test]
-fn an_upload_goes_on_as_it_comes() {
-    let (came, when_came) = channel();
-    let came = Mutex::new(came);
-    let server = Server::scripted(move |mut stream, note| {
+fn an_upload_is_streamed() {
+    let (sender, receiver) = channel();
+    let sender = Mutex::new(sender);
+    let server = Server::scripted(move |mut stream, recorder| {
         let Some(mut request) = Request::read_head(&mut stream) else { return };
         let mut first = [0; 5];
         stream.read_exact(&mut first).expect("five bytes");
-        came.lock().expect("a sender").send(first).expect("a test that waits");
+        sender.lock().expect("a sender").send(first).expect("a test that waits");
         request.body.resize(4, 0);
         stream.read_exact(&mut request.body).expect("the rest");
-        note.seen(&request);
-        answer(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n");
+        recorder.add(&request);
+        respond(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n");
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfirst");
-    assert_eq!(&when_came.recv_timeout(DEADLINE).expect("the first bytes"), b"first");
+    assert_eq!(&receiver.recv_timeout(DEADLINE).expect("the first bytes"), b"first");
     client.send("last");
-    assert_eq!(client.answer().status, 204);
+    assert_eq!(client.response().status, 204);
     assert_eq!(server.requests()[0].body, b"last");
 }
 
 #[test]
-fn a_client_of_http_1_0_is_sent_no_chunks() {
-    let server = Server::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-    let lb = Lb::before(&server, "");
+fn an_http_1_0_client_gets_no_chunks() {
+    let server = Server::responding("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-    let (status, fields) = client.try_head().expect("a head");
+    let (status, headers) = client.try_head().expect("a head");
     assert_eq!(status, 200);
-    assert!(!fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding")), "{fields:?}");
+    assert!(!headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding")), "{headers:?}");
     assert_eq!(client.rest().expect("an end"), b"hello");
 }
 
 #[test]
-fn trailers_reach_a_client_that_takes_them() {
-    let server = Server::saying(
+fn trailers_reach_a_client_that_accepts_them() {
+    let server = Server::responding(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n\
          5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
     );
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
-    for (field, trailers) in [("TE: trailers\r\n", vec!["X-Sum: 7"]), ("", vec![])] {
-        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n"));
+    for (header, trailers) in [("TE: trailers\r\n", vec!["X-Sum: 7"]), ("", vec![])] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{header}\r\n"));
         assert_eq!(client.try_head().expect("a head").0, 200);
         assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
         let trailers = trailers.into_iter().map(str::to_owned).collect();
-        assert_eq!(client.chunk().expect("the last chunk"), Piece::End(trailers), "{field}");
+        assert_eq!(client.chunk().expect("the last chunk"), Piece::End(trailers), "{header}");
     }
 }
 
 #[test]
 fn a_body_over_the_limit_is_413_however_it_is_framed() {
     let server = echo();
-    let lb = Lb::before(&server, "[limits]\nbody_bytes = \"10B\"\n");
+    let lb = Lb::in_front_of(&server, "[limits]\nbody_bytes = \"10B\"\n");
     let address = lb.address();
     let cases = [
         ("Content-Length: 10\r\n\r\n0123456789", 200),
@@ -172,32 +173,35 @@ fn a_body_over_the_limit_is_413_however_it_is_framed() {
     ];
     for (framing, status) in cases {
         let mut client = Client::connect(address);
-        let answer = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
-        assert_eq!(answer.status, status, "{framing}: {answer:?}");
+        let response = client.request(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}"));
+        assert_eq!(response.status, status, "{framing}: {response:?}");
         assert!(status == 200 || client.is_closed(), "{framing}");
     }
-    assert_eq!(server.requests().len(), 2, "what is too large reaches no server whole");
+    assert_eq!(server.requests().len(), 2, "no server gets a body over the limit");
 }
 
 #[test]
-fn an_answer_may_come_while_its_request_is_still_on_its_way() {
+fn a_response_may_arrive_during_its_request() {
     const LENGTH: usize = 20 << 20;
-    // Sends back what comes as it comes; neither waits for the other's end.
+    // Sends each byte back as it arrives.
     let server = Server::scripted(|mut stream, _| {
         if Request::read_head(&mut stream).is_some() {
-            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
             let mut writer = stream.get_ref().try_clone().expect("a socket");
-            std::io::copy(&mut stream.take(LENGTH as u64), &mut writer).expect("all of it");
+            std::io::copy(&mut stream.take(LENGTH as u64), &mut writer).expect("the whole body");
         }
     });
-    let lb = Lb::before(&server, "");
-    let body = content(LENGTH);
+    let lb = Lb::in_front_of(&server, "");
+    let (body, sent) = (&content(LENGTH), &AtomicUsize::new(0));
     let mut client = Client::connect(lb.address());
     let mut writer = client.socket();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        scope.spawn(move || {
             write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n").expect("sent");
-            writer.write_all(&body).expect("sent");
+            for piece in body.chunks(64 << 10) {
+                writer.write_all(piece).expect("sent");
+                sent.fetch_add(piece.len(), SeqCst);
+            }
         });
         assert_eq!(client.try_head().expect("a head").0, 200);
         let resident = || {
@@ -206,11 +210,17 @@ fn an_answer_may_come_while_its_request_is_still_on_its_way() {
             line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok())
         };
         let before = resident();
-        // A reader that is slow to begin: everybody before it has to wait, and to keep little.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Nobody reads yet, so the upload stalls once all buffers are full, and `lb` must not buffer more.
+        let (mut last, mut equal) = (0, 0);
+        eventually("the upload stalls", || {
+            let now = sent.load(SeqCst);
+            equal = if now == last { equal + 1 } else { 0 };
+            last = now;
+            (equal > 20).then_some(())
+        });
         if let (Some(before), Some(after)) = (before, resident()) {
             assert!(after < before + (8 << 10), "{before} KiB grew to {after}");
         }
-        assert!(client.read(LENGTH) == body, "it is what was sent");
+        assert!(client.read(LENGTH) == *body, "another body");
     });
 }

@@ -41,7 +41,7 @@ fn edits_and_health_changes_are_sent_as_they_happen() {
 #[test]
 fn a_stream_ends_with_the_process() {
     let server = Server::named("a");
-    let mut lb = Lb::before(&server, "");
+    let mut lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.admin);
     client.send("GET /api/events?figures=true HTTP/1.1\r\nHost: localhost\r\n\r\n");
     client.try_head().unwrap();

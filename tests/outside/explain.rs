@@ -1,4 +1,4 @@
-//! `lb explain`: who would answer a request, why, and why not the others.
+//! `lb explain`: which server would get a request, why, and why not the others.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn explain(lb: &Lb, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_request_is_explained_as_it_would_go() {
+fn a_request_is_explained_as_it_would_be_served() {
     let (up, down, off, none) = (Server::named("a"), Server::named("b"), Server::named("c"), Server::named("d"));
     down.set_healthy(false);
     let lb = Lb::start_file(&format!(
@@ -51,9 +51,9 @@ fn a_request_is_explained_as_it_would_go() {
     ] {
         assert!(ran.out.contains(part), "{part} in\n{}", ran.out);
     }
-    let told = explain(&lb, &["/v1", "--host", "api.example.com", "--json"]).json();
-    assert_eq!((&told["route"]["name"], &told["pool"]["name"]), (&json!("api"), &json!("api")));
-    let shares: Vec<&Value> = told["servers"].as_array().unwrap().iter().map(|server| &server["share"]).collect();
+    let explained = explain(&lb, &["/v1", "--host", "api.example.com", "--json"]).json();
+    assert_eq!((&explained["route"]["name"], &explained["pool"]["name"]), (&json!("api"), &json!("api")));
+    let shares: Vec<&Value> = explained["servers"].as_array().unwrap().iter().map(|server| &server["share"]).collect();
     assert_eq!(shares, [&json!(1.0), &json!(0.0), &json!(0.0), &json!(0.0)]);
 
     let ran = explain(&lb, &["http://www.example.com/x"]);
@@ -61,7 +61,7 @@ fn a_request_is_explained_as_it_would_go() {
 }
 
 #[test]
-fn what_nobody_would_answer_ends_with_1() {
+fn a_request_that_no_server_would_get_exits_with_1() {
     let server = Server::named("a");
     server.set_healthy(false);
     let lb = Lb::start_file(&format!("{PORTS}[health]\ninterval = \"50ms\"\n{ROUTES}{}", api(&server, "a", "")));
@@ -82,16 +82,17 @@ fn what_nobody_would_answer_ends_with_1() {
 
 #[test]
 fn without_a_balancer_the_file_alone_is_explained() {
-    let (server, nobody) = (Server::named("a"), Refusing::new());
+    let (server, refusing) = (Server::named("a"), Refusing::new());
     let lb = Lb::start_file(&format!("{PORTS}{ROUTES}{}", api(&server, "a", "")));
-    let (path, nobody) = (lb.path(), nobody.address.to_string());
-    let asked = ["explain", "/v1", "--host", "api.example.com", "--admin", &nobody, "--config", path.to_str().unwrap()];
-    let ran = run(&asked);
+    let (path, refusing) = (lb.path(), refusing.address.to_string());
+    let arguments =
+        ["explain", "/v1", "--host", "api.example.com", "--admin", &refusing, "--config", path.to_str().unwrap()];
+    let ran = run(&arguments);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
-    for part in ["alone, as no balancer answers at", "servers count as up", "route api", "100.0%"] {
+    for part in ["alone, as cannot reach a balancer at", "servers count as up", "route api", "100.0%"] {
         assert!(ran.out.contains(part), "{part} in\n{}", ran.out);
     }
     lb.edit_file("wieght = 1\n");
-    let ran = run(&asked);
+    let ran = run(&arguments);
     assert_eq!((ran.code, ran.out.contains("unknown key `wieght`")), (Some(1), true), "{ran:#?}");
 }

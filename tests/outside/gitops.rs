@@ -1,4 +1,4 @@
-//! The scripts of `examples/gitops`, run against a balancer; and commands that read standard input, as they use it.
+//! The scripts of `examples/gitops`, run against a balancer, and the commands that read standard input.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,10 +16,10 @@ fn file(server: &Server, weight: u32, more: &str) -> String {
     format!("{PORTS}{NO_CHECKS}{}{more}", servers(&[("a", server.address, weight)]))
 }
 
-/// One of the scripts, with `lb` on its path, and these programs in place of those that reach other machines.
-fn script(name: &str, others: &Path) -> Command {
+/// A script, with `lb` on its path and, before all others, the programs in `fakes`.
+fn script(name: &str, fakes: &Path) -> Command {
     let lb = Path::new(env!("CARGO_BIN_EXE_lb")).parent().unwrap();
-    let path = format!("{}:{}:{}", others.display(), lb.display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}:{}", fakes.display(), lb.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gitops").join(name));
     command.env("PATH", path).env("NO_COLOR", "1").env_remove("LB_CONFIG").env_remove("GITHUB_ACTIONS");
     command
@@ -35,8 +35,8 @@ fn run(mut command: Command) -> Ran {
     command.output().expect("it runs").into()
 }
 
-/// Runs `lb` with something on standard input.
-fn fed(arguments: &[&str], input: &str) -> Ran {
+/// Runs `lb` with `input` as its standard input.
+fn run_with_input(arguments: &[&str], input: &str) -> Ran {
     let mut command = command();
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -66,7 +66,7 @@ fn a_change_is_checked_and_planned_for_every_balancer() {
         assert!(ran.out.contains(part), "{part} in {}", ran.out);
     }
     assert!(check(&both, true).out.contains("::notice file="));
-    assert_eq!(check(&format!("{both} 127.0.0.1:1"), false).code, Some(2), "one cannot be asked");
+    assert_eq!(check(&format!("{both} 127.0.0.1:1"), false).code, Some(2), "one balancer is unreachable");
     fs::write(&path, file(&server, 2, "wieght = 1\n")).unwrap();
     let ran = check(&both, true);
     assert_eq!((ran.code, ran.out.lines().count()), (Some(1), 1), "{ran:#?}");
@@ -74,7 +74,7 @@ fn a_change_is_checked_and_planned_for_every_balancer() {
 }
 
 #[test]
-fn a_rollout_ends_when_all_serve_the_file_or_one_has_rejected_it() {
+fn a_rollout_ends_when_all_have_applied_the_file_or_one_has_rejected_it() {
     let server = Server::named("a");
     let lb = Lb::start_file(&file(&server, 1, ""));
     let directory = TempDir::new().unwrap();
@@ -104,7 +104,7 @@ fn a_rollout_in_kubernetes_asks_every_pod() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("lb.toml");
     fs::write(&path, file(&server, 5, "")).unwrap();
-    // What the kubelet does comes a little later; `exec` runs in the pod, whose file is the mounted one.
+    // The kubelet updates the mounted file a little later; `exec` runs in the pod.
     let place = lb.path().display().to_string();
     program(
         directory.path(),
@@ -130,36 +130,36 @@ fn a_rollout_in_kubernetes_asks_every_pod() {
 }
 
 #[test]
-fn a_file_may_come_on_standard_input() {
+fn a_file_can_be_read_from_standard_input() {
     let server = Server::named("a");
     let lb = Lb::start_file(&file(&server, 1, ""));
     let admin = lb.admin.to_string();
-    let ran = fed(&["check", "-"], &file(&server, 1, ""));
+    let ran = run_with_input(&["check", "-"], &file(&server, 1, ""));
     assert_eq!((ran.code, ran.out.starts_with("<stdin>: fine (1 server")), (Some(0), true), "{ran:#?}");
-    let ran = fed(&["check", "-", "--format", "json"], &file(&server, 1, "wieght = 1\n"));
-    let told = ran.json();
-    assert_eq!((ran.code, &told["file"], &told["fine"]), (Some(1), &json!("<stdin>"), &json!(false)));
-    assert_eq!(told["problems"][0]["message"], "unknown key `wieght` in [[server]]");
-    let ran = fed(&["plan", "-", "--admin", &admin], &file(&server, 3, ""));
+    let ran = run_with_input(&["check", "-", "--format", "json"], &file(&server, 1, "wieght = 1\n"));
+    let report = ran.json();
+    assert_eq!((ran.code, &report["file"], &report["fine"]), (Some(1), &json!("<stdin>"), &json!(false)));
+    assert_eq!(report["problems"][0]["message"], "unknown key `wieght` in [[server]]");
+    let ran = run_with_input(&["plan", "-", "--admin", &admin], &file(&server, 3, ""));
     assert_eq!((ran.code, ran.out.contains("weight 1 -> 3")), (Some(0), true), "{ran:#?}");
-    let ran = fed(&["wait", "-", "--targets", &admin], &file(&server, 1, ""));
+    let ran = run_with_input(&["wait", "-", "--targets", &admin], &file(&server, 1, ""));
     assert_eq!(ran.code, Some(0), "{ran:#?}");
 }
 
-/// What `lb check` tells a program is what the API tells of a rejected edit.
+/// `lb check` reports problems in the form of the API's record of a rejected edit.
 #[test]
 fn problems_have_one_shape_everywhere() {
     let server = Server::named("a");
     let lb = Lb::start_file(&file(&server, 1, ""));
     let before = lb.newest_reload();
     lb.edit_file(&file(&server, 1, "wieght = 1\nenabled = 1\n[limits]\nheaders = \"a%b,c:d\"\n"));
-    let told = lb.next_reload(&before)["problems"].clone();
-    assert_eq!(told.as_array().map(Vec::len), Some(3));
+    let problems = lb.next_reload(&before)["problems"].clone();
+    assert_eq!(problems.as_array().map(Vec::len), Some(3));
     let path = lb.path().display().to_string();
     let check = |format: &str| crate::support::lb::run(&["check", &path, "--format", format]);
-    assert_eq!(check("json").json()["problems"], told);
+    assert_eq!(check("json").json()["problems"], problems);
     let annotations = check("github").out;
-    for (line, problem) in annotations.lines().zip(told.as_array().unwrap()) {
+    for (line, problem) in annotations.lines().zip(problems.as_array().unwrap()) {
         let place = format!("::error file={path},line={},col={},endColumn=", problem["line"], problem["column"]);
         assert!(line.starts_with(&place), "{line}");
         let text = line.split_once(",title=lb check::").expect("a title").1;
@@ -167,5 +167,5 @@ fn problems_have_one_shape_everywhere() {
         let expected: Vec<String> = words.map(|words| words.replace('%', "%25")).collect();
         assert_eq!(text, expected.join("%0A"));
     }
-    assert_eq!(annotations.lines().count(), 3, "one line each: {annotations}");
+    assert_eq!(annotations.lines().count(), 3, "one line for each problem: {annotations}");
 }

@@ -1,4 +1,4 @@
-//! Every key of the file but one takes effect while `lb` runs.
+//! Every key of the file but one takes effect without a restart.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::client::{Answer, Client, get};
+use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, servers};
 use crate::support::servers::{Gate, Server};
 
 const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
-/// A balancer of one server, whose file is edited between the checks.
+/// A balancer with one server, whose file is edited between the checks.
 struct Scene {
     lb: Lb,
     server: Server,
@@ -28,7 +28,7 @@ impl Scene {
         Self { lb, server, gate }
     }
 
-    /// The file with `more` in it, in force.
+    /// Applies the file with `more` in it.
     #[track_caller]
     fn with(&self, more: &str) {
         self.lb.apply(&format!("{NO_CHECKS}{more}\n{}", servers(&[("a", self.server.address, 1)])));
@@ -38,34 +38,34 @@ impl Scene {
         Client::connect(self.lb.address())
     }
 
-    fn answer(&self, request: &str) -> Answer {
+    fn response(&self, request: &str) -> Response {
         self.client().request(request)
     }
 }
 
-/// The address of the listener of that name.
+/// The address of the listener with that name.
 fn listener(lb: &Lb, name: &str) -> Option<SocketAddr> {
     let listeners = lb.api("/api/listeners");
-    let found = listeners["listeners"].as_array()?.iter().find(|listener| listener["name"] == name)?;
-    found["address"].as_str()?.parse().ok()
+    let listener = listeners["listeners"].as_array()?.iter().find(|listener| listener["name"] == name)?;
+    listener["address"].as_str()?.parse().ok()
 }
 
 #[test]
 fn limits() {
     let scene = Scene::new();
-    let fields = "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n";
+    let headers = "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n";
     let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12345";
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(20_000));
     for (more, request, status) in [
-        ("[limits]\nheaders = 3", fields, 431),
-        ("[limits]\nheaders = 4", fields, 200),
+        ("[limits]\nheaders = 3", headers, 431),
+        ("[limits]\nheaders = 4", headers, 200),
         ("[limits]\nbody_bytes = \"4B\"", post, 413),
         ("[limits]\nbody_bytes = \"5B\"", post, 200),
         ("[limits]\nheader_bytes = \"10KiB\"", &long, 431),
         ("[limits]\nheader_bytes = \"30KiB\"", &long, 200),
     ] {
         scene.with(more);
-        assert_eq!(scene.answer(request).status, status, "{more}");
+        assert_eq!(scene.response(request).status, status, "{more}");
     }
     scene.with("[limits]\nconnections = 1");
     let mut first = scene.client();
@@ -76,7 +76,7 @@ fn limits() {
     assert_eq!(first.get("/").status, 200);
     assert_eq!(scene.server.requests().len(), before + 1, "the second client has to wait");
     scene.with("[limits]\nconnections = 2");
-    assert_eq!(second.answer().status, 200);
+    assert_eq!(second.response().status, 200);
 }
 
 #[test]
@@ -90,17 +90,17 @@ fn timeouts() {
     assert_eq!(idle.get("/").status, 200);
     assert!(idle.is_closed());
     scene.with("[timeouts]\nresponse_header = \"100ms\"");
-    assert_eq!(scene.answer("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 504);
+    assert_eq!(scene.response("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 504);
     scene.with("[timeouts]\nbody_idle = \"100ms\"");
-    let mut stalls = scene.client();
-    stalls.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1");
-    match stalls.try_answer() {
-        Ok(answer) => assert!(answer.status == 408 && !answer.is_kept(), "{answer:?}"),
-        Err(_) => assert!(stalls.is_closed()),
+    let mut stalled = scene.client();
+    stalled.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1");
+    match stalled.try_response() {
+        Ok(response) => assert!(response.status == 408 && !response.keeps_alive(), "{response:?}"),
+        Err(_) => assert!(stalled.is_closed()),
     }
     scene.gate.open();
     scene.with("");
-    assert_eq!(scene.answer("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    assert_eq!(scene.response("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
 }
 
 #[test]
@@ -116,10 +116,10 @@ fn the_log() {
     scene.with("[log]\nlevel = \"error\"");
     scene.with("[log]\nlevel = \"info\"\naccess = false");
     newest("generation=5");
-    assert!(!scene.lb.stderr().iter().any(|line| line.contains("generation=4")), "that was no error");
-    scene.answer("GET /unseen HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(!scene.lb.stderr().iter().any(|line| line.contains("generation=4")), "an applied edit is no error");
+    scene.response("GET /unseen HTTP/1.1\r\nHost: a\r\n\r\n");
     scene.with("[log]\naccess = true");
-    scene.answer("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
+    scene.response("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the second is in the access log", || {
         scene.lb.stdout().iter().any(|line| line.contains("/seen")).then_some(())
     });
@@ -141,13 +141,13 @@ fn the_admin_address() {
     let old = scene.lb.admin;
     let moved = PORTS.replace("[admin]\naddress = \"127.0.0.1:0\"", "[admin]\naddress = \"127.0.0.2:0\"");
     scene.lb.edit_file(&format!("{moved}{config}"));
-    let line = eventually("it moves", || {
+    let line = eventually("the admin address has moved", || {
         scene.lb.stderr().into_iter().find(|line| line.contains("admin address") && line.contains("127.0.0.2:"))
     });
     let address = line.split("address=").nth(1).expect("an address").parse().expect("an address");
     scene.lb.admin = address;
     assert_eq!(scene.lb.generation(), 3);
-    eventually("the old one is closed", || TcpStream::connect_timeout(&old, Duration::from_secs(1)).err());
+    eventually("the old address is closed", || TcpStream::connect_timeout(&old, Duration::from_secs(1)).err());
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn listeners() {
     let pool = servers(&[("a", scene.server.address, 1)]);
     let table = |address: &str, name: &str| format!("[[listener]]\naddress = \"{address}:0\"\nname = \"{name}\"\n");
     let main = scene.lb.address();
-    let mut kept = Client::connect(main);
-    assert_eq!(kept.get("/").text(), "a");
+    let mut first = Client::connect(main);
+    assert_eq!(first.get("/").text(), "a");
 
     scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.2", "second")));
     let second = listener(&scene.lb, "second").expect("a second listener");
@@ -166,25 +166,26 @@ fn listeners() {
 
     scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.2", "renamed")));
     assert_eq!(listener(&scene.lb, "renamed"), Some(second), "the same socket");
-    assert!(of_second.get("/").is_kept());
+    assert!(of_second.get("/").keeps_alive());
 
     scene.lb.apply(&format!("{NO_CHECKS}{}{pool}", table("127.0.0.3", "renamed")));
     let third = listener(&scene.lb, "renamed").expect("a third listener");
     assert_eq!((get(third, "/").text(), third.ip().to_string()), ("a".into(), "127.0.0.3".into()));
-    eventually("the old one takes no clients", || TcpStream::connect_timeout(&second, Duration::from_secs(2)).err());
+    eventually("the old one accepts no clients", || TcpStream::connect_timeout(&second, Duration::from_secs(2)).err());
     let last = of_second.get("/");
-    assert_eq!((last.text().as_str(), last.is_kept()), ("a", false), "its client is told to go");
+    assert_eq!((last.text().as_str(), last.keeps_alive()), ("a", false), "its client is asked to leave");
     drop(of_second);
     eventually("it is gone", || (scene.lb.api("/api/listeners")["listeners"].as_array()?.len() == 2).then_some(()));
 
     scene.lb.apply(&format!("{NO_CHECKS}{pool}"));
     eventually("the third is closed", || TcpStream::connect_timeout(&third, Duration::from_secs(2)).err());
-    let answer = kept.get("/");
-    assert_eq!((answer.text().as_str(), answer.is_kept()), ("a", true), "of all this the first saw nothing");
+    let response = first.get("/");
+    assert_eq!((response.text().as_str(), response.keeps_alive()), ("a", true), "the first connection is not affected");
 }
 
+// Case: port-taken
 #[test]
-fn a_listener_may_follow_one_that_it_overlaps_with() {
+fn a_listener_can_replace_one_that_it_overlaps_with() {
     let scene = Scene::new();
     let pool = servers(&[("a", scene.server.address, 1)]);
     // A port that is free now.
@@ -200,7 +201,7 @@ fn a_listener_may_follow_one_that_it_overlaps_with() {
     other.edit(&at("127.0.0.1"));
     let reload = other.next_reload(&before);
     let hint = reload["problems"][0]["hint"].as_str().unwrap();
-    assert!(hint.contains(&format!("port {free} is taken")), "no two processes share it: {reload:#}");
+    assert!(hint.contains(&format!("port {free} is taken")), "another process has it: {reload:#}");
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn routes_balance_retries_and_sticky_cookies() {
     lb.apply(&format!("{NO_CHECKS}[balance]\nalgorithm = \"round-robin\"\n{both}"));
     assert_eq!(of_ten(), 5);
     lb.apply(&format!("{NO_CHECKS}[balance]\nsticky = {{ cookie = \"who\" }}\n{both}"));
-    let cookie = get(lb.address(), "/").field("set-cookie").map(str::to_owned);
+    let cookie = get(lb.address(), "/").header("set-cookie").map(str::to_owned);
     assert!(cookie.is_some_and(|cookie| cookie.starts_with("who=")));
 
     let pool = format!("[[pool.b.server]]\nname = \"b\"\naddress = \"{}\"\n", b.address);
@@ -250,7 +251,9 @@ fn the_health_rule() {
     lb.apply(&config("expect = \"503\"\nrise = 1\n"));
     lb.server_is("a", "up");
     lb.apply(&config("path = \"/alive\"\n"));
-    eventually("it asks there", || server.requests().iter().any(|request| request.path() == "/alive").then_some(()));
+    eventually("it is checked there", || {
+        server.requests().iter().any(|request| request.path() == "/alive").then_some(())
+    });
     lb.apply(&config("").replace("interval = \"50ms\"\nfall = 1", "kind = \"none\""));
     lb.server_is("a", "up");
 }
@@ -260,7 +263,7 @@ fn trusted_proxies_and_tracing() {
     let scene = Scene::new();
     let collector = Server::named("zipkin");
     let ask = || {
-        scene.answer("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
+        scene.response("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
         scene.server.requests().pop().expect("a request")
     };
     assert!(!ask().values("x-forwarded-for").concat().contains("192.0.2.7"));
@@ -272,7 +275,7 @@ fn trusted_proxies_and_tracing() {
     for service in ["first", "second"] {
         scene.with(&format!("{zipkin}service = \"{service}\""));
         assert!(ask().values("traceparent")[0].ends_with("-01"));
-        eventually("spans come under that name", || {
+        eventually("spans have that name", || {
             let bodies = collector.requests().into_iter().map(|request| request.body);
             let mut texts = bodies.map(|body| String::from_utf8_lossy(&body).into_owned());
             texts.find(|text| text.contains(&format!("\"serviceName\":\"{service}\"")))
@@ -288,7 +291,7 @@ fn the_rules_of_reloading() {
     assert_eq!(scene.lb.api("/api/reloads")["reloads"].as_array().map(Vec::len), Some(3));
     scene.with("[reload]\nhistory = 2");
     assert_eq!(scene.lb.api("/api/reloads")["reloads"].as_array().map(Vec::len), Some(2));
-    // From here on nothing that is written in place is read, until what is renamed says otherwise.
+    // With these settings an edit in place is not read; a renamed file is.
     let never = "[reload]\nquiet = \"1h\"\npoll = \"0s\"";
     scene.with(never);
     let text = fs::read_to_string(scene.lb.path()).unwrap();
@@ -297,11 +300,11 @@ fn the_rules_of_reloading() {
     assert_eq!(scene.lb.server("a")["weight"], 1);
     let text = fs::read_to_string(scene.lb.path()).unwrap();
     fs::write(scene.lb.path(), text.replace("weight = 1", "weight = 6")).unwrap();
-    eventually("the new pace holds", || (scene.lb.server("a")["weight"] == 6).then_some(()));
+    eventually("the edit in place is read", || (scene.lb.server("a")["weight"] == 6).then_some(()));
 }
 
 #[test]
-fn the_number_of_workers_waits_for_the_next_start_and_says_so() {
+fn a_new_number_of_workers_takes_effect_at_the_next_start_and_a_warning_says_so() {
     let scene = Scene::new();
     scene.with("[proxy]\nworkers = 3");
     let reload = scene.lb.newest_reload();
@@ -311,5 +314,5 @@ fn the_number_of_workers_waits_for_the_next_start_and_says_so() {
             |line: &String| line.contains("WARN") && line.contains("proxy.workers") && line.contains("next start");
         scene.lb.stderr().iter().any(warns).then_some(())
     });
-    assert_eq!(scene.answer("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    assert_eq!(scene.response("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
 }

@@ -1,4 +1,4 @@
-//! The last good configuration is kept, and a start with a bad file or none falls back to it.
+//! The last good copy: it is saved, and a start with an invalid or missing file falls back to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ impl Scene {
         self.root.path().join(name)
     }
 
-    /// A good file whose only server has that weight.
+    /// A good file whose only server has this weight.
     fn good(&self, weight: u32) -> String {
         let rules = format!("[health]\nkind = \"none\"\n[reload]\nstate_dir = \"{}\"\n", self.place("state").display());
         format!("{PORTS}{rules}{}", servers(&[("a", self.server.address, weight)]))
@@ -43,7 +43,7 @@ impl Scene {
         Lb::start_as(command, TempDir::new().unwrap(), self.place("lb.toml"))
     }
 
-    /// Starts and does not come up.
+    /// Starts, and asserts that the start fails.
     fn fails(&self) -> Output {
         let output = command().arg("--config").arg(self.place("lb.toml")).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
@@ -51,15 +51,15 @@ impl Scene {
     }
 
     #[track_caller]
-    fn keeps(&self, words: &str) {
-        eventually("it is kept", || {
-            fs::read_to_string(self.place("state/last_good.json")).ok().filter(|kept| kept.contains(words))
+    fn is_saved(&self, words: &str) {
+        eventually("the copy is saved", || {
+            fs::read_to_string(self.place("state/last_good.json")).ok().filter(|copy| copy.contains(words))
         });
     }
 }
 
 #[track_caller]
-fn fell_back(lb: &Lb, weight: u32, problem: &str) {
+fn assert_fell_back(lb: &Lb, weight: u32, problem: &str) {
     assert_eq!((get(lb.address(), "/").text().as_str(), &lb.server("a")["weight"]), ("a", &json!(weight)));
     assert_eq!(lb.api("/ready"), json!({ "generation": 1, "status": "ready", "config": "last_good" }));
     assert_eq!(lb.api("/api/config")["state"], "last_good");
@@ -69,91 +69,91 @@ fn fell_back(lb: &Lb, weight: u32, problem: &str) {
     assert_eq!(outcomes, ["rejected", "applied"]);
     let message = reloads["reloads"][0]["problems"][0]["message"].as_str().unwrap();
     assert!(message.contains(problem), "{message}");
-    let loud = |line: &String| line.contains("ERROR") && line.contains("started with the last good one");
-    assert!(lb.stderr().iter().any(loud), "{:#?}", lb.stderr());
+    let is_error = |line: &String| line.contains("ERROR") && line.contains("started with the last good one");
+    assert!(lb.stderr().iter().any(is_error), "{:#?}", lb.stderr());
 }
 
 #[test]
-fn a_start_with_a_bad_file_falls_back_and_goes_on_when_it_is_mended() {
+fn a_start_with_a_bad_file_falls_back_until_it_is_corrected() {
     let scene = Scene::new();
     scene.write(&scene.good(1));
     let lb = scene.start(&[]);
-    scene.keeps("weight = 1");
+    scene.is_saved("weight = 1");
     scene.write(&scene.good(2));
-    scene.keeps("weight = 2");
+    scene.is_saved("weight = 2");
     let before = lb.newest_reload();
     scene.write(&(scene.good(3) + "wieght = 1\n"));
     assert_eq!(lb.next_reload(&before)["outcome"], "rejected");
     drop(lb);
-    scene.keeps("weight = 2");
+    scene.is_saved("weight = 2");
 
     let lb = scene.start(&[]);
-    fell_back(&lb, 2, "wieght");
+    assert_fell_back(&lb, 2, "wieght");
     let before = lb.newest_reload();
     scene.write(&scene.good(4));
-    let mended = lb.next_reload(&before);
-    assert_eq!((&mended["outcome"], &mended["generation"]), (&json!("applied"), &json!(2)));
-    assert_eq!(mended["changes"], json!(["server default/a: weight 2 -> 4"]));
+    let corrected = lb.next_reload(&before);
+    assert_eq!((&corrected["outcome"], &corrected["generation"]), (&json!("applied"), &json!(2)));
+    assert_eq!(corrected["changes"], json!(["server default/a: weight 2 -> 4"]));
     assert_eq!(lb.api("/ready")["config"], "current");
-    scene.keeps("weight = 4");
+    scene.is_saved("weight = 4");
 }
 
 #[test]
-fn a_start_without_a_file_falls_back_where_the_environment_says() {
+fn a_start_without_a_file_falls_back_to_the_copy_in_lb_state_dir() {
     let scene = Scene::new();
     scene.write(&scene.good(1).replace("state_dir", "# state_dir"));
     let state = scene.place("state");
     let environment = [("LB_STATE_DIR", state.as_path())];
     let lb = scene.start(&environment);
-    scene.keeps("weight = 1");
+    scene.is_saved("weight = 1");
     drop(lb);
     fs::remove_file(scene.place("lb.toml")).unwrap();
     assert!(String::from_utf8_lossy(&scene.fails().stderr).contains("no such file"));
     let lb = scene.start(&environment);
-    fell_back(&lb, 1, "no such file");
+    assert_fell_back(&lb, 1, "no such file");
     let before = lb.newest_reload();
     scene.write(&scene.good(1).replace("state_dir", "# state_dir"));
-    assert_eq!(lb.next_reload(&before)["outcome"], "unchanged", "it is what is in force");
+    assert_eq!(lb.next_reload(&before)["outcome"], "unchanged", "the file is the one that is applied");
     assert_eq!(lb.api("/api/config")["state"], "current");
 }
 
 #[test]
-fn included_files_are_kept_with_it() {
+fn included_files_are_part_of_the_copy() {
     let scene = Scene::new();
     fs::create_dir(scene.place("conf.d")).unwrap();
     fs::write(scene.place("conf.d/b.toml"), servers(&[("b", scene.server.address, 7)])).unwrap();
     scene.write(&format!("include = [\"conf.d/*.toml\"]\n{}", scene.good(1)));
     let lb = scene.start(&[]);
-    scene.keeps("weight = 7");
+    scene.is_saved("weight = 7");
     let hash = lb.api("/api/config")["hash"].clone();
     drop(lb);
     fs::write(scene.place("conf.d/b.toml"), "half of").unwrap();
     let lb = scene.start(&[]);
-    fell_back(&lb, 1, "");
+    assert_fell_back(&lb, 1, "");
     assert_eq!((&lb.server("b")["weight"], &lb.api("/api/config")["hash"]), (&json!(7), &hash));
 }
 
 #[test]
-fn what_cannot_be_used_is_said_and_nothing_is_started() {
+fn an_unusable_copy_is_reported_and_nothing_starts() {
     let scene = Scene::new();
     scene.write(&(scene.good(1) + "wieght = 1\n"));
-    let nothing_kept = scene.fails();
-    assert!(!String::from_utf8_lossy(&nothing_kept.stderr).contains("last good"));
+    let without_copy = scene.fails();
+    assert!(!String::from_utf8_lossy(&without_copy.stderr).contains("last good"));
     fs::create_dir(scene.place("state")).unwrap();
-    for kept in ["{", "{\"of\":\"/elsewhere/lb.toml\",\"files\":[]}"] {
-        fs::write(scene.place("state/last_good.json"), kept).unwrap();
+    for copy in ["{", "{\"of\":\"/elsewhere/lb.toml\",\"files\":[]}"] {
+        fs::write(scene.place("state/last_good.json"), copy).unwrap();
         let text = String::from_utf8(scene.fails().stderr).unwrap();
         assert!(text.contains("wieght") && text.contains("the last good configuration cannot be used"), "{text}");
     }
 }
 
 #[test]
-fn where_nothing_can_be_kept_the_log_says_so_and_all_goes_on() {
+fn a_copy_that_cannot_be_saved_is_logged_and_costs_nothing() {
     let scene = Scene::new();
     fs::write(scene.place("state"), "in the way").unwrap();
     scene.write(&scene.good(1));
     let lb = scene.start(&[]);
-    let told = |line: &String| line.contains("ERROR") && line.contains("cannot be kept");
-    eventually("the log tells", || lb.stderr().iter().any(told).then_some(()));
+    let is_logged = |line: &String| line.contains("ERROR") && line.contains("cannot be kept");
+    eventually("it is logged", || lb.stderr().iter().any(is_logged).then_some(()));
     assert_eq!(get(lb.address(), "/").text(), "a");
 }

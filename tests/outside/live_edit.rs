@@ -1,5 +1,5 @@
-//! A storm of edits under load: nothing that a client asks fails, no socket ends early, and nothing is
-//! left behind, whatever is done to the file meanwhile.
+//! A storm of edits under load: no request fails, no socket closes early, and nothing leaks, whatever happens to the
+//! file meanwhile.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,60 +8,60 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::lb::{Lb, PORTS};
-use crate::support::servers::{Request, Server, answer};
+use crate::support::servers::{Request, Server, respond};
 use crate::support::{DEADLINE, eventually};
 
-/// Says for how many seconds the storm lasts.
+/// The environment variable for the length of the storm, in seconds.
 const SECONDS: &str = "LB_STORM_SECONDS";
-/// Before what is measured: every kind of work was done once, and the record of reloads is full.
+/// The part before the measurement: all kinds of work have been done, and the record of reloads is full.
 const WARM_UP: Duration = Duration::from_secs(6);
-/// Between two edits.
+/// The pause between two edits.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two requests of a client: other tests run beside this one, and measure time.
-const BREATH: Duration = Duration::from_millis(2);
-/// Edits a second that are a storm all the same: a busy machine takes longer for them.
+/// The pause between two requests of a client, which leaves time for the tests beside this one.
+const REQUEST_PAUSE: Duration = Duration::from_millis(2);
+/// Edits a second that are still a storm, on a busy machine.
 const ENOUGH: f64 = 6.0;
 const BIG: usize = 1 << 20;
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-/// What the clients found.
+/// The results of the clients.
 #[derive(Debug, Default)]
 struct Tally {
-    over: AtomicBool,
-    answered: AtomicUsize,
-    echoed: AtomicUsize,
+    done: AtomicBool,
+    responses: AtomicUsize,
+    echoes: AtomicUsize,
     failures: Mutex<Vec<String>>,
 }
 
 impl Tally {
-    fn go_on(&self) -> bool {
-        !self.over.load(SeqCst)
+    fn is_running(&self) -> bool {
+        !self.done.load(SeqCst)
     }
 
-    /// Takes note of an answer. Whether the connection takes another request.
-    fn note(&self, who: &str, answer: io::Result<Answer>) -> bool {
-        match answer {
-            Ok(answer) if answer.status == 200 && answer.text().starts_with("server") => {
-                self.answered.fetch_add(1, SeqCst);
-                answer.is_kept()
+    /// Counts a response. Returns whether the connection stays open.
+    fn count(&self, client: &str, response: io::Result<Response>) -> bool {
+        match response {
+            Ok(response) if response.status == 200 && response.text().starts_with("server") => {
+                self.responses.fetch_add(1, SeqCst);
+                response.keeps_alive()
             }
             other => {
-                self.fail(format!("{who}: {other:?}"));
+                self.fail(format!("{client}: {other:?}"));
                 false
             }
         }
     }
 
-    fn fail(&self, how: String) {
-        self.failures.lock().unwrap().push(how);
+    fn fail(&self, failure: String) {
+        self.failures.lock().unwrap().push(failure);
     }
 }
 
-/// Answers with its name, `/big` with a megabyte that begins with it; a request's body is counted. On
-/// `/chat` it says its name and sends back what comes.
+/// Responds with its name and the length of the request's body, or to `/big` with its name and a megabyte. On `/chat`
+/// it sends its name, and then every byte back.
 fn serve(name: &str, mut stream: BufReader<TcpStream>) {
     while let Some(request) = Request::read(&mut stream) {
         let body = match request.path() {
@@ -69,19 +69,19 @@ fn serve(name: &str, mut stream: BufReader<TcpStream>) {
             "/big" => format!("{name}{}", " ".repeat(BIG - name.len())),
             _ => format!("{name} {}", request.body.len()),
         };
-        answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     }
 }
 
 fn echo(name: &str, stream: &mut BufReader<TcpStream>) {
-    answer(stream, format!("{SWITCH}{name}\n"));
+    respond(stream, format!("{SWITCH}{name}\n"));
     let mut bytes = [0; 64];
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
-        answer(stream, &bytes[..count]);
+        respond(stream, &bytes[..count]);
     }
 }
 
-/// A client's end of a tunnel.
+/// The client's end of a tunnel.
 struct Tunnel {
     stream: BufReader<TcpStream>,
     server: String,
@@ -111,14 +111,14 @@ impl Tunnel {
         let mut back = [0; 4];
         self.stream.get_mut().write_all(b"ping")?;
         self.stream.read_exact(&mut back)?;
-        if &back == b"ping" { Ok(()) } else { Err(io::Error::other("something else came back")) }
+        if &back == b"ping" { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
     }
 }
 
-/// Holds tunnels, and opens another for one that ends. Those to the server that is always there stay open.
+/// Keeps eight tunnels open, and replaces those that end. Those to the server that is never removed must not end.
 fn chat(tally: &Tally, address: SocketAddr) {
     let mut tunnels = Vec::new();
-    while tally.go_on() {
+    while tally.is_running() {
         while tunnels.len() < 8 {
             match Tunnel::open(address) {
                 Ok(tunnel) => tunnels.push(tunnel),
@@ -127,7 +127,7 @@ fn chat(tally: &Tally, address: SocketAddr) {
         }
         tunnels.retain_mut(|tunnel| match tunnel.echo() {
             Ok(()) => {
-                tally.echoed.fetch_add(1, SeqCst);
+                tally.echoes.fetch_add(1, SeqCst);
                 true
             }
             Err(error) => {
@@ -141,65 +141,69 @@ fn chat(tally: &Tally, address: SocketAddr) {
     }
 }
 
-/// Moves a megabyte up, then one down, again and again on one connection as long as that is kept.
-fn move_much(tally: &Tally, address: SocketAddr) {
+/// Sends a megabyte and receives one, in turn, on one connection for as long as it stays open.
+fn transfer(tally: &Tally, address: SocketAddr) {
     let upload = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BIG}\r\n\r\n{}", " ".repeat(BIG));
     let mut client = None;
     for turn in 0.. {
-        if !tally.go_on() {
+        if !tally.is_running() {
             return;
         }
-        let asked = client.take().map_or_else(|| Client::try_connect(address), Ok).and_then(|mut client| {
-            let (answer, whole) = if turn % 2 == 0 {
+        let result = client.take().map_or_else(|| Client::try_connect(address), Ok).and_then(|mut client| {
+            let (response, is_complete) = if turn % 2 == 0 {
                 client.socket().write_all(upload.as_bytes())?;
-                let answer = client.try_answer()?;
-                let whole = answer.text().ends_with(&format!(" {BIG}"));
-                (answer, whole)
+                let response = client.try_response()?;
+                let is_complete = response.text().ends_with(&format!(" {BIG}"));
+                (response, is_complete)
             } else {
-                let answer = client.try_get("/big")?;
-                let whole = answer.body.len() == BIG;
-                (answer, whole)
+                let response = client.try_get("/big")?;
+                let is_complete = response.body.len() == BIG;
+                (response, is_complete)
             };
-            if whole { Ok((client, answer)) } else { Err(io::Error::other(format!("not all: {answer:.100?}"))) }
+            if is_complete {
+                Ok((client, response))
+            } else {
+                Err(io::Error::other(format!("incomplete: {response:.100?}")))
+            }
         });
-        match asked {
-            Ok((connected, answer)) => client = tally.note("big", Ok(answer)).then_some(connected),
+        match result {
+            Ok((connected, response)) => client = tally.count("big", Ok(response)).then_some(connected),
             Err(error) => tally.fail(format!("big: {error}")),
         }
-        std::thread::sleep(5 * BREATH);
+        std::thread::sleep(5 * REQUEST_PAUSE);
     }
 }
 
-/// Asks again and again on one connection, and on a new one only when it is told to.
-fn keep_asking(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client>) {
+/// Sends requests on one connection, and on a new one only if a response closes it.
+fn request_on_one(tally: &Tally, name: &str, connect: impl Fn() -> io::Result<Client>) {
     let mut client = None;
-    while tally.go_on() {
+    while tally.is_running() {
         match client.take().map_or_else(&connect, Ok) {
             Ok(mut connected) => {
-                let answer = connected.try_get("/");
-                client = tally.note(who, answer).then_some(connected);
+                let response = connected.try_get("/");
+                client = tally.count(name, response).then_some(connected);
             }
-            Err(error) => drop(tally.note(who, Err(error))),
+            Err(error) => drop(tally.count(name, Err(error))),
         }
-        std::thread::sleep(BREATH);
+        std::thread::sleep(REQUEST_PAUSE);
     }
 }
 
-/// Asks once on each of many connections.
-fn ask_anew(tally: &Tally, who: &str, connect: impl Fn() -> io::Result<Client>) {
-    while tally.go_on() {
-        let answer = connect().and_then(|mut client| client.try_get("/"));
-        tally.note(who, answer);
-        std::thread::sleep(BREATH);
+/// Sends each request on a new connection.
+fn request_on_new(tally: &Tally, name: &str, connect: impl Fn() -> io::Result<Client>) {
+    while tally.is_running() {
+        let response = connect().and_then(|mut client| client.try_get("/"));
+        tally.count(name, response);
+        std::thread::sleep(REQUEST_PAUSE);
     }
 }
 
-/// A connection to the listener that moves. One that refuses has moved on: it is looked up anew.
+/// Connects to the listener that moves. If it refuses, it has moved, and its address is looked up again.
 fn connect_to_moving(lb: &Lb) -> io::Result<Client> {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         match Client::try_connect(moving(lb)) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && begin.elapsed().as_secs() < 10 => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && start.elapsed().as_secs() < 10 => {}
             connected => return connected,
         }
     }
@@ -207,18 +211,18 @@ fn connect_to_moving(lb: &Lb) -> io::Result<Client> {
 
 fn moving(lb: &Lb) -> SocketAddr {
     let listeners = lb.api("/api/listeners");
-    let found = listeners["listeners"].as_array().unwrap().iter().find(|listener| listener["name"] == "moving");
-    found.expect("it is always there")["address"].as_str().unwrap().parse().unwrap()
+    let listener = listeners["listeners"].as_array().unwrap().iter().find(|listener| listener["name"] == "moving");
+    listener.expect("a listener")["address"].as_str().unwrap().parse().unwrap()
 }
 
-/// The file at one step: each of the parts changes at a pace of its own.
+/// The file at one step. Each part changes at a different pace.
 fn file(step: usize, servers: &[Server; 4]) -> String {
-    // Back where it was now so soon that it is not closed yet, now later.
+    // It returns to an address before that is closed, and later too.
     let second = [2, 3, 2, 4, 5][step / 3 % 5];
     let mut file = format!("[[listener]]\naddress = \"127.0.0.{second}:0\"\nname = \"moving\"\n{PORTS}");
     file += "[health]\ninterval = \"200ms\"\n";
     for (number, server) in servers.iter().enumerate() {
-        // The first is always there, so that there is one to go to.
+        // The first is never removed.
         let removed = number > 0 && (step + number).is_multiple_of(4);
         let enabled = number == 0 || !(step / 2 + number).is_multiple_of(3);
         if !removed {
@@ -231,11 +235,11 @@ fn file(step: usize, servers: &[Server; 4]) -> String {
     file
 }
 
-/// Edits the file for so long, under load of which nothing may fail.
+/// Edits the file under load for `time`, and asserts that nothing fails.
 fn storm(lb: &Lb, servers: &[Server; 4], time: Duration) {
     lb.edit_file(&file(0, servers));
     lb.server_is("server0", "up");
-    eventually("nobody else answers", || (lb.ask("/api/servers/last").status == 404).then_some(()));
+    eventually("the other server is gone", || (lb.ask("/api/servers/last").status == 404).then_some(()));
     let main = main_address(lb);
     let before = [applied(lb), rejected(lb)];
     let tally = Tally::default();
@@ -243,19 +247,19 @@ fn storm(lb: &Lb, servers: &[Server; 4], time: Duration) {
     std::thread::scope(|scope| {
         let tally = &tally;
         for _ in 0..4 {
-            scope.spawn(move || keep_asking(tally, "kept", || Client::try_connect(main)));
+            scope.spawn(move || request_on_one(tally, "one connection", || Client::try_connect(main)));
         }
         for _ in 0..2 {
-            scope.spawn(move || keep_asking(tally, "kept, moving", || connect_to_moving(lb)));
+            scope.spawn(move || request_on_one(tally, "one connection, moving", || connect_to_moving(lb)));
         }
-        scope.spawn(move || ask_anew(tally, "new", || Client::try_connect(main)));
-        scope.spawn(move || ask_anew(tally, "new, moving", || connect_to_moving(lb)));
-        scope.spawn(move || move_much(tally, main));
+        scope.spawn(move || request_on_new(tally, "new", || Client::try_connect(main)));
+        scope.spawn(move || request_on_new(tally, "new, moving", || connect_to_moving(lb)));
+        scope.spawn(move || transfer(tally, main));
         scope.spawn(move || chat(tally, main));
-        let begin = Instant::now();
+        let start = Instant::now();
         for step in 1.. {
             let enough = applied(lb) - before[0] >= ENOUGH * time.as_secs_f64();
-            if begin.elapsed() > 5 * time || (begin.elapsed() > time && enough) {
+            if start.elapsed() > 5 * time || (start.elapsed() > time && enough) {
                 break;
             }
             let mut text = file(step, servers);
@@ -271,15 +275,17 @@ fn storm(lb: &Lb, servers: &[Server; 4], time: Duration) {
             }
             std::thread::sleep(PAUSE);
         }
-        tally.over.store(true, SeqCst);
+        tally.done.store(true, SeqCst);
     });
     let (applied, rejected) = (applied(lb) - before[0], rejected(lb) - before[1]);
-    let (answered, echoed) = (tally.answered.load(SeqCst), tally.echoed.load(SeqCst));
-    eprintln!("{answered} answers, {echoed} echoes; {applied} edits applied, {rejected} of {broken} bad ones rejected");
+    let (responses, echoes) = (tally.responses.load(SeqCst), tally.echoes.load(SeqCst));
+    eprintln!(
+        "{responses} responses, {echoes} echoes; {applied} edits applied, {rejected} of {broken} bad ones rejected"
+    );
     let failures = tally.failures.lock().unwrap();
     assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(10)]);
     assert!(applied >= ENOUGH * time.as_secs_f64() && rejected >= 3.0, "{applied} applied, {rejected} rejected");
-    assert!(answered > 200 && echoed > 50, "{answered} answers and {echoed} echoes are no load");
+    assert!(responses > 200 && echoes > 50, "{responses} responses and {echoes} echoes are no load");
 }
 
 fn applied(lb: &Lb) -> f64 {
@@ -290,16 +296,16 @@ fn rejected(lb: &Lb) -> f64 {
     lb.metric("lb_reloads_total{result=\"rejected\"}").unwrap_or(0.0)
 }
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Debug, Clone, Copy)]
-struct Holdings {
+struct Resources {
     descriptors: u64,
     threads: u64,
     /// Resident memory in KiB.
     memory: u64,
 }
 
-impl Holdings {
+impl Resources {
     fn of(lb: &Lb) -> Self {
         let place = format!("/proc/{}", lb.pid());
         let status = fs::read_to_string(format!("{place}/status")).unwrap();
@@ -311,16 +317,16 @@ impl Holdings {
         Self { descriptors, threads: value("Threads:"), memory: value("VmRSS:") }
     }
 
-    /// Up to a twentieth more is the same.
-    fn is_as(self, before: Self) -> bool {
+    /// Whether nothing has grown by more than a twentieth.
+    fn is_about(self, before: Self) -> bool {
         let pairs =
             [(self.descriptors, before.descriptors), (self.threads, before.threads), (self.memory, before.memory)];
         pairs.into_iter().all(|(now, before)| 20 * now <= 21 * before)
     }
 }
 
-/// Puts one server in the place of all others, and waits until nothing is left of those.
-fn rest(lb: &Lb, last: &Server) {
+/// Replaces all servers with one, and waits until the others are gone.
+fn settle(lb: &Lb, last: &Server) {
     let listener = "[[listener]]\naddress = \"127.0.0.2:0\"\nname = \"moving\"\n";
     lb.edit_file(&format!("{listener}{PORTS}{}", last.table("last")));
     eventually("only one server is left", || {
@@ -328,13 +334,13 @@ fn rest(lb: &Lb, last: &Server) {
         let names: Vec<_> = servers["servers"].as_array().unwrap().iter().map(|server| &server["name"]).collect();
         let connections = |listener: &serde_json::Value| listener["connections"].as_u64().unwrap();
         let listeners = listeners["listeners"].as_array().unwrap();
-        let quiet = listeners.len() == 2 && listeners.iter().all(|listener| connections(listener) == 0);
-        (names == ["last"] && quiet).then_some(())
+        let is_quiet = listeners.len() == 2 && listeners.iter().all(|listener| connections(listener) == 0);
+        (names == ["last"] && is_quiet).then_some(())
     });
 }
 
 #[test]
-fn nothing_fails_and_nothing_is_left_while_the_file_is_edited_twenty_times_a_second() {
+fn twenty_edits_a_second_fail_no_request_and_leak_nothing() {
     let seconds = std::env::var(SECONDS).ok().map_or(20, |seconds| seconds.parse().expect(SECONDS));
     let servers = ["server0", "server1", "server2", "server3"].map(|name| Server::scripted(move |s, _| serve(name, s)));
     let last = Server::named("last");
@@ -343,16 +349,16 @@ fn nothing_fails_and_nothing_is_left_while_the_file_is_edited_twenty_times_a_sec
     for time in [WARM_UP, Duration::from_secs(seconds)] {
         storm(&lb, &servers, time);
         lb.edit_file(&file(10, &servers).replace("enabled = false", "enabled = true"));
-        eventually("the last content is in force", || {
+        eventually("the last content is applied", || {
             let config = lb.api("/api/config");
             (config["state"] == "current" && config["config"]["pool"][0]["server"][0]["weight"] == 4).then_some(())
         });
-        rest(&lb, &last);
-        let held = Holdings::of(&lb);
-        eprintln!("{held:?}");
-        if let Some(before) = before.replace(held) {
-            eventually(&format!("as at the beginning: {before:?}, not {held:?}"), || {
-                Holdings::of(&lb).is_as(before).then_some(())
+        settle(&lb, &last);
+        let resources = Resources::of(&lb);
+        eprintln!("{resources:?}");
+        if let Some(before) = before.replace(resources) {
+            eventually(&format!("as at the start: {before:?}, not {resources:?}"), || {
+                Resources::of(&lb).is_about(before).then_some(())
             });
         }
     }
@@ -360,6 +366,6 @@ fn nothing_fails_and_nothing_is_left_while_the_file_is_edited_twenty_times_a_sec
 
 fn main_address(lb: &Lb) -> SocketAddr {
     let listeners = lb.api("/api/listeners");
-    let found = listeners["listeners"].as_array().unwrap().iter().find(|listener| listener["name"] != "moving");
-    found.expect("it is always there")["address"].as_str().unwrap().parse().unwrap()
+    let listener = listeners["listeners"].as_array().unwrap().iter().find(|listener| listener["name"] != "moving");
+    listener.expect("a listener")["address"].as_str().unwrap().parse().unwrap()
 }

@@ -21,7 +21,7 @@ mod many;
 mod metrics;
 mod plan;
 mod prometheus;
-mod refused;
+mod rejected;
 mod reload;
 mod request;
 mod resets;
@@ -32,10 +32,13 @@ mod start;
 mod state;
 mod status;
 mod sticky;
-mod support;
 mod timeouts;
+mod timing;
 mod tracing;
 mod unseen;
 mod upgrade;
 mod wait;
 mod zipkin;
+
+#[path = "../support/mod.rs"]
+mod support;

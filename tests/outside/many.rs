@@ -1,14 +1,14 @@
-//! Thousands of servers: what takes a moment is done beside the control plane, and comes out the same.
+//! Thousands of servers: their pages are built beside the control plane, with the same result.
 
 use crate::support::client::get;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::Server;
 
-/// More than are gone over at once.
+/// More than one batch.
 const MANY: usize = 2000;
 
 #[test]
-fn thousands_of_servers_are_edited_and_shown() {
+fn thousands_of_servers_can_be_edited_and_listed() {
     let server = Server::named("a");
     let names: Vec<String> = (0..MANY).map(|number| format!("s{number}")).collect();
     let config = |changed: usize, weight| {
@@ -23,13 +23,13 @@ fn thousands_of_servers_are_edited_and_shown() {
         let change = format!("server default/{name}: weight 1 -> 7");
         let changes: Vec<_> =
             reload["changes"].as_array().unwrap().iter().map(|change| change.as_str().unwrap()).collect();
-        // The one before goes back.
+        // The previous server gets its old weight back.
         assert!(changes.contains(&&*change) && changes.len() == edit.min(1) + 1, "{changes:?}");
         assert_eq!(lb.server(name)["weight"], 7);
         assert_eq!(get(lb.address(), "/").text(), "a");
     }
-    let shown = lb.api("/api/servers");
-    assert_eq!(shown["servers"].as_array().unwrap().len(), MANY);
+    let listed = lb.api("/api/servers");
+    assert_eq!(listed["servers"].as_array().unwrap().len(), MANY);
     let page = lb.ask("/metrics").text();
     assert_eq!(page.lines().filter(|line| line.starts_with("lb_server_weight{")).count(), MANY);
 }

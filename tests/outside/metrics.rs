@@ -12,7 +12,7 @@ use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Server, answer};
+use crate::support::servers::{Refusing, Server, respond};
 
 /// Waits for a figure.
 #[track_caller]
@@ -31,11 +31,11 @@ fn series(lb: &Lb) -> BTreeSet<String> {
 #[test]
 fn requests_are_counted_by_route_and_by_server_exactly() {
     // Answers with the status that the path ends with.
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
+    let server = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
             let status = request.path().rsplit('/').next().expect("a status");
             let body = if request.line.starts_with("HEAD") { "" } else { "ok" };
-            answer(&mut stream, format!("HTTP/1.1 {status} Word\r\nContent-Length: 2\r\n\r\n{body}"));
+            respond(&mut stream, format!("HTTP/1.1 {status} Word\r\nContent-Length: 2\r\n\r\n{body}"));
         }
     });
     let route = |path: &str| format!("[[route]]\nname = \"{path}s\"\npath = \"/{path}\"\npool = \"default\"\n");
@@ -83,11 +83,11 @@ fn requests_are_counted_by_route_and_by_server_exactly() {
 fn what_is_open_is_counted_while_it_is() {
     let (open, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
-    let server = Server::scripted(move |mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+    let server = Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
             let _ = wait.lock().expect("a turn").recv();
-            answer(&mut stream, "k");
+            respond(&mut stream, "k");
         }
     });
     let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -124,17 +124,17 @@ fn what_is_open_is_counted_while_it_is() {
 fn a_tunnel_is_open_until_either_side_ends_it_or_it_never_came_about() {
     let (go, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
-    let server = Server::scripted(move |mut stream, note| {
-        if let Some(request) = note.next(&mut stream) {
+    let server = Server::scripted(move |mut stream, recorder| {
+        if let Some(request) = recorder.next(&mut stream) {
             let _ = wait.lock().expect("a turn").recv();
             let more = if request.path() == "/hi" { "hi" } else { "" };
             let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
-            answer(&mut stream, format!("{head}{more}"));
+            respond(&mut stream, format!("{head}{more}"));
             // Never ends of itself.
             std::thread::sleep(3 * crate::support::DEADLINE);
         }
     });
-    let lb = Lb::before(&server, "[log]\nformat = \"json\"\n");
+    let lb = Lb::in_front_of(&server, "[log]\nformat = \"json\"\n");
     let active = "lb_server_active_requests{pool=\"default\",server=\"server1\"}";
     let counted = "lb_requests_total{route=\"default\",method=\"GET\",code=\"101\"}";
     let upgrade =
@@ -189,7 +189,7 @@ fn the_memory_of_a_server_is_its_own_figure_or_absent() {
 #[test]
 fn retries_and_checks_are_counted_by_what_came_of_them() {
     let refusing = Refusing::new();
-    let broken = Server::scripted(|mut stream, note| drop(note.next(&mut stream)));
+    let broken = Server::scripted(|mut stream, recorder| drop(recorder.next(&mut stream)));
     let good = Server::named("good");
     let pool = |name: &str, first| {
         format!(

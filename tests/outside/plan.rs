@@ -1,4 +1,4 @@
-//! `lb plan`: what a file would change in the balancer that runs, and how the command ends.
+//! `lb plan`: the changes that a file would make in a running balancer, and the exit codes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, run, servers};
 use crate::support::servers::{Refusing, Server};
 
-/// A balancer, and a file beside its own.
+/// A balancer, and another file in the directory of its own.
 struct Scene {
     lb: Lb,
     a: Server,
@@ -30,7 +30,7 @@ impl Scene {
         path
     }
 
-    /// Plans these servers and this rest.
+    /// Plans a file of the rules and `rest`.
     fn plan(&self, rest: &str, format: &str) -> Ran {
         let (file, admin) = (self.file(rest), self.lb.admin.to_string());
         let ran = run(&["plan", file.to_str().unwrap(), "--admin", &admin, "--format", format]);
@@ -40,7 +40,7 @@ impl Scene {
 }
 
 #[test]
-fn the_same_file_is_no_change_and_another_writing_of_it_hardly_one() {
+fn the_same_content_is_no_change_however_it_is_written() {
     let scene = Scene::new(NO_CHECKS);
     let same = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 3)]);
     let ran = scene.plan(&same, "text");
@@ -51,7 +51,7 @@ fn the_same_file_is_no_change_and_another_writing_of_it_hardly_one() {
 }
 
 #[test]
-fn changes_are_told_in_the_words_of_the_record_with_each_servers_share() {
+fn changes_have_the_words_of_the_record_and_the_share_of_each_server() {
     let scene = Scene::new(NO_CHECKS);
     let text = servers(&[("a", scene.a.address, 1), ("c", scene.b.address, 1)]);
     let expected = "\
@@ -66,41 +66,41 @@ share of new requests, by what servers' checks say now:
   default/c       -  100.0%
   default/b   75.0%       -  removed; its open requests finish
 ";
-    // The first table's `enabled` stands below it.
+    // Disables the first server.
     let disabled = text.replacen("weight = 1\n", "weight = 1\nenabled = false\n", 1);
     let ran = scene.plan(&disabled, "text");
     assert_eq!((ran.code, ran.out.replace(&scene.b.address.to_string(), "ADDRESS").as_str()), (Some(0), expected));
 
-    let told = scene.plan(&disabled, "json").json();
-    assert_eq!((&told["fine"], &told["running"]["generation"]), (&json!(true), &json!(1)));
-    let shares: Vec<&Value> = told["servers"].as_array().unwrap().iter().map(|server| &server["after"]).collect();
+    let plan = scene.plan(&disabled, "json").json();
+    assert_eq!((&plan["fine"], &plan["running"]["generation"]), (&json!(true), &json!(1)));
+    let shares: Vec<&Value> = plan["servers"].as_array().unwrap().iter().map(|server| &server["after"]).collect();
     assert_eq!(shares, [&json!(0.0), &json!(1.0), &Value::Null]);
 
     let before = scene.lb.newest_reload();
     fs::copy(scene.file(&disabled), scene.lb.path()).unwrap();
-    assert_eq!(scene.lb.next_reload(&before)["changes"], told["changes"], "what was planned is what came");
+    assert_eq!(scene.lb.next_reload(&before)["changes"], plan["changes"], "the plan and the record");
 }
 
 #[test]
-fn shares_are_by_what_is_up_now() {
+fn shares_depend_on_current_health() {
     let scene = Scene::new("[health]\ninterval = \"50ms\"\nfall = 1\n");
     scene.b.set_healthy(false);
     scene.lb.server_is("b", "down");
     let text = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 9), ("c", scene.a.address, 1)]);
     let servers = scene.plan(&text, "json").json()["servers"].clone();
-    let told = servers.as_array().unwrap().iter().map(|one| [&one["before"], &one["after"], &one["note"]]);
+    let shares = servers.as_array().unwrap().iter().map(|one| [&one["before"], &one["after"], &one["note"]]);
     let expected = [
         [&json!(1.0), &json!(0.5), &Value::Null],
         [&json!(0.0), &json!(0.0), &json!("its checks fail")],
         [&Value::Null, &json!(0.5), &json!("new: as soon as its first check has passed")],
     ];
-    assert_eq!(told.collect::<Vec<_>>(), expected);
+    assert_eq!(shares.collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn what_the_balancer_would_refuse_is_said_and_ends_with_1() {
+fn a_file_that_the_balancer_would_reject_exits_with_1() {
     let scene = Scene::new(&format!("{NO_CHECKS}[reload]\nmax_removed = \"50%\"\n"));
-    // The guard of what runs counts, not that of the file.
+    // The guard of the running configuration counts, not that of the file.
     let none = servers(&[("c", scene.a.address, 1)]);
     let ran = scene.plan(&none, "text");
     assert_eq!(ran.code, Some(1), "{ran:#?}");
@@ -108,14 +108,14 @@ fn what_the_balancer_would_refuse_is_said_and_ends_with_1() {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
-    let told = scene.plan(&disabled, "json");
-    assert_eq!((told.code, &told.json()["fine"]), (Some(1), &json!(false)));
-    let told = scene.plan(&disabled, "github");
-    assert!(told.out.contains("::error file=new.toml,title=lb check::"), "{}", told.out);
+    let ran = scene.plan(&disabled, "json");
+    assert_eq!((ran.code, &ran.json()["fine"]), (Some(1), &json!(false)));
+    let ran = scene.plan(&disabled, "github");
+    assert!(ran.out.contains("::error file=new.toml,title=lb check::"), "{}", ran.out);
 }
 
 #[test]
-fn a_bad_file_is_told_as_lb_check_tells_it_without_asking_anybody() {
+fn a_bad_file_is_reported_as_by_lb_check_without_a_balancer() {
     let scene = Scene::new(NO_CHECKS);
     for format in ["text", "json", "github"] {
         let file = scene.file("wieght = 1\n");
@@ -126,20 +126,20 @@ fn a_bad_file_is_told_as_lb_check_tells_it_without_asking_anybody() {
 }
 
 #[test]
-fn without_a_balancer_or_with_a_bad_usage_it_ends_with_2() {
+fn an_unreachable_balancer_or_bad_usage_exits_with_2() {
     let scene = Scene::new(NO_CHECKS);
     let file = scene.file(&servers(&[("a", scene.a.address, 1)]));
     let file = file.to_str().unwrap();
-    let nobody = Refusing::new();
-    let ran = run(&["plan", file, "--admin", &nobody.address.to_string()]);
+    let refusing = Refusing::new();
+    let ran = run(&["plan", file, "--admin", &refusing.address.to_string()]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
-    assert!(ran.err.starts_with(&format!("lb: cannot reach a balancer at {}: ", nobody.address)), "{}", ran.err);
+    assert!(ran.err.starts_with(&format!("lb: cannot reach a balancer at {}: ", refusing.address)), "{}", ran.err);
     assert!(ran.err.contains("--admin HOST:PORT"), "{}", ran.err);
     for bad in ["nowhere", "http://127.0.0.1:9900", "127.0.0.1:0"] {
         let ran = run(&["plan", file, "--admin", bad]);
         assert_eq!((ran.code, ran.err.contains(bad)), (Some(2), true), "{ran:#?}");
     }
-    // A server is no balancer.
+    // A server is not a balancer.
     let ran = run(&["plan", file, "--admin", &scene.a.address.to_string()]);
     assert_eq!((ran.code, ran.err.contains("no admin address of this version")), (Some(2), true), "{ran:#?}");
 }
@@ -155,14 +155,14 @@ fn github_shows_the_changes_beside_the_file() {
 }
 
 #[test]
-fn what_the_difference_does_not_say_is_noted() {
+fn effects_beyond_the_changes_are_noted() {
     let scene = Scene::new("[health]\ninterval = \"50ms\"\n[reload]\nallow_empty = true\n");
     scene.lb.server_is("a", "up");
     let all_new = servers(&[("c", scene.a.address, 1)]);
-    let told = scene.plan(&all_new, "text").out;
-    assert!(told.contains("all servers of pool default are new") && told.contains("at most 10s"), "{told}");
-    let told = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
-    assert!(told.contains("whether its new addresses can be listened on shows only there"), "{told}");
+    let out = scene.plan(&all_new, "text").out;
+    assert!(out.contains("all servers of pool default are new") && out.contains("at most 10s"), "{out}");
+    let out = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
+    assert!(out.contains("whether its new addresses can be listened on shows only there"), "{out}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
     let ran = scene.plan(&disabled, "text");
     assert_eq!((ran.code, ran.out.contains("they would be answered 503")), (Some(0), true), "{ran:#?}");

@@ -14,7 +14,7 @@ use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, servers};
 use crate::support::prometheus::{Prometheus, Sample};
-use crate::support::servers::{Refusing, Server, answer};
+use crate::support::servers::{Refusing, Server, respond};
 
 /// A file under `examples/`.
 fn example(path: &str) -> String {
@@ -42,9 +42,9 @@ impl Scene {
     fn start() -> Self {
         let demo: Vec<_> = ["server1", "server2", "server3"].map(|name| Demo::start(name, None)).into();
         let refusing = Refusing::new();
-        let failing = Server::scripted(|mut stream, note| {
-            while note.next(&mut stream).is_some() {
-                answer(&mut stream, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+        let failing = Server::scripted(|mut stream, recorder| {
+            while recorder.next(&mut stream).is_some() {
+                respond(&mut stream, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
             }
         });
         let route = |path: &str, pool| format!("[[route]]\nname = \"{path}\"\npath = \"/{path}\"\npool = \"{pool}\"\n");

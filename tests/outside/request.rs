@@ -1,36 +1,36 @@
-//! What a server is told of a request, and what a client of an answer.
+//! The headers of forwarded requests and responses.
 
 use std::net::SocketAddr;
 
-use crate::support::client::{Answer, Client, get};
+use crate::support::client::{Client, Response, get};
 use crate::support::lb::{Lb, NO_CHECKS};
 use crate::support::servers::{Request, Server};
 
 fn ok() -> Server {
-    Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    Server::responding("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
-/// What the server sees of a request with these fields.
-fn seen(lb: &Lb, server: &Server, line: &str, fields: &str) -> Request {
-    let answer = Client::connect(lb.address()).request(format!("{line} HTTP/1.1\r\n{fields}\r\n"));
-    assert_eq!(answer.status, 200, "{line} {fields}: {answer:?}");
+/// The request that the server receives if a client sends these headers.
+fn forwarded(lb: &Lb, server: &Server, line: &str, headers: &str) -> Request {
+    let response = Client::connect(lb.address()).request(format!("{line} HTTP/1.1\r\n{headers}\r\n"));
+    assert_eq!(response.status, 200, "{line} {headers}: {response:?}");
     let request = server.requests().pop().expect("a request");
     assert!(request.is_canonical(), "{request:?}");
     request
 }
 
 #[track_caller]
-fn assert_fields(request: &Request, expected: &[(&str, &[&str])]) {
+fn assert_headers(request: &Request, expected: &[(&str, &[&str])]) {
     for (name, values) in expected {
         assert_eq!(request.values(name), *values, "{name} of {request:#?}");
     }
 }
 
 #[test]
-fn a_server_is_told_who_asks() {
+fn a_server_is_told_the_clients_address() {
     let server = ok();
-    let lb = Lb::before(&server, "");
-    let told: &[(&str, &[&str])] = &[
+    let lb = Lb::in_front_of(&server, "");
+    let expected: &[(&str, &[&str])] = &[
         ("host", &["shop.example:8080"]),
         ("x-forwarded-for", &["127.0.0.1"]),
         ("x-forwarded-proto", &["http"]),
@@ -39,21 +39,21 @@ fn a_server_is_told_who_asks() {
         ("forwarded", &["for=127.0.0.1;proto=http;host=\"shop.example:8080\""]),
         ("via", &["1.1 lb"]),
     ];
-    assert_fields(&seen(&lb, &server, "GET /", "Host: shop.example:8080\r\n"), told);
-    // Row 26: what a stranger says of itself is replaced, and what only looks like ours is dropped.
-    let lies = "Host: shop.example:8080\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n\
+    assert_headers(&forwarded(&lb, &server, "GET /", "Host: shop.example:8080\r\n"), expected);
+    // Case: forwarded-headers
+    let forged = "Host: shop.example:8080\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n\
         X-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Real-IP: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\n\
         X_Forwarded_For: 203.0.113.7\r\nX_Real_IP: 203.0.113.7\r\n";
-    let request = seen(&lb, &server, "GET /", lies);
-    assert_fields(&request, told);
-    assert_fields(&request, &[("x-forwarded-port", &[]), ("x_forwarded_for", &[]), ("x_real_ip", &[])]);
+    let request = forwarded(&lb, &server, "GET /", forged);
+    assert_headers(&request, expected);
+    assert_headers(&request, &[("x-forwarded-port", &[]), ("x_forwarded_for", &[]), ("x_real_ip", &[])]);
 }
 
 #[test]
-fn a_trusted_proxy_is_believed_and_its_lists_go_on() {
+fn the_headers_of_a_trusted_proxy_are_kept_and_extended() {
     let server = ok();
-    let lb = Lb::before(&server, "[proxy]\ntrusted_proxies = [\"127.0.0.0/8\"]\n");
-    let fields = "Host: inner\r\nX-Forwarded-For: 203.0.113.7, 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\
+    let lb = Lb::in_front_of(&server, "[proxy]\ntrusted_proxies = [\"127.0.0.0/8\"]\n");
+    let headers = "Host: inner\r\nX-Forwarded-For: 203.0.113.7, 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\
         X-Forwarded-Host: shop.example\r\nForwarded: for=203.0.113.7, for=10.0.0.1\r\nVia: 2 edge\r\n";
     let expected: &[(&str, &[&str])] = &[
         ("host", &["inner"]),
@@ -63,53 +63,53 @@ fn a_trusted_proxy_is_believed_and_its_lists_go_on() {
         ("forwarded", &["for=203.0.113.7, for=10.0.0.1, for=127.0.0.1;proto=http;host=inner"]),
         ("via", &["2 edge", "1.1 lb"]),
     ];
-    assert_fields(&seen(&lb, &server, "GET /", fields), expected);
-    // Trust is an edit away.
+    assert_headers(&forwarded(&lb, &server, "GET /", headers), expected);
+    // An edit ends the trust.
     lb.apply(&format!("{NO_CHECKS}{}", server.table("server1")));
-    assert_fields(&seen(&lb, &server, "GET /", fields), &[("x-forwarded-for", &["127.0.0.1"])]);
+    assert_headers(&forwarded(&lb, &server, "GET /", headers), &[("x-forwarded-for", &["127.0.0.1"])]);
 }
 
 #[test]
 fn a_request_has_one_id() {
     let server = ok();
-    let lb = Lb::before(&server, "");
-    let kept = seen(&lb, &server, "GET /", "Host: a\r\nX-Request-Id: order-7\r\n");
+    let lb = Lb::in_front_of(&server, "");
+    let kept = forwarded(&lb, &server, "GET /", "Host: a\r\nX-Request-Id: order-7\r\n");
     assert_eq!(kept.values("x-request-id"), ["order-7"]);
-    let made = |fields: &str| {
-        let request = seen(&lb, &server, "GET /", &format!("Host: a\r\n{fields}"));
+    let generated = |headers: &str| {
+        let request = forwarded(&lb, &server, "GET /", &format!("Host: a\r\n{headers}"));
         let ids = request.values("x-request-id");
         assert!(ids.len() == 1 && ids[0].len() == 32 && ids[0] != "two words", "{ids:?}");
         ids[0].to_owned()
     };
-    assert_ne!(made(""), made("X-Request-Id: two words\r\n"));
+    assert_ne!(generated(""), generated("X-Request-Id: two words\r\n"));
     lb.logs("the id", |line| line.contains("order-7"));
 }
 
 #[test]
-fn an_answer_loses_what_is_for_one_connection_too() {
-    let server = Server::saying(
+fn hop_by_hop_headers_of_a_response_are_removed() {
+    let server = Server::responding(
         "HTTP/1.1 299 Odd\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\
          Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-End: 1\r\n\r\nok",
     );
-    let lb = Lb::before(&server, "");
-    let answer = get(lb.address(), "/");
-    assert_eq!((answer.status, answer.text().as_str()), (299, "ok"));
-    for gone in ["connection", "keep-alive", "x-hop"] {
-        assert_eq!(answer.field(gone), None, "{answer:?}");
+    let lb = Lb::in_front_of(&server, "");
+    let response = get(lb.address(), "/");
+    assert_eq!((response.status, response.text().as_str()), (299, "ok"));
+    for name in ["connection", "keep-alive", "x-hop"] {
+        assert_eq!(response.header(name), None, "{response:?}");
     }
-    assert_eq!((answer.field("x-end"), answer.field("via")), (Some("1"), Some("1.1 lb")));
-    assert_eq!(answer.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).count(), 2);
+    assert_eq!((response.header("x-end"), response.header("via")), (Some("1"), Some("1.1 lb")));
+    assert_eq!(response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).count(), 2);
 }
 
-/// An answer of our own: `application/problem+json`, which names nothing internal.
+/// Asserts that a response is one of our own, `application/problem+json`, and names nothing internal.
 #[track_caller]
-fn assert_problem(answer: &Answer, status: u16, servers: &[SocketAddr]) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.field("content-type"), Some("application/problem+json"));
-    let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+fn assert_problem(response: &Response, status: u16, servers: &[SocketAddr]) {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("application/problem+json"));
+    let problem: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
     assert_eq!(problem["status"], status, "{problem}");
     assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
-    let all = format!("{answer:?}{}", answer.text());
+    let all = format!("{response:?}{}", response.text());
     for server in servers {
         assert!(!all.contains(&server.to_string()) && !all.contains(&format!(":{}", server.port())), "{all}");
     }
@@ -117,25 +117,25 @@ fn assert_problem(answer: &Answer, status: u16, servers: &[SocketAddr]) {
 }
 
 #[test]
-fn what_we_answer_ourselves_names_nothing_internal() {
+fn our_own_responses_name_nothing_internal() {
     let server = Server::scripted(|_, _| ());
-    let gone = ok();
-    gone.stop();
-    let lb = Lb::before(&server, "[retry]\nattempts = 0\n[limits]\nbody_bytes = \"3B\"\n");
+    let stopped = ok();
+    stopped.stop();
+    let lb = Lb::in_front_of(&server, "[retry]\nattempts = 0\n[limits]\nbody_bytes = \"3B\"\n");
     let address = lb.address();
-    let servers = [server.address, gone.address];
+    let servers = [server.address, stopped.address];
     assert_problem(&get(address, "/"), 502, &servers);
     assert_problem(&get(address, "/.."), 400, &servers);
-    let answer = Client::connect(address).request("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_problem(&answer, 405, &servers);
-    assert_eq!(answer.field("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-    let answer = Client::connect(address).request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
-    assert_problem(&answer, 413, &servers);
-    lb.apply(&format!("{NO_CHECKS}{}", gone.table("server1")));
+    let response = Client::connect(address).request("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_problem(&response, 405, &servers);
+    assert_eq!(response.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    let response = Client::connect(address).request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    assert_problem(&response, 413, &servers);
+    lb.apply(&format!("{NO_CHECKS}{}", stopped.table("server1")));
     assert_problem(&get(address, "/"), 502, &servers);
-    lb.apply(&format!("{NO_CHECKS}[reload]\nallow_empty = true\n{}enabled = false\n", gone.table("server1")));
+    lb.apply(&format!("{NO_CHECKS}[reload]\nallow_empty = true\n{}enabled = false\n", stopped.table("server1")));
     assert_problem(&get(address, "/"), 503, &servers);
-    // To HEAD the same, without the body.
+    // For HEAD the same, without the body.
     let mut client = Client::connect(address);
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 503);

@@ -1,4 +1,5 @@
-//! Servers that reset at random, at each stage of a request: nothing is executed twice that may not be, nothing is lost that need not be.
+//! Servers that reset connections at random, in each stage of a request: no unsafe request is executed twice, and no
+//! request fails that could be retried.
 
 use std::collections::HashMap;
 use std::io::BufReader;
@@ -10,68 +11,67 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Note, Request, Server, answer, reset};
+use crate::support::servers::{Recorder, Request, Server, reset, respond};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// How often each request was executed, by its path.
+/// How often each request was executed, by path.
 type Executed = Arc<Mutex<HashMap<String, u32>>>;
 
-/// Chance that can be had again.
+/// Reproducible chance.
 #[derive(Debug)]
 struct Dice(fastrand::Rng);
 
 impl Dice {
-    fn throws(&mut self, percent: u32) -> bool {
+    fn hits(&mut self, percent: u32) -> bool {
         self.0.u32(..100) < percent
     }
 }
 
-/// A server of which one in `percent` hundredths of the requests meets a reset, at each of the
-/// stages: nothing read; the head read, which counts as executed; half of the answer's head sent;
-/// all answered, and the connection closed as the next request may be coming.
+/// A server that resets the connection for `percent` of the requests in each stage: nothing read; the head read, which
+/// counts as executed; half of the response's head sent; the response sent, while the next request may be arriving.
 fn random(seed: u64, percent: u32, executed: &Executed) -> Server {
     let (executed, connections) = (Arc::clone(executed), AtomicUsize::new(0));
-    Server::scripted(move |mut stream: BufReader<TcpStream>, note: &Note| {
+    Server::scripted(move |mut stream: BufReader<TcpStream>, recorder: &Recorder| {
         let number = connections.fetch_add(1, SeqCst) as u64;
         let mut dice = Dice(fastrand::Rng::with_seed(seed ^ (number << 8)));
         loop {
-            // It waits for the request, and takes nothing of it. Checks always pass: nobody is down for them.
+            // Waits for the request without reading it. Health checks always pass.
             let mut first = [0; 11];
             let is_check = stream.get_ref().peek(&mut first).is_ok() && &first == b"GET /health";
-            if !is_check && dice.throws(percent) {
+            if !is_check && dice.hits(percent) {
                 return reset(stream.get_ref());
             }
             let Some(mut request) = Request::read_head(&mut stream) else { return };
             if request.path() == "/health" {
-                answer(&mut stream, OK);
+                respond(&mut stream, OK);
                 continue;
             }
             *executed.lock().expect("counts").entry(request.path().to_owned()).or_default() += 1;
-            if dice.throws(percent) {
+            if dice.hits(percent) {
                 return reset(stream.get_ref());
             }
             if request.read_body(&mut stream).is_none() {
                 return;
             }
-            note.seen(&request);
-            if dice.throws(percent) {
-                answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Le");
+            recorder.add(&request);
+            if dice.hits(percent) {
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Le");
                 return reset(stream.get_ref());
             }
-            answer(&mut stream, OK);
-            if dice.throws(percent) {
-                // Now, or just as the next request may be under way.
-                if dice.throws(50) {
+            respond(&mut stream, OK);
+            if dice.hits(percent) {
+                // At once, or while the next request may be arriving.
+                if dice.hits(50) {
                     std::thread::sleep(Duration::from_micros(dice.0.u64(..500)));
                 }
-                return if dice.throws(50) { reset(stream.get_ref()) } else { drop(stream) };
+                return if dice.hits(50) { reset(stream.get_ref()) } else { drop(stream) };
             }
         }
     })
 }
 
-/// Sends `count` requests, each with a path of its own, over `clients` connections; how often each status came.
+/// Sends `count` requests over `clients` connections, and counts the responses by number and status.
 fn send(lb: &Lb, clients: usize, count: usize, request: impl Fn(usize) -> String + Sync) -> HashMap<(usize, u16), u32> {
     let (address, next, statuses) = (lb.address(), AtomicUsize::new(0), Mutex::new(HashMap::new()));
     std::thread::scope(|scope| {
@@ -83,9 +83,9 @@ fn send(lb: &Lb, clients: usize, count: usize, request: impl Fn(usize) -> String
                     if number >= count {
                         return;
                     }
-                    let answer = client.request(request(number));
-                    *statuses.lock().expect("statuses").entry((number, answer.status)).or_default() += 1;
-                    if !answer.is_kept() {
+                    let response = client.request(request(number));
+                    *statuses.lock().expect("statuses").entry((number, response.status)).or_default() += 1;
+                    if !response.keeps_alive() {
                         client = Client::connect(address);
                     }
                 }
@@ -96,13 +96,13 @@ fn send(lb: &Lb, clients: usize, count: usize, request: impl Fn(usize) -> String
 }
 
 #[test]
-fn of_ten_thousand_posts_through_servers_that_reset_at_random_none_is_executed_twice() {
+fn no_post_of_ten_thousand_is_executed_twice_by_servers_that_reset_at_random() {
     const COUNT: usize = 10_000;
     let seed = fastrand::u64(..);
     let executed = Executed::default();
     let random: Vec<Server> = (0..3).map(|i| random(seed.wrapping_add(i), 5, &executed)).collect();
     let names: Vec<_> = ["a", "b", "c"].into_iter().zip(&random).map(|(name, one)| (name, one.address, 1)).collect();
-    // Checked, so that some are ejected on the way too.
+    // With health checks, so that servers are ejected too.
     let lb = Lb::start(&format!("[health]\ninterval = \"100ms\"\n[retry]\nattempts = 5\n{}", servers(&names)));
     let statuses = send(&lb, 16, COUNT, |number| {
         // Every second with a body.
@@ -112,19 +112,19 @@ fn of_ten_thousand_posts_through_servers_that_reset_at_random_none_is_executed_t
     let executed = executed.lock().expect("counts");
     let twice: Vec<_> = executed.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}; seed {seed}");
-    assert_eq!(statuses.len(), COUNT, "each was answered once");
+    assert_eq!(statuses.len(), COUNT, "each got one response");
     let of = |status: u16| statuses.keys().filter(|(_, one)| *one == status).count();
     let (good, bad) = (of(200), of(502));
-    assert_eq!(good + bad, COUNT, "nothing else is said; seed {seed}");
-    assert!(bad > COUNT / 50 && good > COUNT / 2, "{good} good, {bad} bad: something was to be seen; seed {seed}");
+    assert_eq!(good + bad, COUNT, "no other status; seed {seed}");
+    assert!(bad > COUNT / 50 && good > COUNT / 2, "{good} good, {bad} bad; seed {seed}");
     let missing =
         statuses.keys().find(|(number, status)| *status == 200 && !executed.contains_key(&format!("/{number}")));
-    assert_eq!(missing, None, "whose answer came was executed; seed {seed}");
-    // The figures say the same.
+    assert_eq!(missing, None, "a request with a response was executed; seed {seed}");
+    // The metrics agree.
     for (code, count) in [(200, good), (502, bad)] {
         let series = format!("lb_requests_total{{route=\"default\",method=\"POST\",code=\"{code}\"}}");
-        let told = || lb.metric(&series).unwrap_or(0.0);
-        eventually("all are counted", || (told() == count as f64).then_some(()));
+        let value = || lb.metric(&series).unwrap_or(0.0);
+        eventually("all are counted", || (value() == count as f64).then_some(()));
     }
     assert_eq!(lb.metric("lb_retries_total{pool=\"default\",reason=\"broken\"}"), Some(0.0));
     eventually("nothing is open", || {
@@ -133,7 +133,7 @@ fn of_ten_thousand_posts_through_servers_that_reset_at_random_none_is_executed_t
 }
 
 #[test]
-fn gets_outlast_servers_that_reset_at_random() {
+fn gets_survive_servers_that_reset_at_random() {
     const COUNT: usize = 3000;
     let seed = fastrand::u64(..);
     let executed = Executed::default();
@@ -142,50 +142,52 @@ fn gets_outlast_servers_that_reset_at_random() {
     let tables = servers(&[("random", random.address, 1), ("good", good.address, 1)]);
     let lb = Lb::start(&format!("{NO_CHECKS}{tables}"));
     let statuses = send(&lb, 16, COUNT, |number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
-    // Half an answer is not asked for again; whatever else breaks is, and the other server does not break.
+    // Only half a response is not retried. The other server never fails.
     let failed = statuses.keys().filter(|(_, status)| *status != 200).count();
     let halves = executed.lock().expect("counts").len();
     assert!(statuses.keys().all(|(_, status)| [200, 502].contains(status)), "seed {seed}");
-    assert!(failed * 100 < halves * 6, "{failed} failed of {halves} at the bad one: 3 in 100 would; seed {seed}");
+    assert!(
+        failed * 100 < halves * 6,
+        "{failed} of {halves} at the bad server failed, and 3 % were expected; seed {seed}"
+    );
     let lines = eventually("the log", || Some(lb.stdout()).filter(|lines| lines.len() >= COUNT));
-    let again = lines.iter().filter(|line| line.contains("\" 200 ") && !line.contains("tries=1 ")).count();
-    assert!(again > 0, "some were tried again");
+    let retried = lines.iter().filter(|line| line.contains("\" 200 ") && !line.contains("tries=1 ")).count();
+    assert!(retried > 0, "none was retried");
     assert!(lines.iter().filter(|line| line.contains("\" 502 ")).all(|line| line.contains("error=bad_response")));
 }
 
-/// Of three servers one dies, with all that is open there, under the load of many clients: the
-/// budget is the file's default.
+/// One of three servers dies under load, with all its open requests. The retry budget is the default.
 #[test]
-fn one_of_three_that_dies_under_load_costs_no_get() {
+fn a_server_that_dies_under_load_fails_no_get() {
     let up = ["a", "b", "c"].map(Server::named);
     let names: Vec<_> = ["a", "b", "c"].into_iter().zip(&up).map(|(name, one)| (name, one.address, 1)).collect();
     let lb = Lb::start(&servers(&names));
     let address = lb.address();
-    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..100 {
             scope.spawn(|| {
                 let mut client = Client::connect(address);
                 while !stop.load(SeqCst) {
-                    let answer = client.try_get("/");
-                    // Whatever fails is to end the others too.
-                    if !answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                    let response = client.try_get("/");
+                    // A failure stops the other clients too.
+                    if !response.as_ref().is_ok_and(|response| response.status == 200) {
                         stop.store(true, SeqCst);
                     }
-                    assert_eq!(answer.expect("an answer").status, 200);
-                    done.fetch_add(1, SeqCst);
+                    assert_eq!(response.expect("a response").status, 200);
+                    count.fetch_add(1, SeqCst);
                 }
             });
         }
         let more = |what| {
-            let so_far = done.load(SeqCst);
-            eventually(what, || (stop.load(SeqCst) || done.load(SeqCst) > so_far + 2000).then_some(()));
+            let before = count.load(SeqCst);
+            eventually(what, || (stop.load(SeqCst) || count.load(SeqCst) > before + 2000).then_some(()));
         };
         more("load");
         up[1].stop();
         more("load with two");
         // Long before three checks could have failed.
-        eventually("it is out", || (stop.load(SeqCst) || lb.server("b")["status"] == "down").then_some(()));
+        eventually("it is ejected", || (stop.load(SeqCst) || lb.server("b")["status"] == "down").then_some(()));
         more("load without it");
         stop.store(true, SeqCst);
     });

@@ -1,4 +1,4 @@
-//! `lb server add|remove|enable|disable|weight`: edits of a file by command, beside a running balancer and without one.
+//! `lb server add|remove|enable|disable|weight`: edits of a file by command, with a running balancer and without one.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -25,12 +25,12 @@ weight  = 6                  # it is large\r
 \r
 # the end";
 
-/// `lb server` in a directory, with exit code, standard output and standard error.
+/// Runs `lb server` in a directory, and returns its exit code, standard output and standard error.
 fn server(directory: &Path, arguments: &str) -> (i32, String, String) {
-    answer(&command().arg("server").args(arguments.split(' ')).current_dir(directory).output().expect("lb runs"))
+    outcome(&command().arg("server").args(arguments.split(' ')).current_dir(directory).output().expect("lb runs"))
 }
 
-fn answer(output: &Output) -> (i32, String, String) {
+fn outcome(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     (output.status.code().expect("an end"), text(&output.stdout), text(&output.stderr))
 }
@@ -49,13 +49,13 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn each_command_says_what_it_changed_and_changes_that() {
+fn each_command_prints_its_change() {
     let directory = directory(FILE);
     let path = directory.path();
     let text = || fs::read_to_string(path.join("lb.toml")).unwrap();
     let b = "\r\n[[server]]\r\nname    = \"b\"\r\naddress = \"b.example:80\"\r\n";
     let with_b = |more: &str| FILE.replace("large\r\n", &format!("large\r\n{b}{more}"));
-    for (arguments, said, expected) in [
+    for (arguments, out, expected) in [
         ("weight a 2", "server default/a: weight 6 -> 2\n", FILE.replace("= 6 ", "= 2 ")),
         ("weight a 2", "server default/a: weight 2 already\n", FILE.replace("= 6 ", "= 2 ")),
         ("weight a 6", "server default/a: weight 2 -> 6\n", FILE.to_owned()),
@@ -66,11 +66,11 @@ fn each_command_says_what_it_changed_and_changes_that() {
         ("enable b --pool default", "server default/b: enabled\n", with_b("enabled = true\r\n")),
         ("remove b", "server default/b: removed\n", FILE.to_owned()),
     ] {
-        assert_eq!(server(path, arguments), (0, said.to_owned(), String::new()), "{arguments}");
+        assert_eq!(server(path, arguments), (0, out.to_owned(), String::new()), "{arguments}");
         assert_eq!(text(), expected, "{arguments}");
     }
     let (code, out, _) = server(path, "add x 127.0.0.1:9 --pool blue --weight 3 --disabled --config lb.toml");
-    // Nobody could be sent there.
+    // A pool without an enabled server is rejected.
     assert_eq!((code, out.as_str(), text().as_str()), (1, "", FILE));
     let (code, out, _) = server(path, "add x 127.0.0.1:9 --pool blue --weight 3");
     assert_eq!((code, out.as_str()), (0, "pool blue: added\nserver blue/x: added (127.0.0.1:9, weight 3)\n"));
@@ -83,11 +83,11 @@ fn each_command_says_what_it_changed_and_changes_that() {
 }
 
 #[test]
-fn what_lb_would_refuse_is_not_written() {
+fn an_edit_that_lb_would_reject_is_not_written() {
     let guarded = format!("{FILE}\r\n[reload]\r\nmax_removed = \"30%\"\r\n");
     let three =
         format!("{guarded}[[server]]\nname = \"b\"\naddress = \"b:1\"\n[[server]]\nname = \"c\"\naddress = \"c:1\"\n");
-    for (file, arguments, code, told) in [
+    for (file, arguments, expected, message) in [
         (FILE, "weight a 1001", 1, "`weight` cannot be 1001"),
         (FILE, "weight a 1001", 1, "lb.toml:8:11\n"),
         (FILE, "weight a 1001", 1, "1 problem with this edit; nothing was written"),
@@ -105,9 +105,9 @@ fn what_lb_would_refuse_is_not_written() {
         (FILE, "weight a", 2, "--help"),
     ] {
         let directory = directory(file);
-        let (ended, out, error) = server(directory.path(), arguments);
-        assert_eq!((ended, out.as_str()), (code, ""), "{arguments}: {error}");
-        assert!(error.contains(told), "{arguments}: {error}");
+        let (code, out, error) = server(directory.path(), arguments);
+        assert_eq!((code, out.as_str()), (expected, ""), "{arguments}: {error}");
+        assert!(error.contains(message), "{arguments}: {error}");
         assert_eq!(fs::read_to_string(directory.path().join("lb.toml")).unwrap(), file, "{arguments}");
         assert_eq!(names(directory.path()), ["lb.toml"], "{arguments}");
     }
@@ -117,7 +117,7 @@ fn what_lb_would_refuse_is_not_written() {
 }
 
 #[test]
-fn a_bad_file_may_be_mended() {
+fn a_bad_file_can_be_corrected() {
     let directory = directory(&FILE.replace("= 6 ", "= 6000 "));
     assert_eq!(server(directory.path(), "add b b:1").0, 1);
     let (code, out, _) = server(directory.path(), "weight a 6");
@@ -126,7 +126,7 @@ fn a_bad_file_may_be_mended() {
 }
 
 #[test]
-fn links_and_modes_stay_and_the_file_with_the_server_is_edited() {
+fn links_and_modes_are_kept_and_the_file_with_the_server_is_edited() {
     let real = TempDir::new().unwrap();
     let main = real.path().join("real.toml");
     let included = "[[server]]\nname = \"b\"\naddress = \"b:1\"\n";
@@ -136,7 +136,7 @@ fn links_and_modes_stay_and_the_file_with_the_server_is_edited() {
     for (file, mode) in [("real.toml", 0o640), ("conf.d/b.toml", 0o604)] {
         fs::set_permissions(real.path().join(file), fs::Permissions::from_mode(mode)).unwrap();
     }
-    // What is included is found beside the name that was given.
+    // Included paths are relative to the given name of the file.
     let linked = TempDir::new().unwrap();
     symlink(&main, linked.path().join("lb.toml")).unwrap();
     symlink(real.path().join("conf.d"), linked.path().join("conf.d")).unwrap();
@@ -156,9 +156,8 @@ fn links_and_modes_stay_and_the_file_with_the_server_is_edited() {
     );
 }
 
-/// Every one of them lands, whoever comes first.
 #[test]
-fn commands_at_the_same_time_wait_for_one_another() {
+fn concurrent_commands_wait_for_one_another() {
     let directory = directory(FILE);
     let path = directory.path();
     std::thread::scope(|scope| {
@@ -180,7 +179,7 @@ fn commands_at_the_same_time_wait_for_one_another() {
     assert_eq!(fs::read_to_string(path.join("lb.toml")).unwrap(), FILE);
 }
 
-/// A file that is mounted by itself, as containers have it, cannot be replaced, nor may there be room beside it.
+/// A file that is mounted by itself, as in containers, cannot be replaced, and its directory may be read-only.
 #[test]
 fn a_mount_point_is_written_in_place() {
     let [inside, outside] = [directory(""), directory(FILE)];
@@ -196,25 +195,25 @@ fn a_mount_point_is_written_in_place() {
         Ok(output) if output.status.success() => {}
         other => return eprintln!("skipped, nothing can be mounted here: {other:?}"),
     }
-    for (script, said, weight) in [
+    for (script, expected, weight) in [
         ("\"$0\" server weight a 12", "server default/a: weight 6 -> 12\n", 12),
         ("mount -o remount,bind,ro \"$1\" && \"$0\" server weight a 7", "server default/a: weight 12 -> 7\n", 7),
     ] {
-        let (code, out, error) = answer(&mounted(script).unwrap());
-        assert_eq!((code, out.as_str()), (0, said), "{error}");
+        let (code, out, error) = outcome(&mounted(script).unwrap());
+        assert_eq!((code, out.as_str()), (0, expected), "{error}");
         assert!(error.contains("cannot be replaced where it is, so it was written over"), "{error}");
         assert_eq!(fs::read_to_string(&file).unwrap(), FILE.replace("= 6 ", &format!("= {weight} ")));
         assert_eq!((names(inside.path()), names(outside.path())), (vec!["lb.toml".into()], vec!["lb.toml".into()]));
     }
-    // What was replaced outside is out of reach.
+    // A file that was replaced outside is out of reach.
     let (code, _, error) =
-        answer(&mounted("cp \"$2\" \"$2.new\" && mv \"$2.new\" \"$2\" && \"$0\" server weight a 8").unwrap());
+        outcome(&mounted("cp \"$2\" \"$2.new\" && mv \"$2.new\" \"$2\" && \"$0\" server weight a 8").unwrap());
     assert_eq!(code, 1, "{error}");
     assert!(error.contains("was replaced or deleted where it is mounted from"), "{error}");
 }
 
 #[test]
-fn an_edit_by_command_takes_effect_while_clients_go_on() {
+fn edits_by_command_take_effect_under_load() {
     let [a, b] = [Server::named("a"), Server::named("b")];
     let lb = Lb::start(&format!("{NO_CHECKS}# of a\n{}", a.table("a")));
     let path = lb.path();
@@ -222,7 +221,7 @@ fn an_edit_by_command_takes_effect_while_clients_go_on() {
     let before = fs::read_to_string(&path).unwrap();
     let (stop, address) = (AtomicBool::new(false), lb.address());
     std::thread::scope(|scope| {
-        // Nobody is asked twice, and nobody is turned away.
+        // No request fails.
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -247,7 +246,7 @@ fn an_edit_by_command_takes_effect_while_clients_go_on() {
             assert_eq!(run(&arguments), (0, format!("{change}\n"), String::new()), "{arguments}");
             generation += 1;
             lb.reaches(generation);
-            // One edit, one generation, in the same words.
+            // Each edit is one generation, recorded in the same words.
             let record = lb.newest_reload();
             assert_eq!(
                 (&record["generation"], &record["changes"][0]),
@@ -261,7 +260,7 @@ fn an_edit_by_command_takes_effect_while_clients_go_on() {
             assert!(client.join().expect("a client") > 0);
         }
     });
-    // It was read once for each edit: nothing half-written, and no file beside it.
+    // Each edit was one reload: the file was never seen half-written, and no temporary file is left.
     assert_eq!(lb.api("/api/reloads")["reloads"].as_array().map(Vec::len), Some(6));
     assert!(!b.requests().is_empty());
     assert_eq!(fs::read_to_string(&path).unwrap(), format!("{before}enabled = true\n"));
@@ -277,13 +276,13 @@ fn an_edit_can_be_waited_for() {
     let (code, out, error) = server(path.parent().unwrap(), &format!("weight a 7 {admin}"));
     assert_eq!((code, lb.generation(), &lb.server("a")["weight"]), (0, 2, &7.into()), "{error}");
     assert!(out.starts_with("server default/a: weight 1 -> 7\n") && out.contains("generation 2"), "{out}");
-    // What is so already may not be in force yet, so that is waited for too.
+    // A value that the file has already may not be applied yet, so the command waits too.
     let (code, out, _) = server(path.parent().unwrap(), &format!("weight a 7 {admin}"));
     assert!(
         code == 0 && out.starts_with("server default/a: weight 7 already\n") && out.contains("generation 2"),
         "{out}"
     );
-    // What is not written is not waited for.
+    // Without an edit there is no wait.
     assert_eq!(server(path.parent().unwrap(), &format!("remove a {admin}")).0, 1);
 }
 
@@ -292,22 +291,22 @@ fn completions_and_the_schema_are_printed_without_any_file() {
     let directory = TempDir::new().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (code, out, error) =
-            answer(&command().args(["completions", shell]).current_dir(directory.path()).output().unwrap());
+            outcome(&command().args(["completions", shell]).current_dir(directory.path()).output().unwrap());
         assert_eq!((code, error.as_str()), (0, ""));
         assert!(out.contains("healthcheck") && out.contains("disabled"), "{shell}: {out}");
     }
-    let (code, _, error) = answer(&command().args(["completions", "tcsh"]).output().unwrap());
+    let (code, _, error) = outcome(&command().args(["completions", "tcsh"]).output().unwrap());
     assert!(code == 2 && error.contains("possible values"), "{error}");
-    // A shell reads it.
-    let (_, script, _) = answer(&command().args(["completions", "bash"]).output().unwrap());
+    // The shell accepts the script.
+    let (_, script, _) = outcome(&command().args(["completions", "bash"]).output().unwrap());
     let script = format!(
         "{script}\ndeclare -F _lb && COMP_WORDS=(lb server dis) COMP_CWORD=2 && _lb lb dis server && echo \"${{COMPREPLY[@]}}\""
     );
     match Command::new("bash").args(["-c", &script]).output() {
-        Ok(output) => assert_eq!(answer(&output), (0, "_lb\ndisable\n".to_owned(), String::new())),
+        Ok(output) => assert_eq!(outcome(&output), (0, "_lb\ndisable\n".to_owned(), String::new())),
         Err(error) => eprintln!("skipped: bash: {error}"),
     }
-    let (code, out, _) = answer(&command().arg("schema").current_dir(directory.path()).output().unwrap());
+    let (code, out, _) = outcome(&command().arg("schema").current_dir(directory.path()).output().unwrap());
     let schema: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, &schema["$schema"]), (0, &"https://json-schema.org/draft/2020-12/schema".into()));
 }

@@ -1,4 +1,4 @@
-//! Signals, once, twice and a hundred times, in each state that a file can bring a running `lb` into.
+//! Signals, once, twice and a hundred times, in each state that a file can put a running `lb` in.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, command, servers};
 use crate::support::servers::{Gate, Server};
 
-/// A balancer in some state, which serves from the server `a`; and what has to live as long.
+/// A balancer in some state, which serves from the server `a`, and whatever must live as long.
 struct Scene {
     lb: Lb,
     _kept: Vec<Box<dyn std::any::Any>>,
@@ -32,7 +32,7 @@ fn start(server: &Server) -> Scene {
     Scene { lb: Lb::start_file(&file(server, "")), _kept: Vec::new() }
 }
 
-/// The same after an edit that was rejected.
+/// Makes an edit, and asserts that it is rejected.
 fn rejected(scene: Scene, edit: impl FnOnce(&Lb)) -> Scene {
     let before = scene.lb.newest_reload();
     edit(&scene.lb);
@@ -40,9 +40,9 @@ fn rejected(scene: Scene, edit: impl FnOnce(&Lb)) -> Scene {
     scene
 }
 
-/// The states of the table in `docs/http-cases.md`, from the file that is gone to the port that is taken.
+/// The cases of "The file" in `docs/http-cases.md` as states, and that of a start from the last good copy.
 const STATES: [(&str, Arrange); 10] = [
-    ("as it began", start),
+    ("as started", start),
     ("deleted", |server| rejected(start(server), |lb| fs::remove_file(lb.path()).unwrap())),
     ("its directory deleted", |server| {
         let directory = TempDir::new().unwrap();
@@ -52,7 +52,7 @@ const STATES: [(&str, Arrange); 10] = [
         let lb = Lb::start_in(directory, etc.join("lb.toml"));
         rejected(Scene { lb, _kept: Vec::new() }, |_| fs::remove_dir_all(etc).unwrap())
     }),
-    ("half written, and never quiet", |server| {
+    ("half written, never quiet", |server| {
         let scene = start(server);
         let before = scene.lb.generation();
         scene.lb.edit_file(&file(server, "").replace("\"30ms\"", "\"1h\""));
@@ -74,7 +74,7 @@ const STATES: [(&str, Arrange); 10] = [
         let scene = Scene { lb: Lb::start_in(directory, path), _kept: Vec::new() };
         rejected(scene, |_| fs::rename(from, to).unwrap())
     }),
-    ("no text", |server| rejected(start(server), |lb| lb.edit_bytes(b"\xff\0"))),
+    ("not UTF-8", |server| rejected(start(server), |lb| lb.edit_bytes(b"\xff\0"))),
     ("too large", |server| rejected(start(server), |lb| lb.edit_bytes(&vec![b'#'; (16 << 20) + 1]))),
     ("a FIFO", |server| {
         rejected(start(server), |lb| {
@@ -89,14 +89,14 @@ const STATES: [(&str, Arrange); 10] = [
         let scene = rejected(start(server), |lb| lb.edit_file(&(file(server, "") + &table)));
         Scene { _kept: vec![Box::new(taken)], ..scene }
     }),
-    ("started with the last good one", |server| {
+    ("started from the last good copy", |server| {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("lb.toml");
         let state = directory.path().join("state");
         fs::write(&path, file(server, &format!("state_dir = \"{}\"\n", state.display()))).unwrap();
         let mut first = Lb::start_as(command(), TempDir::new().unwrap(), path.clone());
         first.signal("TERM");
-        // What is kept is kept before the end.
+        // The copy is written before the process ends.
         assert!(first.ends().success());
         let bad = fs::read_to_string(&path).unwrap() + "wieght = 1\n";
         fs::write(&path, bad).unwrap();
@@ -112,8 +112,8 @@ fn signals(lb: &Lb, name: &str, times: usize) {
     assert!(Command::new("sh").arg("-c").arg(script).status().unwrap().success());
 }
 
-/// Every record is whole, and the generation goes only with what was applied.
-fn is_whole(lb: &Lb) {
+/// Asserts that only applied reloads change the generation, and only rejected ones have problems.
+fn assert_consistent(lb: &Lb) {
     let listed = lb.api("/api/reloads?limit=500");
     let reloads: Vec<&Value> = listed["reloads"].as_array().unwrap().iter().rev().collect();
     let mut generation = 0;
@@ -126,8 +126,9 @@ fn is_whole(lb: &Lb) {
     assert_eq!(lb.generation(), generation);
 }
 
+// Case: signals
 #[test]
-fn a_hundred_hangups_change_nothing_and_the_end_is_in_order() {
+fn a_hundred_hangups_change_nothing_and_it_ends_in_order() {
     for (state, arrange) in STATES {
         let server = Server::named("a");
         let Scene { mut lb, _kept } = arrange(&server);
@@ -135,16 +136,17 @@ fn a_hundred_hangups_change_nothing_and_the_end_is_in_order() {
         signals(&lb, "HUP", 1);
         signals(&lb, "HUP", 100);
         assert_eq!(get(address, "/").text(), "a", "{state}");
-        is_whole(&lb);
+        assert_consistent(&lb);
         assert_eq!(lb.api("/api/config")["hash"], hash, "{state}");
         signals(&lb, "TERM", 1);
         assert!(lb.ends().success(), "{state}");
-        assert!(!lb.stderr().iter().any(|line| line.contains("panic")), "{state}: {:#?}", lb.stderr());
+        assert!(!lb.has_panicked(), "{state}: {:#?}", lb.stderr());
     }
 }
 
+// Case: signals
 #[test]
-fn a_second_stop_is_at_once() {
+fn a_second_stop_is_immediate() {
     for (number, (state, arrange)) in STATES.into_iter().enumerate() {
         let gate = Gate::default();
         let server = Server::gated("a", &gate);
@@ -154,23 +156,24 @@ fn a_second_stop_is_at_once() {
         eventually("the server has the request", || (!server.requests().is_empty()).then_some(()));
         let (first, second) = if number % 2 == 0 { ("TERM", "INT") } else { ("INT", "TERM") };
         signals(&lb, first, 1);
-        eventually("it begins to stop", || (lb.ask("/health").status == 503).then_some(()));
+        eventually("it is stopping", || (lb.ask("/health").status == 503).then_some(()));
         signals(&lb, "HUP", 100);
-        // It has an hour to drain.
+        // Its drain timeout is an hour.
         assert_eq!(lb.ask("/health").status, 503, "{state}");
         signals(&lb, second, 1);
-        assert!(slow.try_answer().is_err(), "{state}");
+        assert!(slow.try_response().is_err(), "{state}");
         assert!(lb.ends().success(), "{state}");
     }
 }
 
+// Case: signals
 #[test]
-fn a_hundred_stops_are_one_and_leave_nothing() {
+fn a_hundred_stops_are_like_one() {
     for (number, (state, arrange)) in STATES.into_iter().enumerate() {
         let server = Server::named("a");
         let Scene { mut lb, _kept } = arrange(&server);
         let script = format!("for i in $(seq 100); do kill -{} {} 2>&1; done", ["TERM", "INT"][number % 2], lb.pid());
-        // It may have ended before the last.
+        // The process may end before the last signal.
         Command::new("sh").arg("-c").arg(script).output().unwrap();
         assert!(lb.ends().success(), "{state}");
     }

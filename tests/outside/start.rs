@@ -1,4 +1,4 @@
-//! Starting, and not starting: what people see, and how the command ends.
+//! Starting and failing to start: the output and the exit codes.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -64,7 +64,7 @@ fn a_taken_port_is_one_line_that_names_it_and_says_what_to_do() {
 }
 
 #[test]
-fn a_bad_file_is_told_in_full_and_nothing_is_started() {
+fn every_problem_of_a_bad_file_is_printed_and_nothing_starts() {
     let directory = directory(&format!("{PORTS}{SERVER}wieght = 1\nenabled = 1\n[limits]\nheaders = -1\n"));
     let output = lb(directory.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -77,7 +77,7 @@ fn a_bad_file_is_told_in_full_and_nothing_is_started() {
 }
 
 #[test]
-fn a_missing_file_is_said_with_how_to_get_one() {
+fn a_missing_file_is_reported_with_a_way_to_get_one() {
     let directory = TempDir::new().unwrap();
     for arguments in [&["run"][..], &["check"], &["run", "--config", "other.toml"]] {
         let output = lb(directory.path(), arguments);
@@ -91,7 +91,7 @@ fn a_missing_file_is_said_with_how_to_get_one() {
 }
 
 #[test]
-fn a_bad_usage_is_another_exit_code_than_a_bad_file() {
+fn bad_usage_has_another_exit_code_than_a_bad_file() {
     let directory = directory(&format!("{PORTS}{SERVER}"));
     for arguments in [&["--nope"][..], &["nope"], &["check", "--format", "nope"], &["--config"]] {
         let output = lb(directory.path(), arguments);
@@ -101,7 +101,7 @@ fn a_bad_usage_is_another_exit_code_than_a_bad_file() {
 }
 
 #[test]
-fn versions_and_help_are_answers() {
+fn version_and_help_exit_with_0() {
     let directory = TempDir::new().unwrap();
     let output = lb(directory.path(), &["--version"]);
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), format!("lb {}\n", env!("CARGO_PKG_VERSION"))));
@@ -115,7 +115,7 @@ fn versions_and_help_are_answers() {
 }
 
 #[test]
-fn a_file_is_checked_for_people_for_programs_and_for_ci() {
+fn lb_check_has_formats_for_people_programs_and_ci() {
     let good = directory(&format!("{PORTS}{SERVER}"));
     let bad = directory(&format!("{PORTS}{SERVER}wieght = 1\n"));
     for (directory, code) in [(&good, 0), (&bad, 1)] {
@@ -124,9 +124,9 @@ fn a_file_is_checked_for_people_for_programs_and_for_ci() {
             assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(code), ""), "{arguments:?}");
         }
         let output = lb(directory.path(), &["check", "--format", "json"]);
-        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!((output.status.code(), &answer["fine"]), (Some(code), &(code == 0).into()));
-        assert_eq!(answer["problems"].as_array().map(Vec::len), usize::try_from(code).ok());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((output.status.code(), &report["fine"]), (Some(code), &(code == 0).into()));
+        assert_eq!(report["problems"].as_array().map(Vec::len), usize::try_from(code).ok());
         let output = lb(directory.path(), &["check", "--format", "github"]);
         assert_eq!(output.status.code(), Some(code));
         assert_eq!(stdout(&output).starts_with("::error file=lb.toml,line=8,col=1,"), code == 1);
@@ -137,31 +137,31 @@ fn a_file_is_checked_for_people_for_programs_and_for_ci() {
 }
 
 #[test]
-fn the_healthcheck_says_whether_the_balancer_of_a_file_is_ready() {
+fn lb_healthcheck_reports_whether_the_balancer_is_ready() {
     let server = Server::named("a");
     let running = Lb::start(&format!("[health]\ninterval = \"50ms\"\n{}", servers(&[("a", server.address, 1)])));
     let config = |admin| {
         directory(&format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"{admin}\"\n{SERVER}"))
     };
-    let asks = config(running.admin);
-    let output = lb(asks.path(), &["healthcheck"]);
+    let directory_of_running = config(running.admin);
+    let output = lb(directory_of_running.path(), &["healthcheck"]);
     assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
 
     server.set_healthy(false);
     running.server_is("a", "down");
-    let output = lb(asks.path(), &["healthcheck"]);
+    let output = lb(directory_of_running.path(), &["healthcheck"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("not ready") && stderr(&output).contains("default"), "{}", stderr(&output));
 
-    let (held, nobody) = taken();
-    drop(held);
-    let output = lb(config(nobody).path(), &["healthcheck"]);
+    let (listener, closed) = taken();
+    drop(listener);
+    let output = lb(config(closed).path(), &["healthcheck"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(&format!("no response from {nobody}")), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("no answer from {closed}")), "{}", stderr(&output));
 }
 
 #[test]
-fn the_file_may_be_named_by_the_environment() {
+fn the_environment_can_name_the_file() {
     let directory = directory("wieght = 1\n");
     fs::write(directory.path().join("other.toml"), format!("{PORTS}{SERVER}")).unwrap();
     let check = |arguments: &[&str]| {
@@ -170,17 +170,17 @@ fn the_file_may_be_named_by_the_environment() {
         command.output().expect("lb runs").status.code()
     };
     assert_eq!(check(&["check"]), Some(0));
-    assert_eq!(check(&["--config", "lb.toml", "check"]), Some(1), "what is said beats what is set");
+    assert_eq!(check(&["--config", "lb.toml", "check"]), Some(1), "an argument takes precedence over the environment");
 }
 
-/// The ports of the demo are fixed, and may be taken where this runs: then it says which, and ends.
+/// The ports of the demo are fixed, and may be taken on this machine. Then it names them, and ends.
 #[test]
-fn the_demo_writes_its_file_and_says_what_to_try() {
+fn the_demo_writes_its_file_and_prints_what_to_try() {
     let directory = TempDir::new().unwrap();
     let mut command = command();
     command.arg("demo").current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = Killed(command.spawn().expect("lb runs"));
-    let Killed(child) = &mut child;
+    let mut child = KillOnDrop(command.spawn().expect("lb runs"));
+    let KillOnDrop(child) = &mut child;
     let (out, err) = (lines(child.stdout.take().expect("piped")), lines(child.stderr.take().expect("piped")));
     let text = |lines: &Lines| lines.lock().unwrap().join("\n");
     let ended = eventually("the demo listens or has ended", || match child.try_wait().expect("a child") {
@@ -189,7 +189,7 @@ fn the_demo_writes_its_file_and_says_what_to_try() {
     });
     let written = fs::read_to_string(directory.path().join("lb.toml")).expect("the file was written");
     assert!(written.contains("name = \"server3\"") && written.contains("weight = 6"), "{written}");
-    // Its first line leads there.
+    // Its first line refers to the schema.
     let schema = fs::read_to_string(directory.path().join("lb.schema.json")).expect("the schema was written");
     assert!(written.starts_with("#:schema ./lb.schema.json\n") && schema.contains("\"$schema\""), "{written}");
     let Some(status) = ended else {
@@ -211,16 +211,16 @@ fn the_demo_writes_its_file_and_says_what_to_try() {
     eventually("it names the taken port", || {
         [8080, 8081, 8082, 8083, 9900].iter().any(|port| text(&err).contains(&taken(*port))).then_some(())
     });
-    assert_eq!(text(&out), "", "nothing to try where nothing runs");
-    eprintln!("ports of the demo are taken here: only what it says then was tested");
+    assert_eq!(text(&out), "", "nothing runs, so there is nothing to try");
+    eprintln!("ports of the demo are taken here, so only its error was tested");
 }
 
-/// Its ports are others' too, so it is not left running, whatever became of the test.
-struct Killed(Child);
+/// Ends the demo when dropped, because others may need its ports.
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! `lb status` and `lb server`: what a person sees of the balancer that runs, and how the commands end.
+//! `lb status` and `lb server`: the output and the exit codes.
 
 use std::process::Stdio;
 
@@ -15,7 +15,7 @@ fn ask(lb: &Lb, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn the_status_fits_a_terminal_and_has_what_a_person_wants() {
+fn the_status_fits_a_terminal() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     b.set_healthy(false);
     let text = servers(&[("server1", a.address, 2), ("server2", b.address, 6)]);
@@ -39,23 +39,23 @@ fn the_status_fits_a_terminal_and_has_what_a_person_wants() {
     assert_eq!((cells("server1"), cells("server2")), (vec!["up", "2", "100.0%"], vec!["down", "6", "0.0%"]));
     let longest = ran.out.lines().map(|line| line.chars().count()).max();
     assert!(longest <= Some(80), "{longest:?} columns:\n{}", ran.out);
-    assert!(!ran.out.contains('\u{1b}'), "no colours but on a terminal");
+    assert!(!ran.out.contains('\u{1b}'), "colours without a terminal");
 
-    let told = ask(&lb, &["status", "--json"]).json();
-    assert_eq!((&told["config"]["generation"], &told["config"]["config"]), (&json!(1), &json!(null)));
-    assert_eq!(told["last_reload"]["outcome"], "applied");
-    assert_eq!((&told["servers"][1]["name"], &told["pools"][0]["ready"]), (&json!("server2"), &json!(true)));
+    let status = ask(&lb, &["status", "--json"]).json();
+    assert_eq!((&status["config"]["generation"], &status["config"]["config"]), (&json!(1), &json!(null)));
+    assert_eq!(status["last_reload"]["outcome"], "applied");
+    assert_eq!((&status["servers"][1]["name"], &status["pools"][0]["ready"]), (&json!("server2"), &json!(true)));
 }
 
 #[test]
-fn a_rejected_edit_is_told_in_a_line_each() {
+fn each_problem_of_a_rejected_edit_has_a_line() {
     let server = Server::named("a");
     let text = servers(&[("a", server.address, 1)]);
     let lb = Lb::start(&text);
     let before = lb.newest_reload();
     lb.edit(&format!("{text}wieght = 1\nenabled = 1\n"));
     lb.next_reload(&before);
-    let told = ask(&lb, &["status"]).out;
+    let out = ask(&lb, &["status"]).out;
     for part in [
         "warning: last_good: the balancer's file was rejected",
         "last reload rejected ",
@@ -63,31 +63,31 @@ fn a_rejected_edit_is_told_in_a_line_each() {
         "/lb.toml:9:1: unknown key `wieght` in [[server]] (did you mean `weight`?)\n",
         "/lb.toml:10:11: ",
     ] {
-        assert!(told.contains(part), "{part} in\n{told}");
+        assert!(out.contains(part), "{part} in\n{out}");
     }
 }
 
 #[test]
-fn watched_it_is_told_again_and_again() {
+fn with_watch_the_status_is_printed_repeatedly() {
     let server = Server::named("a");
     let lb = Lb::start(&servers(&[("a", server.address, 1)]));
     let mut command = command();
     command.args(["status", "--watch", "--admin", &lb.admin.to_string()]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let seen = lines(child.stdout.take().unwrap());
-    let count = |what: &str| seen.lock().unwrap().iter().filter(|line| line.contains(what)).count();
-    eventually("it is told twice", || (count("generation 1 at") >= 2).then_some(()));
+    let output = lines(child.stdout.take().unwrap());
+    let count = |what: &str| output.lock().unwrap().iter().filter(|line| line.contains(what)).count();
+    eventually("it is printed twice", || (count("generation 1 at") >= 2).then_some(()));
     lb.edit(&servers(&[("a", server.address, 7)]));
-    eventually("the edit is told", || (count("generation 2 at") >= 1).then_some(()));
+    eventually("the edit shows", || (count("generation 2 at") >= 1).then_some(()));
     drop(lb);
-    eventually("that it has ended is told", || (count("cannot reach a balancer") >= 1).then_some(()));
+    eventually("the end of the balancer shows", || (count("cannot reach a balancer") >= 1).then_some(()));
     assert_eq!(child.try_wait().unwrap(), None);
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 #[test]
-fn servers_are_listed_shown_and_drawn() {
+fn servers_are_listed_shown_and_picked_at_random() {
     let server = Server::named("a");
     let lb = Lb::start(&format!(
         "[health]\nkind = \"none\"\n[reload]\nallow_empty = true\n{}[[pool.other.server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nweight = 9\n[[pool.idle.server]]\nname = \"c\"\naddress = \"127.0.0.1:1\"\nenabled = false\n",
@@ -100,27 +100,27 @@ fn servers_are_listed_shown_and_drawn() {
     assert_eq!(ask(&lb, &["server", "list", "--pool", "other"]).out.lines().count(), 2);
     assert_eq!(ask(&lb, &["server", "list", "--json"]).json(), lb.api("/api/servers"));
 
-    let shown = ask(&lb, &["server", "show", "b"]);
-    assert_eq!((shown.code, shown.out.contains("75.0%")), (Some(0), true), "{}", shown.out);
+    let ran = ask(&lb, &["server", "show", "b"]);
+    assert_eq!((ran.code, ran.out.contains("75.0%")), (Some(0), true), "{}", ran.out);
     assert_eq!(ask(&lb, &["server", "show", "a", "--pool", "other", "--json"]).json()["weight"], 9);
-    for (arguments, why) in [
+    for (arguments, message) in [
         (&["server", "show", "a"][..], "choose one with `?pool=`"),
         (&["server", "show", "a/b?c"], "there is no server `a/b?c`"),
         (&["server", "random", "--pool", "idle"], "there is no active server"),
         (&["server", "list", "--pool", "nope"], "nope"),
     ] {
         let ran = ask(&lb, arguments);
-        assert_eq!((ran.code, ran.err.contains(why)), (Some(1), true), "{arguments:?}: {ran:#?}");
+        assert_eq!((ran.code, ran.err.contains(message)), (Some(1), true), "{arguments:?}: {ran:#?}");
     }
-    let drawn = ask(&lb, &["server", "random", "--json"]).json();
-    assert!(drawn["share"].as_f64() > Some(0.0), "{drawn}");
+    let random = ask(&lb, &["server", "random", "--json"]).json();
+    assert!(random["share"].as_f64() > Some(0.0), "{random}");
 }
 
 #[test]
-fn nobody_there_and_a_bad_usage_end_with_2() {
-    let nobody = Refusing::new().address.to_string();
+fn an_unreachable_balancer_or_bad_usage_exits_with_2() {
+    let unreachable = Refusing::new().address.to_string();
     for arguments in [&["status"][..], &["server", "list"], &["server", "show", "a"], &["server", "random"]] {
-        let ran = run(&[arguments, &["--admin", &nobody]].concat());
+        let ran = run(&[arguments, &["--admin", &unreachable]].concat());
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(ran.err.contains("cannot reach a balancer at"), "{}", ran.err);
     }

@@ -1,32 +1,32 @@
-//! Sticky clients: the same cookie, the same server.
+//! Sticky sessions: the same cookie leads to the same server.
 
 use std::collections::BTreeSet;
 
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Server, respond};
 
 const STICKY: &str = "[balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\n";
 
-/// A request with this cookie, if any.
-fn ask(lb: &Lb, cookie: Option<&str>) -> Answer {
+/// Sends a request with this cookie, if any.
+fn request(lb: &Lb, cookie: Option<&str>) -> Response {
     let cookie = cookie.map_or_else(String::new, |cookie| format!("Cookie: theme=dark; {cookie}; x=y\r\n"));
-    let answer = Client::connect(lb.address()).request(format!("GET / HTTP/1.1\r\nHost: a\r\n{cookie}\r\n"));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer
+    let response = Client::connect(lb.address()).request(format!("GET / HTTP/1.1\r\nHost: a\r\n{cookie}\r\n"));
+    assert_eq!(response.status, 200, "{response:?}");
+    response
 }
 
-/// Name and value of the cookie that an answer sets.
-fn cookie(answer: &Answer) -> Option<String> {
-    Some(answer.field("set-cookie")?.split(';').next()?.to_owned())
+/// The name and value of the cookie that a response sets.
+fn cookie(response: &Response) -> Option<String> {
+    Some(response.header("set-cookie")?.split(';').next()?.to_owned())
 }
 
-/// A client that was sent to this server, by its cookie.
-fn client_of(lb: &Lb, name: &str) -> String {
-    eventually(&format!("a client of {name}"), || Some(ask(lb, None)).filter(|answer| answer.text() == name))
-        .field("set-cookie")
-        .and_then(|field| field.split(';').next())
+/// The cookie of a client of this server.
+fn cookie_of(lb: &Lb, name: &str) -> String {
+    eventually(&format!("a client of {name}"), || Some(request(lb, None)).filter(|response| response.text() == name))
+        .header("set-cookie")
+        .and_then(|cookie| cookie.split(';').next())
         .expect("a cookie")
         .to_owned()
 }
@@ -34,8 +34,8 @@ fn client_of(lb: &Lb, name: &str) -> String {
 #[track_caller]
 fn assert_stays(lb: &Lb, cookie: &str, name: &str) {
     for _ in 0..10 {
-        let answer = ask(lb, Some(cookie));
-        assert_eq!((answer.text().as_str(), answer.field("set-cookie")), (name, None));
+        let response = request(lb, Some(cookie));
+        assert_eq!((response.text().as_str(), response.header("set-cookie")), (name, None));
     }
 }
 
@@ -48,39 +48,39 @@ fn tables(servers: &[(&str, Server)]) -> String {
 }
 
 #[test]
-fn a_client_is_led_back_to_its_server_and_given_its_cookie_once() {
+fn a_cookie_leads_to_its_server_and_is_set_once() {
     let servers = three();
     let lb = Lb::start(&format!("{NO_CHECKS}{STICKY}{}", tables(&servers)));
     let mut cookies = BTreeSet::new();
     for (name, server) in &servers {
-        let cookie = client_of(&lb, name);
+        let cookie = cookie_of(&lb, name);
         assert!(!cookie.contains(name) && !cookie.contains(&server.address.port().to_string()), "{cookie}");
         assert_stays(&lb, &cookie, name);
         cookies.insert(cookie);
     }
     assert_eq!(cookies.len(), 3, "{cookies:?}");
-    let attributes = ask(&lb, None).field("set-cookie").expect("a cookie").to_owned();
+    let attributes = request(&lb, None).header("set-cookie").expect("a cookie").to_owned();
     for attribute in ["; Max-Age=3600", "; Path=/", "; HttpOnly", "; SameSite=Lax"] {
         assert!(attributes.contains(attribute), "{attributes}");
     }
-    // A cookie that names nobody is replaced.
-    let answer = ask(&lb, Some("lb=0123456789abcdef"));
-    assert!(cookie(&answer).is_some_and(|cookie| cookies.contains(&cookie)), "{answer:?}");
+    // A cookie without a server is replaced.
+    let response = request(&lb, Some("lb=0123456789abcdef"));
+    assert!(cookie(&response).is_some_and(|cookie| cookies.contains(&cookie)), "{response:?}");
 }
 
 #[test]
-fn the_cookie_holds_through_edits_restarts_and_replicas() {
+fn a_cookie_survives_edits_restarts_and_replicas() {
     let servers = three();
     let file = format!("{NO_CHECKS}{STICKY}{}", tables(&servers));
     let lb = Lb::start(&file);
-    let cookie = client_of(&lb, "server2");
-    // Its own weight, another's leaving, another order, a newcomer.
-    let newcomer = Server::named("server4");
+    let cookie = cookie_of(&lb, "server2");
+    // A new weight, a removed server, another order, a new server.
+    let new = Server::named("server4");
     let [first, second, third] = &servers;
     for edit in [
         format!("{}weight = 7\n{}", second.1.table("server2"), first.1.table("server1")),
-        format!("{}{}{}", third.1.table("server3"), second.1.table("server2"), newcomer.table("server4")),
-        format!("{}weight = 0\n{}", second.1.table("server2"), newcomer.table("server4")),
+        format!("{}{}{}", third.1.table("server3"), second.1.table("server2"), new.table("server4")),
+        format!("{}weight = 0\n{}", second.1.table("server2"), new.table("server4")),
     ] {
         lb.apply(&format!("{NO_CHECKS}{STICKY}{edit}"));
         assert_stays(&lb, &cookie, "server2");
@@ -88,25 +88,25 @@ fn the_cookie_holds_through_edits_restarts_and_replicas() {
     drop(lb);
     let replica = Lb::start(&file);
     assert_stays(&replica, &cookie, "server2");
-    assert_eq!(client_of(&replica, "server2"), cookie);
-    // Switched off, it means nothing.
+    assert_eq!(cookie_of(&replica, "server2"), cookie);
+    // Without sticky sessions it has no effect.
     replica.apply(&format!("{NO_CHECKS}{}", tables(&servers)));
-    let names: BTreeSet<String> = (0..9).map(|_| ask(&replica, Some(&cookie)).text()).collect();
+    let names: BTreeSet<String> = (0..9).map(|_| request(&replica, Some(&cookie)).text()).collect();
     assert_eq!(names.len(), 3);
 }
 
 #[test]
-fn a_client_of_a_server_that_is_down_moves_and_is_told() {
+fn a_client_of_a_server_that_is_down_gets_another_and_its_cookie() {
     let servers = three();
     let lb = Lb::start(&format!("[health]\ninterval = \"50ms\"\nfall = 1\n{STICKY}{}", tables(&servers)));
-    let old = client_of(&lb, "server1");
+    let old = cookie_of(&lb, "server1");
     servers[0].1.set_healthy(false);
     lb.server_is("server1", "down");
-    let answer = ask(&lb, Some(&old));
-    let (name, new) = (answer.text(), cookie(&answer).expect("another cookie"));
-    assert!(name != "server1" && new != old, "{answer:?}");
+    let response = request(&lb, Some(&old));
+    let (name, new) = (response.text(), cookie(&response).expect("another cookie"));
+    assert!(name != "server1" && new != old, "{response:?}");
     assert_stays(&lb, &new, &name);
-    // Its old server takes nobody away who has found another.
+    // The client stays with its new server once the old one is up.
     servers[0].1.set_healthy(true);
     lb.server_is("server1", "up");
     assert_stays(&lb, &new, &name);
@@ -114,14 +114,14 @@ fn a_client_of_a_server_that_is_down_moves_and_is_told() {
 }
 
 #[test]
-fn a_client_of_a_server_that_refuses_moves_at_once() {
+fn a_client_of_a_server_that_refuses_gets_another_at_once() {
     let servers = three();
     let lb = Lb::start(&format!("{NO_CHECKS}{STICKY}{}", tables(&servers)));
-    let old = client_of(&lb, "server1");
+    let old = cookie_of(&lb, "server1");
     servers[0].1.stop();
-    let answer = ask(&lb, Some(&old));
-    assert_ne!(answer.text(), "server1");
-    assert!(cookie(&answer).is_some_and(|new| new != old), "{answer:?}");
+    let response = request(&lb, Some(&old));
+    assert_ne!(response.text(), "server1");
+    assert!(cookie(&response).is_some_and(|new| new != old), "{response:?}");
 }
 
 #[test]
@@ -135,34 +135,34 @@ fn a_drained_server_keeps_its_clients_until_the_drain_ends() {
         )
     };
     let lb = Lb::start(&file("1h", true));
-    let cookie_of_first = client_of(&lb, "server1");
+    let cookie_of_first = cookie_of(&lb, "server1");
     lb.apply(&file("1h", false));
     assert_eq!(lb.server("server1")["status"], "draining");
     assert_stays(&lb, &cookie_of_first, "server1");
-    let new: Vec<String> = (0..12).map(|_| ask(&lb, None).text()).collect();
+    let new: Vec<String> = (0..12).map(|_| request(&lb, None).text()).collect();
     assert!(!new.contains(&"server1".to_owned()), "{new:?}");
-    // Enabled again, and drained in a moment.
+    // Enabled, and drained again with a short timeout.
     lb.apply(&file("100ms", true));
     lb.apply(&file("100ms", false));
     lb.server_is("server1", "disabled");
-    let answer = ask(&lb, Some(&cookie_of_first));
-    assert_ne!(answer.text(), "server1");
-    assert!(cookie(&answer).is_some(), "{answer:?}");
+    let response = request(&lb, Some(&cookie_of_first));
+    assert_ne!(response.text(), "server1");
+    assert!(cookie(&response).is_some(), "{response:?}");
 }
 
 #[test]
-fn a_servers_own_cookies_stay() {
-    let server = Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=1\r\n\r\n");
+fn the_servers_own_cookies_are_kept() {
+    let server = Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=1\r\n\r\n");
         }
     });
-    let lb = Lb::before(&server, STICKY);
+    let lb = Lb::in_front_of(&server, STICKY);
     let cookies: Vec<(String, String)> =
-        ask(&lb, None).fields.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
+        request(&lb, None).headers.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
     assert!(cookies.len() == 2 && cookies[0].1 == "session=1" && cookies[1].1.starts_with("lb="), "{cookies:?}");
-    let seen = server.requests().remove(0);
-    assert!(seen.values("cookie").is_empty());
-    ask(&lb, Some("lb=0123456789abcdef"));
+    let forwarded = server.requests().remove(0);
+    assert!(forwarded.values("cookie").is_empty());
+    request(&lb, Some("lb=0123456789abcdef"));
     assert_eq!(server.requests()[1].values("cookie"), ["theme=dark; lb=0123456789abcdef; x=y"]);
 }

@@ -1,4 +1,4 @@
-//! What collectors are told, and what becomes of a caller's trace.
+//! Spans for collectors, and traces that callers have started.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,19 +9,19 @@ use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Request, Server, answer};
+use crate::support::servers::{Refusing, Request, Server, respond};
 
 const TRACE: &str = "80f198ee56343ba864fe8b2a57d3eff7";
 const SPAN: &str = "e457b5a2e4d86bd1";
 
-/// A collector that takes all.
+/// A collector that accepts everything.
 struct Collector(Server);
 
 impl Collector {
     fn start() -> Self {
-        Self(Server::scripted(|mut stream, note| {
-            while note.next(&mut stream).is_some() {
-                answer(&mut stream, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
+        Self(Server::scripted(|mut stream, recorder| {
+            while recorder.next(&mut stream).is_some() {
+                respond(&mut stream, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
             }
         }))
     }
@@ -30,13 +30,13 @@ impl Collector {
         format!("http://{}/api/v2/spans", self.0.address)
     }
 
-    /// Zipkin spans so far.
+    /// The Zipkin spans so far.
     fn spans(&self) -> Vec<Value> {
         let batch = |request: &Request| serde_json::from_slice::<Vec<Value>>(&request.body).expect("spans");
         self.0.requests().iter().flat_map(batch).collect()
     }
 
-    /// The spans of a client's requests so far: their paths.
+    /// The paths of the requests that have a server span so far.
     fn paths(&self) -> Vec<String> {
         let spans = self.spans();
         let served = spans.iter().filter(|span| span["kind"] == "SERVER");
@@ -45,7 +45,7 @@ impl Collector {
 
     #[track_caller]
     fn has(&self, path: &str) {
-        eventually(&format!("a span of {path}"), || self.paths().iter().any(|had| had == path).then_some(()));
+        eventually(&format!("a span of {path}"), || self.paths().iter().any(|other| other == path).then_some(()));
     }
 }
 
@@ -55,13 +55,13 @@ fn config(zipkin: &str, sample: f64, server: SocketAddr) -> String {
     format!("{NO_CHECKS}[tracing]\nzipkin = \"{zipkin}\"\nsample = {sample:?}\n{server}")
 }
 
-fn request(path: &str, fields: &[(&str, &str)]) -> String {
-    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
+fn request(path: &str, headers: &[(&str, &str)]) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
 #[test]
-fn one_trace_shows_the_balancer_each_try_and_the_server() {
+fn a_trace_has_spans_for_the_balancer_each_attempt_and_the_server() {
     let zipkin = Collector::start();
     let refusing = Refusing::new();
     let up = Demo::start("server1", Some(&zipkin.url()));
@@ -71,7 +71,7 @@ fn one_trace_shows_the_balancer_each_try_and_the_server() {
         zipkin.url()
     ));
     let mut client = Client::connect(lb.address());
-    // Whoever is first in turn, one of two in a row is tried at the server that refuses.
+    // The first attempt of one of two requests is at the server that refuses.
     for _ in 0..2 {
         assert_eq!(client.request(request("/slow?seconds=0", &[("B3", "1")])).status, 200);
     }
@@ -101,13 +101,13 @@ fn one_trace_shows_the_balancer_each_try_and_the_server() {
     for (child, parent) in [(first, server), (second, server), (demo, second), (sleep, demo)] {
         assert_eq!(child["parentId"], parent["id"], "{trace:#?}");
     }
-    let begins = |span: &Value| span["timestamp"].as_u64().expect("a time");
-    let ends = |span: &Value| begins(span) + span["duration"].as_u64().expect("a time");
-    // Of a time and of a duration less than a microsecond is cut off.
-    for tried in [first, second] {
-        assert!(begins(server) <= begins(tried) && ends(tried) <= ends(server) + 1, "{trace:#?}");
+    let starts = |span: &Value| span["timestamp"].as_u64().expect("a time");
+    let ends = |span: &Value| starts(span) + span["duration"].as_u64().expect("a time");
+    // Times and durations are truncated to microseconds.
+    for attempt in [first, second] {
+        assert!(starts(server) <= starts(attempt) && ends(attempt) <= ends(server) + 1, "{trace:#?}");
     }
-    assert!(ends(first) <= begins(second) + 1, "{trace:#?}");
+    assert!(ends(first) <= starts(second) + 1, "{trace:#?}");
 
     let tags = |span: &Value, expected: &[(&str, &str)]| {
         for (name, value) in expected {
@@ -129,38 +129,38 @@ fn one_trace_shows_the_balancer_each_try_and_the_server() {
     tags(second, &[("http.response.status_code", "200")]);
     assert_eq!(first["tags"].get("http.request.resend_count"), None);
     assert_eq!(first["tags"].get("http.response.status_code"), None);
-    for fine in [server, second] {
-        assert_eq!((fine["tags"].get("error"), fine["tags"].get("error.type")), (None, None), "{trace:#?}");
+    for span in [server, second] {
+        assert_eq!((span["tags"].get("error"), span["tags"].get("error.type")), (None, None), "{trace:#?}");
     }
     assert_eq!(first["remoteEndpoint"]["serviceName"], "server0");
     assert_eq!(second["remoteEndpoint"]["serviceName"], "server1");
 }
 
 #[test]
-fn a_callers_trace_goes_on_in_whatever_form_it_came() {
+fn a_callers_trace_is_continued_in_each_format() {
     let (zipkin, server) = (Collector::start(), Server::named("server1"));
     let lb = Lb::start(&config(&zipkin.url(), 0.0, server.address));
     let b3 = format!("{TRACE}-{SPAN}-1");
     let w3c = format!("00-{TRACE}-{SPAN}-01");
-    let forms: [&[(&str, &str)]; 3] = [
+    let formats: [&[(&str, &str)]; 3] = [
         &[("b3", &b3)],
         &[("X-B3-TraceId", TRACE), ("X-B3-SpanId", SPAN), ("X-B3-Sampled", "1")],
         &[("traceparent", &w3c), ("tracestate", "vendor=1")],
     ];
     let mut client = Client::connect(lb.address());
-    for (number, fields) in forms.iter().enumerate() {
+    for (number, headers) in formats.iter().enumerate() {
         let path = format!("/{number}");
-        assert_eq!(client.request(request(&path, fields)).status, 200);
+        assert_eq!(client.request(request(&path, headers)).status, 200);
         zipkin.has(&path);
         let spans = zipkin.spans();
         let of_path = |kind: &str| {
             spans.iter().find(|span| span["kind"] == kind && span["tags"]["url.path"] == path.as_str()).expect("a span")
         };
-        let (served, tried) = (of_path("SERVER"), of_path("CLIENT"));
+        let (served, attempt) = (of_path("SERVER"), of_path("CLIENT"));
         assert_eq!((&served["traceId"], &served["parentId"]), (&TRACE.into(), &SPAN.into()));
-        assert_eq!((&tried["traceId"], &tried["parentId"]), (&TRACE.into(), &served["id"]));
+        assert_eq!((&attempt["traceId"], &attempt["parentId"]), (&TRACE.into(), &served["id"]));
 
-        let (id, parent) = (tried["id"].as_str().expect("an id"), served["id"].as_str().expect("an id"));
+        let (id, parent) = (attempt["id"].as_str().expect("an id"), served["id"].as_str().expect("an id"));
         let seen = server.requests().into_iter().find(|request| request.path() == path).expect("a request");
         for (name, value) in [
             ("b3", format!("{TRACE}-{id}-1-{parent}")),
@@ -177,20 +177,20 @@ fn a_callers_trace_goes_on_in_whatever_form_it_came() {
 }
 
 #[test]
-fn a_callers_decision_is_kept() {
+fn a_callers_sampling_decision_is_kept() {
     let (zipkin, server) = (Collector::start(), Server::named("server1"));
     let lb = Lb::start(&config(&zipkin.url(), 1.0, server.address));
     let b3 = format!("{TRACE}-{SPAN}-0");
     let w3c = format!("00-{TRACE}-{SPAN}-00");
-    let forms: [&[(&str, &str)]; 4] = [
+    let formats: [&[(&str, &str)]; 4] = [
         &[("b3", &b3)],
         &[("b3", "0")],
         &[("X-B3-TraceId", TRACE), ("X-B3-SpanId", SPAN), ("X-B3-Sampled", "0")],
         &[("traceparent", &w3c)],
     ];
     let mut client = Client::connect(lb.address());
-    for fields in forms {
-        assert_eq!(client.request(request("/no", fields)).status, 200);
+    for headers in formats {
+        assert_eq!(client.request(request("/no", headers)).status, 200);
     }
     assert_eq!(client.get("/yes").status, 200);
     zipkin.has("/yes");
@@ -206,7 +206,7 @@ fn a_callers_decision_is_kept() {
 }
 
 #[test]
-fn the_share_that_is_sampled_is_the_one_in_the_file() {
+fn the_sampled_share_is_the_configured_one() {
     let (zipkin, server) = (Collector::start(), Server::named("server1"));
     let lb = Lb::start(&config(&zipkin.url(), 0.0, server.address));
     let mut client = Client::connect(lb.address());
@@ -221,46 +221,48 @@ fn the_share_that_is_sampled_is_the_one_in_the_file() {
     assert_eq!(client.request(request("/end", &[("b3", "1")])).status, 200);
     zipkin.has("/end");
     let paths = zipkin.paths();
-    let count = |path: &str| paths.iter().filter(|had| *had == path).count();
+    let count = |path: &str| paths.iter().filter(|other| *other == path).count();
     assert_eq!((count("/none"), count("/all")), (0, 400));
-    // Six standard deviations: once in a billion runs.
+    // Six standard deviations, so this fails once in a billion runs.
     assert!((100 - 52..=100 + 52).contains(&count("/some")), "{}", count("/some"));
 }
 
+// Case: telemetry-fails
 #[test]
-fn row_46_a_collector_that_is_down_costs_nothing_and_is_said_once() {
+fn a_collector_that_is_down_costs_nothing_and_is_logged_once() {
     let (refusing, server) = (Refusing::new(), Server::named("server1"));
     let lb = Lb::start(&config(&format!("http://{}/api/v2/spans", refusing.address), 1.0, server.address));
     for lost in [2.0, 4.0] {
         assert_eq!(get(lb.address(), "/").status, 200);
         eventually("the loss of spans", || (lb.metric("lb_spans_dropped_total") == Some(lost)).then_some(()));
     }
-    let said = lb.stderr().into_iter().filter(|line| line.contains("spans were lost")).count();
-    assert_eq!(said, 1, "{:#?}", lb.stderr());
+    let lines = lb.stderr().into_iter().filter(|line| line.contains("spans were lost")).count();
+    assert_eq!(lines, 1, "{:#?}", lb.stderr());
 }
 
+// Case: telemetry-fails
 #[test]
-fn row_46_a_collector_that_is_slow_costs_nothing() {
-    let silent = Server::scripted(|mut stream, note| while note.next(&mut stream).is_some() {});
+fn a_slow_collector_costs_nothing() {
+    let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
     let server = Server::named("server1");
     let lb = Lb::start(&config(&format!("http://{}/", silent.address), 1.0, server.address));
     let mut client = Client::connect(lb.address());
     client.get("/");
     eventually("a batch is stuck", || (silent.requests().len() == 1).then_some(()));
-    let begin = std::time::Instant::now();
-    // More spans than may wait.
+    let start = std::time::Instant::now();
+    // More spans than the queue holds.
     for _ in 0..1_100 {
         assert_eq!(client.get("/").status, 200);
     }
-    // The stuck batch has five seconds: none of the requests has waited for it, or the two would have met.
-    if begin.elapsed().as_secs() < 4 {
+    // The stuck batch ends after five seconds, so no request has waited for it.
+    if start.elapsed().as_secs() < 4 {
         assert_eq!((silent.requests().len(), lb.metric("lb_spans_exported_total")), (1, Some(0.0)));
         assert!(lb.metric("lb_spans_dropped_total") >= Some(100.0));
     }
 }
 
 #[test]
-fn live_edits_switch_tracing_on_off_and_to_another_collector() {
+fn edits_turn_tracing_on_and_off_and_change_the_collector() {
     let (first, second, server) = (Collector::start(), Collector::start(), Server::named("server1"));
     let b3 = format!("{TRACE}-{SPAN}-1");
     let lb = Lb::start(&config("", 1.0, server.address));
@@ -280,16 +282,16 @@ fn live_edits_switch_tracing_on_off_and_to_another_collector() {
     assert_eq!(first.paths(), ["/first", "/first-again"]);
     assert_eq!(second.paths(), ["/second"]);
 
-    // Off, no trace is begun, and a caller's passes without a span that nobody would report.
-    let seen = server.requests();
-    let of = |path: &str| seen.iter().find(|request| request.path() == path).expect("a request");
+    // Without tracing no trace is started, and a caller's trace is forwarded unchanged.
+    let requests = server.requests();
+    let of = |path: &str| requests.iter().find(|request| request.path() == path).expect("a request");
     assert_eq!((of("/off").values("b3"), of("/off").values("traceparent")), (vec![], vec![]));
     assert_eq!(of("/off-again").values("b3"), [b3]);
     assert_eq!(of("/off-again").values("traceparent"), [format!("00-{TRACE}-{SPAN}-01")]);
 }
 
 #[test]
-fn the_last_spans_are_sent_before_the_end() {
+fn the_last_spans_are_sent_before_the_process_ends() {
     let (zipkin, otlp, server) = (Collector::start(), Collector::start(), Server::named("server1"));
     let both = format!("otlp = \"http://{}/v1/traces\"\nsample = 1.0", otlp.0.address);
     let config = config(&zipkin.url(), 1.0, server.address).replace("sample = 1.0", &both);

@@ -1,7 +1,6 @@
-//! Where edits cannot be seen as they are made: found all the same, or said with what to do.
+//! Edits without file events: polling finds them, or a warning says what to do.
 //!
-//! Mounts and limits are made in namespaces of their own; where the system does not let a test have those, it says
-//! so and ends.
+//! Mounts and limits need namespaces. Where the system does not allow them, a test prints that and ends.
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +13,13 @@ use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, command, run, servers};
 use crate::support::servers::Server;
 
-/// A file whose only server has that weight.
+/// A file whose only server has this weight.
 fn file(server: &Server, reload: &str, weight: u32) -> String {
     let server = servers(&[("a", server.address, weight)]);
     format!("{PORTS}[health]\nkind = \"none\"\n[reload]\n{reload}\n{server}")
 }
 
-/// `lb`, in namespaces of its own in which `prepare` has run; none where that is not allowed.
+/// A command that runs `lb` in new namespaces, after `prepare`. `None` where that is not allowed.
 fn within(prepare: &str, arguments: &[&Path]) -> Option<Command> {
     let wrapped = |program: &std::ffi::OsStr| {
         let mut command = Command::new("unshare");
@@ -42,12 +41,13 @@ fn weight_becomes(lb: &Lb, weight: u32) {
 }
 
 fn warnings(lb: &Lb) -> Vec<String> {
-    let told = lb.api("/api/config")["warnings"].clone();
-    told.as_array().unwrap().iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
+    let warnings = lb.api("/api/config")["warnings"].clone();
+    warnings.as_array().unwrap().iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
 }
 
+// Case: mounts
 #[test]
-fn a_file_mounted_by_itself_and_replaced_outside_is_said_everywhere_with_what_to_mount() {
+fn a_replaced_file_that_is_mounted_by_itself_is_warned_about_with_the_remedy() {
     let server = Server::named("a");
     let (outside, inside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (own, path) = (outside.path().join("lb.toml"), inside.path().join("lb.toml"));
@@ -56,21 +56,22 @@ fn a_file_mounted_by_itself_and_replaced_outside_is_said_everywhere_with_what_to
     let Some(command) = within("mount --bind \"$1\" \"$2\"", &[&own, &path]) else { return };
     let lb = Lb::start_as(command, inside, path.clone());
     assert_eq!(warnings(&lb), [] as [String; 0]);
-    // In place it is seen.
+    // An edit in place is visible.
     fs::write(&own, file(&server, "poll = \"50ms\"", 2)).unwrap();
     weight_becomes(&lb, 2);
 
     fs::write(outside.path().join("new"), file(&server, "poll = \"50ms\"", 3)).unwrap();
     fs::rename(outside.path().join("new"), &own).unwrap();
-    let told = eventually("the API warns", || warnings(&lb).pop());
-    let begin = format!("{} was replaced or deleted where it was mounted from", path.display());
-    assert!(told.starts_with(&begin) && told.contains("mount its directory"), "{told}");
-    let told = run(&["status", "--admin", &lb.admin.to_string()]).out;
-    assert!(told.contains("\nwarning: ") && told.contains("mount its directory"), "{told}");
+    let warning = eventually("the API warns", || warnings(&lb).pop());
+    let start = format!("{} was replaced or deleted where it was mounted from", path.display());
+    assert!(warning.starts_with(&start) && warning.contains("mount its directory"), "{warning}");
+    let status = run(&["status", "--admin", &lb.admin.to_string()]).out;
+    assert!(status.contains("\nwarning: ") && status.contains("mount its directory"), "{status}");
     assert_eq!(lb.stderr().iter().filter(|line| line.contains("mount its directory")).count(), 1);
     assert_eq!((get(lb.address(), "/").text().as_str(), &lb.server("a")["weight"]), ("a", &2.into()));
 }
 
+// Case: mounts
 #[test]
 fn a_mounted_directory_shows_every_edit() {
     let server = Server::named("a");
@@ -91,26 +92,26 @@ fn a_mounted_directory_shows_every_edit() {
     assert_eq!(warnings(&lb), [] as [String; 0]);
 }
 
+// Case: no-watch
 #[test]
-fn without_file_events_the_poll_finds_edits_and_a_metric_says_so() {
+fn without_file_events_polling_finds_edits_and_a_metric_shows_it() {
     let server = Server::named("a");
-    for (limit, complaint) in
-        [("max_inotify_instances", "no file events"), ("max_inotify_watches", "cannot be watched")]
+    for (limit, problem) in [("max_inotify_instances", "no file events"), ("max_inotify_watches", "cannot be watched")]
     {
         let Some(command) = within(&format!("echo 0 > /proc/sys/user/{limit}"), &[]) else { return };
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("lb.toml");
         fs::write(&path, file(&server, "poll = \"50ms\"\nquiet = \"20ms\"", 1)).unwrap();
         let lb = Lb::start_as(command, directory, path.clone());
-        eventually("the metric says so", || lb.metric("lb_config_unwatched_paths").filter(|paths| *paths >= 1.0));
-        let told = warnings(&lb).join("\n");
-        assert!(told.contains(complaint) && told.contains("looked at every 50ms all the same"), "{limit}: {told}");
+        eventually("the metric shows it", || lb.metric("lb_config_unwatched_paths").filter(|paths| *paths >= 1.0));
+        let text = warnings(&lb).join("\n");
+        assert!(text.contains(problem) && text.contains("looked at every 50ms all the same"), "{limit}: {text}");
         fs::write(&path, file(&server, "poll = \"50ms\"\nquiet = \"20ms\"", 2)).unwrap();
         weight_becomes(&lb, 2);
         lb.edit_file(&file(&server, "poll = \"0s\"", 3));
         weight_becomes(&lb, 3);
-        eventually("what is left is said", || {
-            warnings(&lb).iter().any(|told| told.contains("only when SIGHUP asks")).then_some(())
+        eventually("the warning says that only SIGHUP is left", || {
+            warnings(&lb).iter().any(|warning| warning.contains("only when SIGHUP asks")).then_some(())
         });
         lb.edit_file(&file(&server, "", 4));
         lb.signal("HUP");
@@ -119,7 +120,7 @@ fn without_file_events_the_poll_finds_edits_and_a_metric_says_so() {
 }
 
 #[test]
-fn where_events_come_nothing_is_said() {
+fn with_file_events_there_is_no_warning() {
     let server = Server::named("a");
     let lb = Lb::start_file(&file(&server, "", 1));
     lb.edit_file(&file(&server, "", 2));

@@ -1,4 +1,4 @@
-//! Upgrades: a tunnel once the server has switched protocols, and nothing like one before.
+//! Upgrades: a tunnel exists only once the server has switched protocols.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -6,44 +6,44 @@ use std::net::{Shutdown, TcpStream};
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Note, Request, Server, answer};
+use crate::support::servers::{Recorder, Request, Server, respond};
 
-const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Key: 1\r\n\r\n";
 
-/// Switches on `/chat`, then sends every byte back, and at the end of them `bye`; else answers `ok`.
-fn echoing(mut stream: BufReader<TcpStream>, note: &Note) {
-    while let Some(request) = note.next(&mut stream) {
+/// On `/chat` switches protocols, sends every byte back, and finally `bye`. Responds `ok` to other requests.
+fn echoing(mut stream: BufReader<TcpStream>, recorder: &Recorder) {
+    while let Some(request) = recorder.next(&mut stream) {
         if request.path() != "/chat" {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             continue;
         }
-        // The first bytes of the other protocol come right behind the head.
-        answer(&mut stream, [SWITCH, "welcome"].concat());
+        // The first bytes of the new protocol directly follow the head.
+        respond(&mut stream, [SWITCH, "welcome"].concat());
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
-            answer(&mut stream, &bytes[..count]);
+            respond(&mut stream, &bytes[..count]);
         }
-        return answer(&mut stream, "bye");
+        return respond(&mut stream, "bye");
     }
 }
 
 fn switched(client: &mut Client) -> Vec<(String, String)> {
-    let (status, fields) = client.try_head().expect("a head");
-    assert_eq!(status, 101, "{fields:?}");
-    fields
+    let (status, headers) = client.try_head().expect("a head");
+    assert_eq!(status, 101, "{headers:?}");
+    headers
 }
 
 #[test]
-fn after_101_bytes_pass_both_ways_early_ones_too() {
+fn after_a_101_bytes_pass_both_ways_even_early_ones() {
     let server = Server::scripted(echoing);
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
-    client.send([ASK, "early"].concat());
-    let fields = switched(&mut client);
+    client.send([UPGRADE, "early"].concat());
+    let headers = switched(&mut client);
     let value =
-        |name: &str| fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &**value);
+        |name: &str| headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| &**value);
     assert_eq!(
         (value("upgrade"), value("connection"), value("x-key")),
         (Some("websocket"), Some("upgrade"), Some("1"))
@@ -56,20 +56,20 @@ fn after_101_bytes_pass_both_ways_early_ones_too() {
     let request = server.requests().remove(0);
     assert_eq!((request.values("upgrade"), request.values("connection")), (vec!["websocket"], vec!["upgrade"]));
     assert_eq!(lb.server("server1")["active_requests"], 1);
-    // Each direction ends for itself.
+    // Each direction ends by itself.
     client.socket().shutdown(Shutdown::Write).expect("a socket");
     assert_eq!(client.rest().expect("an end"), b"bye");
     eventually("the tunnel ends", || (lb.server("server1")["active_requests"] == 0).then_some(()));
-    assert_eq!(server.requests().len(), 1, "what passes a tunnel is no request");
+    assert_eq!(server.requests().len(), 1, "bytes in a tunnel are not a request");
     lb.logs("the tunnel", |line| line.contains("GET /chat HTTP/1.1\" 101 "));
 }
 
 #[test]
-fn much_passes_through_a_tunnel_whole() {
+fn megabytes_pass_through_a_tunnel() {
     let server = Server::scripted(echoing);
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
-    client.send(ASK);
+    client.send(UPGRADE);
     switched(&mut client);
     assert_eq!(client.read(7), b"welcome");
     let content: Vec<u8> =
@@ -82,19 +82,19 @@ fn much_passes_through_a_tunnel_whole() {
 }
 
 #[test]
-fn a_tunnel_outlives_edits_of_others_and_ends_with_its_servers_drain() {
+fn a_tunnel_outlives_edits_of_other_servers_and_ends_with_the_drain_of_its_own() {
     let server = Server::scripted(echoing);
     let other = Server::named("other");
     let config = |timeouts: &str, weight: u32, server1: &str| {
         format!("{NO_CHECKS}{timeouts}{}weight = {weight}\n{}{server1}", other.table("other"), server.table("server1"))
     };
-    // Idle for longer than any other wait may be.
+    // A tunnel has none of these timeouts but that of the drain.
     let timeouts =
         "[timeouts]\nidle = \"100ms\"\nbody_idle = \"100ms\"\nresponse_header = \"100ms\"\ndrain = \"200ms\"\n";
     let lb = Lb::start(&config(timeouts, 1, ""));
     let mut client = eventually("a tunnel", || {
         let mut client = Client::connect(lb.address());
-        client.send(ASK);
+        client.send(UPGRADE);
         (client.try_head().expect("a head").0 == 101).then_some(client)
     });
     assert_eq!(client.read(7), b"welcome");
@@ -104,15 +104,15 @@ fn a_tunnel_outlives_edits_of_others_and_ends_with_its_servers_drain() {
         assert_eq!(client.read(5), b"still");
     }
     lb.apply(&config(timeouts, 3, "enabled = false\n"));
-    assert!(client.is_closed(), "the drain's time is over");
+    assert!(client.is_closed(), "the drain timeout");
     eventually("the tunnel ends", || (lb.server("server1")["active_requests"] == 0).then_some(()));
 }
 
 #[test]
 fn a_tunnel_ends_with_either_side() {
-    let server = Server::scripted(|mut stream, note| {
-        if note.next(&mut stream).is_some() {
-            answer(&mut stream, SWITCH);
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, SWITCH);
             // Until the client sends `q`, or ends.
             let mut byte = [0];
             while let Ok(1) = stream.read(&mut byte) {
@@ -120,18 +120,20 @@ fn a_tunnel_ends_with_either_side() {
                     return;
                 }
             }
-            note.seen(&Request { line: "the client has left".to_owned(), ..Request::default() });
+            recorder.add(&Request { line: "the client has left".to_owned(), ..Request::default() });
         }
     });
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     let mut client = Client::connect(lb.address());
-    client.send(ASK);
+    client.send(UPGRADE);
     switched(&mut client);
     client.send("q");
     assert!(client.is_closed());
     let mut client = Client::connect(lb.address());
-    client.send(ASK);
+    client.send(UPGRADE);
     switched(&mut client);
     drop(client);
-    eventually("the server is told", || server.requests().pop().filter(|seen| seen.line == "the client has left"));
+    eventually("the server sees the end", || {
+        server.requests().pop().filter(|request| request.line == "the client has left")
+    });
 }

@@ -1,4 +1,4 @@
-//! `lb wait`: it ends when all balancers serve exactly the file, when one has rejected it, or when it is too late.
+//! `lb wait`: it ends when all balancers have applied exactly the file, when one has rejected it, or at the timeout.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -10,14 +10,14 @@ use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, command, run, servers};
 use crate::support::servers::{Refusing, Server};
 
-/// Waits for the file of `of` at these admin addresses.
-fn wait(of: &Lb, targets: &str, timeout: &str) -> Ran {
-    run(&["wait", of.path().to_str().unwrap(), "--targets", targets, "--timeout", timeout])
+/// Waits until the balancers at these admin addresses have applied the file of `lb`.
+fn wait(lb: &Lb, targets: &str, timeout: &str) -> Ran {
+    run(&["wait", lb.path().to_str().unwrap(), "--targets", targets, "--timeout", timeout])
 }
 
-fn spawn(of: &Lb, targets: &str) -> Child {
+fn spawn(lb: &Lb, targets: &str) -> Child {
     let mut command = command();
-    command.arg("wait").arg(of.path()).args(["--targets", targets, "--timeout", "60s"]);
+    command.arg("wait").arg(lb.path()).args(["--targets", targets, "--timeout", "60s"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -25,7 +25,7 @@ fn ran(child: Child) -> Ran {
     child.wait_with_output().unwrap().into()
 }
 
-/// A file whose only server has that weight.
+/// A file whose only server has this weight.
 fn file(server: &Server, weight: u32) -> String {
     format!("{PORTS}{NO_CHECKS}{}", servers(&[("a", server.address, weight)]))
 }
@@ -35,7 +35,7 @@ fn start(text: &str) -> Lb {
 }
 
 #[test]
-fn what_is_served_already_ends_it_at_once_with_0() {
+fn a_file_that_is_applied_already_exits_with_0() {
     let server = Server::named("a");
     let lb = start(&file(&server, 1));
     let ran = wait(&lb, &lb.admin.to_string(), "30s");
@@ -44,7 +44,7 @@ fn what_is_served_already_ends_it_at_once_with_0() {
 }
 
 #[test]
-fn an_edit_is_waited_for_until_it_is_in_force() {
+fn it_waits_until_an_edit_is_applied() {
     let server = Server::named("a");
     let lb = start(&file(&server, 1));
     for weight in 2..6 {
@@ -55,7 +55,7 @@ fn an_edit_is_waited_for_until_it_is_in_force() {
 }
 
 #[test]
-fn a_rejected_edit_is_told_with_its_lines_and_ends_with_1() {
+fn a_rejected_edit_is_printed_with_its_lines_and_exits_with_1() {
     let server = Server::named("a");
     let lb = start(&file(&server, 1));
     lb.edit_file(&(file(&server, 2) + "wieght = 1\n"));
@@ -67,7 +67,7 @@ fn a_rejected_edit_is_told_with_its_lines_and_ends_with_1() {
 }
 
 #[test]
-fn what_only_the_balancer_can_know_is_told_too() {
+fn problems_that_only_the_balancer_finds_are_printed() {
     let server = Server::named("a");
     let lb = start(&(file(&server, 1) + "[reload]\nmax_removed = \"0%\"\n"));
     lb.edit_file(&format!(
@@ -79,14 +79,14 @@ fn what_only_the_balancer_can_know_is_told_too() {
 }
 
 #[test]
-fn what_became_of_another_edit_ends_nothing() {
+fn the_rejection_of_another_file_does_not_end_it() {
     let server = Server::named("a");
     let (ours, theirs) = (start(&file(&server, 7)), start(&file(&server, 1)));
     let before = theirs.newest_reload();
     theirs.edit_file(&(file(&server, 2) + "wieght = 1\n"));
     assert_eq!(theirs.next_reload(&before)["outcome"], "rejected");
     let child = spawn(&ours, &theirs.admin.to_string());
-    // Rejected while it waits, too.
+    // Another one is rejected while it waits.
     let before = theirs.newest_reload();
     theirs.edit_file(&(file(&server, 3) + "wieght = 1\n"));
     theirs.next_reload(&before);
@@ -96,9 +96,9 @@ fn what_became_of_another_edit_ends_nothing() {
 }
 
 #[test]
-fn a_record_of_another_time_ends_nothing() {
+fn an_earlier_rejection_of_the_same_file_does_not_end_it() {
     let server = Server::named("a");
-    // In its way stands a guard, which then goes.
+    // The guard that rejects the file is removed later.
     let guard = |percent: &str| format!("[reload]\nmax_removed = \"{percent}\"\n");
     let wanted = format!("{PORTS}{NO_CHECKS}{}{}", guard("0%"), servers(&[("b", server.address, 1)]));
     let lb = start(&(file(&server, 1) + &guard("0%")));
@@ -115,17 +115,17 @@ fn a_record_of_another_time_ends_nothing() {
 }
 
 #[test]
-fn when_it_is_too_late_it_says_who_has_what_and_ends_with_2() {
+fn at_the_timeout_it_prints_what_each_balancer_has_and_exits_with_2() {
     let server = Server::named("a");
-    let (ours, theirs, nobody) = (start(&file(&server, 2)), start(&file(&server, 1)), Refusing::new());
-    let targets = format!("{},{},{}", ours.admin, theirs.admin, nobody.address);
+    let (ours, theirs, refusing) = (start(&file(&server, 2)), start(&file(&server, 1)), Refusing::new());
+    let targets = format!("{},{},{}", ours.admin, theirs.admin, refusing.address);
     let ran = wait(&ours, &targets, "300ms");
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
     let hash = theirs.api("/api/config")["hash"].as_str().unwrap().to_owned();
     for line in [
         format!("{}: applied, generation 1", ours.admin),
         format!("{}: generation 1, hash {hash}", theirs.admin),
-        format!("{}: cannot reach a balancer at {}: ", nobody.address, nobody.address),
+        format!("{}: cannot reach a balancer at {}: ", refusing.address, refusing.address),
     ] {
         assert!(ran.err.contains(&line), "{line} in {}", ran.err);
     }
@@ -134,7 +134,7 @@ fn when_it_is_too_late_it_says_who_has_what_and_ends_with_2() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_ends_it_with_1() {
+fn an_unreadable_file_exits_with_1() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("lb.toml");
     let ran = run(&["wait", path.to_str().unwrap(), "--targets", "127.0.0.1:1"]);
@@ -142,7 +142,7 @@ fn a_file_that_cannot_be_read_ends_it_with_1() {
 }
 
 #[test]
-fn a_bad_file_that_nobody_has_taken_is_told_when_it_is_too_late() {
+fn the_problems_of_a_bad_file_are_printed_at_the_timeout() {
     let server = Server::named("a");
     let lb = start(&file(&server, 1));
     let path = lb.path().with_file_name("bad.toml");
@@ -153,7 +153,7 @@ fn a_bad_file_that_nobody_has_taken_is_told_when_it_is_too_late() {
 }
 
 #[test]
-fn a_fleet_is_waited_for_one_by_one() {
+fn it_waits_for_a_whole_fleet() {
     let server = Server::named("a");
     let fleet = [(); 3].map(|()| start(&file(&server, 1)));
     let all: Vec<String> = fleet.iter().map(|lb| lb.admin.to_string()).collect();
@@ -168,11 +168,11 @@ fn a_fleet_is_waited_for_one_by_one() {
 }
 
 #[test]
-fn a_balancer_that_is_not_there_yet_is_waited_for() {
+fn it_waits_for_a_balancer_that_has_not_started() {
     let server = Server::named("a");
     let admin = "address = \"127.0.0.1:0\"\n[health]";
     let anywhere = file(&server, 1).replace(admin, "address = \"${LB_TEST_ADMIN}\"\n[health]");
-    let begin = |at: String| {
+    let start = |at: String| {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("lb.toml");
         fs::write(&path, &anywhere).unwrap();
@@ -180,26 +180,26 @@ fn a_balancer_that_is_not_there_yet_is_waited_for() {
         command.env("LB_TEST_ADMIN", at);
         Lb::start_as(command, directory, path)
     };
-    let first = begin("127.0.0.1:0".to_owned());
-    let kept = Refusing::new();
-    let late = kept.address.to_string();
+    let first = start("127.0.0.1:0".to_owned());
+    let reserved = Refusing::new();
+    let late = reserved.address.to_string();
     let child = spawn(&first, &format!("{},{late}", first.admin));
-    drop(kept);
-    let last = begin(late);
+    drop(reserved);
+    let last = start(late);
     let ran = ran(child);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.out.contains(&format!("{}: applied", last.admin)), "{}", ran.out);
 }
 
 #[test]
-fn a_balancer_that_holds_its_old_servers_does_not_serve_it_yet() {
+fn it_waits_while_a_balancer_holds_its_old_servers() {
     let (old, new) = (Server::named("a"), Server::named("b"));
     let rules = format!("{PORTS}[health]\ninterval = \"50ms\"\n[reload]\nhold = \"60s\"\n");
     let lb = start(&(rules.clone() + &servers(&[("a", old.address, 1)])));
     lb.server_is("a", "up");
     new.set_healthy(false);
     lb.edit_file(&(rules + &servers(&[("b", new.address, 1)])));
-    eventually("it holds", || (lb.api("/api/config")["state"] == "holding").then_some(()));
+    eventually("it is holding", || (lb.api("/api/config")["state"] == "holding").then_some(()));
     let admin = lb.admin.to_string();
     let late = wait(&lb, &admin, "200ms");
     assert_eq!((late.code, late.err.contains("new servers have not passed a check")), (Some(2), true), "{late:#?}");

@@ -1,6 +1,6 @@
-//! The real Zipkin server, where Java and its jar are: what it makes of the spans of `lb` and of the demo server.
+//! The spans of `lb` and of the demo server in the real Zipkin, where Java and the jar are installed.
 //!
-//! `ZIPKIN_JAR` is the jar, of Maven's `io.zipkin:zipkin-server` with the classifier `slim` or `exec`.
+//! `ZIPKIN_JAR` is the path of the jar: Maven's `io.zipkin:zipkin-server` with the classifier `slim` or `exec`.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -15,25 +15,25 @@ use crate::support::eventually;
 use crate::support::lb::{Lb, Lines, NO_CHECKS, lines, servers};
 use crate::support::servers::Refusing;
 
-/// How long a Java server may take to start on a machine that has much else to do.
-const START: Duration = Duration::from_secs(120);
+/// The limit for starting Zipkin, on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(120);
 
-/// A running Zipkin that keeps spans in memory. Killed at the end of the test.
+/// A running Zipkin that keeps spans in memory, killed when dropped.
 struct Zipkin {
     child: Child,
     address: SocketAddr,
 }
 
 impl Zipkin {
-    /// Starts, and waits until it serves. None, and says so, where something is missing.
+    /// Starts it, and waits until it serves. If something is missing, prints that and returns `None`.
     fn start() -> Option<Self> {
-        let skipped = |why: &str| eprintln!("skipped: {why}, so the real Zipkin was not asked");
+        let skipped = |reason: &str| eprintln!("skipped: {reason}, so there is no test with the real Zipkin");
         let Some(jar) = std::env::var_os("ZIPKIN_JAR") else {
             skipped("ZIPKIN_JAR is not set");
             return None;
         };
         let mut command = Command::new("java");
-        // What it would gain by compiling better, it has no time for.
+        // It does not run long enough for a better compiler to pay.
         command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-jar"]).arg(jar);
         command.args(["ip=127.0.0.1", "port=0", "protocols[0]=http"].map(|key| format!("--armeria.ports[0].{key}")));
         let mut child = match command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
@@ -53,12 +53,12 @@ impl Zipkin {
         format!("http://{}/api/v2/spans", self.address)
     }
 
-    /// The spans that it has of a trace, once there are so many.
+    /// Waits until a trace has `count` spans, and returns them.
     #[track_caller]
     fn trace(&self, id: &str, count: usize) -> Vec<Value> {
         eventually(&format!("a trace of {count} spans"), || {
-            let answer = get(self.address, &format!("/api/v2/trace/{id}"));
-            let spans: Vec<Value> = (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok())??;
+            let response = get(self.address, &format!("/api/v2/trace/{id}"));
+            let spans: Vec<Value> = (response.status == 200).then(|| serde_json::from_slice(&response.body).ok())??;
             assert!(spans.len() <= count, "{spans:#?}");
             (spans.len() == count).then_some(spans)
         })
@@ -67,33 +67,33 @@ impl Zipkin {
 
 impl Drop for Zipkin {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Where its log says that it serves.
+/// Waits for the address in its log.
 fn served_at(child: &mut Child, log: &Lines) -> SocketAddr {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
-        let told = log.lock().expect("lines").clone();
-        let address = told.iter().find_map(|line| line.split("Serving HTTP at /").nth(1)?.split(' ').next());
+        let lines = log.lock().expect("lines").clone();
+        let address = lines.iter().find_map(|line| line.split("Serving HTTP at /").nth(1)?.split(' ').next());
         if let Some(address) = address {
             return address.parse().expect("an address");
         }
         let ended = child.try_wait().expect("a child");
-        if ended.is_some() || begin.elapsed() > START {
-            // Nobody else would end it.
+        if ended.is_some() || start.elapsed() > START_DEADLINE {
+            // The guard that would end it does not exist yet.
             let _ = child.kill();
-            panic!("Zipkin does not serve ({ended:?}):\n{}", told.join("\n"));
+            panic!("Zipkin does not serve ({ended:?}):\n{}", lines.join("\n"));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 #[test]
-fn a_slow_request_is_found_by_its_line_in_the_access_log() {
+fn the_access_log_leads_to_the_trace_of_a_slow_request() {
     let Some(zipkin) = Zipkin::start() else { return };
     let refusing = Refusing::new();
     let demo = Demo::start("server1", Some(&zipkin.spans_url()));
@@ -101,11 +101,11 @@ fn a_slow_request_is_found_by_its_line_in_the_access_log() {
     let tracing = format!("[tracing]\nzipkin = \"{}\"\n[retry]\nbudget = \"100%\"\n", zipkin.spans_url());
     let lb = Lb::start(&format!("{NO_CHECKS}{tracing}[log]\nformat = \"json\"\n{servers}"));
     let mut client = Client::connect(lb.address());
-    // One of two in a row is tried at the server that refuses.
+    // The first attempt of one of two requests is at the server that refuses.
     for _ in 0..2 {
         assert_eq!(client.get("/slow?seconds=0.05").status, 200);
     }
-    let line = lb.logs("a request of two tries", |line| line.contains("\"tries\":2"));
+    let line = lb.logs("a request with two attempts", |line| line.contains("\"tries\":2"));
     let line: Value = serde_json::from_str(&line).expect("JSON");
     let trace = zipkin.trace(line["trace_id"].as_str().expect("a trace"), 5);
 
@@ -117,20 +117,20 @@ fn a_slow_request_is_found_by_its_line_in_the_access_log() {
     let (server, client) = (Value::from("SERVER"), Value::from("CLIENT"));
     let request = find("lb", &server, &"server1".into());
     let refused = find("lb", &client, &"server0".into());
-    let answered = find("lb", &client, &"server1".into());
+    let second = find("lb", &client, &"server1".into());
     let served = find("server1", &server, &Value::Null);
     let slept = find("server1", &Value::Null, &Value::Null);
     assert_eq!(request["parentId"], Value::Null);
-    for (child, parent) in [(refused, request), (answered, request), (served, answered), (slept, served)] {
+    for (child, parent) in [(refused, request), (second, request), (served, second), (slept, served)] {
         assert_eq!(child["parentId"], parent["id"], "{trace:#?}");
     }
     assert_eq!(refused["tags"]["error.type"], "unreachable");
-    // And it shows who calls whom.
-    eventually("two services, one of which calls the other", || {
+    // The dependencies show which service calls which.
+    eventually("the dependency of one service on the other", || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
-        let answer = get(zipkin.address, &format!("/api/v2/dependencies?endTs={now}&lookback=3600000"));
-        let links: Value = serde_json::from_slice(&answer.body).ok()?;
-        let found = |link: &Value| link["parent"] == "lb" && link["child"] == "server1";
-        links.as_array()?.iter().any(found).then_some(())
+        let response = get(zipkin.address, &format!("/api/v2/dependencies?endTs={now}&lookback=3600000"));
+        let links: Value = serde_json::from_slice(&response.body).ok()?;
+        let matches = |link: &Value| link["parent"] == "lb" && link["child"] == "server1";
+        links.as_array()?.iter().any(matches).then_some(())
     });
 }

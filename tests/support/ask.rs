@@ -1,4 +1,4 @@
-//! Asking the admin address, without a socket.
+//! Requests to the admin address, without a socket.
 
 use std::sync::Arc;
 
@@ -12,17 +12,16 @@ use serde_json::Value;
 
 use super::{Fixture, config, pool, server, three};
 
-/// What a path answers.
+/// Returns the response to a request without headers.
 pub(crate) fn ask(fixture: &Fixture, method: &str, target: &str) -> Response<String> {
     ask_with(fixture, method, target, &[])
 }
 
-/// The same with fields of the request.
-pub(crate) fn ask_with(fixture: &Fixture, method: &str, target: &str, fields: &[(&str, &str)]) -> Response<String> {
+pub(crate) fn ask_with(fixture: &Fixture, method: &str, target: &str, headers: &[(&str, &str)]) -> Response<String> {
     let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
     let context = Context::new(Arc::clone(&fixture.state), metrics);
     let mut request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:9900");
-    for (name, value) in fields {
+    for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let (head, ()) = request.body(()).expect("a request").into_parts();
@@ -31,26 +30,26 @@ pub(crate) fn ask_with(fixture: &Fixture, method: &str, target: &str, fields: &[
     let body = runtime.block_on(body.collect()).expect("no errors").to_bytes();
     assert_eq!(head.headers["x-content-type-options"], "nosniff", "{target}");
     assert_eq!(head.headers["referrer-policy"], "no-referrer", "{target}");
-    // A page may be kept, but not shown without asking.
+    // A browser may store a page, but must revalidate it.
     let is_page = head.status.is_success() && (target == "/" || target.starts_with("/dashboard/"));
-    let kept = if is_page || head.status == 304 { "no-cache" } else { "no-store" };
-    assert_eq!(head.headers["cache-control"], kept, "{target}");
+    let caching = if is_page || head.status == 304 { "no-cache" } else { "no-store" };
+    assert_eq!(head.headers["cache-control"], caching, "{target}");
     assert!(!head.headers.keys().any(|name| name.as_str().starts_with("access-control")), "{target}");
     Response::from_parts(head, String::from_utf8(body.into()).expect("text"))
 }
 
-/// What a path answers as JSON, which must end its line and be of the type that goes with the status.
+/// GETs JSON, and checks that its type fits the status and that it ends with a line feed.
 pub(crate) fn get(fixture: &Fixture, target: &str) -> (StatusCode, Value) {
-    let answer = ask(fixture, "GET", target);
-    let expected = if answer.status().is_success() { "application/json" } else { "application/problem+json" };
-    assert_eq!(answer.headers()[CONTENT_TYPE], expected, "{target}");
-    assert!(answer.body().ends_with("}\n"), "{target}");
-    let value: Value = serde_json::from_str(answer.body()).expect("JSON");
-    if !answer.status().is_success() {
-        assert_eq!(value["status"], answer.status().as_u16());
-        assert_eq!(value["title"], answer.status().canonical_reason().expect("a known one"));
+    let response = ask(fixture, "GET", target);
+    let expected = if response.status().is_success() { "application/json" } else { "application/problem+json" };
+    assert_eq!(response.headers()[CONTENT_TYPE], expected, "{target}");
+    assert!(response.body().ends_with("}\n"), "{target}");
+    let value: Value = serde_json::from_str(response.body()).expect("JSON");
+    if !response.status().is_success() {
+        assert_eq!(value["status"], response.status().as_u16());
+        assert_eq!(value["title"], response.status().canonical_reason().expect("a registered status"));
     }
-    (answer.status(), value)
+    (response.status(), value)
 }
 
 pub(crate) fn ok(fixture: &Fixture, target: &str) -> Value {
@@ -65,7 +64,7 @@ pub(crate) fn names(list: &Value) -> Vec<String> {
     servers.map(|server| [&server["pool"], &server["name"]].map(|v| v.as_str().expect("text")).join("/")).collect()
 }
 
-/// Two pools: `default` with a server of every status, `spare` with one that is up, and another `server1`.
+/// Two pools: `default` with a server in each status; `spare` with two that are up, one of them also named `server1`.
 pub(crate) fn mixed() -> Fixture {
     let spare = pool("spare", vec![server("server1", 9001, 1), server("spare1", 9002, 3)]);
     let mut fixture = Fixture::new(config(vec![three(), spare]));
@@ -74,7 +73,7 @@ pub(crate) fn mixed() -> Fixture {
         let servers = &mut Arc::make_mut(&mut config.pools[0]).servers;
         servers[0].enabled = false;
         servers.push(server("server4", 8084, 1));
-        servers.push(config::ServerConfig { enabled: false, ..server("server5", 8085, 1) });
+        servers.push(lb::config::ServerConfig { enabled: false, ..server("server5", 8085, 1) });
     });
     fixture.health("server2", HealthState::Down);
     fixture

@@ -1,161 +1,46 @@
-//! What tests have in common: configurations and live states without files or sockets.
-#![allow(dead_code, reason = "every test binary has its own copy and uses a part of it")]
+//! The harness of all tests: live states without sockets, servers that do as a test wants, a plain client, and `lb` as
+//! a process.
+//!
+//! A test binary that needs it says `mod support;`; those of `tests/outside/` share one.
+
+#![allow(dead_code, unused_imports, reason = "each test binary has its own copy and uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 pub(crate) mod ask;
+pub(crate) mod browser;
+pub(crate) mod client;
+pub(crate) mod demo;
+mod fixture;
+pub(crate) mod lb;
+pub(crate) mod prometheus;
+pub(crate) mod replies;
+pub(crate) mod servers;
 
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use lb::config::{self, Config};
-use lb::control::registry::Registry;
-use lb::live::server::Server;
-use lb::live::snapshot::{Snapshot, SourceFile};
-use lb::live::state::State;
+pub(crate) use fixture::{Fixture, WORKERS, config, pool, server, three};
 
-/// How many workers count.
-pub(crate) const WORKERS: usize = 2;
+/// The limit of every wait in a test. Nothing takes that long except on a very busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A live state, and the registry that it is made by.
-pub(crate) struct Fixture {
-    pub(crate) state: Arc<State>,
-    registry: Registry,
-}
-
-impl Fixture {
-    /// Generation 1 of `config`. Servers with checks are unchecked, so they count as up.
-    pub(crate) fn new(config: Config) -> Self {
-        let mut registry = Registry::new(WORKERS);
-        registry.apply(&config, Instant::now());
-        let state = Arc::new(State::new(snapshot(&mut registry, 1, &Arc::new(config))));
-        Self { state, registry }
-    }
-
-    /// The next generation. Servers that leave drain.
-    pub(crate) fn edit(&mut self, change: impl FnOnce(&mut Config)) {
-        let old = self.state.snapshot.load_full();
-        let mut config = (*old.config).clone();
-        change(&mut config);
-        self.registry.apply(&config, Instant::now());
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation + 1, &Arc::new(config)));
-    }
-
-    /// The same generation after `change` of a server's health.
-    pub(crate) fn health(&mut self, server: &str, state: lb::live::health::HealthState) {
-        self.server(server).set_state(state);
-        self.publish();
-    }
-
-    /// Takes a server out for its requests, and lets everybody see it.
-    pub(crate) fn eject(&mut self, server: &str, error: &str) {
-        self.server(server).eject(error.to_owned());
-        self.publish();
-    }
-
-    fn publish(&mut self) {
-        let old = self.state.snapshot.load_full();
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
-    }
-
-    /// Ends the drains that are over after `time`.
-    pub(crate) fn expire(&mut self, time: Duration) {
-        let old = self.state.snapshot.load_full();
-        let expired = self.registry.expire(&old.config, Instant::now() + time);
-        assert!(!expired.is_empty(), "something was to end");
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
-    }
-
-    /// The first live server of that name.
-    pub(crate) fn server(&self, name: &str) -> Arc<Server> {
-        let snapshot = self.state.snapshot.load_full();
-        let mut members = snapshot.pools.iter().flat_map(|pool| &pool.members);
-        let member = members.find(|member| &*member.server.key.name == name).expect("a server of that name");
-        Arc::clone(&member.server)
+/// Polls `condition` until it returns a value.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < DEADLINE, "did not happen within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> Arc<Snapshot> {
-    let hash: Arc<str> = format!("{generation:064x}").into();
-    let files = [SourceFile { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
-    let applied_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
-    Arc::new(registry.snapshot(config, generation, hash, files, applied_at))
-}
-
-/// A configuration of these pools with the defaults for all else, everything routed to the first.
-pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
-    let seconds = Duration::from_secs;
-    Config {
-        listeners: vec![config::ListenerConfig { name: "web".into(), address: loopback(8080) }],
-        admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
-        proxy: config::ProxyConfig { trusted_proxies: Vec::new(), workers: WORKERS },
-        reload: config::ReloadConfig {
-            quiet: Duration::from_millis(50),
-            poll: seconds(2),
-            max_removed: 1.0,
-            allow_empty: false,
-            hold: seconds(10),
-            state_dir: None,
-            history: 100,
-        },
-        log: config::LogConfig { level: "info".into(), format: config::LogFormat::Text, access: true },
-        tracing: config::TracingConfig { zipkin: None, otlp: None, service: "lb".into(), sample: 1.0 },
-        timeouts: config::TimeoutsConfig {
-            request_header: seconds(10),
-            idle: seconds(75),
-            connect: seconds(2),
-            response_header: seconds(30),
-            body_idle: seconds(60),
-            drain: seconds(30),
-        },
-        limits: config::LimitsConfig {
-            header_bytes: 32 << 10,
-            headers: 100,
-            body_bytes: 0,
-            body_rate: 64,
-            connections: 0,
-        },
-        routes: vec![config::RouteConfig {
-            name: "all".into(),
-            host: config::HostPattern::Any,
-            path: "/".into(),
-            pool: pools.first().expect("a pool").name.clone(),
-        }],
-        pools: pools.into_iter().map(Arc::new).collect(),
-    }
-}
-
-/// A pool with the default rules.
-pub(crate) fn pool(name: &str, servers: Vec<config::ServerConfig>) -> config::PoolConfig {
-    let two = NonZeroU32::MIN.saturating_add(1);
-    config::PoolConfig {
-        name: name.into(),
-        balance: config::BalanceConfig { algorithm: config::Algorithm::WeightedRoundRobin, sticky: None },
-        health: config::HealthConfig {
-            kind: config::HealthKind::Http,
-            path: "/health".into(),
-            expect: config::StatusRanges(vec![200..=399]),
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(2),
-            rise: two,
-            fall: two.saturating_add(1),
-            memory: None,
-        },
-        retry: config::RetryConfig { attempts: 2, budget: 0.2 },
-        servers,
-    }
-}
-
-/// An enabled server at a loopback address that nothing connects to.
-pub(crate) fn server(name: &str, port: u16, weight: u32) -> config::ServerConfig {
-    config::ServerConfig { name: name.into(), address: config::Address::Ip(loopback(port)), weight, enabled: true }
-}
-
-/// The pool of the mission: weights 2, 3 and 6.
-pub(crate) fn three() -> config::PoolConfig {
-    pool("default", vec![server("server1", 8081, 2), server("server2", 8082, 3), server("server3", 8083, 6)])
-}
-
-fn loopback(port: u16) -> SocketAddr {
-    ([127, 0, 0, 1], port).into()
+/// A text as a value in a query.
+pub(crate) fn percent_encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }

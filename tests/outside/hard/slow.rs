@@ -7,97 +7,100 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{assert_well, before};
+use super::{assert_well, in_front_of};
 use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, command};
-use crate::support::servers::{Server, answer};
+use crate::support::servers::{Server, respond};
 use crate::support::{DEADLINE, eventually};
 use crate::timeouts::{STEP, endless, trickle};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+// Case: slow-head
 #[test]
-fn row_42_a_head_has_its_time_however_it_comes() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
+fn the_header_timeout_runs_however_the_head_arrives() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[timeouts]\nrequest_header = \"300ms\"\nidle = \"1h\"\n");
     let address = lb.address();
-    let began = Instant::now();
     let mut silent = Client::connect(address);
     let mut second = Client::connect(address);
     assert_eq!(second.get("/").status, 200);
     assert!(silent.is_closed());
-    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
-    // After its first request the time begins with the next one's first byte, and no byte prolongs it.
+    // On a connection with an earlier request, the timeout starts with the first byte; later bytes do not extend it.
     second.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
-    let took = trickle(&second, b"x", Duration::from_secs(10));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    let took = trickle(&second.socket(), b"x", DEADLINE);
+    assert!(took < DEADLINE / 2, "{took:?}");
     assert!(second.is_closed());
-    assert_well(&lb, &server, "row 42");
+    assert_well(&lb, &server, "slow-head");
 }
 
+// Case: slow-body
 #[test]
-fn row_43_a_body_sent_too_slowly_is_cut_and_a_slow_one_is_not() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
+fn an_upload_below_the_minimum_rate_is_aborted() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"100B\"\n");
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
     let (mut slow, mut slower) = (Client::connect(lb.address()), Client::connect(lb.address()));
     std::thread::scope(|scope| {
         // 20 bytes a second.
         scope.spawn(|| {
             slower.send(head);
-            let took = trickle(&slower, b"x", DEADLINE);
+            let took = trickle(&slower.socket(), b"x", DEADLINE);
             assert!(took < DEADLINE / 2, "{took:?}");
-            assert_eq!(slower.answer().status, 408);
+            assert_eq!(slower.response().status, 408);
         });
-        // 4000, for longer than is judged at once.
+        // 4000 bytes a second, for longer than the period of `body_idle`.
         slow.send(head);
-        let took = trickle(&slow, &[b'x'; 200], 25 * STEP);
+        let took = trickle(&slow.socket(), &[b'x'; 200], 25 * STEP);
         assert!(took >= 25 * STEP, "{took:?}");
         slow.send(vec![b'x'; 10_000]);
-        assert_eq!(slow.answer().status, 200);
+        assert_eq!(slow.response().status, 200);
     });
-    lb.logs("the cut", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
-    assert_well(&lb, &server, "row 43");
+    lb.logs("the aborted request", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
+    assert_well(&lb, &server, "slow-body");
 }
 
+// Case: slow-body
 #[test]
-fn row_43_an_answer_read_too_slowly_is_cut() {
+fn a_response_read_below_the_minimum_rate_is_aborted() {
     let server = endless();
-    let (lb, _well) = before(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"256MiB\"\n");
+    let (lb, _healthy) = in_front_of(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"256MiB\"\n");
     let mut client = Client::connect(lb.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.try_head().expect("a head").0, 200);
-    let (began, mut read) = (Instant::now(), 0);
-    while began.elapsed() < Duration::from_secs(15) && lb.server("server1")["active_requests"] != 0 {
-        // Twenty megabytes a second at most, and never idle for long.
+    let (start, mut read) = (Instant::now(), 0);
+    while start.elapsed() < DEADLINE && lb.server("server1")["active_requests"] != 0 {
+        // At most 20 MiB a second, and never idle for long.
         read += client.read(1 << 20).len();
         std::thread::sleep(STEP);
     }
-    assert!(read < 200 << 20, "{read} bytes read in {:?}", began.elapsed());
-    lb.logs("the cut", |line| line.contains("client_too_slow"));
-    assert_well(&lb, &server, "row 43");
+    assert!(read < 200 << 20, "{read} bytes read in {:?}", start.elapsed());
+    lb.logs("the aborted request", |line| line.contains("client_too_slow"));
+    assert_well(&lb, &server, "slow-body");
 }
 
+// Case: slow-body
 #[test]
-fn row_43_a_slow_server_is_not_its_clients_fault() {
-    let server = Server::scripted(|mut stream, note| {
-        while note.next(&mut stream).is_some() {
-            answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n");
+fn a_slow_server_does_not_count_against_its_client() {
+    let server = Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n");
             for _ in 0..75 {
-                answer(&mut stream, "x");
+                respond(&mut stream, "x");
                 std::thread::sleep(STEP);
             }
         }
     });
-    let (lb, _well) = before(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
+    let (lb, _healthy) = in_front_of(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
     assert_eq!(Client::connect(lb.address()).get("/").body.len(), 75);
-    assert_well(&lb, &server, "row 43");
+    assert_well(&lb, &server, "slow-body");
 }
 
+// Case: many-slow-clients
 #[test]
-fn row_44_many_slow_clients_keep_nobody_else_waiting() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[proxy]\nworkers = 1\n");
+fn slow_clients_do_not_delay_others() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[proxy]\nworkers = 1\n");
     let address = lb.address();
     let mut slow: Vec<Client> = (0..200).map(|_| Client::connect(address)).collect();
     for piece in ["GET / HTTP/1.1\r\n", "Host: a\r\n", "X: y\r\n"] {
@@ -112,27 +115,27 @@ fn row_44_many_slow_clients_keep_nobody_else_waiting() {
     }
 }
 
-/// The processor time that a process has taken.
-fn processor_time(pid: u32) -> Duration {
+/// The CPU time that a process has used.
+fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    // Behind the name, which may hold anything: user and system time are the 12th and 13th of what follows.
-    let figures = stat.rsplit(')').next().expect("figures").split_whitespace();
-    let ticks: u64 = figures.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-    // Linux counts a hundred a second, whatever its own clock does.
+    // User and system time are the 12th and 13th fields after the name, which may contain anything.
+    let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    // Linux reports a hundred ticks a second, whatever its own clock does.
     Duration::from_millis(10 * ticks)
 }
 
-/// The ways of slowhttptest to keep a server busy: with heads, with bodies, with answers that it does not read.
-const WAYS: [&[&str]; 3] = [&["-H"], &["-B", "-s", "8192"], &["-X", "-w", "10", "-y", "20", "-n", "1", "-z", "5"]];
+/// The attacks of slowhttptest: slow heads, slow bodies, slow reading.
+const ATTACKS: [&[&str]; 3] = [&["-H"], &["-B", "-s", "8192"], &["-X", "-w", "10", "-y", "20", "-n", "1", "-z", "5"]];
 
-/// A running slowhttptest with a thousand connections. Killed at the end of the test.
+/// A running slowhttptest with a thousand connections, killed when dropped.
 struct Slow(Child);
 
 impl Slow {
-    /// None where the tool is not installed.
-    fn start(way: &[&str], address: SocketAddr) -> Option<Self> {
+    /// `None` if slowhttptest is not installed.
+    fn start(attack: &[&str], address: SocketAddr) -> Option<Self> {
         let mut command = Command::new("slowhttptest");
-        command.args(way).args(["-c", "1000", "-r", "1000", "-i", "1", "-x", "10", "-p", "3", "-l", "120"]);
+        command.args(attack).args(["-c", "1000", "-r", "1000", "-i", "1", "-x", "10", "-p", "3", "-l", "120"]);
         command.args(["-u", &format!("http://{address}/slow")]).stdout(Stdio::null()).stderr(Stdio::null());
         match command.spawn() {
             Ok(child) => Some(Self(child)),
@@ -147,78 +150,81 @@ impl Slow {
 
 impl Drop for Slow {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 fn clients(lb: &Lb) -> f64 {
-    lb.metric("lb_client_connections{listener=\"127.0.0.1:0\"}").expect("a figure")
+    lb.metric("lb_client_connections{listener=\"127.0.0.1:0\"}").expect("a value")
 }
 
+// Case: many-slow-clients
 #[test]
-fn row_44_beside_a_thousand_slow_clients_every_probe_is_answered() {
-    let server = Server::scripted(|mut stream, note| {
-        while let Some(request) = note.next(&mut stream) {
-            // More than what waits on the way to who does not read.
+fn every_probe_beside_a_thousand_slow_clients_gets_its_response() {
+    let server = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
+            // More than the buffers hold for a client that does not read.
             let length = if request.path() == "/slow" { 256 << 10 } else { 2 };
-            answer(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
-            answer(&mut stream, vec![b'x'; length]);
+            respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
+            respond(&mut stream, vec![b'x'; length]);
         }
     });
-    for way in WAYS {
-        let lb = Lb::before(&server, "[log]\naccess = false\n[timeouts]\nrequest_header = \"1h\"\n");
-        let Some(slow) = Slow::start(way, lb.address()) else { return };
-        let probe = || assert_eq!(get(lb.address(), "/probe").status, 200, "{way:?}");
-        for many in [300.0, 600.0, 900.0] {
-            eventually("more of the thousand are there", || {
+    for attack in ATTACKS {
+        let lb = Lb::in_front_of(&server, "[log]\naccess = false\n[timeouts]\nrequest_header = \"1h\"\n");
+        let Some(slow) = Slow::start(attack, lb.address()) else { return };
+        let probe = || assert_eq!(get(lb.address(), "/probe").status, 200, "{attack:?}");
+        for count in [300.0, 600.0, 900.0] {
+            eventually("more of the thousand are connected", || {
                 probe();
-                (clients(&lb) > many).then_some(())
+                (clients(&lb) > count).then_some(())
             });
         }
         (0..20).for_each(|_| probe());
         drop(slow);
-        eventually("all have left", || (clients(&lb) == 0.0).then_some(()));
-        assert_eq!(lb.metric("lb_clients_delayed_total"), Some(0.0), "nobody had to wait");
+        eventually("all clients have left", || (clients(&lb) == 0.0).then_some(()));
+        assert_eq!(lb.metric("lb_clients_delayed_total"), Some(0.0), "no client was delayed");
     }
 }
 
+// Case: many-slow-clients
 #[test]
-fn row_44_over_the_limit_clients_are_served_as_there_is_room() {
-    let server = Server::saying(OK);
-    let lb = Lb::before(&server, "[limits]\nconnections = 100\n[timeouts]\nrequest_header = \"300ms\"\n");
-    let Some(slow) = Slow::start(WAYS[0], lb.address()) else { return };
-    let began = Instant::now();
-    let waiting = || said(&lb, "clients=100 limit=100 set_by=\"limits.connections\"").len();
-    eventually("it is said that there is no room", || (waiting() > 0).then_some(()));
-    // They stand in line with the slow ones, who are ended in time.
+fn clients_over_the_limit_are_served_as_others_leave() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[limits]\nconnections = 100\n[timeouts]\nrequest_header = \"300ms\"\n");
+    let Some(slow) = Slow::start(ATTACKS[0], lb.address()) else { return };
+    let start = Instant::now();
+    let delays = || logged(&lb, "clients=100 limit=100 set_by=\"limits.connections\"").len();
+    eventually("the limit is logged", || (delays() > 0).then_some(()));
+    // These queue behind the slow clients, whose timeouts end them.
     for _ in 0..5 {
         assert_eq!(get(lb.address(), "/probe").status, 200);
         assert!(clients(&lb) <= 100.0);
     }
-    let (lines, took) = (waiting(), began.elapsed());
+    let (lines, took) = (delays(), start.elapsed());
     assert!(lines as u64 <= took.as_secs() + 1, "{lines} lines in {took:?}");
     drop(slow);
-    eventually("it is said that this is over", || said(&lb, "connection limit no longer reached").pop());
+    eventually("the end of the delay is logged", || logged(&lb, "connection limit no longer reached").pop());
     assert!(lb.metric("lb_clients_delayed_total") > Some(0.0));
 }
 
-/// `lb` by way of a shell.
+/// `lb`, started by a shell.
 fn by_shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.env_remove("LB_CONFIG").env("NO_COLOR", "1").args(["-c", script, env!("CARGO_BIN_EXE_lb")]);
     command
 }
 
-/// The lines of the log that hold `words`.
-fn said(lb: &Lb, words: &str) -> Vec<String> {
+/// The lines of the process log that contain `words`.
+fn logged(lb: &Lb, words: &str) -> Vec<String> {
     lb.stderr().into_iter().filter(|line| line.contains(words)).collect()
 }
 
+// Case: no-descriptors
 #[test]
-fn row_45_clients_use_up_their_own_descriptors_and_nobody_elses() {
-    let server = Server::saying(OK);
+fn clients_cannot_use_up_the_descriptors_of_other_tasks() {
+    let server = Server::responding(OK);
     let config = |weight| {
         format!(
             "{PORTS}[health]\ninterval = \"50ms\"\nfall = 1\nrise = 1\n{}weight = {weight}\n",
@@ -232,17 +238,17 @@ fn row_45_clients_use_up_their_own_descriptors_and_nobody_elses() {
     let lb = Lb::start_as(few, directory, path);
     let address = lb.address();
     let limit = lb.metric("lb_client_connections_limit").expect("a limit");
-    assert!((1.0..=16.0).contains(&limit), "{limit} clients of 64 descriptors");
+    assert!((1.0..=16.0).contains(&limit), "{limit} clients with 64 descriptors");
 
-    // They ask all at once, and those that are taken are all answered.
+    // All send their requests at once, and all that are accepted get their responses.
     let mut clients: Vec<Client> = (0..80).map(|_| Client::connect(address)).collect();
     clients.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-    let waiting = || said(&lb, "set_by=\"file descriptors\"").len();
-    eventually("it is said that there is no room", || (waiting() > 0).then_some(()));
-    let (began, first, before) = (Instant::now(), waiting(), processor_time(lb.pid()));
-    eventually("as many as may be are answered", || (server.requests().len() as f64 >= limit).then_some(()));
+    let delays = || logged(&lb, "set_by=\"file descriptors\"").len();
+    eventually("the limit is logged", || (delays() > 0).then_some(()));
+    let (start, first, before) = (Instant::now(), delays(), cpu_time(lb.pid()));
+    eventually("as many as the limit allows are served", || (server.requests().len() as f64 >= limit).then_some(()));
 
-    // Everybody else has what he needs meanwhile.
+    // Health checks, the admin address and edits still have descriptors.
     server.set_healthy(false);
     lb.server_is("server1", "down");
     assert_eq!(lb.ask("/ready").status, 503);
@@ -251,26 +257,27 @@ fn row_45_clients_use_up_their_own_descriptors_and_nobody_elses() {
     lb.edit_file(&config(2));
     lb.reaches(2);
 
-    eventually("it is said again and again", || (waiting() >= first + 3).then_some(()));
-    let (lines, took) = (waiting() - first, began.elapsed());
+    eventually("the limit is logged again", || (delays() >= first + 3).then_some(()));
+    let (lines, took) = (delays() - first, start.elapsed());
     assert!(lines as u64 <= took.as_secs() + 1, "{lines} lines in {took:?}");
-    let worked = processor_time(lb.pid()) - before;
-    assert!(worked < took / 4, "{worked:?} of work in {took:?} of waiting");
-    assert!(said(&lb, "os error 24").is_empty(), "{:#?}", lb.stderr());
+    let cpu = cpu_time(lb.pid()) - before;
+    assert!(cpu < took / 4, "{cpu:?} of CPU time in {took:?}");
+    assert!(logged(&lb, "os error 24").is_empty(), "{:#?}", lb.stderr());
 
-    // They are served as others leave.
+    // The others are served as these leave.
     std::thread::scope(|scope| {
         for mut client in clients {
-            scope.spawn(move || assert_eq!((client.answer().status, client.get("/").status), (200, 200)));
+            scope.spawn(move || assert_eq!((client.response().status, client.get("/").status), (200, 200)));
         }
     });
     assert_eq!(get(address, "/").status, 200);
     assert!(lb.metric("lb_clients_delayed_total") > Some(0.0));
-    eventually("it is said that this is over", || said(&lb, "connection limit no longer reached").pop());
+    eventually("the end of the delay is logged", || logged(&lb, "connection limit no longer reached").pop());
 }
 
+// Case: telemetry-fails
 #[test]
-fn row_46_a_full_disk_costs_lines_and_no_request() {
+fn a_full_disk_loses_log_lines_and_no_request() {
     let server = Server::named("server1");
     let directory = TempDir::new().expect("a directory");
     let path = directory.path().join("lb.toml");
@@ -281,16 +288,17 @@ fn row_46_a_full_disk_costs_lines_and_no_request() {
     for _ in 0..500 {
         assert_eq!(client.get("/").status, 200);
     }
-    eventually("what was lost is counted", || {
+    eventually("lost lines are counted", || {
         (lb.metric("lb_access_log_dropped_lines_total") == Some(500.0)).then_some(())
     });
-    let lost = said(&lb, "access log lines were lost");
+    let lost = logged(&lb, "access log lines were lost");
     assert!(lost.len() == 1 && lost[0].contains("No space left"), "{lost:#?}");
-    assert_well(&lb, &server, "row 46");
+    assert_well(&lb, &server, "telemetry-fails");
 }
 
+// Case: telemetry-fails
 #[test]
-fn row_46_a_process_log_that_nobody_takes_costs_nothing() {
+fn a_closed_process_log_costs_nothing() {
     let server = Server::named("server1");
     let directory = TempDir::new().expect("a directory");
     let path = directory.path().join("lb.toml");
@@ -302,7 +310,7 @@ fn row_46_a_process_log_that_nobody_takes_costs_nothing() {
     let mut lb = Lb::start_as(command(), directory, path);
     let address = lb.address();
     lb.deafen();
-    // Each of these is worth a line: of the control plane, and of the workers.
+    // Each edit makes the control plane log a line, and the clients make the workers log.
     for weight in 2..5_u64 {
         lb.edit_file(&config(weight));
         lb.reaches(weight);
@@ -310,7 +318,7 @@ fn row_46_a_process_log_that_nobody_takes_costs_nothing() {
         for client in &mut clients {
             client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         }
-        assert!(clients.iter_mut().all(|client| client.answer().status == 200));
+        assert!(clients.iter_mut().all(|client| client.response().status == 200));
     }
     assert_eq!(lb.metric("lb_panics_total"), Some(0.0));
 }

@@ -1,12 +1,12 @@
 //! Section 3: trust.
 
-use super::{Closed, ONE, Row, Seen, assert_well, before, bytes, ok, row, run};
+use super::{Closed, ONE, Row, Seen, assert_well, bytes, in_front_of, ok, row, run};
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::Lb;
 
-/// What a server is told of a client that is not trusted, whatever it says itself.
-const STRANGER: &[(&str, &[&str])] = &[
+/// The headers of every request from an untrusted client, whatever headers it sends.
+const UNTRUSTED: &[(&str, &[&str])] = &[
     ("host", &["a"]),
     ("x-forwarded-for", &["127.0.0.1"]),
     ("x-forwarded-proto", &["http"]),
@@ -21,41 +21,42 @@ const STRANGER: &[(&str, &[&str])] = &[
     ("x-forwarded_for", &[]),
 ];
 
-/// An upgrade that is not passed on.
+/// The headers of an upgrade that is not forwarded.
 const NO_UPGRADE: &[(&str, &[&str])] = &[("upgrade", &[]), ("connection", &[]), ("http2-settings", &[])];
 
 #[rustfmt::skip]
-const FIELDS: &[Row] = &[
-    row(24, "P+Content-Length: 5¶X-Mine: 1¶Authorization: Basic eA==¶traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01¶\
+const HEADERS: &[Row] = &[
+    row("connection-header", "P+Content-Length: 5¶X-Mine: 1¶Authorization: Basic eA==¶traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01¶\
              Connection: {}X-Forwarded-For, Host, Content-Length, traceparent, x-mine¶¶hello", &["close, ", ""],
         Seen("POST / HTTP/1.1", "hello", &[
             ("host", &["a"]), ("content-length", &["5"]), ("x-forwarded-for", &["127.0.0.1"]), ("connection", &[]), ("x-mine", &[]),
             ("authorization", &["Basic eA=="]), ("traceparent", &["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"])])),
-    row(25, "G+{}¶¶", &["Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "TE: trailers, gzip", "Connection: TE¶TE: gzip",
+    row("hop-by-hop", "G+{}¶¶", &["Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "TE: trailers, gzip", "Connection: TE¶TE: gzip",
                         "Proxy-Authorization: Basic eA=="],
         Seen("GET / HTTP/1.1", "", &[("keep-alive", &[]), ("proxy-connection", &[]), ("te", &[]), ("connection", &[]),
                                      ("proxy-authorization", &[])])),
-    row(26, "G+{}¶¶", &["X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 203.0.113.7¶X-Forwarded-For: 203.0.113.8",
+    row("forwarded-headers", "G+{}¶¶", &["X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 203.0.113.7¶X-Forwarded-For: 203.0.113.8",
                         "X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "X-Real-IP: 203.0.113.7",
                         "Forwarded: for=203.0.113.7", "X_Forwarded_For: 203.0.113.7", "X_Forwarded_Proto: https",
                         "X_Forwarded_Host: evil", "X_Real_IP: 203.0.113.7", "X-Forwarded_For: 203.0.113.7"],
-        Seen("GET / HTTP/1.1", "", STRANGER)),
-    row(30, "G+{}¶¶", &["Connection: Upgrade, HTTP2-Settings¶Upgrade: h2c¶HTTP2-Settings: AAMAAABkAAQAAP__",
+        Seen("GET / HTTP/1.1", "", UNTRUSTED)),
+    row("upgrade-h2c", "G+{}¶¶", &["Connection: Upgrade, HTTP2-Settings¶Upgrade: h2c¶HTTP2-Settings: AAMAAABkAAQAAP__",
                         "Connection: Upgrade¶Upgrade: websocket, H2C", "Upgrade: websocket"],
         Seen("GET / HTTP/1.1", "", NO_UPGRADE)),
-    row(30, "GET / HTTP/1.0¶Host: a¶Connection: Upgrade¶Upgrade: websocket¶¶", ONE, Seen("GET / HTTP/1.1", "", NO_UPGRADE)),
-    row(30, "P+Connection: Upgrade¶Upgrade: x¶Transfer-Encoding: chunked¶¶0¶¶", ONE, Closed(&[400])),
+    row("upgrade-h2c", "GET / HTTP/1.0¶Host: a¶Connection: Upgrade¶Upgrade: websocket¶¶", ONE, Seen("GET / HTTP/1.1", "", NO_UPGRADE)),
+    row("upgrade-h2c", "P+Connection: Upgrade¶Upgrade: x¶Transfer-Encoding: chunked¶¶0¶¶", ONE, Closed(&[400])),
 ];
 
 #[test]
-fn rows_24_to_26_and_30_what_a_client_says_of_itself_or_for_one_connection_ends_here() {
-    run(FIELDS);
+fn forged_and_hop_by_hop_headers_are_not_forwarded() {
+    run(HEADERS);
 }
 
+// Case: log-forgery
 #[test]
-fn row_27_a_user_agent_cannot_forge_a_log_line() {
+fn a_user_agent_cannot_forge_a_log_line() {
     let server = ok();
-    let lb = Lb::before(&server, "[log]\nformat = \"json\"\n");
+    let lb = Lb::in_front_of(&server, "[log]\nformat = \"json\"\n");
     for (path, agent) in [("/brace", "\"}"), ("/quotes", "\"\\\",\"status\":\"500"), ("/apostrophe", "'\"'} {")] {
         let request = format!("GET {path} HTTP/1.1¶Host: a¶User-Agent: {agent}¶X-Request-Id: \"}},{{\"¶¶");
         assert_eq!(Client::connect(lb.address()).request(bytes(&request)).status, 200);
@@ -63,45 +64,47 @@ fn row_27_a_user_agent_cannot_forge_a_log_line() {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert_eq!((&line["status"], &line["request_id"]), (&200.into(), &"\"},{\"".into()), "{line}");
     }
-    assert_well(&lb, &server, "row 27");
-    lb.logs("the next client's", |line| line.contains("/next"));
-    assert_eq!(lb.stdout().len(), 4, "one line a request: {:#?}", lb.stdout());
+    assert_well(&lb, &server, "log-forgery");
+    lb.logs("the next client", |line| line.contains("/next"));
+    assert_eq!(lb.stdout().len(), 4, "one line for each request: {:#?}", lb.stdout());
 }
 
+// Case: metric-series
 #[test]
-fn row_28_clients_cannot_make_series() {
+fn clients_cannot_create_metric_series() {
     const REQUESTS: f64 = 10_000.0;
     let server = ok();
-    let lb = Lb::before(&server, "[log]\naccess = false\n");
+    let lb = Lb::in_front_of(&server, "[log]\naccess = false\n");
     let mut client = Client::connect(lb.address());
     let mut rng = fastrand::Rng::with_seed(28);
     let mut word = || (0..8).map(|_| rng.alphabetic()).collect::<String>();
     let mut series = Vec::new();
     let other = r#"lb_requests_total{route="default",method="OTHER",code="200"}"#;
-    for done in 1..=10_000 {
+    for count in 1..=10_000 {
         let (method, host, path) = (word().to_uppercase(), word(), word());
         assert_eq!(client.request(format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status, 200);
-        if [1, 10_000].contains(&done) {
-            // The last is counted after its answer is read here.
-            eventually("all are counted", || (lb.metric(other) == Some(f64::from(done))).then_some(()));
+        if [1, 10_000].contains(&count) {
+            // A request is counted after its response has been sent.
+            eventually("all requests are counted", || (lb.metric(other) == Some(f64::from(count))).then_some(()));
             let text = lb.ask("/metrics").text();
             series.push(text.lines().filter(|line| line.starts_with("lb_")).count());
         }
     }
     assert_eq!((lb.metric(other), series[0]), (Some(REQUESTS), series[1]));
-    assert_well(&lb, &server, "row 28");
+    assert_well(&lb, &server, "metric-series");
 }
 
+// Case: upgrade-declined
 #[test]
-fn row_29_a_server_that_does_not_switch_is_asked_over_http() {
+fn a_declined_upgrade_leaves_the_connection_http() {
     let server = ok();
-    let lb = Lb::before(&server, "");
+    let lb = Lb::in_front_of(&server, "");
     for protocol in ["foo", "websocket"] {
         let mut client = Client::connect(lb.address());
-        // The second would be an admin's in a tunnel; here it is a request like any other.
+        // In a tunnel, the second request would reach the server unchecked.
         let second = "GET /..%2fsecond HTTP/1.1¶Host: b¶X-Forwarded-For: 203.0.113.7¶¶";
         client.send(bytes(&format!("G+Connection: Upgrade¶Upgrade: {protocol}¶¶{second}")));
-        assert_eq!((client.answer().text(), client.answer().text()), ("ok".to_owned(), "ok".to_owned()));
+        assert_eq!((client.response().text(), client.response().text()), ("ok".to_owned(), "ok".to_owned()));
         let second = server.requests().pop().expect("a request");
         assert_eq!((second.path(), second.values("x-forwarded-for")), ("/..%2fsecond", vec!["127.0.0.1"]));
         assert_eq!(client.get("/third").status, 200);
@@ -109,10 +112,11 @@ fn row_29_a_server_that_does_not_switch_is_asked_over_http() {
     }
 }
 
+// Case: admin-host
 #[test]
-fn row_31_the_admin_address_answers_to_no_other_name_and_to_no_other_page() {
+fn the_admin_address_rejects_other_hosts_and_origins() {
     let server = ok();
-    let (lb, _well) = before(&server, "");
+    let (lb, _healthy) = in_front_of(&server, "");
     let cases = [
         ("Host: {}", 200),
         ("Host: localhost", 200),
@@ -123,14 +127,14 @@ fn row_31_the_admin_address_answers_to_no_other_name_and_to_no_other_page() {
         ("Host: {}¶Origin: null", 403),
         ("Host: evil.example¶Origin: http://evil.example", 403),
     ];
-    for (fields, status) in cases {
-        let fields = fields.replace("{}", &lb.admin.to_string());
+    for (headers, status) in cases {
+        let headers = headers.replace("{}", &lb.admin.to_string());
         for path in ["/api/config", "/metrics", "/"] {
-            let answer = Client::connect(lb.admin).request(bytes(&format!("GET {path} HTTP/1.1¶{fields}¶¶")));
-            assert_eq!(answer.status, status, "{path} {fields}: {answer:?}");
+            let response = Client::connect(lb.admin).request(bytes(&format!("GET {path} HTTP/1.1¶{headers}¶¶")));
+            assert_eq!(response.status, status, "{path} {headers}: {response:?}");
             let cors = |(name, _): &(String, String)| name.to_ascii_lowercase().starts_with("access-control");
-            assert!(!answer.fields.iter().any(cors), "{answer:?}");
+            assert!(!response.headers.iter().any(cors), "{response:?}");
         }
     }
-    assert_well(&lb, &server, "row 31");
+    assert_well(&lb, &server, "admin-host");
 }

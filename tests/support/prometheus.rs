@@ -1,4 +1,4 @@
-//! The real Prometheus, asked by its own API, where it is installed.
+//! The real Prometheus, where it is installed, queried through its API.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use super::client::get;
 use super::lb::{Lines, lines};
 use super::{eventually, percent_encoded};
 
-/// A running Prometheus that asks often. Killed at the end of the test.
+/// A running Prometheus with short intervals, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Prometheus {
     child: Child,
@@ -22,12 +22,12 @@ pub(crate) struct Prometheus {
     _directory: TempDir,
 }
 
-/// One series of an answer: its labels, and its value.
+/// A series of a result: its labels and its value.
 pub(crate) type Sample = (Value, f64);
 
 impl Prometheus {
-    /// Scrapes `admin` as the job `lb`, by the rules of that text, and waits until it does. None, and says so, where
-    /// Prometheus is not installed.
+    /// Starts with `admin` as the target of the job `lb` and the text of a file of rules, and waits for the first
+    /// scrape. If Prometheus is not installed, prints that and returns `None`.
     pub(crate) fn start(admin: SocketAddr, rules: &str) -> Option<Self> {
         let directory = TempDir::new().expect("a directory");
         let path = |name: &str| directory.path().join(name);
@@ -38,25 +38,25 @@ impl Prometheus {
         let address = eventually("Prometheus listens", || {
             let lines = log.lock().expect("lines");
             let line = lines.iter().find(|line| line.contains("Listening on"))?;
-            // It quotes the text of its log, and no address.
+            // The log does not quote addresses.
             let address = line.split("address=").nth(1)?;
             Some(address.split(' ').next()?.parse().expect("an address"))
         });
         let prometheus = Self { child, address, log, _directory: directory };
         eventually("Prometheus scrapes", || {
-            prometheus.try_query("up{job=\"lb\"} == 1").ok().filter(|found| found.len() == 1)
+            prometheus.try_query("up{job=\"lb\"} == 1").ok().filter(|samples| samples.len() == 1)
         });
         Some(prometheus)
     }
 
-    /// What a path of its API answers, or what it says is wrong.
+    /// GETs a path of the API, and returns the data or the error.
     pub(crate) fn api(&self, path: &str) -> Result<Value, String> {
-        let answer = get(self.address, path);
-        let body: Value = serde_json::from_slice(&answer.body).map_err(|_| answer.text())?;
+        let response = get(self.address, path);
+        let body: Value = serde_json::from_slice(&response.body).map_err(|_| response.text())?;
         if body["status"] == "success" { Ok(body["data"].clone()) } else { Err(body.to_string()) }
     }
 
-    /// What an expression is now.
+    /// Evaluates an expression, which may be invalid.
     pub(crate) fn try_query(&self, expression: &str) -> Result<Vec<Sample>, String> {
         let data = self.api(&format!("/api/v1/query?query={}", percent_encoded(expression)))?;
         let sample = |series: &Value| {
@@ -66,13 +66,13 @@ impl Prometheus {
         Ok(data["result"].as_array().ok_or(data.to_string())?.iter().map(sample).collect())
     }
 
-    /// The same of an expression that has no mistake.
+    /// Evaluates a valid expression.
     #[track_caller]
     pub(crate) fn query(&self, expression: &str) -> Vec<Sample> {
         self.try_query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// The states of an alert, one for each series that raises it: `pending` or `firing`.
+    /// The states (`pending` or `firing`) of an alert, one for each series that raises it.
     pub(crate) fn alert(&self, name: &str) -> Vec<String> {
         let data = self.api("/api/v1/alerts").expect("alerts");
         let alerts = data["alerts"].as_array().expect("alerts");
@@ -83,7 +83,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! Bad edits: nothing of them takes effect, each is told with its place, and the edit that mends it counts at once.
+//! Bad edits: nothing of them takes effect, the place of each problem is reported, and the correction applies at once.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, servers};
 use crate::support::servers::Server;
 
-/// So that an edit is found by its events alone.
+/// No health checks, and no poll.
 const EVENTS: &str = "[health]\nkind = \"none\"\n[reload]\npoll = \"0s\"\n";
 
 /// The problems of the reload after `before`, which must be a rejection.
@@ -24,7 +24,7 @@ fn rejection(lb: &Lb, before: &Value) -> Vec<Value> {
     reload["problems"].as_array().expect("problems").clone()
 }
 
-/// Bad files made of a good one, with the place and some words of what is wrong.
+/// Bad files made from a good one, each with the place of its problem and some words of the message.
 fn bad_files(good: &str, taken: SocketAddr) -> Vec<(Vec<u8>, usize, usize, String)> {
     let lines = good.lines().count();
     let case =
@@ -53,8 +53,9 @@ fn bad_files(good: &str, taken: SocketAddr) -> Vec<(Vec<u8>, usize, usize, Strin
     ]
 }
 
+// Cases: bad-file, port-taken
 #[test]
-fn a_bad_edit_changes_nothing_and_says_what_is_wrong_where() {
+fn a_bad_edit_changes_nothing_and_its_problems_are_reported() {
     let server = Server::named("a");
     let good = |weight| format!("{PORTS}{EVENTS}{}", servers(&[("a", server.address, weight)]));
     let lb = Lb::start_file(&good(1));
@@ -66,23 +67,23 @@ fn a_bad_edit_changes_nothing_and_says_what_is_wrong_where() {
         let before = lb.newest_reload();
         lb.edit_bytes(&bad);
         let problems = rejection(&lb, &before);
-        let found = problems.iter().any(|problem| {
+        let is_reported = problems.iter().any(|problem| {
             (&problem["line"], &problem["column"]) == (&json!(line), &json!(column))
-                && problem["message"].as_str().is_some_and(|known| known.contains(&words))
+                && problem["message"].as_str().is_some_and(|message| message.contains(&words))
         });
-        assert!(found, "{words} at {line}:{column} is not among {problems:#?}");
+        assert!(is_reported, "{words} at {line}:{column} is not among {problems:#?}");
         assert!(problems.iter().all(|problem| problem["file"] == lb.path().display().to_string()), "{problems:#?}");
         assert_eq!((client.get("/").text(), get(lb.address(), "/").text()), ("a".into(), "a".into()));
         let config = lb.api("/api/config");
         assert_eq!((&config["state"], &config["generation"]), (&json!("last_good"), &before["generation"]));
         assert_eq!(lb.metric("lb_config_last_reload_successful"), Some(0.0));
 
-        // Mended: once by going back, once by going on.
+        // Corrected, in turn by the earlier file and by a new one.
         let rejected = lb.newest_reload();
         weight += u32::try_from(number % 2).unwrap();
         lb.edit_file(&good(weight));
-        let mended = lb.next_reload(&rejected);
-        assert_eq!(mended["outcome"], if number % 2 == 0 { "unchanged" } else { "applied" }, "{mended:#}");
+        let corrected = lb.next_reload(&rejected);
+        assert_eq!(corrected["outcome"], if number % 2 == 0 { "unchanged" } else { "applied" }, "{corrected:#}");
         assert_eq!(lb.api("/api/config")["state"], "current");
         assert_eq!(lb.server("a")["weight"], weight);
         assert_eq!(lb.metric("lb_config_last_reload_successful"), Some(1.0));
@@ -91,7 +92,7 @@ fn a_bad_edit_changes_nothing_and_says_what_is_wrong_where() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_in_the_record_and_in_the_log() {
+fn the_record_and_the_log_have_every_problem() {
     let server = Server::named("a");
     let good = format!("{EVENTS}{}", servers(&[("a", server.address, 1)]));
     let lb = Lb::start(&good);
@@ -103,14 +104,14 @@ fn all_that_is_wrong_is_told_at_once_in_the_record_and_in_the_log() {
     for problem in &problems {
         let place = format!("{}:{}:{}: ", problem["file"].as_str().unwrap(), problem["line"], problem["column"]);
         let message = problem["message"].as_str().unwrap();
-        let told = |line: &String| line.contains("ERROR") && line.contains(&place) && line.contains(message);
-        eventually("the log tells of it too", || lb.stderr().iter().any(told).then_some(()));
+        let is_logged = |line: &String| line.contains("ERROR") && line.contains(&place) && line.contains(message);
+        eventually("the problem is logged", || lb.stderr().iter().any(is_logged).then_some(()));
     }
     assert_eq!(lb.metric("lb_reloads_total{result=\"rejected\"}"), Some(1.0));
 }
 
 #[test]
-fn an_edit_that_removes_more_than_it_may_is_refused() {
+fn an_edit_that_removes_too_many_servers_is_rejected() {
     let server = Server::named("a");
     let names = ["s1", "s2", "s3", "s4"];
     let config = |limit: &str, left: usize| {
@@ -132,7 +133,7 @@ fn an_edit_that_removes_more_than_it_may_is_refused() {
     assert_eq!(get(lb.address(), "/").status, 503);
 }
 
-/// The text with something cut, doubled, or overwritten, but for its first `keep` bytes.
+/// The text with something removed, doubled or overwritten, except in its first `keep` bytes.
 fn mutate(text: &str, keep: usize, dice: &mut Rng) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     let at = keep + dice.usize(..bytes.len() - keep);
@@ -146,7 +147,7 @@ fn mutate(text: &str, keep: usize, dice: &mut Rng) -> Vec<u8> {
             let part = bytes[at..end].to_vec();
             bytes.splice(end..end, part);
         }
-        // Two that make another good file: servers go, and weights change.
+        // These two give another good file: servers are removed, weights change.
         4 => drop(bytes.drain(table.start..table.start + table.len() / 3 * dice.usize(1..=3))),
         _ => {
             let weight = format!("weight = {}", dice.u8(1..=9));
@@ -156,73 +157,75 @@ fn mutate(text: &str, keep: usize, dice: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Set at its end, however that comes: those who look at it end too.
-struct Over<'a>(&'a AtomicBool);
+/// Sets the flag when dropped, so that the threads that look at it end even if the test fails.
+struct DoneGuard<'a>(&'a AtomicBool);
 
-impl Drop for Over<'_> {
+impl Drop for DoneGuard<'_> {
     fn drop(&mut self) {
         self.0.store(true, SeqCst);
     }
 }
 
 #[test]
-fn five_hundred_mutated_files_cost_no_request_and_each_is_told_of() {
+fn five_hundred_mutated_files_fail_no_request_and_each_is_recorded() {
     let up = ["a", "b", "c", "d"].map(Server::named);
     let tables: Vec<_> =
         ["a", "b", "c", "d"].iter().zip(&up).map(|(name, server)| (*name, server.address, 5)).collect();
     let text = format!("{PORTS}{}", servers(&tables));
     let lb = Lb::start_file(&text);
     let address = lb.address();
-    let (over, answered, failures) = (&AtomicBool::new(false), &AtomicUsize::new(0), &Mutex::new(Vec::new()));
+    let (done, responses, failures) = (&AtomicBool::new(false), &AtomicUsize::new(0), &Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(move || {
                 let mut client = Client::connect(address);
-                while !over.load(SeqCst) {
+                while !done.load(SeqCst) {
                     match client.try_get("/") {
-                        Ok(answer) if answer.status == 200 => drop(answered.fetch_add(1, SeqCst)),
+                        Ok(response) if response.status == 200 => drop(responses.fetch_add(1, SeqCst)),
                         other => {
                             failures.lock().unwrap().push(format!("{other:?}"));
                             client = Client::connect(address);
                         }
                     }
+                    // Leaves the processor to `lb`.
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
             });
         }
-        let _over = Over(over);
-        let mut there = text.clone().into_bytes();
+        let _guard = DoneGuard(done);
+        let mut current = text.clone().into_bytes();
         let mut dice = Rng::with_seed(100);
         for _ in 0..500 {
             let before = lb.newest_reload();
             let bytes = mutate(&text, PORTS.len(), &mut dice);
             lb.edit_bytes(&bytes);
-            // Some are what was there before, and no reload.
-            if bytes != there {
+            // An unchanged file is no reload.
+            if bytes != current {
                 let record = lb.next_reload(&before);
                 if record["outcome"] == "rejected" {
                     assert_eq!(record["generation"], before["generation"], "{record:#}");
                     assert_ne!(record["problems"], serde_json::json!([]), "{record:#}");
                 }
             }
-            there = bytes;
+            current = bytes;
         }
     });
     let failures = failures.lock().unwrap();
     assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
     let count = |outcome: &str| lb.metric(&format!("lb_reloads_total{{result=\"{outcome}\"}}"));
-    assert!(answered.load(SeqCst) > 100, "{answered:?} answers are no load");
+    assert!(responses.load(SeqCst) > 100, "{responses:?} responses are no load");
     assert!(
         count("applied") > Some(20.0) && count("rejected") > Some(20.0),
         "{:?}",
         (count("applied"), count("rejected"))
     );
     lb.edit_file(&text.replace("weight = 5", "weight = 7"));
-    eventually("the last content is in force", || (lb.server("a")["weight"] == 7).then_some(()));
+    eventually("the last content is applied", || (lb.server("a")["weight"] == 7).then_some(()));
 }
 
+// Case: huge-file
 #[test]
-fn what_is_no_file_of_a_sensible_size_is_refused_at_once() {
+fn a_file_that_is_too_large_or_not_regular_is_rejected() {
     let server = Server::named("a");
     let good = format!("{PORTS}{EVENTS}{}", servers(&[("a", server.address, 1)]));
     let lb = Lb::start_file(&good);

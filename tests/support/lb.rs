@@ -1,4 +1,4 @@
-//! A running `lb`: a process of its own, with a file of its own.
+//! `lb` as a process, with its own file.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,20 +10,20 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::{Answer, get};
+use super::client::{Response, get};
 use super::eventually;
 use super::servers::Server;
 
-/// What every configuration of the tests begins with: ports that the system chooses.
+/// The first lines of every test's configuration: ports that the system chooses.
 pub(crate) const PORTS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
 
-/// No health checks, so that servers see only what clients send.
+/// No health checks, so that servers see only the clients' requests.
 pub(crate) const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
-/// Lines of an output, as they come.
+/// The lines of an output so far.
 pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 
-/// A running `lb`. Killed at the end of the test.
+/// A running `lb`, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Lb {
     child: Child,
@@ -31,7 +31,6 @@ pub(crate) struct Lb {
     path: PathBuf,
     stdout: Lines,
     stderr: Lines,
-    /// Where its admin address is.
     pub(crate) admin: SocketAddr,
 }
 
@@ -42,7 +41,7 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// `[[server]]` tables of the default pool.
+/// `[[server]]` tables for the default pool.
 pub(crate) fn servers(servers: &[(&str, SocketAddr, u32)]) -> String {
     let table = |(name, address, weight): &(&str, SocketAddr, u32)| {
         format!("[[server]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n")
@@ -56,7 +55,7 @@ impl Lb {
         Self::start_file(&format!("{PORTS}{config}"))
     }
 
-    /// Starts with exactly `file`, and waits until it listens.
+    /// Starts with exactly `file` as its configuration.
     pub(crate) fn start_file(file: &str) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("lb.toml");
@@ -64,12 +63,12 @@ impl Lb {
         Self::start_in(directory, path)
     }
 
-    /// Starts with the file that is at `path` already, and waits until it listens.
+    /// Starts with the existing file at `path`.
     pub(crate) fn start_in(directory: TempDir, path: PathBuf) -> Self {
         Self::start_as(command(), directory, path)
     }
 
-    /// The same by a command that was made with [`command`].
+    /// Like [`Lb::start_in`], with a command that [`command`] has made.
     pub(crate) fn start_as(mut command: Command, directory: TempDir, path: PathBuf) -> Self {
         command.arg("--config").arg(&path);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
@@ -87,63 +86,62 @@ impl Lb {
         Self { child, directory, path, stdout, stderr, admin }
     }
 
-    /// Its file.
+    /// The path of its configuration.
     pub(crate) fn path(&self) -> PathBuf {
         self.path.clone()
     }
 
-    /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Where the first listener is.
+    /// The address of the first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         let listeners = self.api("/api/listeners");
         listeners["listeners"][0]["address"].as_str().expect("an address").parse().expect("an address")
     }
 
-    /// What an admin path answers.
-    pub(crate) fn ask(&self, path: &str) -> Answer {
+    /// GETs a path of the admin address.
+    pub(crate) fn ask(&self, path: &str) -> Response {
         get(self.admin, path)
     }
 
-    /// What an admin path answers, as JSON.
+    /// GETs JSON from the admin address.
     pub(crate) fn api(&self, path: &str) -> Value {
-        let answer = self.ask(path);
-        serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{path}: {answer:?}"))
+        let response = self.ask(path);
+        serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("{path}: {response:?}"))
     }
 
-    /// What the API says of a server.
+    /// A server as the API shows it.
     pub(crate) fn server(&self, name: &str) -> Value {
         self.api(&format!("/api/servers/{name}"))
     }
 
-    /// One figure of `/metrics`, by its whole name with labels.
+    /// One value of `/metrics`, by its name and labels.
     pub(crate) fn metric(&self, series: &str) -> Option<f64> {
         let text = self.ask("/metrics").text();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
         line.parse().ok()
     }
 
-    /// Puts [`PORTS`] and then `config` in place of the file, by renaming.
+    /// Replaces the file with [`PORTS`] and then `config`, by renaming.
     pub(crate) fn edit(&self, config: &str) {
         self.edit_file(&format!("{PORTS}{config}"));
     }
 
-    /// Puts `file` in place of the file, by renaming.
+    /// Replaces the file, by renaming.
     pub(crate) fn edit_file(&self, file: &str) {
         self.edit_bytes(file.as_bytes());
     }
 
-    /// The same with what may be no text.
+    /// Replaces the file, by renaming, with bytes that may be invalid UTF-8.
     pub(crate) fn edit_bytes(&self, file: &[u8]) {
         let new = self.directory.path().join("lb.toml.new");
         fs::write(&new, file).expect("a file");
         fs::rename(new, self.path()).expect("renamed");
     }
 
-    /// Edits as [`Lb::edit`], and waits until that is in force.
+    /// Edits as [`Lb::edit`] does, and waits until the edit is applied.
     #[track_caller]
     pub(crate) fn apply(&self, config: &str) {
         let before = self.generation();
@@ -151,12 +149,12 @@ impl Lb {
         self.reaches(before + 1);
     }
 
-    /// The generation in force.
+    /// The current generation.
     pub(crate) fn generation(&self) -> u64 {
         self.api("/api/config")["generation"].as_u64().expect("a number")
     }
 
-    /// Waits for a generation.
+    /// Waits for this generation or a later one.
     #[track_caller]
     pub(crate) fn reaches(&self, generation: u64) {
         eventually(&format!("generation {generation}; {:#?}", self.api("/api/reloads")), || {
@@ -164,18 +162,17 @@ impl Lb {
         });
     }
 
-    /// The newest reload, once it is not the one at `since`.
+    /// Waits for a newer reload than `since`, and returns it.
     #[track_caller]
     pub(crate) fn next_reload(&self, since: &Value) -> Value {
         eventually("another reload", || Some(self.newest_reload()).filter(|reload| reload != since))
     }
 
-    /// The newest reload.
     pub(crate) fn newest_reload(&self) -> Value {
         self.api("/api/reloads?limit=1")["reloads"][0].clone()
     }
 
-    /// Waits until the API says so of a server.
+    /// Waits until a server has this status.
     #[track_caller]
     pub(crate) fn server_is(&self, name: &str, status: &str) {
         eventually(&format!("{name} is {status}; {}", self.api("/api/servers")), || {
@@ -183,41 +180,46 @@ impl Lb {
         });
     }
 
-    /// Lines of standard output so far: the access log.
+    /// Standard output so far: the access log.
     pub(crate) fn stdout(&self) -> Vec<String> {
         self.stdout.lock().expect("lines").clone()
     }
 
-    /// Lines of standard error so far: the process' log.
+    /// Standard error so far: the process log.
     pub(crate) fn stderr(&self) -> Vec<String> {
         self.stderr.lock().expect("lines").clone()
     }
 
-    /// Sends a signal, by its name without `SIG`.
+    /// Whether the process log reports a panic.
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.stderr().iter().any(|line| line.contains("panic") || line.contains("panic"))
+    }
+
+    /// Sends a signal, named without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        // The shell's own: not every machine has a program for it.
+        // `kill` is built into the shell; not every machine has the program.
         let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status();
         assert!(status.expect("sh runs").success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     #[track_caller]
     pub(crate) fn ends(&mut self) -> ExitStatus {
         eventually("lb ends", || self.child.try_wait().expect("a child"))
     }
 
-    /// Waits for a line of the access log.
+    /// Waits for a line of the access log, and returns it.
     #[track_caller]
-    pub(crate) fn logs(&self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
-        eventually(&format!("{what} in the access log"), || self.stdout().into_iter().find(|line| is_it(line)))
+    pub(crate) fn logs(&self, what: &str, matches: impl Fn(&str) -> bool) -> String {
+        eventually(&format!("{what} in the access log"), || self.stdout().into_iter().find(|line| matches(line)))
     }
 
-    /// Starts with [`PORTS`], no checks, `config` and one server.
-    pub(crate) fn before(server: &Server, config: &str) -> Self {
+    /// Starts with [`PORTS`], no health checks, `config` and one server.
+    pub(crate) fn in_front_of(server: &Server, config: &str) -> Self {
         Self::start(&format!("{NO_CHECKS}{config}{}", server.table("server1")))
     }
 
-    /// Closes standard error after its next line: whatever is written there then is an error.
+    /// Closes the reading end of standard error after its next line, so that later writes fail.
     pub(crate) fn deafen(&mut self) {
         self.stderr = Lines::default();
     }
@@ -225,7 +227,7 @@ impl Lb {
 
 impl Drop for Lb {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -234,7 +236,7 @@ impl Drop for Lb {
     }
 }
 
-/// Collects the lines of an output as they come, for as long as somebody has use for them.
+/// Collects the lines of an output for as long as the result is in use.
 pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     let lines = Lines::default();
     let wanted = Arc::downgrade(&lines);
@@ -247,7 +249,7 @@ pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Lines {
     lines
 }
 
-/// A command that has run to its end.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -256,7 +258,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Its standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("{self:#?}"))
@@ -270,7 +272,7 @@ impl From<std::process::Output> for Ran {
     }
 }
 
-/// Runs `lb` with these arguments to its end.
+/// Runs `lb` with these arguments.
 pub(crate) fn run(arguments: &[&str]) -> Ran {
     command().args(arguments).output().expect("lb runs").into()
 }

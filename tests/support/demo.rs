@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-/// A running demo server. Ended, its last spans sent, when it is dropped.
+/// A running demo server. Dropping it ends it, once its last spans are sent.
 #[derive(Debug)]
 pub(crate) struct Demo {
     pub(crate) address: SocketAddr,
@@ -15,21 +15,21 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// One of that name, which sends its spans to `zipkin`, if given.
+    /// Starts a server with that name, which sends its spans to `zipkin`, if given.
     pub(crate) fn start(name: &str, zipkin: Option<&str>) -> Self {
         let mut options = backends::Options::new(name, "127.0.0.1:0".parse().expect("an address"));
         options.zipkin = zipkin.map(str::to_owned);
         let (end, ended) = oneshot::channel();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let server = backends::Server::bind(options).await.expect("a server");
-                tell.send(server.local_addr()).expect("a test");
+                sender.send(server.local_addr()).expect("a test");
                 server.run(async { drop(ended.await) }).await;
             });
         });
-        let address = told.recv().expect("an address");
+        let address = receiver.recv().expect("an address");
         Self { address, end: Some(end), thread: Some(thread) }
     }
 }
@@ -38,7 +38,7 @@ impl Drop for Demo {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // If it failed, it has said so.
+            // A panic has been reported by its hook.
             let _ = thread.join();
         }
     }

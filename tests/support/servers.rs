@@ -1,4 +1,4 @@
-//! Servers that do as they are told, good or bad; each connection is served by a function on a thread of its own.
+//! Servers that behave or misbehave as a test wants. A thread for each connection runs the test's function.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::DEADLINE;
 
-/// A running server. Refuses connections after [`Server::stop`], or once it is dropped.
+/// A running server. It refuses connections after [`Server::stop`], or once it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -22,41 +22,41 @@ struct Shared {
     healthy: AtomicBool,
     connections: AtomicUsize,
     requests: Mutex<Vec<Request>>,
-    /// By the number of the connection.
+    /// The open connections, by their numbers.
     open: Mutex<HashMap<usize, TcpStream>>,
 }
 
-/// A request as it came.
+/// A request as the server received it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Request {
     /// `GET /path HTTP/1.1`
     pub(crate) line: String,
-    /// Names as they came.
-    pub(crate) fields: Vec<(String, String)>,
+    /// Names in the case in which they were sent.
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Its head, byte by byte.
+    /// The bytes of the head.
     pub(crate) head: Vec<u8>,
 }
 
 impl Request {
-    /// The values of a field, in whatever case.
+    /// The values of all headers with that name, in any case.
     pub(crate) fn values(&self, name: &str) -> Vec<&str> {
-        let known = self.fields.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        known.map(|(_, value)| value.as_str()).collect()
+        let headers = self.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
+        headers.map(|(_, value)| value.as_str()).collect()
     }
 
     pub(crate) fn path(&self) -> &str {
         self.line.split(' ').nth(1).unwrap_or("")
     }
 
-    /// Reads one; none at the end of the connection. A body needs a `Content-Length` or to be chunked.
+    /// Reads a request, or returns `None` at the end of the connection. A body has a `Content-Length` or is chunked.
     pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Option<Self> {
         let mut request = Self::read_head(stream)?;
         request.read_body(stream)?;
         Some(request)
     }
 
-    /// Reads the head of one.
+    /// Reads a request's head.
     pub(crate) fn read_head(stream: &mut BufReader<TcpStream>) -> Option<Self> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -67,12 +67,12 @@ impl Request {
         let text = String::from_utf8_lossy(&head).into_owned();
         let mut lines = text.lines();
         let line = lines.next()?.to_owned();
-        let fields = lines.filter_map(|line| line.split_once(':'));
-        let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-        Some(Self { line, fields, body: Vec::new(), head })
+        let headers = lines.filter_map(|line| line.split_once(':'));
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        Some(Self { line, headers, body: Vec::new(), head })
     }
 
-    /// Reads the body that belongs to a head; none if it is cut short.
+    /// Reads the body that follows a head, or returns `None` if it is incomplete.
     pub(crate) fn read_body(&mut self, stream: &mut BufReader<TcpStream>) -> Option<()> {
         if self.values("transfer-encoding") == ["chunked"] {
             loop {
@@ -80,11 +80,11 @@ impl Request {
                 let mut chunk = vec![0; size];
                 stream.read_exact(&mut chunk).ok()?;
                 if size == 0 {
-                    // Trailers belong to what came.
+                    // Tests look for trailers among the headers, by the name `trailer`.
                     while let line = line(stream)?
                         && !line.is_empty()
                     {
-                        self.fields.push(("trailer".to_owned(), line));
+                        self.headers.push(("trailer".to_owned(), line));
                     }
                     return Some(());
                 }
@@ -97,8 +97,8 @@ impl Request {
         stream.read_exact(&mut self.body).ok()
     }
 
-    /// Whether nobody can read its head otherwise: every line ends with CRLF and has no other
-    /// control character, there is one `Host`, and at most one field says how long the body is.
+    /// Whether no parser can read the head in another way: every line ends with CRLF and has no other control
+    /// character, there is one `Host`, and at most one header frames the body.
     pub(crate) fn is_canonical(&self) -> bool {
         let lines = String::from_utf8_lossy(&self.head).replace("\r\n", "");
         let framing = self.values("content-length").len() + self.values("transfer-encoding").len();
@@ -107,92 +107,96 @@ impl Request {
 }
 
 impl Server {
-    /// Serves every connection by `serve`, which is given the server to note requests with.
-    pub(crate) fn scripted(serve: impl Fn(BufReader<TcpStream>, &Note) + Send + Sync + 'static) -> Self {
+    /// Serves each connection with `serve`.
+    pub(crate) fn scripted(serve: impl Fn(BufReader<TcpStream>, &Recorder) + Send + Sync + 'static) -> Self {
         Self::on("127.0.0.1:0".parse().expect("an address"), serve)
     }
 
-    /// The same, at an address of the test's choice.
-    pub(crate) fn on(address: SocketAddr, serve: impl Fn(BufReader<TcpStream>, &Note) + Send + Sync + 'static) -> Self {
+    /// Like [`Server::scripted`], at a given address.
+    pub(crate) fn on(
+        address: SocketAddr,
+        serve: impl Fn(BufReader<TcpStream>, &Recorder) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared { healthy: true.into(), ..Shared::default() });
-        let (serve, note) = (Arc::new(serve), Note(Arc::clone(&shared)));
+        let (serve, recorder) = (Arc::new(serve), Recorder(Arc::clone(&shared)));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                if note.0.stopped.load(SeqCst) {
+                if recorder.0.stopped.load(SeqCst) {
                     return;
                 }
                 stream.set_nodelay(true).expect("a socket");
                 stream.set_read_timeout(Some(3 * DEADLINE)).expect("a socket");
-                let number = note.0.connections.fetch_add(1, SeqCst);
-                note.0.open.lock().expect("streams").extend(stream.try_clone().map(|stream| (number, stream)));
-                let (serve, note) = (Arc::clone(&serve), Note(Arc::clone(&note.0)));
+                let number = recorder.0.connections.fetch_add(1, SeqCst);
+                recorder.0.open.lock().expect("streams").extend(stream.try_clone().map(|stream| (number, stream)));
+                let (serve, recorder) = (Arc::clone(&serve), Recorder(Arc::clone(&recorder.0)));
                 std::thread::spawn(move || {
-                    serve(BufReader::new(stream), &note);
-                    // The last handle: this closes it.
-                    note.0.open.lock().expect("streams").remove(&number);
+                    serve(BufReader::new(stream), &recorder);
+                    // The last handle: dropping it closes the connection.
+                    recorder.0.open.lock().expect("streams").remove(&number);
                 });
             }
         });
         Self { address, shared }
     }
 
-    /// Answers every request with its name; `/health` as [`Server::set_healthy`] says.
+    /// Responds with its name to every request but health checks, whose status is [`Server::set_healthy`]'s.
     pub(crate) fn named(name: &'static str) -> Self {
-        Self::scripted(move |stream, note| answer_by(name, stream, note))
+        Self::gated(name, &Gate::opened())
     }
 
-    /// Answers every request with these bytes.
-    pub(crate) fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+    /// Responds with these bytes to every request.
+    pub(crate) fn responding(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
-        Self::scripted(move |mut stream, note| {
-            while note.next(&mut stream).is_some() {
-                answer(&mut stream, &bytes);
+        Self::scripted(move |mut stream, recorder| {
+            while recorder.next(&mut stream).is_some() {
+                respond(&mut stream, &bytes);
             }
         })
     }
 
-    /// The same, but `/slow` is answered only once the gate is open.
+    /// Like [`Server::named`], but a request for `/slow` waits until the gate is open.
     pub(crate) fn gated(name: &'static str, gate: &Gate) -> Self {
         let gate = gate.clone();
-        Self::scripted(move |mut stream, note| {
-            while let Some(request) = note.next(&mut stream) {
+        Self::scripted(move |mut stream, recorder| {
+            while let Some(request) = recorder.next(&mut stream) {
                 if request.path() == "/slow" {
                     gate.pass();
                 }
-                answer_named(name, &mut stream);
+                let length = name.len();
+                respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
             }
         })
     }
 
-    /// Its table in the default pool.
+    /// Its table for the default pool.
     pub(crate) fn table(&self, name: &str) -> String {
         format!("[[server]]\nname = \"{name}\"\naddress = \"{}\"\n", self.address)
     }
 
-    /// Says whether `/health` is to be answered with 200 or 503.
+    /// Makes the response to health checks 200 or 503.
     pub(crate) fn set_healthy(&self, healthy: bool) {
         self.shared.healthy.store(healthy, SeqCst);
     }
 
-    /// Accepts no more, and ends all connections.
+    /// Stops accepting, and ends all connections.
     pub(crate) fn stop(&self) {
         self.shared.stopped.store(true, SeqCst);
-        // Wakes it, so that it lets go of the port.
+        // Wakes the thread that accepts, so that it closes the port.
         drop(TcpStream::connect(self.address));
         for stream in self.shared.open.lock().expect("streams").values() {
-            // It may have ended.
+            // The connection may have ended.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
 
-    /// Connections so far.
+    /// Connections accepted so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
     }
 
-    /// The requests so far, without those of health checks.
+    /// The requests so far, except health checks.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().expect("requests").clone()
     }
@@ -204,41 +208,43 @@ impl Drop for Server {
     }
 }
 
-/// Where a scripted server notes what it saw.
+/// The requests that a scripted server records.
 #[derive(Debug)]
-pub(crate) struct Note(Arc<Shared>);
+pub(crate) struct Recorder(Arc<Shared>);
 
-impl Note {
-    /// Reads and notes the next request; a health check is answered and not noted.
+impl Recorder {
+    /// Reads and records the next request. Health checks get their response and are not recorded.
     pub(crate) fn next(&self, stream: &mut BufReader<TcpStream>) -> Option<Request> {
         loop {
             let request = Request::read(stream)?;
             if request.path() != "/health" {
-                self.seen(&request);
+                self.add(&request);
                 return Some(request);
             }
             let status = if self.0.healthy.load(SeqCst) { "200 OK" } else { "503 Service Unavailable" };
-            answer(stream, format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+            respond(stream, format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
         }
     }
 
-    /// Notes a request that was read without [`Note::next`].
-    pub(crate) fn seen(&self, request: &Request) {
-        self.0.requests.lock().expect("requests").push(request.clone());
+    /// Records a request that was read without [`Recorder::next`], and returns how many are recorded.
+    pub(crate) fn add(&self, request: &Request) -> usize {
+        let mut requests = self.0.requests.lock().expect("requests");
+        requests.push(request.clone());
+        requests.len()
     }
 }
 
-/// Sends bytes as they are; a client that has left is no fault.
-pub(crate) fn answer(stream: &mut BufReader<TcpStream>, bytes: impl AsRef<[u8]>) {
+/// Sends any bytes. The client may have left.
+pub(crate) fn respond(stream: &mut BufReader<TcpStream>, bytes: impl AsRef<[u8]>) {
     let _ = stream.get_mut().write_all(bytes.as_ref());
 }
 
-/// Has a connection end, when its function returns, by a reset.
+/// Makes the connection end with a reset once it is dropped.
 pub(crate) fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket");
 }
 
-/// An address that refuses connections, for as long as this lives: bound, but not listened at.
+/// An address that refuses connections: bound, so that nobody else gets it, but not listening.
 #[derive(Debug)]
 pub(crate) struct Refusing {
     pub(crate) address: SocketAddr,
@@ -255,31 +261,20 @@ impl Refusing {
     }
 }
 
-/// A server that takes no connection and refuses none: its queue is full and nobody accepts.
+/// A server that neither accepts nor refuses connections: its queue is full.
 pub(crate) fn hanging() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
     let Refusing { address, _socket: socket } = Refusing::new();
     socket.listen(0).expect("a listener");
-    // With so many in a queue for one, a further one gets no answer.
+    // With these in a queue for one, the system ignores further ones.
     let waiting = (0..4).map(|_| {
         let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         client.set_nonblocking(true).expect("a socket");
-        // It is not to wait for what does not come.
+        // Not blocking, it returns an error at once.
         let _ = client.connect(&address.into());
         client
     });
     let waiting = waiting.collect();
     (socket, waiting, address)
-}
-
-fn answer_by(name: &str, mut stream: BufReader<TcpStream>, note: &Note) {
-    while note.next(&mut stream).is_some() {
-        answer_named(name, &mut stream);
-    }
-}
-
-fn answer_named(name: &str, stream: &mut BufReader<TcpStream>) {
-    let length = name.len();
-    answer(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"));
 }
 
 fn line(stream: &mut BufReader<TcpStream>) -> Option<String> {
@@ -288,11 +283,17 @@ fn line(stream: &mut BufReader<TcpStream>) -> Option<String> {
     (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Holds answers back until it is opened, once and for all.
+/// Holds responses back until it is opened. It is never closed again.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
+    pub(crate) fn opened() -> Self {
+        let gate = Self::default();
+        gate.open();
+        gate
+    }
+
     pub(crate) fn open(&self) {
         *self.0.0.lock().expect("a gate") = true;
         self.0.1.notify_all();
@@ -300,7 +301,7 @@ impl Gate {
 
     pub(crate) fn pass(&self) {
         let shut = self.0.0.lock().expect("a gate");
-        // A test that fails leaves it shut: then this ends with the test's process.
+        // A test that fails leaves it shut; this thread then ends with the process.
         drop(self.0.1.wait_while(shut, |open| !*open).expect("a gate"));
     }
 }

@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client that sends what it is told and hides nothing.
+//! A plain HTTP/1.1 client that sends any bytes and hides nothing of the response.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,26 +11,26 @@ pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Names as they came.
-    pub(crate) fields: Vec<(String, String)>,
+    /// Names in the case in which they were sent.
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
-/// A piece of a chunked body.
+/// A chunk of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Data(Vec<u8>),
-    /// The last chunk, with trailers as they came.
+    /// The last chunk, with the lines of its trailer section.
     End(Vec<String>),
 }
 
-/// GET on a connection of its own.
+/// GET on a new connection.
 #[track_caller]
-pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
     Client::connect(address).get(path)
 }
 
@@ -48,72 +48,69 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Sends bytes as they are.
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.get_mut().write_all(bytes.as_ref()).expect("sent");
     }
 
-    /// GET, and the answer.
     #[track_caller]
-    pub(crate) fn get(&mut self, path: &str) -> Answer {
+    pub(crate) fn get(&mut self, path: &str) -> Response {
         self.request(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
-    /// Any request without a body that HEAD would not have, and the answer.
+    /// Sends any request and returns its response. For HEAD there is [`Client::try_head`].
     #[track_caller]
-    pub(crate) fn request(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
+    pub(crate) fn request(&mut self, bytes: impl AsRef<[u8]>) -> Response {
         self.send(bytes);
-        self.answer()
+        self.response()
     }
 
-    /// The next answer.
+    /// The next response.
     #[track_caller]
-    pub(crate) fn answer(&mut self) -> Answer {
-        self.try_answer().expect("an answer")
+    pub(crate) fn response(&mut self) -> Response {
+        self.try_response().expect("a response")
     }
 
-    /// The next answer, or why there is none.
-    pub(crate) fn try_answer(&mut self) -> io::Result<Answer> {
-        let (status, fields) = self.try_head()?;
-        let mut answer = Answer { status, fields, body: Vec::new() };
-        if answer.field("transfer-encoding") == Some("chunked") {
+    pub(crate) fn try_response(&mut self) -> io::Result<Response> {
+        let (status, headers) = self.try_head()?;
+        let mut response = Response { status, headers, body: Vec::new() };
+        if response.header("transfer-encoding") == Some("chunked") {
             loop {
                 match self.chunk()? {
-                    Piece::Data(data) => answer.body.extend(data),
-                    Piece::End(_) => return Ok(answer),
+                    Piece::Data(data) => response.body.extend(data),
+                    Piece::End(_) => return Ok(response),
                 }
             }
         }
-        match answer.field("content-length").map(str::parse::<usize>) {
+        match response.header("content-length").map(str::parse::<usize>) {
             Some(Ok(length)) => {
-                answer.body.resize(length, 0);
-                self.stream.read_exact(&mut answer.body)?;
+                response.body.resize(length, 0);
+                self.stream.read_exact(&mut response.body)?;
             }
             Some(Err(error)) => return Err(io::Error::other(error)),
-            None if answer.status == 204 || answer.status == 304 || answer.status < 200 => {}
-            None => drop(self.stream.read_to_end(&mut answer.body)?),
+            None if response.status == 204 || response.status == 304 || response.status < 200 => {}
+            None => drop(self.stream.read_to_end(&mut response.body)?),
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// The head of the next answer: its status and fields.
+    /// The head of the next response: its status and headers.
     pub(crate) fn try_head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status in {first:?}")))?;
-        let mut fields = Vec::new();
+        let mut headers = Vec::new();
         loop {
             let line = self.line()?;
             if line.is_empty() {
-                return Ok((status, fields));
+                return Ok((status, headers));
             }
             let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other("no colon"))?;
-            fields.push((name.to_owned(), value.trim().to_owned()));
+            headers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
 
-    /// Exactly so many bytes.
+    /// Reads exactly `count` bytes.
     #[track_caller]
     pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
@@ -121,7 +118,7 @@ impl Client {
         bytes
     }
 
-    /// Whether the other side has closed, nothing more having come. Waits for one or the other.
+    /// Waits for data or the end of the connection, and returns whether it was the end.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.stream.fill_buf() {
             Ok(rest) => rest.is_empty(),
@@ -129,7 +126,7 @@ impl Client {
         }
     }
 
-    /// The next chunk of an answer's body.
+    /// The next chunk of a response's body.
     pub(crate) fn chunk(&mut self) -> io::Result<Piece> {
         let size = self.line()?;
         let size = usize::from_str_radix(size.split(';').next().unwrap_or(""), 16).map_err(io::Error::other)?;
@@ -148,13 +145,13 @@ impl Client {
         }
     }
 
-    /// Everything until the other side closes.
+    /// Reads to the end of the connection.
     pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes).map(|_| bytes)
     }
 
-    /// The socket, to be written by another thread or set up otherwise.
+    /// The socket, for another thread to write to, or for its options.
     pub(crate) fn socket(&self) -> TcpStream {
         self.stream.get_ref().try_clone().expect("a socket")
     }
@@ -167,26 +164,24 @@ impl Client {
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    /// GET, and the answer, or why there is none.
-    pub(crate) fn try_get(&mut self, path: &str) -> io::Result<Answer> {
+    pub(crate) fn try_get(&mut self, path: &str) -> io::Result<Response> {
         self.stream.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
-        self.try_answer()
+        self.try_response()
     }
 }
 
-impl Answer {
-    /// The first field of that name, in whatever case.
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+impl Response {
+    /// The first header with that name, in any case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Whether the connection takes another request.
-    pub(crate) fn is_kept(&self) -> bool {
-        !self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    /// Whether the response lets the connection stay open.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        !self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }

@@ -244,7 +244,7 @@ impl Balancer {
                     ));
                 }
                 // What is refused was understood: it is the question that was wrong.
-                let refused = matches!(error, QueryError::Refused(..));
+                let refused = matches!(error, QueryError::Rejected(..));
                 ExitCode::from(if refused { BAD_INPUT } else { USAGE })
             }
         }

@@ -8,6 +8,7 @@
 //! From the bottom up; each module imports only from those above it in this list:
 //!
 //! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
+//! - [`http_client`]: one-shot requests, for health checks, exporters and commands.
 //! - [`transport`]: the only code that reads and writes client and server sockets.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.
 //! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod http1;
+pub mod http_client;
 pub mod live;
 pub mod proxy;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! A small client of the admin address: what the commands know of a balancer that runs, here or elsewhere.
+//! A client of the admin address, for commands that ask a running balancer.
 
 use std::fmt;
 use std::io;
@@ -6,99 +6,86 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::header::HOST;
+use http::{Request, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
 
 use crate::admin::Truth;
 use crate::config::problem::Problem;
 use crate::config::{Address, Algorithm};
+use crate::http_client::{HttpConnection, SendError};
 use crate::live::pool::Status;
 use crate::live::reloads::Outcome;
 
-/// How long an answer may take, from the first look-up of the name to its last byte.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest answer that is read: that of some hundred thousand servers.
-const LONGEST: usize = 256 << 20;
+/// For a whole response, including the look-up of the host name.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest response body that is read: that of some hundred thousand servers.
+const BODY_LIMIT: usize = 256 << 20;
 
-/// A balancer's admin address, asked by commands that wait for the answer.
+/// A blocking client of one balancer's admin address.
 #[derive(Debug)]
 pub(super) struct Api {
     runtime: Runtime,
     at: Address,
 }
 
-/// Why there is no answer.
+/// Why a query has no result.
 #[derive(Debug)]
 pub(super) enum QueryError {
-    /// Nobody answers.
-    Unreachable(Address, io::Error),
-    /// The balancer refuses, and says why.
-    Refused(String),
-    /// Somebody answers what no balancer of this version would.
-    Foreign(Address, String),
+    Unreachable(Address, SendError),
+    /// The balancer rejected the query, for this reason.
+    Rejected(String),
+    /// The response is not one of a balancer of this version.
+    Unexpected(Address, String),
 }
 
 impl Api {
     /// A client of the balancer at `at`.
     ///
     /// # Errors
-    /// When the system has no files or memory left.
+    /// When the system is out of file descriptors or memory.
     pub(super) fn new(at: Address) -> io::Result<Self> {
         Ok(Self { runtime: Builder::new_current_thread().enable_all().build()?, at })
     }
 
-    /// Where it asks.
+    /// The balancer's address.
     pub(super) fn at(&self) -> &Address {
         &self.at
     }
 
-    /// What the balancer answers at `path`.
+    /// Blocks until the response at `path` has been received and parsed.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, QueryError> {
         self.runtime.block_on(get(&self.at, path))
     }
 }
 
-/// What the balancer at `at` answers at `path`.
+/// Gets and parses the response of the balancer at `at` for `path`.
 pub(super) async fn get<T: DeserializeOwned>(at: &Address, path: &str) -> Result<T, QueryError> {
-    let unreachable = |error| QueryError::Unreachable(at.clone(), error);
-    let foreign = |why: String| QueryError::Foreign(at.clone(), why);
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("nothing in {}s", PATIENCE.as_secs()));
-    let (status, body) =
-        timeout(PATIENCE, ask(at, path)).await.map_err(|_| unreachable(late()))?.map_err(unreachable)?;
+    let unexpected = |reason: String| QueryError::Unexpected(at.clone(), reason);
+    let response = send(at, path).await.map_err(|error| QueryError::Unreachable(at.clone(), error))?;
+    let (status, body) = (response.status(), response.body());
     if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|error| foreign(format!("at {path}: {error}")));
+        return serde_json::from_slice(body).map_err(|error| unexpected(format!("at {path}: {error}")));
     }
-    match serde_json::from_slice::<ProblemBody>(&body) {
-        Ok(refusal) => Err(QueryError::Refused(refusal.detail)),
-        Err(_) => Err(foreign(format!("{path} is answered with {status}"))),
+    match serde_json::from_slice::<ProblemBody>(body) {
+        Ok(problem) => Err(QueryError::Rejected(problem.detail)),
+        Err(_) => Err(unexpected(format!("status {status} at {path}"))),
     }
 }
 
-async fn ask(at: &Address, path: &str) -> io::Result<(StatusCode, Bytes)> {
-    let stream = match at {
-        Address::Ip(address) => TcpStream::connect(reachable(*address)).await?,
-        Address::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
+async fn send(at: &Address, path: &str) -> Result<Response<Bytes>, SendError> {
+    let connection = match at {
+        Address::Ip(address) => HttpConnection::open(reachable(*address), TIMEOUT).await?,
+        Address::Name(host, port) => HttpConnection::open((host.as_str(), *port), TIMEOUT).await?,
     };
-    // The address itself is always answered to; a name only where the file says so.
-    let host = stream.peer_addr()?.to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // It ends with the sender.
-    tokio::spawn(connection);
-    let request = Request::get(path).header("host", host).body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(io::Error::other)?;
-    Ok((status, body.to_bytes()))
+    // A balancer always accepts its own address as `Host`, but a name only if its configuration lists it.
+    let host = connection.peer_address()?.to_string();
+    connection.send(Request::get(path).header(HOST, host).body(Bytes::new())?, Some(BODY_LIMIT)).await
 }
 
-/// Who listens on all addresses is asked at the local one.
+/// Where to connect to a listener of `address`: the loopback address, if it listens on all addresses.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -112,11 +99,14 @@ impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(at, error) => {
-                write!(f, "no balancer answers at {at}: {error}; start it, or say where it is with `--admin HOST:PORT`")
+                write!(
+                    f,
+                    "cannot reach a balancer at {at}: {error}; start it, or give its address by `--admin HOST:PORT`"
+                )
             }
-            Self::Refused(detail) => f.write_str(detail),
-            Self::Foreign(at, why) => {
-                write!(f, "what answers at {at} is no admin address of this version of lb: {why}")
+            Self::Rejected(detail) => f.write_str(detail),
+            Self::Unexpected(at, reason) => {
+                write!(f, "the server at {at} is no admin address of this version of lb: {reason}")
             }
         }
     }
@@ -129,13 +119,12 @@ struct ProblemBody {
 
 /// `/api/servers`
 #[derive(Debug, Deserialize)]
-pub(super) struct Servers {
-    pub(super) servers: Vec<Server>,
+pub(super) struct ServersReply {
+    pub(super) servers: Vec<ServerReply>,
 }
 
-/// A server as the balancer sees it.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Server {
+pub(super) struct ServerReply {
     pub(super) pool: String,
     pub(super) name: String,
     pub(super) address: Address,
@@ -146,15 +135,15 @@ pub(super) struct Server {
     pub(super) requests_total: u64,
     pub(super) memory_bytes: Option<u64>,
     pub(super) share: f64,
-    pub(super) last_check: Option<Check>,
-    /// Why it is down, while that is for its requests alone.
-    pub(super) ejected: Option<Ejection>,
+    pub(super) last_check: Option<CheckReply>,
+    /// Present while failing requests alone keep the server down.
+    pub(super) ejected: Option<EjectionReply>,
     since: String,
 }
 
 /// A server's newest check.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Check {
+pub(super) struct CheckReply {
     at: String,
     pub(super) error: Option<String>,
     pub(super) seconds: f64,
@@ -162,19 +151,18 @@ pub(super) struct Check {
 
 /// Why a server is down although its checks pass.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Ejection {
+pub(super) struct EjectionReply {
     pub(super) error: String,
 }
 
 /// `/api/pools`
 #[derive(Debug, Deserialize)]
-pub(super) struct Pools {
-    pub(super) pools: Vec<Pool>,
+pub(super) struct PoolsReply {
+    pub(super) pools: Vec<PoolReply>,
 }
 
-/// A pool.
 #[derive(Debug, Deserialize)]
-pub(super) struct Pool {
+pub(super) struct PoolReply {
     pub(super) name: String,
     pub(super) algorithm: Algorithm,
     pub(super) ready: bool,
@@ -185,21 +173,20 @@ pub(super) struct Pool {
 
 /// `/api/listeners`
 #[derive(Debug, Deserialize)]
-pub(super) struct Listeners {
-    pub(super) listeners: Vec<Listener>,
+pub(super) struct ListenersReply {
+    pub(super) listeners: Vec<ListenerReply>,
 }
 
-/// An address that takes clients.
 #[derive(Debug, Deserialize)]
-pub(super) struct Listener {
+pub(super) struct ListenerReply {
     pub(super) name: String,
     pub(super) address: SocketAddr,
     pub(super) connections: u64,
 }
 
-/// `/api/config`, where its values are not of interest.
+/// `/api/config`, without the values of the configuration.
 #[derive(Debug, Deserialize)]
-pub(super) struct InForce {
+pub(super) struct ConfigReply {
     pub(super) generation: u64,
     pub(super) hash: String,
     applied_at: String,
@@ -210,13 +197,12 @@ pub(super) struct InForce {
 
 /// `/api/reloads`
 #[derive(Debug, Deserialize)]
-pub(super) struct Reloads {
-    pub(super) reloads: Vec<Reload>,
+pub(super) struct ReloadsReply {
+    pub(super) reloads: Vec<ReloadReply>,
 }
 
-/// An attempt to bring the file into force.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct Reload {
+pub(super) struct ReloadReply {
     pub(super) generation: u64,
     pub(super) hash: String,
     pub(super) outcome: Outcome,
@@ -225,13 +211,13 @@ pub(super) struct Reload {
     pub(super) problems: Vec<Problem>,
 }
 
-impl Server {
-    /// How long it has had its status.
+impl ServerReply {
+    /// The time since its status last changed.
     pub(super) fn age(&self) -> String {
         age(&self.since)
     }
 
-    /// Whether its checks let it have requests, as far as can be told of one that gets none.
+    /// Whether its checks would let it receive requests; for a server that receives none, by its last check.
     pub(super) fn is_well(&self) -> bool {
         match self.status {
             Status::Up => true,
@@ -241,40 +227,40 @@ impl Server {
     }
 }
 
-impl Check {
-    /// How long ago it ended.
+impl CheckReply {
+    /// The time since it ended.
     pub(super) fn age(&self) -> String {
         age(&self.at)
     }
 }
 
-impl InForce {
-    /// What there is to say of it beside its values: a sentence each.
+impl ConfigReply {
+    /// Warnings about the state that the balancer is in, a sentence each.
     pub(super) fn remarks(&self) -> Vec<String> {
         let state = match self.state {
             Truth::Current => None,
             Truth::Holding => {
-                Some("holding: a pool still serves from its old servers, as no new one has passed a check")
+                Some("holding: a pool still serves from its old servers, because no new one has passed a check")
             }
-            Truth::LastGood => Some("last_good: the balancer's file was rejected; what runs is the last good one"),
+            Truth::LastGood => Some("last_good: the balancer's file was rejected; it runs the last good configuration"),
         };
         state.map(str::to_owned).into_iter().chain(self.warnings.iter().cloned()).collect()
     }
 
-    /// How long it has been in force.
+    /// The time since it was applied.
     pub(super) fn age(&self) -> String {
         age(&self.applied_at)
     }
 }
 
-impl Reload {
-    /// How long ago it ended.
+impl ReloadReply {
+    /// The time since it ended.
     pub(super) fn age(&self) -> String {
         age(&self.at)
     }
 }
 
-/// The time since then in its largest unit: `3m`. Clocks of two machines differ, so none is negative.
+/// The time since `at` in its largest unit, such as `3m`. Clocks of two machines differ, so none is negative.
 fn age(at: &str) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let Ok(at) = humantime::parse_rfc3339(at) else { return "?".to_owned() };
@@ -288,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_are_told_in_their_largest_unit() {
+    fn an_age_is_in_its_largest_unit() {
         let cases = [(0, "0s"), (59, "59s"), (60, "1m"), (7_300, "2h"), (86_400 * 3, "3d")];
         for (seconds, expected) in cases {
             let then = SystemTime::now() - Duration::from_secs(seconds);
@@ -300,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_balancer_is_said_to_be_none() {
-        let refuses = Api::new("127.0.0.1:1".parse().expect("an address")).expect("a client");
-        let error = refuses.get::<InForce>("/api/config").expect_err("nobody there").to_string();
-        assert!(error.starts_with("no balancer answers at 127.0.0.1:1: ") && error.contains("--admin"), "{error}");
+    fn a_missing_balancer_is_reported_with_what_to_do() {
+        let api = Api::new("127.0.0.1:1".parse().expect("an address")).expect("a client");
+        let error = api.get::<ConfigReply>("/api/config").expect_err("nobody listens").to_string();
+        assert!(error.starts_with("cannot reach a balancer at 127.0.0.1:1: ") && error.contains("--admin"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::plan::portions;
 use super::server::algorithm;
-use crate::cli::api::{Api, QueryError, Server, Servers};
+use crate::cli::api::{Api, QueryError, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, json, load, refused};
 use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::{Config, HostPattern, PoolConfig, RouteConfig};
@@ -41,7 +41,7 @@ pub(super) struct Manner {
 struct Known {
     config: Config,
     /// The servers as they are; `None` where no balancer could be asked.
-    live: Option<Vec<Server>>,
+    live: Option<Vec<ServerReply>>,
 }
 
 /// Writes to `out` what becomes of a request: by the balancer that `api` asks, or, if none answers
@@ -59,7 +59,7 @@ pub(super) fn explain(
 ) -> Result<io::Result<bool>, QueryError> {
     let known = match api.get::<super::plan::Running>("/api/config") {
         Ok(running) => {
-            let Servers { servers } = api.get("/api/servers")?;
+            let ServersReply { servers } = api.get("/api/servers")?;
             Known { config: running.config, live: Some(servers) }
         }
         Err(QueryError::Unreachable(..)) => {
@@ -262,7 +262,7 @@ fn chances(pool: &PoolConfig, known: &Known) -> Vec<Chance> {
 }
 
 /// Why a server gets nothing.
-fn without(server: &Server) -> String {
+fn without(server: &ServerReply) -> String {
     let check = server.last_check.as_ref().and_then(|check| Some((check.error.as_deref()?, check.age())));
     let check = check.map_or_else(String::new, |(error, age)| format!(": {error}, {age} ago"));
     match server.status {

@@ -1,28 +1,28 @@
-//! `lb healthcheck`: asks the balancer of a file whether it is ready, for containers without curl.
+//! `lb healthcheck`: asks the balancer of a configuration whether it is ready, for containers without curl.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::{Request, Response, StatusCode};
 
 use super::api::reachable;
 use crate::config::file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::Source;
+use crate::http_client::{HttpConnection, SendError};
 
-/// How long the answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Of the answer, only the status is of interest.
-const ENOUGH: u64 = 4096;
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest response body that is read; a balancer's has one line.
+const BODY_LIMIT: usize = 64 * 1024;
 
-/// Exits with 0 if the balancer of the configuration at `path` answers `/ready` with 200.
+/// Exits with 0 if the balancer of the configuration at `path` responds to `/ready` with 200.
 ///
-/// A file with problems, which a running balancer refuses, makes nobody unhealthy: of such a one
-/// the admin address is taken all the same.
+/// A file with problems does not make a running balancer unhealthy, because it rejects the edit and
+/// goes on; so the admin address is read from such a file too.
 #[must_use]
 pub fn healthcheck(path: &Path) -> ExitCode {
     let sources = Source::new(path).read(&env);
@@ -31,28 +31,26 @@ pub fn healthcheck(path: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&error),
     };
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
-    if let Ok(Ok(answer)) = &answer
-        && answer.starts_with("HTTP/1.1 200 ")
-    {
+    let response = runtime.block_on(get_ready(address));
+    if response.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
         return ExitCode::SUCCESS;
     }
-    // Where there is no file, the address is a guess.
+    // Without a file, the address is only the default.
     for problem in &sources.problems {
         super::fail(problem);
     }
-    match answer {
-        Ok(Ok(answer)) => super::fail(&format_args!("not ready: {}", answer.lines().last().unwrap_or("no answer"))),
-        Ok(Err(error)) => super::fail(&format_args!("no answer from {address}: {error}")),
-        Err(_) => super::fail(&format_args!("no answer from {address} in {PATIENCE:?}")),
+    match response {
+        Ok(response) => {
+            let text = String::from_utf8_lossy(response.body());
+            let status = response.status().to_string();
+            super::fail(&format_args!("not ready: {}", text.lines().last().unwrap_or(&status)))
+        }
+        Err(error) => super::fail(&format_args!("no response from {address}: {error}")),
     }
 }
 
-async fn ask(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(ENOUGH).read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+async fn get_ready(address: SocketAddr) -> Result<Response<Bytes>, SendError> {
+    let connection = HttpConnection::open(address, TIMEOUT).await?;
+    let request = Request::get("/ready").header(HOST, address.to_string()).header(CONNECTION, "close");
+    connection.send(request.body(Bytes::new())?, Some(BODY_LIMIT)).await
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 pub(super) use self::shares::{Portion, portions};
-use crate::cli::api::{Api, InForce, QueryError, Server, Servers};
+use crate::cli::api::{Api, ConfigReply, QueryError, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, count, json, load, pictures, refused};
 use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::diff::{Change, diff};
@@ -26,7 +26,7 @@ const ALL: usize = 40;
 #[derive(Debug)]
 struct Plan {
     at: Address,
-    running: InForce,
+    running: ConfigReply,
     hash: String,
     /// In the words of the record.
     changes: Vec<String>,
@@ -41,7 +41,7 @@ struct Plan {
 #[derive(Deserialize)]
 pub(super) struct Running {
     #[serde(flatten)]
-    in_force: InForce,
+    in_force: ConfigReply,
     pub(super) config: Config,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn plan(
         Err(problems) => return Ok(refused(path, &problems, format, colored, out).map(|()| false)),
     };
     let Running { in_force, config: old } = api.get("/api/config")?;
-    let Servers { servers } = api.get("/api/servers")?;
+    let ServersReply { servers } = api.get("/api/servers")?;
     let changes = if in_force.hash == loaded.sources.hash { Vec::new() } else { diff(&old, &config) };
     let portions = portions(&servers, &config);
     let plan = Plan {
@@ -164,10 +164,10 @@ fn table(portions: &[&Portion]) -> Table {
 
 /// What is not in the difference but belongs to what will happen.
 fn notes(
-    running: &InForce,
+    running: &ConfigReply,
     (old, new): (&Config, &Config),
     changes: &[Change],
-    servers: &[Server],
+    servers: &[ServerReply],
     portions: &[Portion],
 ) -> Vec<String> {
     let mut notes = running.remarks();

@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::check::json;
-use crate::cli::api::{Api, QueryError, Server};
+use crate::cli::api::{Api, QueryError, ServerReply};
 use crate::cli::table::{Align, Cell, Table, Tone, percent};
 use crate::config::Algorithm;
 use crate::live::pool::Status;
@@ -67,15 +67,15 @@ pub(super) fn server(
     if *as_json {
         return Ok(json(&answer, out));
     }
-    let foreign = |error: serde_json::Error| QueryError::Foreign(api.at().clone(), error.to_string());
+    let foreign = |error: serde_json::Error| QueryError::Unexpected(api.at().clone(), error.to_string());
     let text = match answer.get("servers") {
         Some(servers) => listed(&Vec::deserialize(servers).map_err(foreign)?).draw("", colored),
-        None => one(&Server::deserialize(&answer).map_err(foreign)?).draw("", colored),
+        None => one(&ServerReply::deserialize(&answer).map_err(foreign)?).draw("", colored),
     };
     Ok(out.write_all(text.as_bytes()))
 }
 
-fn listed(servers: &[Server]) -> Table {
+fn listed(servers: &[ServerReply]) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new(&[
         ("POOL", Left),
@@ -103,7 +103,7 @@ fn listed(servers: &[Server]) -> Table {
     table
 }
 
-fn one(server: &Server) -> Table {
+fn one(server: &ServerReply) -> Table {
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     let mut row = |name: &str, value: Cell| table.row([Cell::from(name), value], None);
     row("name", Cell::from(&server.name));

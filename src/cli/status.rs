@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use super::check::count;
 use super::server::health;
-use crate::cli::api::{Api, InForce, Listeners, Pool, Pools, QueryError, Reload, Reloads, Server, Servers};
+use crate::cli::api::{
+    Api, ConfigReply, ListenersReply, PoolReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, ServerReply,
+    ServersReply,
+};
 use crate::cli::table::{Align, Cell, Table, Tone, paint, percent};
 use crate::live::reloads::Outcome;
 
@@ -63,11 +66,11 @@ fn draw(text: &str, manner: Manner, out: &mut dyn Write) -> io::Result<()> {
 struct Status {
     /// All of it, as the balancer told it.
     json: Value,
-    in_force: InForce,
-    last: Option<Reload>,
-    listeners: Listeners,
-    pools: Vec<Pool>,
-    servers: Vec<Server>,
+    in_force: ConfigReply,
+    last: Option<ReloadReply>,
+    listeners: ListenersReply,
+    pools: Vec<PoolReply>,
+    servers: Vec<ServerReply>,
 }
 
 impl Status {
@@ -79,9 +82,9 @@ impl Status {
             // `/api/config` has them; this is about how things are.
             config.remove("config");
         }
-        let last: Reloads = typed(api, &reloads)?;
-        let pools_typed: Pools = typed(api, &pools)?;
-        let servers_typed: Servers = typed(api, &servers)?;
+        let last: ReloadsReply = typed(api, &reloads)?;
+        let pools_typed: PoolsReply = typed(api, &pools)?;
+        let servers_typed: ServersReply = typed(api, &servers)?;
         let json = json!({
             "admin": api.at(),
             "config": config,
@@ -101,7 +104,7 @@ impl Status {
     }
 
     fn text(&self, api: &Api, colored: bool) -> String {
-        let InForce { generation, hash, .. } = &self.in_force;
+        let ConfigReply { generation, hash, .. } = &self.in_force;
         let short = hash.get(..12).unwrap_or(hash);
         // Writing to a string does not fail.
         let mut text =
@@ -121,16 +124,16 @@ impl Status {
         for pool in &self.pools {
             text += &self.pool(pool, colored);
         }
-        let named = |server: &&Server| !self.pools.iter().any(|pool| pool.name == server.pool);
-        let leaving: Vec<&Server> = self.servers.iter().filter(named).collect();
+        let named = |server: &&ServerReply| !self.pools.iter().any(|pool| pool.name == server.pool);
+        let leaving: Vec<&ServerReply> = self.servers.iter().filter(named).collect();
         if !leaving.is_empty() {
             let _ = write!(text, "\nof pools that are gone\n{}", table(&leaving, colored));
         }
         text
     }
 
-    fn pool(&self, pool: &Pool, colored: bool) -> String {
-        let servers: Vec<&Server> = self.servers.iter().filter(|server| server.pool == pool.name).collect();
+    fn pool(&self, pool: &PoolReply, colored: bool) -> String {
+        let servers: Vec<&ServerReply> = self.servers.iter().filter(|server| server.pool == pool.name).collect();
         let (open, total) = (pool.active_requests, pool.requests_total);
         let name = crate::cli::server::algorithm(pool.algorithm);
         let mut text = format!("\npool {}: {name}, {open} open of {total} requests", pool.name);
@@ -146,8 +149,8 @@ impl Status {
     }
 }
 
-fn last_reload(last: &Reload, colored: bool) -> String {
-    let Reload { generation, outcome, problems, changes, .. } = last;
+fn last_reload(last: &ReloadReply, colored: bool) -> String {
+    let ReloadReply { generation, outcome, problems, changes, .. } = last;
     let age = last.age();
     match outcome {
         Outcome::Rejected => {
@@ -162,7 +165,7 @@ fn last_reload(last: &Reload, colored: bool) -> String {
     }
 }
 
-fn table(servers: &[&Server], colored: bool) -> String {
+fn table(servers: &[&ServerReply], colored: bool) -> String {
     use Align::{Left, Right};
     let mut table = Table::new(&[
         ("SERVER", Left),
@@ -198,7 +201,7 @@ fn table(servers: &[&Server], colored: bool) -> String {
 }
 
 fn typed<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, QueryError> {
-    T::deserialize(value).map_err(|error| QueryError::Foreign(api.at().clone(), error.to_string()))
+    T::deserialize(value).map_err(|error| QueryError::Unexpected(api.at().clone(), error.to_string()))
 }
 
 #[cfg(test)]

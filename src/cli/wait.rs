@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::Truth;
-use crate::cli::api::{InForce, QueryError, Reload, Reloads, get};
+use crate::cli::api::{ConfigReply, QueryError, ReloadReply, ReloadsReply, get};
 use crate::cli::check::{load, pictures};
 use crate::config::Address;
 use crate::config::problem::Problem;
@@ -154,7 +154,7 @@ struct Look {
     /// What it is to serve.
     hash: String,
     /// The newest record, and what was found to be in force with it.
-    last: Option<(Reload, Seen)>,
+    last: Option<(ReloadReply, Seen)>,
     /// When the newest record of the first look was made.
     since: Option<String>,
 }
@@ -185,7 +185,7 @@ impl Look {
 
     /// The record says whether there is anything new, and costs little however many servers there are.
     async fn look(&mut self) -> Result<Seen, QueryError> {
-        let Reloads { reloads } = get(&self.target, &format!("/api/reloads?limit={RECORDS}")).await?;
+        let ReloadsReply { reloads } = get(&self.target, &format!("/api/reloads?limit={RECORDS}")).await?;
         let since = self.since.get_or_insert_with(|| reloads.first().map_or(String::new(), |newest| newest.at.clone()));
         let rejected = rejected(&reloads, &self.hash, since);
         if let (Some(newest), Some((known, seen))) = (reloads.first(), &self.last)
@@ -194,10 +194,10 @@ impl Look {
         {
             return Ok(seen.clone());
         }
-        let InForce { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
+        let ConfigReply { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
         let seen = match rejected {
             _ if hash == self.hash && state != Truth::Holding => Seen::Applied { generation },
-            Some(Reload { generation, problems, .. }) if hash != self.hash => {
+            Some(ReloadReply { generation, problems, .. }) if hash != self.hash => {
                 Seen::Rejected { generation: *generation, problems: problems.clone() }
             }
             _ => Seen::Other { generation, hash, state },
@@ -210,7 +210,7 @@ impl Look {
 /// The record that says that this content was rejected: the newest of all, which is of what the
 /// balancer's file is now, or one made after `since`. An older one may be of a time when something
 /// else stood in the way.
-fn rejected<'a>(newest_first: &'a [Reload], hash: &str, since: &str) -> Option<&'a Reload> {
+fn rejected<'a>(newest_first: &'a [ReloadReply], hash: &str, since: &str) -> Option<&'a ReloadReply> {
     let counts = newest_first.iter().enumerate().filter(|(place, reload)| *place == 0 || *reload.at > *since);
     let mut own = counts.map(|(_, reload)| reload).filter(|reload| reload.hash == hash);
     own.next().filter(|reload| reload.outcome == Outcome::Rejected)
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn only_what_was_rejected_now_counts() {
-        let reloads = |records: &[(&str, &str, &str)]| -> Vec<Reload> {
+        let reloads = |records: &[(&str, &str, &str)]| -> Vec<ReloadReply> {
             let record = |(hash, outcome, at): &(&str, &str, &str)| {
                 let record = json!({
                     "generation": 1, "hash": hash, "outcome": outcome, "at": at, "changes": [], "problems": [],

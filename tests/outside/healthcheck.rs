@@ -37,5 +37,5 @@ fn nobody_there_is_told() {
     let output = healthcheck(&directory.path().join("lb.toml"), "127.0.0.1:1", "");
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.starts_with("lb: no answer from 127.0.0.1:1: "), "{told}");
+    assert!(told.starts_with("lb: no response from 127.0.0.1:1: "), "{told}");
 }

@@ -133,7 +133,7 @@ fn without_a_balancer_or_with_a_bad_usage_it_ends_with_2() {
     let nobody = Refusing::new();
     let ran = run(&["plan", file, "--admin", &nobody.address.to_string()]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
-    assert!(ran.err.starts_with(&format!("lb: no balancer answers at {}: ", nobody.address)), "{}", ran.err);
+    assert!(ran.err.starts_with(&format!("lb: cannot reach a balancer at {}: ", nobody.address)), "{}", ran.err);
     assert!(ran.err.contains("--admin HOST:PORT"), "{}", ran.err);
     for bad in ["nowhere", "http://127.0.0.1:9900", "127.0.0.1:0"] {
         let ran = run(&["plan", file, "--admin", bad]);

@@ -157,7 +157,7 @@ fn the_healthcheck_says_whether_the_balancer_of_a_file_is_ready() {
     drop(held);
     let output = lb(config(nobody).path(), &["healthcheck"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(&format!("no answer from {nobody}")), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("no response from {nobody}")), "{}", stderr(&output));
 }
 
 #[test]

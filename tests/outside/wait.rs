@@ -125,7 +125,7 @@ fn when_it_is_too_late_it_says_who_has_what_and_ends_with_2() {
     for line in [
         format!("{}: applied, generation 1", ours.admin),
         format!("{}: generation 1, hash {hash}", theirs.admin),
-        format!("{}: no balancer answers at {}: ", nobody.address, nobody.address),
+        format!("{}: cannot reach a balancer at {}: ", nobody.address, nobody.address),
     ] {
         assert!(ran.err.contains(&line), "{line} in {}", ran.err);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::cli::api::Server;
+use crate::cli::api::ServerReply;
 use crate::cli::table::percent;
 use crate::config::{self, Config, HealthKind};
 use crate::live::balance::{Candidate, Picker};
@@ -46,7 +46,7 @@ impl fmt::Display for Portion {
 }
 
 /// The servers of `new` in its order, then those that it has no more. `live` is how things are.
-pub(in crate::cli) fn portions(live: &[Server], new: &Config) -> Vec<Portion> {
+pub(in crate::cli) fn portions(live: &[ServerReply], new: &Config) -> Vec<Portion> {
     let mut known: Known<'_> = HashMap::new();
     for server in live {
         known.entry(&server.pool).or_default().entry(&server.name).or_default().push(server);
@@ -58,7 +58,7 @@ pub(in crate::cli) fn portions(live: &[Server], new: &Config) -> Vec<Portion> {
             lives(&server.name)?.iter().find(|live| live.address == server.address).copied()
         };
         let takes = |server: &config::ServerConfig| {
-            let well = pool.health.kind == HealthKind::None || same(server).is_none_or(Server::is_well);
+            let well = pool.health.kind == HealthKind::None || same(server).is_none_or(ServerReply::is_well);
             server.enabled && server.weight > 0 && well
         };
         let candidates = (0..).zip(&pool.servers).filter(|(_, server)| takes(server));
@@ -96,9 +96,9 @@ pub(in crate::cli) fn portions(live: &[Server], new: &Config) -> Vec<Portion> {
 }
 
 /// Servers by pool and name: more than one where one has come at another address and the old one leaves.
-type Known<'a> = HashMap<&'a str, HashMap<&'a str, Vec<&'a Server>>>;
+type Known<'a> = HashMap<&'a str, HashMap<&'a str, Vec<&'a ServerReply>>>;
 
-fn note(server: &config::ServerConfig, live: Option<&Server>, kind: HealthKind) -> Option<&'static str> {
+fn note(server: &config::ServerConfig, live: Option<&ServerReply>, kind: HealthKind) -> Option<&'static str> {
     match live {
         _ if !server.enabled => Some("disabled"),
         _ if server.weight == 0 => Some("weight 0"),
@@ -117,7 +117,7 @@ mod tests {
     use crate::config::file::parse;
     use crate::config::source::SourceFile;
 
-    fn live(name: &str, port: u16, status: &str, share: f64) -> Server {
+    fn live(name: &str, port: u16, status: &str, share: f64) -> ServerReply {
         serde_json::from_value(json!({
             "pool": "default", "name": name, "address": format!("127.0.0.1:{port}"), "weight": 1, "enabled": true,
             "status": status, "active_requests": 0, "requests_total": 0, "share": share, "last_check": null,

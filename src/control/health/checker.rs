@@ -278,6 +278,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Address, StatusRanges};
+    use crate::http_client::SendError;
     use crate::live::server::ServerKey;
 
     #[test]
@@ -301,12 +302,12 @@ mod tests {
         let routine = Routine { server: Arc::clone(&server), rule: Arc::new(rule), known, permits, changes };
 
         let too_many_open_files = io::Error::from_raw_os_error(24);
-        routine.record(Some(&CheckError::Connect(too_many_open_files)), Duration::ZERO);
+        routine.record(Some(&SendError::Connect(too_many_open_files).into()), Duration::ZERO);
         assert!(server.last_check().is_some_and(|check| check.error.is_some()));
         assert!(told.try_recv().is_err());
         assert_eq!(server.state(), HealthState::Up);
 
-        routine.record(Some(&CheckError::Closed), Duration::ZERO);
+        routine.record(Some(&SendError::Closed.into()), Duration::ZERO);
         assert_eq!(told.try_recv().map(|change| change.to), Ok(HealthState::Down));
         assert_eq!(server.state(), HealthState::Down);
     }

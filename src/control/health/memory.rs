@@ -1,27 +1,27 @@
-//! What a server says of its own memory, on its Prometheus page.
+//! A server's resident memory, as its own Prometheus page reports it.
 
 use std::time::Duration;
 
-use crate::control::health::probe::{self, Question};
+use crate::control::health::probe::{self, ProbeRequest};
 use crate::live::server::Server;
 
-/// The most that is read of a page, in bytes.
+/// The longest page that is read, in bytes.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Readings that may fail in a row before the last good one is too old to be told.
+/// After so many failed readings in a row the last figure is discarded.
 const STALE: u32 = 3;
 
 const NAME: &str = "process_resident_memory_bytes";
 
-/// Keeps a server's figure as long as it is fresh.
+/// Keeps a server's figure while it is fresh.
 #[derive(Debug, Default)]
 pub struct Readings {
-    /// Those in a row that brought nothing.
+    /// Failed readings in a row.
     missed: u32,
 }
 
 impl Readings {
-    /// Takes in one reading, `None` if it failed, and notes at `server` what follows from it.
+    /// Records one reading at `server`; `None` is a failed one.
     pub fn record(&mut self, reading: Option<u64>, server: &Server) {
         self.missed = if reading.is_some() { 0 } else { self.missed.saturating_add(1) };
         if reading.is_some() || self.missed >= STALE {
@@ -30,29 +30,29 @@ impl Readings {
     }
 }
 
-/// Reads the page at `path` once; returns the server's resident bytes if it says them.
+/// Fetches the page at `path` once and returns the server's resident bytes, if it has them.
 pub async fn read(server: &Server, path: &str, timeout: Duration) -> Option<u64> {
     let accept = "text/plain;version=0.0.4";
-    let question = Question { path, accept, body: Some(PAGE_BYTES), timeout };
-    let reason = match probe::get(server, question).await {
-        Ok((200, page)) => match resident_bytes(&String::from_utf8_lossy(&page)) {
+    let request = ProbeRequest { path, accept, body_limit: Some(PAGE_BYTES), timeout };
+    let reason = match probe::get(server, request).await {
+        Ok(page) if page.status() == 200 => match resident_bytes(&String::from_utf8_lossy(page.body())) {
             Some(bytes) => return Some(bytes),
-            None => format!("no {NAME} there"),
+            None => format!("no {NAME} on the page"),
         },
-        Ok((status, _)) => format!("status {status}"),
-        Err(failure) => failure.to_string(),
+        Ok(response) => format!("status {}", response.status().as_u16()),
+        Err(error) => error.to_string(),
     };
     tracing::debug!(pool = %server.key.pool, server = %server.key.name, path, reason, "memory not read");
     None
 }
 
-/// The first good `process_resident_memory_bytes` of a page in Prometheus' text format.
+/// Returns the first valid `process_resident_memory_bytes` of a page in Prometheus' text format.
 #[must_use]
 pub fn resident_bytes(page: &str) -> Option<u64> {
     page.lines().find_map(sample)
 }
 
-/// The value of one line, if the line is a sample of [`NAME`] and the value can be a size.
+/// Returns the value of one line, if it is a sample of [`NAME`] whose value can be a size.
 fn sample(line: &str) -> Option<u64> {
     let rest = line.trim_start().strip_prefix(NAME)?;
     let rest = match rest.trim_start().strip_prefix('{') {
@@ -60,19 +60,19 @@ fn sample(line: &str) -> Option<u64> {
         None => rest.strip_prefix([' ', '\t'])?,
     };
     let value: f64 = rest.split_whitespace().next()?.parse().ok()?;
-    // Neither NaN nor an infinity is in here.
+    // The range contains neither NaN nor an infinity.
     (0.0..2_f64.powi(64)).contains(&value).then_some(value as u64)
 }
 
-/// What follows the brace that closes the labels; braces within quotes close nothing.
+/// Returns the text after the brace that closes the labels; a brace within quotes does not.
 fn after_labels(labels: &str) -> Option<&str> {
     let (mut quoted, mut escaped) = (false, false);
-    for (place, character) in labels.char_indices() {
+    for (index, character) in labels.char_indices() {
         match character {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
-            '}' if !quoted => return labels.get(place + 1..),
+            '}' if !quoted => return labels.get(index + 1..),
             _ => {}
         }
     }
@@ -90,7 +90,7 @@ mod tests {
     use crate::live::server::ServerKey;
 
     #[test]
-    fn the_value_is_found() {
+    fn the_first_valid_value_counts() {
         let cases = [
             ("process_resident_memory_bytes 4096", Some(4096)),
             ("process_resident_memory_bytes 1.2e+07", Some(12_000_000)),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_unknown() {
+    fn other_lines_and_values_are_not_sizes() {
         let pages = [
             "",
             "process_resident_memory_bytes",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_goes_with_the_third_missed_reading() {
+    fn a_figure_is_discarded_at_the_third_missed_reading() {
         let key = ServerKey {
             pool: Arc::from("default"),
             name: Arc::from("server1"),
@@ -147,11 +147,11 @@ mod tests {
         let server = Server::new(1, key, HealthState::Up, 1);
         let mut readings = Readings::default();
         let row = [None, Some(1), None, None, Some(2), None, None, None, None, Some(3)];
-        let told = row.map(|reading| {
+        let shown = row.map(|reading| {
             readings.record(reading, &server);
             server.memory()
         });
         let expected = [None, Some(1), Some(1), Some(1), Some(2), Some(2), Some(2), None, None, Some(3)];
-        assert_eq!(told, expected);
+        assert_eq!(shown, expected);
     }
 }

@@ -1,26 +1,23 @@
-//! One HTTP request to a collector, on whatever runtime asks for it.
+//! One HTTP request to a collector.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-/// For one batch. While it passes, spans wait in the queue.
+use crate::http_client::HttpConnection;
+
+/// For one batch, while the next spans wait in the queue.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-/// What is read of an answer, in bytes: it is only ever a complaint.
-const ANSWER_MAX: usize = 64 * 1024;
+/// The longest response that is read, in bytes; it contains no more than an error message.
+const RESPONSE_MAX: usize = 64 * 1024;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// A collector's address.
+/// Parses a collector's address.
 ///
 /// # Errors
-/// In words, when it is not one that [`post`] can send to.
+/// Why [`post`] could not send to it.
 pub(super) fn endpoint(url: &str) -> Result<Uri, String> {
     let uri: Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
     match (uri.scheme(), uri.host()) {
@@ -29,33 +26,23 @@ pub(super) fn endpoint(url: &str) -> Result<Uri, String> {
     }
 }
 
-/// Sends `request`, whose URI is an [`endpoint`], on a connection of its own.
+/// Sends `request`, whose URI is an [`endpoint`], on a connection of its own. The response may have any status.
 ///
 /// # Errors
-/// When there is no complete answer within `timeout`, whatever its status.
-pub(super) async fn post(request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, Error> {
-    tokio::time::timeout(timeout, exchange(request)).await.map_err(|_| format!("no answer within {timeout:?}"))?
-}
-
-async fn exchange(mut request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+/// When there is no complete response within `timeout`.
+pub(super) async fn post(
+    mut request: Request<Bytes>,
+    timeout: Duration,
+) -> Result<Response<Bytes>, Box<dyn Error + Send + Sync>> {
     let uri = std::mem::take(request.uri_mut());
     let host = uri.host().ok_or("the URL has no host")?;
     let port = uri.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-
     if let Some(path) = uri.path_and_query() {
         *request.uri_mut() = path.clone().into();
     }
     request.headers_mut().insert(header::HOST, HeaderValue::try_from(format!("{host}:{port}"))?);
-
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async move {
-        let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
-        let body = Limited::new(body, ANSWER_MAX).collect().await?.to_bytes();
-        Ok(Response::from_parts(head, body))
-    };
-    // The connection ends with its sender, so both end.
-    tokio::join!(answer, connection).0
+    let connection = HttpConnection::open((host.trim_matches(['[', ']']), port), timeout).await?;
+    Ok(connection.send(request, Some(RESPONSE_MAX)).await?)
 }
 
 #[cfg(test)]
@@ -80,11 +67,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_collector_is_left() {
+    async fn a_silent_collector_is_given_up_at_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         let request = Request::post(url).body(Bytes::new()).expect("a request");
-        let error = post(request, Duration::from_millis(20)).await.expect_err("there is no answer");
-        assert_eq!(error.to_string(), "no answer within 20ms");
+        let error = post(request, Duration::from_millis(20)).await.expect_err("there is no response");
+        assert_eq!(error.to_string(), "no response within 20ms");
     }
 }

@@ -44,10 +44,14 @@ fn the_same_file_is_no_change_and_another_writing_of_it_hardly_one() {
     let scene = Scene::new(NO_CHECKS);
     let same = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 3)]);
     let ran = scene.plan(&same, "text");
-    let expected = "new.toml: no change: it is what runs at ADMIN (generation 1)\n";
+    let expected = "new.toml: no changes: already running at ADMIN (generation 1)\n";
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), expected, ""));
     let ran = scene.plan(&(same + "# more\n"), "text");
-    assert_eq!((ran.code, ran.out.contains("no change to what runs at ADMIN")), (Some(0), true), "{ran:#?}");
+    assert_eq!(
+        (ran.code, ran.out.contains("only the formatting differs from the configuration running at ADMIN")),
+        (Some(0), true),
+        "{ran:#?}"
+    );
 }
 
 #[test]
@@ -55,16 +59,16 @@ fn changes_are_told_in_the_words_of_the_record_with_each_servers_share() {
     let scene = Scene::new(NO_CHECKS);
     let text = servers(&[("a", scene.a.address, 1), ("c", scene.b.address, 1)]);
     let expected = "\
-new.toml: 3 changes to what runs at ADMIN (generation 1)
+new.toml: 3 changes to the configuration running at ADMIN (generation 1)
   server default/a: disabled
   server default/b: removed
   server default/c: added (ADDRESS, weight 1)
 
-share of new requests, by what servers' checks say now:
+share of new requests, with the current health of the servers:
   SERVER     BEFORE   AFTER
   default/a   25.0%    0.0%  disabled
   default/c       -  100.0%
-  default/b   75.0%       -  removed; its open requests finish
+  default/b   75.0%       -  removed; open requests finish
 ";
     // The first table's `enabled` stands below it.
     let disabled = text.replacen("weight = 1\n", "weight = 1\nenabled = false\n", 1);
@@ -92,7 +96,7 @@ fn shares_are_by_what_is_up_now() {
     let expected = [
         [&json!(1.0), &json!(0.5), &Value::Null],
         [&json!(0.0), &json!(0.0), &json!("its checks fail")],
-        [&Value::Null, &json!(0.5), &json!("new: as soon as its first check has passed")],
+        [&Value::Null, &json!(0.5), &json!("new: once its first check has passed")],
     ];
     assert_eq!(told.collect::<Vec<_>>(), expected);
 }
@@ -104,7 +108,7 @@ fn what_the_balancer_would_refuse_is_said_and_ends_with_1() {
     let none = servers(&[("c", scene.a.address, 1)]);
     let ran = scene.plan(&none, "text");
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    for part in ["server default/a: removed", "removes or disables 2 of the 2", "would refuse it"] {
+    for part in ["server default/a: removed", "removes or disables 2 of the 2", "would reject it"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
@@ -148,7 +152,7 @@ fn without_a_balancer_or_with_a_bad_usage_it_ends_with_2() {
 fn github_shows_the_changes_beside_the_file() {
     let scene = Scene::new(NO_CHECKS);
     let ran = scene.plan(&servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 1)]), "github");
-    let expected = "::notice file=new.toml,title=lb plan::1 change to what runs at ADMIN (generation 1)%0A\
+    let expected = "::notice file=new.toml,title=lb plan::1 change to the configuration running at ADMIN (generation 1)%0A\
                     server default/b: weight 3 -> 1%0Ashare of default/a: 25.0%25 -> 50.0%25%0A\
                     share of default/b: 75.0%25 -> 50.0%25\n";
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), expected));
@@ -162,8 +166,8 @@ fn what_the_difference_does_not_say_is_noted() {
     let told = scene.plan(&all_new, "text").out;
     assert!(told.contains("all servers of pool default are new") && told.contains("at most 10s"), "{told}");
     let told = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
-    assert!(told.contains("whether its new addresses can be listened on shows only there"), "{told}");
+    assert!(told.contains("only the balancer can find out whether the new addresses are free"), "{told}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
     let ran = scene.plan(&disabled, "text");
-    assert_eq!((ran.code, ran.out.contains("they would be answered 503")), (Some(0), true), "{ran:#?}");
+    assert_eq!((ran.code, ran.out.contains("its requests would get 503")), (Some(0), true), "{ran:#?}");
 }

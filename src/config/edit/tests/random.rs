@@ -220,21 +220,21 @@ impl Writer {
                 (server.pool.clone(), server.name.clone())
             }
         };
-        let what = match self.rng.u8(0..5) {
+        let action = match self.rng.u8(0..5) {
             0 | 1 => {
-                let new = New {
+                let new = NewServer {
                     address: "new:1".to_owned(),
                     weight: self.chance().then(|| self.rng.u32(1..1000)),
                     enabled: self.chance(),
                 };
                 let pool = Some(self.one_of(&["default", "api", "b.c", "quite-new"]).to_owned());
-                return Edit { server: "new".to_owned(), pool, what: What::Add(new) };
+                return Edit { server: "new".to_owned(), pool, action: EditAction::Add(new) };
             }
-            2 => What::Remove,
-            3 => What::Enable(self.chance()),
-            _ => What::Weight(self.rng.u32(1..1000)),
+            2 => EditAction::Remove,
+            3 => EditAction::SetEnabled(self.chance()),
+            _ => EditAction::SetWeight(self.rng.u32(1..1000)),
         };
-        Edit { server, pool: Some(pool), what }
+        Edit { server, pool: Some(pool), action }
     }
 
     fn server(&self, wanted: &Edit) -> Option<&WrittenServer> {
@@ -257,12 +257,12 @@ fn text(files: &[SourceFile]) -> String {
 /// The files after an edit, if it changes them.
 fn after(files: &[SourceFile], wanted: &Edit) -> Option<Vec<SourceFile>> {
     match edit(files, &no_env, wanted).unwrap() {
-        EditOutcome::Text { file, bytes } => {
+        EditOutcome::Changed { file, bytes } => {
             let mut files = files.to_vec();
             files[file] = SourceFile::new(files[file].path.clone(), bytes);
             Some(files)
         }
-        EditOutcome::Same(_) => None,
+        EditOutcome::Unchanged(_) => None,
     }
 }
 
@@ -273,13 +273,13 @@ fn undo(wanted: &Edit, before: &Config, files: &[SourceFile]) -> Option<Edit> {
     let place = places.servers.iter().find(is);
     let server =
         before.pool(wanted.pool.as_ref()?).and_then(|pool| pool.servers.iter().find(|s| s.name == wanted.server));
-    let what = match wanted.what {
-        What::Add(_) => What::Remove,
-        What::Remove => return None,
-        What::Enable(enabled) => What::Enable(place?.key("enabled").map(|_| !enabled)?),
-        What::Weight(_) => What::Weight(place?.key("weight").map(|_| server.unwrap().weight)?),
+    let action = match wanted.action {
+        EditAction::Add(_) => EditAction::Remove,
+        EditAction::Remove => return None,
+        EditAction::SetEnabled(enabled) => EditAction::SetEnabled(place?.key("enabled").map(|_| !enabled)?),
+        EditAction::SetWeight(_) => EditAction::SetWeight(place?.key("weight").map(|_| server.unwrap().weight)?),
     };
-    Some(Edit { what, ..wanted.clone() })
+    Some(Edit { action, ..wanted.clone() })
 }
 
 /// Whether an edit of `server` left everything else in the file alone. White space around a removed server may
@@ -298,15 +298,15 @@ fn only_the_server_changed(before: &str, after: &str, wanted: &Edit, server: Opt
     };
     // The file's last line may lack its end.
     let (above, below) = before.split_once(server.text.trim_end()).unwrap();
-    match wanted.what {
-        What::Enable(_) | What::Weight(_) => after.starts_with(above) && after.ends_with(below),
-        What::Remove if server.is_table => {
+    match wanted.action {
+        EditAction::SetEnabled(_) | EditAction::SetWeight(_) => after.starts_with(above) && after.ends_with(below),
+        EditAction::Remove if server.is_table => {
             let (above, below) = (above.trim_end(), below.trim_start());
             let air = after.strip_prefix(above).and_then(|rest| rest.strip_suffix(below));
             air.is_some_and(|air| air.trim().is_empty())
         }
-        What::Remove => squeezed(after) == squeezed(above) + &squeezed(below),
-        What::Add(_) => false,
+        EditAction::Remove => squeezed(after) == squeezed(above) + &squeezed(below),
+        EditAction::Add(_) => false,
     }
 }
 
@@ -319,7 +319,7 @@ fn random_edits_change_what_they_should_and_can_be_undone() {
         let before = config(&files);
         for _ in 0..EDITS {
             let wanted = writer.edit();
-            if writer.servers.is_empty() && !matches!(wanted.what, What::Add(_)) {
+            if writer.servers.is_empty() && !matches!(wanted.action, EditAction::Add(_)) {
                 continue;
             }
             let Some(changed) = after(&files, &wanted) else { continue };

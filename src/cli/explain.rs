@@ -31,7 +31,7 @@ pub(super) struct RequestSpec<'a> {
     pub(super) target: &'a str,
 }
 
-/// What an explanation is based on.
+/// The configuration and the servers that an explanation is based on.
 struct Basis {
     config: Config,
     /// The servers of the running balancer; `None` if there is only a file.

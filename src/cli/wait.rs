@@ -209,7 +209,7 @@ impl Poller {
 }
 
 /// The reload that rejected this content: the newest of all, because that is about the balancer's present file, or one
-/// after `started_at`. An older one may have had a reason that is gone, such as a guard.
+/// after `started_at`. An older rejection may have had a reason that no longer applies, such as a guard.
 fn rejection<'a>(newest_first: &'a [ReloadReply], hash: &str, started_at: &str) -> Option<&'a ReloadReply> {
     let counts = |(index, reload): &(usize, &ReloadReply)| *index == 0 || *reload.at > *started_at;
     let mut of_content =

@@ -1,7 +1,7 @@
 //! Edits one server in the text of the configuration and leaves every other byte as it is.
 //!
 //! The text is patched at the places that the parser reports. `toml_edit` was tried instead and loses parts of the file
-//! that have nothing to do with the edit, because it prints the document anew: top-level lines such as
+//! that have nothing to do with the edit, because it reprints the document: top-level lines such as
 //! `timeouts.connect`, `limits.headers`, `timeouts.idle` are regrouped by table, with their comments; all headers of one
 //! array are spelled like the first (`[[ server ]]` becomes `[[server]]`, `[[pool."api".server]]` becomes
 //! `[[pool.api.server]]`); CR and a missing final newline are dropped. Line ends can be restored afterwards, order and

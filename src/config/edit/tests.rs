@@ -171,7 +171,7 @@ fn a_key_is_set_in_place_or_added_after_the_others() {
     }
 }
 
-/// `toml_edit` 0.25 changes each of these files even if nothing is edited: it prints the document anew, groups dotted keys
+/// `toml_edit` 0.25 changes each of these files even if nothing is edited: it reprints the document, groups dotted keys
 /// by their table, and has one spelling for all headers of an array.
 #[test]
 fn layouts_that_toml_edit_rewrites_are_kept() {
@@ -183,7 +183,7 @@ fn layouts_that_toml_edit_rewrites_are_kept() {
         // Both headers are printed like the first.
         "[[server]]\nname = \"b\"\n\n[[ server ]]\nname = \"a\"\nweight = 2\n",
         "[[pool.api.server]]\nname = \"b\"\n\n[[pool.\"api\".server]]\nname = \"a\"\nweight = 2\n",
-        // Every CR is dropped. Where lines end in both ways, nothing says afterwards which of them had one.
+        // Every CR is dropped. With mixed line ends, nothing tells afterwards which lines had one.
         "[log]\r\nlevel = \"info\"\n[[server]]\r\nname = \"a\"\nweight = 2\r\n",
         // A final newline is added.
         "[[server]]\nname = \"a\"\nweight = 2",

@@ -131,10 +131,9 @@ fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation
     let Some(pool) = config.pool(&route.pool) else {
         return Err(format!("route {} leads to pool {}, which does not exist", route.name, route.pool));
     };
-    let less_specific = less_specific(&config.routes, route, &host, &path);
     Ok(Explanation {
-        reason: route_reason(route, &less_specific),
-        less_specific,
+        reason: route_reason(route),
+        less_specific: less_specific(&config.routes, route, &host, &path),
         servers: server_shares(pool, basis),
         retry: retry(request.method, pool),
         host,
@@ -218,16 +217,14 @@ fn less_specific<'a>(
     matching
 }
 
-fn route_reason(route: &RouteConfig, less_specific: &[&RouteConfig]) -> String {
+fn route_reason(route: &RouteConfig) -> String {
     let host = match &route.host {
         HostPattern::Exact(host) => format!("exact match of host {host}"),
-        HostPattern::Wildcard(domain) => format!("host is below {domain}, and no route names it"),
-        HostPattern::Any if less_specific.iter().any(|other| other.host != HostPattern::Any) => "any host".to_owned(),
-        HostPattern::Any => "any host; no route for this one matches".to_owned(),
+        HostPattern::Wildcard(_) => format!("host matches {}, and no route names it", route.host),
+        HostPattern::Any => "any host".to_owned(),
     };
     match route.path.as_str() {
-        "/" if less_specific.is_empty() => format!("{host}; any path"),
-        "/" => format!("{host}; any path; no longer prefix matches"),
+        "/" => format!("{host}; any path"),
         path => format!("{host}; {path} is the longest matching prefix"),
     }
 }

@@ -185,8 +185,7 @@ fn notes(
         _ => false,
     };
     if changes.iter().any(binds_address) {
-        notes
-            .push("only the balancer can find out whether the new addresses are free, when it applies this".to_owned());
+        notes.push("whether the new addresses can be bound is known only when the balancer applies this".to_owned());
     }
     let existing: HashSet<_> = servers.iter().map(|server| (&*server.pool, &*server.name, &server.address)).collect();
     let served: HashSet<&str> =

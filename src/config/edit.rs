@@ -1,11 +1,15 @@
 //! Edits one server in the text of the configuration and leaves every other byte as it is.
 //!
-//! The text is patched at the places that the parser reports. `toml_edit` was tried instead and loses parts of the file
-//! that have nothing to do with the edit, because it reprints the document: top-level lines such as
-//! `timeouts.connect`, `limits.headers`, `timeouts.idle` are regrouped by table, with their comments; all headers of one
-//! array are spelled like the first (`[[ server ]]` becomes `[[server]]`, `[[pool."api".server]]` becomes
-//! `[[pool.api.server]]`); CR and a missing final newline are dropped. Line ends can be restored afterwards, order and
-//! spelling cannot. The test `layouts_that_toml_edit_rewrites_are_kept` has these files.
+//! The text is patched at the places that the parser reports. `toml_edit` was tried instead. It reprints the document and
+//! so changes parts of the file that have nothing to do with the edit:
+//!
+//! - Dotted keys such as `timeouts.connect`, `limits.headers`, `timeouts.idle` are regrouped by table, with their comments.
+//! - All headers of an array are spelled like the first: `[[ server ]]` becomes `[[server]]`, `[[pool."api".server]]`
+//!   becomes `[[pool.api.server]]`.
+//! - Carriage returns are dropped, and a missing final newline is added.
+//!
+//! Uniform line ends could be restored afterwards, but not mixed ones, the order or the spelling. The test
+//! `layouts_that_toml_edit_rewrites_are_kept` has an example of each.
 
 mod inline;
 mod table;

@@ -166,7 +166,7 @@ fn what_the_difference_does_not_say_is_noted() {
     let told = scene.plan(&all_new, "text").out;
     assert!(told.contains("all servers of pool default are new") && told.contains("at most 10s"), "{told}");
     let told = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
-    assert!(told.contains("only the balancer can find out whether the new addresses are free"), "{told}");
+    assert!(told.contains("whether the new addresses can be bound is known only when"), "{told}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
     let ran = scene.plan(&disabled, "text");
     assert_eq!((ran.code, ran.out.contains("its requests would get 503")), (Some(0), true), "{ran:#?}");

@@ -12,7 +12,7 @@ use crate::config::diff::diff;
 const FILES: u64 = 200;
 const EDITS: usize = 12;
 
-/// Top-level settings. Their order is not that of their tables, and no two lines spell a key alike.
+/// Top-level settings: interleaved dotted keys of two tables, each spelled differently.
 const SETTINGS: [&str; 5] = [
     "timeouts.connect = \"1s\"",
     "limits.headers=50",
@@ -24,7 +24,7 @@ const SETTINGS: [&str; 5] = [
 /// Writes files and remembers each server's part of them.
 struct Writer {
     rng: Rng,
-    /// The line ends of the file being written; one of them is drawn for each part.
+    /// The line ends of the file being written; each part of it uses one of them.
     line_ends: &'static [&'static str],
     comments: usize,
     servers: Vec<WrittenServer>,

@@ -1,23 +1,24 @@
-//! The admin address: what the process tells people, scripts and probes. It reads and never changes anything.
+//! The admin address: a read-only HTTP API, the metrics and the dashboard.
 //!
-//! A request passes `host` (is it meant for this address?) and goes to its endpoint in `api`, which
-//! shows the live state in the shapes of `view` and `figures`. What cannot be answered is a `refusal`.
-//! Who follows what happens gets it from the `feed`; people look at the `dashboard`.
+//! A request passes the guard in `host` and reaches its endpoint in `api`, which serializes the live state through
+//! the types of `view` and `figures`. `feed` sends events to its subscribers, `dashboard` serves the page.
+//!
+//! hyper is used directly: connection limits and timeouts need it anyway, and the routes are one table.
 
 mod api;
 mod dashboard;
+mod error;
 mod feed;
 mod figures;
 mod host;
 mod query;
-mod refusal;
 mod view;
 
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HeaderValue};
@@ -33,48 +34,45 @@ use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use self::feed::{Follower, Stream};
+use self::feed::{EventStream, Subscription};
 use crate::live::state::State;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
-pub use api::answer;
+pub use api::respond;
 pub use feed::Feed;
-pub use view::Truth;
+pub use view::ConfigState;
 
-/// Connections at once; who comes then waits in the socket's queue.
-const CONNECTIONS: u32 = 128;
-/// For a request's head, and between two requests on a connection.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// Of a request's head. There is little to say in it.
-const HEAD_BYTES: usize = 16 << 10;
-/// After so long a connection takes no further request, so that none is held for ever; a stream of events goes on.
-const LIFETIME: Duration = Duration::from_secs(300);
-/// So long a client may take nothing of what is sent to it.
-const STALL: Duration = Duration::from_secs(10);
-/// For the answer that is being sent when the connection is to end.
-const GRACE: Duration = Duration::from_secs(2);
-/// How much of a body that nobody wants is taken off the wire, and for how long.
-const UNWANTED: (usize, Duration) = (64 << 10, Duration::from_secs(1));
+/// Concurrent connections; further ones wait in the kernel's accept queue.
+const MAX_CONNECTIONS: u32 = 128;
+/// Time to receive a request's head; also the idle time between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// A connection this old takes no further request, so that none occupies its place forever. Event streams go on.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// A client that accepts no byte for this long is disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to finish the current response when a connection is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much of an unexpected request body is read and discarded, and for how long.
+const DISCARD_BYTES: usize = 64 << 10;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An answer, whole, which of thousands of servers takes a moment to be made; or the beginning of a stream.
-pub type Answer = Response<Full<Bytes>>;
+/// A complete response, or the head of an event stream (with a `Subscription` among its extensions).
+pub type ApiResponse = Response<Full<Bytes>>;
 
-/// An answer as it is sent.
-type Sent = Response<Either<Full<Bytes>, Stream>>;
+type ServedResponse = Response<Either<Full<Bytes>, EventStream>>;
 
-/// What answers are made from.
+/// The sources of all responses.
 #[derive(Debug)]
 pub struct Context {
-    /// The live state.
     pub state: Arc<State>,
-    /// What `/metrics` shows.
     pub metrics: Metrics,
-    /// What `/api/events` tells. Somebody has to run it.
+    /// The source of `/api/events`. [`Feed::run`] must be running for figures and history.
     pub feed: Arc<Feed>,
 }
 
 impl Context {
-    /// Of a state and its metrics.
     #[must_use]
     pub fn new(state: Arc<State>, metrics: Metrics) -> Self {
         let feed = Arc::new(Feed::new(Arc::clone(&state)));
@@ -82,14 +80,13 @@ impl Context {
     }
 }
 
-/// Answers on `listener` until `shutdown` is there; then lets go of the listener, and returns when
-/// the last answer has been sent or cannot be in time. Which hosts are answered is read from the
-/// configuration in force at each request.
+/// Serves `listener` until `shutdown` completes; then closes it and returns when every response has been sent, or
+/// after a short grace period. The accepted host names are those of the configuration in force at each request.
 ///
 /// Must run on a tokio runtime, where it spawns a task for each connection.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, shutdown: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS as usize));
-    // Nothing is ever sent: connections wait for the sender to be gone.
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    // Nothing is ever sent: dropping the sender closes the connections.
     let (open, closing) = watch::channel(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -99,105 +96,104 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, shutdown: impl 
         };
         let (context, closing) = (Arc::clone(&context), closing.clone());
         tokio::spawn(async move {
-            connection(stream, context, closing).await;
+            serve_connection(stream, context, closing).await;
             drop(slot);
         });
     }
     drop((listener, open));
-    let _ = timeout(GRACE, slots.acquire_many(CONNECTIONS)).await;
+    let _ = timeout(CLOSE_TIMEOUT, slots.acquire_many(MAX_CONNECTIONS)).await;
 }
 
-/// The next connection, as soon as there is room for one.
+/// Accepts the next connection as soon as there is a slot for it.
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, TcpStream) {
     // The semaphore is never closed, so there is always a permit.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
-    let mut refused = 0_u32;
+    let mut throttle = LogThrottle::every(Duration::from_secs(1));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // The tail of a long answer is not to wait for an acknowledgement; without this it comes all the same.
+                // Without this the end of a long response waits for an acknowledgement. A failure does no other harm.
                 let _ = stream.set_nodelay(true);
                 return (slot, stream);
             }
             Err(error) => {
                 // As a rule there are no file descriptors left; others have to close theirs first.
-                if refused.is_multiple_of(10) {
+                if throttle.allows(Instant::now()) {
                     tracing::warn!(%error, "the admin address cannot take a connection");
                 }
-                refused = refused.wrapping_add(1);
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn connection(stream: TcpStream, context: Arc<Context>, mut closing: watch::Receiver<()>) {
-    // Whether the connection's last answer is being sent, and does not end.
-    let streams = AtomicBool::new(false);
-    let of_streams = closing.clone();
+async fn serve_connection(stream: TcpStream, context: Arc<Context>, mut closing: watch::Receiver<()>) {
+    // Set while the response is an event stream, which does not end by itself.
+    let streaming = AtomicBool::new(false);
+    let stream_closing = closing.clone();
     let service = service_fn(|request| {
-        let (context, closing, streams) = (Arc::clone(&context), of_streams.clone(), &streams);
+        let (context, closing, streaming) = (Arc::clone(&context), stream_closing.clone(), &streaming);
         async move {
-            let answer = respond(request, context, closing).await;
-            streams.store(matches!(answer.body(), Either::Right(_)), Relaxed);
-            Ok::<_, Infallible>(answer)
+            let response = handle(request, context, closing).await;
+            streaming.store(matches!(response.body(), Either::Right(_)), Relaxed);
+            Ok::<_, Infallible>(response)
         }
     });
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(STALL));
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(HEAD_BYTES)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Box::pin(stream)), service)
     );
-    let old = async {
-        sleep(LIFETIME).await;
-        while streams.load(Relaxed) {
-            sleep(LIFETIME).await;
+    let too_old = async {
+        sleep(MAX_AGE).await;
+        while streaming.load(Relaxed) {
+            sleep(MAX_AGE).await;
         }
     };
-    // A connection that fails is the client's business: nothing is lost by it.
+    // Errors of a connection are the client's concern and not logged.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.changed() => {}
-        () = old => {}
+        () = too_old => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(GRACE, connection).await;
+    let _ = timeout(CLOSE_TIMEOUT, connection).await;
 }
 
-/// Makes an answer beside the control plane, which has servers to check.
-async fn beside(make: impl FnOnce() -> Answer + Send + 'static) -> Answer {
-    match tokio::task::spawn_blocking(make).await.map_err(JoinError::try_into_panic) {
-        Ok(answer) => answer,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // It was not begun, for the process ends.
-        Err(Err(_)) => std::future::pending().await,
-    }
-}
-
-async fn respond(request: Request<Incoming>, context: Arc<Context>, closing: watch::Receiver<()>) -> Sent {
+async fn handle(request: Request<Incoming>, context: Arc<Context>, closing: watch::Receiver<()>) -> ServedResponse {
     let (head, body) = request.into_parts();
-    let (waits, is_get) = (head.headers.contains_key(EXPECT), head.method == Method::GET);
-    let large = context.state.snapshot.load().is_large();
+    let (expects_continue, is_get) = (head.headers.contains_key(EXPECT), head.method == Method::GET);
+    let is_large = context.state.snapshot.load().is_large();
     let feed = Arc::clone(&context.feed);
-    let make = move || answer(&head, &context);
-    let mut answer = if large { beside(make).await } else { make() };
+    let build = move || respond(&head, &context);
+    let mut response = if is_large { on_blocking_thread(build).await } else { build() };
     if !body.is_end_stream() {
-        // Closing with unread bytes resets the connection, and the client may not get to see the
-        // answer. A client that waits to be asked for the body does not send it.
-        if !waits {
-            let _ = timeout(UNWANTED.1, Limited::new(body, UNWANTED.0).collect()).await;
+        // Closing with unread bytes resets the connection, which can cost the client the response.
+        // A client that expects 100-continue has not sent the body.
+        if !expects_continue {
+            let _ = timeout(DISCARD_TIMEOUT, Limited::new(body, DISCARD_BYTES).collect()).await;
         }
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    match answer.extensions_mut().remove::<Follower>() {
-        Some(follower) if is_get => {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            answer.map(|_| Either::Right(follower.stream(feed, closing)))
+    match response.extensions_mut().remove::<Subscription>() {
+        Some(subscription) if is_get => {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response.map(|_| Either::Right(subscription.stream(feed, closing)))
         }
-        _ => answer.map(Either::Left),
+        _ => response.map(Either::Left),
+    }
+}
+
+/// Builds a response off the control plane's thread: one that lists thousands of servers would delay health checks.
+async fn on_blocking_thread(build: impl FnOnce() -> ApiResponse + Send + 'static) -> ApiResponse {
+    match tokio::task::spawn_blocking(build).await.map_err(JoinError::try_into_panic) {
+        Ok(response) => response,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Not started because the runtime is shutting down.
+        Err(Err(_)) => std::future::pending().await,
     }
 }

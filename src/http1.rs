@@ -6,11 +6,16 @@
 
 pub mod body;
 pub mod chunked;
+pub mod client;
 pub mod framing;
 pub mod head;
 pub mod headers;
 pub mod host;
 pub mod name;
 pub mod path;
+pub mod persistence;
 pub mod rejection;
+pub mod resources;
+pub mod server;
 pub mod target;
+pub mod trailers;

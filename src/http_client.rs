@@ -21,11 +21,11 @@ use tokio::time::{Instant, timeout_at};
 pub struct HttpConnection {
     stream: TcpStream,
     timeout: Duration,
-    /// `timeout` after connecting began.
+    /// Counted from before connecting.
     deadline: Instant,
 }
 
-/// Why there is no response. The status of a response is never an error here.
+/// Why there is no response. A response is never an error, whatever its status.
 #[derive(Debug)]
 pub enum SendError {
     /// The request cannot be made, such as for an invalid path.
@@ -51,8 +51,8 @@ impl HttpConnection {
         let deadline = Instant::now() + timeout;
         let connecting = timeout_at(deadline, TcpStream::connect(target)).await;
         let stream = connecting.map_err(|_| SendError::ConnectTimeout(timeout))?.map_err(SendError::Connect)?;
-        // If nothing listens on a local port, the kernel may give that very port to our end,
-        // and the connection is one to itself.
+        // If nothing listens on a local port, the kernel may assign that very port to our end,
+        // which then connects to itself.
         if let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr())
             && local == peer
         {
@@ -69,11 +69,11 @@ impl HttpConnection {
         self.stream.peer_addr().map_err(SendError::Connect)
     }
 
-    /// Sends `request` as it is: its URI should be a path, and its headers include `Host`. Without a
-    /// `body_limit` the response's body is not read, and the response is there as soon as its head is.
+    /// Sends `request` unchanged; its URI must be a path, and its headers must include `Host`. Without a
+    /// `body_limit`, in bytes, the body is not read, and this returns as soon as the head has been received.
     ///
     /// # Errors
-    /// Any [`SendError`] that follows a connection.
+    /// Any [`SendError`] except those of connecting.
     pub async fn send(self, request: Request<Bytes>, body_limit: Option<usize>) -> Result<Response<Bytes>, SendError> {
         let response = exchange(self.stream, request, body_limit);
         timeout_at(self.deadline, response).await.map_err(|_| SendError::ResponseTimeout(self.timeout))?

@@ -1,29 +1,38 @@
-//! The request path: from an accepted connection to the last byte of the answer.
+//! One request, from its head to the end of its response. Knows neither sockets nor files.
 //!
-//! HTTP/1.1 is spoken by ourselves here, on both sides; small pure modules know the protocol, a few
-//! others move bytes.
-//!
-//! - A connection and its requests: [`client`] serves one after the other, [`forward`] takes a request
-//!   from its head to the end of its answer, [`attempt`] is one try at one server, [`upload`] its
-//!   request's body, [`tunnel`] what follows a change of protocol. [`exchange`] is the one record of it all.
-//! - Bytes: [`wire`] reads and writes, [`body`] streams in whatever framing, [`upstream`] keeps
-//!   connections to servers, [`watch`] keeps the time.
-//! - What a message says (pure): [`head`] and [`name`] parse it, [`framing`] and [`chunked`] find its
-//!   end, [`target`] with [`host`] and [`path`] what is asked for.
-//! - What a server is told (pure): [`headers`], [`forwarded`], [`trace_context`], [`request_id`].
-//! - What is decided (pure): [`retry`], whether another try may be made; [`fault`], what a failed one
-//!   says of its server; [`refusal`] and [`failure`], the one place where failures become answers.
+//! - [`request`] is the way of a request through its phases. [`phases`] has the decisions (pure): validate, route,
+//!   admit, rewrite, and the response rules. [`attempts`] picks servers until one responds, [`attempt`] is one of
+//!   them; [`upload`] sends the request's body, [`relay`] the response's, [`tunnel`] both after a switch of
+//!   protocols. [`local`] responds in a server's stead.
+//! - [`downstream`] and [`upstream`] are the two sides of a request, whatever protocol they speak;
+//!   [`upstream_pool`] keeps connections to servers.
+//! - [`exchange`] is a request in its stages, [`record`] what is known of it, [`error`] the ways in which it fails.
+//! - [`context`] is what the requests of a worker share, [`client`] what those of a connection share,
+//!   [`timeouts`] how long each may wait.
+//! - [`headers`], [`cookie`], [`retry`]: rules. Pure.
 
 pub mod attempt;
-pub mod connection;
+pub mod attempts;
+pub mod client;
+pub mod context;
 pub mod cookie;
+pub mod downstream;
 pub mod error;
 pub mod exchange;
-pub mod fault;
 pub mod headers;
+pub mod local;
+#[cfg(test)]
+mod memory;
+pub mod phases;
+pub mod record;
+pub mod relay;
 pub mod request;
 pub mod retry;
 pub mod timeouts;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
+pub mod upstream_pool;
+
+#[cfg(test)]
+mod tests;

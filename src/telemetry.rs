@@ -1,19 +1,25 @@
-//! What is told about the requests and the process: the access log, the process log, traces.
+//! Observability of requests and of the process: access log, process log, metrics, traces.
 //!
-//! - [`access_log`]: one line a request, to standard output, on a path of its own.
-//! - [`faults`]: what should not happen.
-//! - [`history`]: the last minutes of the counters, for who looks at rates rather than at sums.
-//! - [`logs`]: what the process has to say about itself, to standard error.
-//! - [`metrics`]: what Prometheus asks for, from the live state.
-//! - [`trace`]: spans of sampled requests, to a collector.
+//! - [`access_log`]: one line per request, on standard output.
+//! - [`history`]: the counters over the last minutes, from which rates and quantiles are computed.
+//! - [`log_throttle`]: limits how often the same thing is logged.
+//! - [`logs`]: the process log, on standard error.
+//! - [`metrics`]: the page that Prometheus scrapes.
+//! - [`panics`]: counts and logs panics.
+//! - [`trace`]: spans of sampled requests, sent to a collector.
 //!
-//! Common to all: a request never waits for them. What cannot be told in time is dropped, counted,
-//! and said at most once a minute.
+//! A request never waits for any of them. Lines and spans that cannot be written in time are dropped
+//! and counted, which is logged at most once a minute.
 
 pub mod access_log;
-pub mod faults;
 pub mod history;
+pub mod log_throttle;
 pub mod logs;
 pub mod metrics;
-mod seldom;
+pub mod panics;
 pub mod trace;
+
+use std::time::Duration;
+
+/// Between two messages about lost lines or spans.
+const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,46 +1,51 @@
-//! Sockets and buffers: reading without a buffer while there is nothing to read, writing in one call what belongs together.
+//! The only code that reads and writes client and server sockets, and the buffers they share.
+//!
+//! An idle connection holds no buffer: one is taken when there is something to read, and put back
+//! when all of it has been used.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
 
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// A buffer's size: so much is read or passed on at once.
-pub const BUFFER: usize = 64 * 1024;
-/// Buffers that a worker keeps for the next request.
-const KEEP: usize = 256;
+/// The size of a buffer, and so the most that is read or forwarded at once.
+pub const BUFFER_SIZE: usize = 64 * 1024;
+/// Unused buffers that a worker keeps.
+const MAX_UNUSED: usize = 256;
 
-/// A worker's buffers that are not in use.
+/// A worker's unused buffers.
 #[derive(Debug, Default)]
 pub struct Buffers {
     unused: RefCell<Vec<Vec<u8>>>,
-    /// How few of them there were at some time since the last sweep: so many have been needed by nobody.
+    /// The fewest unused buffers since the last sweep: that many were not needed.
     fewest: Cell<usize>,
 }
 
 impl Buffers {
-    /// An empty buffer.
+    /// Takes an empty buffer.
     #[must_use]
     pub fn take(&self) -> Vec<u8> {
         let mut unused = self.unused.borrow_mut();
         let buffer = unused.pop();
         self.fewest.set(self.fewest.get().min(unused.len()));
-        buffer.unwrap_or_else(|| Vec::with_capacity(BUFFER))
+        buffer.unwrap_or_else(|| Vec::with_capacity(BUFFER_SIZE))
     }
 
-    /// Takes a buffer back; what grew far beyond the usual, or never was one, is let go.
-    pub fn give(&self, mut buffer: Vec<u8>) {
+    /// Puts a buffer back. One that has grown far beyond the usual size, or never had it, is freed.
+    pub fn put(&self, mut buffer: Vec<u8>) {
         let mut unused = self.unused.borrow_mut();
-        if (BUFFER..=2 * BUFFER).contains(&buffer.capacity()) && unused.len() < KEEP {
+        if (BUFFER_SIZE..=2 * BUFFER_SIZE).contains(&buffer.capacity()) && unused.len() < MAX_UNUSED {
             buffer.clear();
             unused.push(buffer);
         }
     }
 
-    /// Lets go of half of those that nobody has needed since the last sweep, so that a rush of
-    /// requests does not leave its memory behind for good.
+    /// Frees half of the buffers that nobody has needed since the last sweep, so that a burst of
+    /// requests does not hold its memory forever.
     pub fn sweep(&self) {
         let mut unused = self.unused.borrow_mut();
         unused.drain(..self.fewest.get().div_ceil(2));
@@ -48,61 +53,101 @@ impl Buffers {
     }
 }
 
-/// Reads what is there behind what `buffer` holds; 0 at the end of the stream. A buffer is taken
-/// only once there is something to read, so that who waits has none.
+/// A byte stream to a client or a server.
 ///
-/// # Errors
-/// The system's.
-pub async fn read(stream: &TcpStream, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
-    loop {
-        poll_fn(|context| stream.poll_read_ready(context)).await?;
-        if buffer.capacity() == 0 {
-            *buffer = buffers.take();
-        } else if buffer.len() == buffer.capacity() {
-            buffer.reserve(BUFFER);
-        }
-        let room = buffer.capacity() - buffer.len();
-        match stream.try_read_buf(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(read) if read > 0 && read < room => {
-                // All that was there has been read. Said here, it saves the call that would find that out.
-                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-                return Ok(read);
+/// Methods take `&self`, so that one task can read from a connection while it writes to it.
+#[derive(Debug)]
+pub enum Transport {
+    /// Bytes as they are.
+    Plain(TcpStream),
+}
+
+impl Transport {
+    /// Connects to `address`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        // Without it, a small request may wait for an acknowledgement. A socket without it still works.
+        let _ = stream.set_nodelay(true);
+        Ok(Self::Plain(stream))
+    }
+
+    /// Appends what can be read to `buffer`, and returns how much that was: 0 at the end of the stream.
+    /// A `buffer` without capacity is replaced by one of `buffers` once there is something to read.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn read(&self, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
+        let Self::Plain(stream) = self;
+        loop {
+            poll_fn(|context| stream.poll_read_ready(context)).await?;
+            if buffer.capacity() == 0 {
+                *buffer = buffers.take();
+            } else if buffer.len() == buffer.capacity() {
+                buffer.reserve(BUFFER_SIZE);
             }
-            result => return result,
+            let room = buffer.capacity() - buffer.len();
+            match stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(read) if read > 0 && read < room => {
+                    // The socket is drained. Saying so here saves the system call that would find out.
+                    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                    return Ok(read);
+                }
+                result => return result,
+            }
         }
+    }
+
+    /// Writes all of `pieces` in as few system calls as possible, and adds to `written` what was accepted.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::WriteZero`] if it accepts nothing.
+    pub async fn write<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        let mut slices = [IoSlice::new(&[]); N];
+        let pieces = pieces.iter().filter(|piece| !piece.is_empty());
+        let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+        let mut left = &mut slices[..count];
+        while !left.is_empty() {
+            let result = if let [one] = left { stream.try_write(one) } else { stream.try_write_vectored(left) };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(accepted) => {
+                    *written += accepted as u64;
+                    IoSlice::advance_slices(&mut left, accepted);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll_fn(|context| stream.poll_write_ready(context)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends this side of the stream; the other side may still send.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        SockRef::from(stream).shutdown(Shutdown::Write)
+    }
+
+    /// Whether the peer has neither sent anything nor closed. Costs no system call unless it has.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let Self::Plain(stream) = self;
+        stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
-/// Writes all of the pieces, in as few calls as the system allows, and counts what was taken.
-///
-/// # Errors
-/// The system's; [`io::ErrorKind::WriteZero`] when it takes nothing.
-pub async fn write<const N: usize>(stream: &TcpStream, pieces: [&[u8]; N], count: &mut u64) -> io::Result<()> {
-    let mut slices = [IoSlice::new(&[]); N];
-    let there = pieces.iter().filter(|piece| !piece.is_empty());
-    let filled = slices.iter_mut().zip(there).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
-    let mut left = &mut slices[..filled];
-    while !left.is_empty() {
-        let result = if let [one] = left { stream.try_write(one) } else { stream.try_write_vectored(left) };
-        match result {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                *count += written as u64;
-                IoSlice::advance_slices(&mut left, written);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                poll_fn(|context| stream.poll_write_ready(context)).await?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Whether a connection did not come about for want of files or ports here.
+/// Whether a connection failed because this process, not the peer, lacks descriptors or ports.
 #[must_use]
-pub fn is_ours(error: &io::Error) -> bool {
+pub fn is_local_shortage(error: &io::Error) -> bool {
     /// `EMFILE` and `ENFILE`, which have no [`io::ErrorKind`]; the same on every Unix.
     const NO_FILES: [i32; 2] = [24, 23];
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error().is_some_and(|code| NO_FILES.contains(&code))
@@ -113,10 +158,10 @@ mod tests {
     use super::*;
 
     impl Buffers {
-        /// As many requests as that at once, and their end.
+        /// Takes that many buffers at once, and puts them back.
         fn serve(&self, requests: usize) {
             let taken: Vec<_> = (0..requests).map(|_| self.take()).collect();
-            taken.into_iter().for_each(|buffer| self.give(buffer));
+            taken.into_iter().for_each(|buffer| self.put(buffer));
         }
 
         fn unused(&self) -> usize {
@@ -125,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rush_leaves_no_buffers_behind_but_those_that_are_needed() {
+    fn a_burst_leaves_only_the_buffers_that_are_still_needed() {
         let buffers = Buffers::default();
         buffers.serve(100);
         assert_eq!(buffers.unused(), 100);
@@ -141,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_between_any_two_sweeps_stays() {
+    fn buffers_needed_between_two_sweeps_stay() {
         let buffers = Buffers::default();
         buffers.serve(50);
         buffers.sweep();

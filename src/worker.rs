@@ -1,83 +1,45 @@
-//! A worker: one thread that accepts clients and serves them to the end. Nothing moves between workers after that.
+//! The worker threads: each accepts clients and serves them to the end. Nothing moves between workers after that.
 
 mod client_limit;
+pub mod connection;
 pub mod fd_limit;
 mod pool;
 pub mod socket;
 
-use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 pub use self::client_limit::ClientLimit;
+use self::connection::Connection;
 pub use self::pool::WorkerPool;
 use self::pool::{Command, Shared};
-use crate::http1::head::HeadPool;
 use crate::live::listener::LiveListener;
 use crate::live::snapshot::Snapshot;
-use crate::proxy::connection::Client;
-use crate::proxy::fault::Failing;
-use crate::proxy::timeouts::Watchdog;
-use crate::proxy::upstream::Upstreams;
+use crate::proxy::context::Context;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
-use crate::transport::Buffers;
+use crate::transport::Transport;
 
-/// How often a worker looks after what waits: a tenth of the shortest limit, within these bounds.
+/// The bounds of [`Worker::tick_length`].
 const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// A pause after the system refused to accept, so that a lack of descriptors is not a busy loop.
+/// A pause after the system has refused to accept, so that a shortage of descriptors is not a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A worker, as its connections see it.
+/// A worker. Its connections see only its [`Context`].
 #[derive(Debug)]
-pub struct Worker {
-    /// Its number, from 0.
-    pub index: usize,
-    /// Its connections to servers.
-    pub upstreams: Upstreams,
-    /// Its clients' connections.
-    pub watch: Rc<Watchdog>,
-    /// Where spans go.
-    pub spans: SpanSink,
-    /// Its buffers that are not in use.
-    pub buffers: Buffers,
-    /// Its requests' heads that are not in use.
-    pub heads: HeadPool,
-    log: RefCell<AccessLog>,
-    rng: RefCell<fastrand::Rng>,
-    /// One moment by both clocks, not long ago: a look at one of them is then a look at the other too.
-    clocks: Cell<(Instant, SystemTime)>,
-    /// The newest second, as `Date` says it.
-    date: RefCell<(u64, String)>,
-    newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
-    /// The newest snapshot when it was last looked for: cloned for each request, which a count that
-    /// workers share would make dear.
-    current: RefCell<Rc<Current>>,
+struct Worker {
+    context: Rc<Context>,
     shared: Arc<Shared>,
-}
-
-/// A snapshot as one worker's requests hold it: counted by that worker alone.
-#[derive(Debug)]
-pub struct Current(Arc<Snapshot>);
-
-impl Deref for Current {
-    type Target = Snapshot;
-
-    fn deref(&self) -> &Snapshot {
-        &self.0
-    }
 }
 
 impl Worker {
@@ -88,82 +50,9 @@ impl Worker {
         spans: SpanSink,
         shared: Arc<Shared>,
     ) -> Rc<Self> {
-        let current = Rc::new(Current(snapshot.load_full()));
-        Rc::new(Self {
-            index,
-            upstreams: Upstreams::new(shared.client_limit.limit(0).div_ceil(shared.loads.len())),
-            watch: Watchdog::new(),
-            spans,
-            buffers: Buffers::default(),
-            heads: HeadPool::default(),
-            log: RefCell::new(log),
-            rng: RefCell::default(),
-            clocks: Cell::new((Instant::now(), SystemTime::now())),
-            date: RefCell::default(),
-            newest: RefCell::new(Cache::new(snapshot)),
-            current: RefCell::new(current),
-            shared,
-        })
-    }
-
-    /// A worker of no worker_pool: it accepts nobody and has no tick, so nothing takes too long. Clients are brought to it, see
-    /// [`Client::serve`], on any runtime of one thread; fuzzing does so.
-    #[must_use]
-    pub fn alone(snapshot: Arc<ArcSwap<Snapshot>>, log: AccessLog, spans: SpanSink) -> Rc<Self> {
-        // Nobody is told of servers that fail.
-        let (failing, _) = mpsc::unbounded_channel();
-        Self::new(0, snapshot, log, spans, Arc::new(Shared::of(1, Arc::new(ClientLimit::new(1024)), failing)))
-    }
-
-    /// The newest snapshot. Costs a comparison while there is no newer one.
-    #[inline]
-    #[must_use]
-    pub fn snapshot(&self) -> Rc<Current> {
-        let mut newest = self.newest.borrow_mut();
-        let newest = newest.load();
-        let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(newest, &current.0) {
-            *current = Rc::new(Current(Arc::clone(newest)));
-        }
-        Rc::clone(&current)
-    }
-
-    /// The worker's access log.
-    pub fn log(&self) -> RefMut<'_, AccessLog> {
-        self.log.borrow_mut()
-    }
-
-    /// The worker's source of chance; not for secrets.
-    pub fn rng(&self) -> RefMut<'_, fastrand::Rng> {
-        self.rng.borrow_mut()
-    }
-
-    /// What the clock on the wall said at a moment.
-    #[must_use]
-    pub fn time_of(&self, moment: Instant) -> SystemTime {
-        let (then, time) = self.clocks.get();
-        time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
-    }
-
-    /// The time of day as `Date` says it.
-    pub fn date(&self) -> Ref<'_, str> {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.date.borrow().0 != second {
-            *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
-        }
-        Ref::map(self.date.borrow(), |(_, text)| text.as_str())
-    }
-
-    /// Tells the control plane of a server whose tries fail.
-    pub fn report(&self, failing: Failing) {
-        // Nobody listens only when the process ends.
-        let _ = self.shared.failing.send(failing);
-    }
-
-    /// Says that a client has left.
-    pub fn left(&self) {
-        self.shared.loads[self.index].fetch_sub(1, Relaxed);
+        let upstreams = shared.client_limit.limit(0).div_ceil(shared.loads.len());
+        let context = Rc::new(Context::new(index, snapshot, log, spans, upstreams, shared.failing.clone()));
+        Rc::new(Self { context, shared })
     }
 
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
@@ -175,9 +64,8 @@ impl Worker {
             let command = tokio::select! {
                 command = commands.recv() => command,
                 () = tokio::time::sleep_until(tick) => {
-                    self.tick();
-                    tick = tokio::time::Instant::now() + self.tick_length();
-                    if stopping && self.watch.is_empty() { None } else { continue }
+                    tick = self.tick();
+                    if stopping && self.context.watchdog.is_empty() { None } else { continue }
                 }
             };
             match command {
@@ -189,59 +77,60 @@ impl Worker {
                 Some(Command::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
                     Ok(stream) => self.serve(live, stream, peer),
                     Err(error) => {
-                        tracing::warn!(%error, "a client cannot be served");
-                        self.left();
+                        tracing::warn!(%error, "cannot serve a client");
+                        self.shared.leave(self.context.worker);
                     }
                 },
                 Some(Command::Close(listener)) => {
                     accepting.remove(&listener);
-                    self.watch.last(listener);
+                    self.context.watchdog.close(listener);
                 }
-                Some(Command::CutListener(listener)) => self.watch.cut(listener),
-                Some(Command::CutServer(server)) => self.watch.cut_server(server),
+                Some(Command::CutListener(listener)) => self.context.watchdog.abort(listener),
+                Some(Command::CutServer(server)) => self.context.watchdog.abort_server(server),
                 Some(Command::Refresh) => {
-                    self.tick();
-                    tick = tokio::time::Instant::now() + self.tick_length();
+                    tick = self.tick();
                 }
                 Some(Command::Stop) => {
                     stopping = true;
                     accepting.clear();
-                    self.watch.drain_all();
+                    self.context.watchdog.drain();
                 }
                 Some(Command::Kill) | None => break,
             }
         }
-        self.watch.cut_all();
-        // What was cut is recorded as it ends, which is when its task runs next.
+        self.context.watchdog.abort_all();
+        // Aborted requests are recorded when their tasks run next.
         tokio::task::yield_now().await;
-        self.log().flush();
+        self.context.log().flush();
     }
 
-    /// A tenth of the shortest time that is limited, so that a limit is late by a tenth at most.
+    /// A tenth of the shortest timeout, so that none is late by more than a fifth.
     fn tick_length(&self) -> Duration {
-        let timeouts = &self.snapshot().config.timeouts;
-        let shortest = [timeouts.request_header, timeouts.idle, timeouts.response_header, timeouts.body_idle];
+        let timeouts = &self.context.snapshot().config.timeouts;
+        let shortest =
+            [timeouts.request_header, timeouts.idle, timeouts.connect, timeouts.response_header, timeouts.body_idle];
         let shortest = shortest.into_iter().min().unwrap_or(TICK.1);
         (shortest / 10).clamp(TICK.0, TICK.1)
     }
 
-    fn tick(&self) {
-        let now = Instant::now();
-        self.clocks.set((now, SystemTime::now()));
-        self.watch.sweep(now);
-        self.upstreams.sweep(now);
-        self.buffers.sweep();
+    /// Does what is due some times a second, and returns when it is due again.
+    fn tick(&self) -> tokio::time::Instant {
+        let (now, after) = (Instant::now(), self.tick_length());
+        self.context.tick(now, after);
         self.shared.client_limit.look(now);
-        self.log().flush();
-        // An idle worker would keep the snapshot that it saw last, and all that hangs on it.
-        drop(self.snapshot());
+        (now + after).into()
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
-        tokio::task::spawn_local(Client::new(self, listener, peer).serve(stream));
+        let placed = Placed(Rc::clone(self));
+        let connection = Connection::new(Rc::clone(&self.context), listener, peer);
+        tokio::task::spawn_local(async move {
+            let _placed = placed;
+            connection.serve(Transport::Plain(stream)).await;
+        });
     }
 
-    /// Accepts until `closed`, then takes those that are queued, so that none is lost.
+    /// Accepts clients until `closed`, then those that are still queued, so that none is lost.
     async fn accept(
         self: Rc<Self>,
         live: Arc<LiveListener>,
@@ -265,7 +154,7 @@ impl Worker {
                         _ = &mut closed => None,
                         chosen = self.room() => Some(chosen),
                     };
-                    self.hand(room.unwrap_or_else(|| self.shared.place(self.index)), &live, stream, peer);
+                    self.hand(room.unwrap_or_else(|| self.shared.place(self.context.worker)), &live, stream, peer);
                     if room.is_none() {
                         break;
                     }
@@ -284,17 +173,17 @@ impl Worker {
         })
         .await
         {
-            self.hand(self.shared.place(self.index), &live, stream, peer);
+            self.hand(self.shared.place(self.context.worker), &live, stream, peer);
         }
-        self.watch.last(live.id);
+        self.context.watchdog.close(live.id);
     }
 
-    /// The worker for the next client, as soon as there are fewer than the limit.
+    /// The worker for the next client, once there are fewer than the limit.
     async fn room(&self) -> usize {
         let mut delayed = false;
         loop {
-            let configured = self.snapshot().config.limits.connections;
-            if let Some(chosen) = self.shared.place_within(configured, self.index) {
+            let configured = self.context.snapshot().config.limits.connections;
+            if let Some(chosen) = self.shared.place_within(configured, self.context.worker) {
                 return chosen;
             }
             self.shared.client_limit.full(self.shared.connections(), configured);
@@ -305,15 +194,24 @@ impl Worker {
         }
     }
 
-    /// Has the chosen worker, for which the client is counted already, serve it.
+    /// Hands a client to the chosen worker, which it already counts for.
     fn hand(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
-        if chosen == self.index {
+        if chosen == self.context.worker {
             return self.serve(Arc::clone(live), stream, peer);
         }
         let inbox = &self.shared.inboxes()[chosen];
         let sent = stream.into_std().map(|stream| inbox.send(Command::Serve(Arc::clone(live), stream, peer)));
         if !matches!(sent, Ok(Ok(()))) {
-            self.shared.loads[chosen].fetch_sub(1, Relaxed);
+            self.shared.leave(chosen);
         }
+    }
+}
+
+/// The place of a client among those of its worker, until it is dropped.
+struct Placed(Rc<Worker>);
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.0.shared.leave(self.0.context.worker);
     }
 }

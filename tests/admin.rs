@@ -1,4 +1,4 @@
-//! The admin address: what each path answers, told from a state that is made by hand.
+//! The responses of the admin address, from a state that is built by hand.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use support::ask::{ask, get, mixed, names, ok};
 use support::{Fixture, config, pool, server, three};
 
 #[test]
-fn a_server_is_told_of_in_full() {
+fn a_server_is_shown_in_full() {
     let mut fixture = Fixture::new(config(vec![three()]));
     let two = fixture.server("server2");
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
@@ -27,8 +27,8 @@ fn a_server_is_told_of_in_full() {
     two.counters().of(1).finished.add(1);
     two.counters().of(1).started.add(2);
     two.counters().of(0).codes.add(200);
-    let mut told = ok(&fixture, "/api/servers/server2");
-    let since = told["since"].take();
+    let mut view = ok(&fixture, "/api/servers/server2");
+    let since = view["since"].take();
     assert!(humantime::parse_rfc3339(since.as_str().expect("text")).is_ok(), "{since}");
     let expected = json!({
         "pool": "default",
@@ -47,16 +47,16 @@ fn a_server_is_told_of_in_full() {
         "ejected": null,
         "since": null,
     });
-    assert_eq!(told, expected);
+    assert_eq!(view, expected);
     fixture.eject("server2", "3 requests in a row failed: connection refused");
-    let mut told = ok(&fixture, "/api/servers/server2");
-    assert_eq!(told["ejected"]["at"].take(), told["since"], "it is down since then");
-    assert_eq!(told["ejected"]["error"], "3 requests in a row failed: connection refused");
+    let mut view = ok(&fixture, "/api/servers/server2");
+    assert_eq!(view["ejected"]["at"].take(), view["since"], "down since the ejection");
+    assert_eq!(view["ejected"]["error"], "3 requests in a row failed: connection refused");
     two.fails_checks();
-    assert_eq!(ok(&fixture, "/api/servers/server2")["ejected"], Value::Null, "its checks fail too");
-    let told = ok(&fixture, "/api/servers/server1");
-    assert_eq!(told.get("memory_bytes"), None);
-    assert_eq!(told["last_check"], Value::Null);
+    assert_eq!(ok(&fixture, "/api/servers/server2")["ejected"], Value::Null, "not ejected once its checks fail too");
+    let view = ok(&fixture, "/api/servers/server1");
+    assert_eq!(view.get("memory_bytes"), None);
+    assert_eq!(view["last_check"], Value::Null);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn weight_zero_is_up_but_not_active() {
 }
 
 #[test]
-fn what_a_query_may_not_say_is_refused_with_what_it_may() {
+fn invalid_parameters_are_rejected_with_the_allowed_ones() {
     let fixture = mixed();
     let cases: [(&str, &[&str]); 9] = [
         ("/api/servers?active=yes", &["true", "false"]),
@@ -110,14 +110,14 @@ fn what_a_query_may_not_say_is_refused_with_what_it_may() {
     for (target, allowed) in cases {
         let (status, problem) = get(&fixture, target);
         assert_eq!(status, StatusCode::BAD_REQUEST, "{target}");
-        let told = problem["allowed"].as_array().map_or(&[][..], Vec::as_slice);
-        assert_eq!(told, allowed, "{target}");
+        let offered = problem["allowed"].as_array().map_or(&[][..], Vec::as_slice);
+        assert_eq!(offered, allowed, "{target}");
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
     }
 }
 
 #[test]
-fn pages_of_servers_lose_and_repeat_none() {
+fn paging_through_servers_neither_skips_nor_repeats() {
     let mut fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1)])]));
     // The old server3 stays in the list beside the new one while it drains.
     fixture.server("server3").counters().of(0).started.add(1);
@@ -126,20 +126,20 @@ fn pages_of_servers_lose_and_repeat_none() {
     let expected = names(&all);
     assert_eq!(expected.len(), 5);
     for limit in 1..=6 {
-        let mut found = Vec::new();
+        let mut listed = Vec::new();
         let mut target = format!("/api/servers?limit={limit}");
         for _ in 0..=expected.len() {
             let page = ok(&fixture, &target);
-            found.extend(page["servers"].as_array().expect("servers").clone());
+            listed.extend(page["servers"].as_array().expect("servers").clone());
             let Some(next) = page.get("next") else { break };
             target = format!("/api/servers?limit={limit}&after={}", next.as_str().expect("text"));
         }
-        assert_eq!(&Value::Array(found), &all["servers"], "{limit}");
+        assert_eq!(&Value::Array(listed), &all["servers"], "{limit}");
     }
 }
 
 #[test]
-fn a_server_is_found_by_its_name_and_pool() {
+fn a_server_is_found_by_name_and_pool() {
     let fixture = mixed();
     for (target, address) in [
         ("/api/servers/server2", "127.0.0.1:8082"),
@@ -157,7 +157,7 @@ fn a_server_is_found_by_its_name_and_pool() {
 }
 
 #[test]
-fn of_two_with_a_name_the_one_in_the_file_is_shown() {
+fn a_server_that_drains_does_not_hide_its_namesake() {
     let mut fixture = Fixture::new(config(vec![three()]));
     fixture.server("server3").counters().of(0).started.add(1);
     fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 1));
@@ -165,7 +165,7 @@ fn of_two_with_a_name_the_one_in_the_file_is_shown() {
 }
 
 #[test]
-fn a_random_server_is_an_active_one_each_as_likely() {
+fn random_servers_are_active_and_equally_likely() {
     let fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1000)])]));
     let mut counts = std::collections::BTreeMap::<String, u32>::new();
     for _ in 0..2000 {
@@ -185,7 +185,7 @@ fn a_random_server_is_an_active_one_each_as_likely() {
 }
 
 #[test]
-fn readiness_is_of_every_pool_and_health_of_the_process() {
+fn readiness_concerns_the_pools_and_health_the_process() {
     let mut fixture = mixed();
     assert_eq!(ok(&fixture, "/ready"), json!({ "generation": 2, "status": "ready", "config": "current" }));
     fixture.health("server3", HealthState::Down);
@@ -193,7 +193,7 @@ fn readiness_is_of_every_pool_and_health_of_the_process() {
     assert_eq!((status, &problem["pools"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(["default"])));
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("default")), "{problem}");
     fixture.health("server3", HealthState::Up);
-    // What a probe puts into the query does not matter.
+    // Probes may add parameters.
     assert_eq!(ok(&fixture, "/health?x=1"), json!({ "generation": 2, "status": "serving" }));
     fixture.state.stop();
     for target in ["/health", "/ready"] {
@@ -203,14 +203,14 @@ fn readiness_is_of_every_pool_and_health_of_the_process() {
 }
 
 #[test]
-fn pools_and_routes_are_told_of_with_live_figures() {
+fn pools_and_routes_are_shown_with_live_figures() {
     let fixture = mixed();
     let snapshot = fixture.state.snapshot.load_full();
     snapshot.pools[0].live.counters.of(1).requests.add(9);
     for (worker, status) in [(0, 200), (1, 204), (1, 404), (0, 503)] {
         snapshot.routes[0].live.counters.of(worker).codes.add(lb::live::method::key(&http::Method::GET, status));
     }
-    let told = ok(&fixture, "/api/pools");
+    let view = ok(&fixture, "/api/pools");
     let pool = json!({
         "name": "default",
         "algorithm": "weighted-round-robin",
@@ -222,8 +222,8 @@ fn pools_and_routes_are_told_of_with_live_figures() {
         "active_requests": 1,
         "requests_total": 9,
     });
-    assert_eq!((&told["generation"], &told["pools"][0]), (&json!(2), &pool));
-    assert_eq!(told["pools"].as_array().map(Vec::len), Some(2));
+    assert_eq!((&view["generation"], &view["pools"][0]), (&json!(2), &pool));
+    assert_eq!(view["pools"].as_array().map(Vec::len), Some(2));
     let route = json!({
         "name": "all",
         "host": "*",
@@ -236,7 +236,7 @@ fn pools_and_routes_are_told_of_with_live_figures() {
 }
 
 #[test]
-fn a_pool_that_is_gone_but_for_open_requests_is_told_of_by_its_servers_alone() {
+fn a_removed_pool_is_not_listed_but_its_draining_servers_are() {
     let mut fixture = mixed();
     fixture.server("spare1").counters().of(0).started.add(1);
     fixture.edit(|config| config.pools.truncate(1));
@@ -245,7 +245,7 @@ fn a_pool_that_is_gone_but_for_open_requests_is_told_of_by_its_servers_alone() {
 }
 
 #[test]
-fn listeners_are_told_of_where_they_listen() {
+fn listeners_are_shown_with_their_bound_address() {
     let fixture = mixed();
     let listener = lb::live::listener::LiveListener {
         id: 1,
@@ -261,15 +261,15 @@ fn listeners_are_told_of_where_they_listen() {
 }
 
 #[test]
-fn the_configuration_is_told_of_with_where_it_is_from() {
+fn the_configuration_is_shown_with_its_origin() {
     let mut fixture = Fixture::new(config(vec![three()]));
-    let told = ok(&fixture, "/api/config");
+    let view = ok(&fixture, "/api/config");
     let hash = format!("{:064x}", 1);
-    assert_eq!(told["hash"], hash);
-    assert_eq!(told["files"], json!([{ "path": "lb.toml", "hash": hash }]));
-    assert_eq!(told["applied_at"], "2023-11-14T22:13:20.250Z");
-    assert_eq!((&told["state"], &told["generation"]), (&json!("current"), &json!(1)));
-    assert_eq!(told["config"]["pool"][0]["server"][2]["weight"], 6);
+    assert_eq!(view["hash"], hash);
+    assert_eq!(view["files"], json!([{ "path": "lb.toml", "hash": hash }]));
+    assert_eq!(view["applied_at"], "2023-11-14T22:13:20.250Z");
+    assert_eq!((&view["state"], &view["generation"]), (&json!("current"), &json!(1)));
+    assert_eq!(view["config"]["pool"][0]["server"][2]["weight"], 6);
 
     fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
     assert_eq!(ok(&fixture, "/api/config")["state"], "last_good");
@@ -301,7 +301,7 @@ fn reload(outcome: Outcome) -> Reload {
 }
 
 #[test]
-fn reloads_are_told_of_newest_first_and_page_by_page() {
+fn reloads_are_listed_newest_first_and_paged() {
     let fixture = Fixture::new(config(vec![three()]));
     assert_eq!(ok(&fixture, "/api/reloads"), json!({ "generation": 1, "reloads": [] }));
     for generation in 1..=5 {
@@ -328,7 +328,7 @@ fn reloads_are_told_of_newest_first_and_page_by_page() {
     assert_eq!((generations(&all), &all["reloads"][0]), (vec![5, 4, 3, 2], &expected));
     let first = ok(&fixture, "/api/reloads?limit=2");
     assert_eq!(generations(&first), [5, 4]);
-    // What comes in meanwhile does not move the pages.
+    // A new reload does not shift the pages.
     fixture.state.reloads().add(Arc::new(reload(Outcome::Applied)), 9);
     let after = first["next"].as_str().expect("there is more");
     let second = ok(&fixture, &format!("/api/reloads?limit=2&after={after}"));
@@ -336,15 +336,19 @@ fn reloads_are_told_of_newest_first_and_page_by_page() {
 }
 
 #[test]
-fn what_would_change_something_is_told_how_to() {
+fn other_methods_are_rejected_with_instructions() {
     let fixture = mixed();
     for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
         for target in ["/api/servers", "/api/servers/server1", "/", "/nothing/here"] {
-            let answer = ask(&fixture, method, target);
-            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {target}");
-            assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
-            assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
-            assert!(answer.body().contains("lb.toml") && answer.body().contains("[[server]]"), "{}", answer.body());
+            let response = ask(&fixture, method, target);
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {target}");
+            assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert!(
+                response.body().contains("lb.toml") && response.body().contains("[[server]]"),
+                "{}",
+                response.body()
+            );
         }
     }
     assert_eq!(ask(&fixture, "HEAD", "/api/servers").status(), StatusCode::OK);
@@ -352,18 +356,18 @@ fn what_would_change_something_is_told_how_to() {
 }
 
 #[test]
-fn the_metrics_are_text() {
+fn metrics_are_served_as_text() {
     let metrics = ask(&mixed(), "GET", "/metrics");
     assert_eq!(metrics.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
     assert!(metrics.body().contains("\nlb_config_generation 2\n"), "{}", metrics.body());
 }
 
 #[test]
-fn openapi_describes_what_is_really_answered() {
+fn responses_conform_to_the_openapi_document() {
     let mut fixture = mixed();
     fixture.server("server2").set_memory(Some(1));
     fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
-    fixture.eject("server2", "a request failed: no answer in time");
+    fixture.eject("server2", "a request failed: no response in time");
     fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
     let document = ok(&fixture, "/api/openapi.json");
     let mut checked = BTreeSet::new();
@@ -382,10 +386,10 @@ fn openapi_describes_what_is_really_answered() {
     conforms(&document, &document["components"]["schemas"]["Problem"], &problem, "problem");
 }
 
-/// Checks types, enumerations, that all required fields are there and that no other than the described is.
+/// Checks types, enumerations, and that every required property is present and every present one described.
 fn conforms(document: &Value, schema: &Value, value: &Value, place: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
-        let target = document.pointer(reference.trim_start_matches('#')).expect("what is referred to");
+        let target = document.pointer(reference.trim_start_matches('#')).expect("a definition");
         return conforms(document, target, value, place);
     }
     let kind = match value {
@@ -401,16 +405,16 @@ fn conforms(document: &Value, schema: &Value, value: &Value, place: &str) {
         Value::Array(kinds) => kinds.clone(),
         kind => vec![kind.clone()],
     };
-    let fits = |wanted: &Value| wanted.is_null() || wanted == kind || (wanted == "number" && kind == "integer");
+    let fits = |allowed: &Value| allowed.is_null() || allowed == kind || (allowed == "number" && kind == "integer");
     assert!(kinds.iter().any(fits), "{place}: {value} is not of {}", schema["type"]);
     if let Some(allowed) = schema["enum"].as_array() {
         assert!(allowed.contains(value), "{place}: {value}");
     }
-    if let (Some(fields), Some(described)) = (value.as_object(), schema["properties"].as_object()) {
+    if let (Some(members), Some(described)) = (value.as_object(), schema["properties"].as_object()) {
         for required in schema["required"].as_array().into_iter().flatten() {
-            assert!(fields.contains_key(required.as_str().expect("a name")), "{place}: no {required} in {value}");
+            assert!(members.contains_key(required.as_str().expect("a name")), "{place}: no {required} in {value}");
         }
-        for (name, value) in fields {
+        for (name, value) in members {
             let schema = described.get(name).unwrap_or_else(|| panic!("{place}: {name} is not described"));
             conforms(document, schema, value, &format!("{place}.{name}"));
         }

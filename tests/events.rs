@@ -1,4 +1,4 @@
-//! `/api/events` on a real socket: what followers are sent, how many they may be, and who of them is let go.
+//! `/api/events` on a real socket: resuming, figures, limits, and slow subscribers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use tokio::time::{sleep, timeout};
 mod support;
 use support::{Fixture, config, three};
 
-/// Nothing here takes so long, but on a very busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Generous, for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A served state with a running feed.
 struct Scene {
@@ -44,7 +44,7 @@ impl Scene {
         Self { fixture, context, address, stop: Some(stop), served }
     }
 
-    /// Tells of a reload with this change.
+    /// Publishes a reload with this change.
     fn reload(&self, generation: u64, change: String) {
         let reload = Reload {
             generation,
@@ -58,37 +58,37 @@ impl Scene {
         self.fixture.state.events.tell(Event::Reload(Arc::new(reload)));
     }
 
-    async fn ask(&self, fields: &str) -> Follower {
-        self.ask_at("/api/events", fields).await
+    async fn ask(&self, headers: &str) -> Subscriber {
+        self.ask_at("/api/events", headers).await
     }
 
-    async fn ask_at(&self, target: &str, fields: &str) -> Follower {
+    async fn ask_at(&self, target: &str, headers: &str) -> Subscriber {
         let mut stream = TcpStream::connect(self.address).await.expect("a connection");
-        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
-        Follower(BufReader::new(stream))
+        Subscriber(BufReader::new(stream))
     }
 
-    /// Follows from now on.
-    async fn follow(&self) -> Follower {
-        let mut follower = self.ask("").await;
-        assert!(follower.block().await.starts_with("HTTP/1.1 200 "));
-        follower
+    /// Subscribes without an earlier id.
+    async fn subscribe(&self) -> Subscriber {
+        let mut subscriber = self.ask("").await;
+        assert!(subscriber.block().await.starts_with("HTTP/1.1 200 "));
+        subscriber
     }
 }
 
-/// A client that reads what it is sent line by line; the chunks' sizes lie between events, so they do not disturb.
-struct Follower(BufReader<TcpStream>);
+/// A client that reads its stream line by line. Chunk sizes stand between events, where they do no harm.
+struct Subscriber(BufReader<TcpStream>);
 
-impl Follower {
-    /// The next line; none at the end.
+impl Subscriber {
+    /// Reads the next line; `None` at the end.
     async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let read = timeout(PATIENCE, self.0.read_line(&mut line)).await.expect("in time").ok()?;
+        let read = timeout(DEADLINE, self.0.read_line(&mut line)).await.expect("in time").ok()?;
         (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    /// Lines up to an empty one.
+    /// Reads lines up to an empty one.
     async fn block(&mut self) -> String {
         let mut block = String::new();
         while let Some(line) = self.line().await.filter(|line| !line.is_empty()) {
@@ -98,7 +98,7 @@ impl Follower {
         block
     }
 
-    /// The next id, alone or of an event.
+    /// Reads the next id, which may stand alone or in an event.
     async fn id(&mut self) -> String {
         loop {
             if let Some(id) = self.line().await.expect("an id").strip_prefix("id: ") {
@@ -107,7 +107,7 @@ impl Follower {
         }
     }
 
-    /// Kind and data of the next event.
+    /// Reads the name and data of the next event.
     async fn event(&mut self) -> (String, Value) {
         let mut kind = String::new();
         loop {
@@ -122,23 +122,23 @@ impl Follower {
 }
 
 #[tokio::test]
-async fn who_comes_back_is_sent_what_it_missed_or_told_of_the_gap() {
+async fn a_returning_client_gets_missed_events_or_a_gap() {
     let scene = Scene::new().await;
-    scene.reload(2, "before anybody followed".into());
-    let mut follower = scene.follow().await;
-    let first = follower.id().await;
+    scene.reload(2, "before anybody subscribed".into());
+    let mut subscriber = scene.subscribe().await;
+    let first = subscriber.id().await;
     scene.reload(3, "server default/server3: weight 6 -> 2".into());
-    let (kind, data) = follower.event().await;
+    let (kind, data) = subscriber.event().await;
     assert_eq!((kind.as_str(), &data["generation"]), ("reload", &3.into()));
     assert_eq!(data["changes"][0], "server default/server3: weight 6 -> 2");
-    drop(follower);
+    drop(subscriber);
 
     scene.reload(4, "while it was away".into());
     let mut back = scene.ask(&format!("Last-Event-ID: {first}\r\n")).await;
     let generations = [back.event().await, back.event().await].map(|(_, data)| data["generation"].clone());
     assert_eq!(generations, [3, 4]);
 
-    // Of another process, or of none.
+    // An id from another process, and two that are not valid.
     for id in ["1.7", "nonsense", ""] {
         let mut stranger = scene.ask(&format!("Last-Event-ID: {id}\r\n")).await;
         let (kind, data) = stranger.event().await;
@@ -148,11 +148,11 @@ async fn who_comes_back_is_sent_what_it_missed_or_told_of_the_gap() {
 }
 
 #[tokio::test]
-async fn figures_come_at_once_and_again_to_those_who_want_them() {
+async fn figures_are_sent_at_once_and_repeatedly() {
     let scene = Scene::new().await;
-    let mut follower = scene.ask_at("/api/events?figures=true", "").await;
+    let mut subscriber = scene.ask_at("/api/events?figures=true", "").await;
     for _ in 0..3 {
-        let (kind, data) = follower.event().await;
+        let (kind, data) = subscriber.event().await;
         assert_eq!(kind, "figures");
         assert_eq!(data["servers"].as_array().map(Vec::len), Some(3));
         assert_eq!(data["generation"], 1);
@@ -160,57 +160,57 @@ async fn figures_come_at_once_and_again_to_those_who_want_them() {
 }
 
 #[tokio::test]
-async fn of_a_hundred_followers_one_has_to_leave_for_another() {
+async fn the_number_of_subscribers_is_limited() {
     let scene = Scene::new().await;
-    let mut followers = Vec::new();
+    let mut subscribers = Vec::new();
     for _ in 0..100 {
-        followers.push(scene.follow().await);
+        subscribers.push(scene.subscribe().await);
     }
-    let refused = scene.ask("").await.block().await;
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("application/problem+json"), "{refused}");
-    followers.pop();
-    let begin = std::time::Instant::now();
+    let rejected = scene.ask("").await.block().await;
+    assert!(rejected.starts_with("HTTP/1.1 503 ") && rejected.contains("application/problem+json"), "{rejected}");
+    subscribers.pop();
+    let start = std::time::Instant::now();
     while !scene.ask("").await.block().await.starts_with("HTTP/1.1 200 ") {
-        assert!(begin.elapsed() < PATIENCE, "its place is not free");
+        assert!(start.elapsed() < DEADLINE, "the place of the one that left is not free");
     }
 }
 
 #[tokio::test]
-async fn streams_end_when_the_address_is_no_longer_served() {
+async fn streams_end_at_shutdown() {
     let mut scene = Scene::new().await;
-    let mut follower = scene.follow().await;
-    follower.id().await;
+    let mut subscriber = scene.subscribe().await;
+    subscriber.id().await;
     drop(scene.stop.take());
-    // In order: with the chunk that says so.
+    // Properly, with the last chunk.
     let mut last = String::new();
-    while let Some(line) = follower.line().await {
+    while let Some(line) = subscriber.line().await {
         if !line.is_empty() {
             last = line;
         }
     }
     assert_eq!(last, "0");
-    timeout(PATIENCE, scene.served).await.expect("in time").expect("no panic");
+    timeout(DEADLINE, scene.served).await.expect("in time").expect("no panic");
 }
 
 #[tokio::test]
-async fn who_takes_nothing_is_let_go_and_others_go_on() {
+async fn a_stalled_subscriber_is_disconnected_and_others_are_not() {
     let scene = Scene::new().await;
     let before = Arc::strong_count(&scene.context);
-    let stalled = scene.follow().await;
-    let mut other = scene.follow().await;
+    let stalled = scene.subscribe().await;
+    let mut other = scene.subscribe().await;
     assert_eq!(Arc::strong_count(&scene.context), before + 2);
-    // More than sockets hold.
+    // More than the socket buffers hold.
     for generation in 2..18 {
         scene.reload(generation, "x".repeat(1 << 20));
         assert_eq!(other.event().await.1["generation"], generation);
     }
-    let let_go = async {
+    let disconnected = async {
         while Arc::strong_count(&scene.context) > before + 1 {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, let_go).await.expect("it is let go");
-    scene.reload(99, "still there".into());
+    timeout(DEADLINE, disconnected).await.expect("a disconnect");
+    scene.reload(99, "still connected".into());
     assert_eq!(other.event().await.1["generation"], 99);
     drop(stalled);
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lb::control::gateway::Gateway;
 use lb::live::server::Server;
 use lb::live::state::State;
-use lb::telemetry::faults;
+use lb::telemetry::panics;
 use tempfile::TempDir;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
@@ -155,7 +155,7 @@ fn row_41_a_fault_ends_one_connection_and_is_counted() {
         access.clone(),
     );
     let default_hook = std::panic::take_hook();
-    faults::watch(Arc::clone(&state));
+    panics::install_hook(Arc::clone(&state));
 
     let listener = Arc::clone(&state.listeners()[0]);
     let (mut steady, mut slow) = (connect(listener.address), connect(listener.address));

@@ -1,4 +1,4 @@
-//! `/metrics`: every name of the contract, with its labels, from a state that has seen everything.
+//! `/metrics`: every name of the contract, with its labels, from a state in which everything has happened.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -11,22 +11,22 @@ use lb::live::listener::LiveListener;
 use lb::live::pool::RetryReason;
 use lb::live::reloads::{Outcome, Reload};
 use lb::live::server::Check;
-use lb::telemetry::metrics::{Extra, Metrics};
+use lb::telemetry::metrics::{Metrics, ProcessMetric, counter};
 
 mod support;
 use support::{Fixture, WORKERS, config, pool, server, three};
 
 fn metrics(fixture: &Fixture) -> Metrics {
-    Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ")
+    Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("distinct names")
 }
 
-/// The value of a series as the page writes it, name and labels.
+/// Returns the value of a series, given by its name and labels.
 fn value(page: &str, series: &str) -> Option<f64> {
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     Some(line.parse().expect("a number"))
 }
 
-/// Three servers that have been through everything that is counted.
+/// A state in which everything that is counted has happened at three servers.
 fn busy() -> Fixture {
     let mut fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1)])]));
     let snapshot = fixture.state.snapshot.load_full();
@@ -81,7 +81,7 @@ fn reload(outcome: Outcome) -> Reload {
 }
 
 #[test]
-fn every_figure_is_where_the_contract_says() {
+fn every_metric_has_its_name_and_labels() {
     let page = metrics(&busy()).text();
     let version = concat!("lb_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
     let hash = format!("lb_config_info{{hash=\"{:064x}\"}}", 2);
@@ -134,7 +134,7 @@ fn every_figure_is_where_the_contract_says() {
 }
 
 #[test]
-fn what_is_unknown_is_absent() {
+fn unknown_values_are_absent() {
     let page = metrics(&Fixture::new(config(vec![three()]))).text();
     for absent in ["lb_server_memory_bytes", "lb_server_requests_total"] {
         assert!(!page.contains(absent), "{absent} in\n{page}");
@@ -154,7 +154,7 @@ fn a_series_ends_with_the_drain_of_its_server() {
 }
 
 #[test]
-fn a_name_that_moved_to_another_address_is_told_of_once() {
+fn a_server_that_moved_to_another_address_has_one_series() {
     let mut fixture = Fixture::new(config(vec![three()]));
     fixture.server("server3").counters().of(0).started.add(1);
     fixture.edit(|config| Arc::make_mut(&mut config.pools[0]).servers[2] = server("server3", 8093, 4));
@@ -164,7 +164,7 @@ fn a_name_that_moved_to_another_address_is_told_of_once() {
 }
 
 #[test]
-fn statuses_beyond_those_told_apart_are_counted_as_other() {
+fn statuses_beyond_the_slots_are_counted_as_other() {
     let fixture = Fixture::new(config(vec![three()]));
     let one = fixture.server("server1");
     for status in 200..=220 {
@@ -180,15 +180,14 @@ fn statuses_beyond_those_told_apart_are_counted_as_other() {
 }
 
 #[test]
-fn others_hand_in_counters_and_may_not_take_a_name_twice() {
+fn metrics_of_the_process_are_included_and_names_are_checked() {
     let fixture = Fixture::new(config(vec![three()]));
     let lines = Arc::new(AtomicU64::new(0));
-    let extra = |name| {
+    let metrics = |name| {
         let lines = Arc::clone(&lines);
-        let read = Box::new(move || f64::from(u32::try_from(lines.load(Relaxed)).expect("few")));
-        vec![Extra { name, help: "Access log lines dropped.", read }]
+        let metric = ProcessMetric::new(counter(name, "Lines dropped.", &[]), move || lines.load(Relaxed));
+        Metrics::new(Arc::clone(&fixture.state), vec![metric])
     };
-    let metrics = |name| Metrics::new(Arc::clone(&fixture.state), extra(name));
     let page = metrics("lb_access_log_dropped_total").expect("a new name");
     lines.store(3, Relaxed);
     assert_eq!(value(&page.text(), "lb_access_log_dropped_total"), Some(3.0));
@@ -197,7 +196,7 @@ fn others_hand_in_counters_and_may_not_take_a_name_twice() {
 }
 
 #[test]
-fn promtool_finds_nothing() {
+fn promtool_finds_no_problem() {
     let page = metrics(&busy()).text();
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])
@@ -226,6 +225,6 @@ fn a_thousand_servers_are_scraped_fast() {
             start.elapsed()
         })
         .min();
-    // Generous: other tests run beside this one, without optimisation.
+    // Generous, because other tests run at the same time and the build is not optimised.
     assert!(fastest < Some(Duration::from_millis(250)), "{fastest:?}");
 }

@@ -1,10 +1,11 @@
 #!/bin/sh
-# For a change of lb.toml, before anybody has it: is it valid, and what would it do to each balancer
-# that runs?
+# Checks a change to lb.toml before it is merged: is the file valid, and what would it change in each
+# running balancer?
 #
 #   LB_TARGETS="10.0.0.1:9900 10.0.0.2:9900" ./check.sh lb.toml
 #
-# Exits with 1 if the file is bad or a balancer would refuse it, with 2 if one cannot be asked.
+# Exits with 1 if the file is invalid or a balancer would reject it, with 2 if a balancer cannot be
+# reached.
 set -eu
 
 file=${1:-lb.toml}

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Applies a Kustomize directory and waits until every replica serves exactly its lb.toml.
+# Applies a Kustomize directory and waits until every replica serves its lb.toml.
 #
 #   ./rollout-kubernetes.sh examples/kubernetes
 #
-# The kubelet brings a changed ConfigMap to a pod within its sync period, a minute or so; then the
-# balancer has it at once. Exit codes as those of `lb wait`.
+# The kubelet updates a mounted ConfigMap within its sync period, about a minute; lb applies it within
+# milliseconds. The exit codes are those of `lb wait`.
 set -eu
 
 directory=${1:-.}

@@ -1,18 +1,18 @@
 #!/bin/sh
-# Brings lb.toml to every host and waits until all balancers serve exactly it.
+# Copies lb.toml to every host and waits until all balancers serve it.
 #
 #   LB_HOSTS="lb1 lb2" ./rollout.sh lb.toml
 #
-# Exits with 0 if it is live everywhere, with 1 if a balancer has rejected it (all go on with what they
-# had; the problems are told), with 2 if not all had it in time (who has what is told). After 1 and 2
-# take the change back in the repository, so that it says what runs.
+# Exits with 0 once all serve it, with 1 if a balancer rejects it (that one keeps its configuration;
+# the errors are printed), with 2 on timeout (what each balancer serves is printed). After 1 or 2, revert
+# the change, so that the repository matches what runs.
 set -eu
 
 file=${1:-lb.toml}
 place=${LB_PLACE:-/etc/lb/lb.toml}
 targets=
 for host in $LB_HOSTS; do
-    # Beside it, then renamed over it: what is moved into place is complete, and read at once.
+    # A file renamed into place is complete, so lb reads it at once.
     scp -q "$file" "$host:$place.new"
     ssh "$host" mv "$place.new" "$place"
     targets="$targets${targets:+,}$host:${LB_ADMIN_PORT:-9900}"

@@ -21,14 +21,17 @@ use arc_swap::ArcSwap;
 use lb::config::file::parse;
 use lb::config::source::SourceFile;
 use lb::live::counters::PerWorker;
-use lb::proxy::connection::Client;
 use lb::control::registry::Registry;
 use lb::live::server::Server;
 use lb::live::snapshot::Snapshot;
 use lb::live::listener::LiveListener;
 use lb::telemetry::access_log::AccessLogWriter;
 use lb::telemetry::trace;
-use lb::worker::Worker;
+use lb::http1::client::ClientConnection;
+use lb::proxy::context::Context;
+use lb::proxy::upstream::Upstream;
+use lb::transport::Transport;
+use lb::worker::connection::Connection;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -70,7 +73,7 @@ pub fn play(script: &[u8]) {
 /// A worker of its own, and what it needs.
 struct Gateway {
     runtime: LocalRuntime,
-    worker: Rc<Worker>,
+    context: Rc<Context>,
     listener: Arc<LiveListener>,
     server: Arc<Server>,
     /// Bound, so that nobody else is there, but not listening.
@@ -99,25 +102,30 @@ impl Gateway {
             address: snapshot.config.listeners[0].address,
             counters: Arc::new(PerWorker::new(1)),
         };
-        let worker = Worker::alone(Arc::new(ArcSwap::new(Arc::new(snapshot))), log, spans);
+        // Nobody reads the reports of servers that fail.
+        let (failing, _) = tokio::sync::mpsc::unbounded_channel();
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let context = Rc::new(Context::new(0, snapshot, log, spans, 1024, failing));
         let pipe = signal(SignalKind::pipe()).expect("a signal handler");
         drop(entered);
         let shows = std::env::var_os("SHOW").is_some();
-        Self { runtime, worker, listener: Arc::new(listener), server, nowhere: (socket, address), shows, _pipe: pipe }
+        Self { runtime, context, listener: Arc::new(listener), server, nowhere: (socket, address), shows, _pipe: pipe }
     }
 
     async fn play(&self, script: &[u8]) -> Played {
         // What the last script left.
-        while self.worker.upstreams.take(self.server.id).is_some() {}
+        while self.context.upstreams.take(self.server.id).is_some() {}
         let (mut client, stream) = Side::pair();
         let (mut lanes, streams): (Vec<Side>, Vec<TcpStream>) = (0..LANES).map(|_| Side::pair()).unzip();
         // The one that was kept last is used first.
         for stream in streams.into_iter().rev() {
-            let upstreams = &self.worker.upstreams;
-            let connection = upstreams.over(stream, self.nowhere.1, &self.server, self.worker.index);
-            upstreams.keep(&self.server, connection, Instant::now());
+            let upstreams = &self.context.upstreams;
+            let upstream = Upstream::Http1(ClientConnection::new(Transport::Plain(stream)));
+            let connection = upstreams.adopt(upstream, self.nowhere.1, &self.server, self.context.worker);
+            upstreams.put(&self.server, connection, Instant::now());
         }
-        let mut serving = pin!(Client::new(&self.worker, Arc::clone(&self.listener), PEER.into()).serve(stream));
+        let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into());
+        let mut serving = pin!(connection.serve(Transport::Plain(stream)));
         let mut over = false;
         let mut quiet = 0;
         let mut turns = script.split(|byte| *byte == TURN).enumerate();

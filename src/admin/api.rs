@@ -1,4 +1,4 @@
-//! The endpoints: which paths there are, with which parameters, and what each answers. No sockets here.
+//! The endpoints: their paths, their parameters and their responses. No sockets here.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,11 +11,11 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
 
-use super::refusal::ApiError;
-use super::{Answer, Context, dashboard, host};
-use crate::admin::figures::{Figures, Samples};
+use super::error::ApiError;
+use super::{ApiResponse, Context, dashboard, host};
+use crate::admin::figures::{FiguresView, HistoryView};
 use crate::admin::query::{self, Query};
-use crate::admin::view::{self, Configuration, Listener, Reload, Route, Server, Truth};
+use crate::admin::view::{self, ConfigState, ConfigView, ListenerView, ReloadView, RouteView, ServerView};
 use crate::live::pool::Status;
 use crate::live::snapshot::Snapshot;
 use crate::telemetry::metrics;
@@ -23,78 +23,77 @@ use crate::telemetry::metrics;
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
-/// This table as OpenAPI; a test compares the two.
+/// Describes [`ENDPOINTS`]; a test compares the two.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// What stands in an endpoint's path for a server's name.
+/// The variable segment at the end of a path.
 const NAME: &str = "{name}";
 
 const ENDPOINTS: [Endpoint; 17] = [
-    Endpoint { path: "/", parameters: None, answer: page },
-    Endpoint { path: "/dashboard/{name}", parameters: None, answer: part },
-    Endpoint { path: "/health", parameters: None, answer: health },
-    Endpoint { path: "/ready", parameters: None, answer: ready },
-    Endpoint { path: "/metrics", parameters: None, answer: show_metrics },
+    Endpoint { path: "/", parameters: None, respond: dashboard_page },
+    Endpoint { path: "/dashboard/{name}", parameters: None, respond: dashboard_file },
+    Endpoint { path: "/health", parameters: None, respond: health },
+    Endpoint { path: "/ready", parameters: None, respond: ready },
+    Endpoint { path: "/metrics", parameters: None, respond: show_metrics },
     Endpoint {
         path: "/api/servers",
         parameters: Some(&["pool", "active", "status", "limit", "after"]),
-        answer: list_servers,
+        respond: list_servers,
     },
-    Endpoint { path: "/api/servers/{name}", parameters: Some(&["pool"]), answer: one_server },
-    Endpoint { path: "/api/random", parameters: Some(&["pool"]), answer: random_server },
-    Endpoint { path: "/api/pools", parameters: Some(&[]), answer: list_pools },
-    Endpoint { path: "/api/routes", parameters: Some(&[]), answer: list_routes },
-    Endpoint { path: "/api/listeners", parameters: Some(&[]), answer: list_listeners },
-    Endpoint { path: "/api/config", parameters: Some(&[]), answer: show_config },
-    Endpoint { path: "/api/reloads", parameters: Some(&["limit", "after"]), answer: list_reloads },
-    Endpoint { path: "/api/events", parameters: Some(&["figures"]), answer: follow },
-    Endpoint { path: "/api/figures", parameters: Some(&[]), answer: show_figures },
-    Endpoint { path: "/api/history", parameters: Some(&[]), answer: show_history },
-    Endpoint { path: "/api/openapi.json", parameters: Some(&[]), answer: openapi },
+    Endpoint { path: "/api/servers/{name}", parameters: Some(&["pool"]), respond: one_server },
+    Endpoint { path: "/api/random", parameters: Some(&["pool"]), respond: random_server },
+    Endpoint { path: "/api/pools", parameters: Some(&[]), respond: list_pools },
+    Endpoint { path: "/api/routes", parameters: Some(&[]), respond: list_routes },
+    Endpoint { path: "/api/listeners", parameters: Some(&[]), respond: list_listeners },
+    Endpoint { path: "/api/config", parameters: Some(&[]), respond: show_config },
+    Endpoint { path: "/api/reloads", parameters: Some(&["limit", "after"]), respond: list_reloads },
+    Endpoint { path: "/api/events", parameters: Some(&["figures"]), respond: subscribe },
+    Endpoint { path: "/api/figures", parameters: Some(&[]), respond: show_figures },
+    Endpoint { path: "/api/history", parameters: Some(&[]), respond: show_history },
+    Endpoint { path: "/api/openapi.json", parameters: Some(&[]), respond: show_openapi },
 ];
 
-/// A path, and what is there.
 struct Endpoint {
-    /// As OpenAPI writes it.
+    /// In OpenAPI's notation.
     path: &'static str,
-    /// What its query may hold; `None` where a query does not matter, as probes put things there.
+    /// The query parameters it accepts; `None` ignores the query, because probes add parameters of their own.
     parameters: Option<&'static [&'static str]>,
-    answer: fn(&Asked) -> Result<Answer, ApiError>,
+    respond: fn(&ApiRequest) -> Result<ApiResponse, ApiError>,
 }
 
-/// A request that has found its endpoint.
-struct Asked<'a> {
-    request: &'a Parts,
+/// A request that has reached its endpoint.
+struct ApiRequest<'a> {
+    head: &'a Parts,
     context: &'a Context,
     snapshot: &'a Snapshot,
-    /// What stood in the place of [`NAME`].
+    /// The decoded segment in the place of [`NAME`], or empty.
     name: String,
     query: Query,
 }
 
-/// Answers a request from what is known now.
+/// Responds to a request from the current state.
 #[must_use]
-pub fn answer(request: &Parts, context: &Context) -> Answer {
+pub fn respond(request: &Parts, context: &Context) -> ApiResponse {
     let snapshot = context.state.snapshot.load_full();
-    let mut answer = respond(request, context, &snapshot).unwrap_or_else(Answer::from);
-    let headers = answer.headers_mut();
+    let mut response = dispatch(request, context, &snapshot).unwrap_or_else(ApiResponse::from);
+    let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    answer
+    response
 }
 
-fn respond(request: &Parts, context: &Context, snapshot: &Snapshot) -> Result<Answer, ApiError> {
-    host::check(request, &snapshot.config.admin.hosts)?;
-    if request.method != Method::GET && request.method != Method::HEAD {
+fn dispatch(head: &Parts, context: &Context, snapshot: &Snapshot) -> Result<ApiResponse, ApiError> {
+    host::check(head, &snapshot.config.admin.hosts)?;
+    if head.method != Method::GET && head.method != Method::HEAD {
         return Err(read_only(snapshot));
     }
-    let (endpoint, name) = find(request.uri.path())?;
+    let (endpoint, name) = find(head.uri.path())?;
     let query = match endpoint.parameters {
-        Some(known) => Query::parse(request.uri.query().unwrap_or_default(), known)?,
+        Some(allowed) => Query::parse(head.uri.query().unwrap_or_default(), allowed)?,
         None => Query::default(),
     };
-    (endpoint.answer)(&Asked { request, context, snapshot, name, query })
+    (endpoint.respond)(&ApiRequest { head, context, snapshot, name, query })
 }
 
 fn read_only(snapshot: &Snapshot) -> ApiError {
@@ -102,214 +101,210 @@ fn read_only(snapshot: &Snapshot) -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!(
-            "this address only tells; to change something, edit {file}: to add a server write a [[server]] table, to \
-             switch one off `enabled = false` under it. A saved edit takes effect at once, and /api/reloads says what \
-             came of it"
+            "this address is read-only; to change something, edit {file}: a [[server]] table adds a server, `enabled = \
+             false` in it takes the server out of service. A saved edit takes effect at once; /api/reloads shows the \
+             outcome"
         ),
     )
 }
 
-/// The endpoint at a path, with what stands there in the place of [`NAME`].
+/// Finds the endpoint of a path, and the decoded segment in the place of [`NAME`].
 fn find(path: &str) -> Result<(&'static Endpoint, String), ApiError> {
     for endpoint in &ENDPOINTS {
-        let Some(before) = endpoint.path.strip_suffix(NAME) else {
-            if endpoint.path == path {
-                return Ok((endpoint, String::new()));
+        if let Some(prefix) = endpoint.path.strip_suffix(NAME) {
+            if let Some(name) = path.strip_prefix(prefix).filter(|name| !name.is_empty() && !name.contains('/')) {
+                return Ok((endpoint, query::decode(name)?.into_owned()));
             }
-            continue;
-        };
-        if let Some(name) = path.strip_prefix(before).filter(|name| !name.is_empty() && !name.contains('/')) {
-            let name =
-                query::decode(name).ok_or_else(|| ApiError::bad(format!("`{name}` is not percent-encoded UTF-8")))?;
-            return Ok((endpoint, name));
+        } else if endpoint.path == path {
+            return Ok((endpoint, String::new()));
         }
     }
-    Err(ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("there is nothing at {path}; /api/openapi.json lists what there is"),
-    ))
+    Err(ApiError::not_found(format!("there is no {path}; /api/openapi.json lists every path")))
 }
 
-fn page(asked: &Asked) -> Result<Answer, ApiError> {
-    dashboard::page(asked.request)
+fn dashboard_page(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    dashboard::page(request.head)
 }
 
-fn part(asked: &Asked) -> Result<Answer, ApiError> {
-    dashboard::part(&asked.name, asked.request)
+fn dashboard_file(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    dashboard::file(&request.name, request.head)
 }
 
-fn health(asked: &Asked) -> Result<Answer, ApiError> {
-    if asked.context.state.is_stopping() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+fn health(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    if request.context.state.is_stopping() {
+        return Err(ApiError::unavailable("shutting down"));
     }
-    json(&json!({ "generation": asked.snapshot.generation, "status": "serving" }))
+    json(&json!({ "generation": request.snapshot.generation, "status": "serving" }))
 }
 
-fn ready(asked: &Asked) -> Result<Answer, ApiError> {
-    if asked.context.state.is_stopping() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+fn ready(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    if request.context.state.is_stopping() {
+        return Err(ApiError::unavailable("shutting down"));
     }
-    let unready: Vec<&str> = asked.snapshot.unready().map(|pool| &*pool.live.name).collect();
+    let unready: Vec<&str> = request.snapshot.unready().map(|pool| &*pool.live.name).collect();
     if !unready.is_empty() {
-        let detail = format!("no server takes requests in the pools: {}", unready.join(", "));
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, detail).about(unready));
+        let detail = format!("pools without an active server: {}", unready.join(", "));
+        return Err(ApiError::unavailable(detail).with_pools(unready));
     }
-    let truth = Truth::of(asked.snapshot, !asked.context.state.reloads().last_successful());
-    json(&json!({ "generation": asked.snapshot.generation, "status": "ready", "config": truth }))
+    let state = ConfigState::of(request.snapshot, !request.context.state.reloads().last_successful());
+    json(&json!({ "generation": request.snapshot.generation, "status": "ready", "config": state }))
 }
 
-fn show_metrics(asked: &Asked) -> Result<Answer, ApiError> {
-    Ok(with_type(metrics::CONTENT_TYPE, asked.context.metrics.text()))
+fn show_metrics(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    Ok(with_type(metrics::CONTENT_TYPE, request.context.metrics.text()))
 }
 
-fn list_servers(asked: &Asked) -> Result<Answer, ApiError> {
-    let pool = asked.pool()?;
-    let active = asked.query.one_of("active", &[true, false])?;
-    let status = asked.query.one_of("status", &Status::ALL)?;
-    let limit = asked.query.limit()?;
-    let mut servers = view::servers(asked.snapshot);
-    // Before the filters, so that a server is found even if it has changed since its page was asked for.
-    if let Some(after) = asked.query.get("after")
+fn list_servers(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let pool = request.pool()?;
+    let active = request.query.one_of("active", &[true, false])?;
+    let status = request.query.one_of("status", &Status::ALL)?;
+    let limit = request.query.limit()?;
+    let mut servers = view::servers(request.snapshot);
+    // Before the filters, so that the cursor is found even if its server no longer matches them.
+    if let Some(after) = request.query.get("after")
         && !servers.by_ref().any(|server| server.cursor() == after)
     {
-        return Err(ApiError::bad(format!("there is no server `{after}`, or no longer; ask again without `after`")));
+        return Err(ApiError::bad_request(format!(
+            "server `{after}` does not exist any more; start over without `after`"
+        )));
     }
     let mut servers = servers.filter(|server| {
         pool.is_none_or(|pool| pool == server.pool)
             && active.is_none_or(|active| active == server.is_active())
             && status.is_none_or(|status| status == server.status)
     });
-    let page: Vec<Server> = servers.by_ref().take(limit).collect();
-    let next = page.last().filter(|_| servers.next().is_some()).map(Server::cursor);
-    list(asked, "servers", &page, next)
+    let page: Vec<ServerView> = servers.by_ref().take(limit).collect();
+    let next = page.last().filter(|_| servers.next().is_some()).map(ServerView::cursor);
+    list(request, "servers", &page, next)
 }
 
-fn one_server(asked: &Asked) -> Result<Answer, ApiError> {
-    let (name, pool) = (&*asked.name, asked.query.get("pool"));
-    let named = |server: &Server| server.name == name && pool.is_none_or(|pool| pool == server.pool);
-    let found: Vec<Server> = view::servers(asked.snapshot).filter(named).collect();
-    let Some(first) = found.first() else {
-        let place = pool.map_or_else(String::new, |pool| format!(" in a pool `{pool}`"));
-        return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no server `{name}`{place}")));
+fn one_server(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let (name, pool) = (&*request.name, request.query.get("pool"));
+    let matches = |server: &ServerView| server.name == name && pool.is_none_or(|pool| pool == server.pool);
+    let servers: Vec<ServerView> = view::servers(request.snapshot).filter(matches).collect();
+    let Some(first) = servers.first() else {
+        let place = pool.map_or_else(String::new, |pool| format!(" in pool `{pool}`"));
+        return Err(ApiError::not_found(format!("there is no server `{name}`{place}")));
     };
-    let mut pools: Vec<&str> = found.iter().map(|server| server.pool).collect();
+    let mut pools: Vec<&str> = servers.iter().map(|server| server.pool).collect();
     pools.dedup();
     if pools.len() > 1 {
-        let detail = format!("there is a `{name}` in each of the pools {}; say which by `?pool=`", pools.join(", "));
-        return Err(ApiError::new(StatusCode::CONFLICT, detail).about(pools));
+        let detail =
+            format!("there is a server `{name}` in each of the pools {}; choose one with `?pool=`", pools.join(", "));
+        return Err(ApiError::new(StatusCode::CONFLICT, detail).with_pools(pools));
     }
-    // One that is in the file stands before its namesake that is leaving.
+    // If an edit moved the server to another address, the new one comes before the one that drains.
     json(first)
 }
 
-fn random_server(asked: &Asked) -> Result<Answer, ApiError> {
-    let pool = asked.pool()?;
-    let takes = |server: &Server| server.is_active() && pool.is_none_or(|pool| pool == server.pool);
-    let active: Vec<Server> = view::servers(asked.snapshot).filter(takes).collect();
+fn random_server(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let pool = request.pool()?;
+    let is_eligible = |server: &ServerView| server.is_active() && pool.is_none_or(|pool| pool == server.pool);
+    let active: Vec<ServerView> = view::servers(request.snapshot).filter(is_eligible).collect();
     match fastrand::choice(&active) {
         Some(server) => json(server),
-        None => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no server takes requests now")),
+        None => Err(ApiError::unavailable("there is no active server")),
     }
 }
 
-fn list_pools(asked: &Asked) -> Result<Answer, ApiError> {
-    list(asked, "pools", &view::pools(asked.snapshot).collect::<Vec<_>>(), None)
+fn list_pools(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    list(request, "pools", &view::pools(request.snapshot).collect::<Vec<_>>(), None)
 }
 
-fn list_routes(asked: &Asked) -> Result<Answer, ApiError> {
-    let routes = asked.snapshot.config.routes.iter().zip(asked.snapshot.routes.iter());
-    list(asked, "routes", &routes.map(|(route, live)| Route::new(route, live)).collect::<Vec<_>>(), None)
+fn list_routes(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let routes = request.snapshot.config.routes.iter().zip(request.snapshot.routes.iter());
+    list(request, "routes", &routes.map(|(route, live)| RouteView::new(route, live)).collect::<Vec<_>>(), None)
 }
 
-fn list_listeners(asked: &Asked) -> Result<Answer, ApiError> {
-    let listeners = asked.context.state.listeners();
-    list(asked, "listeners", &listeners.iter().map(|listener| Listener::new(listener)).collect::<Vec<_>>(), None)
+fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let listeners = request.context.state.listeners();
+    list(request, "listeners", &listeners.iter().map(|listener| ListenerView::new(listener)).collect::<Vec<_>>(), None)
 }
 
-fn show_config(asked: &Asked) -> Result<Answer, ApiError> {
-    let state = &asked.context.state;
+fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let state = &request.context.state;
     let rejected = !state.reloads().last_successful();
-    json(&Configuration::new(asked.snapshot, rejected, &state.sight.warnings()))
+    json(&ConfigView::new(request.snapshot, rejected, &state.sight.warnings()))
 }
 
-fn list_reloads(asked: &Asked) -> Result<Answer, ApiError> {
-    let limit = asked.query.limit()?;
-    let after = match asked.query.get("after") {
-        Some(given) => given.parse().map_err(|_| ApiError::bad("`after` is the number that `next` said"))?,
+fn list_reloads(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let limit = request.query.limit()?;
+    let after = match request.query.get("after") {
+        Some(given) => given.parse().map_err(|_| ApiError::bad_request("`after` must be the value of `next`"))?,
         None => u64::MAX,
     };
-    let mut reloads = view::reloads(&asked.context.state.reloads());
+    let mut reloads = view::numbered_reloads(&request.context.state.reloads());
     reloads.retain(|(number, _)| *number < after);
     let next = reloads.get(limit).and_then(|_| reloads.get(limit - 1)).map(|(number, _)| number.to_string());
-    let page: Vec<Reload> = reloads.iter().take(limit).map(|(_, reload)| Reload::new(reload)).collect();
-    list(asked, "reloads", &page, next)
+    let page: Vec<ReloadView> = reloads.iter().take(limit).map(|(_, reload)| ReloadView::new(reload)).collect();
+    list(request, "reloads", &page, next)
 }
 
-/// What this answers becomes a stream where it is sent.
-fn follow(asked: &Asked) -> Result<Answer, ApiError> {
-    let figures = asked.query.one_of("figures", &[true, false])?.unwrap_or_default();
-    // What is not text is the id of nothing.
-    let last = asked.request.headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
-    let follower = asked.context.feed.follow(last, figures)?;
-    let mut answer = with_type(EVENTS, "");
-    // Told to proxies that would rather wait until it ends.
-    answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    answer.extensions_mut().insert(follower);
-    Ok(answer)
+/// Responds with the head of an event stream; the caller attaches the stream itself.
+fn subscribe(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let figures = request.query.one_of("figures", &[true, false])?.unwrap_or_default();
+    // A value that is not text is not the id of any event.
+    let last_id = request.head.headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
+    let subscription = request.context.feed.subscribe(last_id, figures)?;
+    let mut response = with_type(EVENTS, "");
+    // Keeps nginx and others from buffering the stream.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.extensions_mut().insert(subscription);
+    Ok(response)
 }
 
-fn show_figures(asked: &Asked) -> Result<Answer, ApiError> {
-    let state = &asked.context.state;
-    json(&Figures::new(state, asked.snapshot, &state.listeners(), &asked.context.feed.history()))
+fn show_figures(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let state = &request.context.state;
+    json(&FiguresView::new(state, request.snapshot, &state.listeners(), &request.context.feed.history()))
 }
 
-fn show_history(asked: &Asked) -> Result<Answer, ApiError> {
-    json(&Samples::new(asked.snapshot.generation, &asked.context.feed.history()))
+fn show_history(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    json(&HistoryView::new(request.snapshot.generation, &request.context.feed.history()))
 }
 
-fn openapi(_: &Asked) -> Result<Answer, ApiError> {
+fn show_openapi(_: &ApiRequest) -> Result<ApiResponse, ApiError> {
     Ok(with_type(JSON, OPENAPI))
 }
 
-impl<'a> Asked<'a> {
-    /// The pool that `?pool=` names.
+impl<'a> ApiRequest<'a> {
+    /// The pool that `?pool=` selects.
     fn pool(&self) -> Result<Option<&'a str>, ApiError> {
         let pools: Vec<&str> = self.snapshot.pools.iter().map(|pool| &*pool.live.name).collect();
         self.query.one_of("pool", &pools)
     }
 }
 
-/// An object of one array, beside the generation and, where there is more, what `?after=` goes on from.
+/// Responds with an object of one named array, the generation and, if there are further entries, `next`.
 fn list(
-    asked: &Asked,
+    request: &ApiRequest,
     name: &'static str,
     entries: &[impl Serialize],
     next: Option<String>,
-) -> Result<Answer, ApiError> {
+) -> Result<ApiResponse, ApiError> {
     #[derive(Serialize)]
-    struct List<'a, T> {
+    struct ListView<'a, T> {
         generation: u64,
         #[serde(flatten)]
         entries: BTreeMap<&'static str, &'a [T]>,
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }
-    json(&List { generation: asked.snapshot.generation, entries: [(name, entries)].into(), next })
+    json(&ListView { generation: request.snapshot.generation, entries: [(name, entries)].into(), next })
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
+fn json(value: &impl Serialize) -> Result<ApiResponse, ApiError> {
     let mut text = serde_json::to_string(value).map_err(|error| {
-        // A path that is not UTF-8, or a clock beyond the year 9999.
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this cannot be told as JSON: {error}"))
+        // For example a path that is not UTF-8, or a clock beyond the year 9999.
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this cannot be represented as JSON: {error}"))
     })?;
     text.push('\n');
     Ok(with_type(JSON, text))
 }
 
-pub(super) fn with_type(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
+pub(super) fn with_type(content_type: &'static str, body: impl Into<Bytes>) -> ApiResponse {
+    let mut response = Response::new(Full::new(body.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 #[cfg(test)]
@@ -321,27 +316,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openapi_tells_of_every_path_and_parameter_and_of_no_other() {
+    fn openapi_describes_exactly_the_endpoints_and_their_parameters() {
         let document: Value = serde_json::from_str(OPENAPI).expect("valid JSON");
-        let told = document["paths"].as_object().expect("paths").iter().map(|(path, item)| {
+        let described = document["paths"].as_object().expect("paths").iter().map(|(path, item)| {
             let parameters = item["get"]["parameters"].as_array().into_iter().flatten();
-            let of_query = parameters.filter(|parameter| parameter["in"] == "query");
-            let names = of_query.map(|parameter| parameter["name"].as_str().expect("a name"));
+            let in_query = parameters.filter(|parameter| parameter["in"] == "query");
+            let names = in_query.map(|parameter| parameter["name"].as_str().expect("a name"));
             (path.as_str(), names.collect::<BTreeSet<_>>())
         });
-        let known = ENDPOINTS
+        let served = ENDPOINTS
             .iter()
             .map(|endpoint| (endpoint.path, endpoint.parameters.unwrap_or_default().iter().copied().collect()));
-        assert_eq!(told.collect::<BTreeSet<_>>(), known.collect::<BTreeSet<_>>());
+        assert_eq!(described.collect::<BTreeSet<_>>(), served.collect::<BTreeSet<_>>());
     }
 
     #[test]
-    fn openapi_refers_to_nothing_that_is_missing() {
+    fn openapi_references_resolve() {
         fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
             match value {
-                Value::Object(fields) => {
-                    found.extend(fields.get("$ref").and_then(Value::as_str));
-                    fields.values().for_each(|value| references(value, found));
+                Value::Object(members) => {
+                    found.extend(members.get("$ref").and_then(Value::as_str));
+                    members.values().for_each(|value| references(value, found));
                 }
                 Value::Array(values) => values.iter().for_each(|value| references(value, found)),
                 _ => {}
@@ -358,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_leads_to_its_endpoint() {
+    fn paths_are_matched_exactly() {
         let cases = [
             ("/", Some(("/", ""))),
             ("/health", Some(("/health", ""))),

@@ -1,196 +1,190 @@
-//! The feed: what followers of `/api/events` are sent, as server-sent events. Nobody is waited for: who is slow finds
-//! the newest figures, and a word about the events that it missed.
+//! `/api/events`: server-sent events. Nobody waits for a slow subscriber: it skips to the newest figures, and a `gap`
+//! event reports the events that it missed.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context as Task, Poll};
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::StatusCode;
 use hyper::body::{Body, Frame};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::refusal::ApiError;
-use crate::admin::figures::{Figures, Sample};
-use crate::admin::view::{HealthChange, Reload};
+use super::error::ApiError;
+use crate::admin::figures::{FiguresView, SampleView};
+use crate::admin::view::{HealthChangeView, ReloadView};
 use crate::live::events::{Event, Id};
 use crate::live::state::State;
 use crate::telemetry::history::{self, History};
 
-/// Followers at once.
-const FOLLOWERS: usize = 100;
-/// Something is sent at least so often, so that whoever stands in between does not take the connection for dead.
+const MAX_SUBSCRIBERS: usize = 100;
+/// The longest silence on a stream, so that proxies in between do not close it as idle.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How often figures are made, while anybody follows them …
-const FIGURES: Duration = Duration::from_secs(1);
-/// … and how many servers and routes make it so much rarer once more: they are long, and many.
-const MANY: usize = 500;
-/// What a follower does first when the connection is lost: wait so long, in milliseconds.
-const RETRY: u32 = 1000;
+/// The interval of figures while anybody subscribes to them. They are large if there are many servers and routes, so
+/// each [`ENTRIES_PER_INTERVAL`] of those add another interval.
+const FIGURES_INTERVAL: Duration = Duration::from_secs(1);
+const ENTRIES_PER_INTERVAL: usize = 500;
+/// Time after which a subscriber reconnects when the connection is lost, in milliseconds.
+const RECONNECT_MS: u32 = 1000;
 
-/// What the feed is made from. One for the process.
+/// The source of all event streams. There is one per process.
 #[derive(Debug)]
 pub struct Feed {
     state: Arc<State>,
     history: Mutex<History>,
-    /// The newest figures as an event; who follows them holds a receiver.
+    /// The newest figures, as an encoded event. Each subscriber to figures holds a receiver.
     figures: watch::Sender<Bytes>,
     slots: Arc<Semaphore>,
 }
 
-/// A follower to be: what an answer that is to become a stream carries.
+/// An accepted subscription. It travels in the response's extensions to where the response is sent.
 #[derive(Debug, Clone)]
-pub(super) struct Follower {
-    /// Its place among the followers.
+pub(super) struct Subscription {
+    /// Extensions must be `Clone`, which the permit is not.
     _slot: Arc<OwnedSemaphorePermit>,
-    /// What it saw last, as it says itself; `None` if it has not followed before.
-    last: Option<Option<Id>>,
-    /// Whether it wants figures too.
+    /// The client's `Last-Event-ID`, if it sent one; the inner `None` is an id that is not valid.
+    last_id: Option<Option<Id>>,
     figures: bool,
 }
 
-/// The body of an answer that does not end by itself.
+/// The body of a response that does not end by itself.
 #[derive(Debug)]
-pub(super) struct Stream(mpsc::Receiver<Bytes>);
+pub(super) struct EventStream(mpsc::Receiver<Bytes>);
 
 impl Feed {
-    /// A feed of `state`, without a history yet.
     #[must_use]
     pub fn new(state: Arc<State>) -> Self {
-        let (figures, slots) = (watch::Sender::default(), Arc::new(Semaphore::new(FOLLOWERS)));
+        let (figures, slots) = (watch::Sender::default(), Arc::new(Semaphore::new(MAX_SUBSCRIBERS)));
         Self { state, history: Mutex::default(), figures, slots }
     }
 
-    /// Keeps history, and makes figures as long as anybody follows them. Does not end by itself.
+    /// Samples the history, and publishes figures while anybody subscribes to them. Never returns.
     pub async fn run(self: Arc<Self>) {
-        let mut news = self.state.events.news();
-        let [mut look, mut tick] = [history::STEP, FIGURES].map(interval);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // When figures were made, and whether something has happened since.
-        let (mut made, mut stale) = (Instant::now(), false);
+        let mut new_events = self.state.events.news();
+        let [mut sample_tick, mut figures_tick] = [history::STEP, FIGURES_INTERVAL].map(interval);
+        sample_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        figures_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When figures were last published, and whether an event has occurred since.
+        let (mut published, mut stale) = (Instant::now(), false);
         loop {
-            let pause = if stale { self.pause() / 4 } else { self.pause() };
+            let pause = if stale { self.figures_pause() / 4 } else { self.figures_pause() };
             tokio::select! {
-                _ = look.tick() => {
+                _ = sample_tick.tick() => {
                     self.history().sample(&self.state.snapshot.load(), Instant::now(), SystemTime::now());
                 }
-                _ = tick.tick() => {}
-                // It ends with the state, which this holds.
-                _ = news.changed() => stale = true,
-                () = sleep_until((made + pause).into()), if stale => {}
+                _ = figures_tick.tick() => {}
+                // Never an error: `self` keeps the sender alive.
+                _ = new_events.changed() => stale = true,
+                () = sleep_until((published + pause).into()), if stale => {}
             }
             if self.figures.is_closed() {
                 stale = false;
-            } else if made.elapsed() >= pause {
+            } else if published.elapsed() >= pause {
                 self.figures.send_replace(self.figures_event());
-                (made, stale) = (Instant::now(), false);
+                (published, stale) = (Instant::now(), false);
             }
         }
     }
 
-    /// The history now.
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
-        // After a panic a look may be missing.
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.lock()
     }
 
-    /// Takes in a follower, which was sent up to the event `last`.
-    pub(super) fn follow(&self, last: Option<&str>, figures: bool) -> Result<Follower, ApiError> {
+    /// Admits a client whose last event was `last_id`, or rejects it with 503 if there are too many.
+    pub(super) fn subscribe(&self, last_id: Option<&str>, figures: bool) -> Result<Subscription, ApiError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
-            let detail = format!("{FOLLOWERS} clients follow the events already; try again when one has left");
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            ApiError::unavailable(format!("{MAX_SUBSCRIBERS} clients are subscribed already; try again later"))
         })?;
-        Ok(Follower { _slot: Arc::new(slot), last: last.map(|id| id.parse().ok()), figures })
+        Ok(Subscription { _slot: Arc::new(slot), last_id: last_id.map(|id| id.parse().ok()), figures })
     }
 
-    /// The time between figures; a little short of what it means, for ticks are not exact. When something happens, a
-    /// part of it is enough.
-    fn pause(&self) -> Duration {
+    /// The least time between two publications of figures; half an interval short, because ticks are not exact.
+    /// After an event, a quarter of it is enough.
+    fn figures_pause(&self) -> Duration {
         let snapshot = self.state.snapshot.load();
         let servers: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();
-        let steps = (servers + snapshot.routes.len()) / MANY;
-        FIGURES / 2 + FIGURES * u32::try_from(steps).unwrap_or(u32::MAX)
+        let further = (servers + snapshot.routes.len()) / ENTRIES_PER_INTERVAL;
+        FIGURES_INTERVAL / 2 + FIGURES_INTERVAL * u32::try_from(further).unwrap_or(u32::MAX)
     }
 
     fn figures_event(&self) -> Bytes {
-        /// Figures with the chart's newest point.
+        /// Figures with the newest point of the chart.
         #[derive(Serialize)]
-        struct WithSample<'a> {
+        struct FiguresEventView<'a> {
             #[serde(flatten)]
-            figures: Figures<'a>,
-            sample: Option<Sample>,
+            figures: FiguresView<'a>,
+            sample: Option<SampleView>,
         }
         let (snapshot, listeners, history) = (self.state.snapshot.load_full(), self.state.listeners(), self.history());
-        let figures = Figures::new(&self.state, &snapshot, &listeners, &history);
-        let sample = history.samples().next_back().map(Sample::new);
-        event("figures", None, &WithSample { figures, sample })
+        let figures = FiguresView::new(&self.state, &snapshot, &listeners, &history);
+        let sample = history.chart().next_back().map(SampleView::new);
+        encode("figures", None, &FiguresEventView { figures, sample })
     }
 }
 
-impl Follower {
-    /// The stream of what happens, until `closing` closes or its reader has gone. To be called within a runtime.
-    pub(super) fn stream(self, feed: Arc<Feed>, closing: watch::Receiver<()>) -> Stream {
-        // One is on its way while the next waits: whoever reads slowly is not written ahead for.
-        let (send, frames) = mpsc::channel(1);
-        tokio::spawn(self.pump(feed, closing, send));
-        Stream(frames)
+impl Subscription {
+    /// Starts the stream, which ends when `closing` closes or the client disconnects. Must be called on a runtime.
+    pub(super) fn stream(self, feed: Arc<Feed>, closing: watch::Receiver<()>) -> EventStream {
+        // Room for one, so that nothing piles up for a slow client.
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(self.send_events(feed, closing, sender));
+        EventStream(receiver)
     }
 
-    async fn pump(self, feed: Arc<Feed>, mut closing: watch::Receiver<()>, send: mpsc::Sender<Bytes>) {
+    async fn send_events(self, feed: Arc<Feed>, mut closing: watch::Receiver<()>, sender: mpsc::Sender<Bytes>) {
         let events = &feed.state.events;
-        let mut news = events.news();
-        let mut at = self.last.unwrap_or_else(|| Some(events.now()));
+        let mut new_events = events.news();
+        let mut last_id = self.last_id.unwrap_or_else(|| Some(events.now()));
         let mut figures = self.figures.then(|| feed.figures.subscribe());
-        // Without an event, the id alone: to go on from, should the connection be lost before there was any.
-        let id = at.map_or_else(String::new, |id| format!("id: {id}\n"));
-        let mut next = Bytes::from(format!("retry: {RETRY}\n{id}\n"));
+        // An id without an event, so that a client that loses the connection before the first event can resume too.
+        let id = last_id.map_or_else(String::new, |id| format!("id: {id}\n"));
+        let mut next = Bytes::from(format!("retry: {RECONNECT_MS}\n{id}\n"));
         if figures.is_some() {
             next = [next, feed.figures_event()].concat().into();
         }
-        // What came while it was away comes at once.
-        news.mark_changed();
+        // Events that the client missed are sent at once.
+        new_events.mark_changed();
         loop {
             if !next.is_empty() {
                 tokio::select! {
-                    sent = send.send(next) => if sent.is_err() { return },
+                    sent = sender.send(next) => if sent.is_err() { return },
                     _ = closing.changed() => return,
                 }
             }
             next = tokio::select! {
-                () = send.closed() => return,
+                () = sender.closed() => return,
                 _ = closing.changed() => return,
-                _ = news.changed() => {
+                _ = new_events.changed() => {
                     let mut text = Vec::new();
-                    let after = events.after(at);
+                    let after = events.after(last_id);
                     if after.missed {
-                        text.extend(event("gap", None, &Gap { kept: after.events.len() }));
+                        text.extend(encode("gap", None, &GapView { kept: after.events.len() }));
                     }
-                    at = Some(after.events.last().map_or_else(|| events.now(), |(id, _)| *id));
-                    text.extend(after.events.iter().flat_map(|(id, happened)| told(*id, happened)));
+                    last_id = Some(after.events.last().map_or_else(|| events.now(), |(id, _)| *id));
+                    text.extend(after.events.iter().flat_map(|(id, event)| encode_event(*id, event)));
                     text.into()
                 }
-                figures = newest(figures.as_mut()) => figures,
+                figures = next_figures(figures.as_mut()) => figures,
                 () = sleep(KEEP_ALIVE) => Bytes::from_static(b": still here\n\n"),
             };
         }
     }
 }
 
-/// Events that came before those that follow are lost.
+/// Some events before the following ones are lost.
 #[derive(Serialize)]
-struct Gap {
-    /// How many are sent again after this, as they are kept.
+struct GapView {
+    /// The number of older events that follow because they were still kept.
     kept: usize,
 }
 
-/// The figures once there are new ones; never, if none are wanted.
-async fn newest(figures: Option<&mut watch::Receiver<Bytes>>) -> Bytes {
+/// Waits for new figures; forever without a subscription to them.
+async fn next_figures(figures: Option<&mut watch::Receiver<Bytes>>) -> Bytes {
     if let Some(figures) = figures
         && figures.changed().await.is_ok()
     {
@@ -199,35 +193,38 @@ async fn newest(figures: Option<&mut watch::Receiver<Bytes>>) -> Bytes {
     std::future::pending().await
 }
 
-fn told(id: Id, happened: &Event) -> Bytes {
-    match happened {
-        Event::Reload(reload) => event("reload", Some(id), &Reload::new(reload)),
-        Event::Health(change) => event("health", Some(id), &HealthChange::new(change)),
+fn encode_event(id: Id, event: &Event) -> Bytes {
+    match event {
+        Event::Reload(reload) => encode("reload", Some(id), &ReloadView::new(reload)),
+        Event::Health(change) => encode("health", Some(id), &HealthChangeView::new(change)),
     }
 }
 
-/// An event of the stream. JSON has no line breaks of its own, so it is one line.
-fn event(name: &str, id: Option<Id>, data: &impl Serialize) -> Bytes {
+/// Encodes a server-sent event. One `data` line is enough, because JSON escapes line breaks.
+fn encode(name: &str, id: Option<Id>, data: &impl Serialize) -> Bytes {
     let mut text = format!("event: {name}\n");
     if let Some(id) = id {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "id: {id}");
     }
     match serde_json::to_string(data) {
         Ok(data) => {
             let _ = writeln!(text, "data: {data}");
         }
-        Err(error) => tracing::error!(%error, "an event cannot be told as JSON"),
+        Err(error) => tracing::error!(%error, "an event cannot be represented as JSON"),
     }
     text.push('\n');
     text.into()
 }
 
-impl Body for Stream {
+impl Body for EventStream {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(task).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

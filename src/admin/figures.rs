@@ -1,4 +1,4 @@
-//! Figures: how everything does now and did over the last minute, as `/api/figures` and the dashboard have it.
+//! The JSON forms of `/api/figures` and `/api/history`: current state with the rates and latencies of the last minutes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,58 +6,57 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::admin::view::{self, Listener, Pool, Route, Server, Truth, as_time};
+use crate::admin::view::{self, ConfigState, ListenerView, PoolView, RouteView, ServerView, as_time};
 use crate::live::snapshot::Snapshot;
 use crate::live::{listener::LiveListener, state::State};
 use crate::telemetry::history::{self, History};
 
-/// All of it.
 #[derive(Serialize)]
-pub(super) struct Figures<'a> {
+pub(super) struct FiguresView<'a> {
     generation: u64,
     hash: &'a str,
-    /// The main one first.
+    /// The main file first.
     files: Vec<&'a Path>,
-    state: Truth,
+    state: ConfigState,
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     #[serde(serialize_with = "as_time")]
     at: SystemTime,
     stopping: bool,
-    total: Total,
-    pools: Vec<Pool<'a>>,
-    servers: Vec<ServerFigures<'a>>,
-    routes: Vec<RouteFigures<'a>>,
-    listeners: Vec<Listener<'a>>,
+    total: TotalView,
+    pools: Vec<PoolView<'a>>,
+    servers: Vec<ServerFiguresView<'a>>,
+    routes: Vec<RouteFiguresView<'a>>,
+    listeners: Vec<ListenerView<'a>>,
 }
 
-/// Of all requests together.
+/// Sums over all routes, including requests that matched none.
 #[derive(Serialize)]
-struct Total {
+struct TotalView {
     active_requests: u64,
     connections: u64,
-    recent: Recent,
+    recent: RecentView,
 }
 
 #[derive(Serialize)]
-struct ServerFigures<'a> {
+struct ServerFiguresView<'a> {
     #[serde(flatten)]
-    server: Server<'a>,
-    /// The part that it really had of what its pool's servers answered in the last minute.
+    server: ServerView<'a>,
+    /// The server's actual share of its pool's responses in the last minute.
     served_share: Option<f64>,
-    recent: Recent,
+    recent: RecentView,
 }
 
 #[derive(Serialize)]
-struct RouteFigures<'a> {
+struct RouteFiguresView<'a> {
     #[serde(flatten)]
-    route: Route<'a>,
-    recent: Recent,
+    route: RouteView<'a>,
+    recent: RecentView,
 }
 
-/// Of the last seconds, and the last minute.
+/// Rates over the last seconds; the other figures over the last minute.
 #[derive(Serialize)]
-struct Recent {
+struct RecentView {
     requests_per_second: f64,
     errors_per_second: f64,
     requests: u32,
@@ -66,8 +65,8 @@ struct Recent {
     p99_seconds: Option<f64>,
 }
 
-impl From<history::Recent> for Recent {
-    fn from(recent: history::Recent) -> Self {
+impl From<history::RecentCounts> for RecentView {
+    fn from(recent: history::RecentCounts) -> Self {
         Self {
             requests_per_second: recent.per_second,
             errors_per_second: recent.errors_per_second,
@@ -79,7 +78,7 @@ impl From<history::Recent> for Recent {
     }
 }
 
-impl<'a> Figures<'a> {
+impl<'a> FiguresView<'a> {
     pub(super) fn new(
         state: &State,
         snapshot: &'a Snapshot,
@@ -91,18 +90,18 @@ impl<'a> Figures<'a> {
         let routes = snapshot.config.routes.iter().zip(snapshot.routes.iter()).map(|(route, live)| {
             let recent = history.of_route(&live.live, now);
             total += recent;
-            RouteFigures { route: Route::new(route, live), recent: recent.into() }
+            RouteFiguresView { route: RouteView::new(route, live), recent: recent.into() }
         });
         let routes = routes.collect();
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| &*file.path).collect(),
-            state: Truth::of(snapshot, !state.reloads().last_successful()),
+            state: ConfigState::of(snapshot, !state.reloads().last_successful()),
             applied_at: snapshot.applied_at,
             at: SystemTime::now(),
             stopping: state.is_stopping(),
-            total: Total {
+            total: TotalView {
                 active_requests: snapshot
                     .pools
                     .iter()
@@ -115,17 +114,17 @@ impl<'a> Figures<'a> {
             pools: view::pools(snapshot).collect(),
             servers: servers(snapshot, history, now),
             routes,
-            listeners: listeners.iter().map(|listener| Listener::new(listener)).collect(),
+            listeners: listeners.iter().map(|listener| ListenerView::new(listener)).collect(),
         }
     }
 }
 
-fn servers<'a>(snapshot: &'a Snapshot, history: &History, now: Instant) -> Vec<ServerFigures<'a>> {
+fn servers<'a>(snapshot: &'a Snapshot, history: &History, now: Instant) -> Vec<ServerFiguresView<'a>> {
     let mut servers = Vec::new();
     for pool in &snapshot.pools {
         let recent: Vec<_> = pool.members.iter().map(|member| history.of_server(&member.server, now)).collect();
         let all: f64 = recent.iter().map(|recent| f64::from(recent.minute.requests)).sum();
-        servers.extend(view::servers_of(pool).zip(recent).map(|(server, recent)| ServerFigures {
+        servers.extend(view::servers_of(pool).zip(recent).map(|(server, recent)| ServerFiguresView {
             server,
             served_share: (all > 0.0).then(|| f64::from(recent.minute.requests) / all),
             recent: recent.into(),
@@ -134,16 +133,15 @@ fn servers<'a>(snapshot: &'a Snapshot, history: &History, now: Instant) -> Vec<S
     servers
 }
 
-/// The chart's points.
 #[derive(Serialize)]
-pub(super) struct Samples {
+pub(super) struct HistoryView {
     generation: u64,
     step_seconds: u64,
-    samples: Vec<Sample>,
+    samples: Vec<SampleView>,
 }
 
 #[derive(Serialize)]
-pub(super) struct Sample {
+pub(super) struct SampleView {
     #[serde(serialize_with = "as_time")]
     at: SystemTime,
     requests_per_second: f64,
@@ -152,15 +150,15 @@ pub(super) struct Sample {
     p99_seconds: Option<f64>,
 }
 
-impl Samples {
+impl HistoryView {
     pub(super) fn new(generation: u64, history: &History) -> Self {
-        let samples = history.samples().map(Sample::new).collect();
+        let samples = history.chart().map(SampleView::new).collect();
         Self { generation, step_seconds: history::STEP.as_secs(), samples }
     }
 }
 
-impl Sample {
-    pub(super) fn new(sample: &history::Sample) -> Self {
+impl SampleView {
+    pub(super) fn new(sample: &history::ChartPoint) -> Self {
         Self {
             at: sample.at,
             requests_per_second: sample.per_second,

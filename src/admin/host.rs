@@ -1,66 +1,67 @@
-//! Whom the admin address answers: only requests that name it by an address, `localhost` or a configured name.
+//! The guard against DNS rebinding and cross-origin requests.
 //!
-//! A page from elsewhere can make a browser send requests here, and by pointing its own host name at
-//! this address (DNS rebinding) even read the answers. Such a request names that host.
+//! A web page can make a browser send requests here and, by pointing its own host name at this address
+//! (DNS rebinding), even read the responses. Such a request carries that host name, so only IP addresses,
+//! `localhost` and the names in `admin.hosts` are accepted.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{StatusCode, Version};
 
-use super::refusal::ApiError;
+use super::error::ApiError;
 
-/// Lets a request pass that is meant for this address. `hosts` are the configured names, in lower case.
+/// Rejects a request that is not meant for this address. `hosts` are the configured names, in lower case.
 pub(super) fn check(request: &Parts, hosts: &[String]) -> Result<(), ApiError> {
-    let mut fields = request.headers.get_all(HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(ApiError::bad("the request has more than one Host field"));
+    let mut headers = request.headers.get_all(HOST).iter();
+    let header = headers.next();
+    if headers.next().is_some() {
+        return Err(ApiError::bad_request("the request has more than one Host header"));
     }
-    let authority = match (request.uri.authority(), field) {
+    let target = match (request.uri.authority(), header) {
         (Some(authority), _) => Some(authority.as_str()),
-        // What is not text names no host that is answered.
-        (None, Some(field)) => Some(field.to_str().unwrap_or_default()),
+        // A value that is not text names no accepted host.
+        (None, Some(value)) => Some(value.to_str().unwrap_or_default()),
         // Browsers speak HTTP/1.1; old probes do not.
         (None, None) if request.version == Version::HTTP_10 => None,
-        (None, None) => return Err(ApiError::bad("the request has no Host field")),
+        (None, None) => return Err(ApiError::bad_request("the request has no Host header")),
     };
-    if let Some(authority) = authority
-        && !split(authority).is_some_and(|(host, _)| is_answered(host, hosts))
+    let authority = target.and_then(parse);
+    if let Some(target) = target
+        && !authority.as_ref().is_some_and(|authority| is_accepted(authority.host(), hosts))
     {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             format!(
-                "`{authority}` is not answered here: use an IP address or localhost, or add the name to `hosts` \
-                 under `[admin]` in the configuration"
+                "host `{target}` is not accepted: use an IP address or localhost, or add the name to `hosts` under \
+                 `[admin]` in the configuration"
             ),
         ));
     }
-    let own = |origin: &str| authority.is_some_and(|authority| is_same(origin, authority));
-    if !request.headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(own)) {
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "pages from elsewhere are not answered here"));
+    let is_own = |origin: &str| authority.as_ref().is_some_and(|authority| is_same_origin(origin, authority));
+    if !request.headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(is_own)) {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "cross-origin requests are not allowed"));
     }
     Ok(())
 }
 
-/// Whether `origin`, such as `https://lb.example.com`, is that of this authority.
-fn is_same(origin: &str, authority: &str) -> bool {
-    let (Some((scheme, origin)), Some((host, port))) = (origin.split_once("://"), split(authority)) else {
-        return false;
-    };
-    // Which scheme the client used is not known here: something may stand before that ends TLS.
-    let usual = match scheme {
-        "http" => 80,
-        "https" => 443,
+/// Whether an origin such as `https://lb.example.com` has this host and port.
+fn is_same_origin(origin: &str, authority: &Authority) -> bool {
+    // The scheme that the client used is unknown: TLS may have been terminated in front of this address.
+    let (default_port, rest) = match origin.split_once("://") {
+        Some(("http", rest)) => (80, rest),
+        Some(("https", rest)) => (443, rest),
         _ => return false,
     };
-    split(origin).is_some_and(|(other, other_port)| {
-        other.eq_ignore_ascii_case(host) && other_port.unwrap_or(usual) == port.unwrap_or(usual)
+    parse(rest).is_some_and(|origin| {
+        origin.host().eq_ignore_ascii_case(authority.host())
+            && origin.port_u16().unwrap_or(default_port) == authority.port_u16().unwrap_or(default_port)
     })
 }
 
-fn is_answered(host: &str, hosts: &[String]) -> bool {
+fn is_accepted(host: &str, hosts: &[String]) -> bool {
     if let Some(address) = host.strip_prefix('[') {
         return address.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
@@ -70,37 +71,33 @@ fn is_answered(host: &str, hosts: &[String]) -> bool {
         || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Host (with its brackets, if it has any) and port.
-fn split(authority: &str) -> Option<(&str, Option<u16>)> {
-    let end = authority.find(']').map_or(0, |bracket| bracket + 1);
-    match authority[end..].find(':') {
-        None => Some((authority, None)),
-        Some(colon) => {
-            let (host, port) = authority.split_at(end + colon);
-            Some((host, Some(port[1..].parse().ok()?)))
-        }
-    }
+/// Parses a host with an optional port. [`Authority`] also takes user information and text in the place of a port;
+/// both are rejected here.
+fn parse(text: &str) -> Option<Authority> {
+    let authority: Authority = text.parse().ok()?;
+    let port = authority.port().map_or(0, |port| ":".len() + port.as_str().len());
+    (authority.host().len() + port == text.len()).then_some(authority)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(fields: &[(&str, &str)], target: &str, version: Version) -> u16 {
+    fn status(headers: &[(&str, &str)], target: &str, version: Version) -> u16 {
         let mut request = http::Request::builder().uri(target).version(version);
-        for (name, value) in fields {
+        for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (request, ()) = request.body(()).expect("a request").into_parts();
         let hosts = ["lb.example.com".to_owned(), "lb".to_owned()];
         match check(&request, &hosts) {
             Ok(()) => 200,
-            Err(refusal) => super::super::Answer::from(refusal).status().as_u16(),
+            Err(error) => super::super::ApiResponse::from(error).status().as_u16(),
         }
     }
 
     #[test]
-    fn addresses_localhost_and_configured_names_are_answered() {
+    fn addresses_localhost_and_configured_names_are_accepted() {
         let cases = [
             ("127.0.0.1:9900", 200),
             ("127.0.0.1", 200),
@@ -120,13 +117,17 @@ mod tests {
             ("127.0.0.1.evil.example", 403),
             ("notlb.example.com", 403),
             ("user@127.0.0.1", 403),
+            ("user@127.0.0.1:9900", 403),
             ("127.0.0.1:port", 403),
             ("127.0.0.1:99999", 403),
+            ("127.0.0.1:", 403),
+            ("127.0.0.1/", 403),
             ("2130706433", 403),
             ("0x7f.1", 403),
             ("[::1", 403),
             ("::1", 403),
             ("[::1]x", 403),
+            ("[::1]x:9900", 403),
             ("[evil.example]", 403),
             ("[fe80::1%25eth0]", 403),
         ];
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_goes_before_the_field_and_the_field_must_be_one() {
+    fn the_target_takes_precedence_over_a_single_host_header() {
         let (old, new) = (Version::HTTP_10, Version::HTTP_11);
         let none: &[(&str, &str)] = &[];
         let cases = [
@@ -148,13 +149,13 @@ mod tests {
             (&[("host", "localhost")], "http://evil.example/", new, 403),
             (&[("host", "localhost\u{fffd}")], "/", new, 403),
         ];
-        for (fields, target, version, expected) in cases {
-            assert_eq!(status(fields, target, version), expected, "{fields:?} {target}");
+        for (headers, target, version, expected) in cases {
+            assert_eq!(status(headers, target, version), expected, "{headers:?} {target}");
         }
     }
 
     #[test]
-    fn pages_from_elsewhere_are_refused() {
+    fn cross_origin_requests_are_rejected() {
         let cases = [
             ("127.0.0.1:9900", "http://127.0.0.1:9900", 200),
             ("localhost", "http://localhost", 200),
@@ -166,11 +167,13 @@ mod tests {
             ("127.0.0.1:9900", "http://evil.example", 403),
             ("127.0.0.1:9900", "null", 403),
             ("localhost", "file://localhost", 403),
+            ("localhost", "http://user@localhost", 403),
+            ("localhost", "http://localhost/", 403),
             ("localhost", "", 403),
         ];
         for (host, origin, expected) in cases {
-            let fields = [("host", host), ("origin", origin)];
-            assert_eq!(status(&fields, "/", Version::HTTP_11), expected, "{origin} at {host}");
+            let headers = [("host", host), ("origin", origin)];
+            assert_eq!(status(&headers, "/", Version::HTTP_11), expected, "{origin} at {host}");
         }
         assert_eq!(status(&[("origin", "http://localhost")], "/", Version::HTTP_10), 403);
     }

@@ -1,74 +1,69 @@
-//! Queries: the parameters of an endpoint, each known, each given once.
+//! Query parameters: each must be one that the endpoint knows, and given once.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::num::NonZeroUsize;
 
-use super::refusal::ApiError;
+use percent_encoding::percent_decode_str;
 
-/// The parameters of a request.
+use super::error::ApiError;
+
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads a query of which `known` are the parameters.
-    pub(super) fn parse(query: &str, known: &[&str]) -> Result<Self, ApiError> {
+    /// Parses a query; only parameters in `allowed` are accepted.
+    pub(super) fn parse(query: &str, allowed: &[&str]) -> Result<Self, ApiError> {
+        // Checked first, because form_urlencoded replaces what is not UTF-8.
+        decode(query)?;
         let mut parameters: Vec<(String, String)> = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let [name, value] = [name, value].map(|text| decode(&text.replace('+', " ")));
-            let (Some(name), Some(value)) = (name, value) else {
-                return Err(ApiError::bad(format!("`{pair}` is not percent-encoded UTF-8")));
-            };
-            if !known.contains(&&*name) {
-                let refusal = ApiError::bad(format!("there is no parameter `{name}` here"));
-                return Err(refusal.allowing(known.iter().copied()));
+        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
+            if !allowed.contains(&&*name) {
+                let error = ApiError::bad_request(format!("there is no parameter `{name}` here"));
+                return Err(error.with_allowed(allowed.iter().copied()));
             }
             if parameters.iter().any(|(other, _)| *other == name) {
-                return Err(ApiError::bad(format!("the parameter `{name}` is given more than once")));
+                return Err(ApiError::bad_request(format!("the parameter `{name}` is given more than once")));
             }
             parameters.push((name, value));
         }
         Ok(Self(parameters))
     }
 
-    /// The value of a parameter, if it is given.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
     }
 
-    /// The one of `values` that is written as the parameter's value, if it is given.
+    /// Returns the one of `values` that displays as the parameter's value.
     pub(super) fn one_of<T: Display + Copy>(&self, name: &str, values: &[T]) -> Result<Option<T>, ApiError> {
         let Some(given) = self.get(name) else { return Ok(None) };
         let names: Vec<String> = values.iter().map(T::to_string).collect();
         match names.iter().position(|name| name == given) {
-            Some(place) => Ok(Some(values[place])),
+            Some(index) => Ok(Some(values[index])),
             None => {
-                let refusal = ApiError::bad(format!("`{name}` cannot be `{given}`"));
-                Err(refusal.allowing(names.iter().map(String::as_str)))
+                let error = ApiError::bad_request(format!("`{name}` cannot be `{given}`"));
+                Err(error.with_allowed(names.iter().map(String::as_str)))
             }
         }
     }
 
-    /// How many entries are wanted at most, by `limit`.
+    /// The page size that `limit` asks for.
     pub(super) fn limit(&self) -> Result<usize, ApiError> {
         let Some(given) = self.get("limit") else { return Ok(usize::MAX) };
-        let limit = given.parse::<NonZeroUsize>();
-        limit.map(NonZeroUsize::get).map_err(|_| ApiError::bad(format!("`limit` is a number from 1, not `{given}`")))
+        let invalid = |_| ApiError::bad_request(format!("`limit` must be a positive integer, not `{given}`"));
+        given.parse().map(NonZeroUsize::get).map_err(invalid)
     }
 }
 
-/// Text without its percent-encoding; `None` if that is broken.
-pub(super) fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    let digit = |rest: &mut std::str::Bytes<'_>| char::from(rest.next()?).to_digit(16);
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => u8::try_from(digit(&mut rest)? * 16 + digit(&mut rest)?).ok()?,
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
+/// Decodes percent-encoded UTF-8. The library lets malformed escapes through; they are an error here.
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
+    let is_escape =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded
+        .ok()
+        .filter(|_| text.split('%').skip(1).all(is_escape))
+        .ok_or_else(|| ApiError::bad_request(format!("`{text}` is not valid percent-encoded UTF-8")))
 }
 
 #[cfg(test)]
@@ -76,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percent_encoding_is_taken_off() {
+    fn malformed_percent_encoding_is_an_error() {
         let cases = [
             ("server1", Some("server1")),
             ("server%31", Some("server1")),
@@ -90,25 +85,25 @@ mod tests {
             ("%ff", None),
         ];
         for (text, expected) in cases {
-            assert_eq!(decode(text).as_deref(), expected, "{text}");
+            assert_eq!(decode(text).ok().as_deref(), expected, "{text}");
         }
     }
 
     #[test]
-    fn parameters_are_known_and_given_once() {
-        let known = ["pool", "limit"];
+    fn unknown_and_repeated_parameters_are_rejected() {
+        let allowed = ["pool", "limit"];
         for good in ["", "&", "pool=a", "pool=a&limit=3", "po%6fl=a+b", "pool", "pool=a=b"] {
-            assert!(Query::parse(good, &known).is_ok(), "{good}");
+            assert!(Query::parse(good, &allowed).is_ok(), "{good}");
         }
-        for bad in ["pol=a", "=", "pool=a&pool=a", "pool=%", "POOL=a"] {
-            assert!(Query::parse(bad, &known).is_err(), "{bad}");
+        for bad in ["pol=a", "=", "pool=a&pool=a", "pool=%", "pool=%ff", "POOL=a"] {
+            assert!(Query::parse(bad, &allowed).is_err(), "{bad}");
         }
-        let query = Query::parse("pool=a+%2b", &known).expect("good");
+        let query = Query::parse("pool=a+%2b", &allowed).expect("good");
         assert_eq!(query.get("pool"), Some("a +"));
     }
 
     #[test]
-    fn a_limit_is_a_positive_number() {
+    fn limit_must_be_a_positive_integer() {
         let limit = |text: &str| Query::parse(text, &["limit"]).and_then(|query| query.limit());
         assert_eq!(limit(""), Ok(usize::MAX));
         assert_eq!(limit("limit=7"), Ok(7));

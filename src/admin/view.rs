@@ -1,4 +1,4 @@
-//! What the live state looks like as JSON: one shape for each thing that the admin address tells of.
+//! The JSON forms of the live state, one type for each thing that the API shows.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::problem::Told;
+use crate::config::problem::ProblemJson;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
 use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Member, Standing, Status};
@@ -15,9 +15,8 @@ use crate::live::reloads::{self, Outcome};
 use crate::live::snapshot::{self, Snapshot};
 use crate::live::{events, health, method, server};
 
-/// A server in a pool.
 #[derive(Serialize)]
-pub(super) struct Server<'a> {
+pub(super) struct ServerView<'a> {
     pub(super) pool: &'a str,
     pub(super) name: &'a str,
     pub(super) address: &'a Address,
@@ -29,15 +28,14 @@ pub(super) struct Server<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_bytes: Option<u64>,
     share: f64,
-    last_check: Option<Check>,
-    ejected: Option<Ejection>,
+    last_check: Option<CheckView>,
+    ejected: Option<EjectionView>,
     #[serde(serialize_with = "as_time")]
     since: SystemTime,
 }
 
-/// The newest check of a server.
 #[derive(Serialize)]
-struct Check {
+struct CheckView {
     #[serde(serialize_with = "as_time")]
     at: SystemTime,
     ok: bool,
@@ -46,25 +44,25 @@ struct Check {
     seconds: Duration,
 }
 
-/// Why a server is down although its checks pass.
+/// Why a server is down although its health checks pass.
 #[derive(Serialize)]
-struct Ejection {
+struct EjectionView {
     #[serde(serialize_with = "as_time")]
     at: SystemTime,
     error: String,
 }
 
-/// All servers: pool by pool, each pool's in the file's order, then those that are leaving it.
-pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = Server<'_>> {
+/// Every server, pool by pool; within a pool in the file's order, followed by those that drain.
+pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = ServerView<'_>> {
     snapshot.pools.iter().flat_map(|pool| servers_of(pool))
 }
 
-/// The servers of one pool, in this order.
-pub(super) fn servers_of(pool: &pool::Pool) -> impl Iterator<Item = Server<'_>> {
-    pool.members.iter().zip(pool.shares()).map(|(member, share)| Server::new(member, share))
+/// A pool's servers, in the same order.
+pub(super) fn servers_of(pool: &pool::Pool) -> impl Iterator<Item = ServerView<'_>> {
+    pool.members.iter().zip(pool.shares()).map(|(member, share)| ServerView::new(member, share))
 }
 
-impl<'a> Server<'a> {
+impl<'a> ServerView<'a> {
     fn new(member: &'a Member, share: f64) -> Self {
         let live = &member.server;
         Self {
@@ -78,55 +76,54 @@ impl<'a> Server<'a> {
             requests_total: live.requests_total(),
             memory_bytes: live.memory(),
             share,
-            last_check: live.last_check().as_deref().map(Check::new),
-            // Told together with the status, which is what requests see.
-            ejected: live.ejection().filter(|_| !member.state.serves()).as_deref().map(Ejection::new),
+            last_check: live.last_check().as_deref().map(CheckView::new),
+            // Shown once the snapshot has it too, because `status` comes from there.
+            ejected: live.ejection().filter(|_| !member.state.serves()).as_deref().map(EjectionView::new),
             since: live.since(),
         }
     }
 
-    /// Whether it takes new requests now. Whoever does has a share of them.
+    /// Whether it receives new requests now.
     pub(super) fn is_active(&self) -> bool {
         self.share > 0.0
     }
 
-    /// What `?after=` calls it; no other server is called so.
+    /// A unique value for `?after=`.
     pub(super) fn cursor(&self) -> String {
         format!("{}/{}/{}", self.pool, self.name, self.address)
     }
 }
 
-impl Check {
+impl CheckView {
     fn new(check: &server::Check) -> Self {
         Self { at: check.at, ok: check.error.is_none(), error: check.error.clone(), seconds: check.took }
     }
 }
 
-impl Ejection {
+impl EjectionView {
     fn new(ejection: &server::Ejection) -> Self {
         Self { at: ejection.at, error: ejection.error.clone() }
     }
 }
 
-/// A pool of the configuration.
 #[derive(Serialize)]
-pub(super) struct Pool<'a> {
+pub(super) struct PoolView<'a> {
     name: &'a str,
     algorithm: Algorithm,
     sticky: Option<&'a config::StickyConfig>,
     health: &'a config::HealthConfig,
-    /// Whether some server takes new requests.
+    /// Whether any server is active.
     ready: bool,
-    /// Whether servers that left still serve because none of the new ones has passed a check.
+    /// Whether removed servers still serve because no new one has passed a health check yet.
     holding: bool,
-    servers: Statuses,
+    servers: StatusCountsView,
     active_requests: u64,
     requests_total: u64,
 }
 
-/// How many servers there are of each status.
+/// The number of servers by status.
 #[derive(Serialize, Default)]
-struct Statuses {
+struct StatusCountsView {
     up: usize,
     down: usize,
     draining: usize,
@@ -134,14 +131,14 @@ struct Statuses {
     checking: usize,
 }
 
-/// The pools of the configuration, in its order.
-pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = Pool<'_>> {
-    snapshot.pools.iter().take(snapshot.config.pools.len()).map(|pool| Pool::new(pool))
+/// The configured pools. The snapshot has further ones behind them while servers of removed pools drain.
+pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = PoolView<'_>> {
+    snapshot.pools.iter().take(snapshot.config.pools.len()).map(|pool| PoolView::new(pool))
 }
 
-impl<'a> Pool<'a> {
+impl<'a> PoolView<'a> {
     fn new(pool: &'a pool::Pool) -> Self {
-        let mut servers = Statuses::default();
+        let mut servers = StatusCountsView::default();
         for member in &pool.members {
             *match member.status() {
                 Status::Up => &mut servers.up,
@@ -165,20 +162,19 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// A route of the configuration.
 #[derive(Serialize)]
-pub(super) struct Route<'a> {
+pub(super) struct RouteView<'a> {
     name: &'a str,
     host: &'a HostPattern,
     path: &'a str,
     pool: &'a str,
     requests_total: u64,
-    responses: Classes,
+    responses: ResponseCountsView,
 }
 
-/// Answers by the class of their status.
+/// The number of responses by status class.
 #[derive(Serialize, Default)]
-struct Classes {
+struct ResponseCountsView {
     #[serde(rename = "1xx")]
     informational: u64,
     #[serde(rename = "2xx")]
@@ -189,13 +185,13 @@ struct Classes {
     client_error: u64,
     #[serde(rename = "5xx")]
     server_error: u64,
-    /// Of statuses beyond those that are told apart.
+    /// Statuses outside these classes, and those beyond the number that is counted individually.
     other: u64,
 }
 
-impl<'a> Route<'a> {
+impl<'a> RouteView<'a> {
     pub(super) fn new(route: &'a config::RouteConfig, live: &snapshot::Route) -> Self {
-        let mut responses = Classes::default();
+        let mut responses = ResponseCountsView::default();
         let mut requests_total = 0;
         for (key, count) in live.live.counters.iter().flat_map(|set| set.codes.iter()) {
             requests_total += count;
@@ -212,54 +208,54 @@ impl<'a> Route<'a> {
     }
 }
 
-/// An address that takes clients, or still has some.
+/// A listener that accepts clients, or a removed one that still has connections.
 #[derive(Serialize)]
-pub(super) struct Listener<'a> {
+pub(super) struct ListenerView<'a> {
     name: &'a str,
     address: SocketAddr,
     connections: u64,
 }
 
-impl<'a> Listener<'a> {
+impl<'a> ListenerView<'a> {
     pub(super) fn new(listener: &'a LiveListener) -> Self {
         Self { name: &listener.name, address: listener.address, connections: listener.connections() }
     }
 }
 
-/// The configuration in force. It holds no secrets, except where a URL of `[tracing]` carries one.
+/// The configuration in force. It contains no secrets, unless a URL in `[tracing]` has one.
 #[derive(Serialize)]
-pub(super) struct Configuration<'a> {
+pub(super) struct ConfigView<'a> {
     generation: u64,
     hash: &'a str,
-    files: Vec<File<'a>>,
+    files: Vec<FileView<'a>>,
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
-    state: Truth,
-    /// Why edits may not be seen.
+    state: ConfigState,
+    /// Reasons why edits may go unnoticed.
     warnings: &'a [String],
     config: &'a Config,
 }
 
 #[derive(Serialize)]
-struct File<'a> {
+struct FileView<'a> {
     path: &'a Path,
     hash: &'a str,
 }
 
-/// How what is in force stands to what the file says.
+/// How the configuration in force relates to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Truth {
-    /// It is what the file says.
+pub enum ConfigState {
+    /// It is the file's.
     Current,
-    /// It is what the file says, but a pool still serves from its old servers.
+    /// It is the file's, but a pool is still served by its old servers.
     Holding,
-    /// The file was rejected, and this is the last that was not.
+    /// The file was rejected; this is the last accepted configuration.
     LastGood,
 }
 
-impl Truth {
-    /// `rejected` says that the newest reload was.
+impl ConfigState {
+    /// `rejected` is whether the newest reload was rejected.
     pub(super) fn of(snapshot: &Snapshot, rejected: bool) -> Self {
         match (snapshot.pools.iter().any(|pool| pool.holding), rejected) {
             (true, _) => Self::Holding,
@@ -269,24 +265,23 @@ impl Truth {
     }
 }
 
-impl<'a> Configuration<'a> {
-    /// `rejected` says that the newest reload was.
+impl<'a> ConfigView<'a> {
+    /// `rejected` is whether the newest reload was rejected.
     pub(super) fn new(snapshot: &'a Snapshot, rejected: bool, warnings: &'a [String]) -> Self {
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
-            files: snapshot.files.iter().map(|file| File { path: &file.path, hash: &file.hash }).collect(),
+            files: snapshot.files.iter().map(|file| FileView { path: &file.path, hash: &file.hash }).collect(),
             applied_at: snapshot.applied_at,
-            state: Truth::of(snapshot, rejected),
+            state: ConfigState::of(snapshot, rejected),
             warnings,
             config: &snapshot.config,
         }
     }
 }
 
-/// A reload.
 #[derive(Serialize)]
-pub(super) struct Reload<'a> {
+pub(super) struct ReloadView<'a> {
     generation: u64,
     hash: &'a str,
     outcome: Outcome,
@@ -295,16 +290,17 @@ pub(super) struct Reload<'a> {
     #[serde(serialize_with = "as_seconds")]
     seconds: Duration,
     changes: &'a [String],
-    problems: Vec<Told<'a>>,
+    problems: Vec<ProblemJson<'a>>,
 }
 
-/// The reloads that are kept, the newest first, each with its number in the row of all.
-pub(super) fn reloads(record: &reloads::Record) -> Vec<(u64, Arc<reloads::Reload>)> {
+/// The recorded reloads, newest first, numbered from the first one of the process, so that numbers stay valid as
+/// reloads are added and dropped.
+pub(super) fn numbered_reloads(record: &reloads::Record) -> Vec<(u64, Arc<reloads::Reload>)> {
     let all = Outcome::ALL.map(|outcome| record.total(outcome)).iter().sum::<u64>();
     (1..=all).rev().zip(record.newest().map(Arc::clone)).collect()
 }
 
-impl<'a> Reload<'a> {
+impl<'a> ReloadView<'a> {
     pub(super) fn new(reload: &'a reloads::Reload) -> Self {
         Self {
             generation: reload.generation,
@@ -313,14 +309,13 @@ impl<'a> Reload<'a> {
             at: reload.at,
             seconds: reload.took,
             changes: &reload.changes,
-            problems: reload.problems.iter().map(|problem| problem.told()).collect(),
+            problems: reload.problems.iter().map(|problem| problem.to_json()).collect(),
         }
     }
 }
 
-/// What a server's checks came to say.
 #[derive(Serialize)]
-pub(super) struct HealthChange<'a> {
+pub(super) struct HealthChangeView<'a> {
     #[serde(serialize_with = "as_time")]
     at: SystemTime,
     pool: &'a str,
@@ -331,7 +326,7 @@ pub(super) struct HealthChange<'a> {
     error: Option<&'a str>,
 }
 
-impl<'a> HealthChange<'a> {
+impl<'a> HealthChangeView<'a> {
     pub(super) fn new(change: &'a events::HealthChange) -> Self {
         Self {
             at: change.at,
@@ -345,9 +340,9 @@ impl<'a> HealthChange<'a> {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Serializes as RFC 3339 in UTC with milliseconds.
 pub(super) fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    // A clock that was never set may stand before 1970, which the library does not bear.
+    // humantime cannot format times before 1970, where a clock that was never set may be.
     serializer.collect_str(&humantime::format_rfc3339_millis((*time).max(SystemTime::UNIX_EPOCH)))
 }
 

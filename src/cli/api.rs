@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::admin::Truth;
+use crate::admin::ConfigState;
 use crate::config::problem::Problem;
 use crate::config::{Address, Algorithm};
 use crate::http_client::{HttpConnection, SendError};
@@ -190,7 +190,7 @@ pub(super) struct ConfigReply {
     pub(super) generation: u64,
     pub(super) hash: String,
     applied_at: String,
-    pub(super) state: Truth,
+    pub(super) state: ConfigState,
     #[serde(default)]
     pub(super) warnings: Vec<String>,
 }
@@ -238,11 +238,13 @@ impl ConfigReply {
     /// Warnings about the state that the balancer is in, a sentence each.
     pub(super) fn remarks(&self) -> Vec<String> {
         let state = match self.state {
-            Truth::Current => None,
-            Truth::Holding => {
+            ConfigState::Current => None,
+            ConfigState::Holding => {
                 Some("holding: a pool still serves from its old servers, because no new one has passed a check")
             }
-            Truth::LastGood => Some("last_good: the balancer's file was rejected; it runs the last good configuration"),
+            ConfigState::LastGood => {
+                Some("last_good: the balancer's file was rejected; it runs the last good configuration")
+            }
         };
         state.map(str::to_owned).into_iter().chain(self.warnings.iter().cloned()).collect()
     }

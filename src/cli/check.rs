@@ -77,7 +77,7 @@ pub(super) fn print_invalid(
 }
 
 fn print_check_json(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
-    let shapes: Vec<_> = problems.iter().map(Problem::told).collect();
+    let shapes: Vec<_> = problems.iter().map(Problem::to_json).collect();
     print_json(&json!({"file": path, "fine": problems.is_empty(), "problems": shapes}), out)
 }
 

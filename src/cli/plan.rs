@@ -121,7 +121,7 @@ impl Plan {
             "fine": self.problems.is_empty(),
             "running": {"admin": self.admin, "generation": self.running.generation, "hash": self.running.hash},
             "changes": self.changes,
-            "problems": self.problems.iter().map(Problem::told).collect::<Vec<_>>(),
+            "problems": self.problems.iter().map(Problem::to_json).collect::<Vec<_>>(),
             "servers": self.shares,
             "notes": self.notes,
         });

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::output::{fail, print_problems};
 use crate::control::gateway::{Ask, Gateway, StartError};
-use crate::telemetry::faults;
 use crate::telemetry::logs::in_colour;
+use crate::telemetry::panics;
 
 /// How long the process waits at its end for blocking calls, such as name lookups.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), Sta
     let asks = signals()?;
     // Reads and validates the file, binds all addresses and starts the workers; or fails and has started nothing.
     let gateway = Gateway::start(path, io::stdout()).await?;
-    faults::watch(Arc::clone(gateway.state()));
+    panics::install_hook(Arc::clone(gateway.state()));
     started();
     // Serves, reloads and checks servers. The first stop drains for at most `timeouts.drain`, the second aborts.
     gateway.run(asks).await;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::admin::Truth;
+use crate::admin::ConfigState;
 use crate::cli::api::{ConfigReply, QueryError, ReloadReply, ReloadsReply, get};
 use crate::cli::check::load;
 use crate::cli::output::print_problems;
@@ -39,7 +39,7 @@ enum TargetState {
     /// The balancer did not respond; the reason.
     NoResponse(String),
     /// It serves another configuration, or still from old servers.
-    Other { generation: u64, hash: String, state: Truth },
+    Other { generation: u64, hash: String, state: ConfigState },
     /// It serves the configuration.
     Applied { generation: u64 },
     /// It has rejected the configuration.
@@ -135,9 +135,9 @@ impl fmt::Display for TargetState {
             Self::NoResponse(reason) => f.write_str(reason),
             Self::Other { generation, hash, state } => {
                 let state = match state {
-                    Truth::Current => "",
-                    Truth::Holding => "; no new server has passed a check yet",
-                    Truth::LastGood => "; the last good one, because its own file was rejected",
+                    ConfigState::Current => "",
+                    ConfigState::Holding => "; no new server has passed a check yet",
+                    ConfigState::LastGood => "; the last good one, because its own file was rejected",
                 };
                 write!(f, "generation {generation}, hash {hash}{state}")
             }
@@ -191,13 +191,13 @@ impl Poller {
         let rejection = rejection(&reloads, &self.hash, started_at);
         if let (Some(newest), Some((last, state))) = (reloads.first(), &self.last)
             && newest == last
-            && !matches!(state, TargetState::Other { state: Truth::Holding, .. })
+            && !matches!(state, TargetState::Other { state: ConfigState::Holding, .. })
         {
             return Ok(state.clone());
         }
         let ConfigReply { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
         let state = match rejection {
-            _ if hash == self.hash && state != Truth::Holding => TargetState::Applied { generation },
+            _ if hash == self.hash && state != ConfigState::Holding => TargetState::Applied { generation },
             Some(ReloadReply { generation, problems, .. }) if hash != self.hash => {
                 TargetState::Rejected { generation: *generation, problems: problems.clone() }
             }

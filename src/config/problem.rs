@@ -34,9 +34,9 @@ fn narrow() -> usize {
     1
 }
 
-/// A problem as programs are told of it.
+/// A problem as the API and `--format json` show it.
 #[derive(Debug, Serialize)]
-pub struct Told<'a> {
+pub struct ProblemJson<'a> {
     #[serde(flatten)]
     problem: &'a Problem,
     /// As `lb check` prints it for people.
@@ -44,10 +44,9 @@ pub struct Told<'a> {
 }
 
 impl Problem {
-    /// As programs are told of it.
     #[must_use]
-    pub fn told(&self) -> Told<'_> {
-        Told { problem: self, text: self.to_text(false) }
+    pub fn to_json(&self) -> ProblemJson<'_> {
+        ProblemJson { problem: self, text: self.to_text(false) }
     }
 
     /// One that concerns a file as a whole.

@@ -1,6 +1,5 @@
 //! A configuration file as read: its path, bytes and SHA-256.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -28,10 +27,5 @@ impl SourceFile {
 /// The SHA-256 of `bytes` in hexadecimal digits.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(bytes) {
-        // Writing to a string does not fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    const_hex::encode(Sha256::digest(bytes))
 }

@@ -24,7 +24,7 @@ use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
-use crate::proxy::fault::Failing;
+use crate::proxy::context::Failing;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
 use crate::telemetry::trace::TraceExport;

@@ -1,50 +1,77 @@
-//! Bodies on their way: read in whatever way they are framed, written in the way that suits the other side.
+//! Bodies in transit: read in any framing, written in the one that suits the other side.
 
 use std::io::{self, Write};
 
-use tokio::net::TcpStream;
-
 use crate::http1::chunked::{BadChunk, Decoder};
 use crate::http1::framing::Framing;
-use crate::transport::{self, Buffers};
+use crate::transport::{Buffers, Transport};
 
-/// A body as it comes in.
+/// The length of a body, as far as it is known from the message's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// There is no body.
+    None,
+    /// So many bytes; may be 0.
+    Known(u64),
+    /// Known only when the body ends.
+    Unknown,
+}
+
+impl BodyLength {
+    /// Whether anything has to be read to find the end of the body.
+    #[must_use]
+    pub fn has_body(self) -> bool {
+        !matches!(self, Self::None | Self::Known(0))
+    }
+}
+
+impl From<Framing> for BodyLength {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::None,
+            Framing::Length(length) => Self::Known(length),
+            Framing::Chunked | Framing::UntilClose => Self::Unknown,
+        }
+    }
+}
+
+/// A body being received.
 #[derive(Debug)]
-pub struct Inbound<'a> {
-    stream: &'a TcpStream,
-    /// What was read and not yet used: first of the body, then of what follows it.
-    input: &'a mut Vec<u8>,
-    buffers: &'a Buffers,
+pub struct BodyReader<'c> {
+    transport: &'c Transport,
+    /// Received and not consumed yet: the rest of the body, then whatever follows it.
+    input: &'c mut Vec<u8>,
+    buffers: &'c Buffers,
     state: BodyState,
-    /// How much of the input is the piece at hand.
-    at_hand: usize,
-    /// The piece at hand, if it had to be decoded.
+    /// The length of the current piece at the start of `input`, unless it had to be decoded.
+    piece_length: usize,
+    /// The current piece, if it had to be decoded.
     decoded: Vec<u8>,
-    /// The headers behind the body.
+    /// The trailer section, once the body is complete.
     trailers: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum BodyState {
-    /// So many bytes are to come.
+    /// This many bytes are left.
     Length(u64),
     Chunked(Box<Decoder>),
     UntilClose,
     Done,
 }
 
-/// Why a body ends early.
-#[derive(Debug)]
+/// The reason for a body to end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
-    /// The stream ended or broke.
-    Cut,
-    /// It is framed in a way that no two readers need agree on.
+    /// The connection ended or broke.
+    Truncated,
+    /// The framing is invalid: two readers could disagree about where the body ends.
     Malformed,
 }
 
 impl From<io::Error> for BodyError {
     fn from(_: io::Error) -> Self {
-        Self::Cut
+        Self::Truncated
     }
 }
 
@@ -54,216 +81,244 @@ impl From<BadChunk> for BodyError {
     }
 }
 
-impl<'a> Inbound<'a> {
-    /// The body that follows a head on `stream`, of which `input` is what was read already.
+impl<'c> BodyReader<'c> {
+    /// A reader of the body that follows a head, of which `input` has already been received.
     #[must_use]
-    pub fn new(stream: &'a TcpStream, input: &'a mut Vec<u8>, buffers: &'a Buffers, framing: Framing) -> Self {
-        let state = match framing {
+    pub fn new(transport: &'c Transport, input: &'c mut Vec<u8>, buffers: &'c Buffers, framing: Framing) -> Self {
+        let mut reader = Self {
+            transport,
+            input,
+            buffers,
+            state: BodyState::Done,
+            piece_length: 0,
+            decoded: Vec::new(),
+            trailers: Vec::new(),
+        };
+        reader.set_framing(framing);
+        reader
+    }
+
+    /// Reads what follows as a body with this framing.
+    pub fn set_framing(&mut self, framing: Framing) {
+        self.state = match framing {
             Framing::None | Framing::Length(0) => BodyState::Done,
             Framing::Length(length) => BodyState::Length(length),
             Framing::Chunked => BodyState::Chunked(Box::default()),
             Framing::UntilClose => BodyState::UntilClose,
         };
-        Self { stream, input, buffers, state, at_hand: 0, decoded: Vec::new(), trailers: Vec::new() }
     }
 
-    /// Takes what was read with the head, without waiting for more.
+    /// Makes what was received together with the head the first piece, without waiting for more.
     ///
     /// # Errors
-    /// When that is no body.
-    pub fn begin(&mut self) -> Result<(), BodyError> {
-        self.take();
-        self.decode()
+    /// [`BodyError::Malformed`].
+    pub fn start(&mut self) -> Result<(), BodyError> {
+        self.next_piece()
     }
 
-    /// Lets go of the piece at hand and gets the next; false when there is none.
+    /// Consumes the current piece and waits for the next one; false if there is none.
     ///
     /// # Errors
-    /// When the body ends early.
+    /// If the body ends early.
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
-        self.input.drain(..self.at_hand);
-        self.at_hand = 0;
-        self.decoded.clear();
+        self.consume_piece();
         loop {
-            self.take();
-            self.decode()?;
+            self.next_piece()?;
             if !self.piece().is_empty() {
                 return Ok(true);
             }
+            self.release();
             if self.is_done() {
-                self.release();
                 return Ok(false);
             }
-            if transport::read(self.stream, self.input, self.buffers).await? == 0 {
+            if self.read().await? == 0 {
                 return match self.state {
                     BodyState::UntilClose => {
                         self.state = BodyState::Done;
                         Ok(false)
                     }
-                    _ => Err(BodyError::Cut),
+                    _ => Err(BodyError::Truncated),
                 };
             }
         }
     }
 
-    /// Takes what is there of a body that is not coded.
-    fn take(&mut self) {
+    fn next_piece(&mut self) -> Result<(), BodyError> {
         match &mut self.state {
             BodyState::Length(left) => {
-                let there = u64::try_from(self.input.len()).unwrap_or(u64::MAX).min(*left);
-                *left -= there;
-                // No more than the input's length, which is a usize.
-                self.at_hand = usize::try_from(there).unwrap_or(usize::MAX);
+                let length = u64::try_from(self.input.len()).unwrap_or(u64::MAX).min(*left);
+                *left -= length;
+                // At most the input's length, which is a usize.
+                self.piece_length = usize::try_from(length).unwrap_or(usize::MAX);
                 if *left == 0 {
                     self.state = BodyState::Done;
                 }
             }
-            BodyState::UntilClose => self.at_hand = self.input.len(),
-            BodyState::Chunked(_) | BodyState::Done => {}
-        }
-    }
-
-    /// Decodes what is there of a chunked body.
-    fn decode(&mut self) -> Result<(), BodyError> {
-        if let BodyState::Chunked(decoder) = &mut self.state
-            && !self.input.is_empty()
-        {
-            let step = decoder.decode(self.input, &mut self.decoded)?;
-            self.input.drain(..step.consumed);
-            if step.done {
-                self.trailers.extend_from_slice(decoder.trailers());
-                self.state = BodyState::Done;
+            BodyState::UntilClose => self.piece_length = self.input.len(),
+            BodyState::Chunked(decoder) if !self.input.is_empty() => {
+                let step = decoder.decode(self.input, &mut self.decoded)?;
+                self.input.drain(..step.consumed);
+                if step.done {
+                    self.trailers.extend_from_slice(decoder.trailers());
+                    self.state = BodyState::Done;
+                }
             }
+            BodyState::Chunked(_) | BodyState::Done => {}
         }
         Ok(())
     }
 
-    /// The piece at hand.
+    /// The current piece.
     #[must_use]
     pub fn piece(&self) -> &[u8] {
-        if self.at_hand > 0 { &self.input[..self.at_hand] } else { &self.decoded }
+        if self.piece_length > 0 { &self.input[..self.piece_length] } else { &self.decoded }
     }
 
-    /// The headers behind the body, each as a line, once [`Inbound::is_done`].
+    /// The trailer section, each line with its CRLF, once [`BodyReader::is_done`].
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
     }
 
-    /// Whether nothing follows the piece at hand.
+    /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.state, BodyState::Done)
     }
 
-    /// Whether all was read, and nothing else with it: then the stream is where the next message begins.
+    /// Whether the body is complete and nothing was received after it.
     #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.is_done() && self.at_hand == self.input.len()
+    pub fn is_clean(&self) -> bool {
+        self.is_done() && self.piece_length == self.input.len()
     }
 
-    /// Until the other side has left, or has ended its side, which looks the same from here. What it
-    /// sends ahead is kept, up to `limit` bytes.
-    pub async fn gone(&mut self, limit: usize) {
-        self.input.drain(..self.at_hand);
-        self.at_hand = 0;
-        self.left(limit).await;
+    /// Whether a part of the body has been received and not been made a piece yet.
+    #[must_use]
+    pub fn has_input(&self) -> bool {
+        !self.input.is_empty() && !self.is_done()
     }
 
-    /// Until the other side has left, while the piece at hand waits to be sent. As [`Inbound::gone`],
-    /// but nothing is let go.
-    pub async fn left(&mut self, limit: usize) {
-        while matches!(transport::read(self.stream, self.input, self.buffers).await, Ok(1..)) {
+    /// Reads ahead until the peer closes its side, or has sent `limit` bytes ahead; then it never returns.
+    /// The current piece stays.
+    pub async fn closed(&mut self, limit: usize) {
+        while matches!(self.read().await, Ok(1..)) {
             if self.input.len() > limit {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// What was read behind the body.
-    pub fn rest(&mut self) -> &mut Vec<u8> {
-        self.input.drain(..self.at_hand);
-        self.at_hand = 0;
+    /// Drops the current piece.
+    pub fn consume_piece(&mut self) {
+        self.input.drain(..self.piece_length);
+        self.piece_length = 0;
+        self.decoded.clear();
+    }
+
+    /// Received bytes that are not part of a piece.
+    pub(super) fn input(&mut self) -> &mut Vec<u8> {
         self.input
     }
 
-    /// Whether some of the body is there already.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
-        !self.input.is_empty() && !self.is_done()
+    pub(super) async fn read(&mut self) -> io::Result<usize> {
+        self.transport.read(self.input, self.buffers).await
     }
 
-    /// Gives memory back that nothing is in.
+    /// Puts an empty buffer back.
     fn release(&mut self) {
-        if self.input.is_empty() {
-            self.buffers.give(std::mem::take(self.input));
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.buffers.put(std::mem::take(self.input));
         }
     }
 }
 
-/// A piece of up to so many bytes is copied behind what goes before it: the system takes one piece
-/// for less than two.
-const SMALL: usize = 4 * 1024;
-
-/// A message as it goes out: its head, then its body.
-#[derive(Debug)]
-pub struct Outbound<'a> {
-    stream: &'a TcpStream,
-    chunked: bool,
-    buffers: &'a Buffers,
-    /// What goes before the next piece: the head, a chunk's size.
-    before: Vec<u8>,
-    /// Bytes that were sent.
-    pub sent: u64,
+impl Drop for BodyReader<'_> {
+    fn drop(&mut self) {
+        self.consume_piece();
+        self.release();
+    }
 }
 
-impl<'a> Outbound<'a> {
-    /// A message that begins with `head`; its body is to be coded if `chunked` says so.
+/// Pieces up to this size are copied behind the bytes that precede them: one slice costs the system
+/// less than two.
+const SMALL_PIECE: usize = 4 * 1024;
+
+/// A message being sent: its head, then its body.
+#[derive(Debug)]
+pub struct BodyWriter<'c> {
+    transport: &'c Transport,
+    buffers: &'c Buffers,
+    /// Precedes the next piece: the head, or the size of a chunk.
+    pending: Vec<u8>,
+    chunked: bool,
+    /// Bytes that the system has accepted.
+    sent: u64,
+}
+
+impl<'c> BodyWriter<'c> {
+    /// A writer that sends `head` with the first piece, and the body in the chunked coding if `chunked`.
     #[must_use]
-    pub fn new(stream: &'a TcpStream, buffers: &'a Buffers, head: Vec<u8>, chunked: bool) -> Self {
-        Self { stream, chunked, buffers, before: head, sent: 0 }
+    pub fn new(transport: &'c Transport, buffers: &'c Buffers, head: Vec<u8>, chunked: bool) -> Self {
+        Self { transport, buffers, pending: head, chunked, sent: 0 }
     }
 
-    /// Sends what has not been sent, and a piece of the body; with the last one also the body's end,
-    /// which has `trailers` if it is coded.
+    /// Bytes that the system has accepted.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Sends whatever is pending and a piece of the body; with the last one (`end`) also the end of
+    /// the body, which has trailers if it is chunked.
     ///
     /// # Errors
     /// The system's.
-    pub async fn send(&mut self, piece: &[u8], last: Option<&[u8]>) -> io::Result<()> {
-        let none: &[u8] = b"";
-        let behind: [&[u8]; 3] = match (self.chunked, piece.is_empty(), last) {
-            (false, ..) | (true, true, None) => [none; 3],
-            (true, false, None) => [b"\r\n", none, none],
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+        let empty: &[u8] = b"";
+        let after: [&[u8]; 3] = match (self.chunked, piece.is_empty(), end) {
+            (false, ..) | (true, true, None) => [empty; 3],
+            (true, false, None) => [b"\r\n", empty, empty],
             (true, true, Some(trailers)) => [b"0\r\n", trailers, b"\r\n"],
             (true, false, Some(trailers)) => [b"\r\n0\r\n", trailers, b"\r\n"],
         };
         if self.chunked && !piece.is_empty() {
             // Writing to memory does not fail.
-            let _ = write!(self.before, "{:x}\r\n", piece.len());
+            let _ = write!(self.pending, "{:x}\r\n", piece.len());
         }
-        if piece.len() <= SMALL {
-            for part in [piece, behind[0], behind[1], behind[2]] {
-                self.before.extend_from_slice(part);
+        if piece.len() <= SMALL_PIECE {
+            for part in [piece, after[0], after[1], after[2]] {
+                self.pending.extend_from_slice(part);
             }
-            transport::write(self.stream, [&self.before], &mut self.sent).await?;
+            self.transport.write([&self.pending], &mut self.sent).await?;
         } else {
-            transport::write(self.stream, [&self.before, piece, behind[0], behind[1], behind[2]], &mut self.sent)
-                .await?;
+            let parts = [&self.pending, piece, after[0], after[1], after[2]];
+            self.transport.write(parts, &mut self.sent).await?;
         }
-        self.before.clear();
-        if last.is_some() {
+        self.pending.clear();
+        if end.is_some() {
             self.release();
         }
         Ok(())
     }
 
-    /// Gives memory back: who waits for an answer has none.
+    /// Sends bytes of a tunnel as they are; the head has been sent.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.release();
+        self.transport.write([bytes], &mut self.sent).await
+    }
+
+    /// Puts the buffer back, so that a connection that waits holds none.
     fn release(&mut self) {
-        self.buffers.give(std::mem::take(&mut self.before));
+        if self.pending.capacity() > 0 {
+            self.buffers.put(std::mem::take(&mut self.pending));
+        }
     }
 }
 
-impl Drop for Outbound<'_> {
+impl Drop for BodyWriter<'_> {
     fn drop(&mut self) {
         self.release();
     }

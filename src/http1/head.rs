@@ -3,10 +3,11 @@
 //! A head owns the text it came in; a field is two places in it. What is added is put behind the
 //! text. So a head needs one buffer, which is used again, and nothing is allocated for a field.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 
 pub use crate::http1::headers::Headers;
 use crate::http1::headers::{COLON, END, Header, TextSpan, span};
@@ -155,6 +156,29 @@ impl ResponseHead {
             self.reason = answer.reason.map_or(TextSpan::default(), |reason| place(bytes, reason.as_bytes()));
             self.headers.read(&bytes[..length], b"HTTP/", answer.headers).map(|()| Some(length))
         })
+    }
+
+    /// A head with this status and its usual reason, without headers.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        let mut head = Self { status, version: Version::HTTP_11, ..Self::default() };
+        let usual = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let reason = usual.unwrap_or("Error").as_bytes();
+        head.headers.text.extend_from_slice(reason);
+        head.reason = span(0..reason.len());
+        head
+    }
+
+    /// The reason phrase.
+    #[must_use]
+    pub fn reason(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.headers.text[self.reason.range()])
+    }
+
+    /// Whether another response follows this one (RFC 9110, section 15.2).
+    #[must_use]
+    pub fn is_interim(&self) -> bool {
+        self.status < 200 && self.status != 101
     }
 
     /// Writes the status line and the headers, without the empty line at the end.

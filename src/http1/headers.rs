@@ -121,6 +121,11 @@ impl Headers {
         self.put(name, name.text().as_bytes(), value);
     }
 
+    /// Adds one of any name behind all others.
+    pub fn add_named(&mut self, name: &str, value: &[u8]) {
+        self.put(HeaderName::of(name.as_bytes()), name.as_bytes(), value);
+    }
+
     /// Adds all of these behind all others.
     pub fn append(&mut self, others: &Self) {
         let by = position(self.text.len());

@@ -14,7 +14,6 @@ pub type Token = [u8; 16];
 /// The token of a server.
 #[must_use]
 pub fn token(rule: &StickyConfig, pool: &str, server: &str) -> Token {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     // An HMAC (RFC 2104) takes keys of any length, so this cannot fail; an empty cookie value is the safe answer.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(rule.cookie.as_bytes()) else {
         return [b'0'; 16];
@@ -23,10 +22,8 @@ pub fn token(rule: &StickyConfig, pool: &str, server: &str) -> Token {
     mac.update(b"/");
     mac.update(server.as_bytes());
     let hash = mac.finalize().into_bytes();
-    std::array::from_fn(|i| {
-        let byte = hash[i / 2];
-        HEX[usize::from(if i % 2 == 0 { byte >> 4 } else { byte & 0xf })]
-    })
+    let first: [u8; 8] = std::array::from_fn(|i| hash[i]);
+    *const_hex::Buffer::<8>::new().const_format(&first).as_byte_array()
 }
 
 #[cfg(test)]

@@ -1,168 +1,368 @@
-//! What a client is told when its request cannot be answered by a server: the one place where failures become answers.
+//! The ways in which a request fails: the one place that knows the status, the label, whose fault it is, and
+//! whether another attempt makes sense.
 
-use std::io::Write;
+use std::fmt;
+use std::io;
 
 use http::StatusCode;
 
+use crate::http1::body::BodyError;
+use crate::http1::client::{ResponseError, Sent};
 use crate::http1::head::HeadError;
 use crate::http1::rejection::Rejection;
+use crate::proxy::retry::Progress;
+use crate::proxy::timeouts::{Interrupt, Phase};
+use crate::proxy::upstream_pool::ConnectError;
+use crate::transport::is_local_shortage;
 
-/// Why a request gets an answer of our own.
+/// The reason for a request to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// The request itself cannot be accepted.
-    Refused(Rejection),
-    /// `OPTIONS *`: a question to us, not to a server (RFC 9110, section 9.3.7).
-    Options,
-    /// No route takes it.
-    NoRoute,
-    /// It expects something that we do not know (RFC 9110, sections 10.1.1 and 15.5.18).
-    Expectation,
-    /// Its head cannot be read.
+pub enum ProxyError {
+    /// The request is invalid.
+    Rejected(Rejection),
+    /// The head of the request is invalid or too large.
     BadHead(HeadError),
-    /// A body over `limits.body_bytes` (RFC 9110, section 15.5.14).
+    /// No route matches.
+    NoRoute,
+    /// An expectation other than 100-continue (RFC 9110, sections 10.1.1 and 15.5.18).
+    Expectation,
+    /// The body of the request exceeds `limits.body_bytes` (RFC 9110, section 15.5.14).
     BodyTooLarge,
-    /// The body is not what its head says (RFC 9112, section 7.1), or ended early (section 8).
+    /// The body of the request has invalid framing (RFC 9112, section 7.1).
     BadBody,
-    /// The client was too slow with its body.
+    /// The client sends its body, or accepts the response, too slowly.
     ClientTooSlow,
-    /// The client has left: nobody is told.
+    /// The client has closed the connection.
     ClientGone,
-    /// The server broke off in the middle of its answer: the client sees that.
-    AnswerCut,
-    /// The pool has no server to send it to.
+    /// The pool has no server that takes requests.
     NoServer,
-    /// No server could be connected to.
-    Unreachable,
-    /// No server accepted a connection in time.
+    /// The server's host name has not been resolved.
+    Unresolved,
+    /// The server cannot be connected to.
+    Unreachable(io::ErrorKind),
+    /// This process has no descriptor or port for another connection.
+    LocalShortage,
+    /// The server did not accept the connection in time.
     ConnectTimeout,
-    /// The server broke off before its answer, or answered what is not HTTP.
-    BadAnswer,
-    /// The server did not answer in time.
-    AnswerTimeout,
+    /// The server closed a new connection before its response.
+    Closed(Sent),
+    /// The server closed an idle connection as it was about to be used again.
+    IdleClosed(Sent),
+    /// The server closed the connection in the middle of the response's head.
+    TruncatedHead,
+    /// The server's response is not valid HTTP/1.1.
+    BadResponse,
+    /// The server did not respond, or did not accept the request, in time.
+    ResponseTimeout,
+    /// The server broke off in the middle of its response.
+    ResponseTruncated,
+    /// The server sends the body of its response too slowly.
+    ResponseTooSlow,
+    /// A tunnel ended with an error.
+    TunnelBroken,
+    /// The process stopped the request because a drain was over.
+    Aborted,
+    /// The request was ended by a panic.
+    Panicked,
 }
 
-/// nginx' status for a client that left before its answer.
-const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
-    Ok(status) => status,
-    Err(_) => StatusCode::BAD_REQUEST,
-};
+/// The party that caused an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The client.
+    Client,
+    /// The server of the attempt: it counts towards the server's ejection.
+    Server,
+    /// Neither: `lb` itself, its configuration, or bad luck.
+    Us,
+}
 
-impl Failure {
-    /// The answer's status.
+/// nginx's status for a client that left before its response.
+const CLIENT_GONE: u16 = 499;
+
+impl ProxyError {
+    /// The status of the response, or for a request that gets none, the status that it is counted by.
     #[must_use]
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::Refused(refusal) => refusal.status(),
-            Self::Options => StatusCode::NO_CONTENT,
+    pub fn status(self) -> u16 {
+        let status = match self {
+            Self::Rejected(rejection) => rejection.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::BadHead(HeadError::Malformed) => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::Malformed) | Self::BadBody => StatusCode::BAD_REQUEST,
             Self::BadHead(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::BadHead(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
             Self::BadHead(HeadError::TooLarge | HeadError::TooManyHeaders) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BadBody => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::ClientGone => CLIENT_GONE,
-            Self::NoServer => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable | Self::BadAnswer | Self::AnswerCut => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
-        }
+            Self::ClientGone => return CLIENT_GONE,
+            Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unresolved
+            | Self::Unreachable(_)
+            | Self::LocalShortage
+            | Self::Closed(_)
+            | Self::IdleClosed(_)
+            | Self::TruncatedHead
+            | Self::BadResponse
+            | Self::ResponseTruncated
+            | Self::TunnelBroken => StatusCode::BAD_GATEWAY,
+        };
+        status.as_u16()
     }
 
-    /// One word for logs and spans (OpenTelemetry's `error.type`).
+    /// The `error` of the access log, and OpenTelemetry's `error.type`.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
-            Self::Refused(_) => "bad_request",
-            Self::Options => "options",
+            Self::Rejected(_) | Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_request",
+            Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
+            Self::BadHead(HeadError::TooManyHeaders) => "too_many_headers",
             Self::NoRoute => "no_route",
             Self::Expectation => "expectation",
-            Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
-            Self::BadHead(HeadError::TooManyHeaders) => "too_many_fields",
-            Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_request",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
             Self::ClientTooSlow => "client_too_slow",
             Self::ClientGone => "client_gone",
-            Self::AnswerCut => "answer_cut",
             Self::NoServer => "no_server",
-            Self::Unreachable => "unreachable",
+            Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
-            Self::BadAnswer => "bad_answer",
-            Self::AnswerTimeout => "answer_timeout",
+            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse => "bad_response",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ResponseTruncated => "response_truncated",
+            Self::ResponseTooSlow => "response_too_slow",
+            Self::TunnelBroken => "tunnel_broken",
+            Self::Aborted => "aborted",
+            Self::Panicked => "panic",
         }
     }
 
-    /// One sentence for the client, which names nothing internal.
-    fn detail(self) -> &'static str {
+    /// The party that caused it.
+    #[must_use]
+    pub fn blame(self) -> Blame {
         match self {
-            Self::Refused(refusal) => refusal.detail(),
-            Self::Options => "",
-            Self::NoRoute => "Nothing is configured for this host and path.",
-            Self::Expectation => "The only expectation that is met is 100-continue.",
-            Self::BadHead(HeadError::Malformed) => "The request's head is not valid HTTP/1.1.",
-            Self::BadHead(HeadError::Version) => "Only HTTP/1.1 and HTTP/1.0 are spoken here.",
-            Self::BadHead(HeadError::TooLarge) => "The request's head is larger than is accepted.",
-            Self::BadHead(HeadError::TargetTooLong) => "The request's target is longer than is accepted.",
-            Self::BadHead(HeadError::TooManyHeaders) => "The request has too many header headers.",
-            Self::BodyTooLarge => "The request's body is larger than is accepted.",
-            Self::BadBody => "The request's body broke off, or is not valid chunked coding.",
-            Self::ClientTooSlow => "The request's body came too slowly.",
-            Self::NoServer => "No server is available at the moment.",
-            Self::Unreachable => "No server could be reached.",
-            Self::ConnectTimeout => "No server could be reached in time.",
-            Self::ClientGone => "",
-            Self::BadAnswer | Self::AnswerCut => "The server broke off or gave an answer that is not valid.",
-            Self::AnswerTimeout => "The server did not answer in time.",
+            Self::Rejected(_)
+            | Self::BadHead(_)
+            | Self::NoRoute
+            | Self::Expectation
+            | Self::BodyTooLarge
+            | Self::BadBody
+            | Self::ClientTooSlow
+            | Self::ClientGone => Blame::Client,
+            Self::Unresolved
+            | Self::Unreachable(_)
+            | Self::ConnectTimeout
+            | Self::Closed(_)
+            | Self::TruncatedHead
+            | Self::BadResponse
+            | Self::ResponseTimeout => Blame::Server,
+            // A response that began has shown that the server is up; an idle connection may close at any time.
+            Self::ResponseTruncated
+            | Self::ResponseTooSlow
+            | Self::TunnelBroken
+            | Self::IdleClosed(_)
+            | Self::NoServer
+            | Self::LocalShortage
+            | Self::Aborted
+            | Self::Panicked => Blame::Us,
         }
     }
 
-    /// Whether the client's connection ends with the answer.
+    /// How far the attempt had come, if another one could have a better end.
+    #[must_use]
+    pub fn progress(self) -> Option<Progress> {
+        match self {
+            Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage | Self::ConnectTimeout => {
+                Some(Progress::Refused)
+            }
+            Self::Closed(Sent::Nothing) | Self::IdleClosed(Sent::Nothing) => Some(Progress::NotSent),
+            Self::Closed(Sent::Part | Sent::All) | Self::IdleClosed(Sent::Part | Sent::All) => Some(Progress::Sent),
+            _ => None,
+        }
+    }
+
+    /// Whether the client's connection must end with the response: what it sends next could be misread.
     #[must_use]
     pub fn closes(self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.closes(),
+            Self::Rejected(rejection) => rejection.closes(),
             Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
             _ => false,
         }
     }
 
-    /// Writes the answer, with `application/problem+json` (RFC 9457) as its body, which is left out
-    /// after a HEAD; how long the body is.
-    pub fn write(self, out: &mut Vec<u8>, date: &str, is_head: bool, close: bool) -> usize {
-        let status = self.status();
-        let (code, title) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
-        let body = match self {
-            Self::Options => String::new(),
-            _ => format!("{{\"status\":{code},\"title\":\"{title}\",\"detail\":\"{}\"}}\n", self.detail()),
-        };
-        let kind = if body.is_empty() { "" } else { "Content-Type: application/problem+json\r\n" };
-        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let allow = if code == 405 || self == Self::Options {
-            ["Allow: ", Rejection::ALLOW, "\r\n"].concat()
-        } else {
-            String::new()
-        };
-        let close = if close { "Connection: close\r\n" } else { "" };
-        let body = if is_head { "" } else { &body };
-        // Writing to memory does not fail.
-        let _ = write!(out, "HTTP/1.1 {code} {title}\r\n{kind}{length}{allow}{close}Date: {date}\r\n\r\n{body}");
-        body.len()
+    /// A sentence for the client. It names nothing internal.
+    #[must_use]
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Rejected(rejection) => rejection.detail(),
+            Self::NoRoute => "No route matches this host and path.",
+            Self::Expectation => "Unsupported Expect value.",
+            Self::BadHead(HeadError::Malformed) => "The head of the request is not valid HTTP/1.1.",
+            Self::BadHead(HeadError::Version) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
+            Self::BadHead(HeadError::TooLarge) => "The head of the request is too large.",
+            Self::BadHead(HeadError::TargetTooLong) => "The request target is too long.",
+            Self::BadHead(HeadError::TooManyHeaders) => "The request has too many headers.",
+            Self::BodyTooLarge => "The request body is too large.",
+            Self::BadBody => "The request body is not valid chunked coding.",
+            Self::ClientTooSlow => "The request body was received too slowly.",
+            Self::NoServer => "No server is available.",
+            Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "No server could be reached.",
+            Self::ConnectTimeout => "No server could be reached in time.",
+            Self::Closed(_)
+            | Self::IdleClosed(_)
+            | Self::TruncatedHead
+            | Self::BadResponse
+            | Self::ResponseTruncated
+            | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
+            Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
+            Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
+        }
     }
 }
 
-impl From<Rejection> for Failure {
-    fn from(refusal: Rejection) -> Self {
-        Self::Refused(refusal)
+/// The reason for operators: what the server of an attempt did.
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unresolved => f.write_str("host name not resolved"),
+            Self::Unreachable(kind) => kind.fmt(f),
+            Self::ConnectTimeout => f.write_str("connect timeout"),
+            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead => {
+                f.write_str("connection closed before a response")
+            }
+            Self::BadResponse => f.write_str("the response is not valid HTTP/1.1"),
+            Self::ResponseTimeout => f.write_str("response timeout"),
+            other => f.write_str(other.label()),
+        }
     }
 }
 
-impl From<HeadError> for Failure {
+impl From<Rejection> for ProxyError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<HeadError> for ProxyError {
     fn from(error: HeadError) -> Self {
         Self::BadHead(error)
+    }
+}
+
+/// Of the body of a request.
+impl From<BodyError> for ProxyError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Truncated => Self::ClientGone,
+            BodyError::Malformed => Self::BadBody,
+        }
+    }
+}
+
+impl From<Interrupt> for ProxyError {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Abort => Self::Aborted,
+            Interrupt::Timeout { phase: Phase::Connect, .. } => Self::ConnectTimeout,
+            Interrupt::Timeout { phase: Phase::Upload | Phase::Download, client: true } => Self::ClientTooSlow,
+            Interrupt::Timeout { phase: Phase::Download, client: false } => Self::ResponseTooSlow,
+            Interrupt::Timeout { phase: Phase::Upload | Phase::Response | Phase::Tunnel, .. } => Self::ResponseTimeout,
+        }
+    }
+}
+
+impl From<ConnectError> for ProxyError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Unresolved => Self::Unresolved,
+            ConnectError::Io(error) if is_local_shortage(&error) => Self::LocalShortage,
+            ConnectError::Io(error) => Self::Unreachable(error.kind()),
+        }
+    }
+}
+
+impl ProxyError {
+    /// Of a response that was not received, on an idle connection that was `reused` or on a new one.
+    #[must_use]
+    pub fn of_response(error: ResponseError, reused: bool) -> Self {
+        match error {
+            ResponseError::Closed(sent) if reused => Self::IdleClosed(sent),
+            ResponseError::Closed(sent) => Self::Closed(sent),
+            ResponseError::TruncatedHead => Self::TruncatedHead,
+            ResponseError::Malformed => Self::BadResponse,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_a_status_a_label_a_culprit_and_perhaps_another_attempt() {
+        use Blame::{Client, Server, Us};
+        use io::ErrorKind::ConnectionRefused;
+        let cases = [
+            (ProxyError::Rejected(Rejection::Framing), 400, "bad_request", Client, None, true),
+            (ProxyError::Rejected(Rejection::Trace), 405, "bad_request", Client, None, false),
+            (ProxyError::BadHead(HeadError::Malformed), 400, "bad_request", Client, None, true),
+            (ProxyError::BadHead(HeadError::Version), 505, "bad_request", Client, None, true),
+            (ProxyError::BadHead(HeadError::TooLarge), 431, "head_too_large", Client, None, true),
+            (ProxyError::BadHead(HeadError::TargetTooLong), 414, "head_too_large", Client, None, true),
+            (ProxyError::BadHead(HeadError::TooManyHeaders), 431, "too_many_headers", Client, None, true),
+            (ProxyError::NoRoute, 404, "no_route", Client, None, false),
+            (ProxyError::Expectation, 417, "expectation", Client, None, false),
+            (ProxyError::BodyTooLarge, 413, "body_too_large", Client, None, true),
+            (ProxyError::BadBody, 400, "bad_body", Client, None, true),
+            (ProxyError::ClientTooSlow, 408, "client_too_slow", Client, None, true),
+            (ProxyError::ClientGone, 499, "client_gone", Client, None, false),
+            (ProxyError::NoServer, 503, "no_server", Us, None, false),
+            (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::Refused), false),
+            (ProxyError::Unreachable(ConnectionRefused), 502, "unreachable", Server, Some(Progress::Refused), false),
+            (ProxyError::LocalShortage, 502, "unreachable", Us, Some(Progress::Refused), false),
+            (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::Refused), false),
+            (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
+            (ProxyError::Closed(Sent::All), 502, "bad_response", Server, Some(Progress::Sent), false),
+            (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Us, Some(Progress::NotSent), false),
+            (ProxyError::IdleClosed(Sent::Part), 502, "bad_response", Us, Some(Progress::Sent), false),
+            (ProxyError::TruncatedHead, 502, "bad_response", Server, None, false),
+            (ProxyError::BadResponse, 502, "bad_response", Server, None, false),
+            (ProxyError::ResponseTimeout, 504, "response_timeout", Server, None, false),
+            (ProxyError::ResponseTruncated, 502, "response_truncated", Us, None, false),
+            (ProxyError::ResponseTooSlow, 504, "response_too_slow", Us, None, false),
+            (ProxyError::TunnelBroken, 502, "tunnel_broken", Us, None, false),
+            (ProxyError::Aborted, 503, "aborted", Us, None, false),
+            (ProxyError::Panicked, 503, "panic", Us, None, false),
+        ];
+        for (error, status, label, blame, progress, closes) in cases {
+            assert_eq!((error.status(), error.label(), error.blame()), (status, label, blame), "{error:?}");
+            assert_eq!((error.progress(), error.closes()), (progress, closes), "{error:?}");
+            assert!(error.detail().ends_with('.'), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_local_shortage_is_not_the_servers_fault() {
+        let error = |code| ProxyError::from(ConnectError::Io(io::Error::from_raw_os_error(code)));
+        let (refused, too_many_open_files, no_port) = (error(111), error(24), error(99));
+        assert_eq!(refused, ProxyError::Unreachable(io::ErrorKind::ConnectionRefused));
+        assert_eq!((too_many_open_files, no_port), (ProxyError::LocalShortage, ProxyError::LocalShortage));
+    }
+
+    #[test]
+    fn a_timeout_is_blamed_on_the_side_that_was_waited_for() {
+        let cases = [
+            (Phase::Connect, false, ProxyError::ConnectTimeout),
+            (Phase::Upload, true, ProxyError::ClientTooSlow),
+            (Phase::Upload, false, ProxyError::ResponseTimeout),
+            (Phase::Response, false, ProxyError::ResponseTimeout),
+            (Phase::Download, true, ProxyError::ClientTooSlow),
+            (Phase::Download, false, ProxyError::ResponseTooSlow),
+        ];
+        for (phase, client, error) in cases {
+            assert_eq!(ProxyError::from(Interrupt::Timeout { phase, client }), error, "{phase:?} {client}");
+        }
     }
 }

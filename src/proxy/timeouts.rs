@@ -1,397 +1,298 @@
-//! Watching client connections: one slot for each, swept by its worker, instead of a timer for each wait.
+//! Timeouts and aborts of connections and requests: one sweep per worker instead of a timer per wait.
 //!
-//! A connection says what it waits for and how long that may take; that costs a store. A sweep, some
-//! times a second, wakes those that waited too long, and those that are to drain or to be cut.
+//! A connection or a request says what it waits for and for how long at most, which costs a store.
+//! A sweep, some times a second, wakes those whose time is over. They learn of it, as of an abort, at
+//! one place: [`RequestTimer::run`] for a request, [`ConnectionSlot::poll`] for a connection without one.
+
+mod body_rate;
+mod roster;
+mod watchdog;
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
-use std::task::{Context, Waker};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// What a client connection waits for.
+use self::body_rate::BodyRate;
+use self::roster::Place;
+pub use self::watchdog::{Registered, Watchdog};
+
+/// A connection without a request: what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum ConnectionPhase {
+    /// The first byte of a request.
+    Idle,
     /// The rest of a request's head.
     Head,
-    /// The next request.
-    Idle,
-    /// More of a request's body.
-    Upload,
-    /// A connection to a server: the connecting has a timer of its own.
-    Connect,
-    /// A server's answer.
-    Answer,
-    /// The next piece of an answer's body, or the client to take one.
-    Download,
-    /// Nothing that has a limit: an upgraded connection.
-    Tunnel,
-    /// The client to close, as nothing more will be said.
+    /// Nothing: a request is under way.
+    Busy,
+    /// The client to close, after the last response.
     Linger,
 }
 
-/// What took too long.
+/// A request: what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Late {
-    /// What was waited for.
-    pub phase: Phase,
-    /// Whether it was the client that was waited for.
-    pub client: bool,
+pub enum Phase {
+    /// A connection to a server.
+    Connect,
+    /// More of the request's body, or the server to accept some.
+    Upload,
+    /// The head of the response.
+    Response,
+    /// More of the response's body, or the client to accept some.
+    Download,
+    /// Anything, without a limit.
+    Tunnel,
 }
 
-/// Why a connection was woken; all that came since it last looked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// It waited too long, for this.
-    pub expired: Option<Late>,
-    /// The next answer is to be the last.
-    pub last: bool,
-    /// The same, and the connection ends at once if it is idle.
-    pub drain: bool,
-    /// It is to end now.
-    pub cut: bool,
+/// The reason for a request to be stopped from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupt {
+    /// A wait was too long.
+    Timeout {
+        /// The wait.
+        phase: Phase,
+        /// Whether it was the client that had to act.
+        client: bool,
+    },
+    /// A drain is over, or the process ends.
+    Abort,
 }
 
-/// How a client does with a body: a wait for the server is not its fault, and does not count.
-#[derive(Debug, Clone, Copy, Default)]
-struct BodyRate {
-    /// Over so long it is judged.
-    idle: Duration,
-    /// Bytes a second that it has to move at least.
-    rate: u64,
-    /// Since when it is waited for, if it is.
-    since: Option<Instant>,
-    waited: Duration,
-    moved: u64,
-}
-
-/// One connection's place in the [`Watchdog`].
+/// The state of a client connection between requests.
 #[derive(Debug)]
-pub struct Slot {
+pub struct ConnectionSlot {
+    /// The id of its listener.
+    listener: u64,
+    phase: Cell<ConnectionPhase>,
+    deadline: Cell<Option<Instant>>,
+    ended: Cell<bool>,
+    /// The next response, or the current one, is the last.
+    pub closing: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    now: Rc<Cell<Instant>>,
+    place: Place<Self>,
+}
+
+/// The state of a request that waits.
+#[derive(Debug)]
+pub struct RequestTimer {
+    /// The id of its connection's listener.
+    listener: u64,
+    /// The id of the server that the current attempt is at.
+    server: Cell<Option<u64>>,
     phase: Cell<Phase>,
-    until: Cell<Option<Instant>>,
+    deadline: Cell<Option<Instant>>,
     upload: Cell<BodyRate>,
     download: Cell<BodyRate>,
-    signals: Cell<Option<Signals>>,
-    /// Why we end the connection, in a word, once we do.
-    given_up: Cell<Option<&'static str>>,
+    interrupt: Cell<Option<Interrupt>>,
+    /// Stays set, for the record of a request that is dropped before it notices.
+    aborted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    /// The listener it came by.
-    listener: u64,
-    /// The server that its request is at, or 0.
-    server: Cell<u64>,
-    watch: Weak<Watchdog>,
     now: Rc<Cell<Instant>>,
-    place: Cell<usize>,
+    place: Place<Self>,
 }
 
-/// All slots of a worker.
-#[derive(Debug)]
-pub struct Watchdog {
-    slots: RefCell<Vec<Rc<Slot>>>,
-    /// When the last sweep was: a limit is late by a sweep at most, and costs no look at the clock.
-    now: Rc<Cell<Instant>>,
+impl roster::Entry for ConnectionSlot {
+    fn place(&self) -> &Place<Self> {
+        &self.place
+    }
 }
 
-impl Watchdog {
-    /// Without a slot yet.
-    #[must_use]
-    pub fn new() -> Rc<Self> {
-        Rc::new(Self { slots: RefCell::default(), now: Rc::new(Cell::new(Instant::now())) })
+impl roster::Entry for RequestTimer {
+    fn place(&self) -> &Place<Self> {
+        &self.place
+    }
+}
+
+impl ConnectionSlot {
+    fn new(listener: u64, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+        Self {
+            listener,
+            phase: Cell::new(ConnectionPhase::Idle),
+            deadline: Cell::default(),
+            ended: Cell::default(),
+            closing: Cell::default(),
+            waker: RefCell::default(),
+            now: Rc::clone(now),
+            place,
+        }
     }
 
-    /// A slot for a connection that came by `listener`. Its owner calls [`Slot::leave`] at the end.
+    /// Notes what the connection waits for from now on, and for how long at most.
+    pub fn wait(&self, phase: ConnectionPhase, at_most: Duration) {
+        self.phase.set(phase);
+        self.deadline.set(self.now.get().checked_add(at_most));
+    }
+
+    /// Notes that a request is under way, whose timer takes over.
+    pub fn busy(&self) {
+        self.phase.set(ConnectionPhase::Busy);
+        self.deadline.set(None);
+    }
+
+    /// What the connection waits for.
     #[must_use]
-    pub fn enter(self: &Rc<Self>, listener: u64) -> Rc<Slot> {
-        let mut slots = self.slots.borrow_mut();
-        let slot = Rc::new(Slot {
-            phase: Cell::new(Phase::Head),
-            until: Cell::new(None),
+    pub fn phase(&self) -> ConnectionPhase {
+        self.phase.get()
+    }
+
+    /// Ready when the connection is to end: it has waited for too long, or was aborted.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        if self.ended.get() {
+            return Poll::Ready(());
+        }
+        register(&self.waker, context);
+        Poll::Pending
+    }
+
+    fn end(&self) {
+        self.deadline.set(None);
+        self.ended.set(true);
+        wake(&self.waker);
+    }
+}
+
+impl RequestTimer {
+    fn new(listener: u64, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+        Self {
+            listener,
+            server: Cell::default(),
+            phase: Cell::new(Phase::Connect),
+            deadline: Cell::default(),
             upload: Cell::default(),
             download: Cell::default(),
-            signals: Cell::default(),
-            given_up: Cell::default(),
+            interrupt: Cell::default(),
+            aborted: Cell::default(),
             waker: RefCell::default(),
-            listener,
-            server: Cell::new(0),
-            watch: Rc::downgrade(self),
-            now: Rc::clone(&self.now),
-            place: Cell::new(slots.len()),
-        });
-        slots.push(Rc::clone(&slot));
-        slot
-    }
-
-    /// Takes note of the time and wakes those that waited too long.
-    pub fn sweep(&self, now: Instant) {
-        self.now.set(now);
-        for slot in self.slots.borrow().iter().filter(|slot| slot.until.get().is_some_and(|until| until <= now)) {
-            slot.expire(slot.waits_for_client());
+            now: Rc::clone(now),
+            place,
         }
     }
 
-    /// Asks the connections of one listener to take no request after the next.
-    pub fn last(&self, listener: u64) {
-        self.signal(|slot| slot.listener == listener, |_, signals| signals.last = true);
+    /// Forgets the request before.
+    pub fn reset(&self) {
+        self.interrupt.set(None);
+        self.wait_unlimited(Phase::Connect);
     }
 
-    /// Ends the connections of one listener.
-    pub fn cut(&self, listener: u64) {
-        self.signal(|slot| slot.listener == listener, cut);
+    /// Runs `future` until a wait has been too long, or the request is aborted.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub async fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, Interrupt> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|context| {
+            register(&self.waker, context);
+            match self.interrupt.take() {
+                Some(interrupt) => Poll::Ready(Err(interrupt)),
+                None => future.as_mut().poll(context).map(Ok),
+            }
+        })
+        .await
     }
 
-    /// Asks all connections to take no further request.
-    pub fn drain_all(&self) {
-        self.signal(|_| true, |_, signals| signals.drain = true);
-    }
-
-    /// Ends all connections.
-    pub fn cut_all(&self) {
-        self.signal(|_| true, cut);
-    }
-
-    /// Ends the connections whose request is at a server.
-    pub fn cut_server(&self, server: u64) {
-        self.signal(|slot| slot.server.get() == server, cut);
-    }
-
-    /// How many connections there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.slots.borrow().len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn signal(&self, concerns: impl Fn(&Slot) -> bool, change: impl Fn(&Slot, &mut Signals)) {
-        for slot in self.slots.borrow().iter().filter(|slot| concerns(slot)) {
-            slot.signal(|signals| change(slot, signals));
-        }
-    }
-}
-
-impl BodyRate {
-    /// Counts what the client sent or took by `now`; false if that was too little for the time.
-    fn moves(&mut self, bytes: usize, now: Instant) -> bool {
-        self.moved += bytes as u64;
-        if let Some(since) = self.since.take() {
-            self.waited += now.saturating_duration_since(since);
-        }
-        if self.waited < self.idle {
-            return true;
-        }
-        let enough = u128::from(self.moved) * 1000 >= u128::from(self.rate) * self.waited.as_millis();
-        (self.waited, self.moved) = (Duration::ZERO, 0);
-        enough
-    }
-}
-
-impl Slot {
-    /// Says what the connection waits for from now on, and how long that may take.
+    /// Notes what the request waits for from now on, and for how long at most.
     #[inline]
     pub fn wait(&self, phase: Phase, at_most: Duration) {
         self.phase.set(phase);
-        self.until.set(self.now.get().checked_add(at_most));
+        self.deadline.set(self.now.get().checked_add(at_most));
     }
 
-    /// Says that a body is under way from now on: it may stand still for `idle`, and the client has
-    /// to move `rate` bytes a second over as long.
+    /// Notes that the request waits for something without a limit.
+    pub fn wait_unlimited(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.deadline.set(None);
+    }
+
+    /// Notes that a body is under way from now on: it may rest for `idle`, and the client has to move
+    /// `rate` bytes per second, averaged over `idle`.
     pub fn wait_body(&self, phase: Phase, idle: Duration, rate: u64) {
-        if let Some(pace) = self.pace(phase) {
-            pace.set(BodyRate { idle, rate, ..BodyRate::default() });
+        if let Some(cell) = self.rate(phase) {
+            cell.set(BodyRate::new(idle, rate));
         }
         self.wait(phase, idle);
     }
 
-    /// Says that the body of this phase is at a stand until the client moves it.
+    /// Notes that the body of this phase rests until the client moves it.
     #[inline]
-    pub fn body_waits(&self, phase: Phase) {
-        let Some(cell) = self.pace(phase) else { return };
-        let mut pace = cell.get();
-        pace.since = pace.since.or(Some(self.now.get()));
-        cell.set(pace);
+    pub fn body_rests(&self, phase: Phase) {
+        if let Some(cell) = self.rate(phase) {
+            cell.set(cell.get().rests(self.now.get()));
+        }
     }
 
-    /// Says that the client moved the body of this phase. The next piece has its time from here on,
+    /// Notes that the client moved the body of this phase. The next piece has its time from here on,
     /// and so has the other body, where two are under way and it is the server's turn there.
     #[inline]
     pub fn body_moves(&self, phase: Phase, bytes: usize) {
-        let Some(cell) = self.pace(phase) else { return };
-        let mut pace = cell.get();
-        let enough = pace.moves(bytes, self.now.get());
-        cell.set(pace);
-        if !enough {
+        let Some(cell) = self.rate(phase) else { return };
+        let mut rate = cell.get();
+        let is_enough = rate.moves(bytes, self.now.get());
+        cell.set(rate);
+        if !is_enough {
             self.expire(true);
         } else if !self.waits_for_client() {
-            self.wait(self.phase(), pace.idle);
+            self.wait(self.phase.get(), rate.idle());
         }
     }
 
-    fn pace(&self, phase: Phase) -> Option<&Cell<BodyRate>> {
+    fn rate(&self, phase: Phase) -> Option<&Cell<BodyRate>> {
         match phase {
             Phase::Upload => Some(&self.upload),
             Phase::Download => Some(&self.download),
-            _ => None,
+            Phase::Connect | Phase::Response | Phase::Tunnel => None,
         }
     }
 
-    /// Whether it is the client that has to move the body which is waited for.
+    /// Whether it is the client that has to move the body.
     fn waits_for_client(&self) -> bool {
-        self.pace(self.phase()).is_some_and(|pace| pace.get().since.is_some())
+        self.rate(self.phase.get()).is_some_and(|rate| rate.get().is_resting())
     }
 
-    /// Says that the connection waits for something that is not limited here.
-    pub fn wait_unlimited(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.until.set(None);
-    }
-
-    /// Wakes the connection, for what it waits for has taken too long.
-    fn expire(&self, client: bool) {
-        self.until.set(None);
-        self.signal(|signals| signals.expired = Some(Late { phase: self.phase(), client }));
-    }
-
-    fn signal(&self, change: impl FnOnce(&mut Signals)) {
-        let mut signals = self.signals.get().unwrap_or_default();
-        change(&mut signals);
-        self.signals.set(Some(signals));
-        // Waking only schedules the task: nothing here is entered again.
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// What the connection waits for.
+    /// What the request waits for.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
 
-    /// Says which server the request is at; 0 for none.
-    pub fn at_server(&self, id: u64) {
+    /// Notes the server that the current attempt is at, if there is one.
+    pub fn set_server(&self, id: Option<u64>) {
         self.server.set(id);
     }
 
-    /// Says that we end the connection, and why, in a word.
-    pub fn give_up(&self, why: &'static str) {
-        self.given_up.set(Some(why));
-    }
-
-    /// Why we end the connection, if we do.
+    /// Whether the request was aborted.
     #[must_use]
-    pub fn given_up(&self) -> Option<&'static str> {
-        self.given_up.get()
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.get()
     }
 
-    /// Why the connection was woken, if it was from here; asks to be woken next time.
-    #[inline]
-    pub fn poll(&self, context: &Context<'_>) -> Option<Signals> {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
-        }
-        self.signals.take()
+    fn expire(&self, client: bool) {
+        self.deadline.set(None);
+        self.interrupt(Interrupt::Timeout { phase: self.phase.get(), client });
     }
 
-    /// Gives the place up.
-    pub fn leave(&self) {
-        let Some(watch) = self.watch.upgrade() else { return };
-        let mut slots = watch.slots.borrow_mut();
-        let place = self.place.get();
-        if slots.get(place).is_some_and(|slot| std::ptr::eq(&raw const **slot, self)) {
-            slots.swap_remove(place);
-            if let Some(moved) = slots.get(place) {
-                moved.place.set(place);
-            }
+    fn interrupt(&self, interrupt: Interrupt) {
+        if !self.aborted.get() || interrupt == Interrupt::Abort {
+            self.interrupt.set(Some(interrupt));
         }
+        wake(&self.waker);
     }
 }
 
-/// Said at once: at the very end, a connection is dropped without looking again.
-fn cut(slot: &Slot, signals: &mut Signals) {
-    slot.give_up("cut");
-    signals.cut = true;
+fn register(waker: &RefCell<Option<Waker>>, context: &Context<'_>) {
+    let mut waker = waker.borrow_mut();
+    if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+        *waker = Some(context.waker().clone());
+    }
+}
+
+/// Waking only schedules a task, so nothing is entered again.
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn signals(slot: &Slot) -> Signals {
-        slot.poll(&Context::from_waker(Waker::noop())).unwrap_or_default()
-    }
-
-    const NONE: Signals = Signals { expired: None, last: false, drain: false, cut: false };
-
-    #[test]
-    fn a_sweep_finds_who_waited_too_long_and_only_once() {
-        let watch = Watchdog::new();
-        let (slow, quick) = (watch.enter(1), watch.enter(1));
-        let start = Instant::now();
-        watch.sweep(start);
-        slow.wait(Phase::Answer, Duration::from_secs(1));
-        quick.wait(Phase::Idle, Duration::from_secs(5));
-        watch.sweep(start + Duration::from_secs(2));
-        assert_eq!(signals(&slow), Signals { expired: Some(Late { phase: Phase::Answer, client: false }), ..NONE });
-        assert_eq!(signals(&quick), NONE);
-        watch.sweep(start + Duration::from_secs(3));
-        assert_eq!(signals(&slow), NONE);
-    }
-
-    #[test]
-    fn a_client_is_too_slow_only_while_it_is_waited_for() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        /// Seconds from which and to which it was waited for, and the bytes that then moved.
-        type Wait = (u64, u64, usize);
-        let cases: [(&[Wait], bool); 6] = [
-            (&[(0, 50, 1)], true),
-            (&[(0, 50, 1), (50, 100, 1)], false),
-            (&[(0, 50, 1), (90, 99, 1)], true),
-            (&[(0, 60, 64 * 60)], true),
-            (&[(0, 60, 64 * 60 - 1)], false),
-            (&[(0, 60, 64 * 60), (60, 100, 0), (100, 120, 0)], false),
-        ];
-        for (waits, enough) in cases {
-            let mut pace = BodyRate { idle: Duration::from_secs(60), rate: 64, ..BodyRate::default() };
-            let all = waits.iter().all(|(from, to, bytes)| {
-                pace.since = Some(at(*from));
-                pace.moves(*bytes, at(*to))
-            });
-            assert_eq!(all, enough, "{waits:?}");
-        }
-    }
-
-    #[test]
-    fn signals_reach_the_connections_they_are_meant_for_and_none_is_lost() {
-        let watch = Watchdog::new();
-        let (first, second) = (watch.enter(1), watch.enter(2));
-        first.at_server(7);
-        watch.last(2);
-        watch.cut_server(7);
-        assert_eq!(
-            (signals(&first), signals(&second)),
-            (Signals { cut: true, ..NONE }, Signals { last: true, ..NONE })
-        );
-        watch.cut(2);
-        assert_eq!((signals(&first), signals(&second)), (NONE, Signals { cut: true, ..NONE }));
-        watch.drain_all();
-        watch.cut_all();
-        assert_eq!(signals(&first), Signals { drain: true, cut: true, ..NONE });
-    }
-
-    #[test]
-    fn places_are_given_up_in_any_order() {
-        let watch = Watchdog::new();
-        let slots: Vec<_> = (0..5).map(|_| watch.enter(1)).collect();
-        for place in [2, 0, 4, 1, 3] {
-            slots[place].leave();
-            slots[place].leave();
-        }
-        assert!(watch.is_empty());
-    }
-}
+mod tests;

@@ -1,119 +1,93 @@
-//! A request's body on its way to a server, and what that says of a try that fails.
+//! The body of a request on its way from the client to a server, through any number of attempts.
 
-use std::cell::Cell;
 use std::future::pending;
 
-use crate::config::{Config, TimeoutsConfig};
-use crate::http1::body::{BodyError, Inbound, Outbound};
-use crate::proxy::connection::Client;
-use crate::proxy::error::Failure;
-use crate::proxy::timeouts::Phase;
+use crate::config::TimeoutsConfig;
+use crate::http1::client::Sent;
+use crate::proxy::downstream::RequestBody;
+use crate::proxy::error::ProxyError;
+use crate::proxy::timeouts::{Phase, RequestTimer};
+use crate::proxy::upstream::RequestWriter;
 
-/// What a client may send ahead while its answer is under way.
-const AHEAD: usize = 64 * 1024;
+/// Bytes that a client may send ahead while its response is under way.
+const MAX_AHEAD: usize = 64 * 1024;
 
-/// A request's body on its way from the client, through any number of tries.
+/// The body of a request, with its limit.
 #[derive(Debug)]
-pub struct Upload<'b, 'a> {
-    body: &'b mut Inbound<'a>,
+pub struct Upload<'b, 'c> {
+    body: &'b mut RequestBody<'c>,
+    /// `limits.body_bytes`; 0 is no limit.
     limit: u64,
     received: u64,
 }
 
-impl<'b, 'a> Upload<'b, 'a> {
-    /// Nothing of `body` has been sent.
+impl<'b, 'c> Upload<'b, 'c> {
+    /// Of `body`, nothing has been sent.
     ///
     /// # Errors
-    /// When what is there already is no body, or too much of one.
-    pub fn new(body: &'b mut Inbound<'a>, config: &Config) -> Result<Self, Failure> {
-        body.begin().map_err(|_| Failure::BadBody)?;
+    /// If the part that has been received already is invalid or too large.
+    pub fn new(body: &'b mut RequestBody<'c>, limit: u64) -> Result<Self, ProxyError> {
+        body.start()?;
         let received = body.piece().len() as u64;
-        let upload = Self { body, limit: config.limits.body_bytes, received };
-        if upload.is_too_much() { Err(Failure::BodyTooLarge) } else { Ok(upload) }
+        let upload = Self { body, limit, received };
+        if upload.is_too_large() { Err(ProxyError::BodyTooLarge) } else { Ok(upload) }
     }
 
-    /// Until the client has left, while there is no connection yet to send anything on. What it sends
-    /// ahead is kept.
-    pub(super) async fn left(&mut self) {
-        self.body.left(AHEAD).await;
-    }
-
-    /// What was read behind the body.
-    pub(super) fn rest(&mut self) -> &mut Vec<u8> {
-        self.body.rest()
-    }
-
-    fn is_too_much(&self) -> bool {
+    fn is_too_large(&self) -> bool {
         self.limit > 0 && self.received > self.limit
     }
 
-    /// Sends the body behind the head that `out` holds. `Expect: 100-continue` goes to the server with
-    /// the head, and is its business: a client that hears nothing sends all the same, in its time
-    /// (RFC 9110, section 10.1.1). Then it watches the client: it returns only
-    /// when the client has left, or has sent what is no body.
+    /// Waits until the client gives the request up, while there is no connection to send anything on.
+    pub(super) async fn closed(&mut self) {
+        self.body.closed(MAX_AHEAD).await;
+    }
+
+    /// Sends the body, then watches the client: returns only if the client gives the request up, or sends an
+    /// invalid body.
+    ///
+    /// `Expect: 100-continue` is left to the server: a client that gets no 100 sends its body after a while all
+    /// the same (RFC 9110, section 10.1.1).
     pub(super) async fn run(
         &mut self,
-        out: &mut Outbound<'_>,
-        sending: &Sending,
-        client: &Client,
+        out: &mut RequestWriter<'_>,
+        timer: &RequestTimer,
         timeouts: &TimeoutsConfig,
-    ) -> Failure {
-        let slot = &client.slot;
+    ) -> ProxyError {
         loop {
-            let last = self.body.is_done();
-            if let Err(error) = out.send(self.body.piece(), last.then_some(b"")).await {
-                tracing::debug!(%error, "a server takes no more of a request");
-                if out.sent == 0 {
-                    // The piece at hand is the next try's.
-                    sending.sent.set(Sent::Nothing);
+            let end = self.body.is_done();
+            if let Err(error) = out.send(self.body.piece(), end).await {
+                tracing::debug!(%error, "the server accepts no more of the request");
+                if out.sent() == Sent::Nothing {
+                    // The current piece belongs to the next attempt.
                     return pending().await;
                 }
-                // Its answer may say why: a server that wants no more of a body may still explain.
+                // The response may explain it: a server that wants no more of a body can still say why.
                 break;
             }
-            if last {
-                sending.sent.set(Sent::All);
-                if slot.phase() == Phase::Upload {
-                    slot.wait(Phase::Answer, timeouts.response_header);
+            if end {
+                if timer.phase() == Phase::Upload {
+                    timer.wait(Phase::Response, timeouts.response_header);
                 }
                 break;
             }
-            slot.body_waits(Phase::Upload);
-            match self.body.advance().await {
-                Ok(_) => {}
-                Err(BodyError::Malformed) => return Failure::BadBody,
-                Err(BodyError::Cut) => return Failure::ClientGone,
+            timer.body_rests(Phase::Upload);
+            if let Err(error) = self.body.advance().await {
+                return error.into();
             }
             let bytes = self.body.piece().len();
-            slot.body_moves(Phase::Upload, bytes);
+            timer.body_moves(Phase::Upload, bytes);
             self.received += bytes as u64;
-            if self.is_too_much() {
-                return Failure::BodyTooLarge;
+            if self.is_too_large() {
+                return ProxyError::BodyTooLarge;
             }
         }
-        self.body.gone(AHEAD).await;
-        Failure::ClientGone
+        self.body.consume_piece();
+        self.closed().await;
+        ProxyError::ClientGone
     }
-}
 
-/// What of the request has gone to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// The connection was broken before a byte could be sent.
-    Nothing,
-    /// Some, as far as is known.
-    Part,
-    /// All of it.
-    All,
-}
-
-/// What the two directions of a try know of each other.
-#[derive(Debug)]
-pub(super) struct Sending {
-    pub(super) sent: Cell<Sent>,
-    /// Whether an answer before the answer is on its way to the client: nothing else may be said in
-    /// the middle of it.
-    pub(super) interim: Cell<bool>,
-    /// Whether the connection was kept: that its server has closed it says nothing of the server.
-    pub(super) kept: bool,
+    /// The body, for a tunnel.
+    pub(super) fn body(&mut self) -> &mut RequestBody<'c> {
+        self.body
+    }
 }

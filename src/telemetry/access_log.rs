@@ -1,7 +1,7 @@
-//! The access log: one line a request, on a path of its own so that no request ever waits for it.
+//! The access log: one line per request, written by a thread of its own so that no request waits for it.
 //!
-//! Each worker formats into a buffer of its own and hands it over full, or at its tick, to the one
-//! thread that writes. While that thread is too far behind (a full disk, a stuck pipe), lines are
+//! Each worker formats lines into its own buffer and hands the buffer to the writer thread when it is
+//! full, and at each tick. While the writer is too far behind (a full disk, a stuck pipe), lines are
 //! dropped and counted.
 
 mod line;
@@ -15,18 +15,19 @@ use std::time::{Duration, Instant};
 
 pub use line::Entry;
 
-use self::line::Clock;
-use super::seldom::LogThrottle;
+use self::line::TimestampCache;
+use super::LOSS_LOG_INTERVAL;
+use super::log_throttle::LogThrottle;
 use crate::config::LogFormat;
 
-/// Bytes at which a worker hands its buffer over; a buffer that grew past twice this is not kept.
+/// The size, in bytes, at which a worker hands over its buffer. A buffer that grew past twice this is not reused.
 const FLUSH_AT: usize = 64 * 1024;
-/// Buffers that may wait for the writer: 4 MiB, some 50 ms of lines at a rate no disk is asked for.
+/// Buffers that may wait for the writer: about 16 MiB.
 const QUEUE: usize = 256;
-/// Written buffers that may wait for their worker to use them again.
+/// Written buffers that are kept for their worker to reuse.
 const SPARE: usize = 4;
 
-/// The writer thread and what workers need to reach it.
+/// The writer thread, and the sender to it that workers share.
 #[derive(Debug)]
 pub struct AccessLogWriter {
     to_writer: SyncSender<Batch>,
@@ -35,31 +36,36 @@ pub struct AccessLogWriter {
 }
 
 impl AccessLogWriter {
-    /// Starts the thread that writes to `out`, which is standard output but in tests.
+    /// Starts the thread that writes to `out`, which is standard output except in tests.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the thread cannot be started.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let (to_writer, batches) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::sync_channel(1);
         let losses = Losses::default();
-        let mut writer = Writer { out, torn: false, losses: losses.clone(), complaint: LogThrottle::default() };
+        let mut writer = BatchWriter {
+            out,
+            in_line: false,
+            losses: losses.clone(),
+            throttle: LogThrottle::every(LOSS_LOG_INTERVAL),
+        };
         thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             writer.run(&batches);
-            // Nobody waits any more if this fails.
+            // Fails when `finish` was not called, or has given up.
             let _ = end.try_send(());
         })?;
         Ok(Self { to_writer, ended, losses })
     }
 
-    /// A log for one more worker.
+    /// Returns a log for one more worker.
     #[must_use]
     pub fn worker(&self) -> AccessLog {
         let (home, spare) = mpsc::sync_channel(SPARE);
         AccessLog {
             buffer: Vec::with_capacity(FLUSH_AT * 2),
             lines: 0,
-            clock: Clock::default(),
+            clock: TimestampCache::default(),
             to_writer: self.to_writer.clone(),
             home,
             spare,
@@ -67,14 +73,14 @@ impl AccessLogWriter {
         }
     }
 
-    /// The lines that were lost, to be read at any time from any thread.
+    /// Returns the count of lost lines, which can be read at any time from any thread.
     #[must_use]
     pub fn losses(&self) -> Losses {
         self.losses.clone()
     }
 
-    /// Waits until all is written, but not longer than `deadline`. True if all was; it cannot be
-    /// while a worker's [`AccessLog`] still exists.
+    /// Waits up to `deadline` until everything is written. Returns whether it was, which requires that
+    /// every worker's [`AccessLog`] has been dropped.
     #[must_use]
     pub fn finish(self, deadline: Duration) -> bool {
         drop(self.to_writer);
@@ -82,12 +88,12 @@ impl AccessLogWriter {
     }
 }
 
-/// How many lines were lost since the start.
+/// The count of lines lost since the start.
 #[derive(Debug, Clone, Default)]
 pub struct Losses(Arc<AtomicU64>);
 
 impl Losses {
-    /// Lines that were dropped because the writer was behind, or could not be written.
+    /// Lines that were dropped because the writer was behind, or that could not be written.
     #[must_use]
     pub fn lines(&self) -> u64 {
         self.0.load(Relaxed)
@@ -102,17 +108,18 @@ impl Losses {
 #[derive(Debug)]
 pub struct AccessLog {
     buffer: Vec<u8>,
-    /// How many are in the buffer.
+    /// In the buffer.
     lines: u64,
-    clock: Clock,
+    clock: TimestampCache,
     to_writer: SyncSender<Batch>,
+    /// For the writer to return buffers to `spare`.
     home: SyncSender<Vec<u8>>,
     spare: Receiver<Vec<u8>>,
     losses: Losses,
 }
 
 impl AccessLog {
-    /// Adds one line. Neither waits nor, as a rule, allocates.
+    /// Adds one line. Never waits, and rarely allocates.
     pub fn line(&mut self, format: LogFormat, entry: &Entry<'_>) {
         match format {
             LogFormat::Text => entry.write_text(&mut self.clock, &mut self.buffer),
@@ -124,15 +131,15 @@ impl AccessLog {
         }
     }
 
-    /// Hands over what is buffered. To be called some ten times a second, so that a quiet log is
-    /// still a prompt one.
+    /// Hands the buffered lines to the writer. Called about ten times a second, so that lines appear
+    /// promptly even if there are few.
     pub fn flush(&mut self) {
         if self.lines == 0 {
             return;
         }
-        let empty = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(FLUSH_AT * 2));
+        let unused = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(FLUSH_AT * 2));
         let batch = Batch {
-            text: std::mem::replace(&mut self.buffer, empty),
+            text: std::mem::replace(&mut self.buffer, unused),
             lines: std::mem::take(&mut self.lines),
             home: self.home.clone(),
         };
@@ -163,21 +170,21 @@ impl Batch {
     fn recycle(mut self) {
         if self.text.capacity() <= FLUSH_AT * 2 {
             self.text.clear();
-            // A worker that has spares enough, or is gone, needs no more.
+            // Fails when the worker has enough spare buffers, or has ended.
             let _ = self.home.try_send(self.text);
         }
     }
 }
 
-struct Writer<W> {
+struct BatchWriter<W> {
     out: W,
-    /// An error left half a line behind.
-    torn: bool,
+    /// The last write ended within a line.
+    in_line: bool,
     losses: Losses,
-    complaint: LogThrottle,
+    throttle: LogThrottle,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> BatchWriter<W> {
     fn run(&mut self, batches: &Receiver<Batch>) {
         for batch in batches {
             let error = self.write(&batch.text).err();
@@ -185,7 +192,7 @@ impl<W: Write> Writer<W> {
                 self.losses.add(batch.lines);
             }
             batch.recycle();
-            if let Some(lines) = self.complaint.due(self.losses.lines(), Instant::now()) {
+            if let Some(lines) = self.throttle.growth(self.losses.lines(), Instant::now()) {
                 let error = error.map_or_else(|| "output is too slow".to_owned(), |error| error.to_string());
                 tracing::error!(lines, error, "access log lines were lost");
             }
@@ -193,21 +200,21 @@ impl<W: Write> Writer<W> {
     }
 
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        if self.torn {
+        if self.in_line {
             self.write_all(b"\n")?;
         }
         self.write_all(text)?;
         self.out.flush()
     }
 
-    /// As [`Write::write_all`], but it knows whether an error tore a line, and it waits where the
-    /// output is a pipe that someone made non-blocking.
+    /// Like [`Write::write_all`], but notes whether an error left an incomplete line, and waits if the
+    /// output is a pipe that another process has made non-blocking.
     fn write_all(&mut self, mut text: &[u8]) -> io::Result<()> {
         while !text.is_empty() {
             match self.out.write(text) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    self.torn = text[written - 1] != b'\n';
+                    self.in_line = text[written - 1] != b'\n';
                     text = &text[written..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -222,24 +229,24 @@ impl<W: Write> Writer<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
     use std::time::UNIX_EPOCH;
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// An output that takes one permit for each write, of so many bytes or an error.
-    struct Gate {
+    /// An output that waits before each write for its result: how many bytes it may take, or an error.
+    struct SteppedOutput {
         written: Arc<Mutex<Vec<u8>>>,
-        permits: Receiver<Permit>,
+        steps: Receiver<Step>,
     }
 
-    type Permit = io::Result<usize>;
+    type Step = io::Result<usize>;
 
-    impl Write for Gate {
+    impl Write for SteppedOutput {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            // With nobody left to give permits, all is let through.
-            let taken = self.permits.recv().unwrap_or(Ok(usize::MAX))?.min(text.len());
-            self.written.lock().expect("the gate's text").extend_from_slice(&text[..taken]);
+            // Once the sender is dropped, everything is written.
+            let taken = self.steps.recv().unwrap_or(Ok(usize::MAX))?.min(text.len());
+            self.written.lock().extend_from_slice(&text[..taken]);
             Ok(taken)
         }
 
@@ -248,21 +255,21 @@ mod tests {
         }
     }
 
-    fn gate() -> (Gate, mpsc::Sender<Permit>, Arc<Mutex<Vec<u8>>>) {
-        let (permit, permits) = mpsc::channel();
+    fn stepped() -> (SteppedOutput, mpsc::Sender<Step>, Arc<Mutex<Vec<u8>>>) {
+        let (step, steps) = mpsc::channel();
         let written = Arc::default();
-        (Gate { written: Arc::clone(&written), permits }, permit, written)
+        (SteppedOutput { written: Arc::clone(&written), steps }, step, written)
     }
 
     fn text(written: &Mutex<Vec<u8>>) -> String {
-        String::from_utf8(written.lock().expect("the gate's text").clone()).expect("ASCII")
+        String::from_utf8(written.lock().clone()).expect("ASCII")
     }
 
     fn entry(path: &str) -> Entry<'_> {
         Entry { path, ..Entry::example(UNIX_EPOCH) }
     }
 
-    /// The paths that were logged, in order.
+    /// The logged paths, in order.
     fn paths(text: &str) -> Vec<String> {
         text.lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"))
@@ -271,9 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn all_lines_are_written_in_order_when_the_workers_end() {
-        let (out, permit, written) = gate();
-        drop(permit);
+    fn all_lines_are_written_in_order_once_the_workers_have_ended() {
+        let (out, step, written) = stepped();
+        drop(step);
         let writer = AccessLogWriter::start(out).expect("a thread");
         let mut log = writer.worker();
         let expected: Vec<String> = (0..1_000).map(|i| format!("/{i}")).collect();
@@ -288,12 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_output_costs_lines_and_not_time() {
-        let (out, permit, written) = gate();
+    fn a_stuck_output_costs_lines_but_no_time() {
+        let (out, step, written) = stepped();
         let writer = AccessLogWriter::start(out).expect("a thread");
         let losses = writer.losses();
         let mut log = writer.worker();
-        // One batch is stuck in the writer, QUEUE wait, and the rest has no place.
+        // One batch is stuck in the writer, QUEUE batches wait, and further ones are dropped.
         let mut sent = 0;
         while losses.lines() < 10 {
             assert!(sent < 2 * QUEUE, "nothing was dropped");
@@ -302,8 +309,8 @@ mod tests {
             sent += 1;
         }
         assert!(sent >= QUEUE + 10, "lines were dropped too early: after {sent}");
-        // Once the output moves again, so do the lines, in order.
-        drop(permit);
+        // Once the output accepts data again, the queued lines are written in order.
+        drop(step);
         drop(log);
         assert!(writer.finish(SOON));
         let written = paths(&text(&written));
@@ -312,45 +319,45 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_for_a_stuck_output_ends() {
-        let (out, permit, _) = gate();
+    fn waiting_for_a_stuck_output_ends_at_the_deadline() {
+        let (out, step, _) = stepped();
         let writer = AccessLogWriter::start(out).expect("a thread");
         writer.worker().line(LogFormat::Text, &entry("/"));
         assert!(!writer.finish(Duration::from_millis(20)));
-        drop(permit);
+        drop(step);
     }
 
     #[test]
-    fn an_error_loses_its_batch_and_leaves_whole_lines() {
-        let (out, permit, written) = gate();
+    fn an_error_loses_its_batch_and_later_lines_are_complete() {
+        let (out, step, written) = stepped();
         let writer = AccessLogWriter::start(out).expect("a thread");
         let losses = writer.losses();
         let mut log = writer.worker();
-        permit.send(Ok(10)).expect("a writer");
-        permit.send(Err(io::ErrorKind::Interrupted.into())).expect("a writer");
-        permit.send(Err(io::ErrorKind::StorageFull.into())).expect("a writer");
+        step.send(Ok(10)).expect("a writer");
+        step.send(Err(io::ErrorKind::Interrupted.into())).expect("a writer");
+        step.send(Err(io::ErrorKind::StorageFull.into())).expect("a writer");
         log.line(LogFormat::Json, &entry("/torn"));
         log.flush();
-        log.line(LogFormat::Json, &entry("/whole"));
+        log.line(LogFormat::Json, &entry("/complete"));
         drop(log);
-        drop(permit);
+        drop(step);
         assert!(writer.finish(SOON));
         assert_eq!(losses.lines(), 1);
         let text = text(&written);
-        let (torn, whole) = text.split_once('\n').expect("two lines");
+        let (torn, complete) = text.split_once('\n').expect("two lines");
         assert_eq!(torn.len(), 10);
-        assert_eq!(paths(whole), ["/whole"]);
+        assert_eq!(paths(complete), ["/complete"]);
     }
 
     #[test]
-    fn buffers_come_back() {
-        let (out, permit, _) = gate();
+    fn written_buffers_are_reused() {
+        let (out, step, _) = stepped();
         let writer = AccessLogWriter::start(out).expect("a thread");
         let mut log = writer.worker();
         let first = log.buffer.as_ptr();
         log.line(LogFormat::Text, &entry("/"));
         log.flush();
-        permit.send(Ok(usize::MAX)).expect("a writer");
+        step.send(Ok(usize::MAX)).expect("a writer");
         let spare = log.spare.recv_timeout(SOON).expect("the buffer");
         assert_eq!((spare.as_ptr(), spare.len()), (first, 0));
     }

@@ -1,4 +1,4 @@
-//! The process log: what `lb` has to say about itself, to standard error. Level and format follow reloads.
+//! The process log, on standard error. Reloads change its level and format.
 
 use std::borrow::Cow;
 use std::env;
@@ -17,8 +17,8 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Starts the process log. If the process has one already, as in tests, that one stays and the
-/// control moves nothing.
+/// Starts the process log. If the process already has one, as in tests, that one stays and the
+/// returned control has no effect.
 #[must_use]
 pub fn init(log: &LogConfig) -> LogControl {
     let (subscriber, control) = build(log, io::stderr, in_colour(&io::stderr()));
@@ -26,13 +26,13 @@ pub fn init(log: &LogConfig) -> LogControl {
     control
 }
 
-/// Whether what is written there is to be in colour: on a terminal, unless `NO_COLOR` is set.
+/// Whether to write to `out` in colour: on a terminal, unless `NO_COLOR` is set.
 #[must_use]
 pub fn in_colour(out: &impl IsTerminal) -> bool {
     out.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Changes the process log while it runs.
+/// Changes the level and format of the running process log.
 #[derive(Debug)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -40,21 +40,21 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// Takes over level and format. A level that does not parse, which the configuration rules out,
-    /// leaves the level as it was and says so.
+    /// Applies level and format. A level that does not parse, which the configuration rules out, is
+    /// logged and leaves the level as it was.
     pub fn apply(&self, log: &LogConfig) {
         self.json.store(log.format == LogFormat::Json, Relaxed);
-        match EnvFilter::try_new(quietened(&log.level)) {
-            // Fails only when the process log is another one, or gone.
+        match EnvFilter::try_new(with_library_limits(&log.level)) {
+            // Fails only if the process log is not this one.
             Ok(filter) => drop(self.filter.reload(filter)),
-            Err(error) => tracing::error!(level = log.level, %error, "log level kept: the new one cannot be read"),
+            Err(error) => tracing::error!(level = log.level, %error, "log level unchanged; the new one does not parse"),
         }
     }
 }
 
-/// The filter without what libraries tell of their own insides: notify, of each watch that went with
-/// its file. Who names the library, or asks for `debug`, gets it all.
-fn quietened(level: &str) -> Cow<'_, str> {
+/// Adds a limit for notify, which at `info` logs each watch that ends with its file. A level that
+/// names the library, or asks for `debug`, stays as it is.
+fn with_library_limits(level: &str) -> Cow<'_, str> {
     let mut directives = level.split(',').map(str::trim);
     let is_info = directives.clone().any(|directive| directive.eq_ignore_ascii_case("info"));
     if is_info && !directives.any(|directive| directive.starts_with("notify")) {
@@ -69,7 +69,7 @@ where
 {
     let (filter, handle) = reload::Layer::new(EnvFilter::new("info"));
     let json = Arc::new(AtomicBool::new(false));
-    let format = Switch {
+    let format = SwitchableFormat {
         json: Arc::clone(&json),
         text: Format::default(),
         object: Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false),
@@ -78,21 +78,21 @@ where
         .event_format(format)
         .with_ansi(colour)
         .with_writer(writer)
-        // It would be told on standard error, which has just failed; and that panics.
+        // They would go to standard error, which has just failed, and printing them would panic.
         .log_internal_errors(false);
     let control = LogControl { filter: handle, json };
     control.apply(log);
     (Registry::default().with(filter).with(layer), control)
 }
 
-/// Both formats in one layer, because a layer that is swapped while it runs loses its spans.
-struct Switch {
+/// Both formats in one layer, because swapping a layer while it runs would lose its spans.
+struct SwitchableFormat {
     json: Arc<AtomicBool>,
     text: Format<Full>,
     object: Format<Json>,
 }
 
-impl<S, N> FormatEvent<S, N> for Switch
+impl<S, N> FormatEvent<S, N> for SwitchableFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -109,22 +109,22 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
-    /// Keeps what is written.
+    /// An output that can be read.
     #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
+    struct SharedOutput(Arc<Mutex<Vec<u8>>>);
 
-    impl Paper {
+    impl SharedOutput {
         fn take(&self) -> String {
-            let text = std::mem::take(&mut *self.0.lock().expect("the paper"));
+            let text = std::mem::take(&mut *self.0.lock());
             String::from_utf8(text).expect("UTF-8")
         }
     }
 
-    impl io::Write for Paper {
+    impl io::Write for SharedOutput {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("the paper").extend_from_slice(text);
+            self.0.lock().extend_from_slice(text);
             Ok(text.len())
         }
 
@@ -137,37 +137,41 @@ mod tests {
         LogConfig { level: level.to_owned(), format, access: true }
     }
 
-    fn build_on(paper: &Paper, log: &LogConfig, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl) {
-        let paper = paper.clone();
-        build(log, move || paper.clone(), colour)
+    fn build_on(
+        output: &SharedOutput,
+        log: &LogConfig,
+        colour: bool,
+    ) -> (impl Subscriber + Send + Sync + 'static, LogControl) {
+        let output = output.clone();
+        build(log, move || output.clone(), colour)
     }
 
     #[test]
     fn level_and_format_change_while_running() {
-        let paper = Paper::default();
-        let (subscriber, control) = build_on(&paper, &log("info", LogFormat::Text), false);
+        let output = SharedOutput::default();
+        let (subscriber, control) = build_on(&output, &log("info", LogFormat::Text), false);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(pool = "default", "server is up");
             tracing::debug!("not yet");
-            let line = paper.take();
+            let line = output.take();
             assert!(line.contains(" INFO ") && line.ends_with("server is up pool=\"default\"\n"), "{line}");
             assert_eq!(line.lines().count(), 1, "{line}");
 
             control.apply(&log("debug", LogFormat::Json));
             tracing::debug!(pool = "a\nb", "now");
-            let line: serde_json::Value = serde_json::from_str(&paper.take()).expect("JSON");
+            let line: serde_json::Value = serde_json::from_str(&output.take()).expect("JSON");
             assert_eq!(line["level"], "DEBUG");
             assert_eq!(line["message"], "now");
             assert_eq!(line["pool"], "a\nb");
 
             control.apply(&log("warn,lb::telemetry::logs=error", LogFormat::Text));
             tracing::warn!("too quiet");
-            assert_eq!(paper.take(), "");
+            assert_eq!(output.take(), "");
         });
     }
 
     #[test]
-    fn a_library_is_quiet_unless_it_is_asked_for() {
+    fn a_library_is_limited_unless_it_is_named() {
         for (level, expected) in [
             ("info", "info,notify=error"),
             ("INFO,lb::health=debug", "INFO,lb::health=debug,notify=error"),
@@ -177,30 +181,30 @@ mod tests {
             ("off", "off"),
             ("lb=info", "lb=info"),
         ] {
-            assert_eq!(quietened(level), expected);
-            EnvFilter::try_new(quietened(level)).expect(level);
+            assert_eq!(with_library_limits(level), expected);
+            EnvFilter::try_new(with_library_limits(level)).expect(level);
         }
     }
 
     #[test]
-    fn a_level_that_cannot_be_read_changes_nothing_and_says_so() {
-        let paper = Paper::default();
-        let (subscriber, control) = build_on(&paper, &log("info", LogFormat::Text), false);
+    fn a_level_that_does_not_parse_is_logged_and_changes_nothing() {
+        let output = SharedOutput::default();
+        let (subscriber, control) = build_on(&output, &log("info", LogFormat::Text), false);
         tracing::subscriber::with_default(subscriber, || {
             control.apply(&log("lb=loud", LogFormat::Text));
-            assert!(paper.take().contains("lb=loud"));
+            assert!(output.take().contains("lb=loud"));
             tracing::info!("still here");
-            assert!(paper.take().contains("still here"));
+            assert!(output.take().contains("still here"));
         });
     }
 
     #[test]
-    fn colour_is_for_terminals() {
+    fn colour_follows_the_setting() {
         for colour in [true, false] {
-            let paper = Paper::default();
-            let (subscriber, _control) = build_on(&paper, &log("info", LogFormat::Text), colour);
+            let output = SharedOutput::default();
+            let (subscriber, _control) = build_on(&output, &log("info", LogFormat::Text), colour);
             tracing::subscriber::with_default(subscriber, || tracing::info!("hello"));
-            assert_eq!(paper.take().contains('\x1b'), colour);
+            assert_eq!(output.take().contains('\x1b'), colour);
         }
     }
 

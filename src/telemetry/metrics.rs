@@ -1,17 +1,19 @@
-//! Metrics: every name that `/metrics` shows, and the one collector that reads them from the live state.
+//! Metrics: the collector that reads the live state, and the page that Prometheus scrapes.
 //!
-//! Nothing is registered for a route or a server. A scrape walks through the snapshot in force and
-//! adds up what the workers counted, so a series ends with the route or server that it tells of.
-//! Label values never pass through the library's hashing, which takes `("a", "bc")` and `("ab", "c")`
-//! for the same: a series is told from the next by the names it has in the snapshot.
+//! Nothing is registered per route or server. A scrape walks through the active snapshot and adds up
+//! the workers' counters, so a series ends with its route or server. Label values bypass the
+//! library's hashing, which confuses `("a", "bc")` with `("ab", "c")`; the snapshot's names already
+//! make the series distinct.
 
 mod family;
+pub mod names;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
@@ -23,82 +25,17 @@ use crate::live::pool::{Member, RetryReason, Standing};
 use crate::live::reloads::Outcome;
 use crate::live::state::State;
 use crate::live::{route::LiveRoute, snapshot::Snapshot};
-use family::{Family, counter, gauge, histogram};
+pub use family::{Family, counter, gauge};
+use names::*;
 
 /// The `Content-Type` of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The `code`, and the `method`, of what came after a tally's slots were full.
+/// The `method` and `code` of requests that were counted after a tally's slots were full.
 const OVERFLOW: (&str, &str) = ("OTHER", "other");
 
-// ---- The names. They are part of the contract with dashboards and alerts: add, but do not rename. ----
-
-const REQUESTS: Family = counter(
-    "lb_requests_total",
-    "Requests answered; route \"-\" is what no route took, code \"other\" what exceeds the codes told apart.",
-    &["route", "method", "code"],
-);
-const REQUEST_DURATION: Family =
-    histogram("lb_request_duration_seconds", "Time from a request's head to the end of its answer.", &["route"]);
-const SERVER_REQUESTS: Family = counter(
-    "lb_server_requests_total",
-    "Answers of a server; a try that it did not answer is not among them.",
-    &["pool", "server", "code"],
-);
-const SERVER_REQUEST_DURATION: Family = histogram(
-    "lb_server_request_duration_seconds",
-    "Time from the beginning of a try to the end of the server's answer.",
-    SERVER,
-);
-const SERVER_ACTIVE_REQUESTS: Family =
-    gauge("lb_server_active_requests", "Requests that the server has not finished answering.", SERVER);
-const SERVER_CONNECTIONS: Family =
-    gauge("lb_server_connections", "Open connections to a server, idle ones included.", SERVER);
-const SERVER_MEMORY: Family =
-    gauge("lb_server_memory_bytes", "Resident memory as the server itself says; absent when it does not.", SERVER);
-const SERVER_UP: Family =
-    gauge("lb_server_up", "Whether a server's health lets it take requests (1), enabled or not.", SERVER);
-const SERVER_WEIGHT: Family = gauge("lb_server_weight", "A server's weight.", SERVER);
-const SERVER_ENABLED: Family =
-    gauge("lb_server_enabled", "Whether a server is in the file and enabled there (1).", SERVER);
-const SERVER_CHECKS: Family =
-    counter("lb_server_checks_total", "Health checks of a server by result.", &["pool", "server", "result"]);
-const SERVER_EJECTIONS: Family =
-    counter("lb_server_ejections_total", "Times that a server was taken out because its requests failed.", SERVER);
-const RETRIES: Family =
-    counter("lb_retries_total", "Tries after a request's first, by why the try before failed.", &["pool", "reason"]);
-const CLIENT_CONNECTIONS: Family =
-    gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
-const GENERATION: Family = gauge("lb_config_generation", "Number of the configuration in force, from 1.", &[]);
-const LAST_RELOAD_SUCCESSFUL: Family =
-    gauge("lb_config_last_reload_successful", "Whether the newest reload was not rejected (1).", &[]);
-/// Of the last success, as Prometheus' own figure of this kind: it stands still while edits are rejected.
-const LAST_RELOAD_TIMESTAMP: Family = gauge(
-    "lb_config_last_reload_timestamp_seconds",
-    "Time since the Unix epoch at which the configuration in force was accepted.",
-    &[],
-);
-const CONFIG_INFO: Family =
-    gauge("lb_config_info", "The configuration in force by its SHA-256; the value is 1.", &["hash"]);
-const UNWATCHED: Family = gauge(
-    "lb_config_unwatched_paths",
-    "Paths of whose changes no file event tells, so that only the poll finds them.",
-    &[],
-);
-const OVERFLOWS: Family = counter(
-    "lb_config_watch_overflows_total",
-    "How often the system lost file events, after which all files were looked at.",
-    &[],
-);
-const RELOADS: Family = counter("lb_reloads_total", "Attempts to bring the file into force, by result.", &["result"]);
-const RELOAD_DURATION: Family =
-    histogram("lb_reload_duration_seconds", "Time from the first look at a changed file to the reload's end.", &[]);
-const BUILD_INFO: Family = gauge("lb_build_info", "What runs, by its version; the value is 1.", &["version"]);
-
-/// The labels of a server.
-const SERVER: &[&str] = &["pool", "server"];
-
-const FAMILIES: [&Family; 23] = [
+/// The metrics of the live state. Those of the process are handed in, because other parts keep them.
+const STATE_METRICS: [&Family; 23] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -124,80 +61,81 @@ const FAMILIES: [&Family; 23] = [
     &BUILD_INFO,
 ];
 
-/// What the process measures, to be shown at any time. Cheap to clone.
+/// All metrics of the process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Held while a text is made: of thousands of servers it takes much memory.
-    turn: Arc<Mutex<()>>,
+    /// Held while a page is built, so that two are not at once: with thousands of servers each takes much memory.
+    building: Arc<Mutex<()>>,
 }
 
-/// A figure of the process as a whole that some other part keeps.
-pub struct Extra {
-    /// The metric's name; a counter's ends in `_total`, a gauge's does not.
-    pub name: &'static str,
-    /// What is told.
-    pub help: &'static str,
-    /// Reads the figure; must not block.
-    pub read: Box<dyn Fn() -> f64 + Send + Sync>,
+/// A counter or gauge without labels, of the process as a whole.
+pub struct ProcessMetric {
+    family: Family,
+    read: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
-impl fmt::Debug for Extra {
+impl ProcessMetric {
+    /// A metric whose value is read by `read` at each scrape; it must not block.
+    #[must_use]
+    pub fn new(family: Family, read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { family, read: Box::new(read) }
+    }
+}
+
+impl fmt::Debug for ProcessMetric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Extra").field(&self.name).finish()
+        f.debug_tuple("ProcessMetric").field(&self.family.name).finish()
     }
 }
 
 impl Metrics {
-    /// Metrics of `state` and `extras`, and what the system says of this process.
+    /// The metrics of `state`, of `process`, and what the system reports of this process.
     ///
     /// # Errors
-    /// If an extra's name is no metric name, or is taken.
-    pub fn new(state: Arc<State>, extras: Vec<Extra>) -> prometheus::Result<Self> {
+    /// If a name in `process` is not valid, or is taken.
+    pub fn new(state: Arc<State>, process: Vec<ProcessMetric>) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        registry.register(Box::new(Live::new(state, extras)?))?;
+        registry.register(Box::new(StateCollector::new(state, process)?))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        Ok(Self { registry, turn: Arc::default() })
+        Ok(Self { registry, building: Arc::default() })
     }
 
-    /// All of it as it is now, in Prometheus' text format.
+    /// Returns the current values in Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {
-        // A panic while it was held leaves nothing behind.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _building = self.building.lock();
         let mut text = String::new();
         if let Err(error) = TextEncoder.encode_utf8(&self.registry.gather(), &mut text) {
-            // It refuses families without a name or a series; the registry leaves out the latter.
-            tracing::error!(%error, "the metrics are incomplete");
+            // It rejects families without a name or a series; the registry omits the latter.
+            tracing::error!(%error, "metrics are incomplete");
         }
         text
     }
 }
 
-/// The collector over the live state.
-struct Live {
+/// The collector of the live state.
+struct StateCollector {
     state: Arc<State>,
-    extras: Vec<Extra>,
-    /// By these the registry finds names that are taken.
+    process: Vec<ProcessMetric>,
+    /// The registry rejects duplicate names by these.
     descriptions: Vec<Desc>,
 }
 
-impl Live {
-    fn new(state: Arc<State>, extras: Vec<Extra>) -> prometheus::Result<Self> {
-        let own = FAMILIES.iter().map(|family| (family.name, family.help, family.labels));
-        let other = extras.iter().map(|extra| (extra.name, extra.help, &[][..]));
-        let descriptions = own
-            .chain(other)
-            .map(|(name, help, labels)| {
-                let labels = labels.iter().copied().map(String::from).collect();
-                Desc::new(name.into(), help.into(), labels, HashMap::new())
+impl StateCollector {
+    fn new(state: Arc<State>, process: Vec<ProcessMetric>) -> prometheus::Result<Self> {
+        let families = STATE_METRICS.into_iter().chain(process.iter().map(|metric| &metric.family));
+        let descriptions = families
+            .map(|family| {
+                let labels = family.labels.iter().copied().map(String::from).collect();
+                Desc::new(family.name.into(), family.help.into(), labels, HashMap::new())
             })
             .collect::<prometheus::Result<_>>()?;
-        Ok(Self { state, extras, descriptions })
+        Ok(Self { state, process, descriptions })
     }
 }
 
-impl Collector for Live {
+impl Collector for StateCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
@@ -209,14 +147,13 @@ impl Collector for Live {
         families.extend(servers(&snapshot));
         families.extend(config(&snapshot));
         families.extend(reloads(&self.state));
-        families.extend(sight(&self.state));
+        families.extend(watching(&self.state));
         families.push(retries(&snapshot));
         families.push(client_connections(&self.state));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
-        families.extend(self.extras.iter().map(|extra| {
-            let make = if extra.name.ends_with("_total") { counter } else { gauge };
-            let family = make(extra.name, extra.help, &[]);
-            family.of([family.value(&[], (extra.read)())])
+        families.extend(self.process.iter().map(|metric| {
+            let ProcessMetric { family, read } = metric;
+            family.of([family.value(&[], float(read()))])
         }));
         families
     }
@@ -296,7 +233,7 @@ fn retries(snapshot: &Snapshot) -> MetricFamily {
 }
 
 fn client_connections(state: &State) -> MetricFamily {
-    // A listener that moved to another address is there twice while clients are left at the old one.
+    // A listener that moved to another address is listed twice until the old one's clients have left.
     let mut open = BTreeMap::<Arc<str>, u64>::new();
     for listener in state.listeners().iter() {
         *open.entry(Arc::clone(&listener.name)).or_default() += listener.connections();
@@ -305,15 +242,15 @@ fn client_connections(state: &State) -> MetricFamily {
 }
 
 fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {
-    let accepted = snapshot.applied_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let applied = snapshot.applied_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     [
         GENERATION.of([GENERATION.value(&[], float(snapshot.generation))]),
-        LAST_RELOAD_TIMESTAMP.of([LAST_RELOAD_TIMESTAMP.value(&[], accepted.as_secs_f64())]),
+        LAST_RELOAD_TIMESTAMP.of([LAST_RELOAD_TIMESTAMP.value(&[], applied.as_secs_f64())]),
         CONFIG_INFO.of([CONFIG_INFO.value(&[&snapshot.hash], 1.0)]),
     ]
 }
 
-fn sight(state: &State) -> [MetricFamily; 2] {
+fn watching(state: &State) -> [MetricFamily; 2] {
     [
         UNWATCHED.of([UNWATCHED.value(&[], float(state.sight.unwatched()))]),
         OVERFLOWS.of([OVERFLOWS.value(&[], float(state.sight.overflows()))]),
@@ -331,20 +268,20 @@ fn reloads(state: &State) -> [MetricFamily; 3] {
     ]
 }
 
-/// The members that metrics tell of: one for each name in a pool. Where a name has moved to another
-/// address and the old one still drains, that is the one in the file: its counters begin at zero,
-/// which Prometheus takes for what it is, while sums would fall when the old one's drain ends.
+/// One member for each name in a pool. If a name has moved to another address while the old server
+/// drains, it is the configured one: its counters start at zero, which Prometheus takes for a restart,
+/// while sums of both would fall when the drain ends.
 fn members(snapshot: &Snapshot) -> Vec<&Member> {
-    let mut told = HashSet::new();
-    // A pool's members stand in this order.
-    snapshot.pools.iter().flat_map(|pool| &pool.members).filter(|member| told.insert(labels(member))).collect()
+    let mut names = HashSet::new();
+    // A pool lists its configured servers before draining ones.
+    snapshot.pools.iter().flat_map(|pool| &pool.members).filter(|member| names.insert(labels(member))).collect()
 }
 
 fn labels(member: &Member) -> [&str; 2] {
     [&member.server.key.pool, &member.server.key.name]
 }
 
-/// The workers' tallies as one.
+/// Adds up the workers' tallies.
 fn add_up(counts: impl Iterator<Item = (Option<u32>, u64)>) -> BTreeMap<Option<u32>, u64> {
     let mut totals = BTreeMap::new();
     for (key, count) in counts {
@@ -353,14 +290,14 @@ fn add_up(counts: impl Iterator<Item = (Option<u32>, u64)>) -> BTreeMap<Option<u
     totals
 }
 
-/// The workers' histograms as one.
+/// Adds up the workers' histograms.
 fn total<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> HistogramTotal {
     let mut total = HistogramTotal::default();
     histograms.for_each(|histogram| total.add(histogram));
     total
 }
 
-#[allow(clippy::cast_precision_loss, reason = "Prometheus knows no other numbers")]
+#[allow(clippy::cast_precision_loss, reason = "all values of Prometheus are floats")]
 fn float(count: u64) -> f64 {
     count as f64
 }

@@ -1,9 +1,9 @@
-//! Traces: spans of sampled requests, handed over by the workers and sent to collectors by the control plane.
+//! Traces: spans of sampled requests, queued by the workers and sent to collectors by the control plane.
 //!
-//! Each collector has a `lane` of its own, so that one that is down or slow costs the other nothing.
+//! Each collector has a queue and a task of its own, so that one that is down or slow does not affect the other.
 
 mod convention;
-mod lane;
+mod exporter_queue;
 mod otlp;
 mod post;
 mod zipkin;
@@ -11,45 +11,40 @@ mod zipkin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::lane::{ExporterQueue, Kind};
+use self::exporter_queue::{ExporterHandle, ExporterQueue, Protocol};
 use crate::config;
 
-/// One operation of a trace: a client's request, or one try to have a server answer it.
+/// One operation of a trace: a client's request, or one attempt at a server.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// The trace's id.
     pub trace_id: u128,
-    /// This span's id.
     pub span_id: u64,
-    /// The span that this one is a part of.
     pub parent_span_id: Option<u64>,
-    /// When it began.
     pub start: SystemTime,
-    /// How long it took, to the last byte of the answer.
+    /// Until the last byte of the response.
     pub duration: Duration,
     /// `http.request.method`
     pub method: http::Method,
     /// `url.scheme`
     pub scheme: &'static str,
-    /// `url.path`: without the query, which may hold what is nobody's business.
+    /// `url.path`: without the query, which may contain secrets.
     pub path: Arc<str>,
     /// `network.protocol.version`
     pub version: http::Version,
-    /// `server.address` and `server.port`: what the client asked for, or where the try went.
+    /// `server.address` and `server.port`: the host that the client requested, or the address of the attempt's server.
     pub address: Option<(Arc<str>, Option<u16>)>,
-    /// `http.response.status_code`, if there was an answer.
+    /// `http.response.status_code`, if there was a response.
     pub status: Option<u16>,
-    /// `error.type`: in a word, what went wrong. Without it, a status that is an error says so.
+    /// `error.type`: a label for what failed. Without it, the status is used if it is an error.
     pub error: Option<&'static str>,
-    /// `lb.route`: the route's name, as the metrics have it.
+    /// `lb.route`: the route's name, as in the metrics.
     pub route: Option<Arc<str>>,
     /// `lb.pool`
     pub pool: Option<Arc<str>>,
-    /// `lb.server`: the one tried, for a client's request the last.
+    /// `lb.server`: the attempt's server; for a client's request, that of the last attempt.
     pub server: Option<Arc<str>>,
     /// `lb.generation`
     pub generation: u64,
-    /// Which of the two it is.
     pub side: Side,
 }
 
@@ -60,17 +55,17 @@ pub enum Side {
     Client {
         /// `client.address`
         address: std::net::IpAddr,
-        /// `http.route`: the path of the route that matched; with the method, the span's name.
+        /// `http.route`: the path of the route that matched. Together with the method it is the span's name.
         path: Option<Arc<str>>,
     },
-    /// One try, of kind `CLIENT`: `lb` is the client.
+    /// One attempt, of kind `CLIENT`: `lb` is the client.
     Upstream {
-        /// `http.request.resend_count`: tries before this one.
+        /// `http.request.resend_count`: attempts before this one.
         resend_count: u32,
     },
 }
 
-/// Where the workers leave their spans.
+/// The workers' end of the export.
 #[derive(Debug, Clone)]
 pub struct SpanSink {
     zipkin: ExporterQueue,
@@ -78,14 +73,14 @@ pub struct SpanSink {
 }
 
 impl SpanSink {
-    /// Whether spans are exported at all. Without, there is no use in making one.
+    /// Whether spans are exported. If not, there is no need to build one.
     #[must_use]
     pub fn enabled(&self) -> bool {
         self.zipkin.is_open() || self.otlp.is_open()
     }
 
-    /// Hands over a span of a sampled trace. Never waits: the span is dropped and counted if a
-    /// collector's queue is full.
+    /// Queues a span of a sampled trace. Never waits: if a collector's queue is full, the span is
+    /// dropped and counted.
     pub fn record(&self, span: Span) {
         if self.otlp.is_open() {
             self.otlp.record(span.clone());
@@ -95,47 +90,45 @@ impl SpanSink {
         }
     }
 
-    /// Spans that a collector took, since the start; one that two took counts twice.
+    /// Spans accepted by collectors since the start; one accepted by both counts twice.
     #[must_use]
     pub fn exported(&self) -> u64 {
         self.zipkin.exported() + self.otlp.exported()
     }
 
-    /// Spans that were lost on the way to a collector, since the start: the queue was full, or the
-    /// collector did not take them.
+    /// Spans lost since the start: a queue was full, or a collector did not accept them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.zipkin.dropped() + self.otlp.dropped()
     }
 }
 
-/// Starts the export on the current runtime, which must be the control plane's.
+/// Starts the export on the current runtime, the control plane's.
 ///
 /// # Panics
-/// Outside of a tokio runtime.
+/// Outside a tokio runtime.
 #[must_use]
 pub fn start(tracing: &config::TracingConfig) -> (SpanSink, TraceExport) {
-    let (zipkin, to_zipkin) = lane::start(Kind::Zipkin, tracing);
-    let (otlp, to_otlp) = lane::start(Kind::Otlp, tracing);
-    (SpanSink { zipkin, otlp }, TraceExport { zipkin: to_zipkin, otlp: to_otlp })
+    let (zipkin, zipkin_handle) = exporter_queue::start(Protocol::Zipkin, tracing);
+    let (otlp, otlp_handle) = exporter_queue::start(Protocol::Otlp, tracing);
+    (SpanSink { zipkin, otlp }, TraceExport { zipkin: zipkin_handle, otlp: otlp_handle })
 }
 
-/// The control plane's hold on the export.
+/// The control plane's handle to the export.
 #[derive(Debug)]
 pub struct TraceExport {
-    zipkin: lane::Export,
-    otlp: lane::Export,
+    zipkin: ExporterHandle,
+    otlp: ExporterHandle,
 }
 
 impl TraceExport {
-    /// Takes over the collectors and the service name, from the next batch on.
+    /// Applies the collectors and the service name from the next batch on.
     pub fn apply(&self, tracing: &config::TracingConfig) {
         self.zipkin.apply(tracing);
         self.otlp.apply(tracing);
     }
 
-    /// Sends what is queued and ends, not later than `deadline` from now. True if it came to an end
-    /// of itself.
+    /// Sends the queued spans and ends, within `deadline`. Returns whether all of them could be sent in time.
     pub async fn shutdown(self, deadline: Duration) -> bool {
         let (zipkin, otlp) = tokio::join!(self.zipkin.shutdown(deadline), self.otlp.shutdown(deadline));
         zipkin && otlp

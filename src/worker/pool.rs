@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
 use crate::live::{listener::LiveListener, state::State};
-use crate::proxy::fault::Failing;
+use crate::proxy::context::Failing;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
 use crate::worker::Worker;
@@ -175,6 +175,11 @@ impl Shared {
 
     pub(super) fn inboxes(&self) -> &[UnboundedSender<Command>] {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
+    }
+
+    /// Notes that a client of a worker has left.
+    pub(super) fn leave(&self, worker: usize) {
+        self.loads[worker].fetch_sub(1, Relaxed);
     }
 
     /// All client connections.

@@ -4,6 +4,7 @@ use http::{Method, Version};
 use lb::http1::chunked::{BadChunk, Decoder};
 use lb::http1::framing::{self, BadFraming, Framing};
 use lb::http1::head::{HeadError, Headers, Limits, RequestHead, ResponseHead};
+use lb::http1::persistence;
 use lb::http1::rejection::Rejection;
 use lb::http1::target;
 use lb::proxy::headers::hop_by_hop;
@@ -52,7 +53,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Option<(Message, Option<usize>)>, 
     hop_by_hop::prepare_request(&mut head.headers.clone(), head.version).map_err(Why::Request)?;
     let body = body(&bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
-    let keeps = hop_by_hop::keeps_alive(&head.headers, head.version);
+    let keeps = persistence::keeps_alive(&head.headers, head.version);
     let line = format!("{} {}", head.method, String::from_utf8_lossy(head.target()));
     Ok(Some((message(line, head.version, &head.headers, body, keeps), length)))
 }
@@ -95,7 +96,7 @@ pub(crate) fn one_answer(method: &Method, bytes: &[u8]) -> Result<Option<Answer>
     }
     let body = body(&bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
-    let keeps = framing != Framing::UntilClose && hop_by_hop::keeps_alive(&head.headers, head.version);
+    let keeps = framing != Framing::UntilClose && persistence::keeps_alive(&head.headers, head.version);
     let line = head.status.to_string();
     Ok(Some(Answer::Final(message(line, head.version, &head.headers, body, keeps), length)))
 }

@@ -167,8 +167,8 @@ fn failures_are_logged_with_a_word() {
     let cases = [
         ("/down", 503, "no_server", 0),
         ("/refusing", 502, "unreachable", 1),
-        ("/silent", 504, "answer_timeout", 1),
-        ("/broken", 502, "bad_answer", 3),
+        ("/silent", 504, "response_timeout", 1),
+        ("/broken", 502, "bad_response", 3),
         ("/nowhere", 404, "no_route", 0),
     ];
     let mut client = Client::connect(lb.address());
@@ -180,7 +180,7 @@ fn failures_are_logged_with_a_word() {
     client.send("GET /cut HTTP/1.1\r\nHost: a\r\n\r\n");
     client.try_answer().expect_err("half an answer");
     let entries = entries(&lb, cases.len() + 2);
-    let expected = cases.into_iter().chain([("/two", 400, "bad_request", 0), ("/cut", 200, "answer_cut", 1)]);
+    let expected = cases.into_iter().chain([("/two", 400, "bad_request", 0), ("/cut", 200, "response_truncated", 1)]);
     // Workers write as they come to it.
     let entry = |path: &str| entries.iter().find(|entry| entry["path"] == path).expect("a line");
     for (path, status, error, tries) in expected {
@@ -210,7 +210,7 @@ fn who_ended_a_request_early_is_told_apart() {
         format!("{NO_CHECKS}{JSON}{timeouts}{}", server.table(name))
     };
     let lb = Lb::start(&config("server1", &silent));
-    let cases = [("/left", 499, "client_gone"), ("/stalled", 200, "answer_too_slow"), ("/drained", 503, "cut")];
+    let cases = [("/left", 499, "client_gone"), ("/stalled", 200, "response_too_slow"), ("/drained", 503, "aborted")];
     for (number, (path, status, error)) in (1..).zip(cases) {
         let mut client = Client::connect(lb.address());
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -267,7 +267,7 @@ fn what_is_cut_at_the_end_is_logged_to_the_last() {
     lb.signal("TERM");
     assert!(lb.ends().success());
     for entry in entries(&lb, clients.len()) {
-        assert_eq!((&entry["status"], &entry["error"]), (&503.into(), &"cut".into()), "{entry}");
+        assert_eq!((&entry["status"], &entry["error"]), (&503.into(), &"aborted".into()), "{entry}");
     }
 }
 

@@ -199,7 +199,7 @@ fn a_request_that_outlasts_its_servers_drain_is_cut_and_not_called_its_clients_f
     lb.apply(&file("enabled = false\n", ""));
     assert!(waiting.is_closed() && reading.is_closed());
     for path in ["/wait", "/read"] {
-        lb.logs(path, |line| line.contains(path) && line.contains("error=cut"));
+        lb.logs(path, |line| line.contains(path) && line.contains("error=aborted"));
     }
 }
 

@@ -10,70 +10,70 @@ use crate::support::servers::Server;
 
 const QUICK: &str = "[health]\ninterval = \"50ms\"\nfall = 1\n";
 
-/// A browser on the page of `lb`, once that shows something.
-fn look(lb: &Lb) -> Option<Browser> {
+/// Opens the dashboard of `lb` in a browser and waits until it is live.
+fn open(lb: &Lb) -> Option<Browser> {
     let Some(browser) = Browser::start() else {
         eprintln!("skipped: no chromium");
         return None;
     };
     browser.open(&format!("http://{}/", lb.admin));
     shows(&browser, "#link", "live");
-    // Gone, should the page be loaded again.
+    // Lost if the page is reloaded.
     browser.run("window.still = true");
     Some(browser)
 }
 
 #[track_caller]
-fn shows(browser: &Browser, selector: &str, words: &str) {
-    eventually(&format!("{selector} shows {words}"), || browser.text(selector).contains(words).then_some(()));
+fn shows(browser: &Browser, selector: &str, text: &str) {
+    eventually(&format!("{selector} shows {text}"), || browser.text(selector).contains(text).then_some(()));
 }
 
-fn is_still_the_same_and_has_no_complaint(browser: &Browser) {
-    assert_eq!(browser.run("return window.still"), true, "the page was loaded again");
+fn was_not_reloaded_and_has_no_errors(browser: &Browser) {
+    assert_eq!(browser.run("return window.still"), true, "the page was reloaded");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
 #[test]
-fn what_happens_is_shown_without_loading_the_page_again() {
+fn edits_and_health_changes_are_shown_without_a_page_reload() {
     let (one, two) = (Server::named("one"), Server::named("two"));
     let file = |weight| format!("{QUICK}{}weight = {weight}\n{}", one.table("one"), two.table("two"));
     let lb = Lb::start(&file(1));
     lb.server_is("one", "up");
-    let Some(browser) = look(&lb) else { return };
+    let Some(browser) = open(&lb) else { return };
     shows(&browser, "#server-table tbody", "one");
     assert_eq!(browser.text("#generation"), "1");
 
-    let begin = Instant::now();
+    let start = Instant::now();
     lb.edit(&file(3));
     shows(&browser, "#reloads", "weight 1 → 3");
     shows(&browser, "#server-table tbody", "75.0 %");
-    eprintln!("an edit was shown after {:?}", begin.elapsed());
+    eprintln!("an edit was shown after {:?}", start.elapsed());
     shows(&browser, "#generation", "2");
-    shows(&browser, "#said", "weight 1 -> 3");
-    // Its mark on the chart says the same to whoever gets there by the keyboard.
-    eventually("the mark tells of the edit", || {
+    shows(&browser, "#announcements", "weight 1 -> 3");
+    // Its mark on the chart is accessible by keyboard.
+    eventually("the mark describes the edit", || {
         browser.run("[...document.querySelectorAll('.marks button')].at(-1)?.focus()");
         browser.text("#note").contains("weight 1 → 3").then_some(())
     });
 
     one.set_healthy(false);
     shows(&browser, "tr[data-status=down]", "503");
-    shows(&browser, "#said", "default/one is down");
+    shows(&browser, "#announcements", "default/one is down");
     one.set_healthy(true);
     eventually("all are up", || browser.text("tr[data-status=down]").is_empty().then_some(()));
-    is_still_the_same_and_has_no_complaint(&browser);
+    was_not_reloaded_and_has_no_errors(&browser);
 }
 
 #[test]
-fn a_refused_edit_is_shown_as_text_with_its_error_whatever_that_holds() {
+fn markup_in_a_rejected_edit_is_shown_as_text() {
     let server = Server::named("one");
     let file = format!("{NO_CHECKS}{}", server.table("one"));
     let lb = Lb::start(&file);
-    let Some(browser) = look(&lb) else { return };
+    let Some(browser) = open(&lb) else { return };
     let markup = "<img src=x onerror='window.still = false'><script>window.still = false</script>";
     lb.edit(&format!("{file}\"{markup}\" = 1\n"));
-    for place in ["#notice", "#reloads li.rejected"] {
-        shows(&browser, place, &format!("unknown key `{markup}`"));
+    for selector in ["#notice", "#reloads li.rejected"] {
+        shows(&browser, selector, &format!("unknown key `{markup}`"));
     }
     shows(&browser, "#notice", "Generation 1 stays in force");
     assert_eq!(browser.run("return document.querySelectorAll('body img, body script').length"), 0);
@@ -84,11 +84,11 @@ fn a_refused_edit_is_shown_as_text_with_its_error_whatever_that_holds() {
         (browser.run("return document.getElementById('notice').hidden") == true).then_some(())
     });
     shows(&browser, "#route-table tbody", "<b>all</b>");
-    is_still_the_same_and_has_no_complaint(&browser);
+    was_not_reloaded_and_has_no_errors(&browser);
 }
 
 #[test]
-fn a_thousand_servers_can_be_searched_filtered_and_sorted() {
+fn a_thousand_servers_are_searched_filtered_and_sorted() {
     let mut file = NO_CHECKS.to_owned();
     for number in 0..1000 {
         let enabled = number != 700;
@@ -99,13 +99,13 @@ fn a_thousand_servers_can_be_searched_filtered_and_sorted() {
         );
     }
     let lb = Lb::start(&file);
-    let Some(browser) = look(&lb) else { return };
+    let Some(browser) = open(&lb) else { return };
     let rows = || browser.run("return document.querySelectorAll('tr[data-status]').length");
     let first = || browser.text("tr[data-status] b").lines().next().map(str::to_owned);
     let choose = |id: &str, value: &str| {
         browser.run(&format!(
-            "const field = document.getElementById('{id}'); field.value = '{value}'; \
-             field.dispatchEvent(new Event('input'))"
+            "const input = document.getElementById('{id}'); input.value = '{value}'; \
+             input.dispatchEvent(new Event('input'))"
         ));
     };
     assert_eq!((rows(), first().as_deref()), (50.into(), Some("node-0000")));
@@ -117,15 +117,17 @@ fn a_thousand_servers_can_be_searched_filtered_and_sorted() {
     choose("status", "disabled");
     assert_eq!((rows(), first().as_deref()), (1.into(), Some("node-0700")));
     choose("status", "");
-    browser.run("[...document.querySelectorAll('thead button')].find((it) => it.textContent === 'Weight').click()");
+    browser.run(
+        "[...document.querySelectorAll('thead button')].find((button) => button.textContent === 'Weight').click()",
+    );
     assert_eq!(first().as_deref(), Some("node-0800"));
     assert_eq!(browser.text("[aria-sort=descending]"), "Weight");
     browser.run("document.getElementById('servers-all').click()");
     assert_eq!(rows(), 1000);
-    // Rows are changed where they stand.
+    // Rows are updated in place.
     browser.run("window.row = document.querySelector('tr[data-status]')");
     lb.apply(&file.replace("weight = 9", "weight = 8"));
     shows(&browser, "tr[data-status] td[data-label=Weight]", "8");
     assert_eq!(browser.run("return window.row === document.querySelector('tr[data-status]')"), true);
-    is_still_the_same_and_has_no_complaint(&browser);
+    was_not_reloaded_and_has_no_errors(&browser);
 }

@@ -51,7 +51,7 @@ fn who_fails_in_a_row_is_out_before_its_checks_say_so_and_everybody_is_told() {
         (lb.server("bad")["status"] == "down").then_some(())
     });
     let told = lb.server("bad");
-    assert_eq!(told["ejected"]["error"], "3 requests in a row failed: connection closed before an answer");
+    assert_eq!(told["ejected"]["error"], "3 requests in a row failed: connection closed before a response");
     assert_eq!((&told["last_check"]["ok"], &told["share"]), (&true.into(), &0.0.into()), "{told}");
     assert_eq!((ejections(&lb), lb.metric("lb_server_up{pool=\"default\",server=\"bad\"}")), (1.0, Some(0.0)));
     eventually("the log says so", || {
@@ -62,7 +62,7 @@ fn who_fails_in_a_row_is_out_before_its_checks_say_so_and_everybody_is_told() {
     for (command, words) in [("status", "ejected: 3 requests in a row failed"), ("explain", "bad")] {
         let asked = if command == "explain" { &["/"][..] } else { &[] };
         let ran = run(&[&["--config", path.to_str().expect("text"), command, "--admin", &admin], asked].concat());
-        assert!(ran.out.contains(words) && ran.out.contains("closed before an answer"), "{ran:?}");
+        assert!(ran.out.contains(words) && ran.out.contains("closed before a response"), "{ran:?}");
     }
     let before = bad.requests().len();
     assert!(before >= 3);
@@ -139,9 +139,9 @@ fn each_way_of_failing_counts_and_is_said() {
     let closes = breaking(&Arc::new(true.into()));
     let good = Server::named("good");
     let cases = [
-        (silent.address, 504, "answer_timeout", "a request failed: no answer in time"),
-        (nonsense.address, 502, "bad_answer", "a request failed: the answer is not HTTP/1.1"),
-        (closes.address, 502, "bad_answer", "a request failed: connection closed before an answer"),
+        (silent.address, 504, "response_timeout", "a request failed: response timeout"),
+        (nonsense.address, 502, "bad_response", "a request failed: the response is not valid HTTP/1.1"),
+        (closes.address, 502, "bad_response", "a request failed: connection closed before a response"),
         (hangs, 504, "connect_timeout", "a request failed: no connection in time"),
     ];
     for (bad, status, word, error) in cases {

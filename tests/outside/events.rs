@@ -1,4 +1,4 @@
-//! Events as they really come about: edits, and servers whose checks fail.
+//! `/api/events` of a running balancer: edits, and servers whose health checks fail.
 
 use crate::support::client::{Client, Piece};
 use crate::support::lb::Lb;
@@ -17,25 +17,25 @@ fn until(client: &mut Client, words: &[&str]) -> String {
 }
 
 #[test]
-fn edits_and_changes_of_health_are_told_as_they_happen() {
+fn edits_and_health_changes_are_sent_as_they_happen() {
     let server = Server::named("a");
     let quick = "[health]\ninterval = \"50ms\"\nfall = 1\n";
     let lb = Lb::start(&format!("{quick}{}", server.table("a")));
     lb.server_is("a", "up");
     let mut client = Client::connect(lb.admin);
     client.send("GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let (status, fields) = client.try_head().unwrap();
-    assert_eq!(status, 200, "{fields:?}");
+    let (status, headers) = client.try_head().unwrap();
+    assert_eq!(status, 200, "{headers:?}");
 
     lb.edit(&format!("{quick}{}weight = 7\n", server.table("a")));
     until(&mut client, &["event: reload\n", "\"generation\":2", "weight 1 -> 7", "\n\n"]);
     server.set_healthy(false);
     until(&mut client, &["event: health\n", "\"to\":\"down\"", "503", "\n\n"]);
-    // It was told once it was so.
+    // The event comes after the state has changed.
     assert_eq!(lb.server("a")["status"], "down");
     lb.edit("wieght = 7");
-    let told = until(&mut client, &["event: reload\n", "\"outcome\":\"rejected\"", "\n\n"]);
-    assert!(told.contains("--> "), "{told}");
+    let reload = until(&mut client, &["event: reload\n", "\"outcome\":\"rejected\"", "\n\n"]);
+    assert!(reload.contains("--> "), "{reload}");
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn every_expression_of_the_dashboard_returns_data() {
     let [(labels, milliseconds)] = at("Applied edits");
     assert_eq!(labels["generation"], "2");
     assert!((milliseconds / 1e3 - applied).abs() < 0.002, "{milliseconds} {applied}");
-    let [(labels, refused)] = at("Refused edits");
+    let [(labels, refused)] = at("Rejected edits");
     assert_eq!((&labels["job"], refused), (&Value::from("lb"), 1.0));
 }
 

@@ -150,7 +150,7 @@ fn gets_outlast_servers_that_reset_at_random() {
     let lines = eventually("the log", || Some(lb.stdout()).filter(|lines| lines.len() >= COUNT));
     let again = lines.iter().filter(|line| line.contains("\" 200 ") && !line.contains("tries=1 ")).count();
     assert!(again > 0, "some were tried again");
-    assert!(lines.iter().filter(|line| line.contains("\" 502 ")).all(|line| line.contains("error=bad_answer")));
+    assert!(lines.iter().filter(|line| line.contains("\" 502 ")).all(|line| line.contains("error=bad_response")));
 }
 
 /// Of three servers one dies, with all that is open there, under the load of many clients: the

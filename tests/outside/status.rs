@@ -104,9 +104,9 @@ fn servers_are_listed_shown_and_drawn() {
     assert_eq!((shown.code, shown.out.contains("75.0%")), (Some(0), true), "{}", shown.out);
     assert_eq!(ask(&lb, &["server", "show", "a", "--pool", "other", "--json"]).json()["weight"], 9);
     for (arguments, why) in [
-        (&["server", "show", "a"][..], "say which by `?pool=`"),
+        (&["server", "show", "a"][..], "choose one with `?pool=`"),
         (&["server", "show", "a/b?c"], "there is no server `a/b?c`"),
-        (&["server", "random", "--pool", "idle"], "no server takes requests"),
+        (&["server", "random", "--pool", "idle"], "there is no active server"),
         (&["server", "list", "--pool", "nope"], "nope"),
     ] {
         let ran = ask(&lb, arguments);

@@ -83,7 +83,7 @@ fn an_answer_that_stands_still_is_cut() {
     assert_eq!(client.try_head().expect("a head").0, 200);
     assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
     assert!(client.is_closed(), "without a last chunk");
-    lb.logs("the cut", |line| line.contains("answer_too_slow"));
+    lb.logs("the cut", |line| line.contains("response_too_slow"));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn an_answers_head_has_its_time_however_it_comes() {
         }
         assert_eq!(status, 504, "{path}");
         assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < DEADLINE / 2, "{path}");
-        lb.logs(path, |line| line.contains(path) && line.contains("\" 504 ") && line.contains("answer_timeout"));
+        lb.logs(path, |line| line.contains(path) && line.contains("\" 504 ") && line.contains("response_timeout"));
     }
     assert_eq!(server.requests().len(), 2, "neither is asked for again");
 }
@@ -149,7 +149,7 @@ fn the_clients_of_a_closed_listener_have_their_time_to_finish_and_no_more() {
     assert_eq!(late.answer().status, 200);
     assert!(never.is_closed());
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    lb.logs("the cut", |line| line.contains("/never") && line.contains("error=cut"));
+    lb.logs("the cut", |line| line.contains("/never") && line.contains("error=aborted"));
     drop(test);
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn ask_with(fixture: &Fixture, method: &str, target: &str, fields: &[
         request = request.header(*name, *value);
     }
     let (head, ()) = request.body(()).expect("a request").into_parts();
-    let (head, body) = admin::answer(&head, &context).into_parts();
+    let (head, body) = admin::respond(&head, &context).into_parts();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let body = runtime.block_on(body.collect()).expect("no errors").to_bytes();
     assert_eq!(head.headers["x-content-type-options"], "nosniff", "{target}");

@@ -1,25 +1,25 @@
-// The chart: traffic above, latency below, over a quarter of an hour, each edit marked where it came into force.
+// The chart: traffic above and latency below over the last 15 minutes, with a mark for each reload.
 
 import { Rows, byId, el, icon, mark, set, svg } from "./dom.js";
 import { clock, count, duration, exact, rate } from "./format.js";
-import { details, inShort, keyOf, title } from "./reloads.js";
+import { details, keyOf, summary, title } from "./reloads.js";
 
 const SPAN = 15 * 60 * 1000;
-/** What lies between two points is a pause if it takes longer than this. */
+/** Points further apart than this are not connected. */
 const PAUSE = 15 * 1000;
-/** Edits that are drawn closer than this have one mark. */
+/** Reloads fewer pixels apart than this share a mark. */
 const CLOSE = 16;
 const LEFT = 52;
 const RIGHT = 40;
-/** The panels, from their upper to their lower end. */
+/** The panels' upper and lower ends. */
 const TRAFFIC = { top: 62, bottom: 190 };
 const LATENCY = { top: 230, bottom: 310 };
 const HEIGHT = 334;
-/** Where the marks' lines begin, below the marks themselves. */
+/** The upper end of the marks' lines, below the marks themselves. */
 const MARKS = 28;
 
 export class Chart {
-  /** `open` is called with the key of an edit that is chosen. */
+  /** `open` is called with the key of a reload whose mark is clicked. */
   constructor(open) {
     this.samples = [];
     this.reloads = [];
@@ -52,16 +52,16 @@ export class Chart {
     });
   }
 
-  /** A history from the beginning. */
-  begin(samples) {
+  /** Replaces all samples. */
+  reset(samples) {
     this.samples = samples.map(point);
   }
 
-  /** The newest point, again or for the first time. */
+  /** Adds the newest sample, unless it is there already. */
   add(sample) {
     const newest = point(sample);
     if (newest.at > (this.samples.at(-1)?.at ?? 0)) this.samples.push(newest);
-    this.samples = this.samples.filter((known) => known.at > newest.at - SPAN - PAUSE);
+    this.samples = this.samples.filter((sample) => sample.at > newest.at - SPAN - PAUSE);
   }
 
   show(now, reloads) {
@@ -80,7 +80,7 @@ export class Chart {
     const traffic = axis(TRAFFIC, Math.max(1, ...shown.map((sample) => sample.rate)));
     const latency = axis(LATENCY, Math.max(0.001, ...shown.map((sample) => sample.p99 ?? 0)));
     this.x = x;
-    this.frame(width, x, traffic, latency);
+    this.drawAxes(width, x, traffic, latency);
     const draw = (name, of, y) => mark(this.lines[name], "d", path(shown, (s) => x(s.at), (s) => y(of(s)), (s) => of(s) !== null));
     draw("rate", (sample) => sample.rate, traffic.y);
     const failed = shown.some((sample) => sample.errors > 0);
@@ -88,18 +88,18 @@ export class Chart {
     draw("p99", (sample) => sample.p99, latency.y);
     draw("p50", (sample) => sample.p50, latency.y);
     mark(this.lines.area, "d", area(shown, (s) => x(s.at), (s) => traffic.y(s.rate), TRAFFIC.bottom));
-    this.naming(width, shown, traffic, latency, failed);
-    this.marking(x, from);
+    this.drawNames(width, shown, traffic, latency, failed);
+    this.drawMarks(x, from);
     this.describe(shown);
     if (!this.pointed) this.read(undefined);
   }
 
-  /** Lines and words around the curves. */
-  frame(width, x, traffic, latency) {
+  /** Grid lines, scales and the panels' names. */
+  drawAxes(width, x, traffic, latency) {
     const [parts, names] = [[], []];
-    const text = (at, y, words, anchor, kind = "") => svg("text", { x: at, y, "text-anchor": anchor, class: kind }, words);
+    const text = (at, y, label, anchor, kind = "") => svg("text", { x: at, y, "text-anchor": anchor, class: kind }, label);
     for (const [panel, { top, y }, name, show] of [
-      [TRAFFIC, traffic, "Requests a second", (value) => (value >= 10 ? count(value) : String(value))],
+      [TRAFFIC, traffic, "Requests per second", (value) => (value >= 10 ? count(value) : String(value))],
       [LATENCY, latency, "Latency", duration],
     ]) {
       names.push(text(LEFT, panel.top - 10, name, "start", "name"));
@@ -118,8 +118,8 @@ export class Chart {
     this.names.replaceChildren(...names);
   }
 
-  /** Names at the lines' ends, kept apart. */
-  naming(width, shown, traffic, latency, failed) {
+  /** Names at the ends of the curves, moved so that they do not overlap. */
+  drawNames(width, shown, traffic, latency, failed) {
     const last = shown.at(-1);
     const names = [];
     const name = (text, kind, y) => names.push(svg("text", { x: width - RIGHT + 6, y: y + 4, class: kind }, text));
@@ -132,8 +132,8 @@ export class Chart {
     this.names.append(...names);
   }
 
-  /** A mark for each edit, or for several that came together. */
-  marking(x, from) {
+  /** A mark for each reload, or for several close together. */
+  drawMarks(x, from) {
     const groups = [];
     for (const reload of [...this.reloads].reverse()) {
       const at = Date.parse(reload.at);
@@ -170,16 +170,16 @@ export class Chart {
           node.dataset.kind = kind + many;
           node.className = kind;
           node.replaceChildren(many > 1 ? String(many) : icon(kind));
-          // Another edit came close to the one that is being read about.
+          // A reload joined the group whose note is open.
           if (this.explained === node && !this.note.hidden) this.explain(group);
         }
         node.style.left = `${group.x}px`;
-        mark(node, "aria-label", `${exact(group.at)}: ${group.reloads.map(inShort).join(". ")}`);
+        mark(node, "aria-label", `${exact(group.at)}: ${group.reloads.map(summary).join(". ")}`);
       },
     };
   }
 
-  /** Hides the note, unless the pointer goes on into it. */
+  /** Hides the note, unless the pointer moves into it. */
   leave() {
     clearTimeout(this.leaving);
     this.leaving = setTimeout(() => {
@@ -190,7 +190,7 @@ export class Chart {
   explain(group) {
     clearTimeout(this.leaving);
     const entry = (reload) => {
-      const head = el("p", { class: "what" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, exact(Date.parse(reload.at))));
+      const head = el("p", { class: "summary" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, exact(Date.parse(reload.at))));
       return el("div", {}, head, ...details(reload));
     };
     const newest = group.reloads.slice(-4).reverse();
@@ -204,9 +204,9 @@ export class Chart {
   point(event) {
     const at = event.clientX - this.svg.getBoundingClientRect().left;
     const near = (sample) => Math.abs(this.x(sample.at) - at);
-    const found = this.samples.reduce((best, sample) => (best && near(best) <= near(sample) ? best : sample), undefined);
-    this.pointed = found && near(found) < 30;
-    this.read(this.pointed ? found : undefined);
+    const nearest = this.samples.reduce((best, sample) => (best && near(best) <= near(sample) ? best : sample), undefined);
+    this.pointed = nearest && near(nearest) < 30;
+    this.read(this.pointed ? nearest : undefined);
   }
 
   rest() {
@@ -228,9 +228,9 @@ export class Chart {
 
   describe(shown) {
     const newest = shown.at(-1);
-    const most = Math.max(0, ...shown.map((sample) => sample.rate));
+    const peak = Math.max(0, ...shown.map((sample) => sample.rate));
     const now = newest ? `, now ${rate(newest.rate)}; p99 now ${duration(newest.p99)}` : "";
-    mark(this.svg, "aria-label", `Traffic and latency of the last 15 minutes: at most ${rate(most)} requests a second${now}`);
+    mark(this.svg, "aria-label", `Traffic and latency of the last 15 minutes: at most ${rate(peak)} requests per second${now}`);
   }
 }
 
@@ -244,35 +244,35 @@ const point = (sample) => ({
 
 const worst = (reloads) => ["rejected", "applied", "unchanged"].find((kind) => reloads.some((reload) => reload.outcome === kind));
 
-/** A scale for a panel, up to a round number that is no less than `most`. */
-function axis({ top, bottom }, most) {
-  const power = 10 ** Math.floor(Math.log10(most));
-  const round = [1, 2, 4, 5, 6, 8, 10].find((step) => step * power >= most * 0.999) * power;
+/** A panel's scale, from 0 to a round number of at least `max`. */
+function axis({ top, bottom }, max) {
+  const power = 10 ** Math.floor(Math.log10(max));
+  const round = [1, 2, 4, 5, 6, 8, 10].find((step) => step * power >= max * 0.999) * power;
   return { top: round, y: (value) => bottom - (value / round) * (bottom - top) };
 }
 
-/** Rows of points without a pause in between, or a point that is not there. */
-function runs(samples, there) {
-  const found = [];
+/** Splits samples into runs without a pause or a missing value. */
+function runs(samples, exists) {
+  const runs = [];
   let before;
   for (const sample of samples) {
-    if (there(sample)) {
-      if (!before || sample.at - before.at > PAUSE) found.push([]);
-      found.at(-1).push(sample);
+    if (exists(sample)) {
+      if (!before || sample.at - before.at > PAUSE) runs.push([]);
+      runs.at(-1).push(sample);
     }
-    before = there(sample) ? sample : undefined;
+    before = exists(sample) ? sample : undefined;
   }
-  return found;
+  return runs;
 }
 
-const point2 = (x, y) => (sample) => `${x(sample).toFixed(1)} ${y(sample).toFixed(1)}`;
+const coordinates = (x, y) => (sample) => `${x(sample).toFixed(1)} ${y(sample).toFixed(1)}`;
 
-function path(samples, x, y, there) {
-  // A single point is drawn as a dot, by the line's round ends.
-  return runs(samples, there).map((run) => `M${run.map(point2(x, y)).join("L")}${run.length === 1 ? "h0" : ""}`).join("");
+function path(samples, x, y, exists) {
+  // The round line ends draw a single point as a dot.
+  return runs(samples, exists).map((run) => `M${run.map(coordinates(x, y)).join("L")}${run.length === 1 ? "h0" : ""}`).join("");
 }
 
 function area(samples, x, y, base) {
-  const whole = (run) => `M${x(run[0])} ${base}L${run.map(point2(x, y)).join("L")}L${x(run.at(-1))} ${base}Z`;
-  return runs(samples, () => true).map(whole).join("");
+  const outline = (run) => `M${x(run[0])} ${base}L${run.map(coordinates(x, y)).join("L")}L${x(run.at(-1))} ${base}Z`;
+  return runs(samples, () => true).map(outline).join("");
 }

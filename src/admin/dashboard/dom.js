@@ -1,8 +1,8 @@
-// Making and changing what is on the page. Whatever comes from the file or from servers becomes text, never markup.
+// Creates and updates elements. Text from the configuration or from servers is never interpreted as markup.
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element; strings among the children become text. */
+/** Creates an element; strings among the children become text nodes. */
 export function el(name, attributes = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -12,7 +12,7 @@ export function el(name, attributes = {}, ...children) {
   return node;
 }
 
-/** The same in SVG. */
+/** Creates an SVG element. */
 export function svg(name, attributes = {}, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -20,32 +20,32 @@ export function svg(name, attributes = {}, ...children) {
   return node;
 }
 
-/** One of the page's symbols. It says nothing: the word for it stands beside it. */
+/** One of the page's symbols, hidden from screen readers because a word always stands beside it. */
 export function icon(name) {
   return svg("svg", { class: `icon ${name}`, "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
 }
 
-/** Puts another text into a node, if it is another. */
+/** Sets a node's text if it differs; setting the same text would cost a layout. */
 export function set(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Puts another attribute on a node, if it is another; none for `undefined`. */
+/** Sets an attribute if it differs; `undefined` removes it. */
 export function mark(node, name, value) {
   if (value === undefined) node.removeAttribute(name);
   else if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-/** Children that are kept by key, so that what stays is changed in place and neither blinks nor loses the focus. */
+/** Children identified by a key and updated in place, so that they neither flicker nor lose the focus. */
 export class Rows {
-  /** `make` gives a new row for an item: its `node`, and `update`, which shows an item in it. */
+  /** `make` creates a row for an item: its `node`, and `update`, which shows an item in it. */
   constructor(parent, make) {
     this.parent = parent;
     this.make = make;
     this.rows = new Map();
   }
 
-  /** Shows these items, in this order, and no others. */
+  /** Shows exactly these items, in this order. */
   show(items, key) {
     const before = this.rows;
     this.rows = new Map();
@@ -63,20 +63,20 @@ export class Rows {
   }
 }
 
-/** A cell of a table; on narrow screens, where there is no head, its name stands beside it. */
+/** A table cell. Narrow screens show the label in the cell, because they hide the table's header. */
 export function cell(label, attributes = {}, ...children) {
   return el("td", { role: "cell", "data-label": label, ...attributes }, ...children);
 }
 
 let pending = [];
 
-/** Says something to those who cannot see the page; what comes all at once is summed up. */
-export function say(text) {
+/** Announces a change to screen readers; several at once are summarized. */
+export function announce(text) {
   pending.push(text);
   if (pending.length > 1) return;
   setTimeout(() => {
-    const many = pending.length > 3 ? `${pending.length} changes; the newest: ${pending.at(-1)}` : pending.join(". ");
-    set(byId("said"), many);
+    const summary = pending.length > 3 ? `${pending.length} changes; the newest: ${pending.at(-1)}` : pending.join(". ");
+    set(byId("announcements"), summary);
     pending = [];
   }, 300);
 }

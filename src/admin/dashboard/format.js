@@ -1,4 +1,4 @@
-// Figures as people read them: few digits, and units.
+// Formats numbers and times for people: few digits, and units.
 
 export const NONE = "–";
 
@@ -6,7 +6,7 @@ const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export const count = (value) => grouped.format(value);
 
-/** Per second, or anything that is small as often as large. */
+/** A rate per second. */
 export function rate(value) {
   if (value === 0) return "0";
   if (value < 0.1) return "<0.1";
@@ -40,14 +40,14 @@ export function bytes(value) {
   return `${size.toFixed(1)} TiB`;
 }
 
-/** How long ago, of a time and now in milliseconds. */
+/** How long ago `then` was; both in milliseconds. */
 export function ago(then, now) {
   const seconds = Math.max(0, Math.round((now - then) / 1000));
   if (seconds < 1) return "now";
   return `${span(seconds)} ago`;
 }
 
-/** A time in whole units, the larger the coarser. */
+/** A duration in its largest whole unit. */
 export function span(seconds) {
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
@@ -63,10 +63,10 @@ const dated = time({ day: "numeric", month: "short", second: "2-digit" });
 export const clock = (millis) => minutes.format(millis);
 export const exact = (millis) => seconds.format(millis);
 
-/** With the day, unless it is today. */
+/** A time of day, with the date unless it is today. */
 export function when(millis, now) {
-  const same = new Date(millis).toDateString() === new Date(now).toDateString();
-  return same ? exact(millis) : dated.format(millis);
+  const isToday = new Date(millis).toDateString() === new Date(now).toDateString();
+  return isToday ? exact(millis) : dated.format(millis);
 }
 
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;

@@ -1,13 +1,13 @@
-// The page: gets what the balancer tells and hands it on. It asks, and changes nothing.
+// The page: receives events and figures from the API and passes them to the views. Read-only.
 
 import { Chart } from "./chart.js";
-import { Rows, byId, cell, el, mark, say, set } from "./dom.js";
+import { Rows, announce, byId, cell, el, mark, set } from "./dom.js";
 import { ago, count, duration, plural, rate, when } from "./format.js";
-import { Reloads, details, inShort } from "./reloads.js";
+import { MAX as MAX_RELOADS, Reloads, details, summary } from "./reloads.js";
 import { Servers } from "./servers.js";
 
-/** How long to wait before the events are asked for again, if the browser does not do so itself. */
-const AGAIN = 5000;
+/** Time before reconnecting in the cases in which the browser does not do so itself, in milliseconds. */
+const RECONNECT = 5000;
 
 const servers = new Servers();
 const reloads = new Reloads();
@@ -15,73 +15,73 @@ const chart = new Chart((key) => reloads.open(key));
 const routes = new Rows(byId("route-table").tBodies[0], routeRow);
 const listeners = new Rows(byId("listener-table").tBodies[0], listenerRow);
 
-/** How far the balancer's clock is ahead of the browser's. */
-let ahead = 0;
-let noticed;
-const now = () => Date.now() + ahead;
+/** How far the balancer's clock is ahead of the browser's, in milliseconds. */
+let clockOffset = 0;
+let shownNotice;
+const now = () => Date.now() + clockOffset;
 
-follow();
-// Times are told as so long ago, and the chart moves on.
+subscribe();
+// Ages grow and the chart moves even without events.
 setInterval(() => {
   reloads.draw(now());
   chart.show(now(), reloads.reloads);
 }, 1000);
 
-function follow() {
+function subscribe() {
   const events = new EventSource("api/events?figures=true");
-  const on = (name, take) => events.addEventListener(name, (event) => take(JSON.parse(event.data)));
+  const on = (name, handle) => events.addEventListener(name, (event) => handle(JSON.parse(event.data)));
   on("figures", figures);
   on("reload", reload);
   on("health", health);
   on("gap", catchUp);
   events.addEventListener("open", catchUp);
   events.addEventListener("error", () => {
-    link("waiting", "connection lost, trying again");
+    link("waiting", "connection lost; reconnecting");
     if (events.readyState !== EventSource.CLOSED) return;
-    // It was answered, but not with events: too many are following, or it is shutting down.
+    // The response was not an event stream: there are too many subscribers, or the balancer is shutting down.
     events.close();
-    setTimeout(follow, AGAIN);
+    setTimeout(subscribe, RECONNECT);
   });
 }
 
-/** Gets what came before the events that are followed. */
+/** Fetches the history and the record of reloads from before the first event. */
 async function catchUp() {
   try {
-    const [history, record] = await Promise.all(["api/history", "api/reloads?limit=200"].map(ask));
-    chart.begin(history.samples);
-    const seen = reloads.reloads;
-    reloads.begin(record.reloads);
-    // What came in while this was asked for.
+    const [history, record] = await Promise.all(["api/history", `api/reloads?limit=${MAX_RELOADS}`].map(fetchJson));
+    chart.reset(history.samples);
+    const received = reloads.reloads;
+    reloads.reset(record.reloads);
+    // Reloads that arrived as events during the fetch.
     const newest = Date.parse(record.reloads[0]?.at ?? 0);
-    seen.filter((known) => Date.parse(known.at) > newest).reverse().forEach((known) => reloads.add(known));
+    received.filter((reload) => Date.parse(reload.at) > newest).reverse().forEach((reload) => reloads.add(reload));
     redraw();
   } catch (error) {
     link("waiting", `connection lost: ${error.message}`);
   }
 }
 
-async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store" });
-  if (!answer.ok) throw new Error(`${path} answered ${answer.status}`);
-  return answer.json();
+async function fetchJson(path) {
+  const response = await fetch(path, { cache: "no-store" });
+  if (!response.ok) throw new Error(`${path} returned ${response.status}`);
+  return response.json();
 }
 
-function figures(told) {
-  ahead = Date.parse(told.at) - Date.now();
-  told.now = now();
-  link("live", told.stopping ? "shutting down" : "live");
-  set(byId("generation"), count(told.generation));
-  set(byId("hash"), told.hash.slice(0, 8));
-  set(byId("applied"), `applied ${ago(Date.parse(told.applied_at), now())}`);
-  mark(byId("hash"), "title", `SHA-256 of the configuration in force: ${told.hash}`);
-  set(byId("file"), told.files[0] ?? "lb.toml");
-  mark(byId("applied"), "title", when(Date.parse(told.applied_at), now()));
-  headline(told);
-  if (told.sample) chart.add(told.sample);
-  servers.show(told);
-  routes.show(told.routes, (route) => route.name);
-  listeners.show(told.listeners, (listener) => `${listener.name} ${listener.address}`);
-  notice(told);
+function figures(data) {
+  clockOffset = Date.parse(data.at) - Date.now();
+  data.now = now();
+  link("live", data.stopping ? "shutting down" : "live");
+  set(byId("generation"), count(data.generation));
+  set(byId("hash"), data.hash.slice(0, 8));
+  set(byId("applied"), `applied ${ago(Date.parse(data.applied_at), now())}`);
+  mark(byId("hash"), "title", `SHA-256 of the configuration in force: ${data.hash}`);
+  set(byId("file"), data.files[0] ?? "lb.toml");
+  mark(byId("applied"), "title", when(Date.parse(data.applied_at), now()));
+  headline(data);
+  if (data.sample) chart.add(data.sample);
+  servers.show(data);
+  routes.show(data.routes, (route) => route.name);
+  listeners.show(data.listeners, (listener) => `${listener.name} ${listener.address}`);
+  notice(data);
 }
 
 function headline({ total, servers }) {
@@ -99,14 +99,14 @@ function headline({ total, servers }) {
   document.title = up < wanted ? `(${count(wanted - up)} down) lb` : "lb";
 }
 
-function reload(told) {
-  reloads.add(told);
-  say(told.outcome === "applied" ? `Generation ${told.generation}: ${inShort(told)}` : `The file was ${inShort(told)}`);
+function reload(data) {
+  reloads.add(data);
+  announce(data.outcome === "applied" ? `Generation ${data.generation} applied: ${summary(data)}` : `Configuration ${summary(data)}`);
   redraw();
 }
 
-function health(told) {
-  say(`${told.pool}/${told.server} is ${told.to}${told.error ? `: ${told.error}` : ""}`);
+function health(data) {
+  announce(`${data.pool}/${data.server} is ${data.to}${data.error ? `: ${data.error}` : ""}`);
 }
 
 function redraw() {
@@ -115,33 +115,33 @@ function redraw() {
   if (servers.figures) notice(servers.figures);
 }
 
-/** What everybody should see at once: the file is not what is in force. */
+/** Shows at the top that the file is not in force, that old servers are held, or that the process is stopping. */
 function notice({ state, stopping, generation }) {
-  const refused = state === "current" ? undefined : reloads.reloads.find((known) => known.outcome !== "unchanged");
-  const bad = refused?.outcome === "rejected" ? refused : undefined;
+  const last = state === "current" ? undefined : reloads.reloads.find((reload) => reload.outcome !== "unchanged");
+  const rejected = last?.outcome === "rejected" ? last : undefined;
   let title = "";
   let body = [];
   if (stopping) {
-    title = "Shutting down: open requests finish";
-  } else if (bad) {
-    title = `The file was refused, ${plural(bad.problems.length, "problem")}. Generation ${generation} stays in force.`;
-    body = details(bad);
+    title = "Shutting down; open requests may finish";
+  } else if (rejected) {
+    title = `Edit rejected with ${plural(rejected.problems.length, "problem")}. Generation ${generation} stays in force.`;
+    body = details(rejected);
   } else if (state === "last_good") {
-    title = `The file was refused. Generation ${generation} stays in force.`;
+    title = `Edit rejected. Generation ${generation} stays in force.`;
   } else if (state === "holding") {
-    title = "Old servers still serve: no new one has passed its check yet";
+    title = "Holding: old servers keep serving until a new one passes a health check";
   }
-  const key = title + (bad?.at ?? "");
-  if (noticed === key) return;
-  noticed = key;
+  const key = title + (rejected?.at ?? "");
+  if (shownNotice === key) return;
+  shownNotice = key;
   byId("notice").hidden = title === "";
   set(byId("notice-title"), title);
   byId("notice-body").replaceChildren(...body);
 }
 
-function link(state, words) {
+function link(state, text) {
   byId("link").className = state;
-  set(byId("link"), words);
+  set(byId("link"), text);
 }
 
 function routeRow() {
@@ -167,14 +167,14 @@ function routeRow() {
 
 function listenerRow() {
   const [address, name] = [el("b"), el("small")];
-  const clients = cell("Clients", { class: "number" });
+  const connections = cell("Connections", { class: "number" });
   const head = el("th", { role: "rowheader", scope: "row", class: "name" }, address, name);
   return {
-    node: el("tr", { role: "row" }, head, clients),
+    node: el("tr", { role: "row" }, head, connections),
     update(listener) {
       set(address, listener.address);
       set(name, listener.name === listener.address ? "" : listener.name);
-      set(clients, count(listener.connections));
+      set(connections, count(listener.connections));
     },
   };
 }

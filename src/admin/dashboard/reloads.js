@@ -1,17 +1,19 @@
-// The record of edits: what each changed in words, or why it was refused, as `lb check` prints it.
+// The record of reloads: the changes of each edit, or the problems for which it was rejected, as `lb check` prints them.
 
 import { Rows, byId, el, icon, mark, set } from "./dom.js";
 import { ago, duration, plural, when } from "./format.js";
 
-/** How many are shown at first. */
+/** The number of reloads shown at first. */
 const FIRST = 6;
-const WORDS = { applied: "Applied", rejected: "Refused", unchanged: "Unchanged" };
+/** The number of reloads kept. */
+export const MAX = 200;
+const TITLES = { applied: "Applied", rejected: "Rejected", unchanged: "Unchanged" };
 
 export const keyOf = (reload) => `${reload.at} ${reload.outcome} ${reload.generation}`;
 
 export class Reloads {
   constructor() {
-    /** The newest first. */
+    /** Newest first. */
     this.reloads = [];
     this.all = false;
     this.rows = new Rows(byId("reloads"), reloadRow);
@@ -21,15 +23,15 @@ export class Reloads {
     });
   }
 
-  /** What was told when the page came, or came back. */
-  begin(reloads) {
+  /** Replaces the record after a (re)connection. */
+  reset(reloads) {
     this.reloads = reloads;
   }
 
-  /** What was told since. */
+  /** Adds a new reload. */
   add(reload) {
-    if (!this.reloads.some((known) => keyOf(known) === keyOf(reload))) this.reloads.unshift(reload);
-    this.reloads.length = Math.min(this.reloads.length, 200);
+    if (!this.reloads.some((other) => keyOf(other) === keyOf(reload))) this.reloads.unshift(reload);
+    this.reloads.length = Math.min(this.reloads.length, MAX);
   }
 
   draw(now = this.now) {
@@ -38,10 +40,10 @@ export class Reloads {
     this.rows.show(shown.map((reload) => ({ reload, now })), ({ reload }) => keyOf(reload));
     const button = byId("reloads-all");
     button.hidden = this.reloads.length <= FIRST;
-    set(button, this.all ? `Show the newest ${FIRST}` : `Show all ${this.reloads.length}`);
+    set(button, this.all ? `Show only the newest ${FIRST}` : `Show all ${this.reloads.length}`);
   }
 
-  /** Shows one, wherever it is in the list. */
+  /** Scrolls to a reload and focuses it. */
   open(key) {
     this.all = true;
     this.draw();
@@ -51,38 +53,38 @@ export class Reloads {
   }
 }
 
-/** In a sentence, for where there is little room. */
-export function inShort(reload) {
+/** One line about a reload. */
+export function summary(reload) {
   if (reload.outcome === "rejected") {
-    return `refused: ${reload.problems[0]?.message ?? "no reason was given"}`;
+    return `rejected: ${reload.problems[0]?.message ?? "no reason given"}`;
   }
-  return reload.outcome === "unchanged" ? "read again, unchanged" : reload.changes.join("; ") || first(reload);
+  return reload.outcome === "unchanged" ? "unchanged" : reload.changes.join("; ") || withoutChanges(reload);
 }
 
-/** What an edit came to: its changes as a list, or its errors. */
+/** The changes of a reload as a list, or its problems. */
 export function details(reload) {
   if (reload.outcome === "rejected") {
     return reload.problems.map((problem) => el("pre", { tabindex: "0" }, problem.text));
   }
-  if (reload.outcome === "unchanged") return [el("p", {}, "Read again: the same content as is in force")];
-  if (reload.changes.length === 0) return [el("p", {}, first(reload))];
+  if (reload.outcome === "unchanged") return [el("p", {}, "Same content as the configuration in force")];
+  if (reload.changes.length === 0) return [el("p", {}, withoutChanges(reload))];
   return [el("ul", {}, ...reload.changes.map((change) => el("li", {}, change.replace(" -> ", " → "))))];
 }
 
-function first(reload) {
-  return reload.generation === 1 ? "The first configuration" : "No value changed";
+function withoutChanges(reload) {
+  return reload.generation === 1 ? "Initial configuration" : "No value changed";
 }
 
 export function title(reload) {
   const count = reload.outcome === "rejected" ? ` (${plural(reload.problems.length, "problem")})` : "";
-  return WORDS[reload.outcome] + count;
+  return TITLES[reload.outcome] + count;
 }
 
 function reloadRow({ reload }) {
   const time = el("time", { datetime: reload.at });
   const since = el("small");
   const facts = [`generation ${reload.generation}`, reload.hash.slice(0, 8), `in ${duration(reload.seconds)}`];
-  const head = el("p", { class: "what" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, facts.filter(Boolean).join(" · ")));
+  const head = el("p", { class: "summary" }, icon(reload.outcome), el("b", {}, title(reload)), el("small", {}, facts.filter(Boolean).join(" · ")));
   const node = el("li", { class: reload.outcome, tabindex: "-1" });
   node.append(el("p", { class: "when" }, time, since), el("div", {}, head, ...details(reload)));
   return {

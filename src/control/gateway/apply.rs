@@ -14,7 +14,7 @@ use crate::control::reload::source::{Loaded, Sources};
 use crate::live::events::Event;
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{Snapshot, SourceFile};
-use crate::proxy::fault::Failing;
+use crate::proxy::context::Failing;
 use crate::worker::socket::{self, BindError};
 
 impl Gateway {

@@ -26,7 +26,7 @@ use crate::control::resolver::Resolver;
 use crate::live::state::State;
 use crate::telemetry::access_log::{AccessLogWriter, Losses};
 use crate::telemetry::logs;
-use crate::telemetry::metrics::{Extra, Metrics};
+use crate::telemetry::metrics::{Metrics, ProcessMetric, names};
 use crate::telemetry::trace::{self, SpanSink};
 use crate::worker::fd_limit;
 use crate::worker::socket::{self, BindError};
@@ -218,35 +218,18 @@ fn workers(config: &Config) -> usize {
     }
 }
 
-/// What the process counts of itself beside what the state tells.
-fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, client_limit: Arc<ClientLimit>) -> Vec<Extra> {
+/// The metrics of the process that are not part of the live state.
+fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, client_limit: Arc<ClientLimit>) -> Vec<ProcessMetric> {
     let (exported, dropped) = (spans.clone(), spans.clone());
     let (state, configured, limit) = (Arc::clone(state), Arc::clone(state), Arc::clone(&client_limit));
-    #[allow(clippy::cast_precision_loss, reason = "metrics are floats")]
-    let extra = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| Extra {
-        name,
-        help,
-        read: Box::new(move || read() as f64),
-    };
+    let limit = move || limit.limit(configured.snapshot.load().config.limits.connections) as u64;
     vec![
-        extra(
-            "lb_access_log_dropped_lines_total",
-            "Lines of the access log that were dropped because their writer was behind.",
-            Box::new(move || losses.lines()),
-        ),
-        extra(
-            "lb_client_connections_limit",
-            "Client connections that may be open at once, by the file or for want of descriptors.",
-            Box::new(move || limit.limit(configured.snapshot.load().config.limits.connections) as u64),
-        ),
-        extra(
-            "lb_clients_delayed_total",
-            "Clients that waited for another to leave; who waits in the system's queue behind them is not known.",
-            Box::new(move || client_limit.delayed()),
-        ),
-        extra("lb_spans_exported_total", "Spans that a collector took.", Box::new(move || exported.exported())),
-        extra("lb_spans_dropped_total", "Spans that were dropped or refused.", Box::new(move || dropped.dropped())),
-        extra("lb_panics_total", "Requests and tasks ended by a fault in lb itself.", Box::new(move || state.panics())),
+        ProcessMetric::new(names::ACCESS_LOG_DROPPED_LINES, move || losses.lines()),
+        ProcessMetric::new(names::CLIENT_CONNECTIONS_LIMIT, limit),
+        ProcessMetric::new(names::CLIENTS_DELAYED, move || client_limit.delayed()),
+        ProcessMetric::new(names::SPANS_EXPORTED, move || exported.exported()),
+        ProcessMetric::new(names::SPANS_DROPPED, move || dropped.dropped()),
+        ProcessMetric::new(names::PANICS, move || state.panics()),
     ]
 }
 

@@ -91,7 +91,7 @@ impl CheckError {
     /// Whether this process could not make the attempt, so that the server's state stays unknown.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Send(SendError::Connect(error)) if transport::is_ours(error))
+        matches!(self, Self::Send(SendError::Connect(error)) if transport::is_local_shortage(error))
     }
 }
 

@@ -9,6 +9,7 @@ use http::Version;
 
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
+use crate::http1::persistence::connection_options;
 use crate::http1::rejection::Rejection;
 
 /// Makes a client's headers a server's: takes out the headers of the client's connection, those that
@@ -43,40 +44,6 @@ pub fn prepare_response(headers: &mut Headers, status: u16, version: Version) ->
     upgrade
 }
 
-/// Whether who sent these headers would go on with this connection (RFC 9112, section 9.3).
-#[must_use]
-pub fn keeps_alive(headers: &Headers, version: Version) -> bool {
-    let has = |wanted: &[u8]| connection_options(headers).any(|option| option.eq_ignore_ascii_case(wanted));
-    if version == Version::HTTP_10 { has(b"keep-alive") && !has(b"close") } else { !has(b"close") }
-}
-
-/// Whether who sent these headers takes headers behind a body (RFC 9110, section 10.1.4).
-#[must_use]
-pub fn takes_trailers(headers: &Headers) -> bool {
-    let mut codings = headers.all(HeaderName::Te).flat_map(|field| field.split(|byte| *byte == b','));
-    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-}
-
-/// Of the headers behind a body, each a line, those that do not have to stand in a head (RFC 9110,
-/// section 6.5.1).
-#[must_use]
-pub fn trailers(lines: &[u8]) -> Vec<u8> {
-    const IN_HEADS: [&[u8]; 7] = [
-        b"authorization",
-        b"cache-control",
-        b"content-encoding",
-        b"content-range",
-        b"location",
-        b"set-cookie",
-        b"trailer",
-    ];
-    let stays = |line: &&[u8]| {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        HeaderName::of(name) == HeaderName::Other && !IN_HEADS.iter().any(|known| known.eq_ignore_ascii_case(name))
-    };
-    lines.split_inclusive(|byte| *byte == b'\n').filter(stays).collect::<Vec<_>>().concat()
-}
-
 /// The protocols of an `Upgrade` that `Connection` names, unless one of them is `h2c`.
 fn requested_upgrade(headers: &Headers) -> Option<Vec<u8>> {
     let mut upgrades = headers.all(HeaderName::Upgrade);
@@ -103,12 +70,6 @@ fn remove(headers: &mut Headers, names: HeaderSet) {
         headers.retain(|_, text| !named.iter().any(|name| name.eq_ignore_ascii_case(text)));
     }
     headers.remove_all(names);
-}
-
-/// What the `Connection` headers list.
-fn connection_options(headers: &Headers) -> impl Iterator<Item = &[u8]> {
-    let options = headers.all(HeaderName::Connection).flat_map(|field| field.split(|byte| *byte == b','));
-    options.map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
 /// Whether an option of `Connection` may name a field to take out: others are words about the
@@ -290,12 +251,6 @@ mod tests {
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
             assert_eq!(text(&headers), "Via: 1.1 lb", "{status}");
         }
-    }
-
-    #[test]
-    fn row_11_what_counts_in_a_head_does_not_count_behind_a_body() {
-        let lines = b"X-Sum: 7\r\ncontent-length: 5\r\nHost: a\r\nX_Forwarded_For: b\r\nSET-COOKIE: c=d\r\nx:\r\n";
-        assert_eq!(trailers(lines), b"X-Sum: 7\r\nx:\r\n");
     }
 
     #[test]

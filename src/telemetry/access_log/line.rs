@@ -1,7 +1,8 @@
-//! How one request looks in the access log, as text and as JSON.
+//! The format of a line of the access log, as text and as JSON.
 //!
-//! Whatever a client sends, an entry is one line of ASCII: in text, what could mislead is written
-//! as `\"`, `\\` or `\xHH` a byte; in JSON as JSON escapes it, and what is no UTF-8 as U+FFFD.
+//! Whatever a client sends, an entry is one line of ASCII. Text escapes quotes and backslashes, and
+//! writes any other byte that is not printable as `\xHH`. JSON uses its own escapes, and U+FFFD for
+//! bytes that are not UTF-8.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -9,47 +10,45 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Version;
 
-/// One request, as it ended.
+/// A finished request.
 #[derive(Debug, Clone)]
 pub struct Entry<'a> {
-    /// When its head was there.
+    /// When the request's head had been received.
     pub time: SystemTime,
-    /// Who sent it; with port 0, which is left out, where that is not known.
+    /// The client's address. Port 0 stands for an unknown port and is not written.
     pub client: SocketAddr,
-    /// As received.
     pub method: &'a str,
-    /// Path and query as received.
+    /// Path and query, as received.
     pub path: &'a str,
-    /// As received.
     pub version: Version,
-    /// The `Host` field as received, or what stood in its place.
+    /// The `Host` header as received, or the authority of the request target.
     pub host: Option<&'a [u8]>,
-    /// What the client was answered; where it was answered nothing, 499 if it left, 503 if it was cut off.
+    /// The status sent to the client. Without a response, 499 if the client left and 503 if `lb` aborted the request.
     pub status: u16,
-    /// Of the answer's body, in bytes, as far as it was sent.
+    /// Bytes of the response's body that were sent.
     pub bytes: u64,
-    /// From the head of the request to the end of the answer.
+    /// From the head of the request to the end of the response.
     pub elapsed: Duration,
-    /// The route's name, if one was found.
+    /// The name of the route that matched.
     pub route: Option<&'a str>,
-    /// The pool's name, if a route was found.
+    /// The name of that route's pool.
     pub pool: Option<&'a str>,
-    /// The name of the server that was tried last, if any was.
+    /// The name of the last attempt's server.
     pub server: Option<&'a str>,
-    /// How often a server was tried.
+    /// Attempts at servers.
     pub tries: u32,
     /// The value of `X-Request-Id`.
     pub request_id: &'a [u8],
-    /// The trace that it is a part of, if it is.
+    /// The trace that the request belongs to.
     pub trace_id: Option<u128>,
-    /// The configuration that served it.
+    /// The generation that served the request.
     pub generation: u64,
-    /// In a word, why the answer is our own or ended early.
+    /// A label for why the response is not a server's, or ended early.
     pub error: Option<&'a str>,
 }
 
 impl Entry<'_> {
-    pub(super) fn write_text(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+    pub(super) fn write_text(&self, clock: &mut TimestampCache, out: &mut Vec<u8>) {
         clock.write(self.time, out);
         out.push(b' ');
         write_client(self.client, out);
@@ -66,7 +65,7 @@ impl Entry<'_> {
         out.extend_from_slice(b"B ");
         write_seconds(self.elapsed, out);
         out.push(b's');
-        for (name, value) in self.words() {
+        for (name, value) in self.optional() {
             if let Some(value) = value {
                 out.push(b' ');
                 out.extend_from_slice(name.as_bytes());
@@ -80,14 +79,14 @@ impl Entry<'_> {
         write_word(self.request_id, out);
         if let Some(trace_id) = self.trace_id {
             out.extend_from_slice(b" trace_id=");
-            write_trace_id(trace_id, out);
+            write_hex(trace_id.to_be_bytes(), out);
         }
         out.extend_from_slice(b" generation=");
         write_integer(self.generation, out);
         out.push(b'\n');
     }
 
-    pub(super) fn write_json(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+    pub(super) fn write_json(&self, clock: &mut TimestampCache, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
         clock.write(self.time, out);
         out.extend_from_slice(b"\",\"client\":\"");
@@ -104,7 +103,7 @@ impl Entry<'_> {
         write_integer(self.bytes, out);
         out.extend_from_slice(b",\"seconds\":");
         write_seconds(self.elapsed, out);
-        for (name, value) in self.words() {
+        for (name, value) in self.optional() {
             if let Some(value) = value {
                 out.extend_from_slice(b",\"");
                 out.extend_from_slice(name.as_bytes());
@@ -120,7 +119,7 @@ impl Entry<'_> {
         out.push(b'"');
         if let Some(trace_id) = self.trace_id {
             out.extend_from_slice(b",\"trace_id\":\"");
-            write_trace_id(trace_id, out);
+            write_hex(trace_id.to_be_bytes(), out);
             out.push(b'"');
         }
         out.extend_from_slice(b",\"generation\":");
@@ -128,8 +127,8 @@ impl Entry<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    /// What both forms leave out when it is not there.
-    fn words(&self) -> [(&'static str, Option<&[u8]>); 5] {
+    /// Values that both formats omit if absent.
+    fn optional(&self) -> [(&'static str, Option<&[u8]>); 5] {
         [
             ("host", self.host),
             ("route", self.route.map(str::as_bytes)),
@@ -140,22 +139,22 @@ impl Entry<'_> {
     }
 }
 
-/// Writes times in RFC 3339 with milliseconds; the costly part once a second.
+/// Writes times in RFC 3339 with milliseconds; formats date and time only once a second.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(super) struct TimestampCache {
     second: Option<u64>,
     /// `2026-11-22T01:02:03`
     text: Vec<u8>,
 }
 
-impl Clock {
+impl TimestampCache {
     fn write(&mut self, time: SystemTime, out: &mut Vec<u8>) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.second != Some(since.as_secs()) {
             self.second = Some(since.as_secs());
             self.text.clear();
             let seconds = UNIX_EPOCH + Duration::from_secs(since.as_secs());
-            // Fails for years past 9999 only; then the line has no date.
+            // Fails only for years after 9999; then the line has no date.
             let _ = write!(self.text, "{}", humantime::format_rfc3339_seconds(seconds));
             self.text.pop();
         }
@@ -178,7 +177,7 @@ fn protocol(version: Version) -> &'static str {
 
 fn write_client(client: SocketAddr, out: &mut Vec<u8>) {
     let SocketAddr::V4(client) = client else {
-        // To memory, so it cannot fail.
+        // Writing to memory cannot fail.
         let _ = if client.port() == 0 { write!(out, "{}", client.ip()) } else { write!(out, "{client}") };
         return;
     };
@@ -214,13 +213,12 @@ fn write_digits<const N: usize>(mut value: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits);
 }
 
-fn write_trace_id(value: u128, out: &mut Vec<u8>) {
-    for byte in value.to_be_bytes() {
-        out.extend_from_slice(&hex(byte));
-    }
+/// Writes `bytes` in lower-case hexadecimal.
+fn write_hex<const N: usize>(bytes: [u8; N], out: &mut Vec<u8>) {
+    out.extend_from_slice(const_hex::Buffer::<N>::new().format(&bytes).as_bytes());
 }
 
-/// As it is where that is unmistakable, else in quotes.
+/// Writes `word` as it is if that is unambiguous, else in quotes.
 fn write_word(word: &[u8], out: &mut Vec<u8>) {
     let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
     if !word.is_empty() && word.iter().all(plain) {
@@ -232,18 +230,18 @@ fn write_word(word: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn is_harmless(byte: &u8) -> bool {
+fn needs_no_escape(byte: &u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 fn escape_text(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some(at) = text.iter().position(|byte| !is_harmless(byte)) {
+    while let Some(at) = text.iter().position(|byte| !needs_no_escape(byte)) {
         out.extend_from_slice(&text[..at]);
         match text[at] {
             byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
             byte => {
                 out.extend_from_slice(b"\\x");
-                out.extend_from_slice(&hex(byte));
+                write_hex([byte], out);
             }
         }
         text = &text[at + 1..];
@@ -252,20 +250,18 @@ fn escape_text(mut text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn escape_json(text: &[u8], out: &mut Vec<u8>) {
-    if text.iter().all(is_harmless) {
+    if text.iter().all(needs_no_escape) {
         return out.extend_from_slice(text);
     }
     for chunk in text.utf8_chunks() {
         for char in chunk.valid().chars() {
             match u8::try_from(char) {
                 Ok(byte @ (b'"' | b'\\')) => out.extend_from_slice(&[b'\\', byte]),
-                Ok(byte) if is_harmless(&byte) => out.push(byte),
+                Ok(byte) if needs_no_escape(&byte) => out.push(byte),
                 _ => {
                     for unit in char.encode_utf16(&mut [0; 2]) {
-                        let [high, low] = unit.to_be_bytes();
                         out.extend_from_slice(b"\\u");
-                        out.extend_from_slice(&hex(high));
-                        out.extend_from_slice(&hex(low));
+                        write_hex(unit.to_be_bytes(), out);
                     }
                 }
             }
@@ -276,14 +272,9 @@ fn escape_json(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn hex(byte: u8) -> [u8; 2] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
-}
-
 #[cfg(test)]
 impl Entry<'static> {
-    /// A request that went well.
+    /// A successful request.
     pub(super) fn example(time: SystemTime) -> Self {
         Self {
             time,

@@ -1,37 +1,37 @@
-//! Families of series, as the library's encoder takes them.
+//! Families of series, in the structs that the library's encoder takes.
 
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::live::counters::{BUCKETS, HistogramTotal};
 
-/// A name, with what holds for all its series.
-pub(super) struct Family {
+/// A metric's name, type, help text and label names.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
     pub(super) name: &'static str,
     kind: MetricType,
     pub(super) help: &'static str,
-    pub(super) labels: Labels,
+    pub(super) labels: LabelNames,
 }
 
-/// The names of labels.
-type Labels = &'static [&'static str];
+type LabelNames = &'static [&'static str];
 
-/// A counter's name.
-pub(super) const fn counter(name: &'static str, help: &'static str, labels: Labels) -> Family {
+#[must_use]
+pub const fn counter(name: &'static str, help: &'static str, labels: LabelNames) -> Family {
     Family { name, kind: MetricType::COUNTER, help, labels }
 }
 
-/// A gauge's name.
-pub(super) const fn gauge(name: &'static str, help: &'static str, labels: Labels) -> Family {
+#[must_use]
+pub const fn gauge(name: &'static str, help: &'static str, labels: LabelNames) -> Family {
     Family { name, kind: MetricType::GAUGE, help, labels }
 }
 
-/// A histogram's name.
-pub(super) const fn histogram(name: &'static str, help: &'static str, labels: Labels) -> Family {
+#[must_use]
+pub(super) const fn histogram(name: &'static str, help: &'static str, labels: LabelNames) -> Family {
     Family { name, kind: MetricType::HISTOGRAM, help, labels }
 }
 
 impl Family {
-    /// The family of these series.
+    /// The family with these series.
     pub(super) fn of(&self, series: impl IntoIterator<Item = Metric>) -> MetricFamily {
         let mut family = MetricFamily::default();
         family.set_name(self.name.into());
@@ -58,13 +58,13 @@ impl Family {
 
     /// One series of a histogram.
     pub(super) fn histogram(&self, labels: &[&str], total: &HistogramTotal) -> Metric {
-        let mut so_far = 0;
-        // The encoder adds the infinite one.
+        let mut cumulative = 0;
+        // The encoder adds the infinite bucket.
         let buckets = BUCKETS.iter().zip(total.buckets).map(|(bound, count)| {
-            so_far += count;
+            cumulative += count;
             let mut bucket = proto::Bucket::default();
             bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(so_far);
+            bucket.set_cumulative_count(cumulative);
             bucket
         });
         let mut histogram = proto::Histogram::default();

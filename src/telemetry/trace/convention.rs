@@ -1,4 +1,4 @@
-//! Spans as OpenTelemetry's conventions for HTTP have them: their names, attributes and errors. Pure.
+//! Names, attributes and errors of spans, by OpenTelemetry's conventions for HTTP. Pure.
 
 use http::{Method, Version};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
@@ -7,7 +7,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::{Side, Span};
 
-/// The span as every collector is told of it.
+/// Converts a span to the form that both exporters take.
 pub(super) fn span_data(span: Span) -> SpanData {
     let error = error_type(&span);
     SpanData {
@@ -77,7 +77,7 @@ fn attributes(span: Span, error: Option<String>) -> Vec<KeyValue> {
     attributes
 }
 
-/// A client's own mistakes are no errors of the server that tells them, but they are the client's.
+/// Returns the value of `error.type`. A 4xx is an error of the client, so only a span of kind `CLIENT` has it as one.
 fn error_type(span: &Span) -> Option<String> {
     match (&span.side, span.status) {
         (Side::Client { .. }, Some(400..=499)) => None,
@@ -88,7 +88,7 @@ fn error_type(span: &Span) -> Option<String> {
     }
 }
 
-/// The methods that the conventions know; others are a client's words, and would be endless names.
+/// Returns the method if the conventions list it. Others are chosen by clients and would make unbounded names.
 fn known_method(method: &Method) -> Option<&'static str> {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     KNOWN.into_iter().find(|known| method == known)
@@ -107,7 +107,7 @@ fn protocol_version(version: Version) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::trace::tests::{request, try_of};
+    use crate::telemetry::trace::tests::{attempt, request};
 
     #[test]
     fn names_and_errors_follow_the_conventions() {
@@ -115,7 +115,7 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
             Span { method, status, error, ..request(1) }
         };
-        let upstream = |method: &str, status, error| Span { side: try_of(1).side, ..client(method, status, error) };
+        let upstream = |method: &str, status, error| Span { side: attempt(1).side, ..client(method, status, error) };
         let cases = [
             (client("GET", Some(200), None), "GET /v1", None),
             (client("GET", Some(404), None), "GET /v1", None),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_method_is_no_value_of_its_own() {
+    fn an_unknown_method_is_reported_as_other() {
         let span = Span { method: Method::from_bytes(b"BREW").expect("a method"), ..request(1) };
         let attributes = attributes(span, None);
         assert!(attributes.contains(&KeyValue::new("http.request.method", "_OTHER")));

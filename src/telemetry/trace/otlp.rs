@@ -1,7 +1,7 @@
-//! OpenTelemetry's own protocol, as JSON over HTTP.
+//! OTLP, OpenTelemetry's own protocol, as JSON over HTTP.
 //!
-//! By hand: the mapping is stable and this small, while `opentelemetry-otlp` would bring a protobuf
-//! library with its derive, and retries that sleep on the control plane's thread.
+//! Written by hand: the mapping is stable and small, while `opentelemetry-otlp` would add a protobuf
+//! library with its derive macros, and retries that sleep on the control plane's thread.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,21 +12,20 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::SpanData;
 use serde_json::json;
 
-use super::lane::Loss;
+use super::exporter_queue::ExportError;
 use crate::telemetry::trace::post;
 
-/// A collector that speaks OTLP.
 #[derive(Debug)]
-pub(super) struct Otlp {
+pub(super) struct OtlpClient {
     endpoint: Uri,
     service: String,
 }
 
-impl Otlp {
-    /// The collector at `url`, to which `lb` is `service`.
+impl OtlpClient {
+    /// A client of the collector at `url`, with `service` as the service's name.
     ///
     /// # Errors
-    /// In words, when `url` is not one.
+    /// Why `url` cannot be used.
     pub(super) fn new(url: &str, service: &str) -> Result<Self, String> {
         Ok(Self { endpoint: post::endpoint(url)?, service: service.to_owned() })
     }
@@ -34,18 +33,19 @@ impl Otlp {
     /// Sends `spans` in one request.
     ///
     /// # Errors
-    /// When the collector did not take all of them.
-    pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<(), Loss> {
+    /// When the collector did not accept all of them.
+    pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<(), ExportError> {
         let mut request = Request::new(Bytes::from(body(&spans, &self.service).to_string()));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.endpoint.clone();
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = post::post(request, post::TIMEOUT).await.map_err(|error| Loss::of_all(error.to_string()))?;
-        refusal(answer.status(), answer.body()).map_or(Ok(()), Err)
+        let response =
+            post::post(request, post::TIMEOUT).await.map_err(|error| ExportError::of_all(error.to_string()))?;
+        rejection(response.status(), response.body()).map_or(Ok(()), Err)
     }
 }
 
-/// An `ExportTraceServiceRequest`. All spans are of one scope: our own.
+/// An `ExportTraceServiceRequest`. All spans have one scope, our own.
 fn body(spans: &[SpanData], service: &str) -> serde_json::Value {
     let scope = spans.first().map(|span| scope(&span.instrumentation_scope));
     let spans: Vec<_> = spans.iter().map(span).collect();
@@ -62,7 +62,7 @@ fn scope(scope: &InstrumentationScope) -> serde_json::Value {
 }
 
 fn span(span: &SpanData) -> serde_json::Value {
-    /// Bits above the eight of the W3C: that the parent's place is known, and that it is another process.
+    /// Flags above the W3C's eight bits: whether it is known where the parent is, and whether that is another process.
     const PARENT_KNOWN: u32 = 0x100;
     const PARENT_REMOTE: u32 = 0x200;
     let remote = if span.parent_span_is_remote { PARENT_REMOTE } else { 0 };
@@ -75,7 +75,7 @@ fn span(span: &SpanData) -> serde_json::Value {
         "startTimeUnixNano": nanos(span.start_time),
         "endTimeUnixNano": nanos(span.end_time),
         "attributes": span.attributes.iter().map(attribute).collect::<Vec<_>>(),
-        // What the error is stands in `error.type`.
+        // The error itself is in `error.type`.
         "status": if matches!(span.status, Status::Error { .. }) { json!({ "code": 2 }) } else { json!({}) },
     });
     if span.parent_span_id != SpanId::INVALID {
@@ -85,7 +85,7 @@ fn span(span: &SpanData) -> serde_json::Value {
 }
 
 fn attribute(attribute: &KeyValue) -> serde_json::Value {
-    // Numbers of 64 bits are strings in protobuf's JSON.
+    // 64-bit integers are strings in protobuf's JSON.
     let value = match &attribute.value {
         Value::I64(number) => json!({ "intValue": number.to_string() }),
         Value::Bool(truth) => json!({ "boolValue": truth }),
@@ -108,19 +108,18 @@ fn nanos(time: SystemTime) -> String {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
 }
 
-/// What an answer says against the spans, if it does. An answer with `partialSuccess` is no failure
-/// as a whole.
-fn refusal(status: StatusCode, body: &[u8]) -> Option<Loss> {
+/// Returns the spans that a response rejects: all, or some by `partialSuccess`.
+fn rejection(status: StatusCode, body: &[u8]) -> Option<ExportError> {
     if !status.is_success() {
-        return Some(Loss::of_all(format!("the collector answered {status}")));
+        return Some(ExportError::of_all(format!("the collector responded with {status}")));
     }
-    // An empty body, or none that is JSON, says nothing.
-    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let partial = answer.get("partialSuccess")?;
+    // A body that is empty or not JSON rejects nothing.
+    let response: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let partial = response.get("partialSuccess")?;
     let rejected = partial.get("rejectedSpans")?;
     let spans = rejected.as_u64().or_else(|| rejected.as_str()?.parse().ok()).filter(|spans| *spans > 0)?;
-    let why = partial.get("errorMessage").and_then(serde_json::Value::as_str).unwrap_or("it does not say why");
-    Some(Loss { spans: Some(spans), problem: format!("the collector rejected spans: {why}") })
+    let reason = partial.get("errorMessage").and_then(serde_json::Value::as_str).unwrap_or("no reason given");
+    Some(ExportError { spans: Some(spans), reason: format!("the collector rejected spans: {reason}") })
 }
 
 #[cfg(test)]
@@ -128,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_may_refuse_all_or_some() {
+    fn a_response_may_reject_all_or_some() {
         let some = br#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"too old"}}"#;
         let cases: [(u16, &[u8], _); 7] = [
             (200, b"{}", None),
@@ -139,14 +138,14 @@ mod tests {
             (
                 200,
                 br#"{"partialSuccess":{"rejectedSpans":1}}"#,
-                Some((Some(1), "the collector rejected spans: it does not say why")),
+                Some((Some(1), "the collector rejected spans: no reason given")),
             ),
-            (503, some, Some((None, "the collector answered 503 Service Unavailable"))),
+            (503, some, Some((None, "the collector responded with 503 Service Unavailable"))),
         ];
         for (status, body, expected) in cases {
-            let loss = refusal(StatusCode::from_u16(status).expect("a status"), body);
-            let loss = loss.as_ref().map(|loss| (loss.spans, loss.problem.as_str()));
-            assert_eq!(loss, expected, "{status} {}", body.escape_ascii());
+            let error = rejection(StatusCode::from_u16(status).expect("a status"), body);
+            let error = error.as_ref().map(|error| (error.spans, error.reason.as_str()));
+            assert_eq!(error, expected, "{status} {}", body.escape_ascii());
         }
     }
 }

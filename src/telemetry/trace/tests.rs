@@ -1,7 +1,7 @@
-//! The export against a collector on a real socket.
+//! Tests of the export to a collector on a real socket.
 
 use super::*;
-use crate::telemetry::trace::lane::{BATCH, QUEUE};
+use crate::telemetry::trace::exporter_queue::{BATCH, QUEUE};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A client's request, as a span.
+/// The span of a client's request.
 pub(super) fn request(span_id: u64) -> Span {
     Span {
         trace_id: 0x463a_c35c_9f64_13ad_4848_5a39_53bb_6124,
@@ -33,8 +33,8 @@ pub(super) fn request(span_id: u64) -> Span {
     }
 }
 
-/// A try to have it answered.
-pub(super) fn try_of(parent: u64) -> Span {
+/// The span of an attempt.
+pub(super) fn attempt(parent: u64) -> Span {
     Span {
         span_id: parent + 1,
         parent_span_id: Some(parent),
@@ -45,23 +45,23 @@ pub(super) fn try_of(parent: u64) -> Span {
     }
 }
 
-/// A collector that hands over what it is sent, batch by batch.
-struct Collector {
+/// A collector that hands over each batch that it receives.
+struct FakeCollector {
     url: String,
     batches: mpsc::UnboundedReceiver<Value>,
 }
 
-impl Collector {
-    /// A Zipkin collector that answers with `status`.
+impl FakeCollector {
+    /// A Zipkin collector that responds with `status`.
     async fn start(status: &'static str) -> Self {
         Self::at("/api/v2/spans", status, "").await
     }
 
-    /// One that answers what is posted to `path` with `status` and `body`.
+    /// One that responds to requests for `path` with `status` and `body`.
     async fn at(path: &'static str, status: &'static str, body: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}{path}", listener.local_addr().expect("an address"));
-        let (taken, batches) = mpsc::unbounded_channel();
+        let (received, batches) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut stream = BufReader::new(stream);
@@ -81,9 +81,9 @@ impl Collector {
                 assert_eq!(head.first().map(String::as_str), Some(&*format!("POST {path} HTTP/1.1\r\n")));
                 let mut sent = vec![0; length];
                 stream.read_exact(&mut sent).await.expect("a body");
-                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                stream.write_all(answer.as_bytes()).await.expect("an answer");
-                if taken.send(serde_json::from_slice(&sent).expect("JSON")).is_err() {
+                let response = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(response.as_bytes()).await.expect("written");
+                if received.send(serde_json::from_slice(&sent).expect("JSON")).is_err() {
                     return;
                 }
             }
@@ -91,34 +91,34 @@ impl Collector {
         Self { url, batches }
     }
 
-    /// What it was sent next.
+    /// The next batch.
     async fn next(&mut self) -> Value {
         timeout(SOON, self.batches.recv()).await.expect("a batch, soon").expect("a batch")
     }
 
-    /// The spans that it was sent next, if it is a Zipkin collector.
+    /// The spans of the next batch, if this is a Zipkin collector.
     async fn batch(&mut self) -> Vec<Value> {
         let Value::Array(spans) = self.next().await else { panic!("an array of spans") };
         spans
     }
 }
 
-fn settings(zipkin: Option<&str>, service: &str) -> config::TracingConfig {
+fn config(zipkin: Option<&str>, service: &str) -> config::TracingConfig {
     config::TracingConfig { zipkin: zipkin.map(str::to_owned), otlp: None, service: service.to_owned(), sample: 1.0 }
 }
 
 fn otlp(url: &str) -> config::TracingConfig {
-    config::TracingConfig { otlp: Some(url.to_owned()), ..settings(None, "edge") }
+    config::TracingConfig { otlp: Some(url.to_owned()), ..config(None, "edge") }
 }
 
 #[tokio::test]
-async fn spans_arrive_as_zipkin_has_them() {
-    let mut collector = Collector::start("202 Accepted").await;
-    let (sink, export) = start(&settings(Some(&collector.url), "edge"));
+async fn spans_arrive_in_zipkins_format() {
+    let mut collector = FakeCollector::start("202 Accepted").await;
+    let (sink, export) = start(&config(Some(&collector.url), "edge"));
     assert!(sink.enabled());
     sink.record(request(1));
-    sink.record(try_of(1));
-    // Nothing but the interval sends these.
+    sink.record(attempt(1));
+    // Two spans are no batch, so these are sent at the interval.
     let spans = collector.batch().await;
     let scope = env!("CARGO_PKG_VERSION");
     assert_eq!(
@@ -157,11 +157,11 @@ async fn spans_arrive_as_zipkin_has_them() {
 }
 
 #[tokio::test]
-async fn spans_arrive_as_opentelemetry_has_them() {
-    let mut collector = Collector::at("/v1/traces", "200 OK", "{}").await;
+async fn spans_arrive_in_otlp_format() {
+    let mut collector = FakeCollector::at("/v1/traces", "200 OK", "{}").await;
     let (sink, export) = start(&otlp(&collector.url));
     sink.record(request(1));
-    sink.record(try_of(1));
+    sink.record(attempt(1));
     let string = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
     let int = |key: &str, value: &str| json!({ "key": key, "value": { "intValue": value } });
     let scope = json!({ "name": "lb", "version": env!("CARGO_PKG_VERSION") });
@@ -205,9 +205,9 @@ async fn spans_arrive_as_opentelemetry_has_them() {
 }
 
 #[tokio::test]
-async fn a_collector_that_takes_some_is_believed() {
+async fn spans_that_a_collector_rejects_are_counted_as_dropped() {
     let some = r#"{"partialSuccess":{"rejectedSpans":"2"}}"#;
-    let collector = Collector::at("/v1/traces", "200 OK", some).await;
+    let collector = FakeCollector::at("/v1/traces", "200 OK", some).await;
     let (sink, export) = start(&otlp(&collector.url));
     for id in 1..=3 {
         sink.record(request(id));
@@ -217,39 +217,39 @@ async fn a_collector_that_takes_some_is_believed() {
 }
 
 #[tokio::test]
-async fn two_collectors_get_all_and_do_not_wait_for_each_other() {
+async fn two_collectors_receive_all_spans_and_do_not_wait_for_each_other() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let mut collector = Collector::at("/v1/traces", "200 OK", "{}").await;
+    let mut collector = FakeCollector::at("/v1/traces", "200 OK", "{}").await;
     let url = format!("http://{}/api/v2/spans", silent.local_addr().expect("an address"));
     let (sink, export) = start(&config::TracingConfig { zipkin: Some(url), ..otlp(&collector.url) });
     sink.record(request(1));
     collector.next().await;
     let _connection = timeout(SOON, silent.accept()).await.expect("a connection, soon").expect("a connection");
-    // Zipkin's lane is stuck with the first.
+    // Zipkin's exporter is still busy with the first.
     sink.record(request(2));
     collector.next().await;
     drop(export);
 }
 
 #[tokio::test]
-async fn the_exporter_is_woken_for_a_full_batch_and_not_before() {
-    let (sink, export) = start(&settings(Some("http://127.0.0.1:0/"), "lb"));
+async fn only_a_full_batch_wakes_the_exporter() {
+    let (sink, export) = start(&config(Some("http://127.0.0.1:0/"), "lb"));
     for (id, woken) in (1..=BATCH as u64).map(|id| (id, id == BATCH as u64)) {
         sink.record(request(id));
-        let permit = tokio::select! {
+        let is_woken = tokio::select! {
             biased;
             () = sink.zipkin.woken() => true,
             () = std::future::ready(()) => false,
         };
-        assert_eq!(permit, woken, "span {id}");
+        assert_eq!(is_woken, woken, "span {id}");
     }
     drop(export);
 }
 
 #[tokio::test]
-async fn a_shutdown_sends_what_is_queued_batch_by_batch() {
-    let mut collector = Collector::start("202 Accepted").await;
-    let (sink, export) = start(&settings(Some(&collector.url), "lb"));
+async fn a_shutdown_sends_the_queued_spans_in_batches() {
+    let mut collector = FakeCollector::start("202 Accepted").await;
+    let (sink, export) = start(&config(Some(&collector.url), "lb"));
     for id in 1..=BATCH as u64 + 10 {
         sink.record(request(id));
     }
@@ -260,14 +260,14 @@ async fn a_shutdown_sends_what_is_queued_batch_by_batch() {
 }
 
 #[tokio::test]
-async fn a_reload_moves_the_export_switches_it_off_and_on() {
-    let mut first = Collector::start("202 Accepted").await;
-    let mut second = Collector::start("202 Accepted").await;
-    let (sink, export) = start(&settings(Some(&first.url), "lb"));
+async fn a_reload_changes_the_collector_and_switches_the_export_off_and_on() {
+    let mut first = FakeCollector::start("202 Accepted").await;
+    let mut second = FakeCollector::start("202 Accepted").await;
+    let (sink, export) = start(&config(Some(&first.url), "lb"));
     sink.record(request(1));
     assert_eq!(first.batch().await.len(), 1);
 
-    export.apply(&settings(Some(&second.url), "edge"));
+    export.apply(&config(Some(&second.url), "edge"));
     sink.record(request(2));
     let batch = second.batch().await;
     assert_eq!(
@@ -275,12 +275,12 @@ async fn a_reload_moves_the_export_switches_it_off_and_on() {
         (&json!("0000000000000002"), &json!("edge"))
     );
 
-    export.apply(&settings(None, "edge"));
+    export.apply(&config(None, "edge"));
     while sink.enabled() {
         tokio::task::yield_now().await;
     }
     sink.record(request(3));
-    export.apply(&settings(Some(&first.url), "lb"));
+    export.apply(&config(Some(&first.url), "lb"));
     while !sink.enabled() {
         tokio::task::yield_now().await;
     }
@@ -291,13 +291,13 @@ async fn a_reload_moves_the_export_switches_it_off_and_on() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_or_refuses_costs_spans_only() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let down = format!("http://{}/api/v2/spans", gone.local_addr().expect("an address"));
-    drop(gone);
-    let refuses = Collector::start("400 Bad Request").await;
-    for url in [&down, &refuses.url] {
-        let (sink, export) = start(&settings(Some(url), "lb"));
+async fn a_collector_that_is_down_or_rejects_costs_only_spans() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let down = format!("http://{}/api/v2/spans", listener.local_addr().expect("an address"));
+    drop(listener);
+    let rejecting = FakeCollector::start("400 Bad Request").await;
+    for url in [&down, &rejecting.url] {
+        let (sink, export) = start(&config(Some(url), "lb"));
         sink.record(request(1));
         assert!(export.shutdown(SOON).await);
         assert_eq!((sink.exported(), sink.dropped()), (0, 1), "{url}");
@@ -305,28 +305,28 @@ async fn a_collector_that_is_down_or_refuses_costs_spans_only() {
 }
 
 #[tokio::test]
-async fn a_silent_collector_neither_holds_up_requests_nor_the_shutdown() {
+async fn a_silent_collector_delays_neither_requests_nor_the_shutdown() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/api/v2/spans", silent.local_addr().expect("an address"));
-    let (sink, export) = start(&settings(Some(&url), "lb"));
+    let (sink, export) = start(&config(Some(&url), "lb"));
     for id in 1..=BATCH as u64 {
         sink.record(request(id));
     }
-    // It has the connection, so one batch has left the queue and is stuck.
+    // The collector has accepted a connection, so one batch has left the queue and waits for a response.
     let _connection = timeout(SOON, silent.accept()).await.expect("a connection, soon").expect("a connection");
     for id in 1..=QUEUE as u64 + 10 {
         sink.record(request(id));
     }
     assert_eq!(sink.dropped(), 10);
     assert!(!export.shutdown(Duration::from_millis(20)).await);
-    // There is nobody left to take it.
+    // The exporter has ended.
     sink.record(request(1));
     assert_eq!(sink.exported(), 0);
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_switches_tracing_off() {
-    let (sink, export) = start(&settings(Some("https://zipkin/"), "lb"));
+async fn an_unusable_url_switches_the_export_off() {
+    let (sink, export) = start(&config(Some("https://zipkin/"), "lb"));
     assert!(!sink.enabled());
     sink.record(request(1));
     assert!(export.shutdown(SOON).await);

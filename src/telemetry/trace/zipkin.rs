@@ -1,4 +1,8 @@
-//! Zipkin, through `opentelemetry-zipkin`, which no other file names: it is deprecated upstream.
+//! Zipkin, by `opentelemetry-zipkin`, which is deprecated upstream and so is used in this file only.
+//!
+//! Version 0.33 has no option for the names of services, its endpoints have only an address, and it gives
+//! root spans a parent of sixteen zeros. Without names Zipkin can neither search by service nor draw the
+//! graph of dependencies. So the JSON is parsed and completed between the exporter and the collector.
 
 #![expect(deprecated, reason = "Zipkin's own protocol is what the configuration promises")]
 
@@ -13,23 +17,22 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use opentelemetry_zipkin::ZipkinExporter;
 use serde_json::{Map, Value, json};
 
-use super::lane::Loss;
-use crate::telemetry::trace::post;
+use super::exporter_queue::ExportError;
+use super::post;
 
-/// A Zipkin collector.
 #[derive(Debug)]
-pub(super) struct Zipkin(ZipkinExporter);
+pub(super) struct ZipkinClient(ZipkinExporter);
 
-impl Zipkin {
-    /// The collector at `url`, to which `lb` is `service`.
+impl ZipkinClient {
+    /// A client of the collector at `url`, with `service` as the service's name.
     ///
     /// # Errors
-    /// In words, when `url` is not one.
+    /// Why `url` cannot be used.
     pub(super) fn new(url: &str, service: &str) -> Result<Self, String> {
         post::endpoint(url)?;
         ZipkinExporter::builder()
             .with_collector_endpoint(url)
-            .with_http_client(Client { service: service.to_owned() })
+            .with_http_client(CompletingClient { service: service.to_owned() })
             .build()
             .map(Self)
             .map_err(|error| error.to_string())
@@ -38,20 +41,20 @@ impl Zipkin {
     /// Sends `spans` in one request.
     ///
     /// # Errors
-    /// When the collector did not take them.
-    pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<(), Loss> {
-        self.0.export(spans).await.map_err(|error| Loss::of_all(error.to_string()))
+    /// When the collector did not accept them.
+    pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<(), ExportError> {
+        self.0.export(spans).await.map_err(|error| ExportError::of_all(error.to_string()))
     }
 }
 
-/// Sends what the exporter made, after completing it.
+/// Completes the exporter's JSON and sends it.
 #[derive(Debug)]
-struct Client {
+struct CompletingClient {
     service: String,
 }
 
-impl HttpClient for Client {
-    // What `#[async_trait]` makes of it, without that crate.
+impl HttpClient for CompletingClient {
+    // The trait is declared with `#[async_trait]`; this is the signature that it expands to.
     fn send_bytes<'a, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -68,8 +71,7 @@ impl HttpClient for Client {
     }
 }
 
-/// Adds what `opentelemetry-zipkin` 0.33 cannot say: the service's name, and that of a try's other
-/// end, without which there is no graph of dependencies. And takes away the parent of spans that have none.
+/// Adds the name of the service, and for an attempt that of the server, and removes the parent of root spans.
 fn complete(spans: &[u8], service: &str) -> serde_json::Result<Vec<u8>> {
     let mut spans: Vec<Map<String, Value>> = serde_json::from_slice(spans)?;
     for span in &mut spans {

@@ -246,7 +246,7 @@ fn row_36_bytes_that_must_not_be_there_reach_nobody() {
 }
 
 #[test]
-fn row_37_an_answer_cut_short_is_seen_to_be_cut_and_not_tried_again() {
+fn row_37_an_response_truncated_short_is_seen_to_be_cut_and_not_tried_again() {
     let heads = [
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -264,7 +264,7 @@ fn row_37_an_answer_cut_short_is_seen_to_be_cut_and_not_tried_again() {
         let answer = client.try_answer();
         assert!(answer.is_err(), "{head}: {answer:?}");
         assert_eq!(server.requests().len(), 1, "{head}");
-        lb.logs("the cut", |line| line.contains("answer_cut"));
+        lb.logs("the cut", |line| line.contains("response_truncated"));
         assert_well(&lb, &server, head);
     }
 }

@@ -1,16 +1,16 @@
-//! Lines as people and programs read them.
+//! Tests of both formats.
 
 use super::*;
 
 fn text(entry: &Entry<'_>) -> String {
     let mut out = Vec::new();
-    entry.write_text(&mut Clock::default(), &mut out);
+    entry.write_text(&mut TimestampCache::default(), &mut out);
     String::from_utf8(out).expect("ASCII")
 }
 
 fn json(entry: &Entry<'_>) -> serde_json::Value {
     let mut out = Vec::new();
-    entry.write_json(&mut Clock::default(), &mut out);
+    entry.write_json(&mut TimestampCache::default(), &mut out);
     assert!(out.is_ascii() && out.iter().filter(|byte| byte.is_ascii_control()).count() == 1, "{out:?}");
     serde_json::from_slice(&out).expect("JSON")
 }
@@ -20,7 +20,7 @@ fn at(millis: u64) -> SystemTime {
 }
 
 #[test]
-fn a_request_that_went_well() {
+fn a_successful_request_has_every_value() {
     let entry = Entry::example(at(1_795_309_323_456));
     assert_eq!(
         text(&entry),
@@ -40,7 +40,7 @@ fn a_request_that_went_well() {
 }
 
 #[test]
-fn a_request_that_got_nowhere() {
+fn absent_values_are_omitted() {
     let entry = Entry {
         client: "[2001:db8::1]:443".parse().expect("an address"),
         host: None,
@@ -64,7 +64,7 @@ fn a_request_that_got_nowhere() {
 }
 
 #[test]
-fn whatever_a_client_sends_stays_on_its_line() {
+fn whatever_a_client_sends_stays_on_one_line() {
     let cases: &[(&[u8], &str, &str)] = &[
         (b"\" 200 0B\" x=\"", r#"\" 200 0B\" x=\""#, "\" 200 0B\" x=\""),
         (b"a\\", r"a\\", "a\\"),
@@ -85,8 +85,8 @@ fn whatever_a_client_sends_stays_on_its_line() {
 }
 
 #[test]
-fn the_clock_follows_time() {
-    let mut clock = Clock::default();
+fn the_timestamp_follows_the_time() {
+    let mut clock = TimestampCache::default();
     for (millis, expected) in [
         (951_782_399_999, "2000-02-28T23:59:59.999Z"),
         (951_782_400_000, "2000-02-29T00:00:00.000Z"),

@@ -1,4 +1,4 @@
-//! Refusals: every answer of the admin address that is not what was asked for, as problem details (RFC 9457).
+//! Errors of the admin address, sent as problem details (RFC 9457).
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -6,19 +6,18 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::Answer;
+use super::ApiResponse;
 
-/// Why a request is not answered as it would like.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct ApiError {
     title: &'static str,
     status: u16,
-    /// What is wrong and what to do.
+    /// The problem, and what to do about it.
     detail: String,
-    /// The pools that it is about.
+    /// The pools concerned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pools: Vec<String>,
-    /// What could have stood in the place of what was wrong.
+    /// The names or values that would have been accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     allowed: Vec<String>,
 }
@@ -34,33 +33,38 @@ impl ApiError {
         }
     }
 
-    /// A request that makes no sense.
-    pub(super) fn bad(detail: impl Into<String>) -> Self {
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// The same, about these pools.
-    pub(super) fn about<'a>(self, pools: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    pub(super) fn with_pools<'a>(self, pools: impl IntoIterator<Item = &'a str>) -> Self {
         Self { pools: pools.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// The same, with what is allowed.
-    pub(super) fn allowing<'a>(self, allowed: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(super) fn with_allowed<'a>(self, allowed: impl IntoIterator<Item = &'a str>) -> Self {
         Self { allowed: allowed.into_iter().map(Into::into).collect(), ..self }
     }
 }
 
-impl From<ApiError> for Answer {
-    fn from(refusal: ApiError) -> Self {
-        let mut body = serde_json::to_vec(&refusal).unwrap_or_default();
+impl From<ApiError> for ApiResponse {
+    fn from(error: ApiError) -> Self {
+        let mut body = serde_json::to_vec(&error).unwrap_or_default();
         body.push(b'\n');
-        let mut answer = Response::new(Full::new(Bytes::from(body)));
-        *answer.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = answer.headers_mut();
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        if error.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        answer
+        response
     }
 }

@@ -1,0 +1,279 @@
+//! The connection to a server: writes a request and reads its response, and then, perhaps, the next.
+
+use std::cell::Cell;
+use std::io;
+
+use http::{Method, Version};
+
+use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
+use crate::http1::framing::{self, Framing};
+use crate::http1::head::{Limits, RequestHead, ResponseHead};
+use crate::http1::name::HeaderName;
+use crate::http1::persistence::keeps_alive;
+use crate::http1::resources::Resources;
+use crate::http1::server::line;
+use crate::transport::Transport;
+
+/// Limits for the head of a response.
+const RESPONSE_LIMITS: Limits = Limits { bytes: 128 * 1024, headers: 256 };
+
+/// A server connection.
+#[derive(Debug)]
+pub struct ClientConnection {
+    transport: Transport,
+    /// Received and not consumed yet; empty between exchanges.
+    input: Vec<u8>,
+    progress: Progress,
+}
+
+/// The state of the current exchange, shared by its two halves.
+#[derive(Debug, Default)]
+struct Progress {
+    sent: Cell<Sent>,
+    /// The response has been received to its end, and the server keeps the connection open.
+    reusable: Cell<bool>,
+}
+
+/// The part of a request that has been sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sent {
+    /// The connection broke before the system accepted a byte.
+    Nothing,
+    /// Some of it, as far as is known.
+    #[default]
+    Part,
+    /// All of it.
+    All,
+}
+
+/// A request as it goes to a server.
+#[derive(Debug, Clone, Copy)]
+pub struct OutgoingRequest<'a> {
+    /// Its head.
+    pub head: &'a RequestHead,
+    /// The target, if it is not the one that the client sent.
+    pub target: Option<&'a [u8]>,
+    /// The protocol that the client offers to switch to.
+    pub upgrade: Option<&'a [u8]>,
+    /// The length of its body.
+    pub length: BodyLength,
+}
+
+/// The reason for a response not to be received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseError {
+    /// The connection closed before a byte of the response.
+    Closed(Sent),
+    /// The connection closed in the middle of the head.
+    TruncatedHead,
+    /// It is not HTTP/1.1, its framing is ambiguous, or it switches protocols unasked.
+    Malformed,
+}
+
+impl ClientConnection {
+    /// A connection on which nothing is under way.
+    #[must_use]
+    pub fn new(transport: Transport) -> Self {
+        Self { transport, input: Vec::new(), progress: Progress::default() }
+    }
+
+    /// Whether the server has neither sent anything unasked nor closed.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.transport.is_quiet()
+    }
+
+    /// Whether another request may follow the last one.
+    #[must_use]
+    pub fn is_reusable(&self) -> bool {
+        self.progress.reusable.get() && self.progress.sent.get() == Sent::All
+    }
+
+    /// Starts an exchange; the head of the request goes out with the first piece of its body.
+    pub fn start<'c>(
+        &'c mut self,
+        request: OutgoingRequest<'_>,
+        resources: &'c Resources,
+    ) -> (RequestWriter<'c>, ResponseReader<'c>) {
+        self.progress = Progress::default();
+        let Self { transport, input, progress } = self;
+        let chunked = request.length == BodyLength::Unknown;
+        let head = write_head(request, resources.buffers.take());
+        let writer = BodyWriter::new(transport, &resources.buffers, head, chunked);
+        let reader = ResponseReader {
+            reader: BodyReader::new(transport, input, &resources.buffers, Framing::None),
+            progress,
+            method: request.head.method.clone(),
+            offers_upgrade: request.upgrade.is_some(),
+            framing: Framing::None,
+            persistent: false,
+        };
+        (RequestWriter { writer, progress, transport }, reader)
+    }
+}
+
+fn write_head(request: OutgoingRequest<'_>, mut out: Vec<u8>) -> Vec<u8> {
+    out.extend_from_slice(request.head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(request.target.unwrap_or(request.head.target()));
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    request.head.headers.write(&mut out);
+    if request.length == BodyLength::Unknown {
+        line(&mut out, "Transfer-Encoding", b"chunked");
+    }
+    if let Some(protocol) = request.upgrade {
+        line(&mut out, "Connection", b"upgrade");
+        line(&mut out, "Upgrade", protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// The sending half of an exchange.
+#[derive(Debug)]
+pub struct RequestWriter<'c> {
+    writer: BodyWriter<'c>,
+    progress: &'c Progress,
+    transport: &'c Transport,
+}
+
+impl RequestWriter<'_> {
+    /// Sends a piece of the body; `end` marks the last one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
+        let result = self.writer.send(piece, end.then_some(b"")).await;
+        match &result {
+            Ok(()) if end => self.progress.sent.set(Sent::All),
+            Err(_) if self.writer.sent() == 0 => self.progress.sent.set(Sent::Nothing),
+            Ok(()) | Err(_) => {}
+        }
+        result
+    }
+
+    /// The part of the request that has been sent.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        self.progress.sent.get()
+    }
+
+    /// Sends bytes of a tunnel.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.send_raw(bytes).await
+    }
+
+    /// Ends this direction of a tunnel.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn shutdown(&mut self) -> io::Result<()> {
+        self.transport.shutdown_write()
+    }
+}
+
+/// The receiving half of an exchange.
+#[derive(Debug)]
+pub struct ResponseReader<'c> {
+    reader: BodyReader<'c>,
+    progress: &'c Progress,
+    /// The request's.
+    method: Method,
+    offers_upgrade: bool,
+    framing: Framing,
+    /// The server keeps the connection open after this response.
+    persistent: bool,
+}
+
+impl ResponseReader<'_> {
+    /// Waits for the head of a response, which may be an interim one (1xx).
+    ///
+    /// # Errors
+    /// If there is none, or none that is valid.
+    pub async fn read_head(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
+        loop {
+            let input = self.reader.input();
+            if !input.is_empty()
+                && let Some(length) = head.parse(input, RESPONSE_LIMITS).map_err(|_| ResponseError::Malformed)?
+            {
+                input.drain(..length);
+                return if head.is_interim() { Ok(()) } else { self.accept(head) };
+            }
+            let is_empty = input.is_empty();
+            if !matches!(self.reader.read().await, Ok(1..)) {
+                return Err(match is_empty {
+                    true => ResponseError::Closed(self.progress.sent.get()),
+                    false => ResponseError::TruncatedHead,
+                });
+            }
+        }
+    }
+
+    fn accept(&mut self, head: &ResponseHead) -> Result<(), ResponseError> {
+        let framing = framing::response(&head.headers, head.version, head.status, &self.method)
+            .map_err(|_| ResponseError::Malformed)?;
+        if head.status == 101 && !(self.offers_upgrade && head.headers.has(HeaderName::Upgrade)) {
+            return Err(ResponseError::Malformed);
+        }
+        self.framing = framing;
+        self.reader.set_framing(framing);
+        self.persistent = framing != Framing::UntilClose
+            && head.status != 101
+            && head.version == Version::HTTP_11
+            && keeps_alive(&head.headers, head.version);
+        Ok(())
+    }
+
+    /// The length of the body, once the final head has been read.
+    #[must_use]
+    pub fn length(&self) -> BodyLength {
+        self.framing.into()
+    }
+
+    /// Consumes the current piece of the body and waits for the next one; false if there is none.
+    ///
+    /// # Errors
+    /// If the body ends early.
+    pub async fn advance(&mut self) -> Result<bool, BodyError> {
+        self.reader.advance().await
+    }
+
+    /// The current piece.
+    #[must_use]
+    pub fn piece(&self) -> &[u8] {
+        self.reader.piece()
+    }
+
+    /// The trailer section, each line with its CRLF, once [`ResponseReader::is_done`].
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        self.reader.trailers()
+    }
+
+    /// Whether the current piece is the last.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.reader.is_done()
+    }
+
+    /// Whether a part of the body has been received and not been made a piece yet.
+    #[must_use]
+    pub fn has_input(&self) -> bool {
+        self.reader.has_input()
+    }
+
+    /// Makes everything from here to the end of the connection the body.
+    pub fn tunnel(&mut self) {
+        self.reader.set_framing(Framing::UntilClose);
+    }
+}
+
+impl Drop for ResponseReader<'_> {
+    fn drop(&mut self) {
+        // Bytes after the response were not asked for: nobody knows what they are.
+        self.progress.reusable.set(self.persistent && self.reader.is_clean());
+    }
+}

@@ -1,0 +1,172 @@
+//! Everything that the requests of one worker share.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use arc_swap::{ArcSwap, Cache};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::http1::resources::Resources;
+use crate::live::server::Server;
+use crate::live::snapshot::Snapshot;
+use crate::proxy::error::ProxyError;
+use crate::proxy::timeouts::Watchdog;
+use crate::proxy::upstream_pool::UpstreamPool;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::trace::SpanSink;
+
+/// One per worker.
+#[derive(Debug)]
+pub struct Context {
+    /// The worker's number, from 0: the place of its counters.
+    pub worker: usize,
+    /// Connections to servers.
+    pub upstreams: UpstreamPool,
+    /// Timeouts of connections and requests.
+    pub watchdog: Watchdog,
+    /// The destination of spans.
+    pub spans: SpanSink,
+    /// Memory that connections share.
+    pub resources: Resources,
+    log: RefCell<AccessLog>,
+    rng: RefCell<fastrand::Rng>,
+    /// One recent moment by both clocks, which makes a time of one a time of the other.
+    clocks: Cell<(Instant, SystemTime)>,
+    newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    /// The newest snapshot as of the last look. Requests share it by a count of this worker's own: a count
+    /// that workers share would cost each request a contended write.
+    current: RefCell<Rc<CurrentSnapshot>>,
+    failing: UnboundedSender<Failing>,
+}
+
+/// A snapshot as the requests of one worker hold it.
+#[derive(Debug)]
+pub struct CurrentSnapshot(Arc<Snapshot>);
+
+impl Deref for CurrentSnapshot {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
+/// A server whose attempts failed in a row, as a worker reports it to the control plane.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    /// The server.
+    pub server: Arc<Server>,
+    /// How many attempts in a row.
+    pub failures: u32,
+    /// The last one's error.
+    pub error: ProxyError,
+}
+
+impl fmt::Display for Failing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.failures {
+            1 => write!(f, "a request failed: {}", self.error),
+            failures => write!(f, "{failures} requests in a row failed: {}", self.error),
+        }
+    }
+}
+
+impl Context {
+    /// The context of a worker that holds at most `connections` connections to servers before idle ones are closed.
+    /// Servers that fail are reported to `failing`.
+    #[must_use]
+    pub fn new(
+        worker: usize,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        log: AccessLog,
+        spans: SpanSink,
+        connections: usize,
+        failing: UnboundedSender<Failing>,
+    ) -> Self {
+        let current = Rc::new(CurrentSnapshot(snapshot.load_full()));
+        Self {
+            worker,
+            upstreams: UpstreamPool::new(connections),
+            watchdog: Watchdog::new(),
+            spans,
+            resources: Resources::default(),
+            log: RefCell::new(log),
+            rng: RefCell::default(),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
+            newest: RefCell::new(Cache::new(snapshot)),
+            current: RefCell::new(current),
+            failing,
+        }
+    }
+
+    /// The newest snapshot. Costs a comparison while there is no newer one.
+    #[inline]
+    #[must_use]
+    pub fn snapshot(&self) -> Rc<CurrentSnapshot> {
+        let mut newest = self.newest.borrow_mut();
+        let newest = newest.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(newest, &current.0) {
+            *current = Rc::new(CurrentSnapshot(Arc::clone(newest)));
+        }
+        Rc::clone(&current)
+    }
+
+    /// The worker's access log.
+    pub fn log(&self) -> RefMut<'_, AccessLog> {
+        self.log.borrow_mut()
+    }
+
+    /// The worker's random numbers; not for secrets.
+    pub fn rng(&self) -> RefMut<'_, fastrand::Rng> {
+        self.rng.borrow_mut()
+    }
+
+    /// The time of day at `moment`.
+    #[must_use]
+    pub fn time_of(&self, moment: Instant) -> SystemTime {
+        let (then, time) = self.clocks.get();
+        time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
+    }
+
+    /// Reports a server whose attempts fail to the control plane.
+    pub fn report(&self, failing: Failing) {
+        // The receiver is gone only when the process ends.
+        let _ = self.failing.send(failing);
+    }
+
+    /// What is due some times a second: timeouts, idle connections and buffers, the log. `after` is the time
+    /// until the next call.
+    pub fn tick(&self, now: Instant, after: std::time::Duration) {
+        self.clocks.set((now, SystemTime::now()));
+        self.watchdog.sweep(now, after);
+        self.upstreams.sweep(now);
+        self.resources.buffers.sweep();
+        self.log().flush();
+        // Without requests, nothing else lets go of an old snapshot.
+        drop(self.snapshot());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Address;
+    use crate::live::health::HealthState;
+    use crate::live::server::ServerKey;
+
+    #[test]
+    fn a_report_says_how_many_requests_failed_and_how() {
+        let address = Address::Name("backend".to_owned(), 80);
+        let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
+        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
+        let text = |failures, error| Failing { server: Arc::clone(&server), failures, error }.to_string();
+        let refused = ProxyError::Unreachable(std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(text(3, refused), "3 requests in a row failed: connection refused");
+        assert_eq!(text(1, ProxyError::ResponseTimeout), "a request failed: response timeout");
+    }
+}

@@ -1,0 +1,221 @@
+//! The client's side of a request, in whatever protocol it came.
+
+use std::io;
+
+use crate::http1::body::{BodyError, BodyLength};
+use crate::http1::head::ResponseHead;
+use crate::http1::rejection::Rejection;
+use crate::http1::server::{self, ServerStream};
+#[cfg(test)]
+use crate::proxy::memory;
+
+/// A request's body and its response.
+#[derive(Debug)]
+pub enum Downstream<'c> {
+    /// The current request of an HTTP/1 connection.
+    Http1(ServerStream<'c>),
+    /// Memory.
+    #[cfg(test)]
+    Memory(memory::Request),
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum RequestBody<'c> {
+    /// See [`Downstream::Http1`].
+    Http1(server::RequestBody<'c>),
+    /// Memory.
+    #[cfg(test)]
+    Memory(memory::Body),
+}
+
+/// The response to a request.
+#[derive(Debug)]
+pub enum ResponseWriter<'c> {
+    /// See [`Downstream::Http1`].
+    Http1(server::ResponseWriter<'c>),
+    /// Memory.
+    #[cfg(test)]
+    Memory(memory::Response),
+}
+
+impl<'c> Downstream<'c> {
+    /// Both halves, which are used at the same time.
+    #[must_use]
+    pub fn split(self) -> (RequestBody<'c>, ResponseWriter<'c>) {
+        match self {
+            Self::Http1(stream) => (RequestBody::Http1(stream.body), ResponseWriter::Http1(stream.response)),
+            #[cfg(test)]
+            Self::Memory(request) => (RequestBody::Memory(request.body), ResponseWriter::Memory(request.response)),
+        }
+    }
+}
+
+impl RequestBody<'_> {
+    /// The length that the request's head declares.
+    ///
+    /// # Errors
+    /// [`Rejection::Framing`].
+    pub fn length(&self) -> Result<BodyLength, Rejection> {
+        match self {
+            Self::Http1(body) => body.length(),
+            #[cfg(test)]
+            Self::Memory(body) => Ok(body.length()),
+        }
+    }
+
+    /// Makes what has already been received the first piece, without waiting for more.
+    ///
+    /// # Errors
+    /// [`BodyError::Malformed`].
+    pub fn start(&mut self) -> Result<(), BodyError> {
+        match self {
+            Self::Http1(body) => body.start(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Consumes the current piece and waits for the next one; false if there is none.
+    ///
+    /// # Errors
+    /// If the body ends early.
+    pub async fn advance(&mut self) -> Result<bool, BodyError> {
+        match self {
+            Self::Http1(body) => body.advance().await,
+            #[cfg(test)]
+            Self::Memory(body) => Ok(body.advance().await),
+        }
+    }
+
+    /// The current piece.
+    #[must_use]
+    pub fn piece(&self) -> &[u8] {
+        match self {
+            Self::Http1(body) => body.piece(),
+            #[cfg(test)]
+            Self::Memory(body) => body.piece(),
+        }
+    }
+
+    /// Whether the current piece is the last.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_done(),
+            #[cfg(test)]
+            Self::Memory(body) => body.is_done(),
+        }
+    }
+
+    /// Drops the current piece.
+    pub fn consume_piece(&mut self) {
+        match self {
+            Self::Http1(body) => body.consume_piece(),
+            #[cfg(test)]
+            Self::Memory(body) => body.consume_piece(),
+        }
+    }
+
+    /// Waits until the client gives the request up. Up to `limit` bytes that follow the current piece are read ahead.
+    pub async fn closed(&mut self, limit: usize) {
+        match self {
+            Self::Http1(body) => body.closed(limit).await,
+            #[cfg(test)]
+            Self::Memory(_) => std::future::pending().await,
+        }
+    }
+
+    /// Makes everything that follows the body of a tunnel.
+    pub fn tunnel(&mut self) {
+        match self {
+            Self::Http1(body) => body.tunnel(),
+            #[cfg(test)]
+            Self::Memory(_) => {}
+        }
+    }
+}
+
+impl ResponseWriter<'_> {
+    /// Whether the client may have seen a part of a response, so that no other one can be sent.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        match self {
+            Self::Http1(response) => response.is_started(),
+            #[cfg(test)]
+            Self::Memory(response) => response.is_started(),
+        }
+    }
+
+    /// Makes the response the last one of its connection.
+    pub fn close_after(&mut self) {
+        match self {
+            Self::Http1(response) => response.close_after(),
+            #[cfg(test)]
+            Self::Memory(_) => {}
+        }
+    }
+
+    /// Sends an interim response (1xx), if the client can take it.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub async fn send_interim(&mut self, head: &ResponseHead) -> io::Result<()> {
+        match self {
+            Self::Http1(response) => response.send_interim(head).await,
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Starts the response; its head may go out with the first piece. `upgrade` is the protocol that a 101 switches to.
+    pub fn start(&mut self, head: &ResponseHead, length: BodyLength, upgrade: Option<&[u8]>) {
+        match self {
+            Self::Http1(response) => response.start(head, length, upgrade),
+            #[cfg(test)]
+            Self::Memory(response) => response.start(head),
+        }
+    }
+
+    /// Sends a piece of the body; `end` marks the last one and has the trailers.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+        match self {
+            Self::Http1(response) => response.send(piece, end).await,
+            #[cfg(test)]
+            Self::Memory(response) => {
+                response.send(piece, end.is_some());
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends bytes of a tunnel.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Http1(response) => response.send_raw(bytes).await,
+            #[cfg(test)]
+            Self::Memory(response) => {
+                response.send(bytes, false);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends this direction of a tunnel.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Http1(response) => response.shutdown(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Responses of our own. They leave the same way as a server's.
+
+use http::{Method, StatusCode};
+
+use crate::http1::body::BodyLength;
+use crate::http1::head::ResponseHead;
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
+use crate::proxy::downstream::ResponseWriter;
+use crate::proxy::error::ProxyError;
+use crate::proxy::record::Record;
+use crate::proxy::timeouts::Phase;
+
+/// A response that no server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// To `OPTIONS *`, a question to `lb` itself (RFC 9110, section 9.3.7).
+    Options,
+    /// To a request that failed.
+    Error(ProxyError),
+}
+
+impl From<ProxyError> for Reply {
+    fn from(error: ProxyError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Rejection> for Reply {
+    fn from(rejection: Rejection) -> Self {
+        Self::Error(rejection.into())
+    }
+}
+
+impl Reply {
+    /// Its head and its body, which is `application/problem+json` (RFC 9457).
+    #[must_use]
+    pub fn write(self) -> (ResponseHead, String) {
+        let Self::Error(error) = self else {
+            let mut head = ResponseHead::of_status(StatusCode::NO_CONTENT.as_u16());
+            head.headers.add_named("Allow", Rejection::ALLOW.as_bytes());
+            return (head, String::new());
+        };
+        let mut head = ResponseHead::of_status(error.status());
+        let title = head.reason();
+        let body =
+            format!("{{\"status\":{},\"title\":\"{title}\",\"detail\":\"{}\"}}\n", error.status(), error.detail());
+        head.headers.add(HeaderName::ContentType, b"application/problem+json");
+        head.headers.add(HeaderName::ContentLength, itoa::Buffer::new().format(body.len()).as_bytes());
+        if error.status() == StatusCode::METHOD_NOT_ALLOWED.as_u16() {
+            head.headers.add_named("Allow", Rejection::ALLOW.as_bytes());
+        }
+        (head, body)
+    }
+}
+
+/// Sends a response of our own to a request.
+pub async fn respond(record: &mut Record<'_>, response: &mut ResponseWriter<'_>, reply: Reply) {
+    let (head, body) = reply.write();
+    record.set_status(head.status);
+    if let Reply::Error(error) = reply {
+        record.set_error(error);
+        if error.closes() {
+            response.close_after();
+        }
+    }
+    let body = if record.head.method == Method::HEAD { "" } else { &body };
+    let length = if reply == Reply::Options { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
+    response.start(&head, length, None);
+    record.count_bytes(body.len());
+    record.wait_body(Phase::Download);
+    record.timer.body_rests(Phase::Download);
+    match record.timer.run(response.send(body.as_bytes(), Some(b""))).await {
+        Ok(Ok(())) => record.complete(),
+        // The first error is the one that is reported.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}

@@ -1,0 +1,171 @@
+//! A downstream and an upstream in memory, for tests: requests without a connection, servers without a socket.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::http1::body::BodyLength;
+use crate::http1::client::{OutgoingRequest, ResponseError, Sent};
+use crate::http1::head::{Headers, ResponseHead};
+
+/// A request that has been received, and the place for its response.
+#[derive(Debug)]
+pub struct Request {
+    pub body: Body,
+    pub response: Response,
+}
+
+/// The body of a request, in pieces.
+#[derive(Debug, Default)]
+pub struct Body {
+    pieces: Vec<&'static str>,
+    piece: &'static str,
+}
+
+/// What the client has been sent.
+#[derive(Debug, Default)]
+pub struct Received {
+    pub status: u16,
+    pub headers: Headers,
+    pub body: String,
+    pub complete: bool,
+}
+
+/// The response as it goes to the client.
+#[derive(Debug)]
+pub struct Response(Rc<RefCell<Received>>);
+
+impl Request {
+    /// A request with a body of these pieces, and what its client will have received.
+    pub fn new(pieces: &[&'static str]) -> (Self, Rc<RefCell<Received>>) {
+        let received = Rc::<RefCell<Received>>::default();
+        let body = Body { pieces: pieces.iter().rev().copied().collect(), piece: "" };
+        (Self { body, response: Response(Rc::clone(&received)) }, received)
+    }
+}
+
+impl Body {
+    pub fn length(&self) -> BodyLength {
+        if self.pieces.is_empty() { BodyLength::None } else { BodyLength::Unknown }
+    }
+
+    pub async fn advance(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        self.piece = self.pieces.pop().unwrap_or_default();
+        !self.piece.is_empty()
+    }
+
+    pub fn piece(&self) -> &[u8] {
+        self.piece.as_bytes()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    pub fn consume_piece(&mut self) {
+        self.piece = "";
+    }
+}
+
+impl Response {
+    pub fn is_started(&self) -> bool {
+        self.0.borrow().status != 0
+    }
+
+    pub fn start(&mut self, head: &ResponseHead) {
+        let mut received = self.0.borrow_mut();
+        received.status = head.status;
+        received.headers = head.headers.clone();
+    }
+
+    pub fn send(&mut self, piece: &[u8], end: bool) {
+        let mut received = self.0.borrow_mut();
+        received.body.push_str(&String::from_utf8_lossy(piece));
+        received.complete |= end;
+    }
+}
+
+/// A connection to a server in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Server(Rc<RefCell<Vec<Seen>>>);
+
+/// A request that a server has received.
+#[derive(Debug)]
+pub struct Seen {
+    pub target: String,
+    pub headers: Headers,
+    pub body: Rc<RefCell<String>>,
+    /// Takes the pieces of the response's body; dropped, it ends the response.
+    pub respond: Option<UnboundedSender<&'static str>>,
+}
+
+/// The sending half of an exchange.
+#[derive(Debug)]
+pub struct Sender(Rc<RefCell<String>>);
+
+/// The receiving half of an exchange.
+#[derive(Debug)]
+pub struct Receiver {
+    pieces: UnboundedReceiver<&'static str>,
+    /// Received in place of the head.
+    first: Option<&'static str>,
+    piece: &'static str,
+    done: bool,
+}
+
+impl Server {
+    /// All requests so far.
+    pub fn seen(&self) -> std::cell::RefMut<'_, Vec<Seen>> {
+        self.0.borrow_mut()
+    }
+
+    pub fn start(&self, request: OutgoingRequest<'_>) -> (Sender, Receiver) {
+        let (respond, pieces) = unbounded_channel();
+        let body = Rc::<RefCell<String>>::default();
+        self.0.borrow_mut().push(Seen {
+            target: String::from_utf8_lossy(request.target.unwrap_or(request.head.target())).into_owned(),
+            headers: request.head.headers.clone(),
+            body: Rc::clone(&body),
+            respond: Some(respond),
+        });
+        (Sender(body), Receiver { pieces, first: None, piece: "", done: false })
+    }
+}
+
+impl Sender {
+    pub fn send(&mut self, piece: &[u8], _end: bool) {
+        self.0.borrow_mut().push_str(&String::from_utf8_lossy(piece));
+    }
+}
+
+impl Receiver {
+    /// The response begins with its first piece.
+    pub async fn read_head(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
+        self.first = Some(self.pieces.recv().await.ok_or(ResponseError::Closed(Sent::All))?);
+        *head = ResponseHead::of_status(200);
+        Ok(())
+    }
+
+    pub fn length(&self) -> BodyLength {
+        BodyLength::Unknown
+    }
+
+    pub async fn advance(&mut self) -> bool {
+        self.piece = match self.first.take() {
+            Some(piece) => piece,
+            None => self.pieces.recv().await.unwrap_or_default(),
+        };
+        self.done = self.piece.is_empty();
+        !self.done
+    }
+
+    pub fn piece(&self) -> &[u8] {
+        self.piece.as_bytes()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+}

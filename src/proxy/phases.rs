@@ -1,0 +1,145 @@
+//! The decisions on the way of a request, in their order: validate, route, admit, rewrite; and the response rules. Pure.
+
+use std::borrow::Cow;
+
+use http::Version;
+use ipnet::IpNet;
+
+use crate::config::StickyConfig;
+use crate::http1::body::BodyLength;
+use crate::http1::head::{RequestHead, ResponseHead};
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
+use crate::http1::target::{self, Asked, Target};
+use crate::http1::trailers;
+use crate::live::snapshot::Snapshot;
+use crate::live::token::Token;
+use crate::proxy::client::Client;
+use crate::proxy::cookie;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::Plan;
+use crate::proxy::headers::hop_by_hop;
+use crate::proxy::local::Reply;
+use crate::proxy::record::RouteMatch;
+
+/// Validates the head of a request: its framing, host and target.
+///
+/// # Errors
+/// The response, if the request is invalid or is meant for `lb` itself.
+pub fn validate(head: &RequestHead, length: Result<BodyLength, Rejection>) -> Result<(Target<'_>, BodyLength), Reply> {
+    let length = length?;
+    match target::target(&head.method, head.target(), head.version, &head.headers)? {
+        Asked::Balancer => Err(Reply::Options),
+        Asked::Resource(target) => Ok((target, length)),
+    }
+}
+
+/// Finds the route of a request.
+///
+/// # Errors
+/// [`ProxyError::NoRoute`].
+pub fn find_route(snapshot: &Snapshot, target: &Target<'_>) -> Result<RouteMatch, ProxyError> {
+    let (route, pool) = snapshot.route(&target.host, &target.path).ok_or(ProxyError::NoRoute)?;
+    Ok(RouteMatch { route, pool })
+}
+
+/// Checks a request against the limits of its route; `limit` is `limits.body_bytes`.
+///
+/// # Errors
+/// The reason to reject it.
+pub fn admit(head: &RequestHead, length: BodyLength, limit: u64) -> Result<(), ProxyError> {
+    if let BodyLength::Known(bytes) = length
+        && limit > 0
+        && bytes > limit
+    {
+        return Err(ProxyError::BodyTooLarge);
+    }
+    if head.headers.all(HeaderName::Expect).any(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
+        return Err(ProxyError::Expectation);
+    }
+    Ok(())
+}
+
+/// The target and the host for the server, where they are not as the client sent them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Normalized {
+    target: Option<Vec<u8>>,
+    host: Option<String>,
+}
+
+impl Normalized {
+    /// What has to be sent in place of `sent`, the client's target.
+    #[must_use]
+    pub fn new(target: &Target<'_>, sent: &[u8]) -> Self {
+        let normal = match target.path_and_query() {
+            Cow::Borrowed(part) if part.len() == sent.len() => None,
+            other => Some(other.into_owned().into_bytes()),
+        };
+        Self { target: normal, host: target.new_host().map(str::to_owned) }
+    }
+}
+
+/// The rules for rewriting a request.
+#[derive(Debug)]
+pub struct RequestRules<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// `proxy.trusted_proxies`.
+    pub trusted: &'a [IpNet],
+    /// The sticky rule of the pool.
+    pub sticky: Option<&'a StickyConfig>,
+}
+
+/// Makes the head of a request what the server gets. Returns what attempts need beside it, and the client's address.
+///
+/// # Errors
+/// [`Rejection::UpgradeWithBody`].
+pub fn rewrite(
+    head: &mut RequestHead,
+    length: BodyLength,
+    normalized: Normalized,
+    rules: &RequestRules<'_>,
+) -> Result<(Plan, std::net::IpAddr), ProxyError> {
+    let version = head.version;
+    let headers = &mut head.headers;
+    let token = rules.sticky.and_then(|rule| cookie::requested(rule, headers));
+    if let Some(host) = normalized.host {
+        headers.set(HeaderName::Host, host.as_bytes());
+    } else if !headers.has(HeaderName::Host) {
+        // HTTP/1.0 may go without, servers may not: the address it came in at.
+        headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
+    }
+    let trailers = trailers::accepted(headers);
+    let upgrade = hop_by_hop::prepare_request(headers, version)?;
+    let client = rules.client.headers.set(headers, rules.trusted);
+    if version == Version::HTTP_10 {
+        // HTTP/1.0 does not wait for a 100, and must not be sent one.
+        headers.remove(HeaderName::Expect);
+    }
+    Ok((Plan { token, upgrade, length, target: normalized.target, trailers }, client))
+}
+
+/// The sticky rule of a pool, and what the client and the server of a response say to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stickiness<'a> {
+    /// The rule.
+    pub rule: &'a StickyConfig,
+    /// The token that the client sent.
+    pub client: Option<Token>,
+    /// The token of the server.
+    pub server: Option<Token>,
+}
+
+/// Makes the head of a response what the client gets. Returns the protocol that a 101 switches to.
+pub fn response_rules(head: &mut ResponseHead, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
+    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
+    if let Some(Stickiness { rule, client, server: Some(token) }) = sticky
+        && client != Some(token)
+    {
+        head.headers.add(HeaderName::SetCookie, cookie::set_cookie(rule, &token).as_bytes());
+    }
+    upgrade
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! All connections and requests of a worker: swept for timeouts, asked to close, aborted.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::roster::{Entry, Place, Roster};
+use super::{ConnectionPhase, ConnectionSlot, Interrupt, RequestTimer};
+
+/// All connections and requests of a worker.
+#[derive(Debug)]
+pub struct Watchdog {
+    connections: Rc<Roster<ConnectionSlot>>,
+    requests: Rc<Roster<RequestTimer>>,
+    /// The time of the next sweep, for which a wait that begins now is accounted: it never ends early,
+    /// at most two sweeps late, and needs no look at the clock.
+    now: Rc<Cell<Instant>>,
+}
+
+impl Watchdog {
+    /// Without connections.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { connections: Rc::default(), requests: Rc::default(), now: Rc::new(Cell::new(Instant::now())) }
+    }
+
+    /// A slot for a new connection of `listener`. It leaves when it is dropped.
+    #[must_use]
+    pub fn connection(&self, listener: u64) -> Registered<ConnectionSlot> {
+        let slot = Rc::new(ConnectionSlot::new(listener, &self.now, Place::new(&self.connections)));
+        self.connections.add(&slot);
+        Registered(slot)
+    }
+
+    /// A timer for the requests of a connection of `listener`, one at a time.
+    #[must_use]
+    pub fn request(&self, listener: u64) -> Registered<RequestTimer> {
+        let timer = Rc::new(RequestTimer::new(listener, &self.now, Place::new(&self.requests)));
+        self.requests.add(&timer);
+        Registered(timer)
+    }
+
+    /// Wakes those whose time is over at `now`; the next sweep will be `after` that.
+    pub fn sweep(&self, now: Instant, after: Duration) {
+        self.now.set(now + after);
+        let is_over = |deadline: &Cell<Option<Instant>>| deadline.get().is_some_and(|deadline| deadline <= now);
+        self.connections.each(|slot| {
+            if is_over(&slot.deadline) {
+                slot.end();
+            }
+        });
+        self.requests.each(|timer| {
+            if is_over(&timer.deadline) {
+                timer.expire(timer.waits_for_client());
+            }
+        });
+    }
+
+    /// Makes the next response on each connection of a listener its last.
+    pub fn close(&self, listener: u64) {
+        self.connections.each(|slot| {
+            if slot.listener == listener {
+                slot.closing.set(true);
+            }
+        });
+    }
+
+    /// Makes the next response on each connection its last, and ends those without a request.
+    pub fn drain(&self) {
+        self.connections.each(|slot| {
+            slot.closing.set(true);
+            if slot.phase.get() == ConnectionPhase::Idle {
+                slot.end();
+            }
+        });
+    }
+
+    /// Aborts the connections and requests of a listener.
+    pub fn abort(&self, listener: u64) {
+        self.abort_if(|id| id == listener, |timer| timer.listener == listener);
+    }
+
+    /// Aborts all connections and requests.
+    pub fn abort_all(&self) {
+        self.abort_if(|_| true, |_| true);
+    }
+
+    /// Aborts the requests that are at a server.
+    pub fn abort_server(&self, server: u64) {
+        self.abort_if(|_| false, |timer| timer.server.get() == Some(server));
+    }
+
+    fn abort_if(&self, connection: impl Fn(u64) -> bool, request: impl Fn(&RequestTimer) -> bool) {
+        self.connections.each(|slot| {
+            if connection(slot.listener) {
+                slot.closing.set(true);
+                if slot.phase.get() != ConnectionPhase::Busy {
+                    slot.end();
+                }
+            }
+        });
+        self.requests.each(|timer| {
+            if request(timer) {
+                timer.aborted.set(true);
+                timer.interrupt(Interrupt::Abort);
+            }
+        });
+    }
+
+    /// Whether there are no connections.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An entry of a [`Watchdog`], until it is dropped.
+#[derive(Debug)]
+pub struct Registered<T: Entry>(Rc<T>);
+
+impl<T: Entry> std::ops::Deref for Registered<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Entry> Drop for Registered<T> {
+    fn drop(&mut self) {
+        self.0.place().leave();
+    }
+}

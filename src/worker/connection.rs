@@ -1,0 +1,115 @@
+//! Drives a client connection: its requests one after the other, its timeouts, its end.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::http1::head::Limits;
+use crate::http1::server::{Next, ServerConnection};
+use crate::live::listener::LiveListener;
+use crate::proxy::client::Client;
+use crate::proxy::context::Context;
+use crate::proxy::downstream::{Downstream, ResponseWriter};
+use crate::proxy::request;
+use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Registered, RequestTimer};
+use crate::transport::Transport;
+
+/// The time that a client has, at most, to read the last response and close.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A client connection, whatever it carries.
+#[derive(Debug)]
+pub struct Connection {
+    context: Rc<Context>,
+    client: Client,
+    slot: Registered<ConnectionSlot>,
+    /// For the one request at a time that HTTP/1 has.
+    timer: Registered<RequestTimer>,
+}
+
+impl Connection {
+    /// A connection that a listener has just accepted.
+    #[must_use]
+    pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: SocketAddr) -> Self {
+        let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
+        // The first request has the time of one whose head has begun.
+        slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.request_header);
+        listener.counters.of(context.worker).opened.add(1);
+        Self { client: Client::plain(listener, peer), context, slot, timer }
+    }
+
+    /// Serves HTTP/1 to the end of the connection.
+    pub async fn serve(self, transport: Transport) {
+        let mut requests = pin!(self.requests(ServerConnection::new(transport)));
+        poll_fn(|context| match self.slot.poll(context).is_ready() {
+            true => std::task::Poll::Ready(()),
+            false => requests.as_mut().poll(context),
+        })
+        .await;
+    }
+
+    async fn requests(&self, mut http: ServerConnection) {
+        let Self { context, client, slot, timer } = self;
+        let resources = &context.resources;
+        let next = loop {
+            let head = match http.read_head(resources, || self.limits()).await {
+                Ok(Some(head)) => head,
+                Ok(None) => return,
+                Err(error) => {
+                    slot.busy();
+                    let response = ResponseWriter::Http1(http.respond_to_bad_head(resources, &slot.closing));
+                    Box::pin(request::reject_bad_head(context, client, timer, response, error)).await;
+                    break http.next();
+                }
+            };
+            slot.busy();
+            let downstream = Downstream::Http1(http.stream(&head, resources, &slot.closing));
+            // In memory of its own, so that an idle connection needs little.
+            Box::pin(request::serve(context, client, timer, downstream, head)).await;
+            match http.next() {
+                Next::Request if !slot.closing.get() => {}
+                Next::Request => break Next::Linger,
+                next => break next,
+            }
+            slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle);
+        };
+        if next == Next::Linger && !timer.is_aborted() {
+            slot.wait(ConnectionPhase::Linger, LINGER);
+            http.linger(resources).await;
+        }
+    }
+
+    /// The limits of a head of which a part has been received.
+    fn limits(&self) -> Limits {
+        let snapshot = self.context.snapshot();
+        if self.slot.phase() == ConnectionPhase::Idle {
+            self.slot.wait(ConnectionPhase::Head, snapshot.config.timeouts.request_header);
+        }
+        let limits = &snapshot.config.limits;
+        Limits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.client.listener.counters.of(self.context.worker).closed.add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_takes_little_memory() {
+        fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
+        let task = size(Connection::serve);
+        assert!(entries + task < 2 << 10, "{entries} and {task} bytes");
+    }
+}

@@ -1,10 +1,11 @@
-//! The commands, one file each.
+//! The command line: its arguments, and one module for each command.
 
 mod api;
 pub mod check;
 pub mod demo;
 mod explain;
 pub mod healthcheck;
+mod output;
 mod plan;
 pub mod run;
 mod server;
@@ -23,9 +24,10 @@ use clap_complete::Shell;
 
 use self::api::{Api, QueryError};
 use self::check::CheckFormat;
-use self::server::ServerCommand;
+use self::output::{OutputOptions, fail, note, print};
+use self::server::ServerQuery;
 use self::server_edit::EditCommand;
-use self::wait::Ended;
+use self::wait::WaitOutcome;
 use crate::config::problem::Fault;
 use crate::config::schema;
 use crate::config::units::parse_duration;
@@ -34,225 +36,225 @@ use crate::control::reload::reader::env;
 use crate::control::reload::source::Source;
 use crate::telemetry::logs::in_colour;
 
-/// Exit code for a bad input: a configuration that is not valid, a port that is taken.
+/// Exit code for bad input, such as an invalid configuration or a port that is taken.
 const BAD_INPUT: u8 = 1;
-/// Exit code for a wrong usage, which is clap's own too.
-const USAGE: u8 = 2;
+/// Exit code for wrong usage (clap uses it too), a timeout, or a balancer that does not respond.
+const USAGE_OR_TIMEOUT: u8 = 2;
 
-/// How long an edit is waited for.
-const IN_FORCE: Duration = Duration::from_secs(30);
+/// The timeout of `lb server … --wait`.
+const EDIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A load balancer and gateway whose whole truth is one watched TOML file.
+/// An HTTP load balancer and gateway, configured by one TOML file that it reloads while running
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, arg_required_else_help = false)]
 struct Cli {
     #[command(flatten)]
-    file: File,
+    config: ConfigArgs,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Debug, Args)]
-struct File {
-    /// The configuration.
+struct ConfigArgs {
+    /// Configuration file
     #[arg(long, short, global = true, env = "LB_CONFIG", value_name = "FILE", default_value = "lb.toml")]
     config: PathBuf,
 }
 
 #[derive(Debug, Args)]
-struct Balancer {
-    /// The admin address of the balancer; left out: that of the configuration.
+struct AdminArgs {
+    /// Admin address of the balancer [default: from the configuration]
     #[arg(long, value_name = "HOST:PORT", value_parser = admin_address, global = true)]
     admin: Option<Address>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve (the default)
+enum CliCommand {
+    /// Serve the configuration (the default command)
     Run,
-    /// Serve from lb.toml, written if missing, with three demo servers on ports 8081 to 8083
+    /// Serve lb.toml, written if missing, with three demo servers on ports 8081 to 8083
     Demo,
-    /// Check a configuration: exit code 0, or 1 with everything that is wrong
+    /// Validate a configuration and report all errors
     Check {
-        /// The configuration, in place of --config; `-` is standard input.
+        /// Configuration to check instead of --config; `-` for standard input
         file: Option<PathBuf>,
-        /// Who reads the answer.
+        /// Output format
         #[arg(long, value_enum, default_value = "text")]
         format: CheckFormat,
     },
-    /// Say what applying a configuration would change in the running balancer
+    /// Show what a configuration would change in the running balancer
     Plan {
-        /// The configuration, in place of --config; `-` is standard input.
+        /// Configuration to compare instead of --config; `-` for standard input
         file: Option<PathBuf>,
         #[command(flatten)]
-        balancer: Balancer,
-        /// Who reads the answer.
+        admin: AdminArgs,
+        /// Output format
         #[arg(long, value_enum, default_value = "text")]
         format: CheckFormat,
     },
-    /// Wait until the running balancer serves exactly a configuration: 0 it does, 1 rejected, 2 too late
+    /// Wait until the running balancer serves exactly a configuration; exit with 1 if rejected, 2 on timeout
     Wait {
-        /// The configuration, in place of --config; `-` is standard input.
+        /// Configuration to wait for instead of --config; `-` for standard input
         file: Option<PathBuf>,
-        /// The admin addresses of several balancers, each waited for; left out: that of the configuration.
+        /// Admin addresses of the balancers to wait for, separated by commas [default: from the configuration]
         #[arg(long, visible_alias = "admin", value_name = "HOST:PORT", value_delimiter = ',', value_parser = admin_address)]
         targets: Vec<Address>,
-        /// How long.
+        /// Longest time to wait
         #[arg(long, default_value = "30s", value_parser = duration)]
         timeout: Duration,
     },
-    /// Show what runs, what became of the last edit, and who gets which requests
+    /// Show what is running, the last edit, and each server's share of the requests
     Status {
         #[command(flatten)]
-        balancer: Balancer,
-        /// Again every second, in place.
+        admin: AdminArgs,
+        /// Refresh every second
         #[arg(long, conflicts_with = "json")]
         watch: bool,
-        /// For programs.
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say which route, pool and servers a request would get, and why not the others
+    /// Show which route, pool and servers a request would reach, and why not the others
     Explain {
-        /// The path that is asked for, or a whole URL.
+        /// Path or URL of the request
         path: String,
-        /// The host that is asked.
+        /// Host of the request
         #[arg(long)]
         host: Option<String>,
-        /// The method.
+        /// Method of the request
         #[arg(long, default_value = "GET")]
         method: http::Method,
         #[command(flatten)]
-        balancer: Balancer,
-        /// For programs.
+        admin: AdminArgs,
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Ask the running balancer about its servers, or edit them in the file
+    /// Show the servers of the running balancer, or edit them in the configuration file
     Server {
         #[command(flatten)]
-        balancer: Balancer,
+        admin: AdminArgs,
         #[command(subcommand)]
-        command: AboutServer,
+        command: ServerCommand,
     },
-    /// Exit with 0 if the balancer of this file answers /ready: for containers without curl
+    /// Exit with 0 if the balancer of this configuration is ready; for containers without curl
     Healthcheck,
-    /// Print the JSON Schema of lb.toml, for editors
+    /// Print the JSON Schema of the configuration, for editors
     Schema,
-    /// Print what makes a shell complete the commands
+    /// Print shell completions
     Completions {
-        /// The shell.
+        /// Shell to print them for
         shell: Shell,
     },
 }
 
-/// What is asked or edited.
 #[derive(Debug, Subcommand)]
-enum AboutServer {
+enum ServerCommand {
     #[command(flatten)]
-    Ask(ServerCommand),
+    Query(ServerQuery),
     #[command(flatten)]
     Edit(EditCommand),
 }
 
-/// All commands with their arguments.
+/// All commands and their arguments, for the manual page.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command that the process was called with.
+/// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { file: File { config }, command } = match Cli::try_parse() {
+    let Cli { config: ConfigArgs { config }, command } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody reads it if this fails.
+            // If the stream is closed, nobody is reading.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { ExitCode::from(USAGE_OR_TIMEOUT) } else { ExitCode::SUCCESS };
         }
     };
     let (out, colored) = (&mut io::stdout(), in_colour(&io::stdout()));
-    match command.unwrap_or(Command::Run) {
-        Command::Run => run::run(&config),
-        Command::Demo => demo::demo(&config),
-        Command::Check { file, format } => verdict(check::check(&file.unwrap_or(config), format, colored, out)),
-        Command::Plan { file, balancer, format } => {
+    match command.unwrap_or(CliCommand::Run) {
+        CliCommand::Run => run::run(&config),
+        CliCommand::Demo => demo::demo(&config),
+        CliCommand::Check { file, format } => exit_code(check::check(&file.unwrap_or(config), format, colored, out)),
+        CliCommand::Plan { file, admin, format } => {
             let file = file.as_deref().unwrap_or(&config);
-            // What comes on standard input does not say where the balancer is; that of --config does.
-            let told = if file == Path::new("-") { &config } else { file };
-            balancer.ask(told, |api| plan::plan(file, api, format, colored, out).map(verdict))
+            admin.query(admin_source(file, &config), |api| plan::plan(file, api, format, colored, out).map(exit_code))
         }
-        Command::Wait { file, targets, timeout } => {
+        CliCommand::Wait { file, targets, timeout } => {
             let file = file.as_deref().unwrap_or(&config);
-            let told = if file == Path::new("-") { &config } else { file };
-            let targets = if targets.is_empty() { vec![admin(told)] } else { targets };
+            let targets = if targets.is_empty() { vec![admin_of(admin_source(file, &config))] } else { targets };
             wait(file, targets, timeout)
         }
-        Command::Status { balancer, watch, json } => balancer.ask(&config, |api| {
-            let manner = status::Manner { json, colored, in_place: watch && io::stdout().is_terminal() };
+        CliCommand::Status { admin, watch, json } => admin.query(&config, |api| {
+            let options = OutputOptions { json, colored };
             match watch {
-                true => Ok(verdict(status::watch(api, manner, out).map(|()| true))),
-                false => status::status(api, manner, out).map(|written| verdict(written.map(|()| true))),
+                true => Ok(exit_code(status::watch(api, options, io::stdout().is_terminal(), out).map(|()| true))),
+                false => status::status(api, options, out).map(|written| exit_code(written.map(|()| true))),
             }
         }),
-        Command::Explain { path, host, method, balancer, json } => balancer.ask(&config, |api| {
-            let request = explain::Request { method: &method, host: host.as_deref(), target: &path };
-            explain::explain(&request, api, &config, explain::Manner { json, colored }, out).map(verdict)
+        CliCommand::Explain { path, host, method, admin, json } => admin.query(&config, |api| {
+            let request = explain::RequestSpec { method: &method, host: host.as_deref(), target: &path };
+            explain::explain(&request, api, &config, OutputOptions { json, colored }, out).map(exit_code)
         }),
-        Command::Server { balancer, command: AboutServer::Ask(command) } => balancer.ask(&config, |api| {
-            server::server(&command, api, colored, out).map(|written| verdict(written.map(|()| true)))
+        CliCommand::Server { admin, command: ServerCommand::Query(query) } => admin.query(&config, |api| {
+            server::server(&query, api, colored, out).map(|written| exit_code(written.map(|()| true)))
         }),
-        Command::Healthcheck => healthcheck::healthcheck(&config),
-        Command::Server { balancer, command: AboutServer::Edit(command) } => {
+        CliCommand::Server { admin, command: ServerCommand::Edit(command) } => {
             let done = server_edit::run(&config, &command);
             if done && command.waits() {
-                let target = balancer.admin.unwrap_or_else(|| admin(&config));
-                return wait(&config, vec![target], IN_FORCE);
+                let target = admin.admin.unwrap_or_else(|| admin_of(&config));
+                return wait(&config, vec![target], EDIT_TIMEOUT);
             }
-            verdict(Ok(done))
+            exit_code(Ok(done))
         }
-        Command::Schema => {
-            say(schema::text().trim_end());
+        CliCommand::Healthcheck => healthcheck::healthcheck(&config),
+        CliCommand::Schema => {
+            print(schema::text().trim_end());
             ExitCode::SUCCESS
         }
-        Command::Completions { shell } => {
+        CliCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut self::command(), "lb", &mut script);
-            say(String::from_utf8_lossy(&script).trim_end());
+            print(String::from_utf8_lossy(&script).trim_end());
             ExitCode::SUCCESS
         }
     }
 }
 
-impl Balancer {
-    /// Has the balancer asked, by default that of the configuration at `config`.
-    fn ask(self, config: &Path, ask: impl FnOnce(&Api) -> Result<ExitCode, QueryError>) -> ExitCode {
-        let by_default = self.admin.is_none() && !config.exists();
-        let api = match Api::new(self.admin.unwrap_or_else(|| admin(config))) {
+impl AdminArgs {
+    /// Runs a query against the balancer, by default the one of the configuration at `config`.
+    fn query(self, config: &Path, query: impl FnOnce(&Api) -> Result<ExitCode, QueryError>) -> ExitCode {
+        let is_guess = self.admin.is_none() && !config.exists();
+        let api = match Api::new(self.admin.unwrap_or_else(|| admin_of(config))) {
             Ok(api) => api,
             Err(error) => return fail(&error),
         };
-        match ask(&api) {
+        match query(&api) {
             Ok(code) => code,
             Err(error) => {
-                fail(&error);
-                if by_default {
+                note(&error);
+                if is_guess {
                     note(&format_args!(
-                        "there is no {}, so the default address was asked (--admin names another)",
+                        "there is no {}, so the default admin address was used; --admin sets another",
                         config.display()
                     ));
                 }
-                // What is refused was understood: it is the question that was wrong.
-                let refused = matches!(error, QueryError::Rejected(..));
-                ExitCode::from(if refused { BAD_INPUT } else { USAGE })
+                let is_rejected = matches!(error, QueryError::Rejected(..));
+                ExitCode::from(if is_rejected { BAD_INPUT } else { USAGE_OR_TIMEOUT })
             }
         }
     }
 }
 
-/// The admin address that the configuration tells, whatever else is wrong with it.
-fn admin(config: &Path) -> Address {
+/// The configuration that names the admin address: `file`, unless that is standard input.
+fn admin_source<'a>(file: &'a Path, config: &'a Path) -> &'a Path {
+    if file == Path::new("-") { config } else { file }
+}
+
+/// The admin address of the configuration at `config`, even if that is invalid otherwise.
+fn admin_of(config: &Path) -> Address {
     Address::Ip(file::admin(&Source::new(config).read(&env).files, &env).address)
 }
 
@@ -262,49 +264,29 @@ fn wait(file: &Path, targets: Vec<Address>, timeout: Duration) -> ExitCode {
         Err(error) => return fail(&error),
     };
     let err = (&mut io::stderr().lock() as &mut dyn io::Write, in_colour(&io::stderr()));
-    let ended = runtime.block_on(wait::wait(file, targets, timeout, &mut io::stdout().lock(), err));
-    // A look-up of a name may still be under way.
+    let outcome = runtime.block_on(wait::wait(file, targets, timeout, &mut io::stdout().lock(), err));
+    // A name lookup may still be running.
     runtime.shutdown_background();
-    match ended {
-        Ok(Ended::Applied) => ExitCode::SUCCESS,
-        Ok(Ended::Late) => ExitCode::from(USAGE),
-        Ok(Ended::Rejected) | Err(_) => ExitCode::from(BAD_INPUT),
+    match outcome {
+        Ok(WaitOutcome::Applied) => ExitCode::SUCCESS,
+        Ok(WaitOutcome::TimedOut) => ExitCode::from(USAGE_OR_TIMEOUT),
+        Ok(WaitOutcome::Rejected) | Err(_) => ExitCode::from(BAD_INPUT),
     }
 }
 
-/// Ends a command whose answer was written. A pipe that was closed is no fine answer either.
-fn verdict(fine: io::Result<bool>) -> ExitCode {
-    if fine.unwrap_or(false) { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
+/// The exit code of a command that has written its output. A closed pipe is a failure too.
+fn exit_code(success: io::Result<bool>) -> ExitCode {
+    if success.unwrap_or(false) { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
 }
 
 fn admin_address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|fault: Fault| said(&fault))
+    text.parse().map_err(|fault: Fault| with_hint(&fault))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|fault| said(&fault))
+    parse_duration(text).map_err(|fault| with_hint(&fault))
 }
 
-fn said(Fault { message, hint }: &Fault) -> String {
+fn with_hint(Fault { message, hint }: &Fault) -> String {
     hint.as_ref().map_or_else(|| message.clone(), |hint| format!("{message}; {hint}"))
-}
-
-/// Says on standard error why the command failed.
-fn fail(words: &impl std::fmt::Display) -> ExitCode {
-    note(words);
-    ExitCode::from(BAD_INPUT)
-}
-
-/// Says on standard error what is good to know.
-fn note(words: &impl std::fmt::Display) {
-    use io::Write;
-    // Nobody reads it if this fails.
-    let _ = writeln!(io::stderr(), "lb: {words}");
-}
-
-/// Says something on standard output.
-fn say(words: &str) {
-    use io::Write;
-    // Nobody reads it if this fails.
-    let _ = writeln!(io::stdout(), "{words}");
 }

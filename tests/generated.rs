@@ -56,9 +56,9 @@ fn manual() -> String {
         (
             "EXIT STATUS",
             &[
-                ("0", "All is well."),
-                ("1", "The input is bad: a configuration that is not valid, a port that is taken."),
-                ("2", "The command was used wrongly, or waited in vain."),
+                ("0", "Success."),
+                ("1", "Bad input, such as an invalid configuration or a port that is taken."),
+                ("2", "Wrong usage, a timeout, or no response from the balancer."),
             ][..],
         ),
         (
@@ -66,13 +66,13 @@ fn manual() -> String {
             &[
                 (
                     "SIGTERM, SIGINT",
-                    "Finish what is open, at most for timeouts.drain, and stop; a second one stops at once.",
+                    "Finish open requests for at most timeouts.drain, then stop. A second signal stops at once.",
                 ),
-                ("SIGHUP", "Read the configuration again."),
+                ("SIGHUP", "Reread the configuration."),
             ],
         ),
-        ("ENVIRONMENT", &[("LB_CONFIG", "The configuration, where --config is not given.")]),
-        ("FILES", &[("lb.toml", "The configuration. Everything in it but proxy.workers is reloaded while lb runs.")]),
+        ("ENVIRONMENT", &[("LB_CONFIG", "The configuration file, if --config is not given.")]),
+        ("FILES", &[("lb.toml", "The configuration. Everything but proxy.workers is reloaded while lb is running.")]),
     ] {
         let mut roff = Roff::new();
         roff.control("SH", [heading]);

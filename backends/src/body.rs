@@ -1,4 +1,4 @@
-//! What answers are made of: a text, the request's own body, or lines over time.
+//! Response bodies: a text, the request's own body, or lines over time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,24 +9,21 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Interval, interval};
 
-/// The body of an answer.
 #[derive(Debug)]
-pub(crate) enum Answer {
-    /// All of it at once.
+pub(crate) enum ResponseBody {
     Text(Full<Bytes>),
-    /// What the client sends, as it comes in.
+    /// The body of the request, as it arrives.
     Echo(Incoming),
-    /// A line at a time.
     Lines(Lines),
 }
 
-impl From<String> for Answer {
+impl From<String> for ResponseBody {
     fn from(text: String) -> Self {
         Self::Text(Full::from(text))
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -55,7 +52,7 @@ impl Body for Answer {
     }
 }
 
-/// Numbered lines, the first at once and then one each period.
+/// Numbered lines, the first one at once and then one per period.
 #[derive(Debug)]
 pub(crate) struct Lines {
     name: String,
@@ -65,7 +62,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// `count` lines that begin with `name`; the period is at least a millisecond.
+    /// `count` lines that start with `name`. The period is at least a millisecond.
     pub(crate) fn new(name: String, count: u32, period: Duration) -> Self {
         Self { name, sent: 0, count, ticks: interval(period.max(Duration::from_millis(1))) }
     }

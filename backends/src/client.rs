@@ -1,4 +1,4 @@
-//! The little HTTP that this server asks of others: one request, one status.
+//! A minimal HTTP client: one request, one status.
 
 use std::error::Error;
 use std::io;
@@ -14,34 +14,33 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// An answer takes at most this long, the connection included.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// For one exchange, including the connection.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the demo server that listens at `address` for `/health`; an unspecified address, such as
-/// `0.0.0.0`, is asked on the loopback.
+/// Checks `/health` of the demo server that listens at `address`; if that is unspecified, such as `0.0.0.0`, at the
+/// loopback address.
 ///
 /// # Errors
-/// Says why the server is not healthy: it cannot be reached, does not answer within two seconds,
-/// or answers with another status than 200.
+/// If the server cannot be reached, does not respond within two seconds, or responds with another status than 200.
 pub async fn healthcheck(address: SocketAddr) -> io::Result<()> {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    let because = |reason| io::Error::other(format!("{address} is not healthy: {reason}"));
+    let unhealthy = |reason| io::Error::other(format!("{address} is not healthy: {reason}"));
     let request = Request::get("/health").body(Empty::new()).map_err(io::Error::other)?;
     match send(&ip.to_string(), address.port(), request).await {
         Ok(StatusCode::OK) => Ok(()),
-        Ok(status) => Err(because(format!("/health answers {status}"))),
-        Err(error) => Err(because(error.to_string())),
+        Ok(status) => Err(unhealthy(format!("the status of /health is {status}"))),
+        Err(error) => Err(unhealthy(error.to_string())),
     }
 }
 
-/// Posts JSON and tells the status.
+/// Posts JSON and returns the status.
 ///
 /// # Errors
-/// When there is no answer within two seconds.
+/// If there is no response within two seconds.
 pub(crate) async fn post(
     host: &str,
     port: u16,
@@ -54,7 +53,7 @@ pub(crate) async fn post(
     send(host, port, request).await
 }
 
-/// Sends one request on a connection of its own. The answer's body is not read.
+/// Sends a request on a new connection. The response's body is not read.
 async fn send<B>(host: &str, port: u16, mut request: Request<B>) -> Result<StatusCode, Box<dyn Error + Send + Sync>>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
@@ -67,11 +66,11 @@ where
     let exchange = async {
         let stream = TcpStream::connect((host, port)).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends by itself once the sender and the answer are dropped.
+        // Ends once the sender and the response are dropped.
         tokio::spawn(connection);
         Ok(sender.send_request(request).await?.status())
     };
-    timeout(DEADLINE, exchange)
+    timeout(TIMEOUT, exchange)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs()).into()))
+        .unwrap_or_else(|_| Err(format!("no response within {} s", TIMEOUT.as_secs()).into()))
 }

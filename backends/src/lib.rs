@@ -1,22 +1,21 @@
-//! The demo server that `lb demo`, the composition and the tests balance over.
+//! The demo server behind `lb demo`, docker-compose.yml and the tests.
 //!
-//! [`Server`] accepts connections and drains them at the end; `route` tells what a path asks for,
-//! `app` answers it; `trace` reads which trace a request belongs to, and `zipkin` reports this
-//! server's spans of it.
-//! All of it runs on a current-thread runtime, several servers in one process if need be.
+//! [`Server`] accepts connections and drains them at shutdown. `route` maps paths, `app` responds, `trace` reads the trace
+//! that a request belongs to, and `zipkin` reports this server's spans. Several servers can share one current-thread
+//! runtime.
 //!
-//! | request | answer |
+//! | request | response |
 //! | --- | --- |
 //! | `GET /health` | 200 `ok`, or 503 `failing` |
-//! | `POST /health/fail`, `POST /health/pass` | `/health` fails, or passes, from now on |
-//! | `GET /metrics` | Prometheus text: the process's memory, the requests answered |
-//! | `GET /slow?seconds=1.5` | the usual answer, after that long; at most 60 seconds |
-//! | `GET /stream?chunks=5&ms=100` | that many lines, one every so many milliseconds |
-//! | `POST /echo` | the request's body, as it comes in |
-//! | `GET /upgrade` with `Upgrade: echo` | 101, then every byte back |
-//! | anything else | its name as the first word, then what it saw of the request; JSON if accepted |
+//! | `POST /health/fail`, `POST /health/pass` | `/health` fails from now on, or passes again |
+//! | `GET /metrics` | Prometheus text: the memory of the process, the number of requests |
+//! | `GET /slow?seconds=1.5` | the description below, after that time; at most 60 seconds |
+//! | `GET /stream?chunks=5&ms=100` | 5 lines, one every 100 milliseconds |
+//! | `POST /echo` | the request's body, as it arrives |
+//! | `GET /upgrade` with `Upgrade: echo` | 101, then every byte is sent back |
+//! | anything else | a description: the server's name, then the request as it arrived; JSON if accepted |
 //!
-//! Every answer carries `X-Served-By` with the server's name.
+//! Every response has the server's name in `X-Served-By`.
 
 mod app;
 mod body;

@@ -1,8 +1,7 @@
-//! Which path asks for what, and by which methods.
+//! Paths and their methods.
 
 use http::Method;
 
-/// What a path asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     Health,
@@ -31,7 +30,7 @@ impl Route {
         }
     }
 
-    /// The route as spans name it.
+    /// The route's name in spans.
     pub(crate) const fn template(self) -> Option<&'static str> {
         Some(match self {
             Self::Health => "/health",
@@ -46,19 +45,19 @@ impl Route {
         })
     }
 
-    /// Asked by machines, all the time: not counted, so that the count shows the balance.
+    /// Whether machines request this all the time. Such requests are not counted, so that the count shows the balance.
     pub(crate) const fn is_probe(self) -> bool {
         matches!(self, Self::Health | Self::Metrics)
     }
 
-    /// The methods that the route takes, if this is none of them.
-    pub(crate) fn refuses(self, method: &Method) -> Option<&'static str> {
-        let (taken, allowed): (&[Method], _) = match self {
+    /// The allowed methods, if `method` is not one of them.
+    pub(crate) fn allowed_instead(self, method: &Method) -> Option<&'static str> {
+        let (methods, allowed): (&[Method], _) = match self {
             Self::Health | Self::Metrics => (&[Method::GET, Method::HEAD], "GET, HEAD"),
             Self::Fail | Self::Pass | Self::Echo => (&[Method::POST, Method::PUT], "POST, PUT"),
             Self::Slow | Self::Stream | Self::Upgrade | Self::Other => return None,
         };
-        (!taken.contains(method)).then_some(allowed)
+        (!methods.contains(method)).then_some(allowed)
     }
 }
 
@@ -69,7 +68,7 @@ mod tests {
     use super::Route;
 
     #[test]
-    fn knows_paths_and_methods() {
+    fn paths_have_routes_and_methods() {
         let cases = [
             ("/health", Method::GET, Some("/health"), None),
             ("/health", Method::HEAD, Some("/health"), None),
@@ -85,10 +84,10 @@ mod tests {
             ("/upgrade", Method::GET, Some("/upgrade"), None),
             ("/", Method::PATCH, None, None),
         ];
-        for (path, method, template, refused) in cases {
+        for (path, method, template, allowed) in cases {
             let route = Route::of(path);
             assert_eq!(route.template(), template, "{path}");
-            assert_eq!(route.refuses(&method), refused, "{method} {path}");
+            assert_eq!(route.allowed_instead(&method), allowed, "{method} {path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Accepts connections, serves them, and lets them finish when the end is asked for.
+//! Accepts and serves connections, and drains them at shutdown.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,56 +16,54 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::app::App;
-use crate::zipkin::{self, Exporter};
+use crate::zipkin::{self, SpanExporter};
 
-/// A connection has this long to send its next request.
+/// The longest time between two requests of a connection.
 const IDLE: Duration = Duration::from_secs(75);
 
-/// A failed accept (out of file descriptors, mostly) is tried again after this long.
+/// The pause after a failed accept, which usually means that no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The last spans have this long to reach the collector.
+/// The longest wait at shutdown for the last spans to reach the collector.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// What a [`Server`] is made from.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the server calls itself: letters, digits, `.`, `_` and `-`.
+    /// Letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// Where it listens; port 0 takes a free one.
+    /// The address to listen on; with port 0, a free port is used.
     pub address: SocketAddr,
-    /// Zipkin's collector, as in `http://127.0.0.1:9411/api/v2/spans`; without it nothing is
-    /// traced.
+    /// The URL of Zipkin's collector, such as `http://127.0.0.1:9411/api/v2/spans`; without it, nothing is traced.
     pub zipkin: Option<String>,
-    /// Open requests have this long to finish after the shutdown was asked for.
+    /// The time that open requests have to finish at shutdown.
     pub drain: Duration,
 }
 
 impl Options {
-    /// A server of that name at that address, untraced, with ten seconds to drain.
+    /// Options without tracing and with ten seconds to drain.
     #[must_use]
     pub fn new(name: impl Into<String>, address: SocketAddr) -> Self {
         Self { name: name.into(), address, zipkin: None, drain: Duration::from_secs(10) }
     }
 }
 
-/// A demo server that listens, but answers only once it is [run](Self::run).
+/// A demo server. It listens from the start, but responds only while it is [running](Self::run).
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     app: Arc<App>,
     closing: watch::Sender<bool>,
-    exporter: Option<Exporter>,
+    exporter: Option<SpanExporter>,
     drain: Duration,
 }
 
 impl Server {
-    /// Listens at the address of the options.
+    /// Listens on the address of the options.
     ///
     /// # Errors
-    /// `InvalidInput` when the name or the collector's URL is not of their form; else what the
-    /// system says about the address, which the message names.
+    /// `InvalidInput` if the name or the collector's URL is invalid; otherwise the system's error, with the address in its
+    /// message.
     pub async fn bind(options: Options) -> io::Result<Self> {
         let Options { name, address, zipkin, drain } = options;
         let invalid = |message| io::Error::new(io::ErrorKind::InvalidInput, message);
@@ -76,20 +74,21 @@ impl Server {
             .unzip();
         let (closing, closed) = watch::channel(false);
         let app = Arc::new(App::new(name, reporter, closed).map_err(invalid)?);
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-        let listener = TcpListener::bind(address).await.map_err(named)?;
+        let with_address =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+        let listener = TcpListener::bind(address).await.map_err(with_address)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, app, closing, exporter, drain })
     }
 
-    /// Where it listens; the port is the real one even if 0 was asked for.
+    /// The address that it listens on, with the actual port.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `shutdown` ends. Returns when open requests have finished, or their time to
-    /// drain is over, and the last spans are on their way.
+    /// Serves until `shutdown` completes. Returns when open requests have finished or the time to drain is over, and the
+    /// last spans have been sent.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, app, closing, exporter, drain, .. } = self;
         let exporter = exporter.map(|exporter| tokio::spawn(exporter.run()));
@@ -112,7 +111,7 @@ impl Server {
         let finished = async { while connections.join_next().await.is_some() {} };
         let _ = timeout(drain, finished).await;
         connections.shutdown().await;
-        // The exporter ends when the last reporter, which is the app's, is gone.
+        // The exporter ends when the reporter is dropped, which the app owns.
         drop(app);
         if let Some(exporter) = exporter {
             let _ = timeout(FLUSH, exporter).await;
@@ -120,7 +119,7 @@ impl Server {
     }
 }
 
-/// Serves one connection to its end, which comes after the open request once `closing` turns true.
+/// Serves one connection. Once `closing` is true, it ends after the open request.
 async fn serve(stream: TcpStream, app: Arc<App>, mut closing: watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else {
         return;
@@ -128,7 +127,7 @@ async fn serve(stream: TcpStream, app: Arc<App>, mut closing: watch::Receiver<bo
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let app = app.clone();
-        async move { Ok::<_, Infallible>(app.answer(local, request).await) }
+        async move { Ok::<_, Infallible>(app.respond(local, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -136,7 +135,7 @@ async fn serve(stream: TcpStream, app: Arc<App>, mut closing: watch::Receiver<bo
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    // A client that breaks off or sends nonsense is nothing this server could act on.
+    // Errors of a client, such as a reset or an invalid request, need no action.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),

@@ -1,11 +1,11 @@
-//! Which trace a request belongs to: B3 in one field, B3 in several, or W3C `traceparent`.
+//! Reads the trace that a request belongs to: from a single B3 header, several B3 headers, or W3C `traceparent`.
 
 use std::fmt;
 
 use http::HeaderMap;
 use serde::{Serialize, Serializer};
 
-/// A trace's id: 128 bits, or 64 and then half as many digits.
+/// A trace's id of 128 bits, or of 64, which has half as many digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceId(u128);
 
@@ -27,7 +27,6 @@ impl Serialize for TraceId {
 pub(crate) struct SpanId(u64);
 
 impl SpanId {
-    /// One that nobody else has, as far as chance goes.
     pub(crate) fn random() -> Self {
         Self(fastrand::u64(1..))
     }
@@ -45,7 +44,7 @@ impl Serialize for SpanId {
     }
 }
 
-/// The span of the caller that a request stems from.
+/// The caller's span of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parent {
     pub(crate) trace: TraceId,
@@ -53,14 +52,14 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    /// The caller's span, if the caller decided to sample its trace. Of several forms the first
-    /// that is whole decides: `b3`, then `X-B3-*`, then `traceparent`.
+    /// The caller's span, if the caller sampled the trace. Of several forms the first valid one decides: `b3`, then
+    /// `X-B3-*`, then `traceparent`.
     pub(crate) fn sampled(headers: &HeaderMap) -> Option<Self> {
-        let field = |name| headers.get(name)?.to_str().ok().map(str::trim);
-        let (parent, sampled) = field("b3")
+        let header = |name| headers.get(name)?.to_str().ok().map(str::trim);
+        let (parent, sampled) = header("b3")
             .and_then(b3_single)
-            .or_else(|| b3_multi(field))
-            .or_else(|| field("traceparent").and_then(traceparent))?;
+            .or_else(|| b3_multi(header))
+            .or_else(|| header("traceparent").and_then(traceparent))?;
         sampled.then_some(parent)
     }
 
@@ -78,21 +77,20 @@ impl Parent {
     }
 }
 
-/// `trace-span-decision-parent`, of which the last may be missing; without a decision there is
-/// nothing to join.
+/// `trace-span-decision-parent`, of which the last may be missing. Without a decision the trace is not sampled.
 fn b3_single(value: &str) -> Option<(Parent, bool)> {
     let mut parts = value.split('-');
     let parent = Parent::parse(parts.next()?, parts.next()?)?;
     Some((parent, matches!(parts.next()?, "1" | "d")))
 }
 
-fn b3_multi<'a>(field: impl Fn(&'static str) -> Option<&'a str>) -> Option<(Parent, bool)> {
-    let parent = Parent::parse(field("x-b3-traceid")?, field("x-b3-spanid")?)?;
-    let debug = field("x-b3-flags") == Some("1");
-    Some((parent, debug || matches!(field("x-b3-sampled"), Some("1" | "true"))))
+fn b3_multi<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Option<(Parent, bool)> {
+    let parent = Parent::parse(header("x-b3-traceid")?, header("x-b3-spanid")?)?;
+    let debug = header("x-b3-flags") == Some("1");
+    Some((parent, debug || matches!(header("x-b3-sampled"), Some("1" | "true"))))
 }
 
-/// `version-trace-span-flags`; later versions may add parts, version ff is none.
+/// `version-trace-span-flags`. Later versions may add parts; version ff is invalid.
 fn traceparent(value: &str) -> Option<(Parent, bool)> {
     let mut parts = value.split('-');
     let version = Some(parts.next()?).filter(|part| part.len() == 2 && *part != "ff")?;
@@ -103,10 +101,10 @@ fn traceparent(value: &str) -> Option<(Parent, bool)> {
     (version != "00" || parts.next().is_none()).then_some((parent, flags & 1 == 1))
 }
 
-/// Digits only: the standard parser would take a sign too.
+/// Parses hexadecimal digits. The standard parser would accept a sign too.
 fn hex(digits: &str) -> Option<u128> {
-    let all = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    all.then(|| u128::from_str_radix(digits, 16).ok()).flatten()
+    let only_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    only_digits.then(|| u128::from_str_radix(digits, 16).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -119,23 +117,23 @@ mod tests {
     const SPAN: &str = "e457b5a2e4d86bd1";
     const W3C: &str = "00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-01";
 
-    type Fields<'a> = &'a [(&'static str, &'a str)];
+    type HeaderList<'a> = &'a [(&'static str, &'a str)];
 
-    fn read(fields: Fields<'_>) -> Option<String> {
-        let fields = fields.iter().map(|(name, value)| {
-            let value = HeaderValue::from_str(value).expect("a field's value");
+    fn read(headers: HeaderList<'_>) -> Option<String> {
+        let headers = headers.iter().map(|(name, value)| {
+            let value = HeaderValue::from_str(value).expect("a header value");
             (HeaderName::from_static(name), value)
         });
-        let parent = Parent::sampled(&HeaderMap::from_iter(fields))?;
+        let parent = Parent::sampled(&HeaderMap::from_iter(headers))?;
         Some(format!("{} {}", parent.trace, parent.span))
     }
 
     #[test]
-    fn joins_what_was_sampled() {
+    fn sampled_traces_are_joined() {
         let whole = format!("{TRACE} {SPAN}");
         let short = format!("64fe8b2a57d3eff7 {SPAN}");
         let b3 = |rest: &str| format!("{TRACE}-{SPAN}{rest}");
-        let cases: &[(Fields<'_>, Option<&str>)] = &[
+        let cases: &[(HeaderList<'_>, Option<&str>)] = &[
             (&[("b3", &b3("-1"))], Some(&whole)),
             (&[("b3", &b3("-d"))], Some(&whole)),
             (&[("b3", &b3("-1-05e3ac9a4f6e3b90"))], Some(&whole)),
@@ -162,8 +160,8 @@ mod tests {
             (&[("b3", "nonsense"), ("traceparent", W3C)], Some(&whole)),
             (&[], None),
         ];
-        for (fields, joined) in cases {
-            assert_eq!(read(fields).as_deref(), *joined, "{fields:?}");
+        for (headers, expected) in cases {
+            assert_eq!(read(headers).as_deref(), *expected, "{headers:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reports spans to Zipkin (its version 2 JSON), in batches and behind the requests' backs.
+//! Reports spans to Zipkin as version 2 JSON, in batches, without delaying requests.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,32 +16,31 @@ use tokio::time::timeout;
 use crate::client;
 use crate::trace::{Parent, SpanId, TraceId};
 
-/// Spans that may wait for the collector; more are dropped, and counted.
+/// The most spans that wait for the exporter; beyond that they are dropped and counted.
 const QUEUE: usize = 1024;
 
-/// Spans that go in one request at most.
+/// The most spans in one request.
 const BATCH: usize = 100;
 
-/// A span waits for others at most this long.
+/// The longest time that a span waits for its batch to fill.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Where spans are posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Collector {
+pub(crate) struct CollectorUrl {
     host: String,
     port: u16,
     path: String,
 }
 
-impl FromStr for Collector {
+impl FromStr for CollectorUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        let form = "a collector's URL looks like http://127.0.0.1:9411/api/v2/spans";
-        let uri: Uri = url.parse().map_err(|error| format!("`{url}`: {error}; {form}"))?;
+        let hint = "write a URL such as http://127.0.0.1:9411/api/v2/spans";
+        let uri: Uri = url.parse().map_err(|error| format!("invalid collector `{url}`: {error}; {hint}"))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         if uri.scheme() != Some(&Scheme::HTTP) || host.is_empty() {
-            return Err(format!("`{url}`: {form}"));
+            return Err(format!("invalid collector `{url}`: {hint}"));
         }
         Ok(Self {
             host: host.to_owned(),
@@ -51,59 +50,59 @@ impl FromStr for Collector {
     }
 }
 
-/// The two ends of the queue of spans. The exporter ends when the reporter is gone.
-pub(crate) fn channel(service: &str, collector: Collector) -> (Reporter, Exporter) {
+/// The two ends of the span queue. The exporter ends when the reporter is dropped.
+pub(crate) fn channel(service: &str, collector: CollectorUrl) -> (SpanReporter, SpanExporter) {
     let (sender, spans) = mpsc::channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
-    let reporter = Reporter { service: service.to_owned(), sender, dropped: dropped.clone() };
-    (reporter, Exporter { collector, spans, dropped })
+    let reporter = SpanReporter { service: service.to_owned(), sender, dropped: dropped.clone() };
+    (reporter, SpanExporter { collector, spans, dropped })
 }
 
-/// The end that requests see: it never waits.
+/// Queues spans without waiting.
 #[derive(Debug)]
-pub(crate) struct Reporter {
+pub(crate) struct SpanReporter {
     service: String,
-    sender: mpsc::Sender<Span>,
+    sender: mpsc::Sender<ZipkinSpan>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Reporter {
-    /// Begins this server's part of a request that came from `parent` to `local`.
-    pub(crate) fn server(&self, parent: Parent, name: String, local: SocketAddr) -> Active<'_> {
-        let endpoint = Endpoint::new(self.service.clone(), local);
-        Active::begin(self, parent, Some(Kind::Server), name, endpoint)
+impl SpanReporter {
+    /// Starts the server span of a request that `parent` sent to the address `local`.
+    pub(crate) fn start(&self, parent: Parent, name: String, local: SocketAddr) -> ActiveSpan<'_> {
+        let endpoint = ZipkinEndpoint::new(self.service.clone(), local);
+        ActiveSpan::new(self, parent, Some(SpanKind::Server), name, endpoint)
     }
 
-    /// How many spans did not reach the collector.
+    /// The number of spans lost on the way to the collector.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn report(&self, span: Span) {
+    fn report(&self, span: ZipkinSpan) {
         if self.sender.try_send(span).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// A span under way. Dropped without [`finish`](Self::finish) it is not reported.
+/// A span that has not ended. If it is dropped without [`finish`](Self::finish), it is not reported.
 #[derive(Debug)]
-pub(crate) struct Active<'a> {
-    reporter: &'a Reporter,
-    span: Span,
-    clock: Instant,
+pub(crate) struct ActiveSpan<'a> {
+    reporter: &'a SpanReporter,
+    span: ZipkinSpan,
+    started: Instant,
 }
 
-impl<'a> Active<'a> {
-    fn begin(
-        reporter: &'a Reporter,
+impl<'a> ActiveSpan<'a> {
+    fn new(
+        reporter: &'a SpanReporter,
         parent: Parent,
-        kind: Option<Kind>,
+        kind: Option<SpanKind>,
         name: String,
-        local_endpoint: Endpoint,
+        local_endpoint: ZipkinEndpoint,
     ) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let span = Span {
+        let span = ZipkinSpan {
             trace_id: parent.trace,
             id: SpanId::random(),
             parent_id: parent.span,
@@ -114,52 +113,51 @@ impl<'a> Active<'a> {
             local_endpoint,
             tags: BTreeMap::new(),
         };
-        Self { reporter, span, clock: Instant::now() }
+        Self { reporter, span, started: Instant::now() }
     }
 
-    /// Begins a part of this span.
+    /// Starts a child span.
     pub(crate) fn child(&self, name: &str) -> Self {
         let parent = Parent { trace: self.span.trace_id, span: self.span.id };
         let endpoint = self.span.local_endpoint.clone();
-        Self::begin(self.reporter, parent, None, name.to_owned(), endpoint)
+        Self::new(self.reporter, parent, None, name.to_owned(), endpoint)
     }
 
-    /// Says something about the span.
     pub(crate) fn tag(&mut self, key: &'static str, value: &str) {
         self.span.tags.insert(key, value.to_owned());
     }
 
-    /// Ends the span and hands it to the exporter.
+    /// Ends the span and queues it for the exporter.
     pub(crate) fn finish(mut self) {
-        // Zipkin takes 0 for "unknown".
-        self.span.duration = micros(self.clock.elapsed()).max(1);
+        // Zipkin reads 0 as "unknown".
+        self.span.duration = micros(self.started.elapsed()).max(1);
         self.reporter.report(self.span);
     }
 }
 
-/// The end that talks to the collector.
+/// Posts spans to the collector.
 #[derive(Debug)]
-pub(crate) struct Exporter {
-    collector: Collector,
-    spans: mpsc::Receiver<Span>,
+pub(crate) struct SpanExporter {
+    collector: CollectorUrl,
+    spans: mpsc::Receiver<ZipkinSpan>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Exporter {
-    /// Posts what comes, until the reporter is gone and everything is sent. What a collector does
-    /// not take is dropped: nobody's request depends on it.
+impl SpanExporter {
+    /// Posts spans until the reporter is dropped and the queue is empty. Batches that the collector does not accept are
+    /// dropped.
     pub(crate) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while let Some(first) = self.spans.recv().await {
             batch.push(first);
-            let others = async {
+            let fill = async {
                 while batch.len() < BATCH
                     && let Some(span) = self.spans.recv().await
                 {
                     batch.push(span);
                 }
             };
-            let _ = timeout(LINGER, others).await;
+            let _ = timeout(LINGER, fill).await;
             if !self.post(&batch).await {
                 self.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
             }
@@ -167,8 +165,8 @@ impl Exporter {
         }
     }
 
-    async fn post(&self, batch: &[Span]) -> bool {
-        let Collector { host, port, path } = &self.collector;
+    async fn post(&self, batch: &[ZipkinSpan]) -> bool {
+        let CollectorUrl { host, port, path } = &self.collector;
         let Ok(json) = serde_json::to_vec(batch) else {
             return false;
         };
@@ -176,44 +174,44 @@ impl Exporter {
     }
 }
 
-/// A span as Zipkin reads it; times in microseconds.
+/// A span in Zipkin's format. Times are in microseconds.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Span {
+struct ZipkinSpan {
     trace_id: TraceId,
     id: SpanId,
     parent_id: SpanId,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<Kind>,
+    kind: Option<SpanKind>,
     name: String,
     timestamp: u64,
     duration: u64,
-    local_endpoint: Endpoint,
+    local_endpoint: ZipkinEndpoint,
     tags: BTreeMap<&'static str, String>,
 }
 
-/// Which side of a call a span stands for; a part of a span stands for none.
+/// The side of a call that a span describes. A child within a server has none.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-enum Kind {
+enum SpanKind {
     Server,
 }
 
-/// Who recorded a span.
+/// The service that recorded a span.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Endpoint {
+struct ZipkinEndpoint {
     service_name: String,
     #[serde(flatten)]
-    ip: Ip,
+    ip: IpVersion,
     port: u16,
 }
 
-impl Endpoint {
+impl ZipkinEndpoint {
     fn new(service_name: String, address: SocketAddr) -> Self {
         let ip = match address.ip() {
-            IpAddr::V4(_) => Ip::Ipv4(address.ip()),
-            IpAddr::V6(_) => Ip::Ipv6(address.ip()),
+            IpAddr::V4(_) => IpVersion::Ipv4(address.ip()),
+            IpAddr::V6(_) => IpVersion::Ipv6(address.ip()),
         };
         Self { service_name, ip, port: address.port() }
     }
@@ -221,7 +219,7 @@ impl Endpoint {
 
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Ip {
+enum IpVersion {
     Ipv4(IpAddr),
     Ipv6(IpAddr),
 }
@@ -232,10 +230,10 @@ fn micros(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::Collector;
+    use super::CollectorUrl;
 
     #[test]
-    fn reads_a_collectors_url() {
+    fn collector_urls_are_parsed() {
         let cases = [
             ("http://127.0.0.1:9411/api/v2/spans", Some(("127.0.0.1", 9411, "/api/v2/spans"))),
             ("http://zipkin/api?x=1", Some(("zipkin", 80, "/api?x=1"))),
@@ -247,7 +245,7 @@ mod tests {
             ("", None),
         ];
         for (url, parts) in cases {
-            let expected = parts.map(|(host, port, path): (&str, u16, &str)| Collector {
+            let expected = parts.map(|(host, port, path): (&str, u16, &str)| CollectorUrl {
                 host: host.to_owned(),
                 port,
                 path: path.to_owned(),

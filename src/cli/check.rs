@@ -1,4 +1,4 @@
-//! `lb check`: whether a configuration could be started with, and if not, everything that is wrong.
+//! `lb check`: validates a configuration and reports all of its problems.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -6,25 +6,26 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::output::{count, print_json, print_problems};
 use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{Loaded, Source};
 
-/// Who reads the answer of `lb check` and `lb plan`.
+/// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckFormat {
-    /// People: each problem with its line, in colour if asked for.
+    /// For people: each problem with its line
     Text,
-    /// Programs: one object.
+    /// One JSON object
     Json,
-    /// GitHub Actions: annotations beside the lines.
+    /// Annotations for GitHub Actions
     Github,
 }
 
-/// Checks the file at `path` (`-` is standard input), with what it includes, and writes the answer to
-/// `out`. Whether it is fine.
+/// Checks the file at `path` (`-` is standard input) and the files that it includes, and writes the result to `out`.
+/// Returns whether the configuration is valid.
 ///
 /// # Errors
 /// Only if `out` cannot be written to.
@@ -36,16 +37,16 @@ pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Writ
     });
     match &result {
         Ok(config) => match format {
-            CheckFormat::Text => writeln!(out, "{}: fine ({})", source.path().display(), summary(config))?,
-            CheckFormat::Json => verdict(source.path(), &[], out)?,
+            CheckFormat::Text => writeln!(out, "{}: valid ({})", source.path().display(), summary(config))?,
+            CheckFormat::Json => print_check_json(source.path(), &[], out)?,
             CheckFormat::Github => {}
         },
-        Err(problems) => refused(source.path(), problems, format, colored, out)?,
+        Err(problems) => print_invalid(source.path(), problems, format, colored, out)?,
     }
     Ok(result.is_ok())
 }
 
-/// Reads the configuration at `path`, which may be `-` for standard input.
+/// Reads the configuration at `path`; `-` is standard input.
 pub(super) fn load(path: &Path) -> (Source, Loaded) {
     if path == Path::new("-") {
         let source = Source::new("<stdin>");
@@ -57,8 +58,8 @@ pub(super) fn load(path: &Path) -> (Source, Loaded) {
     (source, sources.load(&env))
 }
 
-/// Writes what is wrong with the file at `path`.
-pub(super) fn refused(
+/// Writes the problems of the invalid configuration at `path`.
+pub(super) fn print_invalid(
     path: &Path,
     problems: &[Problem],
     format: CheckFormat,
@@ -67,28 +68,17 @@ pub(super) fn refused(
 ) -> io::Result<()> {
     match format {
         CheckFormat::Text => {
-            pictures(problems, colored, out)?;
+            print_problems(problems, colored, out)?;
             writeln!(out, "{}: {}", path.display(), count(problems.len(), "problem"))
         }
-        CheckFormat::Json => verdict(path, problems, out),
+        CheckFormat::Json => print_check_json(path, problems, out),
         CheckFormat::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", problem.to_github())),
     }
 }
 
-fn verdict(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
-    let told: Vec<_> = problems.iter().map(Problem::to_json).collect();
-    json(&json!({"file": path, "fine": problems.is_empty(), "problems": told}), out)
-}
-
-/// Writes a value for programs, and for who looks over their shoulder.
-pub(super) fn json(value: &serde_json::Value, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    writeln!(out)
-}
-
-/// Writes each problem with its line, a blank line after it.
-pub(super) fn pictures(problems: &[Problem], colored: bool, out: &mut dyn Write) -> io::Result<()> {
-    problems.iter().try_for_each(|problem| writeln!(out, "{}\n", problem.to_text(colored)))
+fn print_check_json(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
+    let shapes: Vec<_> = problems.iter().map(Problem::to_json).collect();
+    print_json(&json!({"file": path, "fine": problems.is_empty(), "problems": shapes}), out)
 }
 
 fn summary(config: &Config) -> String {
@@ -102,12 +92,6 @@ fn summary(config: &Config) -> String {
     )
 }
 
-/// `3 servers`
-pub(super) fn count(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,40 +103,40 @@ mod tests {
         let path = directory.path().join("lb.toml");
         std::fs::write(&path, text).expect("write");
         let mut out = Vec::new();
-        let fine = check(&path, format, false, &mut out).expect("written");
+        let is_valid = check(&path, format, false, &mut out).expect("written");
         let text = String::from_utf8(out).expect("text");
-        (fine, text.replace(&path.display().to_string(), "lb.toml"))
+        (is_valid, text.replace(&path.display().to_string(), "lb.toml"))
     }
 
     #[test]
-    fn a_fine_file_is_summed_up() {
-        let (fine, text) = checked(GOOD, CheckFormat::Text);
-        assert!(fine);
-        assert_eq!(text, "lb.toml: fine (1 server in 1 pool, 1 route, 1 listener)\n");
+    fn a_valid_file_is_summarized() {
+        let (is_valid, text) = checked(GOOD, CheckFormat::Text);
+        assert!(is_valid);
+        assert_eq!(text, "lb.toml: valid (1 server in 1 pool, 1 route, 1 listener)\n");
         assert_eq!(checked(GOOD, CheckFormat::Github), (true, String::new()));
         let (_, text) = checked(GOOD, CheckFormat::Json);
-        let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(answer["fine"], true);
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(json["fine"], true);
     }
 
     #[test]
-    fn a_bad_one_is_told_in_each_form() {
+    fn an_invalid_file_is_reported_in_each_format() {
         let bad = format!("{GOOD}wieght = 1\nenabled = 1\n");
-        let (fine, text) = checked(&bad, CheckFormat::Text);
-        assert!(!fine && text.contains("lb.toml:6:1") && text.ends_with("lb.toml: 2 problems\n"));
+        let (is_valid, text) = checked(&bad, CheckFormat::Text);
+        assert!(!is_valid && text.contains("lb.toml:6:1") && text.ends_with("lb.toml: 2 problems\n"));
         let (_, text) = checked(&bad, CheckFormat::Github);
         assert!(text.starts_with("::error file=lb.toml,line=6,col=1,"), "{text}");
         assert_eq!(text.lines().count(), 2);
         let (_, text) = checked(&bad, CheckFormat::Json);
-        let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(answer["problems"][0]["line"], 6);
-        assert_eq!(answer["problems"][0]["hint"], "did you mean `weight`?");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(json["problems"][0]["line"], 6);
+        assert_eq!(json["problems"][0]["hint"], "did you mean `weight`?");
     }
 
     #[test]
-    fn a_start_without_an_enabled_server_is_not_fine() {
+    fn a_file_without_an_enabled_server_is_invalid() {
         let off = format!("{GOOD}enabled = false\n");
-        let (fine, text) = checked(&off, CheckFormat::Text);
-        assert!(!fine && text.contains("has no enabled server"), "{text}");
+        let (is_valid, text) = checked(&off, CheckFormat::Text);
+        assert!(!is_valid && text.contains("has no enabled server"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! `lb explain`: which route takes a request and why, which pool, and who of it would answer.
+//! `lb explain`: the route and pool that a request takes, and why, and which servers could get it.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,11 +7,12 @@ use http::{Method, Version};
 use serde::Serialize;
 use serde_json::json;
 
-use super::plan::portions;
+use super::plan::{RunningConfig, share_changes};
 use super::server::algorithm;
 use crate::cli::api::{Api, QueryError, ServerReply, ServersReply};
-use crate::cli::check::{CheckFormat, json, load, refused};
-use crate::cli::table::{Align, Cell, Table, Tone, percent};
+use crate::cli::check::{CheckFormat, load, print_invalid};
+use crate::cli::output::{OutputOptions, print_json};
+use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
 use crate::config::{Config, HostPattern, PoolConfig, RouteConfig};
 use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
@@ -20,126 +21,120 @@ use crate::live::pool::Status;
 use crate::live::route::RouteTable;
 use crate::proxy::retry::{Progress, RetryContext, decide};
 
-/// What is asked about.
+/// The request to explain.
 #[derive(Debug)]
-pub(super) struct Request<'a> {
+pub(super) struct RequestSpec<'a> {
     pub(super) method: &'a Method,
-    /// Whom the client asks; `None`: nobody by name.
+    /// `None` for a request without a `Host`.
     pub(super) host: Option<&'a str>,
     /// The path, or a whole URL.
     pub(super) target: &'a str,
 }
 
-/// How it is told.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
-    pub(super) json: bool,
-    pub(super) colored: bool,
-}
-
-/// What the configuration is, and where that is known from.
-struct Known {
+/// The configuration and the servers that an explanation is based on.
+struct Basis {
     config: Config,
-    /// The servers as they are; `None` where no balancer could be asked.
+    /// The servers of the running balancer; `None` if there is only a file.
     live: Option<Vec<ServerReply>>,
 }
 
-/// Writes to `out` what becomes of a request: by the balancer that `api` asks, or, if none answers
-/// there, by the file at `path`. Whether a server would get it.
+/// Writes to `out` how a request would be handled: by the running balancer or, if that is not reachable, by the
+/// configuration at `path`. Returns whether a server would get the request.
 ///
 /// # Errors
-/// When the balancer answers something else; an `out` that cannot be written to is told as [`Ok`] of
-/// an error.
+/// If something else than a balancer responds. If `out` cannot be written to, that is the inner error.
 pub(super) fn explain(
-    request: &Request<'_>,
+    request: &RequestSpec<'_>,
     api: &Api,
     path: &Path,
-    manner: Manner,
+    options: OutputOptions,
     out: &mut dyn Write,
 ) -> Result<io::Result<bool>, QueryError> {
-    let known = match api.get::<super::plan::Running>("/api/config") {
+    let basis = match api.get::<RunningConfig>("/api/config") {
         Ok(running) => {
             let ServersReply { servers } = api.get("/api/servers")?;
-            Known { config: running.config, live: Some(servers) }
+            Basis { config: running.config, live: Some(servers) }
         }
         Err(QueryError::Unreachable(..)) => {
             let (source, loaded) = load(path);
             match loaded.result {
-                Ok(config) => Known { config, live: None },
+                Ok(config) => Basis { config, live: None },
                 Err(problems) => {
-                    let format = if manner.json { CheckFormat::Json } else { CheckFormat::Text };
-                    return Ok(refused(source.path(), &problems, format, manner.colored, out).map(|()| false));
+                    let format = if options.json { CheckFormat::Json } else { CheckFormat::Text };
+                    return Ok(print_invalid(source.path(), &problems, format, options.colored, out).map(|()| false));
                 }
             }
         }
         Err(error) => return Err(error),
     };
-    let whence = match &known.live {
-        Some(_) => format!("by the balancer at {}, now", api.at()),
-        None => format!("by {} alone, as no balancer answers at {}: servers count as up", path.display(), api.at()),
+    let origin = match &basis.live {
+        Some(_) => format!("from the balancer at {}", api.at()),
+        None => {
+            format!("from {} alone: no balancer at {}, every server counts as up", path.display(), api.at())
+        }
     };
-    let answer = answer(request, &known);
-    let written = match &answer {
-        Ok(found) if manner.json => json(&found.to_json(&whence), out),
-        Err(why) if manner.json => json(&json!({ "known": whence, "refused": why }), out),
-        Ok(found) => found.write(request, &whence, manner.colored, out),
-        Err(why) => writeln!(out, "{why} ({whence})"),
+    let explanation = follow(request, &basis);
+    let written = match &explanation {
+        Ok(explanation) if options.json => print_json(&explanation.to_json(&origin), out),
+        Err(reason) if options.json => print_json(&json!({ "known": origin, "refused": reason }), out),
+        Ok(explanation) => explanation.write(request, &origin, options.colored, out),
+        Err(reason) => writeln!(out, "{reason} ({origin})"),
     };
-    Ok(written.map(|()| answer.is_ok_and(|found| found.is_served())))
+    Ok(written.map(|()| explanation.is_ok_and(|explanation| explanation.is_served())))
 }
 
-/// Where a request goes.
-struct Found<'a> {
+/// The route, pool and servers of a request.
+struct Explanation<'a> {
     host: String,
     path: String,
     route: &'a RouteConfig,
-    /// Why this one.
-    why: String,
-    /// Routes that would take it too, the next best first.
-    others: Vec<&'a RouteConfig>,
+    /// Why that route was selected.
+    reason: String,
+    /// Other routes that match, most specific first.
+    less_specific: Vec<&'a RouteConfig>,
     pool: &'a PoolConfig,
-    servers: Vec<Chance>,
-    /// What happens if the server breaks.
+    servers: Vec<ServerShare>,
+    /// When a failed attempt is retried.
     retry: String,
 }
 
-/// A server's chance of getting the request.
+/// A server's share of such requests.
 #[derive(Debug, Serialize)]
-struct Chance {
+struct ServerShare {
     name: String,
     address: String,
     share: f64,
-    /// Why it has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    why: Option<String>,
+    /// Why the share is zero.
+    #[serde(rename = "why", skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
-/// The same steps as a request's, see `proxy::forward`.
-fn answer<'a>(request: &Request<'_>, known: &'a Known) -> Result<Found<'a>, String> {
+/// Takes the steps of a request in the proxy, up to the choice of the server. The error is the reason why the request
+/// reaches no pool.
+fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation<'a>, String> {
     let mut headers = Headers::new();
     if let Some(host) = request.host {
         headers.add(HeaderName::Host, host.as_bytes());
     }
-    // Only the old version may leave the host out.
+    // Only HTTP/1.0 allows a request without a Host.
     let version = if request.host.is_some() { Version::HTTP_11 } else { Version::HTTP_10 };
     let (host, path) = match target(request.method, request.target.as_bytes(), version, &headers) {
         Ok(RequestTarget::Resource(target)) => (target.host.into_owned(), target.path.into_owned()),
-        Ok(RequestTarget::Balancer) => return Err("answered by the balancer itself".to_owned()),
-        Err(refusal) => return Err(format!("refused with {}: {}", refusal.status(), refusal.detail())),
+        Ok(RequestTarget::Balancer) => return Err("handled by the balancer itself".to_owned()),
+        Err(rejection) => return Err(format!("rejected with {}: {}", rejection.status(), rejection.detail())),
     };
-    let config = &known.config;
-    let Some(route) = RouteTable::new(&config.routes).find(&host, &path).and_then(|place| config.routes.get(place))
+    let config = &basis.config;
+    let Some(route) = RouteTable::new(&config.routes).find(&host, &path).and_then(|index| config.routes.get(index))
     else {
-        return Err(format!("no route takes {}{path}: it is answered 404", shown(&host)));
+        return Err(format!("no route matches {}{path}: the response is 404", host_or_none(&host)));
     };
     let Some(pool) = config.pool(&route.pool) else {
-        return Err(format!("route {} leads to pool {}, which is not there", route.name, route.pool));
+        return Err(format!("route {} leads to pool {}, which does not exist", route.name, route.pool));
     };
-    let others = others(&config.routes, route, &host, &path);
-    Ok(Found {
-        why: why(route, &others),
-        others,
-        servers: chances(pool, known),
+    Ok(Explanation {
+        reason: route_reason(route),
+        less_specific: less_specific(&config.routes, route, &host, &path),
+        servers: server_shares(pool, basis),
         retry: retry(request.method, pool),
         host,
         path,
@@ -148,23 +143,23 @@ fn answer<'a>(request: &Request<'_>, known: &'a Known) -> Result<Found<'a>, Stri
     })
 }
 
-impl Found<'_> {
+impl Explanation<'_> {
     fn is_served(&self) -> bool {
         self.servers.iter().any(|server| server.share > 0.0)
     }
 
-    fn write(&self, request: &Request<'_>, whence: &str, colored: bool, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{} {}{} ({whence})", request.method, shown(&self.host), self.path)?;
-        writeln!(out, "route {}: {}", pattern(self.route), self.why)?;
-        for other in &self.others {
-            writeln!(out, "  before {}, which leads to pool {}", pattern(other), other.pool)?;
+    fn write(&self, request: &RequestSpec<'_>, origin: &str, colored: bool, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} {}{} ({origin})", request.method, host_or_none(&self.host), self.path)?;
+        writeln!(out, "route {}: {}", pattern(self.route), self.reason)?;
+        for other in &self.less_specific {
+            writeln!(out, "  also matches but is less specific: {}, pool {}", pattern(other), other.pool)?;
         }
         writeln!(out, "pool {}: {}", self.pool.name, algorithm(self.pool.balance.algorithm))?;
         if let Some(sticky) = &self.pool.balance.sticky {
-            writeln!(out, "  a client whose cookie `{}` names a server goes there", sticky.cookie)?;
+            writeln!(out, "  sticky: a client with a cookie `{}` goes to the server that it names", sticky.cookie)?;
         }
         writeln!(out, "  {}", self.retry)?;
-        let mut table = Table::new(&[
+        let mut table = TextTable::new(&[
             ("SERVER", Align::Left),
             ("ADDRESS", Align::Left),
             ("SHARE", Align::Right),
@@ -172,22 +167,22 @@ impl Found<'_> {
         ]);
         for server in &self.servers {
             let tone = if server.share > 0.0 { Tone::Good } else { Tone::Bad };
-            let why = Cell::from(server.why.as_deref().unwrap_or_default());
+            let reason = Cell::from(server.reason.as_deref().unwrap_or_default());
             let share = Cell::from(&percent(server.share)).tone(tone);
-            table.row([Cell::from(&server.name), Cell::from(&server.address), share, why], None);
+            table.row([Cell::from(&server.name), Cell::from(&server.address), share, reason], None);
         }
-        out.write_all(table.draw("  ", colored).as_bytes())?;
-        if self.is_served() { Ok(()) } else { writeln!(out, "no server takes it: it is answered 503") }
+        out.write_all(table.render("  ", colored).as_bytes())?;
+        if self.is_served() { Ok(()) } else { writeln!(out, "no server is available: the response is 503") }
     }
 
-    fn to_json(&self, whence: &str) -> serde_json::Value {
+    fn to_json(&self, origin: &str) -> serde_json::Value {
         json!({
-            "known": whence,
+            "known": origin,
             "host": self.host,
             "path": self.path,
             "route": self.route,
-            "why": self.why,
-            "less_specific": self.others,
+            "why": self.reason,
+            "less_specific": self.less_specific,
             "pool": {"name": self.pool.name, "balance": self.pool.balance},
             "retry": self.retry,
             "servers": self.servers,
@@ -195,54 +190,57 @@ impl Found<'_> {
     }
 }
 
-fn shown(host: &str) -> &str {
+fn host_or_none(host: &str) -> &str {
     if host.is_empty() { "(no host)" } else { host }
 }
 
-/// A route's name and, where that does not say it, what it takes.
+/// A route's name, with its host and path unless the name consists of them.
 fn pattern(route: &RouteConfig) -> String {
-    let takes = format!("{}{}", route.host, route.path);
-    if route.name == takes { takes } else { format!("{} ({takes})", route.name) }
+    let host_and_path = format!("{}{}", route.host, route.path);
+    if route.name == host_and_path { host_and_path } else { format!("{} ({host_and_path})", route.name) }
 }
 
-/// The routes that would take the request if the better ones were not there.
-fn others<'a>(routes: &'a [RouteConfig], taken: &'a RouteConfig, host: &str, path: &str) -> Vec<&'a RouteConfig> {
-    let mut left: Vec<RouteConfig> = routes.to_vec();
-    left.retain(|route| route.name != taken.name);
-    let mut others = Vec::new();
-    while let Some(place) = RouteTable::new(&left).find(host, path) {
-        let next = left.remove(place);
-        others.extend(routes.iter().find(|route| route.name == next.name));
+/// The other routes that match: each is what the route table finds without the ones before it.
+fn less_specific<'a>(
+    routes: &'a [RouteConfig],
+    selected: &'a RouteConfig,
+    host: &str,
+    path: &str,
+) -> Vec<&'a RouteConfig> {
+    let mut remaining: Vec<RouteConfig> = routes.to_vec();
+    remaining.retain(|route| route.name != selected.name);
+    let mut matching = Vec::new();
+    while let Some(index) = RouteTable::new(&remaining).find(host, path) {
+        let next = remaining.remove(index);
+        matching.extend(routes.iter().find(|route| route.name == next.name));
     }
-    others
+    matching
 }
 
-fn why(route: &RouteConfig, others: &[&RouteConfig]) -> String {
+fn route_reason(route: &RouteConfig) -> String {
     let host = match &route.host {
-        HostPattern::Exact(host) => format!("it names the host {host}"),
-        HostPattern::Wildcard(domain) => format!("the host is below {domain}, and no route names it"),
-        HostPattern::Any if others.iter().any(|other| other.host != HostPattern::Any) => "it takes any host".to_owned(),
-        HostPattern::Any => "it takes any host, and no route that names one fits".to_owned(),
+        HostPattern::Exact(host) => format!("exact match of host {host}"),
+        HostPattern::Wildcard(_) => format!("host matches {}, and no route names it", route.host),
+        HostPattern::Any => "any host".to_owned(),
     };
     match route.path.as_str() {
-        "/" if others.is_empty() => format!("{host}, and every path"),
-        "/" => format!("{host}; it takes every path that no longer prefix does"),
-        path => format!("{host}; {path} is the longest prefix of the path"),
+        "/" => format!("{host}; any path"),
+        path => format!("{host}; {path} is the longest matching prefix"),
     }
 }
 
-fn chances(pool: &PoolConfig, known: &Known) -> Vec<Chance> {
-    let Some(live) = &known.live else {
-        let of_pool = portions(&[], &known.config).into_iter().filter(|portion| portion.pool == pool.name);
+fn server_shares(pool: &PoolConfig, basis: &Basis) -> Vec<ServerShare> {
+    let Some(live) = &basis.live else {
+        let shares = share_changes(&[], &basis.config).into_iter().filter(|share| share.pool == pool.name);
         return pool
             .servers
             .iter()
-            .zip(of_pool)
-            .map(|(server, portion)| Chance {
+            .zip(shares)
+            .map(|(server, share)| ServerShare {
                 name: server.name.clone(),
                 address: server.address.to_string(),
-                share: portion.after.unwrap_or(0.0),
-                why: match (server.enabled, server.weight) {
+                share: share.after.unwrap_or(0.0),
+                reason: match (server.enabled, server.weight) {
                     (false, _) => Some("disabled".to_owned()),
                     (true, 0) => Some("weight 0".to_owned()),
                     _ => None,
@@ -250,41 +248,42 @@ fn chances(pool: &PoolConfig, known: &Known) -> Vec<Chance> {
             })
             .collect();
     };
-    let of_pool = live.iter().filter(|server| server.pool == pool.name);
-    of_pool
-        .map(|server| Chance {
+    live.iter()
+        .filter(|server| server.pool == pool.name)
+        .map(|server| ServerShare {
             name: server.name.clone(),
             address: server.address.to_string(),
             share: server.share,
-            why: (server.share <= 0.0).then(|| without(server)),
+            reason: (server.share <= 0.0).then(|| no_share_reason(server)),
         })
         .collect()
 }
 
-/// Why a server gets nothing.
-fn without(server: &ServerReply) -> String {
+/// Why a server gets no requests.
+fn no_share_reason(server: &ServerReply) -> String {
     let check = server.last_check.as_ref().and_then(|check| Some((check.error.as_deref()?, check.age())));
     let check = check.map_or_else(String::new, |(error, age)| format!(": {error}, {age} ago"));
     match server.status {
         Status::Disabled => "disabled".to_owned(),
-        Status::Draining if server.enabled => "removed; its open requests finish".to_owned(),
-        Status::Draining => "disabled or removed; its open requests finish".to_owned(),
+        Status::Draining if server.enabled => "removed; open requests are finishing".to_owned(),
+        Status::Draining => "disabled or removed; open requests are finishing".to_owned(),
         Status::Down if let Some(ejection) = &server.ejected => {
-            format!("ejected {} ago, until its checks have passed: {}", server.age(), ejection.error)
+            format!("ejected {} ago until its checks pass: {}", server.age(), ejection.error)
         }
         Status::Down => format!("down for {}{check}", server.age()),
-        Status::Checking => format!("new, and no check has passed yet{check}"),
-        Status::Up => "weight 0: no new client".to_owned(),
+        Status::Checking => format!("new, no check has passed yet{check}"),
+        Status::Up => "weight 0: no new clients".to_owned(),
     }
 }
 
 fn retry(method: &Method, pool: &PoolConfig) -> String {
     let attempts = pool.retry.attempts;
     let context = RetryContext { method, has_body: false, attempts: 1, max_retries: attempts };
+    let retries = if attempts == 1 { "1 retry".to_owned() } else { format!("up to {attempts} retries") };
     match (decide(Progress::NotConnected, context), decide(Progress::Sent, context)) {
-        (None, _) => "no second try at another server".to_owned(),
-        (Some(_), None) => format!("up to {attempts} more tries, unless {method} may have reached a server"),
-        (Some(_), Some(_)) => format!("up to {attempts} more tries if a server refuses or breaks"),
+        (None, _) => "no retries".to_owned(),
+        (Some(_), None) => format!("{retries}, but not once {method} may have reached a server"),
+        (Some(_), Some(_)) => format!("{retries} if a server cannot be reached or fails"),
     }
 }
 
@@ -323,40 +322,40 @@ mod tests {
     "#;
 
     #[test]
-    fn the_route_is_that_of_a_request_and_the_next_best_are_told() {
+    fn the_route_is_that_of_the_proxy_and_less_specific_ones_follow() {
         let config = parse(&[SourceFile::new("lb.toml", FILE)], &|_| None).expect("a good file");
-        let known = Known { config, live: None };
+        let basis = Basis { config, live: None };
         let cases = [
             (Some("api.example.com"), "/v1/users", "api, then wild any"),
             (Some("API.example.com.:8080"), "/a/../v1", "api, then wild any"),
             (None, "http://api.example.com/v1?q", "api, then wild any"),
             (Some("www.example.com"), "/", "wild, then "),
             (None, "/v1", "any, then "),
-            (None, "/", "no route takes (no host)/: it is answered 404"),
+            (None, "/", "no route matches (no host)/: the response is 404"),
             (
                 Some("a b"),
                 "/",
-                "refused with 400 Bad Request: The host is not a name or an IP address with an optional port.",
+                "rejected with 400 Bad Request: The host is not a name or an IP address with an optional port.",
             ),
-            (None, "/../x", "refused with 400 Bad Request: The path leads above the root."),
+            (None, "/../x", "rejected with 400 Bad Request: The path leads above the root."),
         ];
         for (host, target, expected) in cases {
-            let told = match answer(&Request { method: &Method::GET, host, target }, &known) {
-                Ok(found) => {
-                    let others: Vec<&str> = found.others.iter().map(|route| route.name.as_str()).collect();
-                    format!("{}, then {}", found.route.name, others.join(" "))
+            let result = match follow(&RequestSpec { method: &Method::GET, host, target }, &basis) {
+                Ok(explanation) => {
+                    let others: Vec<&str> = explanation.less_specific.iter().map(|route| route.name.as_str()).collect();
+                    format!("{}, then {}", explanation.route.name, others.join(" "))
                 }
-                Err(why) => why,
+                Err(reason) => reason,
             };
-            assert_eq!(told, expected, "{host:?} {target}");
+            assert_eq!(result, expected, "{host:?} {target}");
         }
     }
 
     #[test]
-    fn tries_are_told_as_they_are_made() {
+    fn retries_are_explained_as_the_proxy_decides_them() {
         let config = parse(&[SourceFile::new("lb.toml", FILE)], &|_| None).expect("a good file");
         let pool = &config.pools[0];
-        assert_eq!(retry(&Method::GET, pool), "up to 2 more tries if a server refuses or breaks");
-        assert_eq!(retry(&Method::POST, pool), "up to 2 more tries, unless POST may have reached a server");
+        assert_eq!(retry(&Method::GET, pool), "up to 2 retries if a server cannot be reached or fails");
+        assert_eq!(retry(&Method::POST, pool), "up to 2 retries, but not once POST may have reached a server");
     }
 }

@@ -1,4 +1,4 @@
-//! `lb plan`: what a file would change in the balancer that runs, asked of it and decided here.
+//! `lb plan`: what a configuration would change in the running balancer.
 
 mod shares;
 
@@ -9,47 +9,47 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-pub(super) use self::shares::{Portion, portions};
+pub(super) use self::shares::{ShareChange, share_changes};
 use crate::cli::api::{Api, ConfigReply, QueryError, ServerReply, ServersReply};
-use crate::cli::check::{CheckFormat, count, json, load, pictures, refused};
-use crate::cli::table::{Align, Cell, Table, Tone, percent};
+use crate::cli::check::{CheckFormat, load, print_invalid};
+use crate::cli::output::{count, print_json, print_problems};
+use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
 use crate::config::diff::{Change, diff};
 use crate::config::guard::guards;
 use crate::config::problem::{Problem, annotation};
 use crate::config::units::format_duration;
 use crate::config::{Address, Config, HealthKind};
 
-/// Of more servers than this only those are shown to people for whom something changes.
-const ALL: usize = 40;
+/// With more servers than this, the text shows only those whose share changes, and at most so many.
+const MAX_SERVERS: usize = 40;
 
-/// What a file would do to the balancer that runs.
 #[derive(Debug)]
 struct Plan {
-    at: Address,
+    admin: Address,
     running: ConfigReply,
     hash: String,
     /// In the words of the record.
     changes: Vec<String>,
-    /// Why the balancer would refuse it.
+    /// Why the balancer would reject the configuration.
     problems: Vec<Problem>,
-    portions: Vec<Portion>,
-    /// What else is to be known.
+    shares: Vec<ShareChange>,
+    /// Consequences that the changes do not show.
     notes: Vec<String>,
 }
 
-/// `/api/config`, with the values.
+/// `/api/config`, with the values of the configuration.
 #[derive(Deserialize)]
-pub(super) struct Running {
+pub(super) struct RunningConfig {
     #[serde(flatten)]
-    in_force: ConfigReply,
+    reply: ConfigReply,
     pub(super) config: Config,
 }
 
-/// Writes to `out` what the file at `path` (`-` is standard input) would change in the balancer that
-/// `api` asks. Whether it would be taken.
+/// Writes to `out` what the configuration at `path` (`-` is standard input) would change in the running balancer. Returns
+/// whether the balancer would accept it.
 ///
 /// # Errors
-/// When the balancer does not answer; an `out` that cannot be written to is told as [`Ok`] of an error.
+/// If the balancer does not respond. If `out` cannot be written to, that is the inner error.
 pub(super) fn plan(
     path: &Path,
     api: &Api,
@@ -61,19 +61,19 @@ pub(super) fn plan(
     let path = source.path();
     let config = match loaded.result {
         Ok(config) => config,
-        Err(problems) => return Ok(refused(path, &problems, format, colored, out).map(|()| false)),
+        Err(problems) => return Ok(print_invalid(path, &problems, format, colored, out).map(|()| false)),
     };
-    let Running { in_force, config: old } = api.get("/api/config")?;
+    let RunningConfig { reply: running, config: old } = api.get("/api/config")?;
     let ServersReply { servers } = api.get("/api/servers")?;
-    let changes = if in_force.hash == loaded.sources.hash { Vec::new() } else { diff(&old, &config) };
-    let portions = portions(&servers, &config);
+    let changes = if running.hash == loaded.sources.hash { Vec::new() } else { diff(&old, &config) };
+    let shares = share_changes(&servers, &config);
     let plan = Plan {
-        at: api.at().clone(),
+        admin: api.at().clone(),
         problems: if changes.is_empty() { Vec::new() } else { guards(path, Some(&old), &config) },
-        notes: notes(&in_force, (&old, &config), &changes, &servers, &portions),
-        portions,
+        notes: notes(&running, (&old, &config), &changes, &servers, &shares),
+        shares,
         changes: changes.iter().map(ToString::to_string).collect(),
-        running: in_force,
+        running,
         hash: loaded.sources.hash,
     };
     let written = match format {
@@ -91,15 +91,16 @@ impl Plan {
             writeln!(out, "  {change}")?;
         }
         if !self.changes.is_empty() {
-            let shown: Vec<&Portion> =
-                self.portions.iter().filter(|portion| self.portions.len() <= ALL || portion.changes()).collect();
+            let shows_all = self.shares.len() <= MAX_SERVERS;
+            let shown: Vec<&ShareChange> =
+                self.shares.iter().filter(|share| shows_all || share.is_visible()).take(MAX_SERVERS).collect();
             if !shown.is_empty() {
-                writeln!(out, "\nshare of new requests, by what servers' checks say now:")?;
-                out.write_all(table(&shown[..shown.len().min(ALL)]).draw("  ", colored).as_bytes())?;
+                writeln!(out, "\nshare of new requests, with the current health of the servers:")?;
+                out.write_all(table(&shown).render("  ", colored).as_bytes())?;
             }
-            let left = self.portions.len() - shown.len().min(ALL);
-            if left > 0 {
-                writeln!(out, "  … and {}", count(left, "further server"))?;
+            let hidden = self.shares.len() - shown.len();
+            if hidden > 0 {
+                writeln!(out, "  … and {}", count(hidden, "more server"))?;
             }
         }
         for note in &self.notes {
@@ -107,8 +108,8 @@ impl Plan {
         }
         if !self.problems.is_empty() {
             writeln!(out)?;
-            pictures(&self.problems, colored, out)?;
-            writeln!(out, "{}: the balancer would refuse it", path.display())?;
+            print_problems(&self.problems, colored, out)?;
+            writeln!(out, "{}: the balancer would reject it", path.display())?;
         }
         Ok(())
     }
@@ -118,20 +119,20 @@ impl Plan {
             "file": path,
             "hash": self.hash,
             "fine": self.problems.is_empty(),
-            "running": {"admin": self.at, "generation": self.running.generation, "hash": self.running.hash},
+            "running": {"admin": self.admin, "generation": self.running.generation, "hash": self.running.hash},
             "changes": self.changes,
             "problems": self.problems.iter().map(Problem::to_json).collect::<Vec<_>>(),
-            "servers": self.portions,
+            "servers": self.shares,
             "notes": self.notes,
         });
-        json(&value, out)
+        print_json(&value, out)
     }
 
     fn github(&self, path: &Path, out: &mut dyn Write) -> io::Result<()> {
         let mut text = vec![self.headline()];
         text.extend(self.changes.iter().cloned());
-        let changing = self.portions.iter().filter(|portion| !self.changes.is_empty() && portion.changes());
-        text.extend(changing.take(ALL).map(|portion| format!("share of {portion}")));
+        let visible = self.shares.iter().filter(|share| !self.changes.is_empty() && share.is_visible());
+        text.extend(visible.take(MAX_SERVERS).map(|share| format!("share of {share}")));
         writeln!(out, "{}", annotation("notice", path, "lb plan", &text.join("\n")))?;
         for note in &self.notes {
             writeln!(out, "{}", annotation("warning", path, "lb plan", note))?;
@@ -140,63 +141,67 @@ impl Plan {
     }
 
     fn headline(&self) -> String {
-        let place = format!("what runs at {} (generation {})", self.at, self.running.generation);
+        let running = format!("running at {} (generation {})", self.admin, self.running.generation);
         match self.changes.len() {
-            0 if self.hash == self.running.hash => format!("no change: it is {place}"),
-            0 => format!("no change to {place} but in how it is written"),
-            changes => format!("{} to {place}", count(changes, "change")),
+            0 if self.hash == self.running.hash => format!("no changes: already {running}"),
+            0 => format!("only the formatting differs from the configuration {running}"),
+            changes => format!("{} to the configuration {running}", count(changes, "change")),
         }
     }
 }
 
-fn table(portions: &[&Portion]) -> Table {
-    let mut table =
-        Table::new(&[("SERVER", Align::Left), ("BEFORE", Align::Right), ("AFTER", Align::Right), ("", Align::Left)]);
-    let share = |share: Option<f64>| Cell::from(&share.map_or_else(|| "-".to_owned(), percent));
-    for portion in portions {
-        let tone = if portion.changes() { Tone::Wary } else { Tone::Plain };
-        let name = Cell::from(&format!("{}/{}", portion.pool, portion.name));
-        let note = Cell::from(portion.note.unwrap_or_default()).tone(Tone::Faint);
-        table.row([name, share(portion.before), share(portion.after).tone(tone), note], None);
+fn table(shares: &[&ShareChange]) -> TextTable {
+    let mut table = TextTable::new(&[
+        ("SERVER", Align::Left),
+        ("BEFORE", Align::Right),
+        ("AFTER", Align::Right),
+        ("", Align::Left),
+    ]);
+    let cell = |share: Option<f64>| Cell::from(&share.map_or_else(|| "-".to_owned(), percent));
+    for share in shares {
+        let tone = if share.is_visible() { Tone::Warning } else { Tone::Plain };
+        let name = Cell::from(&format!("{}/{}", share.pool, share.name));
+        let note = Cell::from(share.note.unwrap_or_default()).tone(Tone::Faint);
+        table.row([name, cell(share.before), cell(share.after).tone(tone), note], None);
     }
     table
 }
 
-/// What is not in the difference but belongs to what will happen.
+/// The balancer's warnings, and consequences that the changes do not show.
 fn notes(
     running: &ConfigReply,
     (old, new): (&Config, &Config),
     changes: &[Change],
     servers: &[ServerReply],
-    portions: &[Portion],
+    shares: &[ShareChange],
 ) -> Vec<String> {
     let mut notes = running.remarks();
     if changes.is_empty() {
         return notes;
     }
-    let binds = |change: &Change| match change {
+    let binds_address = |change: &Change| match change {
         Change::ListenerAdded(_) | Change::ListenerAddress { .. } => true,
         Change::Setting { key, .. } => key == "admin.address",
         _ => false,
     };
-    if changes.iter().any(binds) {
-        notes.push("whether its new addresses can be listened on shows only there, when it is applied".to_owned());
+    if changes.iter().any(binds_address) {
+        notes.push("whether the new addresses can be bound is known only when the balancer applies this".to_owned());
     }
-    let known: HashSet<_> = servers.iter().map(|server| (&*server.pool, &*server.name, &server.address)).collect();
+    let existing: HashSet<_> = servers.iter().map(|server| (&*server.pool, &*server.name, &server.address)).collect();
     let served: HashSet<&str> =
-        portions.iter().filter(|one| one.after.is_some_and(|share| share > 0.0)).map(|one| &*one.pool).collect();
+        shares.iter().filter(|share| share.after.is_some_and(|after| after > 0.0)).map(|share| &*share.pool).collect();
     for pool in &new.pools {
         let name = pool.name.as_str();
-        let mut takes = pool.servers.iter().filter(|server| server.enabled && server.weight > 0);
-        let all_new = takes.all(|server| !known.contains(&(name, &*server.name, &server.address)));
+        let mut eligible = pool.servers.iter().filter(|server| server.enabled && server.weight > 0);
+        let all_new = eligible.all(|server| !existing.contains(&(name, &*server.name, &server.address)));
         if new.routes.iter().all(|route| route.pool != name) {
-            notes.push(format!("no route leads to pool {name}: it gets no requests"));
+            notes.push(format!("no route leads to pool {name}, so it gets no requests"));
         } else if !served.contains(name) {
-            notes.push(format!("no server of pool {name} would take requests: they would be answered 503"));
+            notes.push(format!("no server of pool {name} would be available: its requests would get 503"));
         } else if all_new && old.pool(name).is_some() && pool.health.kind != HealthKind::None {
             let hold = format_duration(new.reload.hold);
             notes.push(format!(
-                "all servers of pool {name} are new: until one passes its first check, at most {hold}, the old ones serve"
+                "all servers of pool {name} are new: the old ones serve until a new one passes its first check, at most {hold}"
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! `lb run`: serves until a signal says stop.
+//! `lb run`: serves a configuration from start to exit code.
 
 use std::io;
 use std::path::Path;
@@ -9,53 +9,35 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::check::pictures;
+use super::output::{fail, print_problems};
 use crate::control::gateway::{Ask, Gateway, StartError};
 use crate::telemetry::logs::in_colour;
 use crate::telemetry::panics;
 
-/// What blocking calls, such as a look-up of a name, may take at the end.
-const LAST_CALLS: Duration = Duration::from_millis(100);
+/// How long the process waits at its end for blocking calls, such as name lookups.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 
-/// Serves the configuration at `path`.
+/// Serves the configuration at `path` until a signal stops it.
 #[must_use]
 pub fn run(path: &Path) -> ExitCode {
     on_control_plane(serve(path, || ()))
 }
 
-/// Runs the control plane's side of a command, on this thread.
-pub(super) fn on_control_plane(command: impl Future<Output = Result<(), StartError>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return super::fail(&StartError::System(error)),
-    };
-    let result = runtime.block_on(command);
-    runtime.shutdown_timeout(LAST_CALLS);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if let StartError::Config(problems) = &error {
-                // Nobody reads it if this fails.
-                let _ = pictures(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
-            }
-            super::fail(&error)
-        }
-    }
-}
-
-/// Starts, calls `started`, and runs until a signal says stop.
+/// Starts from the configuration at `path`, calls `started`, and serves until a signal has stopped and drained it.
 pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), StartError> {
-    // Before anything is started, so that no signal is missed.
-    let asks = asks()?;
+    // Signals are caught before anything starts, so that none is missed.
+    let asks = signals()?;
+    // Reads and validates the file, binds all addresses and starts the workers; or fails and has started nothing.
     let gateway = Gateway::start(path, io::stdout()).await?;
     panics::install_hook(Arc::clone(gateway.state()));
     started();
+    // Serves, reloads and checks servers. The first stop drains for at most `timeouts.drain`, the second aborts.
     gateway.run(asks).await;
     Ok(())
 }
 
-/// What signals ask for.
-fn asks() -> io::Result<mpsc::Receiver<Ask>> {
+/// The signals that the gateway acts on: SIGTERM and SIGINT stop it, SIGHUP re-reads the file.
+fn signals() -> io::Result<mpsc::Receiver<Ask>> {
     let (send, asks) = mpsc::channel(16);
     let signals = [
         (SignalKind::terminate(), Ask::Stop),
@@ -67,4 +49,25 @@ fn asks() -> io::Result<mpsc::Receiver<Ask>> {
         tokio::spawn(async move { while signal.recv().await.is_some() && send.send(ask).await.is_ok() {} });
     }
     Ok(asks)
+}
+
+/// Runs a command on the control plane's runtime, which is this thread, and turns its result into an exit code: 0, or 1
+/// after the reason was printed.
+pub(super) fn on_control_plane(command: impl Future<Output = Result<(), StartError>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&StartError::System(error)),
+    };
+    let result = runtime.block_on(command);
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let StartError::Config(problems) = &error {
+                // If standard error is closed, nobody is reading.
+                let _ = print_problems(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
+            }
+            fail(&error)
+        }
+    }
 }

@@ -1,83 +1,85 @@
-//! `lb server list`, `show` and `random`: the API's answers about servers as tables.
+//! `lb server list`, `show` and `random`: servers of the running balancer as tables.
 
 use std::io::{self, Write};
 
 use clap::Subcommand;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::check::json;
 use crate::cli::api::{Api, QueryError, ServerReply};
-use crate::cli::table::{Align, Cell, Table, Tone, percent};
+use crate::cli::output::print_json;
+use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
 use crate::config::Algorithm;
 use crate::live::pool::Status;
 
-/// What is asked about servers.
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 #[derive(Debug, Subcommand)]
-pub(super) enum ServerCommand {
-    /// All servers, or those of a pool
+pub(super) enum ServerQuery {
+    /// List all servers, or those of a pool
     List {
-        /// Only this pool's.
+        /// Only servers of this pool
         #[arg(long)]
         pool: Option<String>,
-        /// The API's answer, as JSON.
+        /// Print the API's response as JSON
         #[arg(long)]
         json: bool,
     },
-    /// One server
+    /// Show one server
     Show {
-        /// Its name.
+        /// Name of the server
         name: String,
-        /// Its pool, where two pools have a server of that name.
+        /// Pool of the server, if several pools have one of that name
         #[arg(long)]
         pool: Option<String>,
-        /// The API's answer, as JSON.
+        /// Print the API's response as JSON
         #[arg(long)]
         json: bool,
     },
-    /// One of the servers that take requests, each equally likely
+    /// Show one of the servers that receive requests, each equally likely
     Random {
-        /// Only of this pool's.
+        /// Only servers of this pool
         #[arg(long)]
         pool: Option<String>,
-        /// The API's answer, as JSON.
+        /// Print the API's response as JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Writes the answer to `out`.
+/// Writes the response to `out`.
 ///
 /// # Errors
-/// When the balancer does not answer or refuses; an `out` that cannot be written to is told as [`Ok`]
-/// of an error.
+/// If the balancer does not respond or rejects the query. If `out` cannot be written to, that is the inner error.
 pub(super) fn server(
-    command: &ServerCommand,
+    query: &ServerQuery,
     api: &Api,
     colored: bool,
     out: &mut dyn Write,
 ) -> Result<io::Result<()>, QueryError> {
-    let (path, pool, as_json) = match command {
-        ServerCommand::List { pool, json } => ("/api/servers".to_owned(), pool, json),
-        ServerCommand::Show { name, pool, json } => (format!("/api/servers/{}", encoded(name)), pool, json),
-        ServerCommand::Random { pool, json } => ("/api/random".to_owned(), pool, json),
+    let (path, pool, as_json) = match query {
+        ServerQuery::List { pool, json } => ("/api/servers".to_owned(), pool, json),
+        ServerQuery::Show { name, pool, json } => (format!("/api/servers/{}", percent_encoded(name)), pool, json),
+        ServerQuery::Random { pool, json } => ("/api/random".to_owned(), pool, json),
     };
-    let query = pool.as_ref().map_or_else(String::new, |pool| format!("?pool={}", encoded(pool)));
-    let answer: Value = api.get(&format!("{path}{query}"))?;
+    let pool = pool.as_ref().map_or_else(String::new, |pool| format!("?pool={}", percent_encoded(pool)));
+    let response: Value = api.get(&format!("{path}{pool}"))?;
     if *as_json {
-        return Ok(json(&answer, out));
+        return Ok(print_json(&response, out));
     }
-    let foreign = |error: serde_json::Error| QueryError::Unexpected(api.at().clone(), error.to_string());
-    let text = match answer.get("servers") {
-        Some(servers) => listed(&Vec::deserialize(servers).map_err(foreign)?).draw("", colored),
-        None => one(&ServerReply::deserialize(&answer).map_err(foreign)?).draw("", colored),
+    let unexpected = |error: serde_json::Error| QueryError::Unexpected(api.at().clone(), error.to_string());
+    let table = match response.get("servers") {
+        Some(servers) => list(&Vec::deserialize(servers).map_err(unexpected)?),
+        None => details(&ServerReply::deserialize(&response).map_err(unexpected)?),
     };
-    Ok(out.write_all(text.as_bytes()))
+    Ok(out.write_all(table.render("", colored).as_bytes()))
 }
 
-fn listed(servers: &[ServerReply]) -> Table {
+fn list(servers: &[ServerReply]) -> TextTable {
     use Align::{Left, Right};
-    let mut table = Table::new(&[
+    let mut table = TextTable::new(&[
         ("POOL", Left),
         ("SERVER", Left),
         ("ADDRESS", Left),
@@ -92,7 +94,7 @@ fn listed(servers: &[ServerReply]) -> Table {
             Cell::from(&server.pool),
             Cell::from(&server.name),
             Cell::from(&server.address),
-            health(server.status),
+            status_cell(server.status),
             Cell::from(&server.weight),
             Cell::from(&percent(server.share)),
             Cell::from(&server.active_requests),
@@ -103,13 +105,13 @@ fn listed(servers: &[ServerReply]) -> Table {
     table
 }
 
-fn one(server: &ServerReply) -> Table {
-    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+fn details(server: &ServerReply) -> TextTable {
+    let mut table = TextTable::new(&[("", Align::Left), ("", Align::Left)]);
     let mut row = |name: &str, value: Cell| table.row([Cell::from(name), value], None);
     row("name", Cell::from(&server.name));
     row("pool", Cell::from(&server.pool));
     row("address", Cell::from(&server.address));
-    row("status", health(server.status));
+    row("status", status_cell(server.status));
     row("since", Cell::from(&format!("{} ago", server.age())));
     row("enabled", Cell::from(&server.enabled));
     row("weight", Cell::from(&server.weight));
@@ -121,35 +123,34 @@ fn one(server: &ServerReply) -> Table {
     }
     if let Some(check) = &server.last_check {
         let (age, milliseconds) = (check.age(), check.seconds * 1e3);
-        let words = match &check.error {
+        let result = match &check.error {
             None => Cell::from(&format!("passed {age} ago in {milliseconds:.1} ms")),
             Some(error) => Cell::from(&format!("failed {age} ago: {error}")).tone(Tone::Bad),
         };
-        row("last check", words);
+        row("last check", result);
     }
     table
 }
 
 /// A status in its colour.
-pub(super) fn health(status: Status) -> Cell {
+pub(super) fn status_cell(status: Status) -> Cell {
     let tone = match status {
         Status::Up => Tone::Good,
         Status::Down => Tone::Bad,
-        Status::Checking | Status::Draining => Tone::Wary,
+        Status::Checking | Status::Draining => Tone::Warning,
         Status::Disabled => Tone::Faint,
     };
     Cell::from(&status).tone(tone)
 }
 
-/// As the file has it.
+/// The name of an algorithm in the configuration.
 pub(super) fn algorithm(algorithm: Algorithm) -> String {
     serde_json::to_value(algorithm).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
 }
 
-/// Text for a path's segment or a query's value.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+/// A path segment or a query value.
+fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, &RESERVED)
 }
 
 #[cfg(test)]
@@ -157,9 +158,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_path_cannot_have_is_encoded() {
+    fn characters_with_a_meaning_in_urls_are_encoded() {
         for (text, expected) in [("server-1.a_b~", "server-1.a_b~"), ("a/b?é", "a%2Fb%3F%C3%A9"), ("", "")] {
-            assert_eq!(encoded(text), expected);
+            assert_eq!(percent_encoded(text).to_string(), expected);
         }
     }
 

@@ -1,4 +1,4 @@
-//! `lb server add|remove|enable|disable|weight`: edits of the file, checked before they are written.
+//! `lb server add|remove|enable|disable|weight`: edits the file, after checking the result as a running balancer would.
 
 use std::fmt;
 use std::io;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::check::pictures;
+use super::output::{count, note, print, print_problems};
 use crate::config::diff::diff;
-use crate::config::edit::{self, Edit, EditError, EditOutcome, New, What};
+use crate::config::edit::{self, Edit, EditAction, EditError, EditOutcome, NewServer};
 use crate::config::file::{self, Env};
 use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
@@ -18,168 +18,160 @@ use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
 use crate::control::reload::source::{Source, Sources};
 use crate::telemetry::logs::in_colour;
 
-/// What is to happen to a server in the file.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum EditCommand {
-    /// Add a server, beside the last one of its pool
+    /// Add a server after the last one of its pool
     Add {
         #[command(flatten)]
-        server: Named,
-        /// Where it is: host:port.
+        server: ServerArgs,
+        /// Address of the server: host:port
         address: String,
-        /// Its share beside the others', 0 to 1000 [default: 1].
+        /// Share of requests relative to the other servers, 0 to 1000 [default: 1]
         #[arg(long, value_name = "N")]
         weight: Option<u32>,
-        /// It gets no request until it is enabled.
+        /// Add it disabled: no requests until it is enabled
         #[arg(long)]
         disabled: bool,
         #[command(flatten)]
-        after: After,
+        wait: WaitArgs,
     },
-    /// Remove a server: its open requests finish
+    /// Remove a server; open requests finish
     Remove {
         #[command(flatten)]
-        server: Named,
+        server: ServerArgs,
         #[command(flatten)]
-        after: After,
+        wait: WaitArgs,
     },
-    /// Let a server have requests again
+    /// Enable a server, so that it receives requests again
     Enable {
         #[command(flatten)]
-        server: Named,
+        server: ServerArgs,
         #[command(flatten)]
-        after: After,
+        wait: WaitArgs,
     },
-    /// Send a server no new requests: open ones finish
+    /// Disable a server: no new requests; open ones finish
     Disable {
         #[command(flatten)]
-        server: Named,
+        server: ServerArgs,
         #[command(flatten)]
-        after: After,
+        wait: WaitArgs,
     },
-    /// Give a server another weight
+    /// Change the weight of a server
     Weight {
         #[command(flatten)]
-        server: Named,
-        /// Its share beside the others', 0 to 1000; 0 takes no new client.
+        server: ServerArgs,
+        /// Share of requests relative to the other servers, 0 to 1000; with 0 it gets no new clients
         #[arg(allow_negative_numbers = true)]
         weight: u32,
         #[command(flatten)]
-        after: After,
+        wait: WaitArgs,
     },
 }
 
-impl EditCommand {
-    /// Whether the command ends only when the balancer serves what was edited.
-    pub(super) fn waits(&self) -> bool {
-        let (Self::Add { after, .. }
-        | Self::Remove { after, .. }
-        | Self::Enable { after, .. }
-        | Self::Disable { after, .. }
-        | Self::Weight { after, .. }) = self;
-        after.wait
-    }
-}
-
-/// A server in the file.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Named {
-    /// The server's name.
+pub(super) struct ServerArgs {
+    /// Name of the server
     name: String,
-    /// Its pool, for a new one or where several have a server of that name.
+    /// Pool of the server; needed to add one to a pool other than `default`, or if the name is ambiguous
     #[arg(long)]
     pool: Option<String>,
 }
 
-/// What to do when the file is written.
 #[derive(Debug, Clone, Copy, Args)]
-pub(super) struct After {
-    /// Wait until the running balancer serves it.
+pub(super) struct WaitArgs {
+    /// Wait until the running balancer has applied the edit
     #[arg(long)]
     wait: bool,
 }
 
-/// What came of a command.
+impl EditCommand {
+    /// Whether `--wait` was given.
+    pub(super) fn waits(&self) -> bool {
+        let (Self::Add { wait, .. }
+        | Self::Remove { wait, .. }
+        | Self::Enable { wait, .. }
+        | Self::Disable { wait, .. }
+        | Self::Weight { wait, .. }) = self;
+        wait.wait
+    }
+
+    fn to_edit(&self) -> Edit {
+        let (server, action) = match self {
+            Self::Add { server, address, weight, disabled, .. } => {
+                let new = NewServer { address: address.clone(), weight: *weight, enabled: !disabled };
+                (server, EditAction::Add(new))
+            }
+            Self::Remove { server, .. } => (server, EditAction::Remove),
+            Self::Enable { server, .. } => (server, EditAction::SetEnabled(true)),
+            Self::Disable { server, .. } => (server, EditAction::SetEnabled(false)),
+            Self::Weight { server, weight, .. } => (server, EditAction::SetWeight(*weight)),
+        };
+        Edit { server: server.name.clone(), pool: server.pool.clone(), action }
+    }
+}
+
+/// The result of a command that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Edited {
-    /// The file says so already, in these words.
-    Same(String),
-    /// The file was written.
-    Done {
-        /// What changed, in the words of the record.
+enum EditResult {
+    /// The file already says so; the message for the user.
+    Unchanged(String),
+    Written {
+        /// In the words of the record.
         changes: Vec<String>,
-        /// Which file it was.
         file: PathBuf,
-        /// Whether it was written over, where it could not be replaced.
+        /// Whether the file was overwritten because it could not be replaced.
         in_place: bool,
-        /// What the files together are called now.
-        hash: String,
     },
 }
 
 /// Why nothing was written.
 #[derive(Debug)]
-pub(super) enum EditCommandError {
-    /// The command makes no sense for this file.
+enum EditCommandError {
+    /// The command does not fit the file.
     Fault(Fault),
-    /// What the edit would make of the files, or what they are already, is no good configuration.
+    /// The files cannot be read, or the edit would make them invalid.
     Problems(Vec<Problem>),
-    /// What the files are already is no good configuration, and the edit does not mend that.
-    Before(Vec<Problem>),
-    /// The file could not be written.
+    /// The files are already invalid, and the edit does not fix that.
+    AlreadyInvalid(Vec<Problem>),
     Replace(PathBuf, ReplaceError),
 }
 
-/// Edits the file at `path`, or what it includes, and says what changed, or why nothing did. Whether the file says now
-/// what is wanted.
+/// Edits the file at `path`, or one that it includes, and prints the changes or the error. Returns whether the file now
+/// says what the command asked for.
 pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
-    match apply(path, &wanted(command), &env) {
-        Ok(Edited::Same(words)) => {
-            super::say(&words);
+    match apply(path, &command.to_edit(), &env) {
+        Ok(EditResult::Unchanged(message)) => {
+            print(&message);
             true
         }
-        Ok(Edited::Done { changes, file, in_place, .. }) => {
+        Ok(EditResult::Written { changes, file, in_place }) => {
             for change in changes {
-                super::say(&change);
+                print(&change);
             }
             if in_place {
-                let file = file.display();
-                super::note(&format_args!("{file} cannot be replaced where it is, so it was written over"));
+                note(&format_args!("{} cannot be replaced; it was overwritten in place", file.display()));
             }
             true
         }
         Err(error) => {
-            if let EditCommandError::Problems(problems) | EditCommandError::Before(problems) = &error {
-                // Nobody reads it if this fails.
-                let _ = pictures(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
+            if let EditCommandError::Problems(problems) | EditCommandError::AlreadyInvalid(problems) = &error {
+                // If standard error is closed, nobody is reading.
+                let _ = print_problems(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
             }
-            super::note(&error);
+            note(&error);
             false
         }
     }
 }
 
-fn wanted(command: &EditCommand) -> Edit {
-    let (server, what) = match command {
-        EditCommand::Add { server, address, weight, disabled, .. } => {
-            (server, What::Add(New { address: address.clone(), weight: *weight, enabled: !disabled }))
-        }
-        EditCommand::Remove { server, .. } => (server, What::Remove),
-        EditCommand::Enable { server, .. } => (server, What::Enable(true)),
-        EditCommand::Disable { server, .. } => (server, What::Enable(false)),
-        EditCommand::Weight { server, weight, .. } => (server, What::Weight(*weight)),
-    };
-    Edit { server: server.name.clone(), pool: server.pool.clone(), what }
-}
-
-/// Edits the files of the configuration at `path`, one edit at a time.
+/// Edits the files of the configuration at `path` while holding its lock.
 ///
 /// # Errors
-/// When the edit makes no sense, when a running balancer would refuse what came of it, when the
-/// file was changed meanwhile, or when it cannot be written. Then nothing was.
-fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditCommandError> {
+/// If the edit does not fit the files, a running balancer would reject the result, the file was changed in the meantime,
+/// or it cannot be written. Then nothing was written.
+fn apply(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, EditCommandError> {
     let source = Source::new(path);
-    // Not before it is known to be there: what is wrong with it is said better below.
+    // A missing file cannot be locked; reading it below gives the better error.
     let _lock = match path.exists() {
         true => Some(Lock::take(path).map_err(|error| EditCommandError::Replace(path.to_owned(), error))?),
         false => None,
@@ -190,29 +182,28 @@ fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditComman
     }
     if sources.unlinked {
         return Err(EditCommandError::Fault(
-            Fault::new(format!("{} was replaced or deleted where it is mounted from", path.display()))
-                .hint("an edit here would be lost: edit it there, and mount its directory, not the file by itself"),
+            Fault::new(format!("the file mounted at {} was replaced or deleted at its source", path.display()))
+                .hint("an edit here would be lost: edit the original, and mount its directory instead of the file"),
         ));
     }
-    let (file, bytes) = match edit::edit(&sources.files, env, wanted)? {
-        EditOutcome::Same(words) => return Ok(Edited::Same(words)),
-        EditOutcome::Text { file, bytes } => (file, bytes),
+    let (index, bytes) = match edit::edit(&sources.files, env, edit)? {
+        EditOutcome::Unchanged(message) => return Ok(EditResult::Unchanged(message)),
+        EditOutcome::Changed { file, bytes } => (file, bytes),
     };
-    let SourceFile { path: written, bytes: old, .. } = sources.files[file].clone();
     let mut files = sources.files.clone();
-    files[file] = SourceFile::new(written.clone(), bytes);
-    let hash = source.of(files.clone()).hash;
-    let changes = check(path, wanted, &sources, &files, env)?;
-    let how = replace(&written, &old, &files[file].bytes);
-    let how = how.map_err(|error| EditCommandError::Replace(written.clone(), error))?;
-    Ok(Edited::Done { changes, file: written, in_place: how == Written::InPlace, hash })
+    let old = std::mem::replace(&mut files[index], SourceFile::new(sources.files[index].path.clone(), bytes));
+    let changes = check(path, edit, &sources, &files, env)?;
+    match replace(&old.path, &old.bytes, &files[index].bytes) {
+        Ok(written) => Ok(EditResult::Written { changes, file: old.path, in_place: written == Written::InPlace }),
+        Err(error) => Err(EditCommandError::Replace(old.path, error)),
+    }
 }
 
-/// What changes in words, if a balancer that runs from the old files would take the new ones, and if
-/// it is what was wanted and no more.
+/// Checks that a balancer running from the old files would accept the new ones, and that only the server changes. Returns
+/// the changes in words.
 fn check(
     path: &Path,
-    wanted: &Edit,
+    edit: &Edit,
     old: &Sources,
     new: &[SourceFile],
     env: &Env<'_>,
@@ -220,8 +211,8 @@ fn check(
     let old = file::parse(&old.files, env);
     let new = match (file::parse(new, env), &old) {
         (Ok(new), _) => new,
-        // Their places are those in the file that people have.
-        (Err(_), Err(before)) => return Err(EditCommandError::Before(before.clone())),
+        // Their places are those in the file on disk.
+        (Err(_), Err(problems)) => return Err(EditCommandError::AlreadyInvalid(problems.clone())),
         (Err(problems), Ok(_)) => return Err(EditCommandError::Problems(problems)),
     };
     let old = old.ok();
@@ -230,26 +221,26 @@ fn check(
         return Err(EditCommandError::Problems(problems));
     }
     let Some(old) = old else {
-        return Ok(vec![format!("{} is a good configuration again", path.display())]);
+        return Ok(vec![format!("{} is valid again", path.display())]);
     };
     let changes: Vec<String> = diff(&old, &new).iter().map(ToString::to_string).collect();
-    let about = format!("/{}: ", wanted.server);
-    let (servers, rest): (Vec<&String>, Vec<&String>) =
+    let about = format!("/{}: ", edit.server);
+    let (servers, others): (Vec<&String>, Vec<&String>) =
         changes.iter().partition(|change| change.starts_with("server ") && change.contains(&about));
-    // A server's pool may come or go with it.
+    // The pool may be added or removed with its server.
     let is_pool = |change: &&String| change.starts_with("pool ");
-    if servers.len() == 1 && rest.iter().all(is_pool) {
+    if servers.len() == 1 && others.iter().all(is_pool) {
         return Ok(changes);
     }
     Err(EditCommandError::Fault(
-        Fault::new(format!("this file is written in a way that this edit does not understand: {}", changes.join("; ")))
-            .hint("edit it by hand"),
+        Fault::new(format!("this edit would change the wrong things in this file: {}", changes.join("; ")))
+            .hint("edit the file by hand"),
     ))
 }
 
 impl From<EditError> for EditCommandError {
-    fn from(refusal: EditError) -> Self {
-        match refusal {
+    fn from(error: EditError) -> Self {
+        match error {
             EditError::Fault(fault) => Self::Fault(fault),
             EditError::Problems(problems) => Self::Problems(problems),
         }
@@ -262,16 +253,10 @@ impl fmt::Display for EditCommandError {
             Self::Fault(Fault { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
             Self::Fault(Fault { message, hint: None }) => f.write_str(message),
             Self::Problems(problems) => {
-                let plural = if problems.len() == 1 { "" } else { "s" };
-                write!(f, "{} problem{plural} with this edit; nothing was written", problems.len())
+                write!(f, "{} with this edit; nothing was written", count(problems.len(), "problem"))
             }
-            Self::Before(problems) => {
-                let plural = if problems.len() == 1 { "" } else { "s" };
-                write!(
-                    f,
-                    "{} problem{plural} in the file as it is: mend that first; nothing was written",
-                    problems.len()
-                )
+            Self::AlreadyInvalid(problems) => {
+                write!(f, "the file already has {}; nothing was written", count(problems.len(), "problem"))
             }
             Self::Replace(path, error) => write!(f, "{}: {error}", path.display()),
         }

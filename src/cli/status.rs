@@ -1,4 +1,4 @@
-//! `lb status`: what runs, what became of the last edit, and who gets which requests, on one screen.
+//! `lb status`: what is running, the last reload, and each server's share of the requests, on one screen.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -8,83 +8,71 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::check::count;
-use super::server::health;
+use super::output::{OutputOptions, count};
+use super::server::{algorithm, status_cell};
 use crate::cli::api::{
     Api, ConfigReply, ListenersReply, PoolReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, ServerReply,
     ServersReply,
 };
-use crate::cli::table::{Align, Cell, Table, Tone, paint, percent};
+use crate::cli::table::{Align, Cell, TextTable, Tone, paint, percent};
 use crate::live::reloads::Outcome;
 
-/// Between two pictures of `--watch`.
-const PACE: Duration = Duration::from_secs(1);
-/// As many servers of a pool are shown to people; the others are counted.
-const SHOWN: usize = 50;
-/// How the status is told.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
-    /// For programs.
-    pub(super) json: bool,
-    /// In colour.
-    pub(super) colored: bool,
-    /// Over and over, in place.
-    pub(super) in_place: bool,
-}
+/// The time between two refreshes of `--watch`.
+const REFRESH: Duration = Duration::from_secs(1);
+/// The most servers of a pool that a screen shows.
+const MAX_SERVERS: usize = 50;
 
-/// Writes the status of the balancer that `api` asks to `out`.
+/// Writes the status of the balancer to `out`.
 ///
 /// # Errors
-/// When it does not answer; an `out` that cannot be written to is told as [`Ok`] of an error.
-pub(super) fn status(api: &Api, manner: Manner, out: &mut dyn Write) -> Result<io::Result<()>, QueryError> {
-    let status = Status::ask(api)?;
-    let text = if manner.json { format!("{:#}\n", status.json) } else { status.text(api, manner.colored) };
-    Ok(draw(&text, manner, out))
+/// If the balancer does not respond. If `out` cannot be written to, that is the inner error.
+pub(super) fn status(api: &Api, options: OutputOptions, out: &mut dyn Write) -> Result<io::Result<()>, QueryError> {
+    Ok(draw(&render(api, options)?, false, out))
 }
 
-/// The same every second, until nobody reads it any more. A balancer that does not answer is said
-/// and asked again.
-pub(super) fn watch(api: &Api, manner: Manner, out: &mut dyn Write) -> io::Result<()> {
+/// Writes the status every second until `out` is closed, `in_place` over the one before. If the balancer does not respond,
+/// says so and goes on.
+pub(super) fn watch(api: &Api, options: OutputOptions, in_place: bool, out: &mut dyn Write) -> io::Result<()> {
     loop {
-        match status(api, manner, out) {
-            Ok(written) => written?,
-            Err(error) => draw(&format!("lb: {error}\n"), manner, out)?,
-        }
-        sleep(PACE);
+        let text = render(api, options).unwrap_or_else(|error| format!("lb: {error}\n"));
+        draw(&text, in_place, out)?;
+        sleep(REFRESH);
     }
 }
 
-/// Writes a picture, on a terminal over the one before: from its first line on, line by line, and nothing below.
-fn draw(text: &str, manner: Manner, out: &mut dyn Write) -> io::Result<()> {
-    match manner.in_place {
+fn render(api: &Api, options: OutputOptions) -> Result<String, QueryError> {
+    let report = StatusReport::fetch(api)?;
+    Ok(if options.json { format!("{:#}\n", report.json) } else { report.text(api, options.colored) })
+}
+
+/// Writes a screen. In place, it overwrites line by line and then clears the rest, which does not flicker.
+fn draw(text: &str, in_place: bool, out: &mut dyn Write) -> io::Result<()> {
+    match in_place {
         true => write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?,
         false => out.write_all(text.as_bytes())?,
     }
     out.flush()
 }
 
-struct Status {
-    /// All of it, as the balancer told it.
+struct StatusReport {
+    /// The whole report as the API's JSON.
     json: Value,
-    in_force: ConfigReply,
-    last: Option<ReloadReply>,
+    config: ConfigReply,
+    last_reload: Option<ReloadReply>,
     listeners: ListenersReply,
     pools: Vec<PoolReply>,
     servers: Vec<ServerReply>,
 }
 
-impl Status {
-    fn ask(api: &Api) -> Result<Self, QueryError> {
-        let ask = |path: &str| api.get::<Value>(path);
-        let (mut config, reloads) = (ask("/api/config")?, ask("/api/reloads?limit=1")?);
-        let (listeners, pools, servers) = (ask("/api/listeners")?, ask("/api/pools")?, ask("/api/servers")?);
+impl StatusReport {
+    fn fetch(api: &Api) -> Result<Self, QueryError> {
+        let get = |path: &str| api.get::<Value>(path);
+        let (mut config, reloads) = (get("/api/config")?, get("/api/reloads?limit=1")?);
+        let (listeners, pools, servers) = (get("/api/listeners")?, get("/api/pools")?, get("/api/servers")?);
         if let Value::Object(config) = &mut config {
-            // `/api/config` has them; this is about how things are.
+            // The status leaves out the configuration's values.
             config.remove("config");
         }
-        let last: ReloadsReply = typed(api, &reloads)?;
-        let pools_typed: PoolsReply = typed(api, &pools)?;
-        let servers_typed: ServersReply = typed(api, &servers)?;
         let json = json!({
             "admin": api.at(),
             "config": config,
@@ -93,27 +81,30 @@ impl Status {
             "pools": pools["pools"],
             "servers": servers["servers"],
         });
+        let reloads: ReloadsReply = parse(api, &reloads)?;
+        let pools: PoolsReply = parse(api, &pools)?;
+        let servers: ServersReply = parse(api, &servers)?;
         Ok(Self {
-            in_force: typed(api, &config)?,
-            last: last.reloads.into_iter().next(),
-            listeners: typed(api, &listeners)?,
-            pools: pools_typed.pools,
-            servers: servers_typed.servers,
+            config: parse(api, &config)?,
+            last_reload: reloads.reloads.into_iter().next(),
+            listeners: parse(api, &listeners)?,
+            pools: pools.pools,
+            servers: servers.servers,
             json,
         })
     }
 
     fn text(&self, api: &Api, colored: bool) -> String {
-        let ConfigReply { generation, hash, .. } = &self.in_force;
-        let short = hash.get(..12).unwrap_or(hash);
-        // Writing to a string does not fail.
+        let ConfigReply { generation, hash, .. } = &self.config;
+        let short_hash = hash.get(..12).unwrap_or(hash);
         let mut text =
-            format!("generation {generation} at {}, applied {} ago, hash {short}\n", api.at(), self.in_force.age());
-        for remark in self.in_force.remarks() {
-            let _ = writeln!(text, "{}", paint(&format!("warning: {remark}"), Tone::Wary, colored));
+            format!("generation {generation} at {}, applied {} ago, hash {short_hash}\n", api.at(), self.config.age());
+        for remark in self.config.remarks() {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{}", paint(&format!("warning: {remark}"), Tone::Warning, colored));
         }
-        if let Some(last) = &self.last {
-            text += &last_reload(last, colored);
+        if let Some(reload) = &self.last_reload {
+            text += &last_reload(reload, colored);
         }
         for listener in &self.listeners.listeners {
             let address = listener.address.to_string();
@@ -124,24 +115,24 @@ impl Status {
         for pool in &self.pools {
             text += &self.pool(pool, colored);
         }
-        let named = |server: &&ServerReply| !self.pools.iter().any(|pool| pool.name == server.pool);
-        let leaving: Vec<&ServerReply> = self.servers.iter().filter(named).collect();
-        if !leaving.is_empty() {
-            let _ = write!(text, "\nof pools that are gone\n{}", table(&leaving, colored));
+        let is_draining = |server: &&ServerReply| !self.pools.iter().any(|pool| pool.name == server.pool);
+        let draining: Vec<&ServerReply> = self.servers.iter().filter(is_draining).collect();
+        if !draining.is_empty() {
+            let _ = write!(text, "\nservers of removed pools\n{}", table(&draining, colored));
         }
         text
     }
 
     fn pool(&self, pool: &PoolReply, colored: bool) -> String {
         let servers: Vec<&ServerReply> = self.servers.iter().filter(|server| server.pool == pool.name).collect();
-        let (open, total) = (pool.active_requests, pool.requests_total);
-        let name = crate::cli::server::algorithm(pool.algorithm);
-        let mut text = format!("\npool {}: {name}, {open} open of {total} requests", pool.name);
+        let requests = usize::try_from(pool.requests_total).unwrap_or(usize::MAX);
+        let (open, algorithm) = (pool.active_requests, algorithm(pool.algorithm));
+        let mut text = format!("\npool {}: {algorithm}, {}, {open} open", pool.name, count(requests, "request"));
         if pool.holding {
-            text += &format!(", {}", paint("holding its old servers", Tone::Wary, colored));
+            text += &format!(", {}", paint("holding its old servers", Tone::Warning, colored));
         }
         if !pool.ready {
-            text += &format!(", {}", paint("no server takes requests", Tone::Bad, colored));
+            text += &format!(", {}", paint("no server available", Tone::Bad, colored));
         }
         text.push('\n');
         text += &table(&servers, colored);
@@ -149,13 +140,13 @@ impl Status {
     }
 }
 
-fn last_reload(last: &ReloadReply, colored: bool) -> String {
-    let ReloadReply { generation, outcome, problems, changes, .. } = last;
-    let age = last.age();
+fn last_reload(reload: &ReloadReply, colored: bool) -> String {
+    let ReloadReply { generation, outcome, problems, changes, .. } = reload;
+    let age = reload.age();
     match outcome {
         Outcome::Rejected => {
-            let words = format!("last reload rejected {age} ago; generation {generation} stays in force:");
-            let mut text = paint(&words, Tone::Bad, colored) + "\n";
+            let headline = format!("last reload rejected {age} ago; still serving generation {generation}:");
+            let mut text = paint(&headline, Tone::Bad, colored) + "\n";
             problems.iter().for_each(|problem| text += &format!("  {problem}\n"));
             text
         }
@@ -167,7 +158,7 @@ fn last_reload(last: &ReloadReply, colored: bool) -> String {
 
 fn table(servers: &[&ServerReply], colored: bool) -> String {
     use Align::{Left, Right};
-    let mut table = Table::new(&[
+    let mut table = TextTable::new(&[
         ("SERVER", Left),
         ("ADDRESS", Left),
         ("STATUS", Left),
@@ -177,30 +168,30 @@ fn table(servers: &[&ServerReply], colored: bool) -> String {
         ("REQUESTS", Right),
         ("SINCE", Right),
     ]);
-    for server in servers.iter().take(SHOWN) {
+    for server in servers.iter().take(MAX_SERVERS) {
         let cells = [
             Cell::from(&server.name),
             Cell::from(&server.address),
-            health(server.status),
+            status_cell(server.status),
             Cell::from(&server.weight),
             Cell::from(&percent(server.share)),
             Cell::from(&server.active_requests),
             Cell::from(&server.requests_total),
             Cell::from(&server.age()),
         ];
-        let failed = server.last_check.as_ref().and_then(|check| Some((check.error.as_ref()?, check.age())));
-        let failed = failed.map(|(error, age)| format!("last check failed {age} ago: {error}"));
-        let ejected = server.ejected.as_ref().map(|ejection| format!("ejected: {}", ejection.error));
-        table.row(cells, ejected.or(failed));
+        let failure = server.last_check.as_ref().and_then(|check| Some((check.error.as_ref()?, check.age())));
+        let failure = failure.map(|(error, age)| format!("last check failed {age} ago: {error}"));
+        let ejection = server.ejected.as_ref().map(|ejection| format!("ejected: {}", ejection.error));
+        table.row(cells, ejection.or(failure));
     }
-    let mut text = table.draw("  ", colored);
-    if servers.len() > SHOWN {
-        text += &format!("  … and {}: see `lb server list`\n", count(servers.len() - SHOWN, "further server"));
+    let mut text = table.render("  ", colored);
+    if servers.len() > MAX_SERVERS {
+        text += &format!("  … and {}; see `lb server list`\n", count(servers.len() - MAX_SERVERS, "more server"));
     }
     text
 }
 
-fn typed<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, QueryError> {
+fn parse<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, QueryError> {
     T::deserialize(value).map_err(|error| QueryError::Unexpected(api.at().clone(), error.to_string()))
 }
 
@@ -209,10 +200,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_covers_the_one_before() {
+    fn a_screen_covers_the_one_before() {
         let drawn = |in_place| {
             let mut out = Vec::new();
-            draw("ab\nc\n", Manner { json: false, colored: false, in_place }, &mut out).expect("written");
+            draw("ab\nc\n", in_place, &mut out).expect("written");
             String::from_utf8(out).expect("text")
         };
         assert_eq!(drawn(false), "ab\nc\n");

@@ -1,69 +1,66 @@
-//! Tables for people: columns as wide as they have to be, in colour where somebody looks at them.
+//! Text tables: columns as wide as their cells need, in colour on a terminal.
 
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-/// Rows under a heading.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct TextTable {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Row>,
 }
 
-/// At which side of its column a value stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
-    /// Numbers, so that their digits stand below each other.
+    /// For numbers, so that their digits line up.
     Right,
 }
 
 #[derive(Debug)]
 struct Row {
     cells: Vec<Cell>,
-    /// What did not fit into a column.
+    /// A line below the row, for text too long for a column.
     below: Option<String>,
 }
 
-/// A value and how it looks.
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     text: String,
     style: Style,
 }
 
-/// How good a thing is.
+/// The meaning of a cell, shown by its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
     Good,
-    Wary,
+    Warning,
     Bad,
     Faint,
 }
 
-impl Table {
-    /// A table of these columns, without rows. Columns that have no names have no heading.
+impl TextTable {
+    /// A table without rows. It has a heading unless all columns have an empty name.
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row: a cell for each column, and a line below them.
+    /// Adds a row with a cell for each column, and an optional line below it.
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = Cell>, below: Option<String>) {
         self.rows.push(Row { cells: cells.into_iter().collect(), below });
     }
 
-    /// All lines, each after `indent` and with its end.
-    pub(super) fn draw(&self, indent: &str, colored: bool) -> String {
+    /// The lines of the table, each indented and with its newline.
+    pub(super) fn render(&self, indent: &str, colored: bool) -> String {
         let heading: Vec<Cell> = self.columns.iter().map(|(name, _)| Cell::from(*name).tone(Tone::Faint)).collect();
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.cells.get(column)).chain(heading.get(column));
             cells.map(|cell| cell.text.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let named = self.columns.iter().any(|(name, _)| !name.is_empty());
-        let mut text = if named { self.line(indent, &heading, &widths, colored) } else { String::new() };
+        let has_heading = self.columns.iter().any(|(name, _)| !name.is_empty());
+        let mut text = if has_heading { self.line(indent, &heading, &widths, colored) } else { String::new() };
         for row in &self.rows {
             text += &self.line(indent, &row.cells, &widths, colored);
             if let Some(below) = &row.below {
@@ -76,13 +73,13 @@ impl Table {
 
     fn line(&self, indent: &str, cells: &[Cell], widths: &[usize], colored: bool) -> String {
         let mut line = indent.to_owned();
-        for (place, ((cell, width), (_, align))) in cells.iter().zip(widths).zip(&self.columns).enumerate() {
-            let room = width.saturating_sub(cell.text.chars().count());
-            let last = place + 1 == cells.len();
-            let gap = if place == 0 { "" } else { "  " };
+        for (column, ((cell, width), (_, align))) in cells.iter().zip(widths).zip(&self.columns).enumerate() {
+            let padding = width.saturating_sub(cell.text.chars().count());
+            let is_last = column + 1 == cells.len();
+            let gap = if column == 0 { "" } else { "  " };
             let (before, after) = match align {
-                Align::Right => (room, 0),
-                Align::Left => (0, if last { 0 } else { room }),
+                Align::Right => (padding, 0),
+                Align::Left => (0, if is_last { 0 } else { padding }),
             };
             let _ = write!(line, "{gap}{:before$}{}", "", cell.paint(after, colored));
         }
@@ -93,26 +90,26 @@ impl Table {
 }
 
 impl Cell {
-    /// The same in the colour of that tone.
     pub(super) fn tone(self, tone: Tone) -> Self {
         let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
         let style = match tone {
             Tone::Plain => Style::new(),
             Tone::Good => colour(AnsiColor::Green),
-            Tone::Wary => colour(AnsiColor::Yellow),
+            Tone::Warning => colour(AnsiColor::Yellow),
             Tone::Bad => colour(AnsiColor::Red),
             Tone::Faint => Style::new().dimmed(),
         };
         Self { style, ..self }
     }
 
+    /// The text, coloured if asked for, and `after` spaces, which are not.
     fn paint(&self, after: usize, colored: bool) -> String {
         let (style, text) = (self.style, &self.text);
         if colored { format!("{style}{text}{style:#}{:after$}", "") } else { format!("{text}{:after$}", "") }
     }
 }
 
-/// A text in the colour of that tone.
+/// A text in the colour of a tone.
 pub(super) fn paint(text: &str, tone: Tone, colored: bool) -> String {
     Cell::from(text).tone(tone).paint(0, colored)
 }
@@ -123,7 +120,7 @@ impl<T: ToString + ?Sized> From<&T> for Cell {
     }
 }
 
-/// 0.1818 as `18.2%`. Who gets little does not get nothing.
+/// 0.1818 as `18.2%`. A small share is not rounded to none.
 pub(super) fn percent(share: f64) -> String {
     if share > 0.0 && share < 0.0005 { "<0.1%".to_owned() } else { format!("{:.1}%", share * 100.0) }
 }
@@ -132,21 +129,22 @@ pub(super) fn percent(share: f64) -> String {
 mod tests {
     use super::*;
 
-    fn table() -> Table {
-        let mut table = Table::new(&[("NAME", Align::Left), ("SHARE", Align::Right), ("STATUS", Align::Left)]);
+    fn table() -> TextTable {
+        let mut table = TextTable::new(&[("NAME", Align::Left), ("SHARE", Align::Right), ("STATUS", Align::Left)]);
         table.row(["é".into(), "18.2%".into(), Cell::from("up").tone(Tone::Good)], None);
-        table.row(["longer".into(), "0.0%".into(), "down".into()], Some("it refuses".to_owned()));
+        table.row(["longer".into(), "0.0%".into(), "down".into()], Some("connection refused".to_owned()));
         table
     }
 
     #[test]
     fn columns_line_up() {
-        let expected = [" NAME    SHARE  STATUS", " é       18.2%  up", " longer   0.0%  down", "   it refuses", ""];
-        assert_eq!(table().draw(" ", false), expected.join("\n"));
+        let expected =
+            [" NAME    SHARE  STATUS", " é       18.2%  up", " longer   0.0%  down", "   connection refused", ""];
+        assert_eq!(table().render(" ", false), expected.join("\n"));
     }
 
     #[test]
-    fn shares_are_told_to_a_tenth() {
+    fn shares_have_one_decimal() {
         for (share, expected) in
             [(0.0, "0.0%"), (0.0001, "<0.1%"), (0.0005, "0.1%"), (2.0 / 11.0, "18.2%"), (1.0, "100.0%")]
         {
@@ -156,14 +154,14 @@ mod tests {
 
     #[test]
     fn colours_move_nothing() {
-        let colored = table().draw("", true);
+        let colored = table().render("", true);
         assert!(colored.contains("\u{1b}[32mup\u{1b}[0m"), "{colored:?}");
         let mut plain = String::new();
         let mut rest = colored.as_str();
         while let Some((before, after)) = rest.split_once('\u{1b}') {
             plain += before;
-            rest = after.split_once('m').expect("an end").1;
+            rest = after.split_once('m').expect("the end of the escape sequence").1;
         }
-        assert_eq!(plain + rest, table().draw("", false));
+        assert_eq!(plain + rest, table().render("", false));
     }
 }

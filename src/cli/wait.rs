@@ -1,219 +1,220 @@
-//! `lb wait`: until one or more balancers serve exactly a file, or one of them has rejected it.
+//! `lb wait`: waits until one or more balancers serve exactly a configuration, or one of them has rejected it.
 
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::ConfigState;
 use crate::cli::api::{ConfigReply, QueryError, ReloadReply, ReloadsReply, get};
-use crate::cli::check::{load, pictures};
+use crate::cli::check::load;
+use crate::cli::output::print_problems;
 use crate::config::Address;
 use crate::config::problem::Problem;
 use crate::control::reload::source::Loaded;
 use crate::live::reloads::Outcome;
 
-/// Between two looks, at first and at last.
+/// The shortest and the longest pause between two polls of a balancer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// So many of the newest records are looked at: more than there are between two looks.
-const RECORDS: usize = 50;
+/// How many of the newest reloads a poll reads; far fewer happen between two polls.
+const RELOADS: usize = 50;
 
-/// How the wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// All serve it.
+pub(super) enum WaitOutcome {
+    /// All balancers serve the configuration.
     Applied,
-    /// The file is not readable, or a balancer has rejected it.
+    /// The file cannot be read, or a balancer has rejected it.
     Rejected,
-    /// Some balancer does not serve it yet.
-    Late,
+    TimedOut,
 }
 
-/// What is known of a balancer.
+/// The state of one balancer at its last poll.
 #[derive(Debug, Clone)]
-enum Seen {
-    /// It has not answered yet, or not the last time.
-    Nothing(String),
-    /// It serves something else, or still from old servers.
+enum TargetState {
+    /// The balancer did not respond; the reason.
+    NoResponse(String),
+    /// It serves another configuration, or still from old servers.
     Other { generation: u64, hash: String, state: ConfigState },
-    /// It serves the file.
+    /// It serves the configuration.
     Applied { generation: u64 },
-    /// It has rejected the file.
+    /// It has rejected the configuration.
     Rejected { generation: u64, problems: Vec<Problem> },
 }
 
-/// Waits until each of `targets` serves what is at `path` (`-` is standard input) now, at most for `patience`. What came of
-/// it goes to `out`, why not to `err`, in colour if asked for.
+/// Waits until each of `targets` serves the present contents of the file at `path` (`-` is standard input). Success goes
+/// to `out`, anything else to `err`, in colour if asked for.
 ///
 /// # Errors
 /// Only if they cannot be written to.
 pub(super) async fn wait(
     path: &Path,
     targets: Vec<Address>,
-    patience: Duration,
+    timeout: Duration,
     out: &mut dyn Write,
     (err, colored): (&mut dyn Write, bool),
-) -> io::Result<Ended> {
-    let until = Instant::now() + patience;
+) -> io::Result<WaitOutcome> {
+    let deadline = Instant::now() + timeout;
     let (_, Loaded { sources, result }) = load(path);
     if !sources.problems.is_empty() {
-        pictures(&sources.problems, colored, err)?;
-        return Ok(Ended::Rejected);
+        print_problems(&sources.problems, colored, err)?;
+        return Ok(WaitOutcome::Rejected);
     }
-    // With their lines, which the API does not tell.
-    let own = result.err().unwrap_or_default();
-    let seen = Arc::new(Mutex::new(vec![Seen::Nothing("it has not answered yet".to_owned()); targets.len()]));
-    let mut waits = JoinSet::new();
+    // Problems found here have the lines of the file, which the API does not return.
+    let local_problems = result.err().unwrap_or_default();
+    let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));
+    let mut polls = JoinSet::new();
     for (index, target) in targets.iter().cloned().enumerate() {
-        let mut look = Look { target, hash: sources.hash.clone(), last: None, since: None };
-        let seen = Arc::clone(&seen);
-        let note = move |now: Seen| seen.lock().unwrap_or_else(PoisonError::into_inner)[index] = now;
-        waits.spawn(timeout_at(until, async move { look.until_decided(note).await }));
+        let mut poller = Poller { target, hash: sources.hash.clone(), last: None, started_at: None };
+        let states = Arc::clone(&states);
+        let store = move |state: TargetState| states.lock()[index] = state;
+        polls.spawn(timeout_at(deadline, async move { poller.poll_until_decided(store).await }));
     }
-    // One that has rejected it ends it for all: the others cannot make it good.
-    while let Some(ended) = waits.join_next().await {
-        if ended.map_err(io::Error::other)? == Ok(Ended::Rejected) {
+    // One rejection decides it, whatever the other balancers do.
+    while let Some(outcome) = polls.join_next().await {
+        if outcome.map_err(io::Error::other)? == Ok(WaitOutcome::Rejected) {
             break;
         }
     }
-    drop(waits);
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    tell(path, &sources.hash, &own, targets.iter().zip(&seen), out, (err, colored))
+    drop(polls);
+    let states = states.lock().clone();
+    report(path, &sources.hash, &local_problems, targets.iter().zip(&states), out, (err, colored))
 }
 
-/// Writes what came of it for each balancer.
-fn tell<'a>(
+/// Writes the state of each balancer, and the problems if there are any.
+fn report<'a>(
     path: &Path,
     hash: &str,
-    own: &[Problem],
-    seen: impl Iterator<Item = (&'a Address, &'a Seen)> + Clone,
+    local_problems: &[Problem],
+    states: impl Iterator<Item = (&'a Address, &'a TargetState)> + Clone,
     out: &mut dyn Write,
     (err, colored): (&mut dyn Write, bool),
-) -> io::Result<Ended> {
-    let rejected = seen.clone().find_map(|(target, seen)| match seen {
-        Seen::Rejected { problems, .. } => Some((target, problems)),
+) -> io::Result<WaitOutcome> {
+    let rejection = states.clone().find_map(|(target, state)| match state {
+        TargetState::Rejected { problems, .. } => Some((target, problems)),
         _ => None,
     });
-    let is_late = seen.clone().any(|(_, seen)| !matches!(seen, Seen::Applied { .. }));
-    if let Some((_, problems)) = rejected {
-        pictures(&with_lines(problems, own), colored, err)?;
-    } else if is_late {
-        // Nobody has taken it yet, and nobody will.
-        pictures(own, colored, err)?;
+    let all_applied = states.clone().all(|(_, state)| matches!(state, TargetState::Applied { .. }));
+    if let Some((_, problems)) = rejection {
+        print_problems(&with_lines(problems, local_problems), colored, err)?;
+    } else if !all_applied {
+        // If the file is invalid, that is why no balancer has applied it.
+        print_problems(local_problems, colored, err)?;
     }
-    let failed: &mut dyn Write = if is_late { err } else { out };
-    for (target, seen) in seen {
-        writeln!(failed, "{target}: {seen}")?;
+    let lines: &mut dyn Write = if all_applied { out } else { err };
+    for (target, state) in states {
+        writeln!(lines, "{target}: {state}")?;
     }
-    match (rejected, is_late) {
-        (Some((target, _)), _) => {
-            writeln!(failed, "lb: {target} has rejected {}", path.display())?;
-            Ok(Ended::Rejected)
+    match rejection {
+        Some((target, _)) => {
+            writeln!(lines, "lb: {target} rejected {}", path.display())?;
+            Ok(WaitOutcome::Rejected)
         }
-        (None, true) => {
-            writeln!(failed, "lb: not every balancer serves {} (hash {hash}) yet", path.display())?;
-            Ok(Ended::Late)
+        None if all_applied => Ok(WaitOutcome::Applied),
+        None => {
+            writeln!(lines, "lb: timed out before every balancer served {} (hash {hash})", path.display())?;
+            Ok(WaitOutcome::TimedOut)
         }
-        (None, false) => Ok(Ended::Applied),
     }
 }
 
-/// The same problems, with their lines where this machine has found them too.
-fn with_lines(told: &[Problem], own: &[Problem]) -> Vec<Problem> {
-    let place = |problem: &Problem| (problem.line, problem.column, problem.message.clone());
-    let find = |problem: &Problem| own.iter().find(|own| place(own) == place(problem)).unwrap_or(problem).clone();
-    told.iter().map(find).collect()
+/// The balancer's problems, with their lines where the same ones were found locally.
+fn with_lines(problems: &[Problem], local: &[Problem]) -> Vec<Problem> {
+    let key = |problem: &Problem| (problem.line, problem.column, problem.message.clone());
+    let find = |problem: &Problem| local.iter().find(|local| key(local) == key(problem)).unwrap_or(problem).clone();
+    problems.iter().map(find).collect()
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for TargetState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing(why) => f.write_str(why),
+            Self::NoResponse(reason) => f.write_str(reason),
             Self::Other { generation, hash, state } => {
                 let state = match state {
                     ConfigState::Current => "",
-                    ConfigState::Holding => ", whose new servers have not passed a check yet",
-                    ConfigState::LastGood => ", as its own file was rejected",
+                    ConfigState::Holding => "; no new server has passed a check yet",
+                    ConfigState::LastGood => "; the last good one, because its own file was rejected",
                 };
                 write!(f, "generation {generation}, hash {hash}{state}")
             }
             Self::Applied { generation } => write!(f, "applied, generation {generation}"),
-            Self::Rejected { generation, .. } => write!(f, "rejected, generation {generation} stays in force"),
+            Self::Rejected { generation, .. } => write!(f, "rejected; still serving generation {generation}"),
         }
     }
 }
 
-/// One balancer, looked at again and again.
+/// Polls one balancer.
 #[derive(Debug)]
-struct Look {
+struct Poller {
     target: Address,
-    /// What it is to serve.
+    /// The hash of the configuration to wait for.
     hash: String,
-    /// The newest record, and what was found to be in force with it.
-    last: Option<(ReloadReply, Seen)>,
-    /// When the newest record of the first look was made.
-    since: Option<String>,
+    /// The newest reload at the last poll, and the state then.
+    last: Option<(ReloadReply, TargetState)>,
+    /// When the newest reload of the first poll ended; by the balancer's clock.
+    started_at: Option<String>,
 }
 
-impl Look {
-    /// Until it serves the file or has rejected it. Whatever is seen is told to `note`.
-    async fn until_decided(&mut self, note: impl Fn(Seen)) -> Ended {
+impl Poller {
+    /// Polls until the balancer serves the configuration or has rejected it, and stores each state.
+    async fn poll_until_decided(&mut self, store: impl Fn(TargetState)) -> WaitOutcome {
         let mut pause = PAUSES.0;
         loop {
-            let now = self.look().await.unwrap_or_else(|error| {
-                // It may be another process the next time.
+            let state = self.poll().await.unwrap_or_else(|error| {
+                // Another process may respond the next time.
                 self.last = None;
-                Seen::Nothing(error.to_string())
+                TargetState::NoResponse(error.to_string())
             });
-            let decided = match now {
-                Seen::Applied { .. } => Some(Ended::Applied),
-                Seen::Rejected { .. } => Some(Ended::Rejected),
-                Seen::Nothing(_) | Seen::Other { .. } => None,
+            let outcome = match state {
+                TargetState::Applied { .. } => Some(WaitOutcome::Applied),
+                TargetState::Rejected { .. } => Some(WaitOutcome::Rejected),
+                TargetState::NoResponse(_) | TargetState::Other { .. } => None,
             };
-            note(now);
-            if let Some(decided) = decided {
-                return decided;
+            store(state);
+            if let Some(outcome) = outcome {
+                return outcome;
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(PAUSES.1);
         }
     }
 
-    /// The record says whether there is anything new, and costs little however many servers there are.
-    async fn look(&mut self) -> Result<Seen, QueryError> {
-        let ReloadsReply { reloads } = get(&self.target, &format!("/api/reloads?limit={RECORDS}")).await?;
-        let since = self.since.get_or_insert_with(|| reloads.first().map_or(String::new(), |newest| newest.at.clone()));
-        let rejected = rejected(&reloads, &self.hash, since);
-        if let (Some(newest), Some((known, seen))) = (reloads.first(), &self.last)
-            && newest == known
-            && !matches!(seen, Seen::Other { state: ConfigState::Holding, .. })
+    /// Reads the record first, because `/api/config` is large with many servers and changes only with the record.
+    async fn poll(&mut self) -> Result<TargetState, QueryError> {
+        let ReloadsReply { reloads } = get(&self.target, &format!("/api/reloads?limit={RELOADS}")).await?;
+        let newest_at = || reloads.first().map_or(String::new(), |newest| newest.at.clone());
+        let started_at = self.started_at.get_or_insert_with(newest_at);
+        let rejection = rejection(&reloads, &self.hash, started_at);
+        if let (Some(newest), Some((last, state))) = (reloads.first(), &self.last)
+            && newest == last
+            && !matches!(state, TargetState::Other { state: ConfigState::Holding, .. })
         {
-            return Ok(seen.clone());
+            return Ok(state.clone());
         }
         let ConfigReply { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
-        let seen = match rejected {
-            _ if hash == self.hash && state != ConfigState::Holding => Seen::Applied { generation },
+        let state = match rejection {
+            _ if hash == self.hash && state != ConfigState::Holding => TargetState::Applied { generation },
             Some(ReloadReply { generation, problems, .. }) if hash != self.hash => {
-                Seen::Rejected { generation: *generation, problems: problems.clone() }
+                TargetState::Rejected { generation: *generation, problems: problems.clone() }
             }
-            _ => Seen::Other { generation, hash, state },
+            _ => TargetState::Other { generation, hash, state },
         };
-        self.last = reloads.into_iter().next().map(|newest| (newest, seen.clone()));
-        Ok(seen)
+        self.last = reloads.into_iter().next().map(|newest| (newest, state.clone()));
+        Ok(state)
     }
 }
 
-/// The record that says that this content was rejected: the newest of all, which is of what the
-/// balancer's file is now, or one made after `since`. An older one may be of a time when something
-/// else stood in the way.
-fn rejected<'a>(newest_first: &'a [ReloadReply], hash: &str, since: &str) -> Option<&'a ReloadReply> {
-    let counts = newest_first.iter().enumerate().filter(|(place, reload)| *place == 0 || *reload.at > *since);
-    let mut own = counts.map(|(_, reload)| reload).filter(|reload| reload.hash == hash);
-    own.next().filter(|reload| reload.outcome == Outcome::Rejected)
+/// The reload that rejected this content: the newest of all, because that is about the balancer's present file, or one
+/// after `started_at`. An older rejection may have had a reason that no longer applies, such as a guard.
+fn rejection<'a>(newest_first: &'a [ReloadReply], hash: &str, started_at: &str) -> Option<&'a ReloadReply> {
+    let counts = |(index, reload): &(usize, &ReloadReply)| *index == 0 || *reload.at > *started_at;
+    let mut of_content =
+        newest_first.iter().enumerate().filter(counts).map(|(_, reload)| reload).filter(|reload| reload.hash == hash);
+    of_content.next().filter(|reload| reload.outcome == Outcome::Rejected)
 }
 
 #[cfg(test)]
@@ -223,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_rejected_now_counts() {
+    fn only_a_recent_rejection_counts() {
         let reloads = |records: &[(&str, &str, &str)]| -> Vec<ReloadReply> {
             let record = |(hash, outcome, at): &(&str, &str, &str)| {
                 let record = json!({
@@ -244,7 +245,7 @@ mod tests {
             (&[], false),
         ];
         for (records, expected) in cases {
-            assert_eq!(rejected(&reloads(records), "ours", "5").is_some(), expected, "{records:?}");
+            assert_eq!(rejection(&reloads(records), "ours", "5").is_some(), expected, "{records:?}");
         }
     }
 }

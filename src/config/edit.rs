@@ -1,7 +1,15 @@
-//! Edits of servers in the text of the files: what an edit is not about stays as it is, byte for byte.
+//! Edits one server in the text of the configuration and leaves every other byte as it is.
 //!
-//! The text is cut and joined where the parser says that things stand, and never written anew from
-//! what was parsed: `toml_edit`, which does that, loses the line ends of Windows.
+//! The text is patched at the places that the parser reports. `toml_edit` was tried instead. It reprints the document and
+//! so changes parts of the file that have nothing to do with the edit:
+//!
+//! - Dotted keys such as `timeouts.connect`, `limits.headers`, `timeouts.idle` are regrouped by table, with their comments.
+//! - All headers of an array are spelled like the first: `[[ server ]]` becomes `[[server]]`, `[[pool."api".server]]`
+//!   becomes `[[pool.api.server]]`.
+//! - Carriage returns are dropped, and a missing final newline is added.
+//!
+//! Uniform line ends could be restored afterwards, but not mixed ones, the order or the spelling. The test
+//! `layouts_that_toml_edit_rewrites_are_kept` has an example of each.
 
 mod inline;
 mod table;
@@ -10,56 +18,49 @@ mod text;
 use std::ops::Range;
 
 use crate::config::file::Env;
-use crate::config::file::places::{Places, Said, ServerPlace, places};
+use crate::config::file::places::{Places, Scalar, ServerPlace, places};
 use crate::config::problem::{Fault, Problem};
 use crate::config::source::SourceFile;
 use crate::config::{DEFAULT_POOL, defaults, suggest, values};
 
-/// What is wanted of a server.
+/// An edit of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    /// The server's name.
     pub server: String,
-    /// Its pool. Left out, a new server goes to the default pool, and another is looked for in all.
+    /// If absent, a new server goes to the default pool, and an existing one is looked up in all pools.
     pub pool: Option<String>,
-    /// What is to happen.
-    pub what: What,
+    pub action: EditAction,
 }
 
-/// What is to happen to a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// It is added, beside the last one of its pool.
-    Add(New),
-    /// It is removed, with the comments that touch it.
+pub enum EditAction {
+    /// Adds the server after the last one of its pool.
+    Add(NewServer),
+    /// Removes the server and the comments that touch it.
     Remove,
-    /// It is enabled or disabled.
-    Enable(bool),
-    /// It gets another weight.
-    Weight(u32),
+    SetEnabled(bool),
+    SetWeight(u32),
 }
 
-/// A server that is to be added.
+/// The keys of a server to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct New {
+pub struct NewServer {
     /// As typed.
     pub address: String,
-    /// Written only if it is given.
+    /// Written only if present.
     pub weight: Option<u32>,
-    /// Written only if it is disabled.
+    /// Written only if false.
     pub enabled: bool,
 }
 
-/// What came of an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EditOutcome {
-    /// The files say so already, in these words.
-    Same(String),
-    /// One file is to be another.
-    Text {
+    /// The files already say so; the message for the user.
+    Unchanged(String),
+    /// One file gets new contents.
+    Changed {
         /// The file's index.
         file: usize,
-        /// All that is to be in it.
         bytes: Vec<u8>,
     },
 }
@@ -67,148 +68,160 @@ pub enum EditOutcome {
 /// Why an edit cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EditError {
-    /// It makes no sense.
+    /// The edit does not fit the files.
     Fault(Fault),
-    /// A file is no TOML.
+    /// A file is not TOML.
     Problems(Vec<Problem>),
 }
 
-/// Pieces of a text, each with what is to stand there instead.
-type Cuts = Vec<(Range<usize>, String)>;
+/// Parts of a text and their replacements.
+type Patches = Vec<(Range<usize>, String)>;
 
-/// Edits the text of one of the files, of which the main one is the first.
+/// Edits the text of one of the files, of which the main one is first.
 ///
 /// # Errors
-/// When there is no such server, or one too many, or a file cannot be read. Whether what comes out
-/// is a good configuration is for the caller to see.
+/// If the server does not exist or is ambiguous, or a file is not TOML. The caller checks whether the result is a valid
+/// configuration.
 pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<EditOutcome, EditError> {
     values::name(&edit.server).map_err(EditError::Fault)?;
     let places = places(files, env).map_err(EditError::Problems)?;
-    let (file, cuts) = match &edit.what {
-        What::Add(new) => match add(&places, files, edit, new)? {
-            Ok(cut) => cut,
-            Err(same) => return Ok(EditOutcome::Same(same)),
-        },
-        what => {
+    let patched = match &edit.action {
+        EditAction::Add(new) => add(&places, files, edit, new)?,
+        EditAction::Remove => {
             let server = find(&places, files, edit)?;
             let text = text_of(files, server.file);
-            let cuts = match *what {
-                What::Enable(enabled) => set(text, server, "enabled", Said::Boolean(enabled), Said::Boolean(true)),
-                What::Weight(weight) => {
-                    let integer = |weight: u32| Said::Integer(weight.into());
-                    set(text, server, "weight", integer(weight), integer(defaults::WEIGHT))
-                }
-                What::Remove | What::Add(_) => Some(match text::is_inline(text, server) {
-                    true => inline::remove(text, server, &places),
-                    false => table::remove(text, server, &places.ends[server.file]),
-                }),
+            let patches = match text::is_inline(text, server) {
+                true => inline::remove(text, server, &places),
+                false => table::remove(text, server, &places.value_ends[server.file]),
             };
-            let Some(cuts) = cuts else {
-                return Ok(EditOutcome::Same(already(server, what)));
-            };
-            (server.file, cuts)
+            Ok((server.file, patches))
+        }
+        EditAction::SetEnabled(enabled) => {
+            let server = find(&places, files, edit)?;
+            let state = if *enabled { "enabled" } else { "disabled" };
+            set(files, server, "enabled", Scalar::Boolean(*enabled), Scalar::Boolean(true))
+                .ok_or_else(|| format!("server {}/{}: already {state}", server.pool, server.name))
+        }
+        EditAction::SetWeight(weight) => {
+            let server = find(&places, files, edit)?;
+            set(files, server, "weight", integer(*weight), integer(defaults::WEIGHT))
+                .ok_or_else(|| format!("server {}/{}: weight is already {weight}", server.pool, server.name))
         }
     };
-    Ok(EditOutcome::Text { file, bytes: text::apply(text_of(files, file), cuts).into_bytes() })
-}
-
-/// Sets a key, unless it says so already.
-fn set(text: &str, server: &ServerPlace, name: &str, to: Said, default: Said) -> Option<Cuts> {
-    let is = match server.key(name) {
-        None => Some(default),
-        Some(key) => key.is.clone(),
-    };
-    if is.as_ref() == Some(&to) {
-        return None;
-    }
-    let value = match to {
-        Said::Boolean(value) => value.to_string(),
-        Said::Integer(value) => value.to_string(),
-        Said::Text(value) => text::quoted(&value),
-    };
-    Some(match server.key(name) {
-        Some(key) => vec![(key.value.clone(), value)],
-        None if text::is_inline(text, server) => inline::set(server, name, &value),
-        None => table::set(text, server, name, &value),
+    Ok(match patched {
+        Ok((file, patches)) => {
+            EditOutcome::Changed { file, bytes: text::apply(text_of(files, file), patches).into_bytes() }
+        }
+        Err(message) => EditOutcome::Unchanged(message),
     })
 }
 
-fn already(server: &ServerPlace, what: &What) -> String {
-    let state = match what {
-        What::Enable(true) => "enabled".to_owned(),
-        What::Enable(false) => "disabled".to_owned(),
-        What::Weight(weight) => format!("weight {weight}"),
-        What::Add(_) | What::Remove => "as wanted".to_owned(),
-    };
-    format!("server {}/{}: {state} already", server.pool, server.name)
+fn integer(weight: u32) -> Scalar {
+    Scalar::Integer(weight.into())
 }
 
-/// What to cut, or in which words the server is there already.
-type Added = Result<(usize, Cuts), String>;
+/// Sets a key; `None` if it already has that value, be it by default.
+fn set(
+    files: &[SourceFile],
+    server: &ServerPlace,
+    name: &str,
+    new: Scalar,
+    default: Scalar,
+) -> Option<(usize, Patches)> {
+    let current = match server.key(name) {
+        None => Some(default),
+        Some(key) => key.scalar.clone(),
+    };
+    if current.as_ref() == Some(&new) {
+        return None;
+    }
+    let text = text_of(files, server.file);
+    let value = match new {
+        Scalar::Boolean(value) => value.to_string(),
+        Scalar::Integer(value) => value.to_string(),
+        Scalar::String(value) => text::quoted(&value),
+    };
+    let patches = match server.key(name) {
+        Some(key) => vec![(key.value.clone(), value)],
+        None if text::is_inline(text, server) => inline::set(server, name, &value),
+        None => table::set(text, server, name, &value),
+    };
+    Some((server.file, patches))
+}
 
-fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<Added, EditError> {
+/// A file's index and its patches, or the message that there is nothing to do.
+type Patched = Result<(usize, Patches), String>;
+
+fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &NewServer) -> Result<Patched, EditError> {
     let pool = edit.pool.as_deref().unwrap_or(DEFAULT_POOL);
     values::name(pool).map_err(EditError::Fault)?;
-    let address = values::server_address(&new.address).map_err(EditError::Fault)?;
-    if let Some(there) = places.servers.iter().find(|server| server.pool == pool && server.name == edit.server) {
-        let is = |name: &str, default: Said| there.key(name).map_or(Some(default), |key| key.is.clone());
-        let at = match is("address", Said::Text(String::new())) {
-            Some(Said::Text(text)) => values::server_address(&text).ok(),
-            _ => None,
-        };
-        let weight = Said::Integer(new.weight.unwrap_or(defaults::WEIGHT).into());
-        let same = at == Some(address)
-            && is("weight", Said::Integer(defaults::WEIGHT.into())) == Some(weight)
-            && is("enabled", Said::Boolean(true)) == Some(Said::Boolean(new.enabled));
-        if same {
-            return Ok(Err(format!("server {pool}/{}: there already", edit.server)));
+    values::server_address(&new.address).map_err(EditError::Fault)?;
+    let name = &edit.server;
+    if let Some(existing) = places.servers.iter().find(|server| server.pool == pool && server.name == *name) {
+        if is_same(existing, new) {
+            return Ok(Err(format!("server {pool}/{name}: already exists")));
         }
-        let server = &edit.server;
         return Err(EditError::Fault(
-            Fault::new(format!("pool `{pool}` has a server `{server}` already, {}", location(files, there))).hint(
-                format!("change it with `lb server weight|enable|disable {server}`, or give this one another name"),
-            ),
+            Fault::new(format!("pool `{pool}` already has a server `{name}`, {}", location(files, existing)))
+                .hint(format!("change it with `lb server weight|enable|disable {name}`, or choose another name")),
         ));
     }
     if let Some(last) = places.servers.iter().rev().find(|server| server.pool == pool) {
         let text = text_of(files, last.file);
-        let cuts = match text::is_inline(text, last) {
-            true => inline::add(text, last, &edit.server, new),
-            false => table::add(text, last, &places.ends[last.file], &edit.server, new),
+        let patches = match text::is_inline(text, last) {
+            true => inline::add(text, last, name, new),
+            false => table::add(text, last, &places.value_ends[last.file], name, new),
         };
-        return Ok(Ok((last.file, cuts)));
+        return Ok(Ok((last.file, patches)));
     }
-    if let Some(empty) = places.empty.iter().find(|empty| empty.pool == pool) {
-        let at = empty.span.start + 1;
-        return Ok(Ok((empty.file, vec![(at..at, inline::first(&edit.server, new))])));
+    if let Some(empty) = places.empty_arrays.iter().find(|empty| empty.pool == pool) {
+        let start = empty.span.start + 1;
+        return Ok(Ok((empty.file, vec![(start..start, inline::first(name, new))])));
     }
-    // A new pool is welcome, a mistyped one is not.
-    let known = places.servers.iter().map(|server| server.pool.as_str());
-    if pool != DEFAULT_POOL
-        && let Some(meant) = suggest::closest(pool, known)
-    {
-        return Err(EditError::Fault(
+    reject_mistyped_pool(pool, places)?;
+    Ok(Ok((0, table::append(text_of(files, 0), pool, name, new))))
+}
+
+/// Whether a server already has the keys of the one to be added.
+fn is_same(existing: &ServerPlace, new: &NewServer) -> bool {
+    let scalar = |name: &str, default: Scalar| existing.key(name).map_or(Some(default), |key| key.scalar.clone());
+    let address = match scalar("address", Scalar::String(String::new())) {
+        Some(Scalar::String(text)) => values::server_address(&text).ok(),
+        _ => None,
+    };
+    address.is_some()
+        && address == values::server_address(&new.address).ok()
+        && scalar("weight", integer(defaults::WEIGHT)) == Some(integer(new.weight.unwrap_or(defaults::WEIGHT)))
+        && scalar("enabled", Scalar::Boolean(true)) == Some(Scalar::Boolean(new.enabled))
+}
+
+/// An edit may create a pool, unless its name looks like a misspelling of an existing one.
+fn reject_mistyped_pool(pool: &str, places: &Places) -> Result<(), EditError> {
+    let existing = places.servers.iter().map(|server| server.pool.as_str());
+    match suggest::closest(pool, existing) {
+        Some(similar) if pool != DEFAULT_POOL => Err(EditError::Fault(
             Fault::new(format!("there is no pool `{pool}`"))
-                .hint(format!("did you mean `{meant}`? If not, write its first `[[pool.{pool}.server]]` yourself")),
-        ));
+                .hint(format!("did you mean `{similar}`? If not, add the first `[[pool.{pool}.server]]` by hand")),
+        )),
+        _ => Ok(()),
     }
-    Ok(Ok((0, table::append(text_of(files, 0), pool, &edit.server, new))))
 }
 
 /// The one server that an edit is about.
 fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a ServerPlace, EditError> {
     let name = edit.server.as_str();
     let in_pool = |server: &&ServerPlace| edit.pool.as_ref().is_none_or(|pool| *pool == server.pool);
-    let found: Vec<&ServerPlace> = places.servers.iter().filter(in_pool).filter(|server| server.name == name).collect();
-    let fault = match found.as_slice() {
+    let candidates = places.servers.iter().filter(in_pool);
+    let matches: Vec<&ServerPlace> = candidates.clone().filter(|server| server.name == name).collect();
+    let fault = match matches.as_slice() {
         [server] => return Ok(server),
         [] => {
-            let whose = edit.pool.as_ref().map_or_else(String::new, |pool| format!(" in pool `{pool}`"));
-            let fault = Fault::new(format!("there is no server `{name}`{whose}"));
-            let known: Vec<&str> = places.servers.iter().filter(in_pool).map(|server| server.name.as_str()).collect();
-            match known.is_empty() {
-                true => fault.hint("`lb server list` tells which there are"),
-                false => fault.hint(suggest::hint(name, known)),
+            let pool = edit.pool.as_ref().map_or_else(String::new, |pool| format!(" in pool `{pool}`"));
+            let fault = Fault::new(format!("there is no server `{name}`{pool}"));
+            let names: Vec<&str> = candidates.map(|server| server.name.as_str()).collect();
+            match names.is_empty() {
+                true => fault.hint("`lb server list` shows all servers"),
+                false => fault.hint(suggest::hint(name, names)),
             }
         }
         [first, second, ..] if first.pool == second.pool => Fault::new(format!(
@@ -217,23 +230,22 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
             location(files, first),
             location(files, second)
         ))
-        .hint("give one of them another name"),
+        .hint("rename one of them"),
         [first, ..] => {
-            let pools: Vec<String> = found.iter().map(|server| format!("`{}`", server.pool)).collect();
-            Fault::new(format!("pools {} have a server `{name}` each", pools.join(", ")))
-                .hint(format!("say which one is meant: `--pool {}`", first.pool))
+            let pools: Vec<String> = matches.iter().map(|server| format!("`{}`", server.pool)).collect();
+            Fault::new(format!("pools {} each have a server `{name}`", pools.join(", ")))
+                .hint(format!("name the pool: `--pool {}`", first.pool))
         }
     };
     Err(EditError::Fault(fault))
 }
 
-/// Where a server stands, in words.
 fn location(files: &[SourceFile], server: &ServerPlace) -> String {
     let line = text_of(files, server.file)[..server.span.start].matches('\n').count() + 1;
     format!("on line {line} of {}", files[server.file].path.display())
 }
 
-/// The text of a file that was parsed, so it is one.
+/// The text of a file that was parsed, so that it is valid UTF-8.
 fn text_of(files: &[SourceFile], file: usize) -> &str {
     files.get(file).and_then(|file| str::from_utf8(&file.bytes).ok()).unwrap_or_default()
 }

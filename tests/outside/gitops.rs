@@ -62,7 +62,7 @@ fn a_change_is_checked_and_planned_for_every_balancer() {
     fs::write(&path, file(&server, 2, "")).unwrap();
     let ran = check(&both, false);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
-    for part in ["lb.toml: fine (", "server default/a: weight 1 -> 2", "no change: it is what runs"] {
+    for part in ["lb.toml: valid (", "server default/a: weight 1 -> 2", "no changes: already running"] {
         assert!(ran.out.contains(part), "{part} in {}", ran.out);
     }
     assert!(check(&both, true).out.contains("::notice file="));
@@ -135,7 +135,7 @@ fn a_file_can_be_read_from_standard_input() {
     let lb = Lb::start_file(&file(&server, 1, ""));
     let admin = lb.admin.to_string();
     let ran = run_with_input(&["check", "-"], &file(&server, 1, ""));
-    assert_eq!((ran.code, ran.out.starts_with("<stdin>: fine (1 server")), (Some(0), true), "{ran:#?}");
+    assert_eq!((ran.code, ran.out.starts_with("<stdin>: valid (1 server")), (Some(0), true), "{ran:#?}");
     let ran = run_with_input(&["check", "-", "--format", "json"], &file(&server, 1, "wieght = 1\n"));
     let report = ran.json();
     assert_eq!((ran.code, &report["file"], &report["fine"]), (Some(1), &json!("<stdin>"), &json!(false)));

@@ -44,10 +44,14 @@ fn the_same_content_is_no_change_however_it_is_written() {
     let scene = Scene::new(NO_CHECKS);
     let same = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 3)]);
     let ran = scene.plan(&same, "text");
-    let expected = "new.toml: no change: it is what runs at ADMIN (generation 1)\n";
+    let expected = "new.toml: no changes: already running at ADMIN (generation 1)\n";
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), expected, ""));
     let ran = scene.plan(&(same + "# more\n"), "text");
-    assert_eq!((ran.code, ran.out.contains("no change to what runs at ADMIN")), (Some(0), true), "{ran:#?}");
+    assert_eq!(
+        (ran.code, ran.out.contains("only the formatting differs from the configuration running at ADMIN")),
+        (Some(0), true),
+        "{ran:#?}"
+    );
 }
 
 #[test]
@@ -55,16 +59,16 @@ fn changes_have_the_words_of_the_record_and_the_share_of_each_server() {
     let scene = Scene::new(NO_CHECKS);
     let text = servers(&[("a", scene.a.address, 1), ("c", scene.b.address, 1)]);
     let expected = "\
-new.toml: 3 changes to what runs at ADMIN (generation 1)
+new.toml: 3 changes to the configuration running at ADMIN (generation 1)
   server default/a: disabled
   server default/b: removed
   server default/c: added (ADDRESS, weight 1)
 
-share of new requests, by what servers' checks say now:
+share of new requests, with the current health of the servers:
   SERVER     BEFORE   AFTER
   default/a   25.0%    0.0%  disabled
   default/c       -  100.0%
-  default/b   75.0%       -  removed; its open requests finish
+  default/b   75.0%       -  removed; open requests finish
 ";
     // Disables the first server.
     let disabled = text.replacen("weight = 1\n", "weight = 1\nenabled = false\n", 1);
@@ -92,7 +96,7 @@ fn shares_depend_on_current_health() {
     let expected = [
         [&json!(1.0), &json!(0.5), &Value::Null],
         [&json!(0.0), &json!(0.0), &json!("its checks fail")],
-        [&Value::Null, &json!(0.5), &json!("new: as soon as its first check has passed")],
+        [&Value::Null, &json!(0.5), &json!("new: once its first check has passed")],
     ];
     assert_eq!(shares.collect::<Vec<_>>(), expected);
 }
@@ -104,7 +108,7 @@ fn a_file_that_the_balancer_would_reject_exits_with_1() {
     let none = servers(&[("c", scene.a.address, 1)]);
     let ran = scene.plan(&none, "text");
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    for part in ["server default/a: removed", "removes or disables 2 of the 2", "would refuse it"] {
+    for part in ["server default/a: removed", "removes or disables 2 of the 2", "would reject it"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
@@ -148,7 +152,7 @@ fn an_unreachable_balancer_or_bad_usage_exits_with_2() {
 fn github_shows_the_changes_beside_the_file() {
     let scene = Scene::new(NO_CHECKS);
     let ran = scene.plan(&servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 1)]), "github");
-    let expected = "::notice file=new.toml,title=lb plan::1 change to what runs at ADMIN (generation 1)%0A\
+    let expected = "::notice file=new.toml,title=lb plan::1 change to the configuration running at ADMIN (generation 1)%0A\
                     server default/b: weight 3 -> 1%0Ashare of default/a: 25.0%25 -> 50.0%25%0A\
                     share of default/b: 75.0%25 -> 50.0%25\n";
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), expected));
@@ -162,8 +166,8 @@ fn effects_beyond_the_changes_are_noted() {
     let out = scene.plan(&all_new, "text").out;
     assert!(out.contains("all servers of pool default are new") && out.contains("at most 10s"), "{out}");
     let out = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
-    assert!(out.contains("whether its new addresses can be listened on shows only there"), "{out}");
+    assert!(out.contains("whether the new addresses can be bound is known only when"), "{out}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";
     let ran = scene.plan(&disabled, "text");
-    assert_eq!((ran.code, ran.out.contains("they would be answered 503")), (Some(0), true), "{ran:#?}");
+    assert_eq!((ran.code, ran.out.contains("its requests would get 503")), (Some(0), true), "{ran:#?}");
 }

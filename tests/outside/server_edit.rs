@@ -57,12 +57,12 @@ fn each_command_prints_its_change() {
     let with_b = |more: &str| FILE.replace("large\r\n", &format!("large\r\n{b}{more}"));
     for (arguments, out, expected) in [
         ("weight a 2", "server default/a: weight 6 -> 2\n", FILE.replace("= 6 ", "= 2 ")),
-        ("weight a 2", "server default/a: weight 2 already\n", FILE.replace("= 6 ", "= 2 ")),
+        ("weight a 2", "server default/a: weight is already 2\n", FILE.replace("= 6 ", "= 2 ")),
         ("weight a 6", "server default/a: weight 2 -> 6\n", FILE.to_owned()),
         ("add b b.example:80", "server default/b: added (b.example:80, weight 1)\n", with_b("")),
-        ("add b b.example:80", "server default/b: there already\n", with_b("")),
+        ("add b b.example:80", "server default/b: already exists\n", with_b("")),
         ("disable b", "server default/b: disabled\n", with_b("enabled = false\r\n")),
-        ("disable b", "server default/b: disabled already\n", with_b("enabled = false\r\n")),
+        ("disable b", "server default/b: already disabled\n", with_b("enabled = false\r\n")),
         ("enable b --pool default", "server default/b: enabled\n", with_b("enabled = true\r\n")),
         ("remove b", "server default/b: removed\n", FILE.to_owned()),
     ] {
@@ -95,7 +95,7 @@ fn an_edit_that_lb_would_reject_is_not_written() {
         (FILE, "remove a", 1, "pool `default` has no server"),
         (FILE, "disable a", 1, "has no enabled server"),
         (&three, "remove b", 1, "removes or disables 1 of the 3 enabled servers"),
-        (FILE, "add a b:1", 1, "pool `default` has a server `a` already, on line 5 of lb.toml"),
+        (FILE, "add a b:1", 1, "pool `default` already has a server `a`, on line 5 of lb.toml"),
         (FILE, "add b b", 1, "`b` is not an address: it has no port"),
         (FILE, "add b! b:1", 1, "`b!` is not a name"),
         (FILE, "remove A", 1, "there is no server `A` (did you mean `a`?)"),
@@ -121,7 +121,7 @@ fn a_bad_file_can_be_corrected() {
     let directory = directory(&FILE.replace("= 6 ", "= 6000 "));
     assert_eq!(server(directory.path(), "add b b:1").0, 1);
     let (code, out, _) = server(directory.path(), "weight a 6");
-    assert_eq!((code, out.as_str()), (0, "lb.toml is a good configuration again\n"));
+    assert_eq!((code, out.as_str()), (0, "lb.toml is valid again\n"));
     assert_eq!(fs::read_to_string(directory.path().join("lb.toml")).unwrap(), FILE);
 }
 
@@ -201,7 +201,7 @@ fn a_mount_point_is_written_in_place() {
     ] {
         let (code, out, error) = outcome(&mounted(script).unwrap());
         assert_eq!((code, out.as_str()), (0, expected), "{error}");
-        assert!(error.contains("cannot be replaced where it is, so it was written over"), "{error}");
+        assert!(error.contains("cannot be replaced; it was overwritten in place"), "{error}");
         assert_eq!(fs::read_to_string(&file).unwrap(), FILE.replace("= 6 ", &format!("= {weight} ")));
         assert_eq!((names(inside.path()), names(outside.path())), (vec!["lb.toml".into()], vec!["lb.toml".into()]));
     }
@@ -209,7 +209,7 @@ fn a_mount_point_is_written_in_place() {
     let (code, _, error) =
         outcome(&mounted("cp \"$2\" \"$2.new\" && mv \"$2.new\" \"$2\" && \"$0\" server weight a 8").unwrap());
     assert_eq!(code, 1, "{error}");
-    assert!(error.contains("was replaced or deleted where it is mounted from"), "{error}");
+    assert!(error.contains("was replaced or deleted at its source"), "{error}");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn an_edit_can_be_waited_for() {
     // A value that the file has already may not be applied yet, so the command waits too.
     let (code, out, _) = server(path.parent().unwrap(), &format!("weight a 7 {admin}"));
     assert!(
-        code == 0 && out.starts_with("server default/a: weight 7 already\n") && out.contains("generation 2"),
+        code == 0 && out.starts_with("server default/a: weight is already 7\n") && out.contains("generation 2"),
         "{out}"
     );
     // Without an edit there is no wait.

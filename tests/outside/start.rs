@@ -131,7 +131,7 @@ fn lb_check_has_formats_for_people_programs_and_ci() {
         assert_eq!(output.status.code(), Some(code));
         assert_eq!(stdout(&output).starts_with("::error file=lb.toml,line=8,col=1,"), code == 1);
     }
-    assert!(stdout(&lb(good.path(), &["check"])).contains("fine (1 server in 1 pool"));
+    assert!(stdout(&lb(good.path(), &["check"])).contains("valid (1 server in 1 pool"));
     let text = stdout(&lb(bad.path(), &["check"]));
     assert!(text.contains("8 | wieght = 1\n  | ^^^^^^"), "{text}");
 }

@@ -29,7 +29,7 @@ fn the_status_fits_a_terminal() {
         format!("generation 1 at {}, applied ", lb.admin),
         format!("hash {hash}"),
         format!("listener 127.0.0.1:0 ({}): ", lb.address()),
-        "pool default: weighted-round-robin, 0 open of 1 requests".to_owned(),
+        "pool default: weighted-round-robin, 1 request, 0 open".to_owned(),
         "last check failed ".to_owned(),
     ] {
         assert!(ran.out.contains(&part), "{part} in\n{}", ran.out);
@@ -59,7 +59,7 @@ fn each_problem_of_a_rejected_edit_has_a_line() {
     for part in [
         "warning: last_good: the balancer's file was rejected",
         "last reload rejected ",
-        "generation 1 stays in force",
+        "still serving generation 1",
         "/lb.toml:9:1: unknown key `wieght` in [[server]] (did you mean `weight`?)\n",
         "/lb.toml:10:11: ",
     ] {

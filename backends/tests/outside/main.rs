@@ -1,4 +1,4 @@
-//! The demo server as its users meet it: over sockets, and as a process.
+//! Tests of the demo server from outside: over sockets, and as a process.
 
 mod process;
 mod server;

@@ -16,7 +16,7 @@ fn demo_server(arguments: &[&str]) -> Command {
     command
 }
 
-/// Ends with the test, however that ends.
+/// Killed when the test ends, even if it fails.
 struct Process(Child);
 
 impl Drop for Process {
@@ -27,7 +27,7 @@ impl Drop for Process {
 }
 
 #[test]
-fn serves_until_it_is_told_to_end() {
+fn it_serves_until_a_signal_stops_it() {
     let mut command = demo_server(&["--address", "127.0.0.1:0"]);
     let mut process = Process(command.env("NAME", "server7").spawn().expect("start"));
     let mut lines = BufReader::new(process.0.stderr.take().expect("stderr"));
@@ -38,13 +38,13 @@ fn serves_until_it_is_told_to_end() {
     let healthy = demo_server(&["healthcheck"]).env("ADDRESS", address).status().expect("run");
     assert_eq!(healthy.code(), Some(0));
 
-    // The shell's own `kill`: not every machine has a program for it.
+    // The shell's built-in `kill`, because not every machine has the program.
     let kill = format!("kill -TERM {}", process.0.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh").success());
     assert_eq!(process.0.wait().expect("wait").code(), Some(0));
     let mut rest = String::new();
     lines.read_to_string(&mut rest).expect("read");
-    assert_eq!(rest, "", "nothing more to say");
+    assert_eq!(rest, "", "nothing else is printed");
 
     let output = demo_server(&["healthcheck", "--address", address]).output().expect("run");
     assert_eq!(output.status.code(), Some(1));
@@ -53,7 +53,7 @@ fn serves_until_it_is_told_to_end() {
 }
 
 #[test]
-fn bad_flags_are_errors() {
+fn invalid_flags_are_errors() {
     let cases: [(&[&str], i32, &str); 3] = [
         (&["--address", "nowhere"], 2, "nowhere"),
         (&["--address", "127.0.0.1:0", "--name", "two words"], 1, "`two words`"),

@@ -1,4 +1,4 @@
-//! The demo server from outside: what it answers, and how it ends.
+//! The demo server from outside: its responses and its shutdown.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -9,18 +9,18 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{ANYWHERE, Running, soon};
+use crate::support::{ANYWHERE, RunningServer, soon};
 
-async fn server1() -> Running {
-    Running::start(Options::new("server1", ANYWHERE)).await
+async fn server1() -> RunningServer {
+    RunningServer::start(Options::new("server1", ANYWHERE)).await
 }
 
 #[tokio::test]
-async fn answers_its_name_and_what_it_saw() {
+async fn a_response_has_the_servers_name_and_describes_the_request() {
     let server = server1().await;
-    let fields = [("x-forwarded-for", "192.0.2.7"), ("x-request-id", "r-1"), ("cookie", "secret")];
+    let headers = [("x-forwarded-for", "192.0.2.7"), ("x-request-id", "r-1"), ("cookie", "secret")];
 
-    let reply = server.get_with("/any/path?q=1", &fields).await;
+    let reply = server.get_with("/any/path?q=1", &headers).await;
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.headers["x-served-by"], "server1");
     assert_eq!(reply.body.split_whitespace().next(), Some("server1"));
@@ -28,7 +28,7 @@ async fn answers_its_name_and_what_it_saw() {
     let expected = ["GET /any/path", "requests: 1", "x-forwarded-for: 192.0.2.7", "x-request-id: r-1"];
     assert_eq!(rest, expected);
 
-    let accept = [fields[0], fields[1], ("accept", "text/html, application/json;q=0.9")];
+    let accept = [headers[0], headers[1], ("accept", "text/html, application/json;q=0.9")];
     let reply = server.get_with("/", &accept).await;
     assert_eq!(reply.headers["content-type"], "application/json");
     let page: Value = serde_json::from_str(&reply.body).expect("JSON");
@@ -40,7 +40,7 @@ async fn answers_its_name_and_what_it_saw() {
 }
 
 #[tokio::test]
-async fn health_fails_when_told_to() {
+async fn health_checks_can_be_made_to_fail() {
     let server = server1().await;
     assert_eq!(server.get("/health").await.status, StatusCode::OK);
     healthcheck(server.address).await.expect("healthy");
@@ -53,18 +53,18 @@ async fn health_fails_when_told_to() {
     assert_eq!(server.post("/health/pass", "").await.status, StatusCode::OK);
     healthcheck(server.address).await.expect("healthy again");
 
-    let refused = server.get("/health/fail").await;
-    assert_eq!(refused.status, StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(refused.headers["allow"], "POST, PUT");
+    let not_allowed = server.get("/health/fail").await;
+    assert_eq!(not_allowed.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(not_allowed.headers["allow"], "POST, PUT");
     healthcheck(server.address).await.expect("a GET changes nothing");
 
     let address = server.address;
     soon(server.stop()).await.expect("no panic");
-    healthcheck(address).await.expect_err("nobody listens");
+    healthcheck(address).await.expect_err("the listener is closed");
 }
 
 #[tokio::test]
-async fn metrics_tell_memory_and_requests() {
+async fn metrics_have_memory_and_requests() {
     let server = server1().await;
     for path in ["/", "/health", "/metrics", "/a"] {
         server.get(path).await;
@@ -77,11 +77,11 @@ async fn metrics_tell_memory_and_requests() {
 }
 
 #[tokio::test]
-async fn slow_takes_its_time() {
+async fn slow_waits_as_long_as_asked() {
     let server = server1().await;
-    let began = Instant::now();
+    let start = Instant::now();
     let reply = server.get("/slow?seconds=0.2").await;
-    assert!(began.elapsed() >= Duration::from_millis(200));
+    assert!(start.elapsed() >= Duration::from_millis(200));
     assert!(reply.body.starts_with("server1\n"), "{reply:?}");
     for seconds in ["soon", "-1", ""] {
         let reply = server.get(&format!("/slow?seconds={seconds}")).await;
@@ -90,7 +90,7 @@ async fn slow_takes_its_time() {
 }
 
 #[tokio::test]
-async fn bodies_pass_through() {
+async fn bodies_are_echoed_and_streamed() {
     let server = server1().await;
     let large = "0123456789abcdef".repeat(1 << 16);
     assert!(server.post("/echo", large.clone()).await.body == large);
@@ -102,7 +102,7 @@ async fn bodies_pass_through() {
 }
 
 #[tokio::test]
-async fn upgrades_to_an_echo() {
+async fn a_connection_is_upgraded_to_an_echo() {
     let server = server1().await;
     assert_eq!(server.get("/upgrade").await.status, StatusCode::UPGRADE_REQUIRED);
 
@@ -130,36 +130,36 @@ async fn upgrades_to_an_echo() {
 }
 
 #[tokio::test]
-async fn open_requests_finish_and_new_ones_find_nobody() {
+async fn at_shutdown_open_requests_finish_and_connections_are_refused() {
     let server = server1().await;
     let address = server.address;
     let mut open = TcpStream::connect(address).await.expect("connect");
     let idle = TcpStream::connect(address).await.expect("connect");
     open.write_all(b"GET /stream?chunks=3&ms=50 HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("write");
-    soon(open.readable()).await.expect("the answer has begun");
+    soon(open.readable()).await.expect("the start of the response");
 
     let run = server.stop();
-    let mut answer = String::new();
-    soon(open.read_to_string(&mut answer)).await.expect("read");
-    assert!(answer.contains("server1 3 of 3"), "{answer}");
+    let mut response = String::new();
+    soon(open.read_to_string(&mut response)).await.expect("read");
+    assert!(response.contains("server1 3 of 3"), "{response}");
     soon(run).await.expect("no panic");
-    TcpStream::connect(address).await.expect_err("nobody listens");
+    TcpStream::connect(address).await.expect_err("the listener is closed");
     drop(idle);
 }
 
 #[tokio::test]
-async fn a_drain_has_an_end() {
+async fn draining_ends_at_its_timeout() {
     let mut options = Options::new("server1", ANYWHERE);
     options.drain = Duration::from_millis(50);
-    let server = Running::start(options).await;
+    let server = RunningServer::start(options).await;
     let mut stuck = TcpStream::connect(server.address).await.expect("connect");
     stuck.write_all(b"GET /stream?chunks=2&ms=60000 HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("write");
-    soon(stuck.readable()).await.expect("the answer has begun");
+    soon(stuck.readable()).await.expect("the start of the response");
     soon(server.stop()).await.expect("no panic");
 }
 
 #[tokio::test]
-async fn refuses_what_it_cannot_be() {
+async fn invalid_options_are_errors() {
     for name in ["", "two words", "näme", "a\nb"] {
         let error = Server::bind(Options::new(name, ANYWHERE)).await.expect_err("a bad name");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}");

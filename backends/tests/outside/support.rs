@@ -1,4 +1,4 @@
-//! A demo server on a free port, a small client for it, and a collector to report to.
+//! A demo server on a free port, a client for it, and a fake collector.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,56 +17,56 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// No step of a test takes longer, on however busy a machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// No step of a test takes longer, even on a busy machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Any free port of the loopback.
+/// Any free port of the loopback address.
 pub(crate) const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Waits for what must not take for ever.
-pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, what).await.expect("took too long")
+/// Waits for a future, and panics if that takes too long.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(TIMEOUT, future).await.expect("took too long")
 }
 
 /// A server under test.
-pub(crate) struct Running {
+pub(crate) struct RunningServer {
     pub(crate) address: SocketAddr,
     shutdown: oneshot::Sender<()>,
     run: JoinHandle<()>,
 }
 
-impl Running {
+impl RunningServer {
     pub(crate) async fn start(options: Options) -> Self {
         let server = Server::bind(options).await.expect("bind");
         let address = server.local_addr();
-        let (shutdown, asked) = oneshot::channel();
+        let (shutdown, shut_down) = oneshot::channel();
         let run = tokio::spawn(server.run(async {
-            let _ = asked.await;
+            let _ = shut_down.await;
         }));
         Self { address, shutdown, run }
     }
 
-    /// Asks for the end; the handle ends with the server.
+    /// Starts the shutdown; the handle completes with it.
     pub(crate) fn stop(self) -> JoinHandle<()> {
         self.shutdown.send(()).expect("still running");
         self.run
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> TestResponse {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
-    pub(crate) async fn get_with(&self, path: &str, fields: &[(&str, &str)]) -> Reply {
-        self.send(Method::GET, path, fields, Bytes::new()).await
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> TestResponse {
+        self.send(Method::GET, path, headers, Bytes::new()).await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> TestResponse {
         self.send(Method::POST, path, &[], body.into()).await
     }
 
-    async fn send(&self, method: Method, path: &str, fields: &[(&str, &str)], body: Bytes) -> Reply {
+    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> TestResponse {
         let mut request = Request::builder().method(method).uri(path).header("host", "test");
-        for (name, value) in fields {
+        for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body)).expect("a request");
@@ -74,23 +74,27 @@ impl Running {
             let stream = TcpStream::connect(self.address).await.expect("connect");
             let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.expect("handshake");
             tokio::spawn(connection);
-            let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
+            let (head, body) = sender.send_request(request).await.expect("a response").into_parts();
             let body = body.collect().await.expect("the whole body").to_bytes();
-            Reply { status: head.status, headers: head.headers, body: String::from_utf8(body.into()).expect("text") }
+            TestResponse {
+                status: head.status,
+                headers: head.headers,
+                body: String::from_utf8(body.into()).expect("text"),
+            }
         })
         .await
     }
 }
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
 
-impl Reply {
+impl TestResponse {
     /// The value of a metric without labels.
     pub(crate) fn metric(&self, name: &str) -> Option<u64> {
         let line = self.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
@@ -98,13 +102,13 @@ impl Reply {
     }
 }
 
-/// A stand-in for Zipkin that keeps what is posted.
-pub(crate) struct Collector {
+/// A fake Zipkin that keeps the spans posted to it.
+pub(crate) struct FakeCollector {
     pub(crate) url: String,
     spans: mpsc::UnboundedReceiver<Value>,
 }
 
-impl Collector {
+impl FakeCollector {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind(ANYWHERE).await.expect("bind");
         let address = listener.local_addr().expect("an address");
@@ -121,7 +125,7 @@ impl Collector {
                         let json = request.into_body().collect().await?.to_bytes();
                         let batch: Vec<Value> = serde_json::from_slice(&json).expect("an array");
                         for span in batch {
-                            sender.send(span).expect("the test goes on");
+                            sender.send(span).expect("a running test");
                         }
                         let mut response = Response::new(Full::<Bytes>::default());
                         *response.status_mut() = StatusCode::ACCEPTED;
@@ -134,12 +138,12 @@ impl Collector {
         Self { url: format!("http://{address}/api/v2/spans"), spans }
     }
 
-    /// The next span that comes in.
+    /// Waits for the next span.
     pub(crate) async fn next(&mut self) -> Value {
-        soon(self.spans.recv()).await.expect("the collector runs")
+        soon(self.spans.recv()).await.expect("a running collector")
     }
 
-    /// A span that has come in already.
+    /// A span that has already arrived.
     pub(crate) fn pending(&mut self) -> Option<Value> {
         self.spans.try_recv().ok()
     }

@@ -1,36 +1,36 @@
-//! The demo server's part in other servers' traces, as a collector sees it.
+//! The demo server's spans in its callers' traces, as a collector receives them.
 
 use backends::Options;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::support::{ANYWHERE, Collector, Running, soon};
+use crate::support::{ANYWHERE, FakeCollector, RunningServer, soon};
 
 const TRACE: &str = "80f198ee56343ba864fe8b2a57d3eff7";
 const CALLER: &str = "e457b5a2e4d86bd1";
 
-async fn traced(url: &str) -> Running {
+async fn traced(url: &str) -> RunningServer {
     let mut options = Options::new("server1", ANYWHERE);
     options.zipkin = Some(url.to_owned());
-    Running::start(options).await
+    RunningServer::start(options).await
 }
 
 #[tokio::test]
-async fn joins_a_trace_in_each_of_its_forms() {
+async fn traces_are_joined_in_each_format() {
     let single = format!("{TRACE}-{CALLER}-1");
     let w3c = format!("00-{TRACE}-{CALLER}-01");
-    let forms: [&[(&str, &str)]; 3] = [
+    let formats: [&[(&str, &str)]; 3] = [
         &[("b3", &single)],
         &[("X-B3-TraceId", TRACE), ("X-B3-SpanId", CALLER), ("X-B3-Sampled", "1")],
         &[("traceparent", &w3c)],
     ];
-    let mut collector = Collector::start().await;
+    let mut collector = FakeCollector::start().await;
     let server = traced(&collector.url).await;
-    for fields in forms {
-        server.get_with("/some/path", fields).await;
+    for headers in formats {
+        server.get_with("/some/path", headers).await;
         let span = collector.next().await;
-        assert_eq!(span["traceId"], TRACE, "{fields:?}");
-        assert_eq!(span["parentId"], CALLER, "{fields:?}");
+        assert_eq!(span["traceId"], TRACE, "{headers:?}");
+        assert_eq!(span["parentId"], CALLER, "{headers:?}");
         let id = span["id"].as_str().expect("an id");
         assert!(id.len() == 16 && id != CALLER, "an id of its own: {id}");
         assert_eq!(span["kind"], "SERVER");
@@ -46,8 +46,8 @@ async fn joins_a_trace_in_each_of_its_forms() {
 }
 
 #[tokio::test]
-async fn leaves_what_was_not_sampled() {
-    let mut collector = Collector::start().await;
+async fn unsampled_requests_have_no_span() {
+    let mut collector = FakeCollector::start().await;
     let server = traced(&collector.url).await;
     let (single, w3c) = (format!("{TRACE}-{CALLER}-0"), format!("00-{TRACE}-{CALLER}-00"));
     server.get("/").await;
@@ -58,8 +58,8 @@ async fn leaves_what_was_not_sampled() {
 }
 
 #[tokio::test]
-async fn shows_the_depth_of_a_slow_request_and_flushes_at_the_end() {
-    let mut collector = Collector::start().await;
+async fn a_slow_request_has_a_child_span_and_spans_are_sent_at_shutdown() {
+    let mut collector = FakeCollector::start().await;
     let server = traced(&collector.url).await;
     let w3c = format!("00-{TRACE}-{CALLER}-01");
     server.get_with("/slow?seconds=0.05", &[("traceparent", &w3c)]).await;
@@ -67,7 +67,7 @@ async fn shows_the_depth_of_a_slow_request_and_flushes_at_the_end() {
 
     let spans: Vec<Value> = std::iter::from_fn(|| collector.pending()).collect();
     let [inner, outer] = spans.as_slice() else {
-        panic!("two spans are there when the server is gone: {spans:?}");
+        panic!("expected two spans after shutdown: {spans:?}");
     };
     assert_eq!(outer["name"], "GET /slow");
     assert_eq!(outer["tags"]["http.route"], "/slow");
@@ -80,10 +80,10 @@ async fn shows_the_depth_of_a_slow_request_and_flushes_at_the_end() {
 }
 
 #[tokio::test]
-async fn counts_spans_that_nobody_takes() {
-    let gone = TcpListener::bind(ANYWHERE).await.expect("bind");
-    let url = format!("http://{}/api/v2/spans", gone.local_addr().expect("an address"));
-    drop(gone);
+async fn spans_without_a_collector_are_counted() {
+    let listener = TcpListener::bind(ANYWHERE).await.expect("bind");
+    let url = format!("http://{}/api/v2/spans", listener.local_addr().expect("an address"));
+    drop(listener);
     let server = traced(&url).await;
     let w3c = format!("00-{TRACE}-{CALLER}-01");
     server.get_with("/", &[("traceparent", &w3c)]).await;

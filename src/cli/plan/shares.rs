@@ -1,4 +1,4 @@
-//! Each server's share of new requests, now and by another configuration. Pure.
+//! Each server's share of new requests, now and with another configuration. Pure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,29 +7,30 @@ use serde::Serialize;
 
 use crate::cli::api::ServerReply;
 use crate::cli::table::percent;
-use crate::config::{self, Config, HealthKind};
+use crate::config::{Config, HealthKind, ServerConfig};
 use crate::live::balance::{Candidate, Picker};
+use crate::live::pool::Status;
 
-/// A smaller difference is none that a person would see.
+/// A smaller difference does not show in the text.
 const VISIBLE: f64 = 0.0005;
 
-/// A server's share of the new requests for its pool, from 0 to 1.
+/// A server's share of its pool's new requests, from 0 to 1, before and after an edit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(in crate::cli) struct Portion {
+pub(in crate::cli) struct ShareChange {
     pub(in crate::cli) pool: String,
     pub(in crate::cli) name: String,
-    /// `None`: it is not there.
+    /// `None` for a new server.
     pub(in crate::cli) before: Option<f64>,
-    /// `None`: it will not be there.
+    /// `None` for a removed server.
     pub(in crate::cli) after: Option<f64>,
-    /// Why it is so.
+    /// The reason for the share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) note: Option<&'static str>,
 }
 
-impl Portion {
-    /// Whether it comes, goes, or gets visibly more or less.
-    pub(in crate::cli) fn changes(&self) -> bool {
+impl ShareChange {
+    /// Whether the text shows a difference.
+    pub(in crate::cli) fn is_visible(&self) -> bool {
         match (self.before, self.after) {
             (Some(before), Some(after)) => (before - after).abs() >= VISIBLE,
             _ => true,
@@ -37,7 +38,7 @@ impl Portion {
     }
 }
 
-impl fmt::Display for Portion {
+impl fmt::Display for ShareChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), percent);
         write!(f, "{}/{}: {} -> {}", self.pool, self.name, share(self.before), share(self.after))?;
@@ -45,65 +46,65 @@ impl fmt::Display for Portion {
     }
 }
 
-/// The servers of `new` in its order, then those that it has no more. `live` is how things are.
-pub(in crate::cli) fn portions(live: &[ServerReply], new: &Config) -> Vec<Portion> {
-    let mut known: Known<'_> = HashMap::new();
+/// The servers of `new` in its order, then those that it removes. `live` is the current state of all servers.
+pub(in crate::cli) fn share_changes(live: &[ServerReply], new: &Config) -> Vec<ShareChange> {
+    let mut by_name = ServersByName::new();
     for server in live {
-        known.entry(&server.pool).or_default().entry(&server.name).or_default().push(server);
+        by_name.entry(&server.pool).or_default().entry(&server.name).or_default().push(server);
     }
-    let mut portions = Vec::new();
+    let mut changes = Vec::new();
     for pool in &new.pools {
-        let lives = |name: &str| known.get(pool.name.as_str())?.get(name);
-        let same = |server: &config::ServerConfig| {
-            lives(&server.name)?.iter().find(|live| live.address == server.address).copied()
+        let namesakes = |name: &str| by_name.get(pool.name.as_str())?.get(name);
+        let same_server = |server: &ServerConfig| {
+            namesakes(&server.name)?.iter().find(|live| live.address == server.address).copied()
         };
-        let takes = |server: &config::ServerConfig| {
-            let well = pool.health.kind == HealthKind::None || same(server).is_none_or(ServerReply::is_well);
-            server.enabled && server.weight > 0 && well
+        let is_eligible = |server: &ServerConfig| {
+            let healthy = pool.health.kind == HealthKind::None || same_server(server).is_none_or(ServerReply::is_well);
+            server.enabled && server.weight > 0 && healthy
         };
-        let candidates = (0..).zip(&pool.servers).filter(|(_, server)| takes(server));
+        let candidates = (0..).zip(&pool.servers).filter(|(_, server)| is_eligible(server));
         let candidates = candidates.map(|(index, server)| Candidate { index, weight: server.weight }).collect();
         let picker = Picker::new(pool.balance.algorithm, candidates);
-        let mut after = vec![0.0; pool.servers.len()];
+        let mut shares = vec![0.0; pool.servers.len()];
         for (index, share) in picker.shares() {
-            after[index as usize] = share;
+            shares[index as usize] = share;
         }
-        for (server, after) in pool.servers.iter().zip(after) {
-            let before = lives(&server.name).map(|live| live.iter().map(|live| live.share).sum());
-            portions.push(Portion {
+        for (server, after) in pool.servers.iter().zip(shares) {
+            let before = namesakes(&server.name).map(|live| live.iter().map(|live| live.share).sum());
+            changes.push(ShareChange {
                 pool: pool.name.clone(),
                 name: server.name.clone(),
                 before,
                 after: Some(after),
-                note: note(server, same(server), pool.health.kind),
+                note: note(server, same_server(server), pool.health.kind),
             });
         }
     }
-    for server in live {
-        let stays = new.pool(&server.pool).is_some_and(|pool| pool.servers.iter().any(|one| one.name == server.name));
-        // Of those that an earlier edit removed nobody wants to know, unless they serve.
-        if !stays && (server.share > 0.0 || server.status != crate::live::pool::Status::Draining) {
-            portions.push(Portion {
-                pool: server.pool.clone(),
-                name: server.name.clone(),
-                before: Some(server.share),
-                after: None,
-                note: Some("removed; its open requests finish"),
-            });
-        }
-    }
-    portions
+    changes.extend(live.iter().filter(|server| is_removed(server, new)).map(|server| ShareChange {
+        pool: server.pool.clone(),
+        name: server.name.clone(),
+        before: Some(server.share),
+        after: None,
+        note: Some("removed; open requests finish"),
+    }));
+    changes
 }
 
-/// Servers by pool and name: more than one where one has come at another address and the old one leaves.
-type Known<'a> = HashMap<&'a str, HashMap<&'a str, Vec<&'a ServerReply>>>;
+/// Whether `new` removes a server. One that an earlier edit has removed, and that only drains, does not count.
+fn is_removed(server: &ServerReply, new: &Config) -> bool {
+    let stays = new.pool(&server.pool).is_some_and(|pool| pool.servers.iter().any(|other| other.name == server.name));
+    !stays && (server.share > 0.0 || server.status != Status::Draining)
+}
 
-fn note(server: &config::ServerConfig, live: Option<&ServerReply>, kind: HealthKind) -> Option<&'static str> {
+/// Servers by pool and name. A name has several while a server at its old address drains.
+type ServersByName<'a> = HashMap<&'a str, HashMap<&'a str, Vec<&'a ServerReply>>>;
+
+fn note(server: &ServerConfig, live: Option<&ServerReply>, kind: HealthKind) -> Option<&'static str> {
     match live {
         _ if !server.enabled => Some("disabled"),
         _ if server.weight == 0 => Some("weight 0"),
         _ if kind == HealthKind::None => None,
-        None => Some("new: as soon as its first check has passed"),
+        None => Some("new: once its first check has passed"),
         Some(live) if live.is_well() => None,
         Some(_) => Some("its checks fail"),
     }
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_follow_weights_health_and_what_comes_and_goes() {
+    fn shares_follow_weights_health_and_added_or_removed_servers() {
         let now =
             [live("a", 1, "up", 0.5), live("b", 2, "up", 0.5), live("c", 3, "down", 0.0), live("d", 4, "up", 0.0)];
         let cases = [
@@ -153,7 +154,7 @@ mod tests {
                 &[("a", 1, 1, true), ("c", 3, 1, true)],
                 &["a 0.5 0.5", "c 0 0.5", "b 0.5 -", "d 0 -"],
             ),
-            // At another address it is another server.
+            // A server at another address is a new one.
             ("", &[("c", 9, 1, true)], &["c 0 1", "a 0.5 -", "b 0.5 -", "d 0 -"]),
             (
                 "[balance]\nalgorithm = \"round-robin\"",
@@ -162,11 +163,12 @@ mod tests {
             ),
         ];
         for (rules, servers, expected) in cases {
-            let told = portions(&now, &config(rules, servers));
             let share = |share: Option<f64>| share.map_or("-".to_owned(), |share| share.to_string());
-            let told: Vec<String> =
-                told.iter().map(|one| format!("{} {} {}", one.name, share(one.before), share(one.after))).collect();
-            assert_eq!(told, expected, "{rules} {servers:?}");
+            let changes: Vec<String> = share_changes(&now, &config(rules, servers))
+                .iter()
+                .map(|change| format!("{} {} {}", change.name, share(change.before), share(change.after)))
+                .collect();
+            assert_eq!(changes, expected, "{rules} {servers:?}");
         }
     }
 }

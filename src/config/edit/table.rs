@@ -1,59 +1,58 @@
-//! Servers that are tables of their own: `[[server]]` and a line for each key.
+//! Servers written as tables: `[[server]]` and a line for each key.
 
 use std::ops::Range;
 
-use super::{Cuts, New};
+use super::{NewServer, Patches};
 use crate::config::DEFAULT_POOL;
 use crate::config::edit::text::{
-    equals, indent, is_blank, is_comment, is_old_header, keys, line_start, newline, next_line, rest,
+    equals, indent, is_blank, is_comment, is_disabled_header, keys, line_start, newline, next_line, rest,
 };
 use crate::config::file::places::ServerPlace;
 
-/// Adds a server after another one of its pool, and in its style.
-pub(super) fn add(text: &str, last: &ServerPlace, ends: &[usize], name: &str, new: &New) -> Cuts {
-    let block = Block::of(text, last, ends);
-    let at = block.lines.end;
-    // What has no air around it gets none. Behind a comment there must be some, or that would seem
-    // to be about the new one.
-    let before = content_end(text, block.lines.start) < block.lines.start || block.lines.start == 0;
-    let air = block.comments_after || (before && block.air_after(text));
+/// Adds a server after the last one of its pool, in the style of that one.
+pub(super) fn add(text: &str, last: &ServerPlace, value_ends: &[usize], name: &str, new: &NewServer) -> Patches {
+    let block = Block::of(text, last, value_ends);
+    // Tables without blank lines between them stay so. After a comment one is needed, or the comment would seem to be
+    // about the new server.
+    let blank_before = content_end(text, block.lines.start) < block.lines.start || block.lines.start == 0;
+    let needs_blank = block.comments_after || (blank_before && block.blank_after(text));
     let margin = indent(text, last.span.start).unwrap_or("");
-    let inner = last.keys.first().and_then(|key| indent(text, key.key.start)).unwrap_or(margin);
+    let key_margin = last.keys.first().and_then(|key| indent(text, key.key.start)).unwrap_or(margin);
     let header = format!("{margin}{}", &text[last.span.clone()]);
-    let line = |(key, value): &(&str, String)| format!("{inner}{key}{}{value}", equals(text, Some(last), key));
+    let line = |(key, value): &(&str, String)| format!("{key_margin}{key}{}{value}", equals(text, Some(last), key));
     let lines: Vec<String> = std::iter::once(header).chain(keys(name, new).iter().map(line)).collect();
-    insert(text, at, air, &lines)
+    insert(text, block.lines.end, needs_blank, &lines)
 }
 
-/// Adds the first server of a pool at the end.
-pub(super) fn append(text: &str, pool: &str, name: &str, new: &New) -> Cuts {
+/// Adds the first server of a pool at the end of the file.
+pub(super) fn append(text: &str, pool: &str, name: &str, new: &NewServer) -> Patches {
     let header = match pool {
         DEFAULT_POOL => "[[server]]".to_owned(),
         pool if pool.contains('.') => format!("[[pool.\"{pool}\".server]]"),
         pool => format!("[[pool.{pool}.server]]"),
     };
-    let at = content_end(text, text.len());
+    let end = content_end(text, text.len());
     let line = |(key, value): &(&str, String)| format!("{key} = {value}");
     let lines: Vec<String> = std::iter::once(header).chain(keys(name, new).iter().map(line)).collect();
-    insert(text, at, at > 0, &lines)
+    insert(text, end, end > 0, &lines)
 }
 
-/// Removes a server with the comments that touch it, and the air before it if there is more behind it.
-pub(super) fn remove(text: &str, server: &ServerPlace, ends: &[usize]) -> Cuts {
-    let block = Block::of(text, server, ends);
+/// Removes a server with the comments that touch it, and the blank lines before it if others follow it.
+pub(super) fn remove(text: &str, server: &ServerPlace, value_ends: &[usize]) -> Patches {
+    let block = Block::of(text, server, value_ends);
     let Range { mut start, mut end } = block.lines;
     let content = content_end(text, start);
     if content > 0 {
-        if block.air_after(text) {
+        if block.blank_after(text) {
             start = content;
         }
         if end == text.len() && !text.ends_with('\n') {
-            // So the file goes on ending without one.
+            // The file keeps ending without a newline.
             let line = text[..content].trim_end_matches('\n');
             start = line.strip_suffix('\r').unwrap_or(line).len();
         }
     } else {
-        // The file begins with what comes next, if anything does.
+        // Nothing precedes the server, so the file starts with the text after it, without blank lines.
         let next = text.len() - text[end..].trim_start().len();
         end = if next < text.len() { line_start(text, next) } else { end };
     }
@@ -61,44 +60,44 @@ pub(super) fn remove(text: &str, server: &ServerPlace, ends: &[usize]) -> Cuts {
 }
 
 /// Adds a key after the last one.
-pub(super) fn set(text: &str, server: &ServerPlace, name: &str, value: &str) -> Cuts {
+pub(super) fn set(text: &str, server: &ServerPlace, name: &str, value: &str) -> Patches {
     let margin = server.keys.last().and_then(|key| indent(text, key.key.start)).unwrap_or("");
     let line = format!("{margin}{name}{}{value}", equals(text, Some(server), name));
     insert(text, next_line(text, last_value(server)), false, &[line])
 }
 
-/// Inserts lines where one begins, or at the end.
-fn insert(text: &str, at: usize, air: bool, lines: &[String]) -> Cuts {
+/// Inserts lines at the start of a line or at the end of the text, optionally after a blank line.
+fn insert(text: &str, at: usize, blank_line: bool, lines: &[String]) -> Patches {
     let newline = newline(text, at);
-    let mut with = String::new();
-    // After a last line without an end, so is the new one.
-    let open = at == text.len() && !text.is_empty() && !text.ends_with('\n');
-    for _ in 0..usize::from(open) + usize::from(air) {
-        with += newline;
+    let mut inserted = String::new();
+    // A file that does not end with a newline keeps doing so.
+    let unterminated = at == text.len() && !text.is_empty() && !text.ends_with('\n');
+    for _ in 0..usize::from(unterminated) + usize::from(blank_line) {
+        inserted += newline;
     }
-    with += &lines.join(newline);
-    if !open {
-        with += newline;
+    inserted += &lines.join(newline);
+    if !unterminated {
+        inserted += newline;
     }
-    vec![(at..at, with)]
+    vec![(at..at, inserted)]
 }
 
-/// The lines of one server.
+/// The lines of one server with the comments that touch them.
 struct Block {
     lines: Range<usize>,
-    /// Whether they end with comments.
     comments_after: bool,
 }
 
 impl Block {
-    fn of(text: &str, server: &ServerPlace, ends: &[usize]) -> Self {
+    fn of(text: &str, server: &ServerPlace, value_ends: &[usize]) -> Self {
         let header = line_start(text, server.span.start);
-        // What looks like a comment may be a part of a text over several lines.
-        let floor = ends[..ends.partition_point(|end| *end <= header)].last().map_or(0, |end| next_line(text, *end));
+        // A line above this that looks like a comment may be part of a multi-line string.
+        let previous_value = value_ends[..value_ends.partition_point(|end| *end <= header)].last();
+        let floor = previous_value.map_or(0, |end| next_line(text, *end));
         let mut start = header;
         while start > floor {
             let above = line_start(text, start - 1);
-            if is_old_header(rest(text, above)) && is_comment(rest(text, above)) {
+            if is_disabled_header(rest(text, above)) && is_comment(rest(text, above)) {
                 start = header;
                 break;
             }
@@ -110,8 +109,8 @@ impl Block {
         let last = next_line(text, last_value(server));
         let mut end = last;
         while end < text.len() && !is_blank(rest(text, end)) {
-            if !is_comment(rest(text, end)) || is_old_header(rest(text, end)) {
-                // The comments are about what comes next.
+            if !is_comment(rest(text, end)) || is_disabled_header(rest(text, end)) {
+                // The comments belong to what follows.
                 end = last;
                 break;
             }
@@ -120,7 +119,7 @@ impl Block {
         Self { lines: start..end, comments_after: end > last }
     }
 
-    fn air_after(&self, text: &str) -> bool {
+    fn blank_after(&self, text: &str) -> bool {
         is_blank(rest(text, self.lines.end))
     }
 }
@@ -129,7 +128,7 @@ fn last_value(server: &ServerPlace) -> usize {
     server.keys.last().map_or(server.span.end, |key| key.value.end)
 }
 
-/// Where the last line that is not blank ends before `at`, which begins a line or is the end; 0 if there is none.
+/// The end of the last line before `at` that is not blank, or 0; `at` is the start of a line or the end of the text.
 fn content_end(text: &str, mut at: usize) -> usize {
     while at > 0 {
         let above = line_start(text, if text[..at].ends_with('\n') { at - 1 } else { at });

@@ -1,43 +1,43 @@
-//! Lines of a text, and what stands between things.
+//! Lines of a text, and the text between values.
 
-use super::{Cuts, New};
+use super::{NewServer, Patches};
 use crate::config::file::places::ServerPlace;
 
-/// The text with every cut made. Cuts do not overlap.
-pub(super) fn apply(text: &str, mut cuts: Cuts) -> String {
-    cuts.sort_by_key(|(place, _)| place.start);
-    let mut whole = String::with_capacity(text.len() + 256);
-    let mut at = 0;
-    for (place, with) in cuts {
-        whole.push_str(&text[at..place.start]);
-        whole.push_str(&with);
-        at = place.end;
+/// The text with every patch applied. Patches do not overlap.
+pub(super) fn apply(text: &str, mut patches: Patches) -> String {
+    patches.sort_by_key(|(range, _)| range.start);
+    let mut patched = String::with_capacity(text.len() + 256);
+    let mut copied = 0;
+    for (range, replacement) in patches {
+        patched.push_str(&text[copied..range.start]);
+        patched.push_str(&replacement);
+        copied = range.end;
     }
-    whole.push_str(&text[at..]);
-    whole
+    patched.push_str(&text[copied..]);
+    patched
 }
 
-/// Whether a server is written `{ … }` and not as a table of its own.
+/// Whether a server is written `{ … }` and not as a `[[table]]`.
 pub(super) fn is_inline(text: &str, server: &ServerPlace) -> bool {
     text[server.span.start..].starts_with('{')
 }
 
-/// Where the line of `at` begins.
+/// The start of the line that contains `at`.
 pub(super) fn line_start(text: &str, at: usize) -> usize {
     text[..at].rfind('\n').map_or(0, |newline| newline + 1)
 }
 
-/// Where the next line begins, or the end.
+/// The start of the next line, or the end of the text.
 pub(super) fn next_line(text: &str, at: usize) -> usize {
     text[at..].find('\n').map_or(text.len(), |newline| at + newline + 1)
 }
 
-/// What a line has from `at` on.
+/// The rest of the line from `at` on, with its end.
 pub(super) fn rest(text: &str, at: usize) -> &str {
     &text[at..next_line(text, at)]
 }
 
-/// What a line begins with before `at`, if that is white space only.
+/// The part of the line before `at`, if it is only white space.
 pub(super) fn indent(text: &str, at: usize) -> Option<&str> {
     Some(&text[line_start(text, at)..at]).filter(|before| is_blank(before))
 }
@@ -50,18 +50,18 @@ pub(super) fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with('#')
 }
 
-/// A table that somebody has put out of force, and what follows it is a part of it.
-pub(super) fn is_old_header(line: &str) -> bool {
+/// A table header that is commented out: the comments after it belong to it.
+pub(super) fn is_disabled_header(line: &str) -> bool {
     line.trim_start().trim_start_matches('#').trim_start().starts_with('[')
 }
 
-/// How lines end here: as the one before `at`.
+/// The line end in use at `at`: that of the line before.
 pub(super) fn newline(text: &str, at: usize) -> &'static str {
     let end = text[..at].rfind('\n').or_else(|| text.find('\n'));
     if end.is_some_and(|end| text[..end].ends_with('\r')) { "\r\n" } else { "\n" }
 }
 
-/// The comma that comes next, if nothing but white space and comments is before it.
+/// The next comma, if only white space and comments precede it.
 pub(super) fn next_comma(text: &str, mut at: usize) -> Option<usize> {
     loop {
         at += text[at..].len() - text[at..].trim_start().len();
@@ -73,22 +73,22 @@ pub(super) fn next_comma(text: &str, mut at: usize) -> Option<usize> {
     }
 }
 
-/// A string as TOML writes it. What is quoted here was checked: it holds nothing to escape.
+/// A TOML string. Its text was validated and contains nothing that needs an escape.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{text}\"")
 }
 
 /// The keys of a new server with their values.
-pub(super) fn keys(name: &str, new: &New) -> Vec<(&'static str, String)> {
+pub(super) fn keys(name: &str, new: &NewServer) -> Vec<(&'static str, String)> {
     let mut keys = vec![("name", quoted(name)), ("address", quoted(&new.address))];
     keys.extend(new.weight.map(|weight| ("weight", weight.to_string())));
     keys.extend((!new.enabled).then(|| ("enabled", "false".to_owned())));
     keys
 }
 
-/// What stands between a key and its value: as at the same key of a server that is there.
-pub(super) fn equals<'a>(text: &'a str, like: Option<&ServerPlace>, key: &str) -> &'a str {
-    let like = like.and_then(|server| server.key(key).or_else(|| server.key("address")));
-    let between = like.and_then(|key| text.get(key.key.end..key.value.start));
+/// The text between a key and its value, copied from the same key of `model` or from its address.
+pub(super) fn equals<'a>(text: &'a str, model: Option<&ServerPlace>, key: &str) -> &'a str {
+    let key = model.and_then(|server| server.key(key).or_else(|| server.key("address")));
+    let between = key.and_then(|key| text.get(key.key.end..key.value.start));
     between.filter(|between| between.trim() == "=").unwrap_or(" = ")
 }

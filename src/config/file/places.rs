@@ -1,4 +1,4 @@
-//! Where servers stand in the files, for who is to edit them there.
+//! The places of servers and their keys in the files, for edits of the text.
 
 use std::ops::Range;
 
@@ -9,74 +9,64 @@ use crate::config::file::tree::{Kind, Table, Value};
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
 
-/// All servers of some files, in the order in which pools have them, and what else an edit has to know.
 #[derive(Debug, Default)]
 pub struct Places {
-    /// The servers.
+    /// All servers, in the order in which their pools have them.
     pub servers: Vec<ServerPlace>,
-    /// Arrays written `server = [ … ]` that hold none yet.
-    pub empty: Vec<EmptyPlace>,
-    /// For each file where its values end, in order: what stands after one and before the next
-    /// thing is white space, comments and headers.
-    pub ends: Vec<Vec<usize>>,
+    /// Each `server = []`.
+    pub empty_arrays: Vec<EmptyArray>,
+    /// For each file the sorted ends of its values. Between such an end and the next key or header there are only
+    /// white space, comments and punctuation.
+    pub value_ends: Vec<Vec<usize>>,
 }
 
-/// One server.
 #[derive(Debug)]
 pub struct ServerPlace {
-    /// The pool that it is in.
     pub pool: String,
-    /// Its name, empty if it has none that can be read.
+    /// Empty if it is missing or not a string.
     pub name: String,
-    /// The index of the file it is in.
+    /// The file's index.
     pub file: usize,
-    /// Its header `[[server]]`, or all of it from `{` to `}`.
+    /// The header `[[server]]`, or the inline table from `{` to `}`.
     pub span: Range<usize>,
-    /// Where the array begins that it is in: servers of one array have the same.
-    pub array: usize,
-    /// Its keys in the order of the file.
+    /// The start of the array that contains the server; it identifies the array within the file.
+    pub array_start: usize,
+    /// In the order of the file.
     pub keys: Vec<KeyPlace>,
 }
 
-/// One key and its value.
+/// One key of a server and its value.
 #[derive(Debug)]
 pub struct KeyPlace {
-    /// The key.
     pub name: String,
-    /// Where the key stands.
     pub key: Range<usize>,
-    /// Where the value stands.
     pub value: Range<usize>,
-    /// What it says, if it is one of these.
-    pub is: Option<Said>,
+    /// `None` if the value has another type.
+    pub scalar: Option<Scalar>,
 }
 
-/// A value that an edit may be about.
+/// A value that an edit compares or sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// `enabled`
+pub enum Scalar {
     Boolean(bool),
-    /// `weight`
     Integer(i64),
-    /// `name`, `address`; the environment is filled in.
-    Text(String),
+    /// With environment variables substituted.
+    String(String),
 }
 
-/// `server = []`
 #[derive(Debug)]
-pub struct EmptyPlace {
-    /// The pool that it is of.
+pub struct EmptyArray {
     pub pool: String,
-    /// The index of the file it is in.
+    /// The file's index.
     pub file: usize,
     /// From `[` to `]`.
     pub span: Range<usize>,
 }
 
-/// Finds them. What is wrong with a file otherwise does not matter here.
+/// Finds all servers. Other problems of the files do not matter here.
 ///
 /// # Errors
-/// What is no TOML, so that nobody knows what stands where.
+/// If a file is not TOML.
 pub fn places(files: &[SourceFile], env: &Env<'_>) -> Result<Places, Vec<Problem>> {
     let mut places = Places::default();
     let mut roots = Vec::new();
@@ -87,14 +77,14 @@ pub fn places(files: &[SourceFile], env: &Env<'_>) -> Result<Places, Vec<Problem
     if report.has_syntax_errors() {
         return Err(report.into_problems());
     }
-    // What is wrong with a reference is the reader's to tell.
-    let unheard = Report::new(files);
+    // Unset variables are reported when the result of the edit is checked.
+    let ignored = Report::new(files);
     for root in &mut roots {
         let mut ends = Vec::new();
         collect_ends(root, &mut ends);
         ends.sort_unstable();
-        places.ends.push(ends);
-        env::substitute(root, env, &unheard);
+        places.value_ends.push(ends);
+        env::substitute(root, env, &ignored);
     }
     for (file, root) in roots.iter().enumerate() {
         places.add(file, DEFAULT_POOL, root);
@@ -116,7 +106,7 @@ impl Places {
             return;
         };
         if values.is_empty() {
-            self.empty.push(EmptyPlace { pool: pool.to_owned(), file, span: place.start..place.end });
+            self.empty_arrays.push(EmptyArray { pool: pool.to_owned(), file, span: place.start..place.end });
         }
         for value in values {
             let Kind::Table(table) = &value.kind else { continue };
@@ -126,31 +116,30 @@ impl Places {
                     name: name.to_owned(),
                     key: entry.key.start..entry.key.end,
                     value: entry.value.place.start..entry.value.place.end,
-                    is: said(&entry.value),
+                    scalar: scalar(&entry.value),
                 })
                 .collect();
             keys.sort_by_key(|key| key.key.start);
-            let name = keys.iter().find(|key| key.name == "name").and_then(|key| key.is.clone());
-            let name = if let Some(Said::Text(name)) = name { name } else { String::new() };
+            let name = keys.iter().find(|key| key.name == "name").and_then(|key| key.scalar.clone());
+            let name = if let Some(Scalar::String(name)) = name { name } else { String::new() };
             let span = value.place.start..value.place.end;
-            self.servers.push(ServerPlace { pool: pool.to_owned(), name, file, span, array: place.start, keys });
+            self.servers.push(ServerPlace { pool: pool.to_owned(), name, file, span, array_start: place.start, keys });
         }
     }
 }
 
 impl ServerPlace {
-    /// What a key says.
     #[must_use]
     pub fn key(&self, name: &str) -> Option<&KeyPlace> {
         self.keys.iter().find(|key| key.name == name)
     }
 }
 
-fn said(value: &Value) -> Option<Said> {
+fn scalar(value: &Value) -> Option<Scalar> {
     match &value.kind {
-        Kind::Boolean(value) => Some(Said::Boolean(*value)),
-        Kind::Integer(value) => Some(Said::Integer(*value)),
-        Kind::String(value) => Some(Said::Text(value.to_string())),
+        Kind::Boolean(value) => Some(Scalar::Boolean(*value)),
+        Kind::Integer(value) => Some(Scalar::Integer(*value)),
+        Kind::String(value) => Some(Scalar::String(value.to_string())),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! On real files. What takes a mount is tested from outside.
+//! Tests on real files. The cases that need a mount are in tests/outside.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,12 +23,12 @@ fn directory_with(text: &str) -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn a_file_is_replaced_as_a_whole_and_keeps_its_mode() {
+fn a_file_is_replaced_atomically_and_keeps_its_mode() {
     let (directory, path) = directory_with("old");
     for mode in [0o600, 0o640, 0o666, 0o755] {
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        // Who reads on reads the old one to its end.
+        // A process that has the old file open reads it to its end.
         let mut reader = File::open(&path).unwrap();
         assert_eq!(replace(&path, b"old", b"a newer one").unwrap(), Written::Renamed);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
@@ -40,9 +40,9 @@ fn a_file_is_replaced_as_a_whole_and_keeps_its_mode() {
 }
 
 #[test]
-fn owners_stay_where_they_can_be_set() {
+fn the_owner_is_kept() {
     let (_directory, path) = directory_with("old");
-    // Only root may give files away.
+    // Only root may change a file's owner.
     if std::os::unix::fs::chown(&path, Some(1234), Some(4321)).is_ok() {
         assert_eq!(replace(&path, b"old", b"new").unwrap(), Written::Renamed);
         let metadata = fs::metadata(&path).unwrap();
@@ -51,7 +51,7 @@ fn owners_stay_where_they_can_be_set() {
 }
 
 #[test]
-fn links_stay_links() {
+fn symbolic_links_are_kept() {
     let (directory, path) = directory_with("old");
     let elsewhere = TempDir::new().unwrap();
     symlink(&path, elsewhere.path().join("a")).unwrap();
@@ -68,7 +68,7 @@ fn links_stay_links() {
 }
 
 #[test]
-fn what_was_changed_meanwhile_is_left_alone() {
+fn a_file_that_has_changed_is_left_alone() {
     let (directory, path) = directory_with("newer");
     assert!(matches!(replace(&path, b"old", b"mine"), Err(ReplaceError::Changed)));
     assert!(matches!(in_place(&path, b"old", b"mine"), Err(ReplaceError::Changed)));
@@ -80,7 +80,7 @@ fn what_was_changed_meanwhile_is_left_alone() {
 }
 
 #[test]
-fn in_place_it_is_the_same_file() {
+fn a_file_overwritten_in_place_is_the_same_file() {
     let (directory, path) = directory_with("old and long");
     let inode = fs::metadata(&path).unwrap().ino();
     for (old, new) in [("old and long", "short"), ("short", "quite long again")] {
@@ -92,7 +92,7 @@ fn in_place_it_is_the_same_file() {
 }
 
 #[test]
-fn one_edit_at_a_time() {
+fn concurrent_edits_wait_for_each_other() {
     let (directory, path) = directory_with("0");
     let edit = |path: &Path| {
         let _lock = Lock::take(path).unwrap();

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::control::reload::reader::env;
-use crate::control::reload::source::{Loaded, Source};
+use crate::control::reload::source::{LoadedConfig, Source};
 
 /// Who reads the answer of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,7 +46,7 @@ pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Writ
 }
 
 /// Reads the configuration at `path`, which may be `-` for standard input.
-pub(super) fn load(path: &Path) -> (Source, Loaded) {
+pub(super) fn load(path: &Path) -> (Source, LoadedConfig) {
     if path == Path::new("-") {
         let source = Source::new("<stdin>");
         let sources = source.read_from(io::stdin().lock(), &env);

@@ -201,7 +201,7 @@ fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditComman
     let SourceFile { path: written, bytes: old, .. } = sources.files[file].clone();
     let mut files = sources.files.clone();
     files[file] = SourceFile::new(written.clone(), bytes);
-    let hash = source.of(files.clone()).hash;
+    let hash = source.with_files(files.clone()).hash;
     let changes = check(path, wanted, &sources, &files, env)?;
     let how = replace(&written, &old, &files[file].bytes);
     let how = how.map_err(|error| EditCommandError::Replace(written.clone(), error))?;

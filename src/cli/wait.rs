@@ -14,7 +14,7 @@ use crate::cli::api::{InForce, QueryError, Reload, Reloads, get};
 use crate::cli::check::{load, pictures};
 use crate::config::Address;
 use crate::config::problem::Problem;
-use crate::control::reload::source::Loaded;
+use crate::control::reload::source::LoadedConfig;
 use crate::live::reloads::Outcome;
 
 /// Between two looks, at first and at last.
@@ -59,7 +59,7 @@ pub(super) async fn wait(
     (err, colored): (&mut dyn Write, bool),
 ) -> io::Result<Ended> {
     let until = Instant::now() + patience;
-    let (_, Loaded { sources, result }) = load(path);
+    let (_, LoadedConfig { sources, result }) = load(path);
     if !sources.problems.is_empty() {
         pictures(&sources.problems, colored, err)?;
         return Ok(Ended::Rejected);

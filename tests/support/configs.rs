@@ -28,9 +28,11 @@ impl Generations {
     /// Accepts a configuration of these pools.
     pub(crate) fn apply(&mut self, pools: Vec<PoolConfig>) -> Snapshot {
         let config = Arc::new(config(pools));
-        self.registry.apply(&config, Instant::now());
         self.count += 1;
-        self.registry.snapshot(&config, self.count, "".into(), [].into(), SystemTime::now())
+        let plan = self.registry.plan(&config, Instant::now());
+        let snapshot = plan.snapshot(self.count, "".into(), [].into(), SystemTime::now());
+        self.registry.commit(plan);
+        snapshot
     }
 
     /// Ends the drains that are over; what is left.

@@ -35,7 +35,7 @@ use crate::worker::WorkerPool;
 
 pub use start::StartError;
 
-/// How often drains, holds and closing listeners are looked at while there are any.
+/// How often drains, holds and closing listeners are checked while there are any.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How long exporters may take to send the rest at the end.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -115,7 +115,7 @@ pub enum Signal {
 }
 
 impl Gateway {
-    /// The state that everybody may read.
+    /// The state that others may read.
     #[must_use]
     pub fn state(&self) -> &Arc<State> {
         &self.state
@@ -134,8 +134,8 @@ impl Gateway {
                 },
                 Some(parsed) = self.inputs.reader.next() => {
                     if settled {
-                        // The drains that the edit begins are looked at a full period later: by then, every request
-                        // that has chosen a server by the old snapshot is counted there.
+                        // The edit's drains are checked a full period later: by then, every request that has picked a
+                        // server from the old snapshot is counted there.
                         housekeeping.reset();
                     }
                     self.consider(parsed);

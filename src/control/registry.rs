@@ -34,7 +34,7 @@ pub struct Registry {
 pub struct RegistryPlan {
     config: Arc<Config>,
     factory: ServerFactory,
-    /// Entries of the pools that the edit changes, each with what its servers will be told.
+    /// Entries of the pools that the edit changes, each with the changes to its servers.
     changed: Vec<(PoolEntry, Marks)>,
     /// Removed pools in which nothing drains.
     forgotten: Vec<Arc<str>>,

@@ -69,7 +69,7 @@ fn fell_back(lb: &Lb, weight: u32, problem: &str) {
     assert_eq!(outcomes, ["rejected", "applied"]);
     let message = reloads["reloads"][0]["problems"][0]["message"].as_str().unwrap();
     assert!(message.contains(problem), "{message}");
-    let loud = |line: &String| line.contains("ERROR") && line.contains("started with the last good one");
+    let loud = |line: &String| line.contains("ERROR") && line.contains("started from the last good copy");
     assert!(lb.stderr().iter().any(loud), "{:#?}", lb.stderr());
 }
 
@@ -143,7 +143,7 @@ fn what_cannot_be_used_is_said_and_nothing_is_started() {
     for kept in ["{", "{\"of\":\"/elsewhere/lb.toml\",\"files\":[]}"] {
         fs::write(scene.place("state/last_good.json"), kept).unwrap();
         let text = String::from_utf8(scene.fails().stderr).unwrap();
-        assert!(text.contains("wieght") && text.contains("the last good configuration cannot be used"), "{text}");
+        assert!(text.contains("wieght") && text.contains("the last good copy cannot be used"), "{text}");
     }
 }
 
@@ -153,7 +153,7 @@ fn where_nothing_can_be_kept_the_log_says_so_and_all_goes_on() {
     fs::write(scene.place("state"), "in the way").unwrap();
     scene.write(&scene.good(1));
     let lb = scene.start(&[]);
-    let told = |line: &String| line.contains("ERROR") && line.contains("cannot be kept");
+    let told = |line: &String| line.contains("ERROR") && line.contains("cannot be saved");
     eventually("the log tells", || lb.stderr().iter().any(told).then_some(()));
     assert_eq!(get(lb.address(), "/").text(), "a");
 }

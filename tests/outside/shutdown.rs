@@ -77,7 +77,7 @@ fn what_outlasts_the_drain_is_cut_and_the_end_is_in_order_all_the_same() {
     assert!(scene.slow.try_answer().is_err());
     assert!(begin.elapsed() >= Duration::from_millis(300));
     assert!(scene.lb.ends().success());
-    says(&scene.lb, "the time to drain was over");
+    says(&scene.lb, "drain timeout reached");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_second_signal_ends_at_once() {
         scene.lb.signal(second);
         assert!(scene.slow.try_answer().is_err());
         assert!(scene.lb.ends().success());
-        says(&scene.lb, "a second signal came");
+        says(&scene.lb, "second signal received");
     }
 }
 

@@ -95,7 +95,7 @@ fn a_mounted_directory_shows_every_edit() {
 fn without_file_events_the_poll_finds_edits_and_a_metric_says_so() {
     let server = Server::named("a");
     for (limit, complaint) in
-        [("max_inotify_instances", "no file events"), ("max_inotify_watches", "cannot be watched")]
+        [("max_inotify_instances", "file events are not available"), ("max_inotify_watches", "cannot be watched")]
     {
         let Some(command) = within(&format!("echo 0 > /proc/sys/user/{limit}"), &[]) else { return };
         let directory = TempDir::new().unwrap();
@@ -104,13 +104,13 @@ fn without_file_events_the_poll_finds_edits_and_a_metric_says_so() {
         let lb = Lb::start_as(command, directory, path.clone());
         eventually("the metric says so", || lb.metric("lb_config_unwatched_paths").filter(|paths| *paths >= 1.0));
         let told = warnings(&lb).join("\n");
-        assert!(told.contains(complaint) && told.contains("looked at every 50ms all the same"), "{limit}: {told}");
+        assert!(told.contains(complaint) && told.contains("still read every 50ms"), "{limit}: {told}");
         fs::write(&path, file(&server, "poll = \"50ms\"\nquiet = \"20ms\"", 2)).unwrap();
         weight_becomes(&lb, 2);
         lb.edit_file(&file(&server, "poll = \"0s\"", 3));
         weight_becomes(&lb, 3);
         eventually("what is left is said", || {
-            warnings(&lb).iter().any(|told| told.contains("only when SIGHUP asks")).then_some(())
+            warnings(&lb).iter().any(|told| told.contains("only after SIGHUP")).then_some(())
         });
         lb.edit_file(&file(&server, "", 4));
         lb.signal("HUP");

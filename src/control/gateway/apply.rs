@@ -48,7 +48,7 @@ impl Gateway {
         let unchanged = *sources.hash == *self.state.snapshot.load().hash;
         let result = match result {
             Ok(_) if unchanged => {
-                // Recorded only if somebody asked, or if it takes back a rejected edit.
+                // Recorded only if SIGHUP asked for it, or if it takes back a rejected edit.
                 if !requested && self.state.reloads().last_successful() {
                     return;
                 }
@@ -138,7 +138,7 @@ impl Gateway {
         changes
     }
 
-    /// Opens and closes listeners, and shows the result to everybody.
+    /// Opens and closes listeners, and publishes the result.
     pub(super) fn commit_listeners(&mut self, sockets: NewSockets) {
         let (config, running) = (&self.config, &mut self.running);
         let drain = config.timeouts.drain;

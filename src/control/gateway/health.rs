@@ -39,8 +39,8 @@ impl UnpublishedChanges {
 }
 
 impl Gateway {
-    /// Publishes all health changes so far, and then reports them as events: whoever follows the events finds the
-    /// snapshot that shows them.
+    /// Publishes all health changes so far, and then reports them as events, so that a client that receives one
+    /// finds it in the API.
     pub(super) fn publish_changes(&mut self) {
         while let Ok(change) = self.inputs.health_changes.try_recv() {
             self.unpublished.add(change);

@@ -1,4 +1,4 @@
-//! The process's listeners: bound before an edit is committed, kept while their address stays, closed after an edit removes it.
+//! The process's listeners: bound before a commit, kept while their address is configured, drained after that.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
@@ -170,7 +170,7 @@ impl ListenerSet {
         self.open.keys().copied()
     }
 
-    /// Whether nothing is closing that [`ListenerSet::expire`] would have to look at.
+    /// Whether nothing is closing that [`ListenerSet::expire`] would have to close.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.closing.is_empty()

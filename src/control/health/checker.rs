@@ -138,7 +138,7 @@ impl Checker {
         if check.shared.health.lock().eject(check.rule.rise) {
             server.eject(error.clone());
             let (pool, name) = (&server.key.pool, &server.key.name);
-            tracing::warn!(%pool, server = %name, reason = error, "server is ejected: it takes no requests until its checks have passed");
+            tracing::warn!(%pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
             self.report(check, server, from, Some(error));
         }
     }
@@ -236,8 +236,8 @@ impl CheckTask {
         }
     }
 
-    /// Records the result of a check. A lack of our own, such as descriptors, is shown but says nothing about the
-    /// server.
+    /// Records the result of a check. An error on our side, such as a lack of descriptors, is shown but does not
+    /// count against the server.
     fn record(&self, error: Option<&CheckError>, took: Duration) {
         let reason = error.map(ToString::to_string);
         let same_as_last = self.server.last_check().is_some_and(|last| last.error == reason);

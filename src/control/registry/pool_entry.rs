@@ -47,14 +47,14 @@ struct Draining {
     until: Instant,
 }
 
-/// What a commit tells the live servers of a pool, and the log.
+/// The changes that a commit makes to the live servers of a pool, and to the log.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// Servers that begin or cease to leave.
+    /// Servers that are leaving from now on, or no longer.
     leaving: Vec<(Arc<Server>, bool)>,
     /// Servers that are up because they are no longer checked.
     unchecked: Vec<Arc<Server>>,
-    /// The longest duration of the hold that begins.
+    /// The maximum duration of a hold, if one begins.
     hold: Option<Duration>,
 }
 
@@ -115,7 +115,7 @@ impl PoolEntry {
         self.hold.is_some()
     }
 
-    /// Takes over an edit of the pool. Touches no live server, but returns what they are to be told.
+    /// Takes over an edit of the pool. Touches no live server, but returns the changes to them.
     pub(super) fn apply(
         &mut self,
         new: &Arc<config::PoolConfig>,
@@ -138,7 +138,7 @@ impl PoolEntry {
             marks.unchecked.extend(self.servers.iter().filter(|live| live.state() != HealthState::Up).cloned());
         }
 
-        // Servers that are no longer enabled begin to drain, those that are again cease to.
+        // A server that is no longer enabled starts to drain; one that is enabled again stops draining.
         let stay: HashSet<_> = after.iter().filter(|server| server.enabled).map(identity).collect();
         for (server, live) in before.iter().zip(live_before).filter(|(server, _)| server.enabled) {
             if !stay.contains(&identity(server)) {
@@ -180,7 +180,7 @@ impl PoolEntry {
         servers.iter().map(find_or_make).collect()
     }
 
-    /// After an edit: begins a hold if no server can serve but a new one soon may, or ends it. Returns the longest
+    /// After an edit: begins a hold if no server can serve but a new one soon may, or ends it. Returns the maximum
     /// duration of a hold that begins.
     fn begin_or_end_hold(&mut self, config: &Config, now: Instant) -> Option<Duration> {
         let (drain, hold) = (config.timeouts.drain, config.reload.hold);
@@ -276,7 +276,7 @@ impl PoolEntry {
         members
     }
 
-    /// The state of a configured server. Servers that are not checked are up, also before a commit tells them.
+    /// The state of a configured server. One that is not checked is up, even before a commit has said so.
     fn state_of(&self, live: &Server) -> HealthState {
         if self.config.health.kind == HealthKind::None { HealthState::Up } else { live.state() }
     }

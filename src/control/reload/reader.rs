@@ -86,7 +86,7 @@ pub struct ConfigReader {
     last: Sources,
     /// The newest read that was valid.
     good: Option<Known>,
-    /// Shows everybody how well the files can be watched. A warning that is in it has been logged.
+    /// Published for the API and the metrics. A warning that is in it has been logged.
     status: Arc<WatchStatus>,
 }
 
@@ -156,8 +156,8 @@ impl ConfigReader {
         self.source.read_again(&self.last, &env)
     }
 
-    /// Waits for a reason to read. Returns how the files were written, as far as events tell, and whether the
-    /// read was requested.
+    /// Waits for a reason to read. Returns how the files were written, as far as it is known from events, and
+    /// whether the read was requested.
     async fn wait(&mut self) -> (Wake, bool) {
         let poll = self.rules.poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
@@ -189,17 +189,17 @@ impl ConfigReader {
     /// Why edits may go unnoticed.
     fn warnings(&self) -> Vec<String> {
         let fallback = if self.rules.poll.is_zero() {
-            "and `reload.poll` is 0s: edits are seen only when SIGHUP asks for it".to_owned()
+            "and `reload.poll` is 0s: edits are noticed only after SIGHUP".to_owned()
         } else {
-            format!("the files are looked at every {} all the same", format_duration(self.rules.poll))
+            format!("the files are still read every {}", format_duration(self.rules.poll))
         };
         let mut warnings: Vec<String> =
             self.watcher.problems().iter().map(|problem| format!("{problem}; {fallback}")).collect();
         if self.last.unlinked {
             let file = self.source.path().display();
             warnings.push(format!(
-                "{file} was replaced or deleted where it was mounted from, so no edit of it will be seen here any more: \
-                 mount its directory, not the file by itself, and start anew"
+                "{file} was replaced or deleted where it was mounted from, so later edits of it cannot be seen: \
+                 mount its directory instead of the file, and restart lb"
             ));
         }
         warnings

@@ -52,7 +52,7 @@ impl FileWatcher {
         };
         let (watcher, problems) = match notify::recommended_watcher(handler) {
             Ok(watcher) => (Some(watcher), Vec::new()),
-            Err(error) => (None, vec![format!("there are no file events here: {error}")]),
+            Err(error) => (None, vec![format!("file events are not available: {error}")]),
         };
         Self { watcher, events, watched: BTreeMap::new(), problems, unwatched: 0 }
     }

@@ -15,7 +15,7 @@ async fn wakes(reader: &mut ConfigReader) -> (Wake, bool) {
     tokio::time::timeout(Duration::from_secs(20), reader.wait()).await.expect("a wake-up")
 }
 
-/// A reader of a file that is watched and that nobody writes.
+/// A reader of a file that does not change.
 fn reader(directory: &tempfile::TempDir) -> (ConfigReader, mpsc::Sender<ParsedConfig>, ReaderHandle) {
     let path = directory.path().join("lb.toml");
     std::fs::write(&path, "").expect("a file");

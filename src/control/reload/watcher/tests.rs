@@ -160,60 +160,60 @@ impl WatchedDirectory {
 #[test]
 fn every_way_to_change_a_file_wakes() {
     block_on(async {
-        let mut scene = WatchedDirectory::new();
-        let file = scene.path("a/lb.toml");
-        scene.calm().await;
-        fs::create_dir(scene.path("a")).expect("a directory appears");
-        scene.expect(false).await;
-        scene.calm().await;
+        let mut watched = WatchedDirectory::new();
+        let file = watched.path("a/lb.toml");
+        watched.calm().await;
+        fs::create_dir(watched.path("a")).expect("a directory appears");
+        watched.expect(false).await;
+        watched.calm().await;
         fs::write(&file, "1").expect("the file appears");
-        scene.expect(false).await;
-        scene.calm().await;
+        watched.expect(false).await;
+        watched.calm().await;
         fs::read(&file).expect("reading causes no wake-up");
-        scene.calm().await;
+        watched.calm().await;
         fs::write(&file, "2").expect("written in place");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::write(scene.path("a/new"), "3").expect("written beside it");
-        scene.calm().await;
-        fs::rename(scene.path("a/new"), &file).expect("moved over it");
-        scene.expect(true).await;
-        scene.calm().await;
-        fs::remove_dir_all(scene.path("a")).expect("the directory goes");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::create_dir(scene.path("b")).expect("another directory");
-        fs::write(scene.path("b/lb.toml"), "4").expect("with a file");
-        scene.calm().await;
-        symlink("b", scene.path("a")).expect("linked into place");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::write(scene.path("b/lb.toml"), "5").expect("written behind the link");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::create_dir(scene.path("c")).expect("a third directory");
-        fs::write(scene.path("c/lb.toml"), "6").expect("with a file");
-        symlink("c", scene.path("a.new")).expect("a link beside");
-        scene.calm().await;
-        fs::rename(scene.path("a.new"), scene.path("a")).expect("the link is swapped");
-        scene.expect(true).await;
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::write(watched.path("a/new"), "3").expect("written beside it");
+        watched.calm().await;
+        fs::rename(watched.path("a/new"), &file).expect("moved over it");
+        watched.expect(true).await;
+        watched.calm().await;
+        fs::remove_dir_all(watched.path("a")).expect("the directory goes");
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::create_dir(watched.path("b")).expect("another directory");
+        fs::write(watched.path("b/lb.toml"), "4").expect("with a file");
+        watched.calm().await;
+        symlink("b", watched.path("a")).expect("linked into place");
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::write(watched.path("b/lb.toml"), "5").expect("written behind the link");
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::create_dir(watched.path("c")).expect("a third directory");
+        fs::write(watched.path("c/lb.toml"), "6").expect("with a file");
+        symlink("c", watched.path("a.new")).expect("a link beside");
+        watched.calm().await;
+        fs::rename(watched.path("a.new"), watched.path("a")).expect("the link is swapped");
+        watched.expect(true).await;
     });
 }
 
 #[test]
 fn a_directory_that_is_created_again_is_watched_again() {
     block_on(async {
-        let mut scene = WatchedDirectory::new();
-        fs::create_dir(scene.path("a")).expect("directory");
-        scene.calm().await;
+        let mut watched = WatchedDirectory::new();
+        fs::create_dir(watched.path("a")).expect("directory");
+        watched.calm().await;
         for text in ["1", "2", "3"] {
-            fs::remove_dir_all(scene.path("a")).expect("gone");
-            fs::create_dir(scene.path("a")).expect("back, perhaps with the same inode");
-            scene.expect(false).await;
-            scene.calm().await;
-            fs::write(scene.path("a/lb.toml"), text).expect("write");
-            scene.expect(false).await;
-            scene.calm().await;
+            fs::remove_dir_all(watched.path("a")).expect("gone");
+            fs::create_dir(watched.path("a")).expect("back, perhaps with the same inode");
+            watched.expect(false).await;
+            watched.calm().await;
+            fs::write(watched.path("a/lb.toml"), text).expect("write");
+            watched.expect(false).await;
+            watched.calm().await;
         }
     });
 }
@@ -221,20 +221,20 @@ fn a_directory_that_is_created_again_is_watched_again() {
 #[test]
 fn after_dropped_events_every_watch_is_set_again() {
     block_on(async {
-        let mut scene = WatchedDirectory::new();
-        fs::create_dir(scene.path("a")).expect("a directory");
-        fs::write(scene.path("a/lb.toml"), "1").expect("a file");
-        scene.calm().await;
+        let mut watched = WatchedDirectory::new();
+        fs::create_dir(watched.path("a")).expect("a directory");
+        fs::write(watched.path("a/lb.toml"), "1").expect("a file");
+        watched.calm().await;
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        scene.watcher.events.handle(&Ok(lost));
-        assert_eq!(scene.watcher.overflows(), 1);
-        scene.expect(false).await;
+        watched.watcher.events.handle(&Ok(lost));
+        assert_eq!(watched.watcher.overflows(), 1);
+        watched.expect(false).await;
         // A file that was removed meanwhile may be back with the same inode.
-        for (path, _) in scene.watcher.watched.clone() {
-            scene.watcher.watcher.as_mut().expect("events").unwatch(&path).expect("a watch");
+        for (path, _) in watched.watcher.watched.clone() {
+            watched.watcher.watcher.as_mut().expect("events").unwatch(&path).expect("a watch");
         }
-        scene.calm().await;
-        fs::write(scene.path("a/lb.toml"), "2").expect("written in place");
-        scene.expect(false).await;
+        watched.calm().await;
+        fs::write(watched.path("a/lb.toml"), "2").expect("written in place");
+        watched.expect(false).await;
     });
 }

@@ -113,12 +113,11 @@ impl Gateway {
     ///
     /// No step can fail, and none waits, so no other task of the control plane runs in between. The order:
     ///
-    /// 1. The registry first, because the steps after it look up what it holds. Workers stop keeping idle connections
-    ///    to servers that leave. No request sees the edit yet.
+    /// 1. The registry, because later steps look servers up in it. Workers keep no more idle connections to servers
+    ///    that leave. No request sees the edit yet.
     /// 2. The snapshot: from here on, each request is served by the new generation. See [`Gateway::put_in_force`]
     ///    for checks, readmissions, name lookups and the workers' part.
-    /// 3. The listeners after the snapshot, so that a new address never serves the old generation, and a removed
-    ///    one ceases to accept only when its clients find their servers elsewhere.
+    /// 3. The listeners after the snapshot, so that a new address never serves the old generation.
     /// 4. Everything that reports: the admin address, the log, the traces.
     /// 5. The last good copy and the reader's rules, which concern the next edit and the next start.
     pub(super) fn commit(&mut self, prepared: Prepared) -> Vec<String> {

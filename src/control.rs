@@ -1,9 +1,10 @@
-//! The control plane: one thread that turns edits into generations and watches over servers.
+//! The control plane: one thread that applies edits and checks servers, and one that reads the files.
 //!
-//! - [`reload`] follows the files and reads them on a thread of its own.
-//! - [`gateway`] starts the process, applies edits, records them, and shuts down.
-//! - [`registry`] owns what outlives a generation, and builds snapshots around it.
-//! - [`health`] checks servers; [`resolver`] keeps the addresses behind their host names.
+//! - [`reload`]: notices changes of the files, reads and parses them.
+//! - [`gateway`]: starts the process, applies edits, records them, and shuts down.
+//! - [`registry`]: owns the state that outlives a generation, and builds snapshots around it.
+//! - [`health`]: checks servers.
+//! - [`resolver`]: looks up the servers' host names.
 
 pub mod gateway;
 pub mod health;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, ServerConfig, StatusRanges};
-use lb::control::health::checker::{Change, Checker, jittered};
+use lb::control::health::checker::{Checker, StateChange, jittered};
 use lb::control::resolver::Resolver;
 use lb::live::health::HealthState;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,12 +22,12 @@ use support::{DEADLINE, Fixture};
 
 const SHORT: Duration = Duration::from_millis(10);
 
-fn checker() -> (Checker, UnboundedReceiver<Change>) {
+fn checker() -> (Checker, UnboundedReceiver<StateChange>) {
     let (sender, receiver) = unbounded_channel();
     (Checker::new(sender), receiver)
 }
 
-async fn next(changes: &mut UnboundedReceiver<Change>) -> Change {
+async fn next(changes: &mut UnboundedReceiver<StateChange>) -> StateChange {
     timeout(DEADLINE, changes.recv()).await.expect("a change in time").expect("the checker runs")
 }
 

@@ -190,9 +190,7 @@ fn snapshot(server: SocketAddr) -> Snapshot {
         "#
     );
     let config = Arc::new(parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a configuration"));
-    let mut registry = Registry::new(1);
-    registry.apply(&config, Instant::now());
-    registry.snapshot(&config, 1, "".into(), [].into(), SystemTime::now())
+    Registry::new(1).plan(&config, Instant::now()).snapshot(1, "".into(), [].into(), SystemTime::now())
 }
 
 /// The far end of one of the engine's connections.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::control::reload::reader::env;
-use crate::control::reload::source::{Loaded, Source};
+use crate::control::reload::source::{LoadedConfig, Source};
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,7 +47,7 @@ pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Writ
 }
 
 /// Reads the configuration at `path`; `-` is standard input.
-pub(super) fn load(path: &Path) -> (Source, Loaded) {
+pub(super) fn load(path: &Path) -> (Source, LoadedConfig) {
     if path == Path::new("-") {
         let source = Source::new("<stdin>");
         let sources = source.read_from(io::stdin().lock(), &env);

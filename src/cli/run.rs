@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::output::{fail, print_problems};
-use crate::control::gateway::{Ask, Gateway, StartError};
+use crate::control::gateway::{Gateway, Signal, StartError};
 use crate::telemetry::logs::in_colour;
 use crate::telemetry::panics;
 
@@ -37,12 +37,12 @@ pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), Sta
 }
 
 /// The signals that the gateway acts on: SIGTERM and SIGINT stop it, SIGHUP re-reads the file.
-fn signals() -> io::Result<mpsc::Receiver<Ask>> {
+fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     let (send, asks) = mpsc::channel(16);
     let signals = [
-        (SignalKind::terminate(), Ask::Stop),
-        (SignalKind::interrupt(), Ask::Stop),
-        (SignalKind::hangup(), Ask::Reload),
+        (SignalKind::terminate(), Signal::Stop),
+        (SignalKind::interrupt(), Signal::Stop),
+        (SignalKind::hangup(), Signal::Reload),
     ];
     for (kind, ask) in signals {
         let (mut signal, send) = (signal(kind)?, send.clone());

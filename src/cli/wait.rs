@@ -16,7 +16,7 @@ use crate::cli::check::load;
 use crate::cli::output::print_problems;
 use crate::config::Address;
 use crate::config::problem::Problem;
-use crate::control::reload::source::Loaded;
+use crate::control::reload::source::LoadedConfig;
 use crate::live::reloads::Outcome;
 
 /// The shortest and the longest pause between two polls of a balancer.
@@ -59,7 +59,7 @@ pub(super) async fn wait(
     (err, colored): (&mut dyn Write, bool),
 ) -> io::Result<WaitOutcome> {
     let deadline = Instant::now() + timeout;
-    let (_, Loaded { sources, result }) = load(path);
+    let (_, LoadedConfig { sources, result }) = load(path);
     if !sources.problems.is_empty() {
         print_problems(&sources.problems, colored, err)?;
         return Ok(WaitOutcome::Rejected);

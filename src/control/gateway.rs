@@ -1,26 +1,29 @@
-//! The composition root: starts the two planes, brings edits into force, shuts down.
+//! The composition root: starts the two planes, applies edits, shuts down.
 //!
-//! [`Gateway`] is the control plane's only writer. It owns what outlives generations, and everybody
-//! else reads the [`State`] that it writes.
+//! [`Gateway`] is the control plane's only writer. Everybody else reads the [`State`] that it writes.
 
+mod admin_server;
 mod apply;
+mod health;
 pub mod listeners;
+mod record;
 mod start;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-use self::listeners::{LINGER, Listeners};
-use crate::admin;
+use self::admin_server::AdminServer;
+use self::health::UnpublishedChanges;
+use self::listeners::{LINGER, ListenerSet};
 use crate::config::Config;
-use crate::control::health::checker::{Change, Checker};
+use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
-use crate::control::reload::reader::{ParsedConfig, ReloadRules};
+use crate::control::reload::last_good::LastGoodCopy;
+use crate::control::reload::reader::ReaderHandle;
 use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
@@ -32,139 +35,169 @@ use crate::worker::WorkerPool;
 
 pub use start::StartError;
 
-/// A snapshot for a change of health is followed by another after so many times what it took to make:
-/// at once where servers are few. Of thousands that change one by one, each would cost a pass over all.
-const CALM: u32 = 10;
-/// How often drains are looked after while there are any.
+/// How often drains, holds and closing listeners are checked while there are any.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
-/// What exporters may take to send the rest at the end.
+/// How long exporters may take to send the rest at the end.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// The running process, seen from the control plane.
+/// The running process, as the control plane sees it.
 #[derive(Debug)]
 pub struct Gateway {
+    /// The main configuration file, which problems of an edit as a whole name. Fixed at start.
     path: PathBuf,
-    state: Arc<State>,
-    config: Arc<Config>,
-    registry: Registry,
-    listeners: Listeners,
-    worker_pool: WorkerPool,
+    /// The number of workers. Fixed at start, because `proxy.workers` takes effect with the next one.
     workers: usize,
-    checker: Checker,
-    changes: mpsc::UnboundedReceiver<Change>,
-    failing: mpsc::UnboundedReceiver<Failing>,
-    resolver: Resolver,
-    admin: Admin,
-    logs: LogControl,
-    access: AccessLogWriter,
-    traces: TraceExport,
-    pace: watch::Sender<ReloadRules>,
-    asked: Arc<Notify>,
-    candidates: mpsc::Receiver<ParsedConfig>,
-    /// Snapshots that were in force. Requests that began by one hold it; that it is freed here, and not by
-    /// the last of them, keeps work that grows with the servers off the workers.
+    /// Everything that others may read, with the snapshot that requests see. Lives as long as the process.
+    state: Arc<State>,
+    /// The configuration of the newest generation, which the next edit is compared with. Replaced by each commit.
+    config: Arc<Config>,
+    /// Changed by each commit, and outlives every generation.
+    running: Running,
+    /// Messages to the control plane. Live as long as the process.
+    inputs: Inputs,
+    /// Where the process reports to. Live as long as the process; an edit changes their settings.
+    outputs: Outputs,
+    /// Health changes that the snapshot does not show yet. Each lives until the next publication.
+    unpublished: UnpublishedChanges,
+    /// Earlier snapshots, each until its last request has ended. They are freed here and not by that request,
+    /// because that takes time in proportion to the number of servers, which a worker should not spend.
     retired: Vec<Arc<Snapshot>>,
-    /// The keeping of the last good configuration, until it is done.
-    keeping: Option<JoinHandle<()>>,
 }
 
-/// The admin address that is served now.
+/// The parts of the process that carry out the configuration and that an edit changes without replacing them.
 #[derive(Debug)]
-struct Admin {
-    context: Arc<admin::Context>,
-    /// As configured.
-    configured: std::net::SocketAddr,
-    /// The same socket as is served, for an address that overlaps with it to follow it.
-    socket: std::net::TcpListener,
-    /// Dropped, it ends the serving.
-    _stop: tokio::sync::oneshot::Sender<()>,
+struct Running {
+    /// Live servers, pools and routes by name, so that an edit finds the state that it leaves alone.
+    registry: Registry,
+    /// The bound sockets, so that an edit that keeps an address keeps its socket.
+    listeners: ListenerSet,
+    /// The threads of the data plane.
+    worker_pool: WorkerPool,
+    /// The health checks of all servers of the snapshot.
+    checker: Checker,
+    /// The name lookups of all servers of the snapshot.
+    resolver: Resolver,
 }
 
-/// What the outside world asks of the process.
+/// The channels that the control plane waits on, besides signals.
+#[derive(Debug)]
+struct Inputs {
+    /// Edits, from the reader's thread, and the way to give it orders.
+    reader: ReaderHandle,
+    /// Servers whose state has changed, from the tasks that check them.
+    health_changes: mpsc::UnboundedReceiver<StateChange>,
+    /// Servers whose requests fail, from the workers.
+    failing_servers: mpsc::UnboundedReceiver<Failing>,
+}
+
+/// The process's reports to people and other programs.
+#[derive(Debug)]
+struct Outputs {
+    /// The API, the metrics and the dashboard.
+    admin: AdminServer,
+    /// Level and format of the process's log.
+    logs: LogControl,
+    /// The thread that writes the access log. It is kept to flush it at the end.
+    access_log: AccessLogWriter,
+    /// The tasks that export spans.
+    traces: TraceExport,
+    /// The copy of the last good configuration, which the next start may need.
+    last_good: LastGoodCopy,
+}
+
+/// A signal to the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// Re-read the file.
+pub enum Signal {
+    /// Re-read the file (SIGHUP).
     Reload,
-    /// Drain and stop; asked again: stop now.
+    /// Drain and stop (SIGTERM, SIGINT); a second one stops at once.
     Stop,
 }
 
 impl Gateway {
-    /// The state that everybody may read.
+    /// The state that others may read.
     #[must_use]
     pub fn state(&self) -> &Arc<State> {
         &self.state
     }
 
-    /// Runs until asked to stop and the last open request has ended, or its time is over.
-    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    /// Runs until a signal to stop, and then until the last open request has ended or been aborted.
+    pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) {
+        let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Changes of health that the snapshot does not show yet, and when that is mended.
-        let (mut unseen, mut calm) = (Vec::new(), tokio::time::Instant::now());
         loop {
-            let settled = self.registry.is_settled() && self.listeners.is_settled() && self.retired.is_empty();
+            let settled = self.is_settled();
             tokio::select! {
-                ask = asks.recv() => match ask {
-                    Some(Ask::Reload) => self.asked.notify_one(),
-                    Some(Ask::Stop) | None => break,
+                signal = signals.recv() => match signal {
+                    Some(Signal::Reload) => self.inputs.reader.read_now(),
+                    Some(Signal::Stop) | None => break,
                 },
-                Some(candidate) = self.candidates.recv() => {
+                Some(parsed) = self.inputs.reader.next() => {
                     if settled {
-                        // Who has chosen a server that leaves now is counted there by then.
+                        // The edit's drains are checked a full period later: by then, every request that has picked a
+                        // server from the old snapshot is counted there.
                         housekeeping.reset();
                     }
-                    self.consider(candidate);
+                    self.consider(parsed);
                 }
-                Some(failing) = self.failing.recv() => self.eject(&failing),
-                Some(change) = self.changes.recv(), if unseen.is_empty() => unseen.push(change),
-                () = tokio::time::sleep_until(calm), if !unseen.is_empty() => {
-                    while let Ok(change) = self.changes.try_recv() {
-                        unseen.push(change);
-                    }
-                    let begin = Instant::now();
-                    self.publish();
-                    calm = (begin + begin.elapsed() * CALM).into();
-                    unseen.drain(..).for_each(|change| self.state.events.tell(change.into()));
+                Some(failing) = self.inputs.failing_servers.recv() => self.eject(&failing),
+                Some(change) = self.inputs.health_changes.recv(), if self.unpublished.is_empty() => {
+                    self.unpublished.add(change);
                 }
+                () = sleep_until(self.unpublished.due()), if !self.unpublished.is_empty() => self.publish_changes(),
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
         }
-        self.shut_down(asks).await;
+        self.shut_down(signals).await;
     }
 
-    async fn shut_down(mut self, mut asks: mpsc::Receiver<Ask>) {
+    /// Whether there is nothing for [`Gateway::expire`] to end.
+    fn is_settled(&self) -> bool {
+        self.running.registry.is_settled() && self.running.listeners.is_settled() && self.retired.is_empty()
+    }
+
+    async fn shut_down(mut self, mut signals: mpsc::Receiver<Signal>) {
         let drain = self.config.timeouts.drain;
-        tracing::info!(?drain, "stopping: no new clients, open requests finish");
+        tracing::info!(?drain, "stopping; open requests may finish");
         self.state.stop();
-        self.candidates.close();
-        let again = async { while let Some(Ask::Reload) = asks.recv().await {} };
-        self.listeners.pause_accept();
+        self.inputs.reader.stop();
+        let Running { listeners, mut worker_pool, checker, .. } = self.running;
+        listeners.pause_accept();
+        let second_signal = async { while let Some(Signal::Reload) = signals.recv().await {} };
         let finish = async {
-            tokio::time::sleep(LINGER.min(drain)).await;
-            self.worker_pool.stop(drain).await
+            sleep(LINGER.min(drain)).await;
+            worker_pool.stop(drain).await
         };
         tokio::select! {
             finished = finish => {
                 if !finished {
-                    tracing::warn!(?drain, "open requests were cut, for the time to drain was over");
+                    tracing::warn!(?drain, "drain timeout reached; open requests were aborted");
                 }
             }
-            () = again => tracing::warn!("open requests were cut, for a second signal came"),
+            () = second_signal => tracing::warn!("second signal received; aborting open requests"),
         }
-        self.worker_pool.stop(Duration::ZERO).await;
-        self.checker.stop();
+        worker_pool.stop(Duration::ZERO).await;
+        checker.stop();
+        self.outputs.flush().await;
+        tracing::info!("stopped");
+    }
+}
+
+impl Outputs {
+    /// Ends the admin address and writes out the rest of everything else.
+    async fn flush(self) {
         drop(self.admin);
         if !self.traces.shutdown(FLUSH).await {
             tracing::warn!("the last spans could not be sent in time");
         }
-        if !self.access.finish(FLUSH) {
+        if !self.access_log.finish(FLUSH) {
             tracing::warn!("the last lines of the access log could not be written in time");
         }
-        if let Some(keeping) = self.keeping {
-            // However that ends, it is said where it is done.
-            let _ = tokio::time::timeout(FLUSH, keeping).await;
+        if timeout(FLUSH, self.last_good.finish()).await.is_err() {
+            tracing::warn!("the last good copy could not be written in time");
         }
-        tracing::info!("stopped");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Health checks of servers: when they run, how one is made, and what a server's memory page says.
+//! Health checks: when a server is checked, how one check is made, and the memory that a server reports of itself.
 
 pub mod checker;
 pub mod memory;

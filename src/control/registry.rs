@@ -1,77 +1,60 @@
-//! The registry: every live server, pool and route by name, and the snapshots that are built around them.
+//! The registry: every live server, pool and route by its name, and the pools of a snapshot around them.
 //!
-//! It belongs to the control plane, which is the only writer. Whatever an edit leaves alone is found
-//! here again by its key, so its state outlives the generation.
+//! It belongs to the control plane, which is its only writer. State that an edit leaves alone is found here by
+//! its key, so that it outlives the generation.
+//!
+//! An edit takes two steps. [`Registry::plan`] builds the edit beside the running state and touches nothing that
+//! runs; [`Registry::commit`] installs it, which cannot fail.
 
-use std::collections::{HashMap, HashSet};
+mod pool_entry;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::config::diff::common_ends;
-use crate::config::{self, Config, HealthKind};
-use crate::live::health::HealthState;
-use crate::live::pool::{LivePool, Member, Pool, Standing};
-use crate::live::route::LiveRoute;
-use crate::live::route::RouteTable;
-use crate::live::server::{Server, ServerKey};
+use self::pool_entry::{Marks, PoolEntry, ServerFactory};
+use crate::config::{self, Config};
+use crate::live::pool::Pool;
+use crate::live::route::{LiveRoute, RouteTable};
+use crate::live::server::Server;
 use crate::live::snapshot::{Route, Snapshot, SourceFile};
 
-/// All that outlives a generation.
+/// The state that outlives generations.
 #[derive(Debug)]
 pub struct Registry {
-    maker: ServerFactory,
+    factory: ServerFactory,
     pools: HashMap<Arc<str>, PoolEntry>,
     routes: HashMap<Arc<str>, Arc<LiveRoute>>,
     unrouted: Arc<LiveRoute>,
 }
 
-/// Makes servers.
+/// An edit that is ready to be committed to the registry that planned it, before any other. Dropping it undoes it,
+/// because nothing that runs refers to it yet.
 #[derive(Debug)]
-struct ServerFactory {
-    workers: usize,
-    next_id: u64,
-    /// Whether these are the servers that the process begins with: they count as up unchecked.
-    first: bool,
+pub struct RegistryPlan {
+    config: Arc<Config>,
+    factory: ServerFactory,
+    /// Entries of the pools that the edit changes, each with the changes to its servers.
+    changed: Vec<(PoolEntry, Marks)>,
+    /// Removed pools in which nothing drains.
+    forgotten: Vec<Arc<str>>,
+    /// The pools and routes of the snapshot.
+    pools: Vec<Arc<Pool>>,
+    routes: Arc<[Route]>,
+    unrouted: Arc<LiveRoute>,
 }
 
-/// A pool, with what is going on in it.
-#[derive(Debug)]
-struct PoolEntry {
-    live: Arc<LivePool>,
-    /// As the last edit has it; without servers once no edit names it any more.
-    config: Arc<config::PoolConfig>,
-    /// The servers that it names, in its order.
-    servers: Vec<Arc<Server>>,
-    /// As built last, and to be used again while nothing in it changes.
-    built: Option<Arc<Pool>>,
-    leaving: Vec<Leaving>,
-    /// Until when the leaving servers serve on, because no new one has passed a check.
-    hold: Option<Instant>,
-    /// What weight such servers had that have weight 0 since then, by their id.
-    held: HashMap<u64, u32>,
-}
-
-/// A server that is disabled or removed while its drain lasts.
-#[derive(Debug)]
-struct Leaving {
-    server: Arc<Server>,
-    /// As it was last.
-    weight: u32,
-    /// When its open requests are cut.
-    until: Instant,
-}
-
-/// What [`Registry::expire`] found to be over.
+/// The drains and holds that have ended.
 #[derive(Debug, Default)]
 pub struct Expired {
-    /// Servers whose drain is over, with whether requests to them were still open.
+    /// Servers that have drained, and whether requests to them were still open.
     pub servers: Vec<(Arc<Server>, bool)>,
-    /// Pools whose hold is over.
+    /// Pools whose hold has ended.
     pub holds: Vec<Arc<str>>,
 }
 
 impl Expired {
-    /// Whether nothing was over.
+    /// Whether nothing has ended.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty() && self.holds.is_empty()
@@ -83,87 +66,119 @@ impl Registry {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            maker: ServerFactory { workers, next_id: 0, first: true },
+            factory: ServerFactory::new(workers),
             pools: HashMap::new(),
             routes: HashMap::new(),
             unrouted: Arc::new(LiveRoute::new("-".into(), workers)),
         }
     }
 
-    /// Takes in a configuration: makes what is new, keeps what stays, lets go what is gone. In a pool
-    /// that stayed as it was nothing is looked at; in another, what lies between the servers that did.
-    pub fn apply(&mut self, config: &Config, now: Instant) {
+    /// Builds everything that `config` changes. A pool that the edit leaves alone costs a comparison; in another
+    /// pool, only the servers between the first and the last difference are looked up.
+    #[must_use]
+    pub fn plan(&self, config: &Arc<Config>, now: Instant) -> RegistryPlan {
+        let mut plan = RegistryPlan {
+            config: Arc::clone(config),
+            factory: self.factory,
+            changed: Vec::new(),
+            forgotten: Vec::new(),
+            pools: Vec::with_capacity(config.pools.len()),
+            routes: self.routes(config),
+            unrouted: Arc::clone(&self.unrouted),
+        };
         for pool in &config.pools {
-            let entry = match self.pools.get_mut(pool.name.as_str()) {
-                Some(entry) => entry,
-                None => {
-                    let name: Arc<str> = pool.name.as_str().into();
-                    let entry = PoolEntry::new(LivePool::new(Arc::clone(&name), self.maker.workers), pool);
-                    self.pools.entry(name).or_insert(entry)
-                }
-            };
-            entry.apply(pool, config, now, &mut self.maker);
+            plan.add_pool(self.pools.get(pool.name.as_str()), pool, now);
         }
-        self.maker.first = false;
-        for (name, entry) in &mut self.pools {
-            if config.pool(name).is_none() {
-                let none = Arc::new(entry.config.without_servers());
-                entry.apply(&none, config, now, &mut self.maker);
+        plan.factory.starting = false;
+        for (name, entry) in self.unconfigured(config) {
+            let empty = Arc::new(entry.config.without_servers());
+            if !plan.add_pool(Some(entry), &empty, now) {
+                plan.forgotten.push(Arc::clone(name));
             }
         }
-        let routes: HashSet<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
-        self.routes.retain(|name, _| routes.contains(&**name));
-        self.forget(config);
+        plan
     }
 
-    /// Drops the pools that neither the configuration nor a drain names.
-    fn forget(&mut self, config: &Config) {
-        self.pools.retain(|name, entry| !entry.leaving.is_empty() || config.pool(name).is_some());
+    /// Installs an edit: from now on live servers know whether they are leaving, and counters of removed routes
+    /// are gone. Requests see the edit with the plan's snapshot.
+    pub fn commit(&mut self, plan: RegistryPlan) {
+        self.factory = plan.factory;
+        for (entry, marks) in plan.changed {
+            marks.apply(&entry.live.name);
+            self.pools.insert(Arc::clone(&entry.live.name), entry);
+        }
+        for name in plan.forgotten {
+            self.pools.remove(&name);
+        }
+        for pool in plan.pools {
+            if let Some(entry) = self.pools.get_mut(&pool.live.name) {
+                entry.built = Some(pool);
+            }
+        }
+        let routes = plan.routes.iter().map(|route| (Arc::clone(&route.live.name), Arc::clone(&route.live)));
+        self.routes = routes.collect();
     }
 
-    /// Ends drains and holds whose time has come; a drain also ends with the last open request,
-    /// unless cookies may still lead to the server.
+    /// Ends drains and holds whose time is over. A drain also ends with the last open request, unless cookies may
+    /// still lead to the server; a hold also ends when a new server is up.
     pub fn expire(&mut self, config: &Config, now: Instant) -> Expired {
         let mut expired = Expired::default();
         for (name, entry) in &mut self.pools {
-            if let Some(until) = entry.hold {
-                let new_is_up = entry.built.as_ref().is_some_and(|pool| {
-                    pool.members.iter().any(|member| {
-                        member.standing == Standing::Enabled && member.weight > 0 && member.server.state().serves()
-                    })
-                });
-                if new_is_up || now >= until {
-                    entry.let_go(now + config.timeouts.drain);
-                    expired.holds.push(Arc::clone(name));
-                }
+            if entry.is_hold_over(now) {
+                entry.end_hold(now + config.timeouts.drain);
+                expired.holds.push(Arc::clone(name));
             }
             let sticky = config.pool(name).is_some_and(|pool| pool.balance.sticky.is_some());
-            let held = entry.hold.is_some();
-            entry.leaving.retain(|leaving| {
-                let open = leaving.server.active_requests() > 0;
-                let over = !held && (now >= leaving.until || (!open && !sticky));
-                if over {
-                    expired.servers.push((Arc::clone(&leaving.server), open));
-                }
-                !over
-            });
+            expired.servers.extend(entry.expire_drains(sticky, now));
         }
         if !expired.servers.is_empty() {
-            self.forget(config);
+            self.pools.retain(|name, entry| entry.is_draining() || config.pool(name).is_some());
         }
         expired
     }
 
-    /// Whether anything waits for [`Registry::expire`].
+    /// Whether there is neither a drain nor a hold that [`Registry::expire`] would have to end.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.pools.values().all(|entry| entry.leaving.is_empty() && entry.hold.is_none())
+        self.pools.values().all(|entry| !entry.is_draining() && !entry.is_holding())
     }
 
-    /// A snapshot of `config`, which was applied, and of the servers as they are now.
+    /// The pools of a snapshot of the committed `config` by the health of servers now: the configured ones, then
+    /// those that only drain. A pool in which nothing has changed since the last call is the same object.
+    pub fn pools(&mut self, config: &Config) -> Vec<Arc<Pool>> {
+        let unconfigured: Vec<_> = self.unconfigured(config).into_iter().map(|(name, _)| Arc::clone(name)).collect();
+        let configured = config.pools.iter().map(|pool| pool.name.as_str());
+        let names = configured.chain(unconfigured.iter().map(|name| &**name));
+        names.filter_map(|name| self.pools.get_mut(name).map(PoolEntry::build)).collect()
+    }
+
+    /// The pools that `config` does not have, by name.
+    fn unconfigured(&self, config: &Config) -> Vec<(&Arc<str>, &PoolEntry)> {
+        let mut entries: Vec<_> = self.pools.iter().filter(|(name, _)| config.pool(name).is_none()).collect();
+        entries.sort_by_key(|(name, _)| *name);
+        entries
+    }
+
+    /// The routes of a snapshot, each with the counters that its name had before.
+    fn routes(&self, config: &Config) -> Arc<[Route]> {
+        let places: HashMap<&str, usize> =
+            config.pools.iter().enumerate().map(|(place, pool)| (pool.name.as_str(), place)).collect();
+        let route = |route: &config::RouteConfig| {
+            let live = self.routes.get(route.name.as_str()).cloned();
+            let live =
+                live.unwrap_or_else(|| Arc::new(LiveRoute::new(route.name.as_str().into(), self.factory.workers)));
+            // Every route leads to a pool that exists: the configuration has been checked.
+            Route { pool: places.get(route.pool.as_str()).copied().unwrap_or(0), live }
+        };
+        config.routes.iter().map(route).collect()
+    }
+}
+
+impl RegistryPlan {
+    /// The snapshot of the edit.
+    #[must_use]
     pub fn snapshot(
-        &mut self,
-        config: &Arc<Config>,
+        &self,
         generation: u64,
         hash: Arc<str>,
         files: Arc<[SourceFile]>,
@@ -174,201 +189,30 @@ impl Registry {
             hash,
             files,
             applied_at,
-            config: Arc::clone(config),
-            pools: self.pools(config),
-            routes: self.routes(config),
+            config: Arc::clone(&self.config),
+            pools: self.pools.clone(),
+            routes: Arc::clone(&self.routes),
             unrouted: Arc::clone(&self.unrouted),
-            table: Arc::new(RouteTable::new(&config.routes)),
+            table: Arc::new(RouteTable::new(&self.config.routes)),
         }
     }
 
-    /// The pools of a snapshot: those of the configuration, then those that only drain. A pool in
-    /// which nothing changed since the last call is the same object as then.
-    pub fn pools(&mut self, config: &Config) -> Vec<Arc<Pool>> {
-        let mut pools = Vec::with_capacity(config.pools.len());
-        for pool in &config.pools {
-            pools.extend(self.pools.get_mut(pool.name.as_str()).map(PoolEntry::build));
+    /// Adds a pool to the snapshot, and its new entry if the edit changes it. Returns false, and adds nothing, if
+    /// the pool has been removed and has drained.
+    fn add_pool(&mut self, entry: Option<&PoolEntry>, pool: &Arc<config::PoolConfig>, now: Instant) -> bool {
+        if let Some(entry) = entry.filter(|entry| entry.is_configured_as(pool)) {
+            self.pools.push(entry.pool());
+            return true;
         }
-        let mut gone: Vec<_> = self.pools.iter_mut().filter(|(name, _)| config.pool(name).is_none()).collect();
-        gone.sort_by_key(|(name, _)| Arc::clone(name));
-        pools.extend(gone.into_iter().map(|(_, entry)| entry.build()));
-        pools
+        let mut entry = entry.cloned().unwrap_or_else(|| PoolEntry::new(pool, self.factory.workers));
+        let marks = entry.apply(pool, &self.config, now, &mut self.factory);
+        let exists = entry.is_draining() || self.config.pool(&pool.name).is_some();
+        if exists {
+            self.pools.push(entry.build());
+        }
+        self.changed.push((entry, marks));
+        exists
     }
-
-    /// The routes of a snapshot.
-    pub fn routes(&mut self, config: &Config) -> Arc<[Route]> {
-        let places: HashMap<&str, usize> =
-            config.pools.iter().enumerate().map(|(place, pool)| (pool.name.as_str(), place)).collect();
-        let route = |route: &config::RouteConfig| {
-            let name: Arc<str> = route.name.as_str().into();
-            let live = self
-                .routes
-                .entry(Arc::clone(&name))
-                .or_insert_with(|| Arc::new(LiveRoute::new(name, self.maker.workers)));
-            // Every route leads to a pool that exists: the configuration has been checked.
-            Route { pool: places.get(route.pool.as_str()).copied().unwrap_or(0), live: Arc::clone(live) }
-        };
-        config.routes.iter().map(route).collect()
-    }
-}
-
-impl ServerFactory {
-    /// A server that nothing is known of yet.
-    fn make(&mut self, key: ServerKey, checks: HealthKind) -> Arc<Server> {
-        let state = match checks {
-            HealthKind::None => HealthState::Up,
-            HealthKind::Http | HealthKind::Tcp if self.first => HealthState::Unchecked,
-            HealthKind::Http | HealthKind::Tcp => HealthState::Checking,
-        };
-        self.next_id += 1;
-        Arc::new(Server::new(self.next_id, key, state, self.workers))
-    }
-}
-
-impl PoolEntry {
-    /// A pool without a server yet, by the rules of `config`.
-    fn new(live: LivePool, config: &config::PoolConfig) -> Self {
-        let config = Arc::new(config.without_servers());
-        Self {
-            live: Arc::new(live),
-            config,
-            servers: Vec::new(),
-            built: None,
-            leaving: Vec::new(),
-            hold: None,
-            held: HashMap::new(),
-        }
-    }
-
-    /// Takes in what an edit says of the pool.
-    fn apply(&mut self, new: &Arc<config::PoolConfig>, whole: &Config, now: Instant, maker: &mut ServerFactory) {
-        if Arc::ptr_eq(&self.config, new) || self.config == *new {
-            return;
-        }
-        let old = std::mem::replace(&mut self.config, Arc::clone(new));
-        let (first, last) = common_ends(&old.servers, &new.servers);
-        let between = first..old.servers.len() - last;
-        let (gone, come) = (&old.servers[between.clone()], &new.servers[first..new.servers.len() - last]);
-
-        let before = self.servers[between.clone()].to_vec();
-        let leaving: Vec<_> = self.leaving.iter().map(|leaving| Arc::clone(&leaving.server)).collect();
-        let known: HashMap<_, _> =
-            before.iter().chain(&leaving).map(|server| (server.key.identity(), server)).collect();
-        let mut live_of = |server: &config::ServerConfig| {
-            let live = known.get(&identity(server)).map(|live| Arc::clone(live)).unwrap_or_else(|| {
-                let (pool, name) = (Arc::clone(&self.live.name), server.name.as_str().into());
-                maker.make(ServerKey { pool, name, address: server.address.clone() }, new.health.kind)
-            });
-            live.set_leaving(!server.enabled);
-            live
-        };
-        let after: Vec<_> = come.iter().map(&mut live_of).collect();
-        self.servers.splice(between, after);
-        if new.health.kind == HealthKind::None {
-            self.servers
-                .iter()
-                .filter(|live| live.state() != HealthState::Up)
-                .for_each(|live| live.set_state(HealthState::Up));
-        }
-
-        // Who is enabled no more begins to drain, and who came back does not leave any more.
-        let stays: HashSet<_> = come.iter().filter(|server| server.enabled).map(identity).collect();
-        for (server, live) in gone.iter().zip(before).filter(|(server, _)| server.enabled) {
-            if !stays.contains(&identity(server)) {
-                live.set_leaving(true);
-                let until = now + whole.timeouts.drain;
-                let weight = self.held.remove(&live.id).unwrap_or(server.weight);
-                self.leaving.push(Leaving { server: live, weight, until });
-            }
-        }
-        self.leaving.retain(|leaving| !stays.contains(&leaving.server.key.identity()));
-        self.hold_or_let_go(whole, now);
-        if self.hold.is_some() {
-            let idle = come.iter().zip(&self.servers[first..]).filter(|(server, _)| server.weight == 0);
-            let idle: HashMap<_, _> = idle.map(|(server, live)| (identity(server), live.id)).collect();
-            for server in gone.iter().filter(|server| server.weight > 0) {
-                self.held.extend(idle.get(&identity(server)).map(|id| (*id, server.weight)));
-            }
-        }
-    }
-
-    /// After an edit: keeps the servers that leave while nobody else can serve but somebody soon might.
-    fn hold_or_let_go(&mut self, whole: &Config, now: Instant) {
-        let (drain, hold) = (whole.timeouts.drain, whole.reload.hold);
-        let takes = |(server, _): &(&config::ServerConfig, &Arc<Server>)| server.enabled && server.weight > 0;
-        let staying = self.config.servers.iter().zip(&self.servers).filter(takes);
-        let awaits = awaits_first_pass(staying.map(|(_, live)| live.state()));
-        let was_ready = self.built.as_ref().is_some_and(|pool| pool.is_ready());
-        if self.hold.is_some() && !awaits {
-            self.let_go(now + drain);
-        } else if self.hold.is_none() && awaits && was_ready && !hold.is_zero() {
-            let until = now + hold;
-            tracing::warn!(pool = %self.live.name, ?hold, "all its servers are new: the old ones serve until one of them is up");
-            self.hold = Some(until);
-            for leaving in &mut self.leaving {
-                leaving.until = until + drain;
-            }
-        }
-    }
-
-    /// Ends the hold: what it kept has until then, at most, for its open requests.
-    fn let_go(&mut self, until: Instant) {
-        self.hold = None;
-        self.held.clear();
-        for leaving in &mut self.leaving {
-            leaving.until = leaving.until.min(until);
-        }
-    }
-
-    fn build(&mut self) -> Arc<Pool> {
-        let members = self.members();
-        let holding = self.hold.is_some();
-        if let Some(built) = &self.built
-            && Arc::ptr_eq(&built.config, &self.config)
-            && built.holding == holding
-            && built.is_current(&members)
-        {
-            return Arc::clone(built);
-        }
-        let pool = Arc::new(Pool::new(Arc::clone(&self.config), Arc::clone(&self.live), members, holding));
-        self.built = Some(Arc::clone(&pool));
-        pool
-    }
-
-    fn members(&self) -> Vec<Member> {
-        let leaving: HashSet<u64> = self.leaving.iter().map(|leaving| leaving.server.id).collect();
-        let mut members: Vec<Member> = Vec::with_capacity(self.servers.len() + self.leaving.len());
-        for (server, live) in self.config.servers.iter().zip(&self.servers) {
-            let standing = if server.enabled { Standing::Enabled } else { Standing::Disabled };
-            let draining = !server.enabled && leaving.contains(&live.id);
-            let held = self.held.get(&live.id).copied().unwrap_or(0);
-            members.push(Member { held, ..Member::new(Arc::clone(live), server.weight, standing, draining) });
-        }
-        let configured: HashSet<u64> =
-            self.servers.iter().map(|live| live.id).filter(|id| leaving.contains(id)).collect();
-        for leaving in self.leaving.iter().filter(|leaving| !configured.contains(&leaving.server.id)) {
-            members.push(Member::new(Arc::clone(&leaving.server), leaving.weight, Standing::Removed, true));
-        }
-        members
-    }
-}
-
-/// Whether nobody would serve but might soon: some servers are still to pass their first check, and
-/// none has.
-fn awaits_first_pass(states: impl Iterator<Item = HealthState>) -> bool {
-    let mut some = false;
-    for state in states {
-        if state.serves() {
-            return false;
-        }
-        some |= state == HealthState::Checking;
-    }
-    some
-}
-
-/// What makes a server the same within its pool.
-fn identity(server: &config::ServerConfig) -> (&str, &config::Address) {
-    (&server.name, &server.address)
 }
 
 #[cfg(test)]

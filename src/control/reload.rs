@@ -1,4 +1,4 @@
-//! Reading configuration files: noticing changes, reading them whole, writing them, keeping the last good copy.
+//! Reloading: notices changes of the files, reads and parses them, and keeps a copy of the last good configuration.
 
 pub mod last_good;
 pub mod reader;

@@ -1,4 +1,4 @@
-//! The resolver: keeps the targets of servers that are configured by host name, in the background.
+//! The resolver: keeps the addresses of servers that are configured by host name, in the background.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,155 +17,161 @@ use crate::control::health::checker::jittered;
 use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
 
-/// From one look-up of a name to the next, jittered by a tenth.
+/// Time between two lookups of a name, jittered by a tenth.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The same while it has never been resolved: whoever starts together is found soon.
+/// The same for a name that has never been resolved, so that servers that start together with `lb` are found soon.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Look-ups that run at once at most: each takes a thread.
-const AT_ONCE: usize = 32;
+/// Lookups at the same time, because each takes a thread.
+const MAX_CONCURRENT: usize = 32;
 
-/// A host and a port.
-type Name = (String, u16);
+/// A host name and a port.
+type HostPort = (String, u16);
 
-type Servers = Vec<Arc<Server>>;
-
-/// All names that are resolved again and again. That ends with it.
+/// The lookups of all names. Dropping it ends them.
 #[derive(Debug)]
 pub struct Resolver {
     permits: Arc<Semaphore>,
-    tasks: HashMap<Name, Task>,
+    lookups: HashMap<HostPort, RunningLookup>,
 }
 
-/// One name's task. It ends with it.
+/// The lookups of one name. Dropping it ends them.
 #[derive(Debug)]
-struct Task {
-    /// Whom the name belongs to.
-    servers: watch::Sender<Servers>,
-    handle: JoinHandle<()>,
+struct RunningLookup {
+    /// The servers with that name.
+    servers: watch::Sender<Vec<Arc<Server>>>,
+    task: JoinHandle<()>,
 }
 
-/// A resolver of nothing yet.
 impl Default for Resolver {
     fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(AT_ONCE)), tasks: HashMap::new() }
+        Self { permits: Arc::new(Semaphore::new(MAX_CONCURRENT)), lookups: HashMap::new() }
     }
 }
 
 impl Resolver {
-    /// Resolves all names of `snapshot` once, before there is any request; waits no longer than `limit`.
-    /// What is not resolved by then is left to [`Resolver::apply`].
+    /// Resolves all names of `snapshot` once, before there are requests, for at most `limit`. Names that are not
+    /// resolved by then are left to [`Resolver::apply`].
     pub async fn first(snapshot: &Snapshot, limit: Duration) {
-        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
         let mut lookups = JoinSet::new();
         for (name, servers) in names(snapshot) {
             let permits = Arc::clone(&permits);
             lookups.spawn(async move {
-                if let Ok(answers) = lookup(&name, &permits).await {
-                    retarget(&servers, &answers);
+                if let Ok(addresses) = lookup(&name, &permits).await {
+                    retarget(&servers, &addresses);
                 }
             });
         }
         let all = async { while lookups.join_next().await.is_some() {} };
-        // Time being up is no failure: the names have their tasks.
+        // No failure: the other names have their tasks.
         let _ = timeout(limit, all).await;
     }
 
-    /// Resolves from now on the names of `snapshot` and no others. To be called within a runtime.
+    /// Resolves the names of `snapshot` and no others from now on.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn apply(&mut self, snapshot: &Snapshot) {
-        let mut before = mem::take(&mut self.tasks);
+        let mut before = mem::take(&mut self.lookups);
         for (name, servers) in names(snapshot) {
-            let task = match before.remove(&name).filter(|task| !task.handle.is_finished()) {
-                Some(task) => {
-                    task.servers.send_if_modified(|known| {
-                        let modified = !known.iter().map(|server| server.id).eq(servers.iter().map(|server| server.id));
-                        if modified {
-                            *known = servers;
-                        }
-                        modified
-                    });
-                    task
+            let lookup = match before.remove(&name).filter(|lookup| !lookup.task.is_finished()) {
+                Some(lookup) => {
+                    lookup.set_servers(servers);
+                    lookup
                 }
                 None => {
                     let (sender, receiver) = watch::channel(servers);
-                    let routine = keep(name.clone(), receiver, Arc::clone(&self.permits));
-                    Task { servers: sender, handle: tokio::spawn(routine) }
+                    let task = resolve_periodically(name.clone(), receiver, Arc::clone(&self.permits));
+                    RunningLookup { servers: sender, task: tokio::spawn(task) }
                 }
             };
-            self.tasks.insert(name, task);
+            self.lookups.insert(name, lookup);
         }
     }
 }
 
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.handle.abort();
+impl RunningLookup {
+    fn set_servers(&self, servers: Vec<Arc<Server>>) {
+        self.servers.send_if_modified(|current| {
+            let modified = !current.iter().map(|server| server.id).eq(servers.iter().map(|server| server.id));
+            if modified {
+                *current = servers;
+            }
+            modified
+        });
     }
 }
 
-/// Resolves `name` at once, then every [`INTERVAL`], and when it comes to belong to other servers.
-async fn keep(name: Name, mut servers: watch::Receiver<Servers>, permits: Arc<Semaphore>) {
+impl Drop for RunningLookup {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Resolves `name` at once, then every [`INTERVAL`], and whenever other servers have it.
+async fn resolve_periodically(name: HostPort, mut servers: watch::Receiver<Vec<Arc<Server>>>, permits: Arc<Semaphore>) {
     let mut failing = false;
     loop {
-        let answer = lookup(&name, &permits).await;
-        take_in(&name, &servers.borrow_and_update(), answer, &mut failing);
-        let known = servers.borrow().iter().all(|server| server.target().is_some());
+        let result = lookup(&name, &permits).await;
+        record(&name, &servers.borrow_and_update(), result, &mut failing);
+        let resolved = servers.borrow().iter().all(|server| server.target().is_some());
         tokio::select! {
-            () = sleep(jittered(if known { INTERVAL } else { SOON }, fastrand::f64())) => {}
+            () = sleep(jittered(if resolved { INTERVAL } else { SOON }, fastrand::f64())) => {}
             modified = servers.changed() => if modified.is_err() { return },
         }
     }
 }
 
-/// Acts on an answer. A failure changes no target, and is told once.
-fn take_in((host, port): &Name, servers: &Servers, answer: io::Result<Vec<SocketAddr>>, failing: &mut bool) {
-    let failed = answer.is_err();
-    match answer {
-        Ok(answers) => {
+/// Records the result of a lookup. A failure changes no target, and is logged once until the next success.
+fn record((host, port): &HostPort, servers: &[Arc<Server>], result: io::Result<Vec<SocketAddr>>, failing: &mut bool) {
+    let failed = result.is_err();
+    match result {
+        Ok(addresses) => {
             if *failing {
                 tracing::info!(host, port, "host name is resolved again");
             }
-            retarget(servers, &answers);
+            retarget(servers, &addresses);
         }
         Err(error) if !*failing => {
-            tracing::warn!(host, port, %error, "host name cannot be resolved; what is known of it is kept");
+            tracing::warn!(host, port, %error, "host name cannot be resolved; its last address stays in use");
         }
         Err(_) => {}
     }
     *failing = failed;
 }
 
-/// Points each server at one of `answers`.
-fn retarget(servers: &Servers, answers: &[SocketAddr]) {
+/// Points each server at one of `addresses`.
+fn retarget(servers: &[Arc<Server>], addresses: &[SocketAddr]) {
     for server in servers {
         let before = server.target();
-        let Some(target) = choose(before, answers).filter(|target| before != Some(*target)) else { continue };
+        let Some(target) = choose(before, addresses).filter(|target| before != Some(*target)) else { continue };
         server.set_target(target);
-        // The first one is no change.
+        // The first address is no change.
         if let Some(before) = before {
             tracing::info!(pool = %server.key.pool, server = %server.key.name, %before, %target, "host name has a new address");
         }
     }
 }
 
-/// The present target while it is among the answers, else the first for IPv4, else the first.
-fn choose(present: Option<SocketAddr>, answers: &[SocketAddr]) -> Option<SocketAddr> {
-    present
-        .filter(|present| answers.contains(present))
-        .or_else(|| answers.iter().find(|answer| answer.is_ipv4()).copied())
-        .or_else(|| answers.first().copied())
+/// The current target if it is among the addresses, else the first IPv4 address, else the first.
+fn choose(current: Option<SocketAddr>, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    current
+        .filter(|current| addresses.contains(current))
+        .or_else(|| addresses.iter().find(|address| address.is_ipv4()).copied())
+        .or_else(|| addresses.first().copied())
 }
 
-async fn lookup((host, port): &Name, permits: &Semaphore) -> io::Result<Vec<SocketAddr>> {
+async fn lookup((host, port): &HostPort, permits: &Semaphore) -> io::Result<Vec<SocketAddr>> {
     let _permit = permits.acquire().await;
-    let answers: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
-    if answers.is_empty() { Err(io::Error::other("no address")) } else { Ok(answers) }
+    let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
+    if addresses.is_empty() { Err(io::Error::other("no address")) } else { Ok(addresses) }
 }
 
-/// The names in `snapshot`, each with the servers that it belongs to.
-fn names(snapshot: &Snapshot) -> HashMap<Name, Servers> {
-    let mut names: HashMap<Name, Servers> = HashMap::new();
+/// The names in `snapshot`, each with the servers that have it.
+fn names(snapshot: &Snapshot) -> HashMap<HostPort, Vec<Arc<Server>>> {
+    let mut names: HashMap<HostPort, Vec<Arc<Server>>> = HashMap::new();
     for member in snapshot.pools.iter().flat_map(|pool| &pool.members) {
         if let Address::Name(host, port) = &member.server.key.address {
             names.entry((host.clone(), *port)).or_default().push(Arc::clone(&member.server));
@@ -196,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_present_target_stays_while_it_can() {
+    fn the_current_target_stays_while_it_is_among_the_addresses() {
         let cases: [(Option<&str>, &[&str], Option<&str>); 6] = [
             (None, &[], None),
             (None, &["127.0.0.2:80", "127.0.0.1:80"], Some("127.0.0.2:80")),
@@ -205,14 +211,18 @@ mod tests {
             (Some("[::2]:80"), &["127.0.0.1:80", "[::2]:80"], Some("[::2]:80")),
             (Some("127.0.0.9:80"), &["127.0.0.1:80"], Some("127.0.0.1:80")),
         ];
-        for (present, answers, expected) in cases {
+        for (current, resolved, expected) in cases {
             let parse = |address: &str| address.parse::<SocketAddr>().unwrap();
-            assert_eq!(choose(present.map(parse), &addresses(answers)), expected.map(parse), "{present:?} {answers:?}");
+            assert_eq!(
+                choose(current.map(parse), &addresses(resolved)),
+                expected.map(parse),
+                "{current:?} {resolved:?}"
+            );
         }
     }
 
     #[test]
-    fn an_answer_moves_whom_it_does_not_name_and_a_failure_nobody() {
+    fn a_lookup_moves_servers_whose_address_is_gone_and_a_failed_one_moves_none() {
         let servers = vec![server(1), server(2)];
         let name = ("backend".to_owned(), 80);
         let mut failing = false;
@@ -223,12 +233,12 @@ mod tests {
             (Some(&["127.0.0.3:80"]), ["127.0.0.3:80", "127.0.0.3:80"]),
             (Some(&[]), ["127.0.0.3:80", "127.0.0.3:80"]),
         ];
-        for (answer, targets) in rows {
-            let given = answer.map(addresses).ok_or_else(|| io::Error::other("no server"));
-            take_in(&name, &servers, given, &mut failing);
-            assert_eq!(failing, answer.is_none());
+        for (resolved, targets) in rows {
+            let result = resolved.map(addresses).ok_or_else(|| io::Error::other("no name server"));
+            record(&name, &servers, result, &mut failing);
+            assert_eq!(failing, resolved.is_none());
             let now: Vec<_> = servers.iter().filter_map(|server| server.target()).collect();
-            assert_eq!(now, addresses(&targets), "{answer:?}");
+            assert_eq!(now, addresses(&targets), "{resolved:?}");
         }
     }
 }

@@ -51,8 +51,9 @@ impl Connection {
         let config = parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a valid configuration");
         let config = Arc::new(config);
         let mut registry = crate::control::registry::Registry::new(1);
-        registry.apply(&config, Instant::now());
-        let snapshot = registry.snapshot(&config, 1, "".into(), [].into(), SystemTime::now());
+        let plan = registry.plan(&config, Instant::now());
+        let snapshot = plan.snapshot(1, "".into(), [].into(), SystemTime::now());
+        registry.commit(plan);
         let log = AccessLogWriter::start(std::io::sink()).expect("a thread").worker();
         let (spans, _) = trace::start(&config.tracing);
         let (report, failing) = unbounded_channel();

@@ -69,7 +69,7 @@ fn assert_fell_back(lb: &Lb, weight: u32, problem: &str) {
     assert_eq!(outcomes, ["rejected", "applied"]);
     let message = reloads["reloads"][0]["problems"][0]["message"].as_str().unwrap();
     assert!(message.contains(problem), "{message}");
-    let is_error = |line: &String| line.contains("ERROR") && line.contains("started with the last good one");
+    let is_error = |line: &String| line.contains("ERROR") && line.contains("started from the last good copy");
     assert!(lb.stderr().iter().any(is_error), "{:#?}", lb.stderr());
 }
 
@@ -143,7 +143,7 @@ fn an_unusable_copy_is_reported_and_nothing_starts() {
     for copy in ["{", "{\"of\":\"/elsewhere/lb.toml\",\"files\":[]}"] {
         fs::write(scene.place("state/last_good.json"), copy).unwrap();
         let text = String::from_utf8(scene.fails().stderr).unwrap();
-        assert!(text.contains("wieght") && text.contains("the last good configuration cannot be used"), "{text}");
+        assert!(text.contains("wieght") && text.contains("the last good copy cannot be used"), "{text}");
     }
 }
 
@@ -153,7 +153,7 @@ fn a_copy_that_cannot_be_saved_is_logged_and_costs_nothing() {
     fs::write(scene.place("state"), "in the way").unwrap();
     scene.write(&scene.good(1));
     let lb = scene.start(&[]);
-    let is_logged = |line: &String| line.contains("ERROR") && line.contains("cannot be kept");
+    let is_logged = |line: &String| line.contains("ERROR") && line.contains("cannot be saved");
     eventually("it is logged", || lb.stderr().iter().any(is_logged).then_some(()));
     assert_eq!(get(lb.address(), "/").text(), "a");
 }

@@ -75,7 +75,7 @@ fn requests_that_outlast_the_drain_are_aborted_and_it_ends_in_order() {
     scene.lb.signal("TERM");
     assert!(scene.slow.try_response().is_err());
     assert!(scene.lb.ends().success());
-    logs(&scene.lb, "the time to drain was over");
+    logs(&scene.lb, "drain timeout reached");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_second_signal_ends_the_drain() {
         scene.lb.signal(second);
         assert!(scene.slow.try_response().is_err());
         assert!(scene.lb.ends().success());
-        logs(&scene.lb, "a second signal came");
+        logs(&scene.lb, "second signal received");
     }
 }
 

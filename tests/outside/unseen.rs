@@ -96,7 +96,8 @@ fn a_mounted_directory_shows_every_edit() {
 #[test]
 fn without_file_events_polling_finds_edits_and_a_metric_shows_it() {
     let server = Server::named("a");
-    for (limit, problem) in [("max_inotify_instances", "no file events"), ("max_inotify_watches", "cannot be watched")]
+    for (limit, problem) in
+        [("max_inotify_instances", "file events are not available"), ("max_inotify_watches", "cannot be watched")]
     {
         let Some(command) = within(&format!("echo 0 > /proc/sys/user/{limit}"), &[]) else { return };
         let directory = TempDir::new().unwrap();
@@ -105,13 +106,13 @@ fn without_file_events_polling_finds_edits_and_a_metric_shows_it() {
         let lb = Lb::start_as(command, directory, path.clone());
         eventually("the metric shows it", || lb.metric("lb_config_unwatched_paths").filter(|paths| *paths >= 1.0));
         let text = warnings(&lb).join("\n");
-        assert!(text.contains(problem) && text.contains("looked at every 50ms all the same"), "{limit}: {text}");
+        assert!(text.contains(problem) && text.contains("still read every 50ms"), "{limit}: {text}");
         fs::write(&path, file(&server, "poll = \"50ms\"\nquiet = \"20ms\"", 2)).unwrap();
         weight_becomes(&lb, 2);
         lb.edit_file(&file(&server, "poll = \"0s\"", 3));
         weight_becomes(&lb, 3);
         eventually("the warning says that only SIGHUP is left", || {
-            warnings(&lb).iter().any(|warning| warning.contains("only when SIGHUP asks")).then_some(())
+            warnings(&lb).iter().any(|warning| warning.contains("only after SIGHUP")).then_some(())
         });
         lb.edit_file(&file(&server, "", 4));
         lb.signal("HUP");

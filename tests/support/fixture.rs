@@ -24,7 +24,6 @@ impl Fixture {
     /// Generation 1, `config`. Servers with health checks are unchecked, so they count as up.
     pub(crate) fn new(config: Config) -> Self {
         let mut registry = Registry::new(WORKERS);
-        registry.apply(&config, Instant::now());
         let state = Arc::new(State::new(snapshot(&mut registry, 1, &Arc::new(config))));
         Self { state, registry }
     }
@@ -34,7 +33,6 @@ impl Fixture {
         let old = self.state.snapshot.load_full();
         let mut config = (*old.config).clone();
         change(&mut config);
-        self.registry.apply(&config, Instant::now());
         self.state.snapshot.store(snapshot(&mut self.registry, old.generation + 1, &Arc::new(config)));
     }
 
@@ -52,7 +50,8 @@ impl Fixture {
 
     fn publish(&mut self) {
         let old = self.state.snapshot.load_full();
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
+        let pools = self.registry.pools(&old.config);
+        self.state.snapshot.store(Arc::new(Snapshot { pools, ..(*old).clone() }));
     }
 
     /// Ends the drains that are over once `time` has passed.
@@ -60,7 +59,7 @@ impl Fixture {
         let old = self.state.snapshot.load_full();
         let expired = self.registry.expire(&old.config, Instant::now() + time);
         assert!(!expired.is_empty(), "no drain has ended");
-        self.state.snapshot.store(snapshot(&mut self.registry, old.generation, &old.config));
+        self.publish();
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
@@ -80,7 +79,10 @@ fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> A
     let hash: Arc<str> = format!("{generation:064x}").into();
     let files = [SourceFile { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
     let applied_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
-    Arc::new(registry.snapshot(config, generation, hash, files, applied_at))
+    let plan = registry.plan(config, Instant::now());
+    let snapshot = plan.snapshot(generation, hash, files, applied_at);
+    registry.commit(plan);
+    Arc::new(snapshot)
 }
 
 /// A configuration with these pools, sorted by name, and the defaults. Its route leads to the first pool.

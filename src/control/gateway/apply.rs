@@ -1,264 +1,169 @@
-//! From a candidate to a generation: guards, sockets, snapshot, swap, and the record of it.
+//! From an edit to a generation: prepared without touching anything that runs, then committed without failing.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::Gateway;
+use super::admin_server::NewAdminSocket;
+use super::listeners::NewSockets;
 use crate::config::diff::diff;
 use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
 use crate::config::{self, Config, overlap};
-use crate::control::gateway::Gateway;
-use crate::control::reload::last_good;
-use crate::control::reload::reader::{ParsedConfig, ReloadRules, env};
-use crate::control::reload::source::{Loaded, Sources};
-use crate::live::events::Event;
+use crate::control::registry::RegistryPlan;
+use crate::control::reload::reader::{ParsedConfig, ReloadRules};
+use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{Snapshot, SourceFile};
-use crate::proxy::context::Failing;
-use crate::worker::socket::{self, BindError};
+use crate::worker::socket::BindError;
+
+/// An edit that can be committed: everything that it needs, built beside what runs. Dropping it undoes it, because
+/// nothing that runs refers to it; its sockets are closed again.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    config: Arc<Config>,
+    snapshot: Snapshot,
+    registry: RegistryPlan,
+    listeners: NewSockets,
+    /// The admin address, if the edit moves it.
+    admin: Option<NewAdminSocket>,
+    /// The files of the edit, for the last good copy.
+    files: Vec<config::source::SourceFile>,
+    /// The difference to the generation before, in words.
+    pub(super) changes: Vec<String>,
+}
+
+/// Why an edit cannot be committed.
+#[derive(Debug)]
+pub(super) enum NotApplied {
+    /// It is invalid as it stands, and is not tried again before the files change.
+    Rejected(Vec<Problem>),
+}
 
 impl Gateway {
-    /// Brings a candidate into force, or records why not. Nothing that runs is touched before all
-    /// of it is known to work.
-    pub(super) fn consider(&mut self, candidate: ParsedConfig) {
-        let ParsedConfig { loaded: Loaded { sources, result }, since, asked } = candidate;
-        let (in_force, last_rejected) = {
-            let snapshot = self.state.snapshot.load();
-            (snapshot.generation, !self.state.reloads().last_successful())
-        };
-        let same = result.is_ok() && *sources.hash == *self.state.snapshot.load().hash;
-        let outcome = match result {
-            // Back to what is in force: worth a word after a rejection, or when somebody asked.
-            Ok(_) if same => {
-                if !asked && !last_rejected {
+    /// Applies an edit, or records why not.
+    pub(super) fn consider(&mut self, parsed: ParsedConfig) {
+        let ParsedConfig { loaded: LoadedConfig { sources, result }, noticed, requested } = parsed;
+        let unchanged = *sources.hash == *self.state.snapshot.load().hash;
+        let result = match result {
+            Ok(_) if unchanged => {
+                // Recorded only if SIGHUP asked for it, or if it takes back a rejected edit.
+                if !requested && self.state.reloads().last_successful() {
                     return;
                 }
                 Ok(None)
             }
-            Ok(config) => self.apply(config, &sources).map(Some),
-            Err(problems) => Err(problems),
+            Ok(config) => self.prepare(config, &sources).map(Some),
+            Err(problems) => Err(NotApplied::Rejected(problems)),
         };
-        let (outcome, changes, problems) = match outcome {
-            Ok(Some(changes)) => (Outcome::Applied, changes, Vec::new()),
+        let (outcome, changes, problems) = match result {
+            Ok(Some(prepared)) => (Outcome::Applied, self.commit(prepared), Vec::new()),
             Ok(None) => (Outcome::Unchanged, Vec::new(), Vec::new()),
-            Err(problems) => (Outcome::Rejected, Vec::new(), problems),
+            Err(NotApplied::Rejected(problems)) => (Outcome::Rejected, Vec::new(), problems),
         };
-        let generation = in_force + u64::from(outcome == Outcome::Applied);
         self.record(Reload {
-            generation,
+            generation: self.state.snapshot.load().generation,
             hash: sources.hash.as_str().into(),
             outcome,
             at: SystemTime::now(),
-            took: since.elapsed(),
+            took: noticed.elapsed(),
             changes,
             problems,
         });
     }
 
-    /// The one atomic step. Before [`Gateway::swap`] nothing is visible.
-    fn apply(&mut self, mut config: Config, sources: &Sources) -> Result<Vec<String>, Vec<Problem>> {
+    /// Checks an edit against the guards, binds its new addresses and builds everything else that it needs.
+    ///
+    /// Touches nothing that runs: no server, no snapshot, no open socket; whatever it built is gone after an error.
+    pub(super) fn prepare(&self, mut config: Config, sources: &Sources) -> Result<Prepared, NotApplied> {
         config.share_with(&self.config);
-        let guarded = guards(&self.path, Some(&self.config), &config);
-        if !guarded.is_empty() {
-            return Err(guarded);
+        let problems = guards(&self.path, Some(&self.config), &config);
+        if !problems.is_empty() {
+            return Err(NotApplied::Rejected(problems));
         }
-        let fresh = self
-            .listeners
-            .prepare(&config.listeners)
-            .map_err(|errors| errors.iter().map(|error| self.bind_problem(error)).collect::<Vec<_>>())?;
-        let admin = if config.admin.address == self.admin.configured {
-            None
-        } else {
-            let own = overlap(self.admin.configured, config.admin.address).then_some(&self.admin.socket);
-            let bound = socket::bind(config.admin.address, own.as_slice());
-            Some(bound.map_err(|error| vec![self.bind_problem(&error)])?)
-        };
-
-        let now = Instant::now();
-        let changes = diff(&self.config, &config).iter().map(ToString::to_string).collect();
-        if config.proxy.workers != self.config.proxy.workers {
-            tracing::warn!(workers = self.workers, "`proxy.workers` was changed: it takes effect with the next start");
-        }
-        self.registry.apply(&config, now);
+        let (listeners, admin) = self.bind(&config).map_err(NotApplied::Rejected)?;
         let config = Arc::new(config);
-        let old = std::mem::replace(&mut self.config, Arc::clone(&config));
+        let changes = diff(&self.config, &config).iter().map(ToString::to_string).collect();
+        let registry = self.running.registry.plan(&config, Instant::now());
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
-        let snapshot = self.registry.snapshot(&config, generation, hash, files(sources), SystemTime::now());
-        self.swap(snapshot);
-        self.listeners.commit(fresh, &config.listeners, &self.worker_pool, config.timeouts.drain, now);
-        self.state.set_listeners(self.listeners.live(&config.listeners));
-        if let Some(socket) = admin {
-            self.admin.move_to(config.admin.address, socket);
-        }
-        if old.log != config.log {
-            self.logs.apply(&config.log);
-        }
-        self.traces.apply(&config.tracing);
-        self.keep(sources);
-        self.pace.send_replace(ReloadRules { quiet: config.reload.quiet, poll: config.reload.poll });
-        Ok(changes)
+        let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
+        Ok(Prepared { config, snapshot, registry, listeners, admin, files: sources.files.clone(), changes })
     }
 
-    /// Has the files kept as the last good ones, one after the other and beside everything else: a
-    /// disk may be slow.
-    pub(super) fn keep(&mut self, sources: &Sources) {
-        let Some(directory) = last_good::directory(&self.config.reload, &env) else { return };
-        let (files, before) = (sources.files.clone(), self.keeping.take());
-        self.keeping = Some(tokio::spawn(async move {
-            if let Some(before) = before {
-                // It has said itself what went wrong.
-                let _ = before.await;
-            }
-            let place = directory.clone();
-            let kept = tokio::task::spawn_blocking(move || last_good::keep(&place, &files)).await;
-            if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
-                let directory = directory.display();
-                tracing::error!(%directory, %error, "the last good configuration cannot be kept; a start with a bad file would fail");
-            }
-        }));
-    }
-
-    /// Puts a snapshot in force.
-    fn swap(&mut self, mut snapshot: Snapshot) {
-        self.checker.apply(&snapshot);
-        if self.readmit(&snapshot) {
-            snapshot.pools = self.registry.pools(&self.config);
-        }
-        self.resolver.apply(&snapshot);
-        let before = self.state.snapshot.swap(Arc::new(snapshot));
-        self.worker_pool.refresh();
-        self.retired.push(before);
-        self.free_retired();
-    }
-
-    /// Frees the snapshots that nobody holds any more, beside everything else.
-    fn free_retired(&mut self) {
-        // Nobody can take hold of one that nobody else holds.
-        let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
-        if free.iter().any(|snapshot| snapshot.is_large()) {
-            tokio::task::spawn_blocking(move || drop(free));
-        }
-    }
-
-    /// The same generation with another health.
-    pub(super) fn publish(&mut self) {
-        let pools = self.registry.pools(&self.config);
-        let now = self.state.snapshot.load_full();
-        self.swap(Snapshot { pools, ..(*now).clone() });
-    }
-
-    /// Takes a server out whose requests fail, unless nobody else is left: its checks alone may do that.
-    pub(super) fn eject(&self, failing: &Failing) {
-        let snapshot = self.state.snapshot.load();
-        let (server, key) = (&failing.server, &failing.server.key);
-        if snapshot.pools.iter().any(|pool| pool.live.name == key.pool && pool.has_another(server.id)) {
-            self.checker.eject(server, failing.to_string());
-        } else {
-            tracing::debug!(server = %key, reason = %failing, "not ejected, for nobody else is left");
-        }
-    }
-
-    /// Brings back who was taken out for failing requests alone, where nobody else is left by now;
-    /// whether there was somebody.
-    fn readmit(&self, snapshot: &Snapshot) -> bool {
-        let ejected = snapshot.unready().flat_map(|pool| &pool.members).filter(|member| member.is_ejected());
-        ejected.map(|member| self.checker.readmit(&member.server)).count() > 0
-    }
-
-    /// Ends the drains whose time has come, and frees what is over.
-    pub(super) fn expire(&mut self, now: Instant) {
-        self.free_retired();
-        let expired = self.registry.expire(&self.config, now);
-        for (server, open) in &expired.servers {
-            if *open {
-                tracing::warn!(server = %server.key, "the time to drain is over: its open requests are cut");
-                self.worker_pool.abort_server(server.id);
-            } else {
-                tracing::info!(server = %server.key, "drained");
-            }
-        }
-        for pool in &expired.holds {
-            tracing::info!(%pool, "the pool's old servers are let go");
-        }
-        if !expired.is_empty() {
-            self.publish();
-        }
-        if !self.listeners.is_settled() {
-            self.listeners.expire(&self.worker_pool, now);
-            self.state.set_listeners(self.listeners.live(&self.config.listeners));
-        }
+    /// Binds the addresses that `config` adds.
+    fn bind(&self, config: &Config) -> Result<(NewSockets, Option<NewAdminSocket>), Vec<Problem>> {
+        let problems = |errors: Vec<BindError>| errors.iter().map(|error| self.bind_problem(error)).collect::<Vec<_>>();
+        let listeners = self.running.listeners.prepare(&config.listeners).map_err(problems)?;
+        let admin = self.outputs.admin.prepare(config.admin.address).map_err(|error| problems(vec![error]))?;
+        Ok((listeners, admin))
     }
 
     fn bind_problem(&self, error: &BindError) -> Problem {
-        let mut ours = self.listeners.addresses().chain([self.admin.configured]);
-        let hint = match ours.find(|held| overlap(*held, error.address)) {
-            Some(held) => format!("lb itself still listens on {held}: free that first, in an edit of its own"),
+        let mut ours = self.running.listeners.addresses().chain([self.outputs.admin.address()]);
+        let hint = match ours.find(|bound| overlap(*bound, error.address)) {
+            Some(bound) => format!("lb itself still listens on {bound}: free that first, in an edit of its own"),
             None => error.hint(),
         };
         Problem::of_file(&self.path, Fault::new(error.to_string()).hint(hint))
     }
 
-    /// Says what came of a reload: in the log, and to all who read the record.
-    pub(super) fn record(&self, reload: Reload) {
-        let Reload { generation, hash, outcome, took, changes, problems, .. } = &reload;
-        match outcome {
-            Outcome::Applied if *generation == 1 => {
-                let servers: usize = self.config.pools.iter().map(|pool| pool.servers.len()).sum();
-                let (pools, routes) = (self.config.pools.len(), self.config.routes.len());
-                tracing::info!(generation, %hash, ?took, servers, pools, routes, "configuration applied: the first one");
-            }
-            Outcome::Applied => {
-                tracing::info!(generation, %hash, ?took, changes = changes.join("; "), "configuration applied");
-            }
-            Outcome::Unchanged => {
-                tracing::info!(generation, %hash, "configuration unchanged");
-            }
-            Outcome::Rejected => {
-                tracing::error!(generation, %hash, problems = problems.len(), "configuration rejected; the generation stays in force");
-                for problem in problems {
-                    tracing::error!("{problem}");
-                }
-            }
+    /// Makes an edit take effect. Returns its changes in words.
+    ///
+    /// No step can fail, and none waits, so no other task of the control plane runs in between. The order:
+    ///
+    /// 1. The registry, because later steps look servers up in it. Workers keep no more idle connections to servers
+    ///    that leave. No request sees the edit yet.
+    /// 2. The snapshot: from here on, each request is served by the new generation. See [`Gateway::put_in_force`]
+    ///    for checks, readmissions, name lookups and the workers' part.
+    /// 3. The listeners after the snapshot, so that a new address never serves the old generation.
+    /// 4. Everything that reports: the admin address, the log, the traces.
+    /// 5. The last good copy and the reader's rules, which concern the next edit and the next start.
+    pub(super) fn commit(&mut self, prepared: Prepared) -> Vec<String> {
+        // Names every field, so that the compiler finds a part of an edit that no step commits.
+        let Prepared { config, snapshot, registry, listeners, admin, files, changes } = prepared;
+        let old = mem::replace(&mut self.config, config);
+
+        self.running.registry.commit(registry);
+        self.put_in_force(snapshot);
+        self.commit_listeners(listeners);
+        self.outputs.admin.commit(admin);
+        self.commit_logs(&old);
+        self.outputs.traces.apply(&self.config.tracing);
+        self.outputs.last_good.save(&self.config.reload, files);
+        self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
+        self.warn_of_restart(&old);
+        changes
+    }
+
+    /// Opens and closes listeners, and publishes the result.
+    pub(super) fn commit_listeners(&mut self, sockets: NewSockets) {
+        let (config, running) = (&self.config, &mut self.running);
+        let drain = config.timeouts.drain;
+        running.listeners.commit(sockets, &config.listeners, &running.worker_pool, drain, Instant::now());
+        self.state.set_listeners(running.listeners.live(&config.listeners));
+    }
+
+    /// Replaces level and format of the log if they were edited. Each replacement has every log statement evaluated
+    /// again.
+    fn commit_logs(&self, old: &Config) {
+        if old.log != self.config.log {
+            self.outputs.logs.apply(&self.config.log);
         }
-        let reload = Arc::new(reload);
-        self.state.reloads().add(Arc::clone(&reload), self.config.reload.history);
-        self.state.events.tell(Event::Reload(reload));
+    }
+
+    /// Reports a change of the only key that a commit cannot make take effect.
+    fn warn_of_restart(&self, old: &Config) {
+        if old.proxy.workers != self.config.proxy.workers {
+            tracing::warn!(workers = self.workers, "`proxy.workers` was changed; it takes effect with the next start");
+        }
     }
 }
 
-/// The files of a generation, for those who show them.
-pub(super) fn files(sources: &Sources) -> Arc<[SourceFile]> {
+/// The files of a generation with their hashes.
+pub(super) fn file_hashes(sources: &Sources) -> Arc<[SourceFile]> {
     let file =
         |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
-}
-
-/// What the record says of files that a start found bad.
-pub(super) fn fallen_back(hash: Arc<str>, since: Instant, problems: Vec<Problem>) -> Reload {
-    tracing::error!(
-        "THE CONFIGURATION IS BAD OR MISSING: started with the last good one, as it was kept. Mended, the file is applied at once"
-    );
-    Reload {
-        generation: 1,
-        hash,
-        outcome: Outcome::Rejected,
-        at: SystemTime::now(),
-        took: since.elapsed(),
-        changes: Vec::new(),
-        problems,
-    }
-}
-
-/// What the record calls a snapshot that is being shown for the first time.
-pub(super) fn first_reload(snapshot: &Snapshot, since: Instant) -> Reload {
-    Reload {
-        generation: snapshot.generation,
-        hash: Arc::clone(&snapshot.hash),
-        outcome: Outcome::Applied,
-        at: snapshot.applied_at,
-        took: since.elapsed(),
-        changes: Vec::new(),
-        problems: Vec::new(),
-    }
 }

@@ -1,158 +1,160 @@
-//! The listeners of the process: bound before an edit is swapped in, closed after, kept when their address stays.
+//! The process's listeners: bound before a commit, kept while their address is configured, drained after that.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, overlap};
+use crate::config::{ListenerConfig, overlap};
 use crate::live::counters::PerWorker;
 use crate::live::listener::LiveListener;
 use crate::worker::WorkerPool;
 use crate::worker::socket::{self, BindError};
 
-/// How long a socket that is to be closed goes on giving out the clients who were connecting. Less
-/// than the second after which a client that was not heard asks again.
+/// How long a socket that will be closed still accepts the clients that were connecting. Shorter than the second
+/// after which a client whose SYN was dropped sends it again.
 pub const LINGER: Duration = Duration::from_millis(250);
 
-/// The sockets by their configured address.
+/// All listeners, by their configured address.
 #[derive(Debug)]
-pub struct Listeners {
+pub struct ListenerSet {
     workers: usize,
     next_id: u64,
-    bound: HashMap<SocketAddr, Bound>,
-    closing: Vec<Closing>,
+    open: HashMap<SocketAddr, OpenListener>,
+    closing: Vec<ClosingListener>,
 }
 
 #[derive(Debug)]
-struct Bound {
+struct OpenListener {
     live: Arc<LiveListener>,
     socket: TcpListener,
 }
 
-/// A listener that no edit names any more.
+/// A listener that an edit has removed, until its last client has left.
 #[derive(Debug)]
-struct Closing {
+struct ClosingListener {
     address: SocketAddr,
     live: Arc<LiveListener>,
-    /// Gives out its last clients until then; an edit that names the address again finds it here.
+    /// The socket, which accepts its last clients until that time. An edit that adds the address again takes it back.
     lingering: Option<(TcpListener, Instant)>,
-    /// When the clients that came by it are cut.
+    /// When the connections of its clients are aborted.
     until: Instant,
 }
 
-/// Sockets that an edit needs and that were not there before; dropped, they are closed again.
+/// Sockets for the addresses that an edit adds. Dropping them closes them.
 #[derive(Debug)]
-pub struct Fresh(Vec<(SocketAddr, Bound)>);
+pub struct NewSockets(Vec<(ListenerConfig, TcpListener)>);
 
-impl Listeners {
-    /// None yet.
+impl ListenerSet {
+    /// No listeners yet.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self { workers, next_id: 0, bound: HashMap::new(), closing: Vec::new() }
+        Self { workers, next_id: 0, open: HashMap::new(), closing: Vec::new() }
     }
 
-    /// Binds what `config` needs and is not bound.
+    /// Binds the addresses of `config` that are not bound yet.
     ///
     /// # Errors
-    /// With every address that cannot be listened on; then none stays bound.
-    pub fn prepare(&mut self, config: &[config::ListenerConfig]) -> Result<Fresh, Vec<BindError>> {
-        let mut fresh = Vec::new();
+    /// With every address that cannot be bound; then none of the new sockets stays.
+    pub fn prepare(&self, config: &[ListenerConfig]) -> Result<NewSockets, Vec<BindError>> {
+        let mut sockets = Vec::new();
         let mut errors = Vec::new();
         for listener in config {
-            let address = listener.address;
-            if self.bound.contains_key(&address) || self.lingers(address) {
+            if self.open.contains_key(&listener.address) || self.is_lingering(listener.address) {
                 continue;
             }
-            match self.bind(address, config) {
-                Ok(socket) => fresh.push((address, self.bound(listener, socket))),
+            match self.bind(listener.address, config) {
+                Ok(socket) => sockets.push((listener.clone(), socket)),
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Fresh(fresh)) } else { Err(errors) }
+        if errors.is_empty() { Ok(NewSockets(sockets)) } else { Err(errors) }
     }
 
-    /// Binds an address that may overlap with those that `config` gives up.
-    fn bind(&self, address: SocketAddr, config: &[config::ListenerConfig]) -> Result<TcpListener, BindError> {
-        let stays = |held: SocketAddr| config.iter().any(|listener| listener.address == held);
-        let bound = self.bound.iter().map(|(held, bound)| (*held, &bound.socket));
+    /// Binds an address, which may overlap with addresses that `config` removes.
+    fn bind(&self, address: SocketAddr, config: &[ListenerConfig]) -> Result<TcpListener, BindError> {
+        let stays = |bound: SocketAddr| config.iter().any(|listener| listener.address == bound);
+        let open = self.open.iter().map(|(bound, listener)| (*bound, &listener.socket));
         let lingering =
             self.closing.iter().filter_map(|closing| Some((closing.address, &closing.lingering.as_ref()?.0)));
-        let making_way: Vec<_> = bound
+        let making_way: Vec<_> = open
             .chain(lingering)
-            .filter(|(held, _)| overlap(*held, address) && !stays(*held))
+            .filter(|(bound, _)| overlap(*bound, address) && !stays(*bound))
             .map(|(_, socket)| socket)
             .collect();
         socket::bind(address, &making_way)
     }
 
-    fn bound(&mut self, config: &config::ListenerConfig, socket: TcpListener) -> Bound {
-        self.next_id += 1;
-        let live = LiveListener {
-            id: self.next_id,
-            name: config.name.as_str().into(),
-            address: socket.local_addr().unwrap_or(config.address),
-            counters: Arc::new(PerWorker::new(self.workers)),
-        };
-        Bound { live: Arc::new(live), socket }
-    }
-
-    fn lingers(&self, address: SocketAddr) -> bool {
+    fn is_lingering(&self, address: SocketAddr) -> bool {
         self.closing.iter().any(|closing| closing.address == address && closing.lingering.is_some())
     }
 
-    /// Has the workers accept from what is fresh, and, after a last moment, no more from what
-    /// `config` does not name.
+    /// Makes the workers accept from the new sockets, reopens lingering listeners that `config` names again, and
+    /// begins to close those that it does not name. Cannot fail: if the process is out of descriptors, so that
+    /// workers cannot accept from a new socket, that is logged.
     pub fn commit(
         &mut self,
-        fresh: Fresh,
-        config: &[config::ListenerConfig],
+        sockets: NewSockets,
+        config: &[ListenerConfig],
         worker_pool: &WorkerPool,
         drain: Duration,
         now: Instant,
     ) {
-        for (address, bound) in fresh.0 {
-            if let Err(error) = worker_pool.listen(&bound.live, &bound.socket) {
-                tracing::error!(listener = %bound.live.name, %error, "workers cannot accept from the listener");
+        for (listener, socket) in sockets.0 {
+            let listener = self.open_listener(&listener, socket);
+            if let Err(error) = worker_pool.listen(&listener.live, &listener.socket) {
+                tracing::error!(listener = %listener.live.name, %error, "workers cannot accept from the listener");
             }
-            self.bound.insert(address, bound);
         }
-        let named = |address: &SocketAddr| config.iter().any(|listener| listener.address == *address);
-        for back in self.closing.extract_if(.., |closing| closing.lingering.is_some() && named(&closing.address)) {
-            let Some((socket, _)) = back.lingering else { continue };
+        let is_named = |address: &SocketAddr| config.iter().any(|listener| listener.address == *address);
+        let reopened = |closing: &mut ClosingListener| closing.lingering.is_some() && is_named(&closing.address);
+        for ClosingListener { address, live, lingering, .. } in self.closing.extract_if(.., reopened) {
+            let Some((socket, _)) = lingering else { continue };
             if let Err(error) = socket::resume_accept(&socket) {
-                tracing::error!(listener = %back.live.name, %error, "the listener cannot be opened again");
+                tracing::error!(listener = %live.name, %error, "the listener cannot be reopened");
             }
-            self.bound.insert(back.address, Bound { live: back.live, socket });
+            self.open.insert(address, OpenListener { live, socket });
         }
-        for (address, Bound { live, socket }) in self.bound.extract_if(|address, _| !named(address)) {
+        for (address, OpenListener { live, socket }) in self.open.extract_if(|address, _| !is_named(address)) {
             pause_accept(&live, &socket);
             let lingering = Some((socket, now + LINGER.min(drain)));
-            self.closing.push(Closing { address, live, lingering, until: now + drain });
+            self.closing.push(ClosingListener { address, live, lingering, until: now + drain });
         }
-        for listener in config {
-            if let Some(bound) =
-                self.bound.get_mut(&listener.address).filter(|bound| *bound.live.name != *listener.name)
-            {
-                // The same socket by another name: its connections go on, and are counted on.
-                let counters = Arc::clone(&bound.live.counters);
-                let live = LiveListener { name: listener.name.as_str().into(), counters, ..*bound.live };
-                bound.live = Arc::new(live);
-            }
+        config.iter().for_each(|listener| self.rename(listener));
+    }
+
+    fn open_listener(&mut self, config: &ListenerConfig, socket: TcpListener) -> &OpenListener {
+        self.next_id += 1;
+        let live = Arc::new(LiveListener {
+            id: self.next_id,
+            name: config.name.as_str().into(),
+            address: socket.local_addr().unwrap_or(config.address),
+            counters: Arc::new(PerWorker::new(self.workers)),
+        });
+        self.open.entry(config.address).insert_entry(OpenListener { live, socket }).into_mut()
+    }
+
+    /// Gives an open listener the configured name. Its connections and their counters stay.
+    fn rename(&mut self, config: &ListenerConfig) {
+        let renamed = |listener: &&mut OpenListener| *listener.live.name != *config.name;
+        if let Some(listener) = self.open.get_mut(&config.address).filter(renamed) {
+            let counters = Arc::clone(&listener.live.counters);
+            let live = LiveListener { name: config.name.as_str().into(), counters, ..*listener.live };
+            listener.live = Arc::new(live);
         }
     }
 
-    /// Has the system hear no new clients, for the process is about to stop.
+    /// Stops accepting new clients, because the process is about to stop.
     pub fn pause_accept(&self) {
-        self.bound.values().for_each(|bound| pause_accept(&bound.live, &bound.socket));
+        self.open.values().for_each(|listener| pause_accept(&listener.live, &listener.socket));
     }
 
-    /// Closes what has lingered, forgets closed listeners whose last client has left, and ends the
-    /// clients whose time is over.
+    /// Closes sockets that have lingered, aborts connections whose drain is over, and removes listeners whose last
+    /// client has left.
     pub fn expire(&mut self, worker_pool: &WorkerPool, now: Instant) {
         self.closing.retain_mut(|closing| {
             if closing.lingering.take_if(|(_, until)| now >= *until).is_some() {
-                // Those who queue are accepted meanwhile: whether any are left is seen next time.
+                // The workers still accept the queued clients, so whether any client is left shows next time.
                 worker_pool.close(closing.live.id);
                 return true;
             }
@@ -163,26 +165,28 @@ impl Listeners {
         });
     }
 
-    /// The addresses that are listened on, as configured.
+    /// The addresses with an open listener, as configured.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.bound.keys().copied()
+        self.open.keys().copied()
     }
 
-    /// Whether nothing waits for [`Listeners::expire`].
+    /// Whether nothing is closing that [`ListenerSet::expire`] would have to close.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.closing.is_empty()
     }
 
-    /// All, for those who show them: the open ones in the configuration's order, then the closed ones.
+    /// All listeners for the API and the metrics: the open ones in the configuration's order, then the closing ones.
     #[must_use]
-    pub fn live(&self, config: &[config::ListenerConfig]) -> Vec<Arc<LiveListener>> {
-        let open = config.iter().filter_map(|listener| self.bound.get(&listener.address)).map(|bound| &bound.live);
-        open.chain(self.closing.iter().map(|closing| &closing.live)).cloned().collect()
+    pub fn live(&self, config: &[ListenerConfig]) -> Vec<Arc<LiveListener>> {
+        let open = config.iter().filter_map(|listener| self.open.get(&listener.address));
+        let closing = self.closing.iter().map(|closing| &closing.live);
+        open.map(|listener| &listener.live).chain(closing).cloned().collect()
     }
 }
 
-/// Without it, a client that connects in the last moment is reset: rare, and no reason to keep a listener.
+/// Stops accepting at a socket. If that fails, clients that connect at the last moment are reset, which is rare and
+/// no reason to keep the listener.
 fn pause_accept(live: &LiveListener, socket: &TcpListener) {
     if let Err(error) = socket::pause_accept(socket) {
         tracing::debug!(listener = %live.name, %error, "clients that are connecting may be reset");

@@ -1,4 +1,4 @@
-//! Starting: everything is read, checked and bound before the first client is accepted.
+//! The start: everything is read, checked and bound before the first client is accepted.
 
 use std::fmt;
 use std::io;
@@ -7,42 +7,46 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::mpsc;
 
-use super::{Admin, Gateway};
+use super::admin_server::{AdminServer, NewAdminSocket};
+use super::apply::file_hashes;
+use super::health::UnpublishedChanges;
+use super::listeners::{ListenerSet, NewSockets};
+use super::{Gateway, Inputs, Outputs, Running, record};
 use crate::admin;
 use crate::config::guard::guards;
 use crate::config::problem::{Fault, Problem};
 use crate::config::{Config, file};
-use crate::control::gateway::apply::{fallen_back, files, first_reload};
-use crate::control::gateway::listeners::Listeners;
-use crate::control::health::checker::Checker;
+use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
-use crate::control::reload::last_good;
-use crate::control::reload::reader::{Reader, ReloadRules, env};
-use crate::control::reload::source::{Loaded, Source, Sources};
+use crate::control::reload::last_good::{self, LastGoodCopy};
+use crate::control::reload::reader::{ConfigReader, ReloadRules, env};
+use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::resolver::Resolver;
+use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
+use crate::proxy::context::Failing;
 use crate::telemetry::access_log::{AccessLogWriter, Losses};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::{Metrics, ProcessMetric, names};
 use crate::telemetry::trace::{self, SpanSink};
 use crate::worker::fd_limit;
-use crate::worker::socket::{self, BindError};
+use crate::worker::socket::BindError;
 use crate::worker::{ClientLimit, WorkerPool};
 
-/// How long the first resolution of servers' names may hold the start up.
+/// How long the first lookup of the servers' names may delay the start.
 const RESOLVE: Duration = Duration::from_secs(2);
 
 /// Why the process cannot start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The configuration is not valid. Displays as how many problems it has: who can show pictures shows them.
+    /// The configuration is invalid. `Display` prints only the number of problems; the CLI renders each with its
+    /// source line.
     Config(Vec<Problem>),
-    /// Addresses that cannot be listened on.
+    /// The addresses that cannot be bound.
     Bind(Vec<BindError>),
-    /// The system lacks something else.
+    /// The system lacks something else, such as descriptors or threads.
     System(io::Error),
 }
 
@@ -73,84 +77,53 @@ impl From<io::Error> for StartError {
 }
 
 impl Gateway {
-    /// Starts from the file at `path`, on the control plane's runtime; the access log goes to `access`.
+    /// Starts from the file at `path` on the control plane's runtime, and writes the access log to `access_log`.
     ///
     /// # Errors
-    /// When the configuration is not valid, an address is taken, or the system lacks something;
-    /// then nothing has been started.
-    pub async fn start(path: &Path, access: impl io::Write + Send + 'static) -> Result<Self, StartError> {
-        let since = Instant::now();
+    /// If the configuration is invalid, an address cannot be bound, or the system lacks something. Then no client has
+    /// been accepted.
+    pub async fn start(path: &Path, access_log: impl io::Write + Send + 'static) -> Result<Self, StartError> {
+        let started = Instant::now();
         let source = Source::new(path);
-        let found = source.read(&env);
-        let First { sources, config, refused } = First::of(&source, &found).map_err(StartError::Config)?;
+        let files = source.read(&env);
+        let Initial { sources, config, file_problems } = Initial::of(&source, &files).map_err(StartError::Config)?;
 
         let logs = logs::init(&config.log);
         let descriptors = fd_limit::raise();
-        let workers = workers(&config);
-        let mut listeners = Listeners::new(workers);
-        let (fresh, admin) = bind(&mut listeners, &config)?;
-
-        let mut registry = Registry::new(workers);
-        registry.apply(&config, Instant::now());
-        let snapshot =
-            Arc::new(registry.snapshot(&config, 1, sources.hash.as_str().into(), files(&sources), SystemTime::now()));
+        let workers = worker_count(&config);
+        let (listeners, sockets, admin_socket) = bind(&config, workers)?;
+        let (registry, snapshot) = first_generation(&config, &sources, workers);
         Resolver::first(&snapshot, RESOLVE).await;
-
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
+
         let (spans, traces) = trace::start(&config.tracing);
-        let access = AccessLogWriter::start(access)?;
-        let (fail, failing) = mpsc::unbounded_channel();
-        let most = fd_limit::clients(descriptors, fd_limit::open(), workers, config.listeners.len());
-        let client_limit = Arc::new(ClientLimit::new(most));
-        let logs_of_access = (0..workers).map(|_| access.worker()).collect();
-        let worker_pool = WorkerPool::start(&state, logs_of_access, &spans, Arc::clone(&client_limit), fail)?;
-        let (changed, changes) = mpsc::unbounded_channel();
-        let mut checker = Checker::new(changed);
-        checker.apply(&snapshot);
-        let mut resolver = Resolver::default();
-        resolver.apply(&snapshot);
+        let access_log = AccessLogWriter::start(access_log)?;
+        let client_limit = client_limit(&config, descriptors, workers);
+        let (worker_pool, failing_servers) = start_workers(&state, workers, &access_log, &spans, &client_limit)?;
+        let (checker, health_changes) = start_checks(&snapshot);
+        let resolver = start_lookups(&snapshot);
+        let metrics = process_metrics(&state, access_log.losses(), &spans, client_limit);
+        let admin = start_admin(admin_socket, &state, metrics)?;
+        let file_hash = files.hash.as_str().into();
+        let rules = ReloadRules::from(&config.reload);
+        let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.sight))?;
 
-        let metrics = Metrics::new(Arc::clone(&state), extras(&state, access.losses(), &spans, client_limit))
-            .map_err(io::Error::other)?;
-        let context = Arc::new(admin::Context::new(Arc::clone(&state), metrics));
-        tokio::spawn(Arc::clone(&context.feed).run());
-        let admin = Admin::serve(config.admin.address, admin, context)?;
-
-        let (pace, paces) = watch::channel(ReloadRules { quiet: config.reload.quiet, poll: config.reload.poll });
-        let asked = Arc::new(Notify::new());
-        let (send, candidates) = mpsc::channel(1);
-        let sight = Arc::clone(&state.sight);
-        let found_hash = found.hash.as_str().into();
-        Reader::new(source, found, paces, Arc::clone(&asked), sight).start(send)?;
-
-        listeners.commit(fresh, &config.listeners, &worker_pool, config.timeouts.drain, Instant::now());
-        state.set_listeners(listeners.live(&config.listeners));
         let mut gateway = Self {
             path: path.to_owned(),
+            workers,
             state,
             config,
-            registry,
-            listeners,
-            worker_pool,
-            workers,
-            checker,
-            changes,
-            failing,
-            resolver,
-            admin,
-            logs,
-            access,
-            traces,
-            pace,
-            asked,
-            candidates,
+            running: Running { registry, listeners, worker_pool, checker, resolver },
+            inputs: Inputs { reader, health_changes, failing_servers },
+            outputs: Outputs { admin, logs, access_log, traces, last_good: LastGoodCopy::default() },
+            unpublished: UnpublishedChanges::new(),
             retired: Vec::new(),
-            keeping: None,
         };
-        gateway.record(first_reload(&snapshot, since));
-        match refused {
-            None => gateway.keep(&sources),
-            Some(problems) => gateway.record(fallen_back(found_hash, since, problems)),
+        gateway.commit_listeners(sockets);
+        gateway.record(record::started(&snapshot, started));
+        match file_problems {
+            None => gateway.outputs.last_good.save(&gateway.config.reload, sources.files),
+            Some(problems) => gateway.record(record::fallen_back(file_hash, started, problems)),
         }
         for listener in gateway.state.listeners().iter() {
             tracing::info!(listener = %listener.name, address = %listener.address, workers, "listening");
@@ -159,67 +132,118 @@ impl Gateway {
     }
 }
 
-/// What a process begins with.
-struct First {
+/// The configuration that the process starts with.
+struct Initial {
     sources: Sources,
     config: Arc<Config>,
-    /// What is wrong with the files, if this is what was kept of better times.
-    refused: Option<Vec<Problem>>,
+    /// The problems of the files, if this is the last good copy instead.
+    file_problems: Option<Vec<Problem>>,
 }
 
-impl First {
-    /// The configuration of these files, or else the last good one.
-    fn of(source: &Source, found: &Sources) -> Result<Self, Vec<Problem>> {
-        let problems = match good(source.path(), found.clone()) {
-            Ok((sources, config)) => return Ok(Self { sources, config, refused: None }),
+impl Initial {
+    /// The configuration of the files, or else the last good copy.
+    fn of(source: &Source, files: &Sources) -> Result<Self, Vec<Problem>> {
+        let problems = match load(source.path(), files.clone()) {
+            Ok((sources, config)) => return Ok(Self { sources, config, file_problems: None }),
             Err(problems) => problems,
         };
-        let Some(directory) = last_good::directory(&file::reload(&found.files, &env), &env) else {
+        let Some(directory) = last_good::directory(&file::reload(&files.files, &env), &env) else {
             return Err(problems);
         };
-        let kept = match last_good::find(&directory, source.path()) {
-            Ok(Some(files)) => good(source.path(), source.of(files)),
+        let copy = match last_good::load(&directory, source.path()) {
+            Ok(Some(files)) => load(source.path(), source.with_files(files)),
             Ok(None) => return Err(problems),
             Err(error) => Err(vec![unusable(&directory, &error.to_string())]),
         };
-        match kept {
-            Ok((sources, config)) => Ok(Self { sources, config, refused: Some(problems) }),
+        match copy {
+            Ok((sources, config)) => Ok(Self { sources, config, file_problems: Some(problems) }),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
     }
 }
 
-fn good(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Problem>> {
-    let Loaded { sources, result } = sources.load(&env);
+/// Parses files and checks them against the guards.
+fn load(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Problem>> {
+    let LoadedConfig { sources, result } = sources.load(&env);
     let config = result?;
     let problems = guards(path, None, &config);
     if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
 }
 
-fn unusable(directory: &Path, why: &str) -> Problem {
-    Problem::of_file(directory, Fault::new(format!("the last good configuration cannot be used: {why}")))
+fn unusable(directory: &Path, reason: &str) -> Problem {
+    Problem::of_file(directory, Fault::new(format!("the last good copy cannot be used: {reason}")))
 }
 
-/// Binds all addresses, or says of each that cannot be bound why.
-fn bind(
-    listeners: &mut Listeners,
-    config: &Config,
-) -> Result<(crate::control::gateway::listeners::Fresh, std::net::TcpListener), StartError> {
-    match (listeners.prepare(&config.listeners), socket::bind(config.admin.address, &[])) {
-        (Ok(fresh), Ok(admin)) => Ok((fresh, admin)),
-        (fresh, admin) => Err(StartError::Bind(fresh.err().into_iter().flatten().chain(admin.err()).collect())),
-    }
-}
-
-fn workers(config: &Config) -> usize {
+fn worker_count(config: &Config) -> usize {
     match config.proxy.workers {
         0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         workers => workers,
     }
 }
 
+/// Binds all addresses, or reports every one that cannot be bound.
+fn bind(config: &Config, workers: usize) -> Result<(ListenerSet, NewSockets, NewAdminSocket), StartError> {
+    let listeners = ListenerSet::new(workers);
+    match (listeners.prepare(&config.listeners), NewAdminSocket::bind(config.admin.address, &[])) {
+        (Ok(sockets), Ok(admin)) => Ok((listeners, sockets, admin)),
+        (sockets, admin) => Err(StartError::Bind(sockets.err().into_iter().flatten().chain(admin.err()).collect())),
+    }
+}
+
+fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize) -> (Registry, Arc<Snapshot>) {
+    let mut registry = Registry::new(workers);
+    let plan = registry.plan(config, Instant::now());
+    let snapshot = plan.snapshot(1, sources.hash.as_str().into(), file_hashes(sources), SystemTime::now());
+    registry.commit(plan);
+    (registry, Arc::new(snapshot))
+}
+
+/// The limit by the descriptors that are left once the sockets are bound, and before the workers open any.
+fn client_limit(config: &Config, descriptors: usize, workers: usize) -> Arc<ClientLimit> {
+    let clients = fd_limit::clients(descriptors, fd_limit::open(), workers, config.listeners.len());
+    Arc::new(ClientLimit::new(clients))
+}
+
+fn start_workers(
+    state: &State,
+    workers: usize,
+    access_log: &AccessLogWriter,
+    spans: &SpanSink,
+    client_limit: &Arc<ClientLimit>,
+) -> io::Result<(WorkerPool, mpsc::UnboundedReceiver<Failing>)> {
+    let (sender, failing_servers) = mpsc::unbounded_channel();
+    let access_logs = (0..workers).map(|_| access_log.worker()).collect();
+    let worker_pool = WorkerPool::start(state, access_logs, spans, Arc::clone(client_limit), sender)?;
+    Ok((worker_pool, failing_servers))
+}
+
+fn start_checks(snapshot: &Snapshot) -> (Checker, mpsc::UnboundedReceiver<StateChange>) {
+    let (sender, health_changes) = mpsc::unbounded_channel();
+    let mut checker = Checker::new(sender);
+    checker.apply(snapshot);
+    (checker, health_changes)
+}
+
+fn start_lookups(snapshot: &Snapshot) -> Resolver {
+    let mut resolver = Resolver::default();
+    resolver.apply(snapshot);
+    resolver
+}
+
+fn start_admin(socket: NewAdminSocket, state: &Arc<State>, metrics: Vec<ProcessMetric>) -> io::Result<AdminServer> {
+    let metrics = Metrics::new(Arc::clone(state), metrics).map_err(io::Error::other)?;
+    let context = Arc::new(admin::Context::new(Arc::clone(state), metrics));
+    tokio::spawn(Arc::clone(&context.feed).run());
+    Ok(AdminServer::start(socket, context))
+}
+
 /// The metrics of the process that are not part of the live state.
-fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, client_limit: Arc<ClientLimit>) -> Vec<ProcessMetric> {
+fn process_metrics(
+    state: &Arc<State>,
+    losses: Losses,
+    spans: &SpanSink,
+    client_limit: Arc<ClientLimit>,
+) -> Vec<ProcessMetric> {
     let (exported, dropped) = (spans.clone(), spans.clone());
     let (state, configured, limit) = (Arc::clone(state), Arc::clone(state), Arc::clone(&client_limit));
     let limit = move || limit.limit(configured.snapshot.load().config.limits.connections) as u64;
@@ -231,31 +255,4 @@ fn extras(state: &Arc<State>, losses: Losses, spans: &SpanSink, client_limit: Ar
         ProcessMetric::new(names::SPANS_DROPPED, move || dropped.dropped()),
         ProcessMetric::new(names::PANICS, move || state.panics()),
     ]
-}
-
-impl Admin {
-    /// Serves the admin address from a bound socket.
-    fn serve(
-        configured: std::net::SocketAddr,
-        socket: std::net::TcpListener,
-        context: Arc<admin::Context>,
-    ) -> io::Result<Self> {
-        let (held, socket) = (socket.try_clone()?, TcpListener::from_std(socket)?);
-        tracing::info!(address = %socket.local_addr()?, "admin address");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async {
-            // It is dropped, not sent.
-            let _ = stopped.await;
-        };
-        tokio::spawn(admin::serve(socket, Arc::clone(&context), stopped));
-        Ok(Self { context, configured, socket: held, _stop: stop })
-    }
-
-    /// Goes on at another address; what is open at the old one ends there.
-    pub(super) fn move_to(&mut self, configured: std::net::SocketAddr, socket: std::net::TcpListener) {
-        match Self::serve(configured, socket, Arc::clone(&self.context)) {
-            Ok(moved) => *self = moved,
-            Err(error) => tracing::error!(%error, "the admin address cannot be moved"),
-        }
-    }
 }

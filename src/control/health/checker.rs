@@ -1,10 +1,11 @@
-//! The checker: a task for each server that checks it time and again, and says when its state changes. All changes of it go through here.
+//! The checker: one task per server that checks it periodically and reports changes of its state.
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -18,75 +19,78 @@ use crate::live::health::{Health, HealthState};
 use crate::live::server::{Check, Server};
 use crate::live::snapshot::Snapshot;
 
-/// Checks that run at once at most, so that a great outage does not use up the process' files.
-const AT_ONCE: usize = 1024;
+/// Checks at the same time, so that a large outage does not use up the process's descriptors.
+const MAX_CONCURRENT: usize = 1024;
 
-/// First checks that begin in the same instant at most.
-const AT_START: usize = 100;
+/// First checks that may all begin at once.
+const MAX_AT_ONCE: usize = 100;
 
-/// First checks that begin in a second at most, as far as the interval is that long.
-const A_SECOND: f64 = 10_000.0;
+/// First checks per second if there are more, as far as the interval is long enough for that.
+const MAX_PER_SECOND: f64 = 10_000.0;
 
-/// Over how long more first checks than that are spread at least; also the time between the checks of a new
-/// server, which takes no requests until one has passed.
+/// The shortest time over which more first checks are spread. Also the interval for a new server, which takes no
+/// requests before its first pass.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A server's state changed.
+/// A change of a server's state.
 #[derive(Debug, Clone)]
-pub struct Change {
-    /// Whose; it has the new state already.
+pub struct StateChange {
+    /// The server, which already has the new state.
     pub server: Arc<Server>,
-    /// The state that it had.
+    /// The state before.
     pub from: HealthState,
-    /// The state that it has.
+    /// The new state.
     pub to: HealthState,
-    /// Why it is down, if it is.
+    /// The reason, if the server is down.
     pub error: Option<String>,
 }
 
-impl From<Change> for Event {
-    fn from(Change { server, from, to, error }: Change) -> Self {
+impl From<StateChange> for Event {
+    fn from(StateChange { server, from, to, error }: StateChange) -> Self {
         Self::Health(Arc::new(HealthChange { at: SystemTime::now(), key: server.key.clone(), from, to, error }))
     }
 }
 
-/// All checks. They end with it.
+/// The checks of all servers. Dropping it ends them.
 #[derive(Debug)]
 pub struct Checker {
-    changes: UnboundedSender<Change>,
+    changes: UnboundedSender<StateChange>,
     permits: Arc<Semaphore>,
-    /// By the server's id.
-    tasks: HashMap<u64, Task>,
+    /// By server id.
+    checks: HashMap<u64, RunningCheck>,
 }
 
-/// The checks of one server. They end with it.
+/// The checks of one server. Dropping it ends them.
 #[derive(Debug)]
-struct Task {
+struct RunningCheck {
     rule: Arc<config::HealthConfig>,
-    known: Arc<Known>,
-    handle: JoinHandle<()>,
+    shared: Arc<SharedHealth>,
+    task: JoinHandle<()>,
 }
 
-/// What a task shares with the [`Checker`]. Both run on the control plane's thread.
+/// The health of a server, shared by its task and the [`Checker`]. Both run on the control plane's thread.
 #[derive(Debug)]
-struct Known {
+struct SharedHealth {
     health: Mutex<Health>,
-    /// Told when the state was changed from outside of the task.
+    /// Notified when the checker has changed the state.
     changed: Notify,
 }
 
 impl Checker {
-    /// A checker of nothing yet, which will send every change of a state to `changes`.
+    /// A checker without servers that will send every state change to `changes`.
     #[must_use]
-    pub fn new(changes: UnboundedSender<Change>) -> Self {
-        Self { changes, permits: Arc::new(Semaphore::new(AT_ONCE)), tasks: HashMap::new() }
+    pub fn new(changes: UnboundedSender<StateChange>) -> Self {
+        Self { changes, permits: Arc::new(Semaphore::new(MAX_CONCURRENT)), checks: HashMap::new() }
     }
 
-    /// Checks from now on the servers of `snapshot` and no others. Those whose rule is as it was go
-    /// on at their own pace. To be called within a runtime.
+    /// Checks the servers of `snapshot` and no others from now on. Checks whose rule has not changed go on
+    /// undisturbed.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn apply(&mut self, snapshot: &Snapshot) {
-        let mut before = mem::take(&mut self.tasks);
-        let mut fresh = Vec::new();
+        let mut before = mem::take(&mut self.checks);
+        let mut new = Vec::new();
         for pool in &snapshot.pools {
             let rule = Arc::new(pool.config.health.clone());
             for member in &pool.members {
@@ -97,56 +101,63 @@ impl Checker {
                         continue;
                     }
                 }
-                match before.remove(&server.id).filter(|task| task.goes_on_by(&rule)) {
-                    Some(task) => {
-                        self.tasks.insert(server.id, task);
+                match before.remove(&server.id).filter(|check| check.still_follows(&rule)) {
+                    Some(check) => {
+                        self.checks.insert(server.id, check);
                     }
-                    None => fresh.push((Arc::clone(server), Arc::clone(&rule))),
+                    None => new.push((Arc::clone(server), Arc::clone(&rule))),
                 }
             }
         }
-        let count = fresh.len();
-        for (place, (server, rule)) in fresh.into_iter().enumerate() {
+        let count = new.len();
+        for (place, (server, rule)) in new.into_iter().enumerate() {
             let delay = first_delay(place, count, rule.interval);
-            let (permits, changes) = (Arc::clone(&self.permits), self.changes.clone());
-            let known = Arc::new(Known::new(server.state()));
-            let (id, rule, own) = (server.id, Arc::clone(&rule), Arc::clone(&known));
-            let routine = Routine { server, rule: Arc::clone(&rule), permits, changes, known: own };
-            let handle = tokio::spawn(routine.run(delay));
-            self.tasks.insert(id, Task { rule, known, handle });
+            self.checks.insert(server.id, self.start(server, rule, delay));
         }
     }
 
-    /// Takes a server out because its requests fail, and says why. It comes back by its checks, of
-    /// which the next is an interval away: one that is under way says nothing of later requests. A
-    /// server without checks stays, as nobody would let it come back.
+    fn start(&self, server: Arc<Server>, rule: Arc<config::HealthConfig>, delay: Duration) -> RunningCheck {
+        let shared = Arc::new(SharedHealth::new(server.state()));
+        let task = CheckTask {
+            server,
+            rule: Arc::clone(&rule),
+            shared: Arc::clone(&shared),
+            permits: Arc::clone(&self.permits),
+            changes: self.changes.clone(),
+        };
+        RunningCheck { rule, shared, task: tokio::spawn(task.run(delay)) }
+    }
+
+    /// Ejects a server because its requests fail. Passed checks readmit it. The next check is an interval away,
+    /// because one that is under way says nothing about later requests. A server without checks is not ejected,
+    /// because nothing would readmit it.
     pub fn eject(&self, server: &Arc<Server>, error: String) {
-        let Some(task) = self.tasks.get(&server.id).filter(|task| task.rule.kind != HealthKind::None) else { return };
+        let checked = |check: &&RunningCheck| check.rule.kind != HealthKind::None;
+        let Some(check) = self.checks.get(&server.id).filter(checked) else { return };
         let from = server.state();
-        if task.known.health().eject(task.rule.rise) {
+        if check.shared.health.lock().eject(check.rule.rise) {
             server.eject(error.clone());
             let (pool, name) = (&server.key.pool, &server.key.name);
-            tracing::warn!(%pool, server = %name, reason = error, "server is ejected: it takes no requests until its checks have passed");
-            self.tell(task, server, from, Some(error));
+            tracing::warn!(%pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
+            self.report(check, server, from, Some(error));
         }
     }
 
-    /// Lets a server come back that was taken out for its requests alone.
+    /// Readmits a server that was ejected although its checks pass.
     pub fn readmit(&self, server: &Arc<Server>) {
-        let Some(task) = self.tasks.get(&server.id) else { return };
+        let Some(check) = self.checks.get(&server.id) else { return };
         let from = server.state();
-        task.known.health().readmit();
+        check.shared.health.lock().readmit();
         server.set_state(HealthState::Up);
         let (pool, name) = (&server.key.pool, &server.key.name);
-        tracing::warn!(%pool, server = %name, "server is up again: it was ejected, and nobody else is left");
-        self.tell(task, server, from, None);
+        tracing::warn!(%pool, server = %name, "ejected server is readmitted; no other server of the pool is up");
+        self.report(check, server, from, None);
     }
 
-    fn tell(&self, task: &Task, server: &Arc<Server>, from: HealthState, error: Option<String>) {
-        task.known.changed.notify_one();
-        let change = Change { server: Arc::clone(server), from, to: server.state(), error };
-        // Nobody listens only when the process ends.
-        let _ = self.changes.send(change);
+    fn report(&self, check: &RunningCheck, server: &Arc<Server>, from: HealthState, error: Option<String>) {
+        check.shared.changed.notify_one();
+        // Fails only while the process ends.
+        let _ = self.changes.send(StateChange { server: Arc::clone(server), from, to: server.state(), error });
     }
 
     /// Ends all checks.
@@ -155,69 +166,69 @@ impl Checker {
     }
 }
 
-impl Task {
-    fn goes_on_by(&self, rule: &config::HealthConfig) -> bool {
-        // It ends by itself only in a panic, and must not leave the server unwatched.
-        *self.rule == *rule && !self.handle.is_finished()
+impl RunningCheck {
+    /// Whether the task follows this rule. One that has ended, which only a panic does, is replaced, so that its
+    /// server does not go unchecked.
+    fn still_follows(&self, rule: &config::HealthConfig) -> bool {
+        *self.rule == *rule && !self.task.is_finished()
     }
 }
 
-impl Drop for Task {
+impl Drop for RunningCheck {
     fn drop(&mut self) {
-        self.handle.abort();
+        self.task.abort();
     }
 }
 
-impl Known {
+impl SharedHealth {
     fn new(state: HealthState) -> Self {
         Self { health: Mutex::new(Health::new(state)), changed: Notify::new() }
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        // A panic while it was held leaves a state that is still a state.
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> HealthState {
+        self.health.lock().state()
     }
 }
 
-/// What the task of one server does.
-struct Routine {
+/// The task that checks one server.
+struct CheckTask {
     server: Arc<Server>,
     rule: Arc<config::HealthConfig>,
-    known: Arc<Known>,
+    shared: Arc<SharedHealth>,
     permits: Arc<Semaphore>,
-    changes: UnboundedSender<Change>,
+    changes: UnboundedSender<StateChange>,
 }
 
-impl Routine {
+impl CheckTask {
     async fn run(self, delay: Duration) {
         let mut due = Instant::now() + delay;
         let mut readings = Readings::default();
         loop {
             let check = async {
                 sleep_until(due).await;
-                let begin = Instant::now();
-                self.round(&mut readings).await;
-                begin
+                let started = Instant::now();
+                self.check(&mut readings).await;
+                started
             };
-            let begin = tokio::select! {
-                begin = check => begin,
-                // What was under way by then says nothing of what comes.
-                () = self.known.changed.notified() => Instant::now(),
+            let started = tokio::select! {
+                started = check => started,
+                // A check that was under way says nothing about the new state.
+                () = self.shared.changed.notified() => Instant::now(),
             };
-            let new = self.known.health().state() == HealthState::Checking;
-            let pause = if new { self.rule.interval.min(SOON) } else { self.rule.interval };
-            due = begin + jittered(pause, fastrand::f64());
+            let is_new = self.shared.state() == HealthState::Checking;
+            let pause = if is_new { self.rule.interval.min(SOON) } else { self.rule.interval };
+            due = started + jittered(pause, fastrand::f64());
         }
     }
 
-    async fn round(&self, readings: &mut Readings) {
+    async fn check(&self, readings: &mut Readings) {
         let _permit = self.permits.acquire().await;
         let mut connected = true;
         if self.rule.kind != HealthKind::None {
-            let begin = Instant::now();
-            let failure = probe::check(&self.server, &self.rule).await.err();
-            connected = failure.as_ref().is_none_or(CheckError::connected);
-            self.record(failure.as_ref(), begin.elapsed());
+            let started = Instant::now();
+            let error = probe::check(&self.server, &self.rule).await.err();
+            connected = error.as_ref().is_none_or(CheckError::connected);
+            self.record(error.as_ref(), started.elapsed());
         }
         if let Some(path) = &self.rule.memory {
             let reading = if connected { memory::read(&self.server, path, self.rule.timeout).await } else { None };
@@ -225,47 +236,48 @@ impl Routine {
         }
     }
 
-    /// Takes in a check's end.
-    fn record(&self, failure: Option<&CheckError>, took: Duration) {
-        let error = failure.map(ToString::to_string);
-        let known = self.server.last_check().is_some_and(|last| last.error == error);
-        self.server.set_last_check(Check { at: SystemTime::now(), took, error: error.clone() });
-        if failure.is_some_and(CheckError::is_ours) {
+    /// Records the result of a check. An error on our side, such as a lack of descriptors, is shown but does not
+    /// count against the server.
+    fn record(&self, error: Option<&CheckError>, took: Duration) {
+        let reason = error.map(ToString::to_string);
+        let same_as_last = self.server.last_check().is_some_and(|last| last.error == reason);
+        self.server.set_last_check(Check { at: SystemTime::now(), took, error: reason.clone() });
+        if error.is_some_and(CheckError::is_ours) {
             return;
         }
-        if failure.is_some() {
+        if error.is_some() {
             self.server.fails_checks();
         }
         let (pool, server) = (&self.server.key.pool, &self.server.key.name);
-        let mut health = self.known.health();
+        let mut health = self.shared.health.lock();
         let from = health.state();
-        if health.record(error.is_none(), self.rule.rise, self.rule.fall) {
+        if health.record(reason.is_none(), self.rule.rise, self.rule.fall) {
             let to = health.state();
             self.server.set_state(to);
-            match &error {
+            match &reason {
                 None => tracing::info!(%pool, %server, "server is up"),
                 Some(reason) => tracing::warn!(%pool, %server, reason, "server is down"),
             }
-            // Nobody listens only when the process ends.
-            let _ = self.changes.send(Change { server: Arc::clone(&self.server), from, to, error });
-        } else if let (HealthState::Checking, false, Some(reason)) = (from, known, error) {
+            // Fails only while the process ends.
+            let _ = self.changes.send(StateChange { server: Arc::clone(&self.server), from, to, error: reason });
+        } else if let (HealthState::Checking, false, Some(reason)) = (from, same_as_last, reason) {
             tracing::warn!(%pool, %server, reason, "new server takes no requests yet: its check fails");
         }
     }
 }
 
-/// `interval` made shorter or longer by up to a tenth, as `roll`, from 0 to 1, says.
+/// `interval` shortened or prolonged by up to a tenth; `random` is between 0 and 1.
 #[must_use]
-pub fn jittered(interval: Duration, roll: f64) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * roll)
+pub fn jittered(interval: Duration, random: f64) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * random)
 }
 
-/// When the first check at `place` among `count` begins: at once, unless there are very many.
+/// The delay of the first check at `place` among `count`: none, unless there are very many.
 fn first_delay(place: usize, count: usize, interval: Duration) -> Duration {
-    if count <= AT_START {
+    if count <= MAX_AT_ONCE {
         return Duration::ZERO;
     }
-    let spread = SOON.max(Duration::from_secs_f64(count as f64 / A_SECOND));
+    let spread = SOON.max(Duration::from_secs_f64(count as f64 / MAX_PER_SECOND));
     interval.min(spread).mul_f64(place as f64 / count as f64)
 }
 
@@ -282,7 +294,7 @@ mod tests {
     use crate::live::server::ServerKey;
 
     #[test]
-    fn want_of_files_says_nothing_of_a_server() {
+    fn a_lack_of_descriptors_does_not_count_against_a_server() {
         let address = Address::Name("backend".to_owned(), 80);
         let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
         let rule = config::HealthConfig {
@@ -295,30 +307,30 @@ mod tests {
             fall: NonZeroU32::MIN,
             memory: None,
         };
-        let (changes, mut told) = unbounded_channel();
+        let (changes, mut reported) = unbounded_channel();
         let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
         let permits = Arc::new(Semaphore::new(1));
-        let known = Arc::new(Known::new(HealthState::Up));
-        let routine = Routine { server: Arc::clone(&server), rule: Arc::new(rule), known, permits, changes };
+        let shared = Arc::new(SharedHealth::new(HealthState::Up));
+        let task = CheckTask { server: Arc::clone(&server), rule: Arc::new(rule), shared, permits, changes };
 
         let too_many_open_files = io::Error::from_raw_os_error(24);
-        routine.record(Some(&SendError::Connect(too_many_open_files).into()), Duration::ZERO);
+        task.record(Some(&SendError::Connect(too_many_open_files).into()), Duration::ZERO);
         assert!(server.last_check().is_some_and(|check| check.error.is_some()));
-        assert!(told.try_recv().is_err());
+        assert!(reported.try_recv().is_err());
         assert_eq!(server.state(), HealthState::Up);
 
-        routine.record(Some(&SendError::Closed.into()), Duration::ZERO);
-        assert_eq!(told.try_recv().map(|change| change.to), Ok(HealthState::Down));
+        task.record(Some(&SendError::Closed.into()), Duration::ZERO);
+        assert_eq!(reported.try_recv().map(|change| change.to), Ok(HealthState::Down));
         assert_eq!(server.state(), HealthState::Down);
     }
 
     #[test]
-    fn jitter_is_a_tenth() {
+    fn jitter_is_at_most_a_tenth() {
         let interval = Duration::from_secs(10);
         let cases = [(0.0, 9_000), (0.25, 9_500), (0.5, 10_000), (1.0, 11_000)];
-        for (roll, expected) in cases {
-            let millis = jittered(interval, roll).as_secs_f64() * 1000.0;
-            assert!((millis - f64::from(expected)).abs() < 0.001, "{roll}: {millis}");
+        for (random, expected) in cases {
+            let millis = jittered(interval, random).as_secs_f64() * 1000.0;
+            assert!((millis - f64::from(expected)).abs() < 0.001, "{random}: {millis}");
         }
     }
 

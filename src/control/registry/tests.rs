@@ -1,17 +1,19 @@
-//! Edits in a row, and what each makes of the servers.
+//! Sequences of edits, and the servers after each.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Config, HealthState, Instant, Member, Pool, Registry, Server, Standing};
+use super::{Config, Instant, Pool, Registry, Server};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
+use crate::live::health::HealthState;
+use crate::live::pool::{Member, Standing};
 
 const DRAIN: Duration = Duration::from_secs(30);
 const HOLD: Duration = Duration::from_secs(10);
 
-/// A registry that edits are applied to.
-struct Scene {
+/// A registry to which edits are applied.
+struct EditedRegistry {
     registry: Registry,
     config: Arc<Config>,
     pools: Vec<Arc<Pool>>,
@@ -39,18 +41,26 @@ fn config(pools: &str) -> Config {
     parse(&[SourceFile::new("lb.toml", text.as_str())], &|_| None).expect(&text)
 }
 
-impl Scene {
+impl EditedRegistry {
     fn new(pools: &str) -> Self {
-        let (mut registry, config, now) = (Registry::new(1), Arc::new(config(pools)), Instant::now());
-        registry.apply(&config, now);
-        let pools = registry.pools(&config);
-        Self { registry, config, pools, now }
+        let config = Arc::new(config(pools));
+        let mut edited = Self { registry: Registry::new(1), config, pools: Vec::new(), now: Instant::now() };
+        edited.apply();
+        edited
     }
 
     fn edit(&mut self, pools: &str) -> &mut Self {
         self.config = Arc::new(config(pools));
-        self.registry.apply(&self.config, self.now);
-        self.publish()
+        self.apply();
+        self
+    }
+
+    fn apply(&mut self) {
+        let plan = self.registry.plan(&self.config, self.now);
+        self.pools = plan.pools.clone();
+        self.registry.commit(plan);
+        let same = |(one, other): (&Arc<Pool>, &Arc<Pool>)| Arc::ptr_eq(one, other);
+        assert!(self.registry.pools(&self.config).iter().zip(&self.pools).all(same), "the plan's pools are in use");
     }
 
     fn publish(&mut self) -> &mut Self {
@@ -58,7 +68,7 @@ impl Scene {
         self
     }
 
-    /// Time passes; who was let go, with `!` where requests were open.
+    /// Lets time pass. Returns the servers whose drain has ended, with `!` where requests were open.
     fn after(&mut self, time: Duration) -> String {
         self.now += time;
         let expired = self.registry.expire(&self.config, self.now);
@@ -77,7 +87,7 @@ impl Scene {
         Arc::clone(self.pools.iter().find(|pool| *pool.live.name == *name).expect(name))
     }
 
-    /// Every pool's members: name, port and status, `*` for those that take new requests.
+    /// Every pool's members: name, port and status, with `*` if it takes new requests.
     fn show(&self) -> String {
         let member = |pool: &Pool, member: &Member| {
             let takes = pool.eligible().any(|other| Arc::ptr_eq(&other.server, &member.server));
@@ -94,7 +104,7 @@ impl Scene {
 }
 
 #[test]
-fn each_edit_makes_of_the_servers_what_it_says() {
+fn servers_have_the_expected_status_after_edits() {
     let cases = [
         ("weights", "p: a=1 b=2", &["p: a=1:5 b=2:0"][..], "p: a=1 up*, b=2 up"),
         ("added", "p: a=1", &["p: a=1 b=2"], "p: a=1 up*, b=2 checking"),
@@ -129,7 +139,7 @@ fn each_edit_makes_of_the_servers_what_it_says() {
         ("weight 0, held, undone", "p: a=1", &["p: a=1:0 c=3", "p: a=1:2 c=3"], "p: a=1 up*, c=3 checking"),
         ("weight 0 while another serves", "p: a=1 b=2", &["p: a=1:0 b=2 c=3"], "p: a=1 up, b=2 up*, c=3 checking"),
         ("held, undone", "p: a=1", &["p: b=2", "p: a=1"], "p: a=1 up*, b=2 draining"),
-        ("all disabled is meant", "p: a=1", &["p: a=1:off"], "p: a=1 draining"),
+        ("all disabled", "p: a=1", &["p: a=1:off"], "p: a=1 draining"),
         ("pool gone", "p: a=1 | q: c=3", &["q: c=3"], "q: c=3 up* | p: a=1 draining"),
         ("pool gone, back", "p: a=1 | q: c=3", &["q: c=3", "p: a=1 | q: c=3"], "p: a=1 up* | q: c=3 up*"),
         (
@@ -145,75 +155,75 @@ fn each_edit_makes_of_the_servers_what_it_says() {
             "p: a=1 up* | q: a=1 checking, c=3 up*",
         ),
     ];
-    for (what, before, edits, after) in cases {
-        let mut scene = Scene::new(before);
+    for (name, before, edits, after) in cases {
+        let mut edited = EditedRegistry::new(before);
         for edit in edits {
-            scene.edit(edit);
+            edited.edit(edit);
         }
-        assert_eq!(scene.show(), after, "{what}");
-        // Whoever is in force keeps connections, and nobody else.
-        for member in scene.pools.iter().flat_map(|pool| &pool.members) {
-            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled, "{what}");
+        assert_eq!(edited.show(), after, "{name}");
+        // Only enabled servers keep idle connections.
+        for member in edited.pools.iter().flat_map(|pool| &pool.members) {
+            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled, "{name}");
         }
     }
 }
 
 #[test]
-fn who_stays_or_comes_back_is_the_same_server() {
-    let mut scene = Scene::new("p: a=1 b=2 | q: c=3");
-    let (a, b, q) = (scene.server("a"), scene.server("b"), scene.pool("q"));
+fn a_server_that_stays_or_comes_back_is_the_same_server() {
+    let mut edited = EditedRegistry::new("p: a=1 b=2 | q: c=3");
+    let (a, b, q) = (edited.server("a"), edited.server("b"), edited.pool("q"));
     a.set_state(HealthState::Up);
     for edit in ["p: a=1:7 b=2", "p: a=1:off b=2", "p: b=2", "p: b=2 a=1"] {
-        scene.edit(&format!("{edit} | q: c=3"));
-        assert!(Arc::ptr_eq(&scene.server("a"), &a) && Arc::ptr_eq(&scene.server("b"), &b), "{edit}");
-        assert!(Arc::ptr_eq(&scene.pool("q"), &q), "{edit}: a pool that it leaves alone");
+        edited.edit(&format!("{edit} | q: c=3"));
+        assert!(Arc::ptr_eq(&edited.server("a"), &a) && Arc::ptr_eq(&edited.server("b"), &b), "{edit}");
+        assert!(Arc::ptr_eq(&edited.pool("q"), &q), "{edit}: an untouched pool");
     }
-    let p = scene.pool("p");
+    let p = edited.pool("p");
     b.set_state(HealthState::Down);
-    scene.publish();
-    assert!(!Arc::ptr_eq(&scene.pool("p"), &p) && Arc::ptr_eq(&scene.pool("q"), &q));
-    assert!(Arc::ptr_eq(&scene.pool("p").live, &p.live), "its place in the turn");
-    assert_eq!(scene.show(), "p: b=2 down, a=1 up* | q: c=3 up*");
-    scene.edit("p: b=2 | q: c=3");
-    assert_eq!(scene.after(DRAIN), "a");
-    scene.edit("p: a=1 b=2 | q: c=3");
-    assert!(!Arc::ptr_eq(&scene.server("a"), &a), "its drain was over");
+    edited.publish();
+    assert!(!Arc::ptr_eq(&edited.pool("p"), &p) && Arc::ptr_eq(&edited.pool("q"), &q));
+    assert!(Arc::ptr_eq(&edited.pool("p").live, &p.live), "the balancing position");
+    assert_eq!(edited.show(), "p: b=2 down, a=1 up* | q: c=3 up*");
+    edited.edit("p: b=2 | q: c=3");
+    assert_eq!(edited.after(DRAIN), "a");
+    edited.edit("p: a=1 b=2 | q: c=3");
+    assert!(!Arc::ptr_eq(&edited.server("a"), &a), "its drain had ended");
 }
 
 #[test]
-fn a_drain_ends_with_the_last_request_or_in_time() {
+fn a_drain_ends_with_the_last_request_or_at_its_deadline() {
     let (little, rest) = (Duration::from_secs(1), DRAIN);
     for (pool, open, at_once, in_time) in
         [("p", false, "a", ""), ("p", true, "", "a!"), ("sticky", false, "", "a"), ("sticky", true, "", "a!")]
     {
-        let mut scene = Scene::new(&format!("{pool}: a=1 b=2"));
-        let a = scene.server("a");
+        let mut edited = EditedRegistry::new(&format!("{pool}: a=1 b=2"));
+        let a = edited.server("a");
         a.counters().of(0).started.add(u64::from(open));
-        scene.edit(&format!("{pool}: b=2"));
-        assert!(!scene.registry.is_settled());
-        assert_eq!(scene.after(little), at_once, "{pool}, open: {open}");
-        assert_eq!(scene.after(rest), in_time, "{pool}, open: {open}");
-        assert_eq!(scene.show(), format!("{pool}: b=2 up*"));
-        assert!(scene.registry.is_settled());
+        edited.edit(&format!("{pool}: b=2"));
+        assert!(!edited.registry.is_settled());
+        assert_eq!(edited.after(little), at_once, "{pool}, open: {open}");
+        assert_eq!(edited.after(rest), in_time, "{pool}, open: {open}");
+        assert_eq!(edited.show(), format!("{pool}: b=2 up*"));
+        assert!(edited.registry.is_settled());
     }
 }
 
 #[test]
-fn a_hold_ends_with_the_first_pass_or_in_time_or_with_its_pool() {
+fn a_hold_ends_with_the_first_pass_or_at_its_deadline_or_with_its_pool() {
     let second = Duration::from_secs(1);
     let held = || {
-        let mut scene = Scene::new("p: a=1 | q: c=3");
-        scene.edit("p: b=2 | q: c=3");
-        assert_eq!(scene.after(second), "");
-        assert!(scene.pool("p").holding);
-        scene
+        let mut edited = EditedRegistry::new("p: a=1 | q: c=3");
+        edited.edit("p: b=2 | q: c=3");
+        assert_eq!(edited.after(second), "");
+        assert!(edited.pool("p").holding);
+        edited
     };
     let mut passed = held();
     passed.server("b").set_state(HealthState::Up);
     assert_eq!(passed.after(Duration::ZERO), "a");
     assert_eq!(passed.show(), "p: b=2 up* | q: c=3 up*");
 
-    let mut weightless = Scene::new("p: a=1");
+    let mut weightless = EditedRegistry::new("p: a=1");
     weightless.edit("p: a=1:0 b=2");
     assert_eq!(weightless.after(second), "");
     assert_eq!(weightless.show(), "p: a=1 up*, b=2 checking");
@@ -239,22 +249,58 @@ fn a_hold_ends_with_the_first_pass_or_in_time_or_with_its_pool() {
 }
 
 #[test]
-fn the_counters_of_a_route_stay_with_its_name() {
-    let mut scene = Scene::new("p: a=1");
-    let live = |scene: &mut Scene| Arc::clone(&scene.registry.routes(&scene.config)[0].live);
-    let before = live(&mut scene);
-    scene.edit("p: a=1 b=2");
-    assert!(Arc::ptr_eq(&live(&mut scene), &before));
+fn a_plan_that_is_dropped_changes_nothing() {
+    let mut edited = EditedRegistry::new("p: a=1 b=2 | q: c=3");
+    let (shown, b) = (edited.show(), edited.server("b"));
+    b.set_state(HealthState::Down);
+    for edit in ["p: a=1 | q: c=3", "p: a=1:off b=9", "unchecked: a=1", "p: d=4 | q: c=3 | r: e=5"] {
+        drop(edited.registry.plan(&Arc::new(config(edit)), edited.now));
+        assert!(edited.registry.is_settled(), "{edit}");
+        assert!(edited.pools.iter().flat_map(|pool| &pool.members).all(|member| !member.server.is_leaving()), "{edit}");
+    }
+    assert_eq!(b.state(), HealthState::Down);
+    b.set_state(HealthState::Unchecked);
+    edited.publish();
+    assert_eq!(edited.show(), shown);
+    edited.edit("p: a=1 b=2 | q: c=3 d=4");
+    assert_eq!(edited.server("d").id, 4, "ids of dropped plans are used again");
 }
 
 #[test]
-fn whatever_edits_come_servers_stand_as_the_file_has_them_and_stay_who_they_are() {
+fn a_plan_shows_servers_that_are_no_longer_checked_as_up_before_it_is_committed() {
+    let mut edited = EditedRegistry::new("unchecked: a=1 | p: b=2");
+    edited.edit("unchecked: a=1 | p: b=2 c=3");
+    let mut config = (*edited.config).clone();
+    let pool = Arc::make_mut(config.pools.iter_mut().find(|pool| pool.name == "p").expect("a pool"));
+    pool.health.kind = crate::config::HealthKind::None;
+    let config = Arc::new(config);
+    let plan = edited.registry.plan(&config, edited.now);
+    let c = edited.server("c");
+    assert_eq!(c.state(), HealthState::Checking);
+    assert!(plan.pools.iter().flat_map(|pool| &pool.members).all(|member| member.state.serves()));
+    let built = plan.pools.clone();
+    edited.registry.commit(plan);
+    assert_eq!(c.state(), HealthState::Up);
+    assert!(edited.registry.pools(&config).iter().zip(&built).all(|(one, other)| Arc::ptr_eq(one, other)));
+}
+
+#[test]
+fn a_route_keeps_its_counters_by_name() {
+    let mut edited = EditedRegistry::new("p: a=1");
+    let live = |edited: &EditedRegistry| Arc::clone(&edited.registry.routes(&edited.config)[0].live);
+    let before = live(&edited);
+    edited.edit("p: a=1 b=2");
+    assert!(Arc::ptr_eq(&live(&edited), &before));
+}
+
+#[test]
+fn random_edits_keep_servers_and_give_them_the_configured_standing() {
     let mut rng = fastrand::Rng::with_seed(11);
-    let mut scene = Scene::new("p: x=1");
+    let mut edited = EditedRegistry::new("p: x=1");
     for _ in 0..2000 {
-        // Most edits touch little of what was there.
+        // Most edits change little.
         let mut edit: Vec<String> = Vec::new();
-        for member in &scene.config.pool("p").expect("it is always there").servers {
+        for member in &edited.config.pool("p").expect("it is always there").servers {
             let (name, port) = (&member.name, member.address.to_string());
             let port = port.rsplit(':').next().expect("a port").to_owned();
             match rng.u8(..10) {
@@ -269,14 +315,14 @@ fn whatever_edits_come_servers_stand_as_the_file_has_them_and_stay_who_they_are(
         if !edit.iter().any(|server| server.starts_with(name)) {
             edit.insert(rng.usize(..=edit.len()), format!("{name}={}", rng.u8(1..4)));
         }
-        let before = scene.pool("p");
-        scene.edit(&format!("p: {}", edit.join(" ")));
+        let before = edited.pool("p");
+        edited.edit(&format!("p: {}", edit.join(" ")));
         if rng.u8(..4) == 0 {
-            scene.after(DRAIN + HOLD);
+            edited.after(DRAIN + HOLD);
         }
-        let after = scene.pool("p");
+        let after = edited.pool("p");
 
-        let configured = &scene.config.pool("p").expect("it is always there").servers;
+        let configured = &edited.config.pool("p").expect("it is always there").servers;
         let standing = after.members.iter().take(configured.len()).zip(configured);
         for (member, server) in standing {
             assert_eq!(
@@ -291,14 +337,14 @@ fn whatever_edits_come_servers_stand_as_the_file_has_them_and_stay_who_they_are(
             assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled);
             let same = |other: &&Member| other.server.key == member.server.key;
             assert_eq!(after.members.iter().filter(same).count(), 1);
-            if let Some(known) = before.members.iter().find(same) {
-                assert!(Arc::ptr_eq(&known.server, &member.server), "{edit:?}");
+            if let Some(earlier) = before.members.iter().find(same) {
+                assert!(Arc::ptr_eq(&earlier.server, &member.server), "{edit:?}");
             }
         }
-        // Who was there is there, leaves, or had nothing to finish.
+        // An enabled server is still there, drains, or has drained.
         for gone in before.members.iter().filter(|member| member.standing == Standing::Enabled) {
             let there = after.members.iter().any(|member| Arc::ptr_eq(&member.server, &gone.server));
-            assert!(there || scene.registry.is_settled(), "{edit:?}");
+            assert!(there || edited.registry.is_settled(), "{edit:?}");
         }
     }
 }

@@ -1,86 +1,127 @@
-//! The last good configuration, kept in a directory: what a start falls back to when the file is bad or gone.
+//! The last good copy: the newest valid configuration in `reload.state_dir`, used by a start whose file is invalid
+//! or missing.
 //!
-//! One file holds the bytes of all, included ones too, so that it is whole or not there at all.
+//! One file holds the content of all, included ones too, so that a copy is complete or absent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use crate::config::ReloadConfig;
 use crate::config::file::Env;
 use crate::config::source::SourceFile;
+use crate::control::reload::reader::env;
 
-/// Its name in the directory.
+/// The copy's file name.
 const NAME: &str = "last_good.json";
-/// Names the directory for a file that is gone, or does not say.
-const DIRECTORY: &str = "LB_STATE_DIR";
+/// The environment variable that names the directory if the file is missing or does not.
+const DIRECTORY_VARIABLE: &str = "LB_STATE_DIR";
 
-/// What is kept.
+/// The content of the copy.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    /// The main file whose content it is, so that no other balancer starts from it.
-    of: PathBuf,
-    files: Vec<KeptFile>,
+struct Manifest {
+    /// The main file that this is a copy of, so that no other balancer starts from it.
+    #[serde(rename = "of")]
+    main_file: PathBuf,
+    /// The main file first.
+    files: Vec<ManifestFile>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptFile {
+struct ManifestFile {
     path: PathBuf,
     text: String,
 }
 
-/// The directory: the one that the configuration names, else that of the environment.
+/// The directory from the configuration, else from the environment.
 #[must_use]
-pub fn directory(rules: &ReloadConfig, env: &Env<'_>) -> Option<PathBuf> {
-    let named = rules.state_dir.clone();
-    named.or_else(|| env(DIRECTORY).filter(|directory| !directory.is_empty()).map(PathBuf::from))
+pub fn directory(config: &ReloadConfig, env: &Env<'_>) -> Option<PathBuf> {
+    let configured = config.state_dir.clone();
+    configured.or_else(|| env(DIRECTORY_VARIABLE).filter(|directory| !directory.is_empty()).map(PathBuf::from))
 }
 
-/// Keeps the files of a configuration, the main one first, in place of what was kept before.
+/// Replaces the copy by one of these files, of which the first is the main file.
 ///
 /// # Errors
-/// When the directory cannot be made or written to, or a path is no text; then what was kept stays.
-pub fn keep(directory: &Path, files: &[SourceFile]) -> io::Result<()> {
+/// If the directory cannot be created or written to, or a file is not UTF-8. Then the old copy stays.
+pub fn save(directory: &Path, files: &[SourceFile]) -> io::Result<()> {
     let Some(main) = files.first() else { return Ok(()) };
     let text = |file: &SourceFile| String::from_utf8(file.bytes.to_vec()).map_err(io::Error::other);
-    let kept = |file: &SourceFile| Ok(KeptFile { path: file.path.clone(), text: text(file)? });
-    let kept =
-        Kept { of: std::path::absolute(&main.path)?, files: files.iter().map(kept).collect::<io::Result<Vec<_>>>()? };
+    let copy = |file: &SourceFile| Ok(ManifestFile { path: file.path.clone(), text: text(file)? });
+    let files = files.iter().map(copy).collect::<io::Result<Vec<_>>>()?;
+    let manifest = Manifest { main_file: std::path::absolute(&main.path)?, files };
     fs::create_dir_all(directory)?;
     let new = directory.join(format!("{NAME}.new"));
     let mut file = private().create(true).truncate(true).write(true).open(&new)?;
-    serde_json::to_writer_pretty(&mut file, &kept)?;
+    serde_json::to_writer_pretty(&mut file, &manifest)?;
     file.write_all(b"\n")?;
     file.sync_all()?;
     fs::rename(new, directory.join(NAME))?;
     File::open(directory)?.sync_all()
 }
 
-/// What was kept of the main file at `main`, if anything was.
+/// Reads the copy of the main file at `main`, if there is one.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn find(directory: &Path, main: &Path) -> io::Result<Option<Vec<SourceFile>>> {
+/// If it cannot be read, or is another file's.
+pub fn load(directory: &Path, main: &Path) -> io::Result<Option<Vec<SourceFile>>> {
     let text = match fs::read(directory.join(NAME)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let kept: Kept = serde_json::from_slice(&text)?;
-    if kept.of != std::path::absolute(main)? {
-        let of = kept.of.display();
-        return Err(io::Error::other(format!("it is of {of}: give each balancer a directory of its own")));
+    let Manifest { main_file, files } = serde_json::from_slice(&text)?;
+    if main_file != std::path::absolute(main)? {
+        let main_file = main_file.display();
+        return Err(io::Error::other(format!("it is a copy of {main_file}: give each balancer its own directory")));
     }
-    Ok(Some(kept.files.into_iter().map(|file| SourceFile::new(file.path, file.text)).collect()))
+    Ok(Some(files.into_iter().map(|file| SourceFile::new(file.path, file.text)).collect()))
 }
 
-/// A file may hold what is not for everybody, such as a password in a URL.
+/// Saves copies in the background, one after the other, because a disk may be slow.
+#[derive(Debug, Default)]
+pub struct LastGoodCopy {
+    /// The newest save, which waits for those before it.
+    saving: Option<JoinHandle<()>>,
+}
+
+impl LastGoodCopy {
+    /// Begins to save a copy of these files, if `config` or the environment names a directory.
+    pub fn save(&mut self, config: &ReloadConfig, files: Vec<SourceFile>) {
+        let Some(directory) = directory(config, &env) else { return };
+        let previous = self.saving.take();
+        self.saving = Some(tokio::spawn(async move {
+            if let Some(previous) = previous {
+                // It has logged its own error.
+                let _ = previous.await;
+            }
+            let place = directory.clone();
+            let saved = tokio::task::spawn_blocking(move || save(&place, &files)).await;
+            if let Err(error) = saved.map_err(io::Error::other).flatten() {
+                let directory = directory.display();
+                tracing::error!(%directory, %error, "the last good copy cannot be saved; a start with an invalid file would fail");
+            }
+        }));
+    }
+
+    /// Waits until all copies have been saved, or could not be.
+    pub async fn finish(self) {
+        if let Some(saving) = self.saving {
+            // It has logged its own error.
+            let _ = saving.await;
+        }
+    }
+}
+
+/// Options for a file that only its owner may read, because a configuration may contain a secret, such as a
+/// password in a URL.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.mode(0o600);
     options
 }
 
@@ -90,32 +131,32 @@ mod tests {
     use crate::config::file;
 
     #[test]
-    fn what_is_kept_is_found_again_until_something_else_is_kept() {
+    fn a_copy_is_complete_and_stays_until_a_newer_one_is_written() {
         let directory = tempfile::tempdir().expect("a directory");
-        let place = directory.path().join("a/b");
+        let state = directory.path().join("a/b");
         let main = Path::new("lb.toml");
-        assert!(find(&place, main).expect("nothing yet").is_none());
+        assert!(load(&state, main).expect("no error").is_none());
         for texts in [&["x = 1\n"][..], &["# \"ü\"\r\n", ""], &["y"]] {
             let files: Vec<_> =
                 [main, Path::new("conf.d/b.toml")].iter().zip(texts).map(|(p, t)| SourceFile::new(*p, *t)).collect();
-            keep(&place, &files).expect("kept");
-            assert_eq!(find(&place, main).expect("found"), Some(files));
+            save(&state, &files).expect("saved");
+            assert_eq!(load(&state, main).expect("no error"), Some(files));
         }
-        assert!(find(&place, Path::new("other.toml")).expect_err("another's").to_string().contains("lb.toml"));
-        keep(&place, &[SourceFile::new(main, b"\xff")]).expect_err("no text");
-        assert_eq!(find(&place, main).expect("still there").map_or(0, |files| files.len()), 1);
-        fs::write(place.join(NAME), "{").expect("write");
-        find(&place, main).expect_err("half of it");
+        assert!(load(&state, Path::new("other.toml")).expect_err("another file's").to_string().contains("lb.toml"));
+        save(&state, &[SourceFile::new(main, b"\xff")]).expect_err("not UTF-8");
+        assert_eq!(load(&state, main).expect("still there").map_or(0, |files| files.len()), 1);
+        fs::write(state.join(NAME), "{").expect("write");
+        load(&state, main).expect_err("half a copy");
     }
 
     #[test]
-    fn the_directory_is_told_by_a_bad_file_or_by_the_environment() {
+    fn the_directory_is_found_in_an_invalid_file_or_in_the_environment() {
         let directory =
             |text: &str, env: &Env<'_>| directory(&file::reload(&[SourceFile::new("lb.toml", text)], env), env);
         let unset = |_: &str| None;
-        let set = |name: &str| (name == DIRECTORY).then(|| "/env".to_owned());
-        let bad = "[reload]\nstate_dir = \"/file\"\nquiet = 1\n[[listner]]\n";
-        assert_eq!(directory(bad, &set), Some("/file".into()));
+        let set = |name: &str| (name == DIRECTORY_VARIABLE).then(|| "/env".to_owned());
+        let invalid = "[reload]\nstate_dir = \"/file\"\nquiet = 1\n[[listner]]\n";
+        assert_eq!(directory(invalid, &set), Some("/file".into()));
         assert_eq!(directory("", &set), Some("/env".into()));
         assert_eq!(directory("[reload]\nstate_dir = \"\"\n", &unset), None);
         let none = file::reload(&[], &set);

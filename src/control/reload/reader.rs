@@ -1,4 +1,7 @@
-//! The reader: waits until the files may have changed, reads them when they are complete, and hands on what is new.
+//! The reader: waits until the files may have changed, reads them once they are complete, and parses new content.
+//!
+//! It has a thread of its own, because parsing a large file takes longer than the health checks and the
+//! admin address, which share the control plane's thread, can wait.
 
 use std::io;
 use std::sync::Arc;
@@ -6,96 +9,142 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::config::ReloadConfig;
 use crate::config::file::amend::Known;
 use crate::config::units::format_duration;
-use crate::control::reload::source::{Loaded, Source, Sources};
+use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::reload::watcher::{FileWatcher, Wake, settle};
 use crate::live::watch_status::WatchStatus;
 
 /// Content that may become a generation.
 #[derive(Debug)]
 pub struct ParsedConfig {
-    /// What was read, and what it means.
-    pub loaded: Loaded,
+    /// The files, and their configuration or problems.
+    pub loaded: LoadedConfig,
     /// When the change was noticed.
-    pub since: Instant,
-    /// Somebody wants to know about this content, even if it is the same as before.
-    pub asked: bool,
+    pub noticed: Instant,
+    /// Whether SIGHUP asked for this read, so that its outcome is recorded even if nothing changed.
+    pub requested: bool,
 }
 
-/// How the reader goes about it; reloadable.
+/// The reader's own settings, which a reload may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReloadRules {
     /// `reload.quiet`
     pub quiet: Duration,
-    /// `reload.poll`; zero for none.
+    /// `reload.poll`; zero turns polling off.
     pub poll: Duration,
 }
 
-/// Follows the files of one configuration. Events and polls only say when to look: what counts is
-/// the content.
-#[derive(Debug)]
-pub struct Reader {
-    source: Source,
-    watch: FileWatcher,
-    pace: watch::Receiver<ReloadRules>,
-    asked: Arc<Notify>,
-    /// What was read last, whatever came of it.
-    last: Sources,
-    /// What was read last and is a configuration.
-    good: Option<Known>,
-    /// What everybody may know of how well the files are seen; its warnings were said once.
-    sight: Arc<WatchStatus>,
+impl From<&ReloadConfig> for ReloadRules {
+    fn from(config: &ReloadConfig) -> Self {
+        Self { quiet: config.quiet, poll: config.poll }
+    }
 }
 
-impl Reader {
-    /// A reader that has handed `last` on already. A permit of `asked` makes it look at once.
-    #[must_use]
-    pub fn new(
-        source: Source,
-        last: Sources,
-        pace: watch::Receiver<ReloadRules>,
-        asked: Arc<Notify>,
-        sight: Arc<WatchStatus>,
-    ) -> Self {
-        Self { source, watch: FileWatcher::new(), pace, asked, last, good: None, sight }
+/// The control plane's end of the reader. The reader ends when it is dropped.
+#[derive(Debug)]
+pub struct ReaderHandle {
+    parsed: mpsc::Receiver<ParsedConfig>,
+    rules: watch::Sender<ReloadRules>,
+    read_now: Arc<Notify>,
+}
+
+impl ReaderHandle {
+    /// Waits for new content, or for the outcome of a requested read. `None` if the reader has ended.
+    pub async fn next(&mut self) -> Option<ParsedConfig> {
+        self.parsed.recv().await
     }
 
-    /// Has it read on until nobody takes candidates any more, on a thread of its own: of a large file the
-    /// control plane, which has checks and the admin address to look after, gets what it means.
+    /// Requests a read, whether or not anything changed. Requests made during a read become one.
+    pub fn read_now(&self) {
+        self.read_now.notify_one();
+    }
+
+    /// Makes the reader follow other rules from now on.
+    pub fn set_rules(&self, rules: ReloadRules) {
+        self.rules.send_replace(rules);
+    }
+
+    /// Ends the reader.
+    pub fn stop(&mut self) {
+        self.parsed.close();
+    }
+}
+
+/// Follows the files of one configuration. Events and polls only say when to look; only the content decides
+/// whether there is an edit.
+#[derive(Debug)]
+pub struct ConfigReader {
+    source: Source,
+    watcher: FileWatcher,
+    new_rules: watch::Receiver<ReloadRules>,
+    /// The rules that the reader waits by and that its warnings mention.
+    rules: ReloadRules,
+    read_now: Arc<Notify>,
+    /// The newest read, valid or not. Only content that differs from it is an edit.
+    last: Sources,
+    /// The newest read that was valid.
+    good: Option<Known>,
+    /// Published for the API and the metrics. A warning that is in it has been logged.
+    status: Arc<WatchStatus>,
+}
+
+impl ConfigReader {
+    /// Starts the reader's thread. `last` has been applied already, so it is not handed over again.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(self, candidates: mpsc::Sender<ParsedConfig>) -> io::Result<()> {
+    /// If the system has no thread left.
+    pub fn start(
+        source: Source,
+        last: Sources,
+        rules: ReloadRules,
+        status: Arc<WatchStatus>,
+    ) -> io::Result<ReaderHandle> {
+        let (reader, parsed, handle) = Self::new(source, last, rules, status);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let reader = std::thread::Builder::new().name("reader".to_owned());
-        reader.spawn(move || runtime.block_on(self.run(candidates))).map(drop)
+        let thread = std::thread::Builder::new().name("reader".to_owned());
+        thread.spawn(move || runtime.block_on(reader.run(parsed)))?;
+        Ok(handle)
     }
 
-    async fn run(mut self, candidates: mpsc::Sender<ParsedConfig>) {
+    fn new(
+        source: Source,
+        last: Sources,
+        rules: ReloadRules,
+        status: Arc<WatchStatus>,
+    ) -> (Self, mpsc::Sender<ParsedConfig>, ReaderHandle) {
+        let (rules_sender, new_rules) = watch::channel(rules);
+        let (sender, parsed) = mpsc::channel(1);
+        let read_now = Arc::new(Notify::new());
+        let handle = ReaderHandle { parsed, rules: rules_sender, read_now: Arc::clone(&read_now) };
+        let watcher = FileWatcher::new();
+        (Self { source, watcher, new_rules, rules, read_now, last, good: None, status }, sender, handle)
+    }
+
+    async fn run(mut self, parsed: mpsc::Sender<ParsedConfig>) {
         self.rewatch();
         loop {
-            let (wake, asked) = tokio::select! {
+            let (wake, requested) = tokio::select! {
                 reason = self.wait() => reason,
-                () = candidates.closed() => return,
+                () = parsed.closed() => return,
             };
-            let since = Instant::now();
-            let pace = *self.pace.borrow();
-            let found = self.read();
-            if found == self.last && !asked {
+            let noticed = Instant::now();
+            let quiet = self.new_rules.borrow().quiet;
+            let sources = self.read();
+            if sources == self.last && !requested {
                 self.rewatch();
                 continue;
             }
             let path = self.source.path().display().to_string();
             let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let found = settle(&self.watch, wake, pace.quiet, found, || self.read(), restless).await;
-            let news = found != self.last;
-            self.last = found;
-            if news || asked {
+            let sources = settle(&self.watcher, wake, quiet, sources, || self.read(), restless).await;
+            let changed = sources != self.last;
+            self.last = sources;
+            if changed || requested {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
                 self.good = loaded.known().or(self.good.take());
-                let candidate = ParsedConfig { loaded, since, asked };
-                if candidates.send(candidate).await.is_err() {
+                if parsed.send(ParsedConfig { loaded, noticed, requested }).await.is_err() {
                     return;
                 }
             }
@@ -107,52 +156,61 @@ impl Reader {
         self.source.read_again(&self.last, &env)
     }
 
-    /// Until there is a reason to look; whether somebody asked for it.
+    /// Waits for a reason to read. Returns how the files were written, as far as it is known from events, and
+    /// whether the read was requested.
     async fn wait(&mut self) -> (Wake, bool) {
-        let poll = self.pace.borrow_and_update().poll;
+        let poll = self.rules.poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
-            wake = self.watch.wake() => (wake, false),
-            () = self.asked.notified() => (Wake::Other, true),
+            wake = self.watcher.wake() => (wake, false),
+            () = self.read_now.notified() => (Wake::Other, true),
             () = poll => (Wake::Other, false),
-            // Another pace: look, and wait anew.
-            Ok(()) = self.pace.changed() => (Wake::Other, false),
+            // Look once, and wait by the new rules.
+            Ok(()) = self.new_rules.changed() => (Wake::Other, false),
         }
     }
 
+    /// Watches the files of the newest read and reports what cannot be watched.
+    ///
+    /// Takes over the rules at the same time, and nothing else marks them as seen: rules that arrive after the
+    /// warnings were written end the next `wait`. Marking them as seen there lost those that arrived in between,
+    /// and with them, if polling was turned off, every wake-up.
     fn rewatch(&mut self) {
-        self.watch.rewatch(&self.source.trail(&self.last));
+        self.rules = *self.new_rules.borrow_and_update();
+        self.watcher.rewatch(&self.source.trail(&self.last));
         let warnings = self.warnings();
-        let told = self.sight.warnings();
-        for warning in warnings.iter().filter(|warning| !told.contains(warning)) {
+        let reported = self.status.warnings();
+        for warning in warnings.iter().filter(|warning| !reported.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        self.sight.set(warnings, self.watch.unwatched() as u64, self.watch.overflows());
+        self.status.set(warnings, self.watcher.unwatched() as u64, self.watcher.overflows());
     }
 
-    /// Why edits may not be seen.
+    /// Why edits may go unnoticed.
     fn warnings(&self) -> Vec<String> {
-        let poll = self.pace.borrow().poll;
-        let instead = if poll.is_zero() {
-            "and `reload.poll` is 0s: edits are seen only when SIGHUP asks for it".to_owned()
+        let fallback = if self.rules.poll.is_zero() {
+            "and `reload.poll` is 0s: edits are noticed only after SIGHUP".to_owned()
         } else {
-            format!("the files are looked at every {} all the same", format_duration(poll))
+            format!("the files are still read every {}", format_duration(self.rules.poll))
         };
         let mut warnings: Vec<String> =
-            self.watch.problems().iter().map(|problem| format!("{problem}; {instead}")).collect();
+            self.watcher.problems().iter().map(|problem| format!("{problem}; {fallback}")).collect();
         if self.last.unlinked {
             let file = self.source.path().display();
             warnings.push(format!(
-                "{file} was replaced or deleted where it was mounted from, so no edit of it will be seen here any more: \
-                 mount its directory, not the file by itself, and start anew"
+                "{file} was replaced or deleted where it was mounted from, so later edits of it cannot be seen: \
+                 mount its directory instead of the file, and restart lb"
             ));
         }
         warnings
     }
 }
 
-/// The process' environment, for `${NAME}`.
+/// The process's environment, for `${NAME}`.
 #[must_use]
 pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
+
+#[cfg(test)]
+mod tests;

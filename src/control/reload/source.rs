@@ -1,8 +1,9 @@
-//! Reading: the bytes of the main file and of what it includes, and where to look for changes.
+//! The configuration's files: reads the main file and those it includes, and finds what to watch for changes.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
@@ -14,48 +15,48 @@ use crate::config::problem::{Fault, Problem};
 use crate::config::source::{self, SourceFile};
 use crate::control::reload::trail::Trail;
 
-/// All files together may have this many bytes.
-pub const LARGEST: u64 = 16 << 20;
+/// The limit for all files together.
+const MAX_BYTES: u64 = 16 << 20;
 
-/// A glob takes no hidden file, such as an editor's lock, and `*` no `/`.
+/// A glob matches no hidden file, such as an editor's lock file, and `*` matches no `/`.
 const GLOB: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
-/// Where the configuration comes from.
+/// The place of a configuration: its main file.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
 }
 
-/// One read of all files. Two that are equal found the same.
+/// One read of all files, compared by content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
-    /// The main file, then the included ones by path; as many as could be read.
+    /// The main file, then the included ones by path, less those that could not be read.
     pub files: Vec<SourceFile>,
-    /// Names the content: the SHA-256 of the bytes if there is one file, else of the sorted lines
-    /// `path  hash`, the paths relative to the main file's directory.
+    /// Identifies the content: the SHA-256 of the bytes if there is one file, else of the sorted lines
+    /// `path  hash`, with paths relative to the main file's directory.
     pub hash: String,
-    /// What the main file includes.
+    /// The `include` entries of the main file.
     pub includes: Vec<Include>,
-    /// What could not be read.
+    /// The files that could not be read, and why.
     pub problems: Vec<Problem>,
-    /// The main file has been removed from its directory but is still what the path shows: a file
-    /// that was mounted by itself and replaced outside. Nothing newer will ever be seen here.
+    /// Whether the main file is gone from its directory and only visible through a mount: a file that was mounted
+    /// by itself and replaced outside. No later edit of it can be seen here.
     pub unlinked: bool,
 }
 
-/// What was read, and what it means.
+/// Files and their configuration.
 #[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The bytes.
+pub struct LoadedConfig {
+    /// The files.
     pub sources: Sources,
-    /// The configuration, or everything that is wrong; never an empty list.
+    /// The configuration, or all of its problems, of which there is at least one.
     pub result: Result<Config, Vec<Problem>>,
 }
 
-/// Reads the file at `path` and what it includes, and makes a configuration of it.
+/// Reads and parses the file at `path` and the files that it includes.
 #[must_use]
-pub fn load(path: &Path, env: &Env<'_>) -> Loaded {
+pub fn load(path: &Path, env: &Env<'_>) -> LoadedConfig {
     Source::new(path).read(env).load(env)
 }
 
@@ -71,34 +72,34 @@ impl Source {
         &self.path
     }
 
-    /// Reads the main file and what it includes. Blocks only as long as a disk does: what is not
-    /// a regular file is not opened.
+    /// Reads the main file and the files that it includes. Never waits for anything but the disk: a FIFO or a
+    /// device is a problem and not read.
     #[must_use]
     pub fn read(&self, env: &Env<'_>) -> Sources {
-        self.read_again(&self.of(Vec::new()), env)
+        self.read_again(&self.with_files(Vec::new()), env)
     }
 
-    /// The same after `last` was read: a file that has not changed is not hashed again, nor parsed for
-    /// its includes. Whatever else is written beside it, such as a log, has it looked at.
+    /// Like `read`, but a file that is as in `last` is neither hashed nor parsed for its includes again. The reader
+    /// calls this whenever anything in the directory is written, such as a log.
     #[must_use]
     pub fn read_again(&self, last: &Sources, env: &Env<'_>) -> Sources {
-        let mut left = LARGEST;
-        let main = read_file(&self.path, last.files.first(), &mut left);
-        let unlinked = main.as_ref().is_ok_and(|(_, metadata)| links(metadata) == 0);
-        Sources { unlinked, ..self.read_around(main.map(|(file, _)| file), left, last, env) }
+        let mut budget = MAX_BYTES;
+        let main = read_file(&self.path, last.files.first(), &mut budget);
+        let unlinked = main.as_ref().is_ok_and(|(_, metadata)| link_count(metadata) == 0);
+        Sources { unlinked, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
     }
 
-    /// The same with a main file that `main` has, such as standard input.
+    /// Like `read`, with the main file's content from a stream, such as standard input.
     #[must_use]
     pub fn read_from(&self, main: impl io::Read, env: &Env<'_>) -> Sources {
-        let mut left = LARGEST;
-        let bytes = read_all(main, 0, &mut left).map(|bytes| SourceFile::new(&self.path, bytes));
-        self.read_around(bytes, left, &self.of(Vec::new()), env)
+        let mut budget = MAX_BYTES;
+        let bytes = read_all(main, 0, &mut budget).map(|bytes| SourceFile::new(&self.path, bytes));
+        self.read_rest(bytes, budget, &self.with_files(Vec::new()), env)
     }
 
-    /// What the main file includes, and all of it together; `left` is how many bytes it may have.
-    fn read_around(&self, main: Result<SourceFile, Fault>, mut left: u64, last: &Sources, env: &Env<'_>) -> Sources {
-        let mut sources = self.of(Vec::new());
+    /// Reads the files that the main file includes, at most `budget` bytes, and puts all of them together.
+    fn read_rest(&self, main: Result<SourceFile, Fault>, mut budget: u64, last: &Sources, env: &Env<'_>) -> Sources {
+        let mut sources = self.with_files(Vec::new());
         match main {
             Ok(file) => {
                 sources.includes = match last.files.first() {
@@ -106,7 +107,7 @@ impl Source {
                     _ => file::includes(&file, env),
                 };
                 sources.files.push(file);
-                self.read_included(last, &mut left, &mut sources);
+                self.read_included(last, &mut budget, &mut sources);
             }
             Err(fault) => sources.problems.push(Problem::of_file(&self.path, fault)),
         }
@@ -114,15 +115,15 @@ impl Source {
         sources
     }
 
-    /// These files as if they had been read now, one by one: none is said to include another.
+    /// These files as if they had just been read, without includes.
     #[must_use]
-    pub fn of(&self, files: Vec<SourceFile>) -> Sources {
+    pub fn with_files(&self, files: Vec<SourceFile>) -> Sources {
         let hash = self.hash(&files);
         Sources { files, hash, includes: Vec::new(), problems: Vec::new(), unlinked: false }
     }
 
-    /// What to watch so that no change of these files goes unseen: the files, and every directory
-    /// where one of them, or a symbolic link on the way to it, can be replaced.
+    /// The paths to watch so that no change of these files goes unnoticed: the files, and every directory
+    /// in which one of them, or a symbolic link on the way to it, can be replaced.
     #[must_use]
     pub fn trail(&self, sources: &Sources) -> Trail {
         let mut trail = Trail::default();
@@ -138,10 +139,10 @@ impl Source {
         trail
     }
 
-    fn read_included(&self, last: &Sources, left: &mut u64, sources: &mut Sources) {
+    fn read_included(&self, last: &Sources, budget: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
-        let mut named = BTreeSet::new();
+        let mut named_directly = BTreeSet::new();
         for Include { pattern, place } in &sources.includes {
             if is_glob(pattern) {
                 paths.extend(self.glob(pattern).filter(|path| !path.is_dir()));
@@ -149,14 +150,13 @@ impl Source {
             }
             let path = self.directory().join(pattern);
             let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => {
-                    Fault::new("there is no such file").hint("check the name; it begins at the main file's directory")
-                }
-                _ => unreadable(&error),
+                io::ErrorKind::NotFound => Fault::new("there is no such file")
+                    .hint("check the name; it is relative to the main file's directory"),
+                _ => read_fault(&error),
             });
-            match metadata.and_then(|metadata| regular(&metadata)) {
+            match metadata.and_then(|metadata| require_file(&metadata)) {
                 Ok(()) => {
-                    named.insert(path.clone());
+                    named_directly.insert(path.clone());
                     paths.insert(path);
                 }
                 Err(fault) => sources.problems.push(Problem {
@@ -166,22 +166,22 @@ impl Source {
                 }),
             }
         }
-        // A glob in the main file's own directory finds that too.
+        // A glob may match the main file itself.
         paths.retain(|path| main.is_none() || fs::canonicalize(path).ok() != main);
-        // Both are in the order of their paths.
+        // Both lists are sorted by path.
         let mut before = last.files.iter().skip(1).peekable();
         for path in paths {
             while before.next_if(|file| file.path < path).is_some() {}
-            match read_file(&path, before.peek().copied().filter(|file| file.path == path), left) {
+            match read_file(&path, before.peek().copied().filter(|file| file.path == path), budget) {
                 Ok((file, _)) => sources.files.push(file),
-                // A glob named it, and it went before it was read.
-                Err(_) if !named.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
+                // A glob matched it, and it was deleted before it could be read.
+                Err(_) if !named_directly.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
                 Err(fault) => sources.problems.push(Problem::of_file(path, fault)),
             }
         }
     }
 
-    /// The directories whose entries decide what a pattern names.
+    /// The directories whose entries decide which files a pattern matches.
     fn directories(&self, pattern: &str) -> Vec<PathBuf> {
         let Some(parent) = Path::new(pattern).parent() else {
             return Vec::new();
@@ -202,9 +202,9 @@ impl Source {
             let directory = Pattern::escape(&self.directory().to_string_lossy());
             format!("{directory}/{pattern}")
         };
-        // A bad pattern is the parser's to tell; what cannot be listed has no files to read.
-        let found = glob::glob_with(&pattern, GLOB).ok();
-        found.into_iter().flatten().filter_map(Result::ok)
+        // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
+        let matches = glob::glob_with(&pattern, GLOB).ok();
+        matches.into_iter().flatten().filter_map(Result::ok)
     }
 
     fn directory(&self) -> &Path {
@@ -233,15 +233,15 @@ impl Source {
 }
 
 impl Sources {
-    /// The configuration that these bytes mean.
+    /// Parses the files.
     #[must_use]
-    pub fn load(self, env: &Env<'_>) -> Loaded {
+    pub fn load(self, env: &Env<'_>) -> LoadedConfig {
         self.load_after(None, env)
     }
 
-    /// The same, if need be by what differs from a file that is known.
+    /// Parses the files, if possible only the difference to a file that was parsed before.
     #[must_use]
-    pub fn load_after(self, known: Option<&Known>, env: &Env<'_>) -> Loaded {
+    pub fn load_after(self, known: Option<&Known>, env: &Env<'_>) -> LoadedConfig {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
@@ -256,12 +256,12 @@ impl Sources {
                 Err(problems)
             }
         };
-        Loaded { sources: self, result }
+        LoadedConfig { sources: self, result }
     }
 }
 
-impl Loaded {
-    /// What a later read may be compared with, if this one is good and of one file.
+impl LoadedConfig {
+    /// The file and its configuration for [`Sources::load_after`], if it is valid and the only file.
     #[must_use]
     pub fn known(&self) -> Option<Known> {
         match (self.sources.files.as_slice(), &self.result) {
@@ -273,15 +273,15 @@ impl Loaded {
     }
 }
 
-/// The file at `path`, which was `before` when it was read last.
-fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
-    // Opening a device or a FIFO may do something or wait for ever, so this is looked at first.
-    fs::metadata(path).map_err(|error| unreadable(&error)).and_then(|metadata| regular(&metadata))?;
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
-    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
-    regular(&metadata)?;
-    let bytes = read_all(file, metadata.len(), left).map_err(|fault| match metadata.len() {
-        length if length > LARGEST => fault.hint(format!("this file has {length} bytes; is it the right one?")),
+/// Reads the file at `path`. Returns `before` if that has the same content.
+fn read_file(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
+    // Looked at first, because merely opening some devices has effects.
+    fs::metadata(path).map_err(|error| read_fault(&error)).and_then(|metadata| require_file(&metadata))?;
+    let file = open(path).map_err(|error| read_fault(&error))?;
+    let metadata = file.metadata().map_err(|error| read_fault(&error))?;
+    require_file(&metadata)?;
+    let bytes = read_all(file, metadata.len(), budget).map_err(|fault| match metadata.len() {
+        length if length > MAX_BYTES => fault.hint(format!("this file has {length} bytes; is it the right one?")),
         _ => fault,
     })?;
     let file = match before {
@@ -291,17 +291,27 @@ fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result
     Ok((file, metadata))
 }
 
-/// All bytes, of which some `expected` are likely, if they are no more than `left`.
-fn read_all(file: impl io::Read, expected: u64, left: &mut u64) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*left)).unwrap_or(0) + 1);
-    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    *left = left
+/// Opens a file without waiting for the other end of a FIFO, which may have replaced it a moment ago: the reader
+/// would wait for a writer forever and see no edit any more.
+fn open(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        // A file that a file server has leased to a client: the lease is given back within a time limit.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
+        opened => opened,
+    }
+}
+
+/// Reads to the end, at most `budget` bytes, of which `expected` are likely.
+fn read_all(file: impl io::Read, expected: u64, budget: &mut u64) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*budget)).unwrap_or(0) + 1);
+    file.take(*budget + 1).read_to_end(&mut bytes).map_err(|error| read_fault(&error))?;
+    *budget = budget
         .checked_sub(bytes.len() as u64)
         .ok_or_else(|| Fault::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
     Ok(bytes)
 }
 
-fn regular(metadata: &Metadata) -> Result<(), Fault> {
+fn require_file(metadata: &Metadata) -> Result<(), Fault> {
     if metadata.is_file() {
         return Ok(());
     }
@@ -309,17 +319,16 @@ fn regular(metadata: &Metadata) -> Result<(), Fault> {
         true => "name a file in it, or, in `include`, all of them: `conf.d/*.toml`",
         false => "name a regular file",
     };
-    let what = if metadata.is_dir() { "a directory" } else { "a device, FIFO or socket" };
-    Err(Fault::new(format!("this is {what}, not a file")).hint(hint))
+    let kind = if metadata.is_dir() { "a directory" } else { "a device, FIFO or socket" };
+    Err(Fault::new(format!("this is {kind}, not a file")).hint(hint))
 }
 
-fn unreadable(error: &io::Error) -> Fault {
+fn read_fault(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::NotFound => Fault::new("there is no such file")
-            .hint("say where it is with `--config FILE` or LB_CONFIG; `lb demo` writes one to begin with"),
-        io::ErrorKind::PermissionDenied => {
-            Fault::new("no permission to read it").hint("let the user that runs lb read it, and enter its directories")
-        }
+            .hint("name the file with `--config FILE` or LB_CONFIG, or start with `lb demo`, which writes one"),
+        io::ErrorKind::PermissionDenied => Fault::new("no permission to read it")
+            .hint("give lb's user read permission on the file, and access to its directories"),
         _ => Fault::new(format!("it cannot be read: {error}")),
     }
 }
@@ -328,14 +337,8 @@ fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?', '['])
 }
 
-#[cfg(unix)]
-fn links(metadata: &Metadata) -> u64 {
+fn link_count(metadata: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::nlink(metadata)
-}
-
-#[cfg(not(unix))]
-fn links(_: &Metadata) -> u64 {
-    1
 }
 
 #[cfg(test)]

@@ -1,33 +1,33 @@
-//! The way to a file: every directory entry that, if replaced, makes the path mean another file.
+//! The trail of a file: every directory entry that, if replaced, makes the path lead to another file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// As many as the kernel follows.
-const MOST_LINKS: usize = 40;
+/// As many symbolic links as the kernel follows.
+const MAX_LINKS: usize = 40;
 
-/// What to watch for a set of files.
+/// The paths to watch for a set of files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trail {
     /// Files and directories, without symbolic links on the way.
     pub watched: BTreeSet<PathBuf>,
-    /// The entries that lead to the files: whatever is moved onto one of them is complete.
+    /// The entries that lead to the files. A file that is moved onto one of them is complete.
     pub entries: BTreeSet<PathBuf>,
 }
 
 impl Trail {
-    /// Adds the way to a file, link by link. Where it ends early, because something is missing,
-    /// the last directory that is there is watched for the rest to come.
+    /// Adds the path to a file, link by link. If a part of it is missing, the last directory that exists is watched
+    /// until that part appears.
     pub fn follow(&mut self, path: &Path) {
         let Ok(absolute) = std::path::absolute(path) else {
             return;
         };
-        let mut left: Vec<OsString> = parts(&absolute);
+        let mut rest: Vec<OsString> = parts(&absolute);
         let mut at = PathBuf::from("/");
         let mut links = 0;
-        while let Some(part) = left.pop() {
+        while let Some(part) = rest.pop() {
             if part == ".." {
                 at.pop();
                 continue;
@@ -45,16 +45,16 @@ impl Trail {
                 };
                 self.watched.insert(at.clone());
                 self.entries.insert(entry);
-                if links > MOST_LINKS {
+                if links > MAX_LINKS {
                     return;
                 }
                 if target.is_absolute() {
                     at = PathBuf::from("/");
                 }
-                left.extend(parts(&target));
+                rest.extend(parts(&target));
                 continue;
             }
-            if left.is_empty() {
+            if rest.is_empty() {
                 self.watched.insert(at.clone());
                 self.watched.insert(entry.clone());
                 self.entries.insert(entry.clone());
@@ -64,7 +64,7 @@ impl Trail {
     }
 }
 
-/// The names on a path, the last first.
+/// The components of a path, the last first.
 fn parts(path: &Path) -> Vec<OsString> {
     path.components()
         .rev()
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_awaited_where_it_would_appear() {
+    fn a_missing_path_is_awaited_where_it_would_appear() {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().canonicalize().expect("its name");
         let mut trail = Trail::default();

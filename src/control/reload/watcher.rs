@@ -1,83 +1,83 @@
 //! Wake-ups when files change. Events are hints: they say when to look, never what has happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::control::reload::trail::Trail;
 
-/// Between two looks at files that are being written.
+/// Time between two reads of files that are being written.
 const STEP: Duration = Duration::from_millis(50);
 
-/// Watches a [`Trail`] and wakes whoever waits. Where files cannot be watched this wakes nobody,
-/// and polling has to find every change.
+/// Watches a [`Trail`] and wakes the reader. Where files cannot be watched there are no wake-ups, and polling has
+/// to find every change.
 #[derive(Debug)]
 pub struct FileWatcher {
     watcher: Option<RecommendedWatcher>,
-    bell: Arc<Bell>,
-    /// What is watched, each with the file that was there when the watch was set: a watch stays
-    /// with the file, not with its name.
+    events: Arc<FileEvents>,
+    /// Each watched path with the file that was there when the watch was set, because a watch stays with the
+    /// file and not with its name.
     watched: BTreeMap<PathBuf, Identity>,
     problems: Vec<String>,
-    /// How many paths are to be watched and are not.
+    /// Number of paths that should be watched and are not.
     unwatched: usize,
 }
 
-/// Something may have changed. What is told is only how soon to read; that it is read takes no more
-/// than that something was heard.
+/// Something may have changed. Every event leads to a read; its kind decides only how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wake {
-    /// An entry that leads to a file was replaced by what was moved there, which is complete.
+    /// A complete file was moved onto an entry that leads to a configuration file.
     Moved,
-    /// Such a file is being written.
+    /// Such a file is being written in place.
     Written,
     /// Anything else.
     Other,
 }
 
 impl FileWatcher {
-    /// Watches nothing yet. Where the system has no file events, [`FileWatcher::problems`] says so.
+    /// Watches nothing yet. Where the system has no file events, that is one of [`FileWatcher::problems`].
     #[must_use]
     pub fn new() -> Self {
-        let bell = Arc::new(Bell::default());
+        let events = Arc::new(FileEvents::default());
         let handler = {
-            let bell = Arc::clone(&bell);
-            move |event: notify::Result<Event>| bell.hear(&event)
+            let events = Arc::clone(&events);
+            move |event: notify::Result<Event>| events.handle(&event)
         };
         let (watcher, problems) = match notify::recommended_watcher(handler) {
             Ok(watcher) => (Some(watcher), Vec::new()),
-            Err(error) => (None, vec![format!("there are no file events here: {error}")]),
+            Err(error) => (None, vec![format!("file events are not available: {error}")]),
         };
-        Self { watcher, bell, watched: BTreeMap::new(), problems, unwatched: 0 }
+        Self { watcher, events, watched: BTreeMap::new(), problems, unwatched: 0 }
     }
 
-    /// Watches exactly what the trail names. To be called after every read: a file that was
-    /// replaced needs a watch anew, and one that is not there yet is awaited elsewhere. Costs a
-    /// look at each path if nothing changed. What happened before a watch was set went unseen, so
-    /// setting one wakes once.
+    /// Watches exactly the paths of the trail. Called after every read, because a file that was replaced needs a
+    /// new watch, and a file that is missing is awaited in its directory. If nothing changed, this costs a `stat`
+    /// per path. Changes before a watch was set went unseen, so setting one causes a wake-up.
     pub fn rewatch(&mut self, trail: &Trail) {
         let Some(watcher) = &mut self.watcher else {
             self.unwatched = trail.watched.len();
             return;
         };
-        let (lost, all_lost) = self.bell.set_entries(trail.entries.clone());
+        let (lost, all_lost) = self.events.set_entries(trail.entries.clone());
         self.problems.clear();
-        let gone = |path: &PathBuf, identity: &mut Identity| {
+        let outdated = |path: &PathBuf, identity: &mut Identity| {
             all_lost || !trail.watched.contains(path) || lost.contains(path) || Identity::of(path) != Some(*identity)
         };
-        for (path, _) in self.watched.extract_if(.., gone) {
-            // It may have gone with the file.
+        for (path, _) in self.watched.extract_if(.., outdated) {
+            // Fails if the watch ended with its file.
             let _ = watcher.unwatch(&path);
         }
-        let mut fresh = false;
+        let mut unseen_before = false;
         for path in &trail.watched {
             let Some(identity) = Identity::of(path) else {
-                fresh = true;
+                unseen_before = true;
                 continue;
             };
             if self.watched.contains_key(path) {
@@ -86,9 +86,9 @@ impl FileWatcher {
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.watched.insert(path.clone(), identity);
-                    fresh = true;
+                    unseen_before = true;
                 }
-                Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => fresh = true,
+                Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => unseen_before = true,
                 Err(error) => {
                     let path = path.display();
                     self.problems.push(format!("{path} cannot be watched: {error}"));
@@ -96,50 +96,51 @@ impl FileWatcher {
             }
         }
         self.unwatched = self.problems.len();
-        if fresh {
-            self.bell.ring(Wake::Other);
+        if unseen_before {
+            self.events.wake(Wake::Other);
         }
     }
 
-    /// What cannot be watched, for people; polling covers it.
+    /// The paths that cannot be watched and why, in words.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// How many paths cannot be watched.
+    /// Number of paths that cannot be watched.
     #[must_use]
     pub fn unwatched(&self) -> usize {
         self.unwatched
     }
 
-    /// How often the system had more events than it keeps. Then it wakes, and every watch is set anew.
+    /// How often the system dropped events because its queue was full. Each time there is a wake-up and every
+    /// watch is set again.
     #[must_use]
     pub fn overflows(&self) -> u64 {
-        self.bell.state().overflows
+        self.events.state.lock().overflows
     }
 
-    /// Waits until something may have changed since the last call; many events make one wake-up.
-    /// Nothing is lost if the future is dropped.
+    /// Waits until something may have changed since the last call; several events become one wake-up.
+    /// Cancel safe: dropping the future loses no event.
     pub async fn wake(&self) -> Wake {
         loop {
-            if let Some(wake) = self.bell.state().pending.take() {
+            if let Some(wake) = self.events.state.lock().pending.take() {
                 return wake;
             }
-            self.bell.rung.notified().await;
+            self.events.arrived.notified().await;
         }
     }
 
-    /// Waits for `at_most`, or until something is moved into place. What was heard in that time.
+    /// Waits for `at_most`, or until a file is moved into place. Returns the events of that time as one.
     async fn pause(&self, at_most: Duration) -> Option<Wake> {
         let until = tokio::time::Instant::now() + at_most;
-        let mut heard = None;
-        while heard != Some(Wake::Moved)
+        let mut events = None;
+        while events != Some(Wake::Moved)
             && let Ok(wake) = tokio::time::timeout_at(until, self.wake()).await
         {
-            heard = Some(wake.after(heard));
+            events = Some(wake.after(events));
         }
-        heard
+        events
     }
 }
 
@@ -149,37 +150,36 @@ impl Default for FileWatcher {
     }
 }
 
-/// Reads on from `first`, which was read after `wake`, until two equal reads are `quiet` apart and no
-/// write was heard between them. Between them it looks again and again, so that the end of a long write
-/// is seen soon. What was moved into place is complete: one read after that is enough; who goes on
-/// writing to it is heard, and makes another edit. `restless` is called once if the files keep changing
-/// for twenty times as long.
+/// Reads until the files are complete: until two equal reads are `quiet` apart with no write event in between.
+/// `first` was read after `wake`. There are further reads in between, so that the end of a long write is noticed
+/// soon. A file that was moved into place is complete: one read after the move is enough, and later writes to it
+/// are another edit. Calls `restless` once if the files keep changing for 20 times `quiet`.
 pub async fn settle<T: PartialEq>(
-    watch: &FileWatcher,
+    watcher: &FileWatcher,
     mut wake: Wake,
     quiet: Duration,
     first: T,
     mut read: impl FnMut() -> T,
     restless: impl FnOnce(),
 ) -> T {
-    let begin = Instant::now();
+    let started = Instant::now();
     let mut last = first;
-    let mut since = begin;
+    let mut unchanged_since = started;
     let mut restless = Some(restless);
     loop {
-        let left = quiet.saturating_sub(since.elapsed());
-        if wake == Wake::Moved || left.is_zero() {
+        let remaining = quiet.saturating_sub(unchanged_since.elapsed());
+        if wake == Wake::Moved || remaining.is_zero() {
             return last;
         }
-        let heard = watch.pause(left.min(STEP)).await;
-        wake = heard.map_or(wake, |heard| heard.after(Some(wake)));
+        let events = watcher.pause(remaining.min(STEP)).await;
+        wake = events.map_or(wake, |events| events.after(Some(wake)));
         let next = read();
-        // Of a file that is written again and again, each look may find it empty.
-        if next != last || heard == Some(Wake::Written) {
-            since = Instant::now();
+        // The event counts as well: a file that is rewritten again and again may be empty at each read.
+        if next != last || events == Some(Wake::Written) {
+            unchanged_since = Instant::now();
             last = next;
         }
-        if begin.elapsed() > quiet * 20
+        if started.elapsed() > quiet * 20
             && let Some(restless) = restless.take()
         {
             restless();
@@ -194,7 +194,7 @@ impl Wake {
         };
         let leads = |path: Option<&PathBuf>| path.is_some_and(|path| entries.contains(path));
         match event.kind {
-            // Reading makes these, so reading on them would never end. They change nothing.
+            // Caused by reading, so a read for each would cause the next. They change nothing.
             EventKind::Access(AccessKind::Open(_) | AccessKind::Read)
             | EventKind::Access(AccessKind::Close(AccessMode::Read)) => None,
             EventKind::Modify(ModifyKind::Name(RenameMode::To)) if leads(event.paths.first()) => Some(Self::Moved),
@@ -206,36 +206,38 @@ impl Wake {
         }
     }
 
-    /// What is known after this, given what was: the last word about a file itself.
-    fn after(self, known: Option<Self>) -> Self {
-        match (self, known) {
-            (Self::Other, Some(known)) => known,
+    /// Both as one wake-up: the newest event about a file itself counts.
+    fn after(self, earlier: Option<Self>) -> Self {
+        match (self, earlier) {
+            (Self::Other, Some(earlier)) => earlier,
             _ => self,
         }
     }
 }
 
-/// Joins the thread that hears events with the task that waits for them.
+/// Passes events from the thread that receives them to the task that waits for them.
 #[derive(Debug, Default)]
-struct Bell {
-    state: Mutex<State>,
-    rung: Notify,
+struct FileEvents {
+    state: Mutex<EventState>,
+    arrived: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EventState {
+    /// The events since the last wake-up, as one.
     pending: Option<Wake>,
+    /// The entries of the trail, by which [`Wake::of`] judges an event.
     entries: BTreeSet<PathBuf>,
     /// Watched paths whose file was removed or moved away, and the watch with it.
     lost: BTreeSet<PathBuf>,
-    /// Whether there is no telling which.
+    /// Whether any watch may be lost, because events were dropped.
     all_lost: bool,
     overflows: u64,
 }
 
-impl Bell {
-    fn hear(&self, event: &notify::Result<Event>) {
-        let mut state = self.state();
+impl FileEvents {
+    fn handle(&self, event: &notify::Result<Event>) {
+        let mut state = self.state.lock();
         if event.as_ref().is_ok_and(Event::need_rescan) {
             state.all_lost = true;
             state.overflows += 1;
@@ -248,31 +250,26 @@ impl Bell {
         let wake = Wake::of(event, &state.entries);
         drop(state);
         if let Some(wake) = wake {
-            self.ring(wake);
+            self.wake(wake);
         }
     }
 
-    fn ring(&self, wake: Wake) {
-        let mut state = self.state();
+    fn wake(&self, wake: Wake) {
+        let mut state = self.state.lock();
         state.pending = Some(wake.after(state.pending));
         drop(state);
-        self.rung.notify_one();
+        self.arrived.notify_one();
     }
 
-    /// Takes the entries that lead to files now. The paths whose watch is lost, and whether all may be.
+    /// Replaces the entries. Returns the paths whose watch is lost, and whether any other may be.
     fn set_entries(&self, entries: BTreeSet<PathBuf>) -> (BTreeSet<PathBuf>, bool) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.entries = entries;
         (std::mem::take(&mut state.lost), std::mem::take(&mut state.all_lost))
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Whatever a panic left here is still a valid state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Tells one file from another under the same name.
+/// Distinguishes two files that had the same name in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -280,16 +277,9 @@ struct Identity {
 }
 
 impl Identity {
-    #[cfg(unix)]
     fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
         let metadata = std::fs::metadata(path).ok()?;
         Some(Self { device: metadata.dev(), inode: metadata.ino() })
-    }
-
-    #[cfg(not(unix))]
-    fn of(path: &Path) -> Option<Self> {
-        path.exists().then_some(Self { device: 0, inode: 0 })
     }
 }
 

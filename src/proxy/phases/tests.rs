@@ -29,8 +29,10 @@ fn snapshot(routes: &str) -> Snapshot {
     );
     let config = Arc::new(parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a valid configuration"));
     let mut registry = crate::control::registry::Registry::new(1);
-    registry.apply(&config, Instant::now());
-    registry.snapshot(&config, 1, "".into(), [].into(), SystemTime::now())
+    let plan = registry.plan(&config, Instant::now());
+    let snapshot = plan.snapshot(1, "".into(), [].into(), SystemTime::now());
+    registry.commit(plan);
+    snapshot
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The pure part by table, the rest with real files and events.
+//! Pure parts by table, the rest with real files and events.
 
 use std::cell::Cell;
 use std::fs;
@@ -13,13 +13,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
 }
 
-/// Lets a test fail rather than hang when no event comes.
+/// Fails rather than hangs if no event arrives.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("a wake-up")
 }
 
 #[test]
-fn only_what_reading_makes_is_not_heard() {
+fn every_event_but_those_of_reading_wakes() {
     let entries = BTreeSet::from([PathBuf::from("/d/lb.toml"), PathBuf::from("/d/..data")]);
     let access = |kind| EventKind::Access(kind);
     let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
@@ -51,7 +51,7 @@ fn only_what_reading_makes_is_not_heard() {
 }
 
 #[test]
-fn the_last_word_about_the_file_counts() {
+fn the_newest_event_about_a_file_counts() {
     use Wake::{Moved, Other, Written};
     for (wakes, expected) in [
         (vec![Other], Other),
@@ -62,179 +62,179 @@ fn the_last_word_about_the_file_counts() {
         (vec![Moved, Written, Other], Written),
         (vec![Written, Other, Moved, Other], Moved),
     ] {
-        let wake = wakes.iter().fold(None, |known, wake| Some(wake.after(known)));
+        let wake = wakes.iter().fold(None, |earlier, wake| Some(wake.after(earlier)));
         assert_eq!(wake, Some(expected), "{wakes:?}");
     }
 }
 
 #[test]
-fn settling_needs_two_equal_reads_apart() {
+fn settling_takes_two_equal_reads_that_are_quiet_apart() {
     let quiet = Duration::from_millis(20);
-    let watch = FileWatcher::new();
+    let watcher = FileWatcher::new();
     let count = Cell::new(0_u32);
     let changing = || {
         count.set(count.get() + 1);
         count.get().min(4)
     };
-    let begin = Instant::now();
-    assert_eq!(block_on(settle(&watch, Wake::Written, quiet, 0, changing, || ())), 4);
-    assert!(begin.elapsed() >= quiet * 5 && count.get() >= 5);
-    let told = Cell::new(0);
+    let started = Instant::now();
+    assert_eq!(block_on(settle(&watcher, Wake::Written, quiet, 0, changing, || ())), 4);
+    assert!(started.elapsed() >= quiet * 5 && count.get() >= 5);
+    let warned = Cell::new(0);
     let busy = || {
         count.set(count.get() + 1);
-        count.get() * u32::from(told.get() == 0)
+        count.get() * u32::from(warned.get() == 0)
     };
-    block_on(settle(&watch, Wake::Written, Duration::from_millis(1), 0, busy, || told.set(told.get() + 1)));
-    assert_eq!(told.get(), 1);
+    block_on(settle(&watcher, Wake::Written, Duration::from_millis(1), 0, busy, || warned.set(warned.get() + 1)));
+    assert_eq!(warned.get(), 1);
 }
 
 #[test]
-fn what_is_heard_to_be_written_is_not_quiet_even_if_each_look_finds_the_same() {
+fn a_file_that_is_written_is_not_quiet_even_if_each_read_finds_the_same() {
     let quiet = Duration::from_millis(20);
-    let watch = FileWatcher::new();
+    let watcher = FileWatcher::new();
     let reads = Cell::new(0);
-    let empty_as_often_as_it_is_looked_at = || {
+    let always_empty = || {
         reads.set(reads.get() + 1);
         if reads.get() < 5 {
-            watch.bell.ring(Wake::Written);
+            watcher.events.wake(Wake::Written);
         }
     };
-    let begin = Instant::now();
-    empty_as_often_as_it_is_looked_at();
-    block_on(settle(&watch, Wake::Written, quiet, (), empty_as_often_as_it_is_looked_at, || ()));
-    assert!(begin.elapsed() >= quiet * 5 && reads.get() >= 6, "{reads:?}");
+    let started = Instant::now();
+    always_empty();
+    block_on(settle(&watcher, Wake::Written, quiet, (), always_empty, || ()));
+    assert!(started.elapsed() >= quiet * 5 && reads.get() >= 6, "{reads:?}");
 }
 
 #[test]
-fn what_is_moved_into_place_needs_no_quiet_even_while_the_file_is_written() {
+fn a_file_that_is_moved_into_place_is_complete_at_once() {
     let long = Duration::from_secs(3600);
-    let watch = FileWatcher::new();
+    let watcher = FileWatcher::new();
     let never = || panic!("it is read once");
-    assert_eq!(block_on(settle(&watch, Wake::Moved, long, 1, never, || ())), 1);
+    assert_eq!(block_on(settle(&watcher, Wake::Moved, long, 1, never, || ())), 1);
     let reads = Cell::new(0);
-    let moved_meanwhile = || {
+    let moved_at_the_second_read = || {
         reads.set(reads.get() + 1);
-        watch.bell.ring(if reads.get() == 2 { Wake::Moved } else { Wake::Other });
+        watcher.events.wake(if reads.get() == 2 { Wake::Moved } else { Wake::Other });
         reads.get()
     };
-    assert_eq!(block_on(settle(&watch, Wake::Written, long, 0, moved_meanwhile, || ())), 3);
+    assert_eq!(block_on(settle(&watcher, Wake::Written, long, 0, moved_at_the_second_read, || ())), 3);
 }
 
-/// A directory, its watch, and the trail of `lb.toml` in it.
-struct Scene {
+/// A directory in which `a/lb.toml` is watched.
+struct WatchedDirectory {
     directory: tempfile::TempDir,
-    watch: FileWatcher,
+    watcher: FileWatcher,
 }
 
-impl Scene {
+impl WatchedDirectory {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        Self { directory, watch: FileWatcher::new() }
+        Self { directory, watcher: FileWatcher::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().canonicalize().expect("its name").join(name)
     }
 
-    /// Sets the watches until that changes nothing any more, as a reader does after each wake-up.
+    /// Sets the watches until nothing changes any more, as the reader does after each wake-up.
     async fn calm(&mut self) {
         for _ in 0..100 {
             let mut trail = Trail::default();
             trail.follow(&self.path("a/lb.toml"));
-            self.watch.rewatch(&trail);
-            assert_eq!(self.watch.problems(), [] as [String; 0]);
+            self.watcher.rewatch(&trail);
+            assert_eq!(self.watcher.problems(), [] as [String; 0]);
             let quiet = Duration::from_millis(30);
-            if tokio::time::timeout(quiet, self.watch.wake()).await.is_err() {
+            if tokio::time::timeout(quiet, self.watcher.wake()).await.is_err() {
                 return;
             }
         }
-        panic!("the watch never calms down");
+        panic!("wake-ups never end");
     }
 
-    /// Waits for a wake-up that says whether something was moved into place.
+    /// Waits for a wake-up with or without a file that was moved into place.
     async fn expect(&self, moved: bool) {
-        soon(async { while (self.watch.wake().await == Wake::Moved) != moved {} }).await;
+        soon(async { while (self.watcher.wake().await == Wake::Moved) != moved {} }).await;
     }
 }
 
 #[test]
 fn every_way_to_change_a_file_wakes() {
     block_on(async {
-        let mut scene = Scene::new();
-        let file = scene.path("a/lb.toml");
-        scene.calm().await;
-        fs::create_dir(scene.path("a")).expect("a directory appears");
-        scene.expect(false).await;
-        scene.calm().await;
+        let mut watched = WatchedDirectory::new();
+        let file = watched.path("a/lb.toml");
+        watched.calm().await;
+        fs::create_dir(watched.path("a")).expect("a directory appears");
+        watched.expect(false).await;
+        watched.calm().await;
         fs::write(&file, "1").expect("the file appears");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::read(&file).expect("reading wakes nobody");
-        scene.calm().await;
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::read(&file).expect("reading causes no wake-up");
+        watched.calm().await;
         fs::write(&file, "2").expect("written in place");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::write(scene.path("a/new"), "3").expect("written beside it");
-        scene.calm().await;
-        fs::rename(scene.path("a/new"), &file).expect("moved over it");
-        scene.expect(true).await;
-        scene.calm().await;
-        fs::remove_dir_all(scene.path("a")).expect("the directory goes");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::create_dir(scene.path("b")).expect("another directory");
-        fs::write(scene.path("b/lb.toml"), "4").expect("with a file");
-        scene.calm().await;
-        symlink("b", scene.path("a")).expect("linked into place");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::write(scene.path("b/lb.toml"), "5").expect("written behind the link");
-        scene.expect(false).await;
-        scene.calm().await;
-        fs::create_dir(scene.path("c")).expect("a third directory");
-        fs::write(scene.path("c/lb.toml"), "6").expect("with a file");
-        symlink("c", scene.path("a.new")).expect("a link beside");
-        scene.calm().await;
-        fs::rename(scene.path("a.new"), scene.path("a")).expect("the link is swapped");
-        scene.expect(true).await;
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::write(watched.path("a/new"), "3").expect("written beside it");
+        watched.calm().await;
+        fs::rename(watched.path("a/new"), &file).expect("moved over it");
+        watched.expect(true).await;
+        watched.calm().await;
+        fs::remove_dir_all(watched.path("a")).expect("the directory goes");
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::create_dir(watched.path("b")).expect("another directory");
+        fs::write(watched.path("b/lb.toml"), "4").expect("with a file");
+        watched.calm().await;
+        symlink("b", watched.path("a")).expect("linked into place");
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::write(watched.path("b/lb.toml"), "5").expect("written behind the link");
+        watched.expect(false).await;
+        watched.calm().await;
+        fs::create_dir(watched.path("c")).expect("a third directory");
+        fs::write(watched.path("c/lb.toml"), "6").expect("with a file");
+        symlink("c", watched.path("a.new")).expect("a link beside");
+        watched.calm().await;
+        fs::rename(watched.path("a.new"), watched.path("a")).expect("the link is swapped");
+        watched.expect(true).await;
     });
 }
 
 #[test]
-fn a_directory_that_is_made_anew_is_watched_anew() {
+fn a_directory_that_is_created_again_is_watched_again() {
     block_on(async {
-        let mut scene = Scene::new();
-        fs::create_dir(scene.path("a")).expect("directory");
-        scene.calm().await;
+        let mut watched = WatchedDirectory::new();
+        fs::create_dir(watched.path("a")).expect("directory");
+        watched.calm().await;
         for text in ["1", "2", "3"] {
-            fs::remove_dir_all(scene.path("a")).expect("gone");
-            fs::create_dir(scene.path("a")).expect("back, perhaps with the same inode");
-            scene.expect(false).await;
-            scene.calm().await;
-            fs::write(scene.path("a/lb.toml"), text).expect("write");
-            scene.expect(false).await;
-            scene.calm().await;
+            fs::remove_dir_all(watched.path("a")).expect("gone");
+            fs::create_dir(watched.path("a")).expect("back, perhaps with the same inode");
+            watched.expect(false).await;
+            watched.calm().await;
+            fs::write(watched.path("a/lb.toml"), text).expect("write");
+            watched.expect(false).await;
+            watched.calm().await;
         }
     });
 }
 
 #[test]
-fn after_lost_events_every_watch_is_set_anew() {
+fn after_dropped_events_every_watch_is_set_again() {
     block_on(async {
-        let mut scene = Scene::new();
-        fs::create_dir(scene.path("a")).expect("a directory");
-        fs::write(scene.path("a/lb.toml"), "1").expect("a file");
-        scene.calm().await;
+        let mut watched = WatchedDirectory::new();
+        fs::create_dir(watched.path("a")).expect("a directory");
+        fs::write(watched.path("a/lb.toml"), "1").expect("a file");
+        watched.calm().await;
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        scene.watch.bell.hear(&Ok(lost));
-        assert_eq!(scene.watch.overflows(), 1);
-        scene.expect(false).await;
-        // What was removed in the meantime may be back under the number it had.
-        for (path, _) in scene.watch.watched.clone() {
-            scene.watch.watcher.as_mut().expect("events").unwatch(&path).expect("a watch");
+        watched.watcher.events.handle(&Ok(lost));
+        assert_eq!(watched.watcher.overflows(), 1);
+        watched.expect(false).await;
+        // A file that was removed meanwhile may be back with the same inode.
+        for (path, _) in watched.watcher.watched.clone() {
+            watched.watcher.watcher.as_mut().expect("events").unwatch(&path).expect("a watch");
         }
-        scene.calm().await;
-        fs::write(scene.path("a/lb.toml"), "2").expect("written in place");
-        scene.expect(false).await;
+        watched.calm().await;
+        fs::write(watched.path("a/lb.toml"), "2").expect("written in place");
+        watched.expect(false).await;
     });
 }

@@ -1,0 +1,79 @@
+//! The admin address: bound before an edit is committed, served until an edit moves it.
+
+use std::net::{self, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::admin;
+use crate::config::overlap;
+use crate::worker::socket::{self, BindError};
+
+/// The admin address that is served now.
+#[derive(Debug)]
+pub(super) struct AdminServer {
+    /// Everything that responses are made from. Lives as long as the process.
+    context: Arc<admin::Context>,
+    /// The address as configured. Lives until an edit moves it, like all below.
+    address: SocketAddr,
+    /// A second handle of the socket that is served, so that an overlapping address can be bound before it closes.
+    socket: net::TcpListener,
+    /// Ends the serving when it is dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+/// A bound socket that is not served yet. Dropping it closes it.
+#[derive(Debug)]
+pub(super) struct NewAdminSocket {
+    address: SocketAddr,
+    socket: net::TcpListener,
+    listener: TcpListener,
+}
+
+impl NewAdminSocket {
+    /// Binds `address`, in spite of sockets of ours that overlap and are about to close.
+    pub(super) fn bind(address: SocketAddr, making_way: &[&net::TcpListener]) -> Result<Self, BindError> {
+        let socket = socket::bind(address, making_way)?;
+        let listener = socket.try_clone().and_then(TcpListener::from_std);
+        let listener = listener.map_err(|error| BindError { address, error })?;
+        Ok(Self { address, socket, listener })
+    }
+}
+
+impl AdminServer {
+    /// Serves a bound socket.
+    pub(super) fn start(socket: NewAdminSocket, context: Arc<admin::Context>) -> Self {
+        let NewAdminSocket { address, socket, listener } = socket;
+        let bound = listener.local_addr().unwrap_or(address);
+        tracing::info!(address = %bound, "admin address");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            // The sender is dropped; nothing is ever sent.
+            let _ = stopped.await;
+        };
+        tokio::spawn(admin::serve(listener, Arc::clone(&context), stopped));
+        Self { context, address, socket, _stop: stop }
+    }
+
+    /// The address as configured.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Binds the configured address if an edit moves it.
+    pub(super) fn prepare(&self, address: SocketAddr) -> Result<Option<NewAdminSocket>, BindError> {
+        if address == self.address {
+            return Ok(None);
+        }
+        let own = overlap(self.address, address).then_some(&self.socket);
+        NewAdminSocket::bind(address, own.as_slice()).map(Some)
+    }
+
+    /// Serves the new socket, if there is one. Requests that are open at the old one are finished there.
+    pub(super) fn commit(&mut self, socket: Option<NewAdminSocket>) {
+        if let Some(socket) = socket {
+            *self = Self::start(socket, Arc::clone(&self.context));
+        }
+    }
+}

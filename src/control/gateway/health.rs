@@ -1,0 +1,139 @@
+//! Snapshots of the same generation: published after health changes, ejections, and ended drains and holds.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Gateway;
+use crate::control::health::checker::StateChange;
+use crate::live::snapshot::Snapshot;
+use crate::proxy::context::Failing;
+
+/// The pause after a publication, as a multiple of the time that it took. With few servers there is none to speak
+/// of; with thousands that change one by one, each publication would cost a pass over all of them.
+const PAUSE: u32 = 10;
+
+/// Health changes that the snapshot does not show yet.
+#[derive(Debug)]
+pub(super) struct UnpublishedChanges {
+    changes: Vec<StateChange>,
+    /// The earliest time of the next publication.
+    due: tokio::time::Instant,
+}
+
+impl UnpublishedChanges {
+    pub(super) fn new() -> Self {
+        Self { changes: Vec::new(), due: tokio::time::Instant::now() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(super) fn due(&self) -> tokio::time::Instant {
+        self.due
+    }
+
+    pub(super) fn add(&mut self, change: StateChange) {
+        self.changes.push(change);
+    }
+}
+
+impl Gateway {
+    /// Publishes all health changes so far, and then reports them as events, so that a client that receives one
+    /// finds it in the API.
+    pub(super) fn publish_changes(&mut self) {
+        while let Ok(change) = self.inputs.health_changes.try_recv() {
+            self.unpublished.add(change);
+        }
+        let started = Instant::now();
+        self.publish();
+        self.unpublished.due = (started + started.elapsed() * PAUSE).into();
+        for change in self.unpublished.changes.drain(..) {
+            self.state.events.tell(change.into());
+        }
+    }
+
+    /// Publishes the generation in force by the health of its servers now.
+    pub(super) fn publish(&mut self) {
+        let pools = self.running.registry.pools(&self.config);
+        let current = self.state.snapshot.load_full();
+        self.put_in_force(Snapshot { pools, ..(*current).clone() });
+    }
+
+    /// Replaces the snapshot, for a new generation and for a health change alike.
+    ///
+    /// Checks come first, because only a checked server can be readmitted; readmissions and addresses come before
+    /// the swap, so that requests see them with the snapshot. Requests see the snapshot from the swap on, also without
+    /// the message to the workers, which is for idle connections to servers that leave.
+    pub(super) fn put_in_force(&mut self, mut snapshot: Snapshot) {
+        self.running.checker.apply(&snapshot);
+        self.readmit(&mut snapshot);
+        self.running.resolver.apply(&snapshot);
+        self.swap(snapshot);
+        self.running.worker_pool.refresh();
+        self.free_retired();
+    }
+
+    fn swap(&mut self, snapshot: Snapshot) {
+        let before = self.state.snapshot.swap(Arc::new(snapshot));
+        self.retired.push(before);
+    }
+
+    /// Readmits ejected servers of pools that would otherwise have none.
+    fn readmit(&mut self, snapshot: &mut Snapshot) {
+        let members = snapshot.unready().flat_map(|pool| &pool.members);
+        let ejected: Vec<_> = members.filter(|member| member.is_ejected()).collect();
+        if ejected.is_empty() {
+            return;
+        }
+        for member in ejected {
+            self.running.checker.readmit(&member.server);
+        }
+        snapshot.pools = self.running.registry.pools(&self.config);
+    }
+
+    /// Ejects a server whose requests fail, unless no other server of its pool is up: then only its checks may take
+    /// it down.
+    pub(super) fn eject(&self, failing: &Failing) {
+        let snapshot = self.state.snapshot.load();
+        let (server, key) = (&failing.server, &failing.server.key);
+        if snapshot.pools.iter().any(|pool| pool.live.name == key.pool && pool.has_another(server.id)) {
+            self.running.checker.eject(server, failing.to_string());
+        } else {
+            tracing::debug!(server = %key, reason = %failing, "not ejected; no other server of the pool is up");
+        }
+    }
+
+    /// Ends drains and holds whose time is over, and closes what has lingered.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.free_retired();
+        let expired = self.running.registry.expire(&self.config, now);
+        for (server, open) in &expired.servers {
+            if *open {
+                tracing::warn!(server = %server.key, "drain timeout reached; open requests were aborted");
+                self.running.worker_pool.abort_server(server.id);
+            } else {
+                tracing::info!(server = %server.key, "server drained");
+            }
+        }
+        for pool in &expired.holds {
+            tracing::info!(%pool, "hold ended; the old servers drain");
+        }
+        if !expired.is_empty() {
+            self.publish();
+        }
+        if !self.running.listeners.is_settled() {
+            self.running.listeners.expire(&self.running.worker_pool, now);
+            self.state.set_listeners(self.running.listeners.live(&self.config.listeners));
+        }
+    }
+
+    /// Frees the retired snapshots that no request holds any more; large ones on a thread of their own.
+    fn free_retired(&mut self) {
+        // Once the count is 1 it stays 1: only a holder could make another.
+        let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        if free.iter().any(|snapshot| snapshot.is_large()) {
+            tokio::task::spawn_blocking(move || drop(free));
+        }
+    }
+}

@@ -26,7 +26,7 @@ use self::check::CheckFormat;
 use self::server::ServerCommand;
 use self::server_edit::EditCommand;
 use self::wait::Ended;
-use crate::config::problem::Fault;
+use crate::config::problem::Reason;
 use crate::config::schema;
 use crate::config::units::parse_duration;
 use crate::config::{Address, file};
@@ -278,14 +278,14 @@ fn verdict(fine: io::Result<bool>) -> ExitCode {
 }
 
 fn admin_address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|fault: Fault| said(&fault))
+    text.parse().map_err(|fault: Reason| said(&fault))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|fault| said(&fault))
 }
 
-fn said(Fault { message, hint }: &Fault) -> String {
+fn said(Reason { message, hint }: &Reason) -> String {
     hint.as_ref().map_or_else(|| message.clone(), |hint| format!("{message}; {hint}"))
 }
 

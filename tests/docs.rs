@@ -79,7 +79,7 @@ fn every_key_is_documented_and_no_other() {
 #[test]
 fn keys_are_described_in_one_way() {
     let page = text("docs/configuration.md");
-    let mut table: &[keys::Key] = &[];
+    let mut table: &[keys::KeySpec] = &[];
     let mut described = 0;
     let mut expected = String::new();
     for line in page.lines() {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
-use lb::config::file::keys::{self, Key, Kind, Without};
+use lb::config::file::keys::{self, KeySpec, Presence, ValueType};
 use lb::config::file::parse;
 use lb::config::schema::{FILE, schema};
 use lb::config::source::SourceFile;
@@ -160,10 +160,11 @@ fn it_agrees_with_the_reader() {
     let validator = validator();
     let mut compared = [0, 0, 0];
     for (table, keys) in keys::TABLES {
-        for Key { name, kind, .. } in keys.iter().filter(|key| !matches!(key.kind, Kind::Refused)) {
+        for KeySpec { name, value: kind, .. } in keys.iter().filter(|key| !matches!(key.value, ValueType::Unsupported))
+        {
             for value in VALUES {
                 // The rest of the file is right.
-                let others = keys.iter().filter(|other| other.without == Without::Nothing && other.name != *name);
+                let others = keys.iter().filter(|other| other.presence == Presence::Required && other.name != *name);
                 let others: String = others.map(|other| format!("{} = {}\n", other.name, right(other.name))).collect();
                 let header = match (table.is_empty(), keys::ARRAYS.contains(table)) {
                     (true, _) => String::new(),
@@ -185,7 +186,10 @@ fn it_agrees_with_the_reader() {
                 let whole = reader.as_ref().is_err_and(|told| told.contains("every server of pool"));
                 let plain = !value.contains("${")
                     && !whole
-                    && matches!(kind, Kind::Integer(_) | Kind::Number(_) | Kind::Boolean | Kind::Choice(_));
+                    && matches!(
+                        kind,
+                        ValueType::Integer(_) | ValueType::Number(_) | ValueType::Boolean | ValueType::Choice(_)
+                    );
                 assert!(!plain || schema == reader.is_ok(), "the reader refuses: {text}{reader:?}");
                 compared[usize::from(schema) + usize::from(reader.is_ok())] += 1;
             }

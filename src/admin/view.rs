@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::problem::Told;
+use crate::config::problem::ProblemJson;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
 use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Member, Standing, Status};
@@ -208,7 +208,14 @@ impl<'a> Route<'a> {
                 Some(_) | None => &mut responses.other,
             } += count;
         }
-        Self { name: &route.name, host: &route.host, path: &route.path, pool: &route.pool, requests_total, responses }
+        Self {
+            name: &route.name,
+            host: &route.host,
+            path: &route.path,
+            pool: route.pool.name(),
+            requests_total,
+            responses,
+        }
     }
 }
 
@@ -295,7 +302,7 @@ pub(super) struct Reload<'a> {
     #[serde(serialize_with = "as_seconds")]
     seconds: Duration,
     changes: &'a [String],
-    problems: Vec<Told<'a>>,
+    problems: Vec<ProblemJson<'a>>,
 }
 
 /// The reloads that are kept, the newest first, each with its number in the row of all.
@@ -313,7 +320,7 @@ impl<'a> Reload<'a> {
             at: reload.at,
             seconds: reload.took,
             changes: &reload.changes,
-            problems: reload.problems.iter().map(|problem| problem.told()).collect(),
+            problems: reload.problems.iter().map(|problem| problem.json()).collect(),
         }
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn refused(
 }
 
 fn verdict(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
-    let told: Vec<_> = problems.iter().map(Problem::told).collect();
+    let told: Vec<_> = problems.iter().map(Problem::json).collect();
     json(&json!({"file": path, "fine": problems.is_empty(), "problems": told}), out)
 }
 

@@ -132,9 +132,7 @@ fn answer<'a>(request: &Request<'_>, known: &'a Known) -> Result<Found<'a>, Stri
     else {
         return Err(format!("no route takes {}{path}: it is answered 404", shown(&host)));
     };
-    let Some(pool) = config.pool(&route.pool) else {
-        return Err(format!("route {} leads to pool {}, which is not there", route.name, route.pool));
-    };
+    let pool = &config.pools[route.pool.index()];
     let others = others(&config.routes, route, &host, &path);
     Ok(Found {
         why: why(route, &others),

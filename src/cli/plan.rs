@@ -120,7 +120,7 @@ impl Plan {
             "fine": self.problems.is_empty(),
             "running": {"admin": self.at, "generation": self.running.generation, "hash": self.running.hash},
             "changes": self.changes,
-            "problems": self.problems.iter().map(Problem::told).collect::<Vec<_>>(),
+            "problems": self.problems.iter().map(Problem::json).collect::<Vec<_>>(),
             "servers": self.portions,
             "notes": self.notes,
         });
@@ -189,7 +189,7 @@ fn notes(
         let name = pool.name.as_str();
         let mut takes = pool.servers.iter().filter(|server| server.enabled && server.weight > 0);
         let all_new = takes.all(|server| !known.contains(&(name, &*server.name, &server.address)));
-        if new.routes.iter().all(|route| route.pool != name) {
+        if new.routes.iter().all(|route| route.pool.name() != name) {
             notes.push(format!("no route leads to pool {name}: it gets no requests"));
         } else if !served.contains(name) {
             notes.push(format!("no server of pool {name} would take requests: they would be answered 503"));

@@ -11,7 +11,7 @@ use crate::config::diff::diff;
 use crate::config::edit::{self, Edit, EditError, EditOutcome, New, What};
 use crate::config::file::{self, Env};
 use crate::config::guard::guards;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::control::reload::reader::env;
 use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
@@ -121,7 +121,7 @@ pub(super) enum Edited {
 #[derive(Debug)]
 pub(super) enum EditCommandError {
     /// The command makes no sense for this file.
-    Fault(Fault),
+    Fault(Reason),
     /// What the edit would make of the files, or what they are already, is no good configuration.
     Problems(Vec<Problem>),
     /// What the files are already is no good configuration, and the edit does not mend that.
@@ -190,7 +190,7 @@ fn apply(path: &Path, wanted: &Edit, env: &Env<'_>) -> Result<Edited, EditComman
     }
     if sources.unlinked {
         return Err(EditCommandError::Fault(
-            Fault::new(format!("{} was replaced or deleted where it is mounted from", path.display()))
+            Reason::new(format!("{} was replaced or deleted where it is mounted from", path.display()))
                 .hint("an edit here would be lost: edit it there, and mount its directory, not the file by itself"),
         ));
     }
@@ -242,8 +242,11 @@ fn check(
         return Ok(changes);
     }
     Err(EditCommandError::Fault(
-        Fault::new(format!("this file is written in a way that this edit does not understand: {}", changes.join("; ")))
-            .hint("edit it by hand"),
+        Reason::new(format!(
+            "this file is written in a way that this edit does not understand: {}",
+            changes.join("; ")
+        ))
+        .hint("edit it by hand"),
     ))
 }
 
@@ -259,8 +262,8 @@ impl From<EditError> for EditCommandError {
 impl fmt::Display for EditCommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fault(Fault { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
-            Self::Fault(Fault { message, hint: None }) => f.write_str(message),
+            Self::Fault(Reason { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
+            Self::Fault(Reason { message, hint: None }) => f.write_str(message),
             Self::Problems(problems) => {
                 let plural = if problems.len() == 1 { "" } else { "s" };
                 write!(f, "{} problem{plural} with this edit; nothing was written", problems.len())

@@ -10,8 +10,8 @@ mod text;
 use std::ops::Range;
 
 use crate::config::file::Env;
-use crate::config::file::places::{Places, Said, ServerPlace, places};
-use crate::config::problem::{Fault, Problem};
+use crate::config::file::places::{Places, Scalar, ServerPlace, places};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::config::{DEFAULT_POOL, defaults, suggest, values};
 
@@ -68,7 +68,7 @@ pub enum EditOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EditError {
     /// It makes no sense.
-    Fault(Fault),
+    Fault(Reason),
     /// A file is no TOML.
     Problems(Vec<Problem>),
 }
@@ -93,9 +93,9 @@ pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<EditOutc
             let server = find(&places, files, edit)?;
             let text = text_of(files, server.file);
             let cuts = match *what {
-                What::Enable(enabled) => set(text, server, "enabled", Said::Boolean(enabled), Said::Boolean(true)),
+                What::Enable(enabled) => set(text, server, "enabled", Scalar::Boolean(enabled), Scalar::Boolean(true)),
                 What::Weight(weight) => {
-                    let integer = |weight: u32| Said::Integer(weight.into());
+                    let integer = |weight: u32| Scalar::Integer(weight.into());
                     set(text, server, "weight", integer(weight), integer(defaults::WEIGHT))
                 }
                 What::Remove | What::Add(_) => Some(match text::is_inline(text, server) {
@@ -113,7 +113,7 @@ pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<EditOutc
 }
 
 /// Sets a key, unless it says so already.
-fn set(text: &str, server: &ServerPlace, name: &str, to: Said, default: Said) -> Option<Cuts> {
+fn set(text: &str, server: &ServerPlace, name: &str, to: Scalar, default: Scalar) -> Option<Cuts> {
     let is = match server.key(name) {
         None => Some(default),
         Some(key) => key.is.clone(),
@@ -122,9 +122,9 @@ fn set(text: &str, server: &ServerPlace, name: &str, to: Said, default: Said) ->
         return None;
     }
     let value = match to {
-        Said::Boolean(value) => value.to_string(),
-        Said::Integer(value) => value.to_string(),
-        Said::Text(value) => text::quoted(&value),
+        Scalar::Boolean(value) => value.to_string(),
+        Scalar::Integer(value) => value.to_string(),
+        Scalar::Text(value) => text::quoted(&value),
     };
     Some(match server.key(name) {
         Some(key) => vec![(key.value.clone(), value)],
@@ -151,21 +151,21 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<
     values::name(pool).map_err(EditError::Fault)?;
     let address = values::server_address(&new.address).map_err(EditError::Fault)?;
     if let Some(there) = places.servers.iter().find(|server| server.pool == pool && server.name == edit.server) {
-        let is = |name: &str, default: Said| there.key(name).map_or(Some(default), |key| key.is.clone());
-        let at = match is("address", Said::Text(String::new())) {
-            Some(Said::Text(text)) => values::server_address(&text).ok(),
+        let is = |name: &str, default: Scalar| there.key(name).map_or(Some(default), |key| key.is.clone());
+        let at = match is("address", Scalar::Text(String::new())) {
+            Some(Scalar::Text(text)) => values::server_address(&text).ok(),
             _ => None,
         };
-        let weight = Said::Integer(new.weight.unwrap_or(defaults::WEIGHT).into());
+        let weight = Scalar::Integer(new.weight.unwrap_or(defaults::WEIGHT).into());
         let same = at == Some(address)
-            && is("weight", Said::Integer(defaults::WEIGHT.into())) == Some(weight)
-            && is("enabled", Said::Boolean(true)) == Some(Said::Boolean(new.enabled));
+            && is("weight", Scalar::Integer(defaults::WEIGHT.into())) == Some(weight)
+            && is("enabled", Scalar::Boolean(true)) == Some(Scalar::Boolean(new.enabled));
         if same {
             return Ok(Err(format!("server {pool}/{}: there already", edit.server)));
         }
         let server = &edit.server;
         return Err(EditError::Fault(
-            Fault::new(format!("pool `{pool}` has a server `{server}` already, {}", location(files, there))).hint(
+            Reason::new(format!("pool `{pool}` has a server `{server}` already, {}", location(files, there))).hint(
                 format!("change it with `lb server weight|enable|disable {server}`, or give this one another name"),
             ),
         ));
@@ -188,7 +188,7 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &New) -> Result<
         && let Some(meant) = suggest::closest(pool, known)
     {
         return Err(EditError::Fault(
-            Fault::new(format!("there is no pool `{pool}`"))
+            Reason::new(format!("there is no pool `{pool}`"))
                 .hint(format!("did you mean `{meant}`? If not, write its first `[[pool.{pool}.server]]` yourself")),
         ));
     }
@@ -204,14 +204,14 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
         [server] => return Ok(server),
         [] => {
             let whose = edit.pool.as_ref().map_or_else(String::new, |pool| format!(" in pool `{pool}`"));
-            let fault = Fault::new(format!("there is no server `{name}`{whose}"));
+            let fault = Reason::new(format!("there is no server `{name}`{whose}"));
             let known: Vec<&str> = places.servers.iter().filter(in_pool).map(|server| server.name.as_str()).collect();
             match known.is_empty() {
                 true => fault.hint("`lb server list` tells which there are"),
                 false => fault.hint(suggest::hint(name, known)),
             }
         }
-        [first, second, ..] if first.pool == second.pool => Fault::new(format!(
+        [first, second, ..] if first.pool == second.pool => Reason::new(format!(
             "pool `{}` has two servers `{name}`, {} and {}",
             first.pool,
             location(files, first),
@@ -220,7 +220,7 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
         .hint("give one of them another name"),
         [first, ..] => {
             let pools: Vec<String> = found.iter().map(|server| format!("`{}`", server.pool)).collect();
-            Fault::new(format!("pools {} have a server `{name}` each", pools.join(", ")))
+            Reason::new(format!("pools {} have a server `{name}` each", pools.join(", ")))
                 .hint(format!("say which one is meant: `--pool {}`", first.pool))
         }
     };

@@ -197,16 +197,13 @@ impl Registry {
 
     /// The routes of a snapshot.
     pub fn routes(&mut self, config: &Config) -> Arc<[Route]> {
-        let places: HashMap<&str, usize> =
-            config.pools.iter().enumerate().map(|(place, pool)| (pool.name.as_str(), place)).collect();
         let route = |route: &config::RouteConfig| {
             let name: Arc<str> = route.name.as_str().into();
             let live = self
                 .routes
                 .entry(Arc::clone(&name))
                 .or_insert_with(|| Arc::new(LiveRoute::new(name, self.maker.workers)));
-            // Every route leads to a pool that exists: the configuration has been checked.
-            Route { pool: places.get(route.pool.as_str()).copied().unwrap_or(0), live: Arc::clone(live) }
+            Route { pool: route.pool.index(), live: Arc::clone(live) }
         };
         config.routes.iter().map(route).collect()
     }

@@ -116,22 +116,17 @@ impl LiveRoute {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::parse;
+    use crate::config::source::SourceFile;
 
     fn table(routes: &[(&str, &str)]) -> RouteTable {
-        let routes: Vec<RouteConfig> = routes
-            .iter()
-            .map(|(host, path)| RouteConfig {
-                name: format!("{host}{path}"),
-                host: match host.strip_prefix("*.") {
-                    Some(domain) => HostPattern::Wildcard(domain.to_owned()),
-                    None if *host == "*" => HostPattern::Any,
-                    None => HostPattern::Exact((*host).to_owned()),
-                },
-                path: (*path).to_owned(),
-                pool: "default".to_owned(),
-            })
-            .collect();
-        RouteTable::new(&routes)
+        let mut file = String::from("listener = [{ address = \"127.0.0.1:1\" }]\n");
+        file += "server = [{ name = \"a\", address = \"a:1\" }]\n";
+        for (host, path) in routes {
+            file += &format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\npool = \"default\"\n");
+        }
+        let config = parse(&[SourceFile::new("lb.toml", file.as_str())], &|_| None).expect(&file);
+        RouteTable::new(&config.routes)
     }
 
     #[test]

@@ -305,7 +305,7 @@ fn the_number_of_workers_waits_for_the_next_start_and_says_so() {
     let scene = Scene::new();
     scene.with("[proxy]\nworkers = 3");
     let reload = scene.lb.newest_reload();
-    assert_eq!(reload["changes"], serde_json::json!(["proxy.workers: 0 -> 3 (from the next start on)"]));
+    assert_eq!(reload["changes"], serde_json::json!(["proxy.workers: 0 -> 3 (takes effect at the next start)"]));
     eventually("the log warns", || {
         let warns =
             |line: &String| line.contains("WARN") && line.contains("proxy.workers") && line.contains("next start");

@@ -85,6 +85,8 @@ fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> A
 /// A configuration of these pools with the defaults for all else, everything routed to the first.
 pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
     let seconds = Duration::from_secs;
+    let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
+    let first = &pools.first().expect("a pool").name;
     Config {
         listeners: vec![config::ListenerConfig { name: "web".into(), address: loopback(8080) }],
         admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
@@ -119,9 +121,9 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
             name: "all".into(),
             host: config::HostPattern::Any,
             path: "/".into(),
-            pool: pools.first().expect("a pool").name.clone(),
+            pool: config::PoolRef::find(&pools, first).expect("pools sorted by name"),
         }],
-        pools: pools.into_iter().map(Arc::new).collect(),
+        pools,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::config::diff::diff;
 use crate::config::guard::guards;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::{self, Config, overlap};
 use crate::control::gateway::Gateway;
 use crate::control::reload::last_good;
@@ -196,7 +196,7 @@ impl Gateway {
             Some(held) => format!("lb itself still listens on {held}: free that first, in an edit of its own"),
             None => error.hint(),
         };
-        Problem::of_file(&self.path, Fault::new(error.to_string()).hint(hint))
+        Problem::of_file(&self.path, Reason::new(error.to_string()).hint(hint))
     }
 
     /// Says what came of a reload: in the log, and to all who read the record.

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::{Admin, Gateway};
 use crate::admin;
 use crate::config::guard::guards;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::{Config, file};
 use crate::control::gateway::apply::{fallen_back, files, first_reload};
 use crate::control::gateway::listeners::Listeners;
@@ -197,7 +197,7 @@ fn good(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Pro
 }
 
 fn unusable(directory: &Path, why: &str) -> Problem {
-    Problem::of_file(directory, Fault::new(format!("the last good configuration cannot be used: {why}")))
+    Problem::of_file(directory, Reason::new(format!("the last good configuration cannot be used: {why}")))
 }
 
 /// Binds all addresses, or says of each that cannot be bound why.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::config::file::amend::Known;
+use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
 use crate::control::reload::source::{Loaded, Source, Sources};
 use crate::control::reload::watcher::{FileWatcher, Wake, settle};
@@ -43,7 +43,7 @@ pub struct Reader {
     /// What was read last, whatever came of it.
     last: Sources,
     /// What was read last and is a configuration.
-    good: Option<Known>,
+    good: Option<Baseline>,
     /// What everybody may know of how well the files are seen; its warnings were said once.
     sight: Arc<WatchStatus>,
 }
@@ -93,7 +93,7 @@ impl Reader {
             self.last = found;
             if news || asked {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
-                self.good = loaded.known().or(self.good.take());
+                self.good = loaded.baseline().or(self.good.take());
                 let candidate = ParsedConfig { loaded, since, asked };
                 if candidates.send(candidate).await.is_err() {
                     return;

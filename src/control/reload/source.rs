@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 use crate::config::Config;
-use crate::config::file::amend::{Known, amend};
+use crate::config::file::amend::{Baseline, amend};
 use crate::config::file::{self, Env, Include};
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
 use crate::control::reload::trail::Trail;
 
@@ -97,7 +97,7 @@ impl Source {
     }
 
     /// What the main file includes, and all of it together; `left` is how many bytes it may have.
-    fn read_around(&self, main: Result<SourceFile, Fault>, mut left: u64, last: &Sources, env: &Env<'_>) -> Sources {
+    fn read_around(&self, main: Result<SourceFile, Reason>, mut left: u64, last: &Sources, env: &Env<'_>) -> Sources {
         let mut sources = self.of(Vec::new());
         match main {
             Ok(file) => {
@@ -150,7 +150,7 @@ impl Source {
             let path = self.directory().join(pattern);
             let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => {
-                    Fault::new("there is no such file").hint("check the name; it begins at the main file's directory")
+                    Reason::new("there is no such file").hint("check the name; it begins at the main file's directory")
                 }
                 _ => unreadable(&error),
             });
@@ -239,13 +239,13 @@ impl Sources {
         self.load_after(None, env)
     }
 
-    /// The same, if need be by what differs from a file that is known.
+    /// Like [`Self::load`], but parses only the servers that differ from the baseline, where that is possible.
     #[must_use]
-    pub fn load_after(self, known: Option<&Known>, env: &Env<'_>) -> Loaded {
+    pub fn load_after(self, baseline: Option<&Baseline>, env: &Env<'_>) -> Loaded {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
-            [only] if let Some(config) = known.and_then(|known| amend(known, only, env)) => Ok(config),
+            [only] if let Some(config) = baseline.and_then(|baseline| amend(baseline, only, env)) => Ok(config),
             files => file::parse(files, env),
         };
         let result = match parsed {
@@ -261,12 +261,12 @@ impl Sources {
 }
 
 impl Loaded {
-    /// What a later read may be compared with, if this one is good and of one file.
+    /// The baseline for the next edit, if this configuration is valid and in a single file.
     #[must_use]
-    pub fn known(&self) -> Option<Known> {
+    pub fn baseline(&self) -> Option<Baseline> {
         match (self.sources.files.as_slice(), &self.result) {
             ([file], Ok(config)) if self.sources.includes.is_empty() => {
-                Some(Known { file: file.clone(), config: config.clone() })
+                Some(Baseline { file: file.clone(), config: config.clone() })
             }
             _ => None,
         }
@@ -274,7 +274,7 @@ impl Loaded {
 }
 
 /// The file at `path`, which was `before` when it was read last.
-fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
+fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result<(SourceFile, Metadata), Reason> {
     // Opening a device or a FIFO may do something or wait for ever, so this is looked at first.
     fs::metadata(path).map_err(|error| unreadable(&error)).and_then(|metadata| regular(&metadata))?;
     let file = File::open(path).map_err(|error| unreadable(&error))?;
@@ -292,16 +292,16 @@ fn read_file(path: &Path, before: Option<&SourceFile>, left: &mut u64) -> Result
 }
 
 /// All bytes, of which some `expected` are likely, if they are no more than `left`.
-fn read_all(file: impl io::Read, expected: u64, left: &mut u64) -> Result<Vec<u8>, Fault> {
+fn read_all(file: impl io::Read, expected: u64, left: &mut u64) -> Result<Vec<u8>, Reason> {
     let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*left)).unwrap_or(0) + 1);
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left
         .checked_sub(bytes.len() as u64)
-        .ok_or_else(|| Fault::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
+        .ok_or_else(|| Reason::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
     Ok(bytes)
 }
 
-fn regular(metadata: &Metadata) -> Result<(), Fault> {
+fn regular(metadata: &Metadata) -> Result<(), Reason> {
     if metadata.is_file() {
         return Ok(());
     }
@@ -310,17 +310,17 @@ fn regular(metadata: &Metadata) -> Result<(), Fault> {
         false => "name a regular file",
     };
     let what = if metadata.is_dir() { "a directory" } else { "a device, FIFO or socket" };
-    Err(Fault::new(format!("this is {what}, not a file")).hint(hint))
+    Err(Reason::new(format!("this is {what}, not a file")).hint(hint))
 }
 
-fn unreadable(error: &io::Error) -> Fault {
+fn unreadable(error: &io::Error) -> Reason {
     match error.kind() {
-        io::ErrorKind::NotFound => Fault::new("there is no such file")
+        io::ErrorKind::NotFound => Reason::new("there is no such file")
             .hint("say where it is with `--config FILE` or LB_CONFIG; `lb demo` writes one to begin with"),
         io::ErrorKind::PermissionDenied => {
-            Fault::new("no permission to read it").hint("let the user that runs lb read it, and enter its directories")
+            Reason::new("no permission to read it").hint("let the user that runs lb read it, and enter its directories")
         }
-        _ => Fault::new(format!("it cannot be read: {error}")),
+        _ => Reason::new(format!("it cannot be read: {error}")),
     }
 }
 

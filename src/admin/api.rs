@@ -229,7 +229,7 @@ fn list_listeners(asked: &Asked) -> Result<Answer, ApiError> {
 fn show_config(asked: &Asked) -> Result<Answer, ApiError> {
     let state = &asked.context.state;
     let rejected = !state.reloads().last_successful();
-    json(&Configuration::new(asked.snapshot, rejected, &state.sight.warnings()))
+    json(&Configuration::new(asked.snapshot, rejected, &state.watch_status.warnings()))
 }
 
 fn list_reloads(asked: &Asked) -> Result<Answer, ApiError> {

@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::refusal::ApiError;
 use crate::admin::figures::{Figures, Sample};
 use crate::admin::view::{HealthChange, Reload};
-use crate::live::events::{Event, Id};
+use crate::live::events::{Event, EventId};
 use crate::live::state::State;
 use crate::telemetry::history::{self, History};
 
@@ -49,7 +49,7 @@ pub(super) struct Follower {
     /// Its place among the followers.
     _slot: Arc<OwnedSemaphorePermit>,
     /// What it saw last, as it says itself; `None` if it has not followed before.
-    last: Option<Option<Id>>,
+    last: Option<Option<EventId>>,
     /// Whether it wants figures too.
     figures: bool,
 }
@@ -68,7 +68,7 @@ impl Feed {
 
     /// Keeps history, and makes figures as long as anybody follows them. Does not end by itself.
     pub async fn run(self: Arc<Self>) {
-        let mut news = self.state.events.news();
+        let mut news = self.state.events.subscribe();
         let [mut look, mut tick] = [history::STEP, FIGURES].map(interval);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,8 +144,8 @@ impl Follower {
 
     async fn pump(self, feed: Arc<Feed>, mut closing: watch::Receiver<()>, send: mpsc::Sender<Bytes>) {
         let events = &feed.state.events;
-        let mut news = events.news();
-        let mut at = self.last.unwrap_or_else(|| Some(events.now()));
+        let mut news = events.subscribe();
+        let mut at = self.last.unwrap_or_else(|| Some(events.latest()));
         let mut figures = self.figures.then(|| feed.figures.subscribe());
         // Without an event, the id alone: to go on from, should the connection be lost before there was any.
         let id = at.map_or_else(String::new, |id| format!("id: {id}\n"));
@@ -171,7 +171,7 @@ impl Follower {
                     if after.missed {
                         text.extend(event("gap", None, &Gap { kept: after.events.len() }));
                     }
-                    at = Some(after.events.last().map_or_else(|| events.now(), |(id, _)| *id));
+                    at = Some(after.events.last().map_or_else(|| events.latest(), |(id, _)| *id));
                     text.extend(after.events.iter().flat_map(|(id, happened)| told(*id, happened)));
                     text.into()
                 }
@@ -199,7 +199,7 @@ async fn newest(figures: Option<&mut watch::Receiver<Bytes>>) -> Bytes {
     std::future::pending().await
 }
 
-fn told(id: Id, happened: &Event) -> Bytes {
+fn told(id: EventId, happened: &Event) -> Bytes {
     match happened {
         Event::Reload(reload) => event("reload", Some(id), &Reload::new(reload)),
         Event::Health(change) => event("health", Some(id), &HealthChange::new(change)),
@@ -207,7 +207,7 @@ fn told(id: Id, happened: &Event) -> Bytes {
 }
 
 /// An event of the stream. JSON has no line breaks of its own, so it is one line.
-fn event(name: &str, id: Option<Id>, data: &impl Serialize) -> Bytes {
+fn event(name: &str, id: Option<EventId>, data: &impl Serialize) -> Bytes {
     let mut text = format!("event: {name}\n");
     if let Some(id) = id {
         // Writing to a string does not fail.

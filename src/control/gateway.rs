@@ -125,7 +125,7 @@ impl Gateway {
                     let begin = Instant::now();
                     self.publish();
                     calm = (begin + begin.elapsed() * CALM).into();
-                    unseen.drain(..).for_each(|change| self.state.events.tell(change.into()));
+                    unseen.drain(..).for_each(|change| self.state.events.publish(change.into()));
                 }
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }

@@ -10,11 +10,11 @@ use std::time::{Instant, SystemTime};
 use crate::config::diff::common_ends;
 use crate::config::{self, Config, HealthKind};
 use crate::live::health::HealthState;
-use crate::live::pool::{LivePool, Member, Pool, Standing};
+use crate::live::pool::{LivePool, Member, Membership, Pool};
 use crate::live::route::LiveRoute;
 use crate::live::route::RouteTable;
 use crate::live::server::{Server, ServerKey};
-use crate::live::snapshot::{Route, Snapshot, SourceFile};
+use crate::live::snapshot::{FileVersion, Route, Snapshot};
 
 /// All that outlives a generation.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Registry {
             if let Some(until) = entry.hold {
                 let new_is_up = entry.built.as_ref().is_some_and(|pool| {
                     pool.members.iter().any(|member| {
-                        member.standing == Standing::Enabled && member.weight > 0 && member.server.state().serves()
+                        member.membership == Membership::Enabled && member.weight > 0 && member.server.state().serves()
                     })
                 });
                 if new_is_up || now >= until {
@@ -166,7 +166,7 @@ impl Registry {
         config: &Arc<Config>,
         generation: u64,
         hash: Arc<str>,
-        files: Arc<[SourceFile]>,
+        files: Arc<[FileVersion]>,
         applied_at: SystemTime,
     ) -> Snapshot {
         Snapshot {
@@ -336,15 +336,15 @@ impl PoolEntry {
         let leaving: HashSet<u64> = self.leaving.iter().map(|leaving| leaving.server.id).collect();
         let mut members: Vec<Member> = Vec::with_capacity(self.servers.len() + self.leaving.len());
         for (server, live) in self.config.servers.iter().zip(&self.servers) {
-            let standing = if server.enabled { Standing::Enabled } else { Standing::Disabled };
+            let membership = if server.enabled { Membership::Enabled } else { Membership::Disabled };
             let draining = !server.enabled && leaving.contains(&live.id);
             let held = self.held.get(&live.id).copied().unwrap_or(0);
-            members.push(Member { held, ..Member::new(Arc::clone(live), server.weight, standing, draining) });
+            members.push(Member { held, ..Member::new(Arc::clone(live), server.weight, membership, draining) });
         }
         let configured: HashSet<u64> =
             self.servers.iter().map(|live| live.id).filter(|id| leaving.contains(id)).collect();
         for leaving in self.leaving.iter().filter(|leaving| !configured.contains(&leaving.server.id)) {
-            members.push(Member::new(Arc::clone(&leaving.server), leaving.weight, Standing::Removed, true));
+            members.push(Member::new(Arc::clone(&leaving.server), leaving.weight, Membership::Removed, true));
         }
         members
     }

@@ -13,7 +13,8 @@ use http::Version;
 use crate::http1::head::RequestHead;
 use crate::http1::name::HeaderName;
 use crate::live::method;
-use crate::live::pool::{Member, Pool, RetryReason};
+use crate::live::pool::{Member, Pool};
+use crate::live::retry_budget::RetryReason;
 use crate::live::route::LiveRoute;
 use crate::live::server::Server;
 use crate::proxy::connection::Client;
@@ -150,8 +151,8 @@ impl Exchange {
     /// server. With so many in a row as make it fall, the control plane is told.
     pub fn failed(&mut self, error: &'static str, fault: Option<Fault>) {
         if let (Some(fault), Some(pool), Some(server)) = (fault, self.pool(), self.server()) {
-            let failures = server.failed();
-            if pool.is_enough(failures) {
+            let failures = server.record_failure();
+            if pool.should_eject(failures) {
                 self.client.worker.report(Failing { server: Arc::clone(server), failures, fault });
             }
         }
@@ -181,7 +182,7 @@ impl Exchange {
             attempt.status = status;
         }
         if let Some(server) = self.server() {
-            server.answered();
+            server.record_success();
         }
     }
 
@@ -336,7 +337,7 @@ impl Drop for Exchange {
 pub fn unreadable(client: &Client, status: u16, error: &'static str) {
     let snapshot = client.worker.snapshot();
     let counters = snapshot.unrouted.counters.of(client.worker.index);
-    counters.codes.add(method::key_of_none(status));
+    counters.codes.add(method::key_without_method(status));
     counters.seconds.observe(Duration::ZERO);
     if snapshot.config.log.access {
         let entry = Entry {

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::live::pool::RetryReason;
+use crate::live::retry_budget::RetryReason;
 
 /// How far a try came before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use lb::config::{self, Config};
 use lb::control::registry::Registry;
 use lb::live::server::Server;
-use lb::live::snapshot::{Snapshot, SourceFile};
+use lb::live::snapshot::{FileVersion, Snapshot};
 use lb::live::state::State;
 
 /// How many workers count.
@@ -77,7 +77,7 @@ impl Fixture {
 
 fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> Arc<Snapshot> {
     let hash: Arc<str> = format!("{generation:064x}").into();
-    let files = [SourceFile { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
+    let files = [FileVersion { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
     let applied_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
     Arc::new(registry.snapshot(config, generation, hash, files, applied_at))
 }

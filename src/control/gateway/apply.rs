@@ -13,7 +13,7 @@ use crate::control::reload::reader::{ParsedConfig, ReloadRules, env};
 use crate::control::reload::source::{Loaded, Sources};
 use crate::live::events::Event;
 use crate::live::reloads::{Outcome, Reload};
-use crate::live::snapshot::{Snapshot, SourceFile};
+use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::proxy::fault::Failing;
 use crate::worker::socket::{self, BindError};
 
@@ -223,14 +223,14 @@ impl Gateway {
         }
         let reload = Arc::new(reload);
         self.state.reloads().add(Arc::clone(&reload), self.config.reload.history);
-        self.state.events.tell(Event::Reload(reload));
+        self.state.events.publish(Event::Reload(reload));
     }
 }
 
 /// The files of a generation, for those who show them.
-pub(super) fn files(sources: &Sources) -> Arc<[SourceFile]> {
+pub(super) fn files(sources: &Sources) -> Arc<[FileVersion]> {
     let file =
-        |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
+        |file: &config::source::SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
 }
 

@@ -119,7 +119,7 @@ impl Gateway {
         let (pace, paces) = watch::channel(ReloadRules { quiet: config.reload.quiet, poll: config.reload.poll });
         let asked = Arc::new(Notify::new());
         let (send, candidates) = mpsc::channel(1);
-        let sight = Arc::clone(&state.sight);
+        let sight = Arc::clone(&state.watch_status);
         let found_hash = found.hash.as_str().into();
         Reader::new(source, found, paces, Arc::clone(&asked), sight).start(send)?;
 

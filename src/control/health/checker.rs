@@ -234,7 +234,7 @@ impl Routine {
             return;
         }
         if failure.is_some() {
-            self.server.fails_checks();
+            self.server.clear_ejection();
         }
         let (pool, server) = (&self.server.key.pool, &self.server.key.name);
         let mut health = self.known.health();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Config, HealthState, Instant, Member, Pool, Registry, Server, Standing};
+use super::{Config, HealthState, Instant, Member, Membership, Pool, Registry, Server};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 
@@ -153,7 +153,7 @@ fn each_edit_makes_of_the_servers_what_it_says() {
         assert_eq!(scene.show(), after, "{what}");
         // Whoever is in force keeps connections, and nobody else.
         for member in scene.pools.iter().flat_map(|pool| &pool.members) {
-            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled, "{what}");
+            assert_eq!(member.server.is_leaving(), member.membership != Membership::Enabled, "{what}");
         }
     }
 }
@@ -277,18 +277,18 @@ fn whatever_edits_come_servers_stand_as_the_file_has_them_and_stay_who_they_are(
         let after = scene.pool("p");
 
         let configured = &scene.config.pool("p").expect("it is always there").servers;
-        let standing = after.members.iter().take(configured.len()).zip(configured);
-        for (member, server) in standing {
+        let membership = after.members.iter().take(configured.len()).zip(configured);
+        for (member, server) in membership {
             assert_eq!(
                 (&*member.server.key.name, &member.server.key.address, member.weight),
                 (&*server.name, &server.address, server.weight)
             );
-            assert_eq!(member.standing == Standing::Enabled, server.enabled);
+            assert_eq!(member.membership == Membership::Enabled, server.enabled);
         }
         let rest = || after.members.iter().skip(configured.len());
-        assert!(rest().all(|member| member.standing == Standing::Removed));
+        assert!(rest().all(|member| member.membership == Membership::Removed));
         for member in &after.members {
-            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled);
+            assert_eq!(member.server.is_leaving(), member.membership != Membership::Enabled);
             let same = |other: &&Member| other.server.key == member.server.key;
             assert_eq!(after.members.iter().filter(same).count(), 1);
             if let Some(known) = before.members.iter().find(same) {
@@ -296,7 +296,7 @@ fn whatever_edits_come_servers_stand_as_the_file_has_them_and_stay_who_they_are(
             }
         }
         // Who was there is there, leaves, or had nothing to finish.
-        for gone in before.members.iter().filter(|member| member.standing == Standing::Enabled) {
+        for gone in before.members.iter().filter(|member| member.membership == Membership::Enabled) {
             let there = after.members.iter().any(|member| Arc::ptr_eq(&member.server, &gone.server));
             assert!(there || scene.registry.is_settled(), "{edit:?}");
         }

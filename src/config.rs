@@ -153,7 +153,7 @@ pub struct TracingConfig {
     pub otlp: Option<String>,
     /// The service name in spans.
     pub service: String,
-    /// The share (0 to 1) of the traces that start here to record.
+    /// The share (0 to 1) of the traces started here that is recorded.
     pub sample: f64,
 }
 

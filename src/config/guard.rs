@@ -37,14 +37,14 @@ fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Reason> {
         let (first, last) = common_ends(&was.servers, is);
         let after: HashSet<&str> = enabled(&is[first..is.len() - last]).collect();
         let before = enabled(&was.servers).count();
-        let gone = enabled(&was.servers[first..was.servers.len() - last]).filter(|name| !after.contains(name)).count();
+        let lost = enabled(&was.servers[first..was.servers.len() - last]).filter(|name| !after.contains(name)).count();
         // The tolerance makes 7% of 100 exactly 7, in spite of binary fractions.
         #[expect(clippy::cast_precision_loss, reason = "counts of servers are exact")]
-        let too_many = gone as f64 > limit * before as f64 + 1e-6;
+        let too_many = lost as f64 > limit * before as f64 + 1e-6;
         too_many.then(|| {
             let limit = units::format_percent(limit);
             Reason::new(format!(
-                "this edit removes or disables {gone} of the {before} enabled servers of pool `{}`, more than {limit}",
+                "this edit removes or disables {lost} of the {before} enabled servers of pool `{}`, more than {limit}",
                 was.name
             ))
             .hint("remove fewer at a time, or first raise `max_removed` in [reload] in a separate edit")

@@ -206,7 +206,7 @@ impl Pool {
     }
 
     /// Whether a server should be ejected after this many consecutive failed attempts. True at every multiple of `fall`, so
-    /// that an ejection that is refused now (say, of the last server) is tried again later.
+    /// that an ejection that is not possible now (say, of the last server) happens later.
     #[must_use]
     pub fn should_eject(&self, failures: u32) -> bool {
         self.config.health.kind != HealthKind::None && failures.is_multiple_of(self.config.health.fall.get())

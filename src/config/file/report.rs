@@ -20,16 +20,16 @@ const MAX_LINE: usize = 1000;
 pub(super) struct Report<'a> {
     texts: Vec<SourceText<'a>>,
     /// With the index of each problem's file.
-    problems: RefCell<Vec<(usize, Phase, Problem)>>,
+    problems: RefCell<Vec<(usize, ProblemKind, Problem)>>,
     /// The lines, by file, of each syntax error and of the table around it. Problems there may be consequences of the
     /// syntax error, so only those in other tables are reported.
     unreliable: RefCell<Vec<(usize, RangeInclusive<usize>)>>,
     omitted: Cell<usize>,
 }
 
-/// The phase that found a problem.
+/// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ProblemKind {
     /// The text is not valid TOML.
     Syntax,
     /// The TOML is not a valid configuration.
@@ -64,12 +64,12 @@ impl<'a> Report<'a> {
 
     /// Like [`Self::at`], for a reason that is expensive to compute: it is not computed for problems beyond the limit.
     pub(super) fn at_with(&self, location: Location, reason: impl FnOnce() -> Reason) {
-        self.add(location.file, Phase::Meaning, || self.problem(location, reason()));
+        self.add(location.file, ProblemKind::Meaning, || self.problem(location, reason()));
     }
 
     /// Records a syntax error.
     pub(super) fn syntax(&self, location: Location, reason: Reason) {
-        self.add(location.file, Phase::Syntax, || {
+        self.add(location.file, ProblemKind::Syntax, || {
             let lines = self.texts[location.file].unreliable_lines(location);
             self.unreliable.borrow_mut().push((location.file, lines));
             self.problem(location, reason)
@@ -78,7 +78,7 @@ impl<'a> Report<'a> {
 
     /// Records a problem of the configuration as a whole.
     pub(super) fn whole(&self, reason: Reason) {
-        self.add(0, Phase::Meaning, || {
+        self.add(0, ProblemKind::Meaning, || {
             let main = self.texts.first().map_or(Path::new(""), |text| text.path);
             Problem::of_file(main, reason)
         });
@@ -121,7 +121,7 @@ impl<'a> Report<'a> {
         if !unreliable.is_empty() {
             let reliable =
                 |file, line| line > 0 && !unreliable.iter().any(|(f, lines)| *f == file && lines.contains(&line));
-            found.retain(|(file, phase, problem)| *phase == Phase::Syntax || reliable(*file, problem.line));
+            found.retain(|(file, kind, problem)| *kind == ProblemKind::Syntax || reliable(*file, problem.line));
         }
         found.sort_by_key(|(file, _, problem)| (*file, problem.line, problem.column));
         let mut problems: Vec<Problem> = found.into_iter().map(|(_, _, problem)| problem).collect();
@@ -133,10 +133,10 @@ impl<'a> Report<'a> {
         problems
     }
 
-    fn add(&self, file: usize, phase: Phase, problem: impl FnOnce() -> Problem) {
+    fn add(&self, file: usize, kind: ProblemKind, problem: impl FnOnce() -> Problem) {
         if self.problems.borrow().len() < MAX_PROBLEMS {
             let problem = problem();
-            self.problems.borrow_mut().push((file, phase, problem));
+            self.problems.borrow_mut().push((file, kind, problem));
         } else {
             self.omitted.set(self.omitted.get() + 1);
         }

@@ -80,7 +80,7 @@ const HEALTH_KINDS: [(&str, HealthKind); 3] =
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// Reads the joined tree of all files.
+/// Reads the merged tree of all files.
 pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     let root = TableReader::root(root, report);
     // `file::includes` has used it already; this only validates it.

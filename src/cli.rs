@@ -28,7 +28,7 @@ use self::output::{OutputOptions, fail, note, print};
 use self::server::ServerQuery;
 use self::server_edit::EditCommand;
 use self::wait::WaitOutcome;
-use crate::config::problem::Fault;
+use crate::config::problem::Reason;
 use crate::config::schema;
 use crate::config::units::parse_duration;
 use crate::config::{Address, file};
@@ -280,13 +280,13 @@ fn exit_code(success: io::Result<bool>) -> ExitCode {
 }
 
 fn admin_address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|fault: Fault| with_hint(&fault))
+    text.parse().map_err(|fault: Reason| with_hint(&fault))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|fault| with_hint(&fault))
 }
 
-fn with_hint(Fault { message, hint }: &Fault) -> String {
+fn with_hint(Reason { message, hint }: &Reason) -> String {
     hint.as_ref().map_or_else(|| message.clone(), |hint| format!("{message}; {hint}"))
 }

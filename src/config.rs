@@ -1,7 +1,7 @@
-//! The configuration: what `lb.toml` says, resolved. Equal by value, so that two can be compared.
+//! The configuration: `lb.toml`, resolved. It is compared by value, so that two can be diffed.
 //!
-//! Every value that exists here is right: names are unique, routes point at pools that exist,
-//! durations and sizes are numbers. The file as it was typed never leaves [`mod@file`].
+//! A [`Config`] that exists is valid: names are unique, routes refer to pools that exist, durations and sizes are
+//! numbers. The file as it was typed never leaves [`mod@file`].
 
 mod defaults;
 pub mod diff;
@@ -31,221 +31,236 @@ pub use values::overlap;
 /// The name of the pool that top-level `[[server]]` tables form.
 pub const DEFAULT_POOL: &str = "default";
 
-/// One configuration: everything that a generation runs by.
+/// The configuration of one generation.
+// `remote` lets `wire` wrap the derived deserializer, which alone cannot resolve the pools of routes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Config {
-    /// Where clients connect; at least one, addresses and names unique.
+    /// At least one; addresses and names are unique.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
-    /// The read-only API.
     pub admin: AdminConfig,
-    /// What concerns the request path as a whole.
     pub proxy: ProxyConfig,
-    /// How edits are read and guarded.
     pub reload: ReloadConfig,
-    /// Process and access log.
     pub log: LogConfig,
-    /// Trace export and sampling.
     pub tracing: TracingConfig,
-    /// How long anything may take.
     pub timeouts: TimeoutsConfig,
-    /// How much of anything is accepted.
     pub limits: LimitsConfig,
-    /// Which pool gets which request; names unique. Never empty: without any in the file there is
-    /// one that sends everything to [`DEFAULT_POOL`].
+    /// Names are unique. Never empty: if the file has no route, there is one that sends everything to [`DEFAULT_POOL`].
     #[serde(rename = "route")]
     pub routes: Vec<RouteConfig>,
-    /// Servers and the rules to choose among them, sorted by name; names unique.
+    /// Sorted by name; names are unique.
     #[serde(rename = "pool")]
     pub pools: Vec<Arc<PoolConfig>>,
 }
 
 impl Config {
-    /// The pool of that name.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Arc<PoolConfig>> {
-        let place = self.pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()?;
-        self.pools.get(place)
+        self.pools.get(position(&self.pools, name)?)
     }
 
-    /// Lets go the pools that are as they were in `before` for those, which are compared and kept for less.
+    /// Reuses `before`'s `Arc` for every pool that has not changed, so that later comparisons are by pointer.
     pub fn share_with(&mut self, before: &Self) {
         for pool in &mut self.pools {
-            let same = |before: &&Arc<PoolConfig>| Arc::ptr_eq(before, pool) || *before == pool;
-            if let Some(same) = before.pool(&pool.name).filter(same) {
-                *pool = Arc::clone(same);
+            let unchanged = |before: &&Arc<PoolConfig>| Arc::ptr_eq(before, pool) || *before == pool;
+            if let Some(before) = before.pool(&pool.name).filter(unchanged) {
+                *pool = Arc::clone(before);
             }
         }
     }
 }
 
-/// An address that takes clients.
+fn position(pools: &[Arc<PoolConfig>], name: &str) -> Option<usize> {
+    pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()
+}
+
+/// An address that accepts clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerConfig {
-    /// Used in metrics and logs; the address as typed unless the file names it.
+    /// The label in metrics and logs; defaults to the address as typed.
     pub name: String,
-    /// Bound once and kept as long as it is configured.
+    /// Bound once, and kept for as long as it is configured.
     pub address: SocketAddr,
 }
 
 /// The read-only API, `/metrics` and the dashboard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminConfig {
-    /// Where it listens.
     pub address: SocketAddr,
-    /// Host names it answers to beside IP literals and `localhost`, in lower case.
+    /// `Host` values accepted besides IP literals and `localhost`, in lower case.
     pub hosts: Vec<String>,
 }
 
-/// What concerns the request path as a whole.
+/// Settings that apply to every request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyConfig {
-    /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended.
+    /// Networks whose `X-Forwarded-*` and `Forwarded` are trusted and extended.
     pub trusted_proxies: Vec<IpNet>,
-    /// Request threads; 0 means one for each core. The only key that needs a restart.
+    /// 0 means one per core. The only key that needs a restart.
     pub workers: usize,
 }
 
 /// How edits are read and guarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReloadConfig {
-    /// How long a file written in place must be unchanged before it is read.
+    /// How long a file written in place must stay unchanged before it is read.
     #[serde(with = "wire::duration")]
     pub quiet: Duration,
-    /// Time between content checks; zero means file events only.
+    /// The time between comparisons of the content; zero means file events only.
     #[serde(with = "wire::duration")]
     pub poll: Duration,
-    /// An edit that removes or disables more than this share of a pool's servers is refused (0 to 1).
+    /// An edit that removes or disables a larger share (0 to 1) of a pool's servers is rejected.
     #[serde(with = "wire::percent")]
     pub max_removed: f64,
     /// Whether an edit may leave a pool without an enabled server.
     pub allow_empty: bool,
-    /// How long a pool whose servers are all new keeps its old ones while none of the new is up.
+    /// How long a pool whose servers are all new keeps its old ones while none of the new ones is up.
     #[serde(with = "wire::duration")]
     pub hold: Duration,
-    /// Where the last good configuration is kept, if anywhere.
+    /// Where the last good configuration is kept, if at all.
     pub state_dir: Option<PathBuf>,
-    /// How many reloads `/api/reloads` remembers.
+    /// How many reloads `/api/reloads` keeps.
     pub history: usize,
 }
 
-/// Process and access log.
+/// The process's own log and the access log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogConfig {
-    /// A filter in `tracing`'s syntax; it has been parsed once, so it is valid.
+    /// A valid filter in `tracing`'s syntax.
     pub level: String,
-    /// How lines look.
     pub format: LogFormat,
-    /// One line for each request.
+    /// Whether there is an access log.
     pub access: bool,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people; coloured on a terminal.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Trace export and sampling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TracingConfig {
-    /// Zipkin's span collector, if spans go there.
+    /// The URL of Zipkin's collector.
     pub zipkin: Option<String>,
-    /// An OTLP collector over HTTP, if spans go there.
+    /// The URL of an OTLP collector over HTTP.
     pub otlp: Option<String>,
-    /// The service name of the balancer's own spans.
+    /// The service name in spans.
     pub service: String,
-    /// Share of the traces that start here which are recorded (0 to 1).
+    /// The share (0 to 1) of the traces started here that is recorded.
     pub sample: f64,
 }
 
-/// How long anything may take.
+/// How long each step of a request may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeoutsConfig {
-    /// For a client to send a request's head.
+    /// A client sending a request's head.
     #[serde(with = "wire::duration")]
     pub request_header: Duration,
-    /// For a kept-alive client connection with no request on it.
+    /// A client connection without a request.
     #[serde(with = "wire::duration")]
     pub idle: Duration,
-    /// To connect to a server.
+    /// Connecting to a server.
     #[serde(with = "wire::duration")]
     pub connect: Duration,
-    /// For a server to begin its answer once it has the request.
+    /// A server starting its response, from the end of the request.
     #[serde(with = "wire::duration")]
     pub response_header: Duration,
-    /// Without a byte of a body, in either direction.
+    /// A body, in either direction, without a single byte.
     #[serde(with = "wire::duration")]
     pub body_idle: Duration,
-    /// For open requests of what is going away: a server, a listener, the process.
+    /// The open requests of a removed or disabled server, a closed listener, or the stopping process.
     #[serde(with = "wire::duration")]
     pub drain: Duration,
 }
 
-/// How much of anything is accepted.
+/// Limits on requests and connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsConfig {
-    /// Of a request head, in bytes.
+    /// Size of a request's head.
     #[serde(with = "wire::size")]
     pub header_bytes: u64,
-    /// Fields in a request head.
+    /// Number of headers in a request.
     pub headers: usize,
-    /// Of a request body, in bytes; 0 means no limit.
+    /// Size of a request's body; 0 means no limit.
     #[serde(with = "wire::size")]
     pub body_bytes: u64,
-    /// Bytes a second, over `timeouts.body_idle`, below which a client is too slow.
+    /// A client is too slow if it falls below this many bytes per second, averaged over `timeouts.body_idle`.
     #[serde(with = "wire::size")]
     pub body_rate: u64,
-    /// Client connections at once; 0 means as many as the process can hold.
+    /// Concurrent client connections; 0 means as many as the process can hold.
     pub connections: usize,
 }
 
-/// What requests go where.
+/// A rule that maps requests to a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteConfig {
-    /// Used in metrics; host and path unless the file names it.
+    /// The label in metrics; defaults to host and path.
     pub name: String,
-    /// Which `Host` it takes.
     pub host: HostPattern,
-    /// A prefix in whole segments; begins with `/`, no trailing slash but for `/` itself.
+    /// A prefix in whole segments; begins with `/` and does not end with one, except for `/` itself.
     pub path: String,
-    /// The pool it leads to, which exists.
-    pub pool: String,
+    #[serde(deserialize_with = "wire::unresolved_pool")]
+    pub pool: PoolRef,
 }
 
-/// Which host names a route takes; all in lower case, without a trailing dot.
+/// A pool of the same configuration; serialized as the pool's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolRef {
+    name: String,
+    index: usize,
+}
+
+impl PoolRef {
+    /// Finds a pool among `pools`, which are sorted by name.
+    #[must_use]
+    pub fn find(pools: &[Arc<PoolConfig>], name: &str) -> Option<Self> {
+        Some(Self { name: name.to_owned(), index: position(pools, name)? })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The pool's index in [`Config::pools`].
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+}
+
+/// The hosts that a route matches; in lower case, without a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostPattern {
     /// Every host.
     Any,
     /// One host name or IP literal.
     Exact(String),
-    /// `*.example.com`, kept as `example.com`: any name with at least one label before it.
+    /// `*.example.com`, stored as `example.com`: any name with at least one label in front of it.
     Wildcard(String),
 }
 
-/// Servers that can answer the same requests, and the rules to choose among them.
+/// Interchangeable servers, and the rules that apply to them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolConfig {
-    /// Unique among pools.
     pub name: String,
-    /// How a server is chosen.
     pub balance: BalanceConfig,
-    /// How a server's health is known.
     pub health: HealthConfig,
-    /// When a failed try is followed by another.
     pub retry: RetryConfig,
-    /// In the order of the file; names unique.
+    /// In the order of the file; names are unique.
     #[serde(rename = "server")]
     pub servers: Vec<ServerConfig>,
 }
 
 impl PoolConfig {
-    /// The rules alone.
+    /// A copy of the rules, without the servers.
     #[must_use]
     pub fn without_servers(&self) -> Self {
         let Self { name, balance, health, retry, servers: _ } = self;
@@ -259,114 +274,109 @@ impl PoolConfig {
     }
 }
 
-/// How a server is chosen.
+/// How a server is chosen for a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalanceConfig {
-    /// The rule.
     pub algorithm: Algorithm,
-    /// Whether a client keeps its server.
+    /// `None` if clients are not tied to servers.
     pub sticky: Option<StickyConfig>,
 }
 
-/// The rule by which a server is chosen.
+/// How a picker selects among the eligible servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// Exactly in proportion to the weights, evenly spread.
     WeightedRoundRobin,
-    /// Each in turn; of the weights only 0 counts.
+    /// Each in turn; weights are ignored, except 0.
     RoundRobin,
-    /// By chance, in proportion to the weights.
+    /// At random, in proportion to the weights.
     Random,
-    /// The fewest open requests for its weight.
+    /// The one with the fewest open requests for its weight.
     LeastConnections,
 }
 
-/// A cookie that keeps a client at its server.
+/// A cookie that keeps a client on its server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StickyConfig {
     /// The cookie's name.
     pub cookie: String,
-    /// How long the client keeps it.
+    /// How long browsers keep it.
     #[serde(with = "wire::duration")]
     pub max_age: Duration,
 }
 
-/// How a server's health is known.
+/// How servers are checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthConfig {
-    /// What is tried.
     pub kind: HealthKind,
-    /// For [`HealthKind::Http`]: what is asked for.
+    /// For [`HealthKind::Http`]: the path to request.
     pub path: String,
-    /// For [`HealthKind::Http`]: which statuses pass.
+    /// For [`HealthKind::Http`]: the statuses that pass.
     pub expect: StatusRanges,
-    /// From the start of one check to the next, jittered by a tenth.
+    /// From the start of one check to the start of the next, jittered by a tenth.
     #[serde(with = "wire::duration")]
     pub interval: Duration,
-    /// For one check as a whole.
+    /// For a whole check.
     #[serde(with = "wire::duration")]
     pub timeout: Duration,
-    /// Passes in a row until a server that was down is up.
+    /// Consecutive passes before a server that was down is up.
     pub rise: NonZeroU32,
-    /// Failures in a row until a server that was up is down.
+    /// Consecutive failures before a server that was up is down.
     pub fall: NonZeroU32,
-    /// Path of the server's own Prometheus page, if its memory is to be read there.
+    /// The path of the server's own Prometheus page, if its memory is read from there.
     pub memory: Option<String>,
 }
 
-/// What a health check tries.
+/// The kind of a health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthKind {
-    /// A GET whose status must be among the expected.
+    /// A GET whose status must be among the expected ones.
     Http,
     /// A connection.
     Tcp,
-    /// Nothing: a server counts as up.
+    /// None: a server always counts as up.
     None,
 }
 
-/// Statuses, as `200-399` or `200, 204, 301-302`.
+/// Statuses, written `200-399` or `200, 204, 301-302`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusRanges(pub Vec<RangeInclusive<u16>>);
 
 impl StatusRanges {
-    /// Whether `status` is among them.
     #[must_use]
     pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|range| range.contains(&status))
     }
 }
 
-/// When a failed try is followed by another.
+/// When a failed attempt is retried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryConfig {
-    /// Tries after the first.
+    /// Retries after the first attempt.
     pub attempts: u32,
-    /// Share of the recent requests that may be tried again (0 to 1).
+    /// Retries as a share (0 to 1) of the recent requests.
     #[serde(with = "wire::percent")]
     pub budget: f64,
 }
 
-/// One address that answers requests.
+/// One address that serves requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerConfig {
     /// Unique in its pool.
     pub name: String,
-    /// Where it is.
     pub address: Address,
-    /// Its share beside the others', 0 to 1000; 0 takes no new client.
+    /// Its share relative to the others', 0 to 1000; with 0 it gets no new clients.
     pub weight: u32,
-    /// Whether it takes new requests at all.
+    /// Whether it gets new requests at all.
     pub enabled: bool,
 }
 
-/// Where a server is: an IP address, or a name that is resolved again in the background.
+/// A server's address as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
-    /// Known for good.
     Ip(SocketAddr),
-    /// To be resolved; the host in lower case.
+    /// A host name, in lower case, that is resolved again and again in the background.
     Name(String, u16),
 }

@@ -3,9 +3,9 @@
 //! - [`snapshot`]: a generation together with the health of its servers, as requests see it.
 //! - [`route`], [`pool`], [`server`], [`listener`]: its parts, and the counters they keep across generations.
 //! - [`balance`], [`retry_budget`], [`token`], [`health`]: the decisions made on them. Pure.
-//! - [`state`]: everything about the process that may be read from anywhere; [`reloads`], [`events`] and
-//!   [`watch_status`] are its parts.
-//! - [`counters`], [`method`]: per-worker counters and their keys.
+//! - [`state`]: the state of the process that every thread may read; [`reloads`], [`events`] and [`watch_status`] are its
+//!   parts.
+//! - [`counters`], [`method`]: per-worker counters, and the keys they use.
 
 pub mod balance;
 pub mod counters;

@@ -1,7 +1,6 @@
-//! What people are told about each bad file under `tests/bad/`, compared with the text beside it.
+//! Compares the problems of each invalid file under `tests/bad/` with the text file beside it.
 //!
-//! After a wanted change, `LB_BLESS=1 cargo test --test bad_files` writes the texts anew: read them
-//! in the diff.
+//! After an intended change, `LB_BLESS=1 cargo test --test bad_files` rewrites the texts: review the diff.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,21 +17,21 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-fn told(file: &Path, format: CheckFormat) -> (bool, String) {
+fn run_check(file: &Path, format: CheckFormat) -> (bool, String) {
     let mut out = Vec::new();
-    let fine = check(file, format, false, &mut out).expect("written");
-    (fine, String::from_utf8(out).expect("text"))
+    let valid = check(file, format, false, &mut out).expect("written");
+    (valid, String::from_utf8(out).expect("text"))
 }
 
 #[test]
-fn each_bad_file_is_told_as_it_was_reviewed() {
+fn the_problems_of_each_file_are_as_reviewed() {
     let bless = std::env::var_os("LB_BLESS").is_some();
     let files = files();
     assert!(files.len() >= 25, "only {}", files.len());
     let mut differ = Vec::new();
     for file in files {
-        let (fine, text) = told(&file, CheckFormat::Text);
-        assert!(!fine, "{} is accepted", file.display());
+        let (valid, text) = run_check(&file, CheckFormat::Text);
+        assert!(!valid, "{} is accepted", file.display());
         let expected = file.with_extension("txt");
         if bless {
             fs::write(&expected, &text).expect("write");
@@ -40,14 +39,14 @@ fn each_bad_file_is_told_as_it_was_reviewed() {
             differ.push(format!("{}:\n{text}", expected.display()));
         }
     }
-    assert!(differ.is_empty(), "told otherwise:\n{}", differ.join("\n"));
+    assert!(differ.is_empty(), "these differ:\n{}", differ.join("\n"));
 }
 
 #[test]
-fn nothing_told_can_move_the_cursor() {
+fn the_output_contains_no_control_characters() {
     for file in files() {
         for format in [CheckFormat::Text, CheckFormat::Json, CheckFormat::Github] {
-            let (_, text) = told(&file, format);
+            let (_, text) = run_check(&file, format);
             let bad = text.chars().find(|c| c.is_control() && *c != '\n');
             assert_eq!(bad, None, "{}", file.display());
         }
@@ -55,9 +54,9 @@ fn nothing_told_can_move_the_cursor() {
 }
 
 #[test]
-fn annotations_are_one_line_each() {
+fn each_annotation_is_one_line() {
     for file in files() {
-        let (_, text) = told(&file, CheckFormat::Github);
+        let (_, text) = run_check(&file, CheckFormat::Github);
         assert!(!text.is_empty());
         for line in text.lines() {
             assert!(line.starts_with("::error file="), "{}: {line}", file.display());

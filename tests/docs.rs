@@ -78,7 +78,7 @@ fn every_key_is_documented_and_no_other() {
 #[test]
 fn descriptions_of_keys_are_those_of_the_schema() {
     let page = text("docs/configuration.md");
-    let mut table: &[keys::Key] = &[];
+    let mut table: &[keys::KeySpec] = &[];
     let mut described = 0;
     let mut expected = String::new();
     for line in page.lines() {

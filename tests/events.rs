@@ -55,7 +55,7 @@ impl Scene {
             changes: vec![change],
             problems: Vec::new(),
         };
-        self.fixture.state.events.tell(Event::Reload(Arc::new(reload)));
+        self.fixture.state.events.publish(Event::Reload(Arc::new(reload)));
     }
 
     async fn ask(&self, headers: &str) -> Subscriber {

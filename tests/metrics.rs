@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 use lb::live::listener::LiveListener;
-use lb::live::pool::RetryReason;
 use lb::live::reloads::{Outcome, Reload};
+use lb::live::retry_budget::RetryReason;
 use lb::live::server::Check;
 use lb::telemetry::metrics::{Metrics, ProcessMetric, counter};
 

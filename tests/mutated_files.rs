@@ -1,4 +1,4 @@
-//! Whatever happens to a file, reading it ends, and what is refused is refused at some place.
+//! Randomly mutated files: parsing terminates, and every problem has a valid place.
 
 use std::fs;
 
@@ -25,28 +25,28 @@ const VALUES: [&str; 16] = [
     "\"\\u0000\u{1f980}\"",
 ];
 
-fn mutate(text: &[u8], dice: &mut Rng) -> Vec<u8> {
+fn mutate(text: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = text.to_vec();
-    for _ in 0..=dice.usize(..3) {
+    for _ in 0..=rng.usize(..3) {
         if bytes.is_empty() {
             break;
         }
-        let at = dice.usize(..bytes.len());
-        match dice.usize(..6) {
+        let at = rng.usize(..bytes.len());
+        match rng.usize(..6) {
             0 => bytes.truncate(at),
             1 => {
-                let with = dice.usize(..bytes.len());
+                let with = rng.usize(..bytes.len());
                 bytes.swap(at, with);
             }
-            2 => bytes[at] = u8::try_from(dice.usize(..256)).expect("a byte"),
+            2 => bytes[at] = u8::try_from(rng.usize(..256)).expect("a byte"),
             3 => drop(bytes.remove(at)),
             4 => {
-                let end = (at + dice.usize(..200)).min(bytes.len());
+                let end = (at + rng.usize(..200)).min(bytes.len());
                 let part = bytes[at..end].to_vec();
                 bytes.splice(at..at, part);
             }
             _ => {
-                let value = VALUES[dice.usize(..VALUES.len())];
+                let value = VALUES[rng.usize(..VALUES.len())];
                 let Some(equals) = bytes[at..].iter().position(|b| *b == b'=') else {
                     continue;
                 };
@@ -61,18 +61,18 @@ fn mutate(text: &[u8], dice: &mut Rng) -> Vec<u8> {
 }
 
 #[test]
-fn no_file_is_too_strange_to_be_told_about() {
+fn every_problem_of_a_mutated_file_has_a_valid_place() {
     let seeds = ["everything", "routes", "weighted", "sticky", "blue-green"];
     let seeds = seeds.map(|name| fs::read(format!("examples/{name}.toml")).expect(name));
-    let (mut dice, mut refused) = (Rng::with_seed(1), 0);
+    let (mut rng, mut rejected) = (Rng::with_seed(1), 0);
     for round in 0..500 {
-        let bytes = mutate(&seeds[round % seeds.len()], &mut dice);
+        let bytes = mutate(&seeds[round % seeds.len()], &mut rng);
         let lines = bytes.split(|b| *b == b'\n').count();
         let shown = String::from_utf8_lossy(&bytes).into_owned();
         let Err(problems) = parse(&[SourceFile::new("lb.toml", bytes)], &|_| None) else {
             continue;
         };
-        refused += 1;
+        rejected += 1;
         assert!(!problems.is_empty(), "{shown}");
         for problem in problems {
             assert!(problem.line <= lines, "{problem} of {lines}:\n{shown}");
@@ -83,5 +83,5 @@ fn no_file_is_too_strange_to_be_told_about() {
             assert!(problem.to_text(false).contains("lb.toml"));
         }
     }
-    assert!(refused > 200, "only {refused} were refused: the mutations are too mild");
+    assert!(rejected > 200, "only {rejected} were rejected: the mutations are too mild");
 }

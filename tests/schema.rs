@@ -1,4 +1,4 @@
-//! The schema against the files it is for: it takes every good one, and finds in a bad one what a schema can see.
+//! Validates files with the schema: it accepts every valid one, and rejects the invalid ones as far as a schema can.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
-use lb::config::file::keys::{self, Key, Kind, Without};
+use lb::config::file::keys::{self, KeySpec, Presence, ValueType};
 use lb::config::file::parse;
 use lb::config::schema::{FILE, schema};
 use lb::config::source::SourceFile;
@@ -16,7 +16,7 @@ fn validator() -> Validator {
     jsonschema::draft202012::options().build(&schema()).expect("a schema")
 }
 
-/// A file as a value that a schema can look at, if it is TOML at all.
+/// A file as JSON, if it is valid TOML.
 fn value(text: &str) -> Option<Value> {
     serde_json::to_value(toml::from_str::<toml::Table>(text).ok()?).ok()
 }
@@ -36,12 +36,12 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn it_is_a_schema() {
+fn the_schema_is_valid() {
     jsonschema::draft202012::meta::validate(&schema()).unwrap();
 }
 
 #[test]
-fn every_example_and_its_first_line_are_fine() {
+fn every_example_is_valid_and_refers_to_the_schema() {
     let validator = validator();
     let mut examples = files(&root().join("examples"));
     examples.push(root().join("src/cli/demo.toml"));
@@ -52,20 +52,19 @@ fn every_example_and_its_first_line_are_fine() {
         let problems: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
         assert!(problems.is_empty(), "{}: {problems:?}", file.display());
 
-        // The line leads to the schema; `lb demo` writes that beside its file.
+        // `lb demo` writes the schema beside its file.
         let named = text.lines().next().and_then(|line| line.strip_prefix("#:schema ")).unwrap_or_default();
-        let beside = if file.ends_with("demo.toml") { root().to_owned() } else { file.parent().unwrap().to_owned() };
-        let leads = beside.join(named).canonicalize().ok();
-        assert_eq!(leads, root().join(FILE).canonicalize().ok(), "{}: {named:?}", file.display());
+        let directory = if file.ends_with("demo.toml") { root().to_owned() } else { file.parent().unwrap().to_owned() };
+        let target = directory.join(named).canonicalize().ok();
+        assert_eq!(target, root().join(FILE).canonicalize().ok(), "{}: {named:?}", file.display());
     }
 }
 
-/// What each bad file is about shows in one place of it, or in none that a schema sees.
 #[test]
-fn bad_files_are_bad_where_a_schema_can_see_it() {
+fn invalid_files_are_rejected_where_a_schema_can_tell() {
     let validator = validator();
-    // Only the whole, the environment, or other files tell what is wrong with these.
-    let unseen = [
+    // These are invalid because of several tables together, the environment, or other files.
+    let undetectable = [
         "all-disabled.toml",
         "byte-order-mark.toml",
         "conflict.toml",
@@ -79,18 +78,18 @@ fn bad_files_are_bad_where_a_schema_can_see_it() {
         "unknown-pool.toml",
         "weight-zero.toml",
     ];
-    let mut seen = 0;
+    let mut rejected = 0;
     for file in files(&root().join("tests/bad")).into_iter().filter(|file| file.parent().unwrap().ends_with("bad")) {
         let name = file.file_name().unwrap().to_str().unwrap();
         let Some(value) = fs::read_to_string(&file).ok().and_then(|text| value(&text)) else { continue };
-        assert_eq!(validator.is_valid(&value), unseen.contains(&name), "{name}");
-        seen += usize::from(!unseen.contains(&name));
+        assert_eq!(validator.is_valid(&value), undetectable.contains(&name), "{name}");
+        rejected += usize::from(!undetectable.contains(&name));
     }
-    assert!(seen >= 12, "only {seen}");
+    assert!(rejected >= 12, "only {rejected}");
 }
 
-/// Values of every type, right and wrong, for each key: what the schema refuses `lb` refuses too, and what
-/// `lb` refuses the schema does, where it is the type, a range or a word that is wrong.
+/// Tries values of every type for each key: `lb` rejects every value that the schema rejects, and the schema rejects those
+/// that have the wrong type, are out of range, or are not one of the choices.
 #[test]
 fn it_agrees_with_the_reader() {
     const VALUES: &[&str] = &[
@@ -160,11 +159,12 @@ fn it_agrees_with_the_reader() {
     let validator = validator();
     let mut compared = [0, 0, 0];
     for (table, keys) in keys::TABLES {
-        for Key { name, kind, .. } in keys.iter().filter(|key| !matches!(key.kind, Kind::Refused)) {
+        for KeySpec { name, value: kind, .. } in keys.iter().filter(|key| !matches!(key.value, ValueType::Unsupported))
+        {
             for value in VALUES {
-                // The rest of the file is right.
-                let others = keys.iter().filter(|other| other.without == Without::Nothing && other.name != *name);
-                let others: String = others.map(|other| format!("{} = {}\n", other.name, right(other.name))).collect();
+                // The rest of the file is valid.
+                let others = keys.iter().filter(|other| other.presence == Presence::Required && other.name != *name);
+                let others: String = others.map(|other| format!("{} = {}\n", other.name, valid(other.name))).collect();
                 let header = match (table.is_empty(), keys::ARRAYS.contains(table)) {
                     (true, _) => String::new(),
                     (_, true) => format!("[[{}]]\n", table.replace('*', "p")),
@@ -180,13 +180,16 @@ fn it_agrees_with_the_reader() {
                 let schema = validator.is_valid(&file);
                 let reader = parse(&[SourceFile::new("lb.toml", text.as_str())], &|_| None)
                     .map_err(|problems| problems[0].to_string());
-                assert!(schema || reader.is_err(), "the schema refuses: {text}");
-                // What is filled in may be anything, and a schema does not see servers beside one another.
-                let whole = reader.as_ref().is_err_and(|told| told.contains("every server of pool"));
+                assert!(schema || reader.is_err(), "the schema rejects: {text}");
+                // A reference can stand for any text, and a schema does not compare servers with each other.
+                let whole = reader.as_ref().is_err_and(|problem| problem.contains("every server of pool"));
                 let plain = !value.contains("${")
                     && !whole
-                    && matches!(kind, Kind::Integer(_) | Kind::Number(_) | Kind::Boolean | Kind::Choice(_));
-                assert!(!plain || schema == reader.is_ok(), "the reader refuses: {text}{reader:?}");
+                    && matches!(
+                        kind,
+                        ValueType::Integer(_) | ValueType::Number(_) | ValueType::Boolean | ValueType::Choice(_)
+                    );
+                assert!(!plain || schema == reader.is_ok(), "the reader rejects: {text}{reader:?}");
                 compared[usize::from(schema) + usize::from(reader.is_ok())] += 1;
             }
         }
@@ -194,8 +197,8 @@ fn it_agrees_with_the_reader() {
     assert!(compared.iter().all(|count| *count > 100), "{compared:?}");
 }
 
-/// Something right for each key that must be there.
-fn right(name: &str) -> &'static str {
+/// A valid value for each required key.
+fn valid(name: &str) -> &'static str {
     match name {
         "address" => "\"127.0.0.1:2\"",
         "pool" => "\"default\"",
@@ -204,14 +207,14 @@ fn right(name: &str) -> &'static str {
 }
 
 #[test]
-fn every_key_is_described_and_every_default_is_right() {
+fn every_key_has_a_description_and_every_default_is_valid() {
     let mut described = 0;
     let validator = validator();
-    let mut left = vec![("lb.toml".to_owned(), schema())];
-    while let Some((name, schema)) = left.pop() {
+    let mut pending = vec![("lb.toml".to_owned(), schema())];
+    while let Some((name, schema)) = pending.pop() {
         for inner in [&schema["items"], &schema["anyOf"][0], &schema["additionalProperties"]] {
             if inner.is_object() {
-                left.push((name.clone(), inner.clone()));
+                pending.push((name.clone(), inner.clone()));
             }
         }
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -224,7 +227,7 @@ fn every_key_is_described_and_every_default_is_right() {
                 );
             }
             described += 1;
-            left.push((name, property.clone()));
+            pending.push((name, property.clone()));
         }
     }
     assert!(described > 70, "only {described}");

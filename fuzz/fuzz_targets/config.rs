@@ -10,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
     match parse(&[file], &|name| (name == "SET").then(|| "value".to_owned())) {
         Ok(config) => {
             assert!(!config.listeners.is_empty() && !config.routes.is_empty());
-            assert!(config.routes.iter().all(|route| config.pool(&route.pool).is_some()));
+            assert!(config.routes.iter().all(|route| config.pools[route.pool.index()].name == route.pool.name()));
         }
         Err(problems) => {
             assert!(!problems.is_empty());

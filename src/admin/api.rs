@@ -224,7 +224,7 @@ fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let state = &request.context.state;
     let rejected = !state.reloads().last_successful();
-    json(&ConfigView::new(request.snapshot, rejected, &state.sight.warnings()))
+    json(&ConfigView::new(request.snapshot, rejected, &state.watch_status.warnings()))
 }
 
 fn list_reloads(request: &ApiRequest) -> Result<ApiResponse, ApiError> {

@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::error::ApiError;
 use crate::admin::figures::{FiguresView, SampleView};
 use crate::admin::view::{HealthChangeView, ReloadView};
-use crate::live::events::{Event, Id};
+use crate::live::events::{Event, EventId};
 use crate::live::state::State;
 use crate::telemetry::history::{self, History};
 
@@ -48,7 +48,7 @@ pub(super) struct Subscription {
     /// Extensions must be `Clone`, which the permit is not.
     _slot: Arc<OwnedSemaphorePermit>,
     /// The client's `Last-Event-ID`, if it sent one; the inner `None` is an id that is not valid.
-    last_id: Option<Option<Id>>,
+    last_id: Option<Option<EventId>>,
     figures: bool,
 }
 
@@ -65,7 +65,7 @@ impl Feed {
 
     /// Samples the history, and publishes figures while anybody subscribes to them. Never returns.
     pub async fn run(self: Arc<Self>) {
-        let mut new_events = self.state.events.news();
+        let mut new_events = self.state.events.subscribe();
         let [mut sample_tick, mut figures_tick] = [history::STEP, FIGURES_INTERVAL].map(interval);
         sample_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         figures_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -138,8 +138,8 @@ impl Subscription {
 
     async fn send_events(self, feed: Arc<Feed>, mut closing: watch::Receiver<()>, sender: mpsc::Sender<Bytes>) {
         let events = &feed.state.events;
-        let mut new_events = events.news();
-        let mut last_id = self.last_id.unwrap_or_else(|| Some(events.now()));
+        let mut new_events = events.subscribe();
+        let mut last_id = self.last_id.unwrap_or_else(|| Some(events.latest()));
         let mut figures = self.figures.then(|| feed.figures.subscribe());
         // An id without an event, so that a client that loses the connection before the first event can resume too.
         let id = last_id.map_or_else(String::new, |id| format!("id: {id}\n"));
@@ -165,7 +165,7 @@ impl Subscription {
                     if after.missed {
                         text.extend(encode("gap", None, &GapView { kept: after.events.len() }));
                     }
-                    last_id = Some(after.events.last().map_or_else(|| events.now(), |(id, _)| *id));
+                    last_id = Some(after.events.last().map_or_else(|| events.latest(), |(id, _)| *id));
                     text.extend(after.events.iter().flat_map(|(id, event)| encode_event(*id, event)));
                     text.into()
                 }
@@ -193,7 +193,7 @@ async fn next_figures(figures: Option<&mut watch::Receiver<Bytes>>) -> Bytes {
     std::future::pending().await
 }
 
-fn encode_event(id: Id, event: &Event) -> Bytes {
+fn encode_event(id: EventId, event: &Event) -> Bytes {
     match event {
         Event::Reload(reload) => encode("reload", Some(id), &ReloadView::new(reload)),
         Event::Health(change) => encode("health", Some(id), &HealthChangeView::new(change)),
@@ -201,7 +201,7 @@ fn encode_event(id: Id, event: &Event) -> Bytes {
 }
 
 /// Encodes a server-sent event. One `data` line is enough, because JSON escapes line breaks.
-fn encode(name: &str, id: Option<Id>, data: &impl Serialize) -> Bytes {
+fn encode(name: &str, id: Option<EventId>, data: &impl Serialize) -> Bytes {
     let mut text = format!("event: {name}\n");
     if let Some(id) = id {
         // Writing to a string cannot fail.

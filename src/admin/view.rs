@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::config::problem::ProblemJson;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
 use crate::live::listener::LiveListener;
-use crate::live::pool::{self, Member, Standing, Status};
+use crate::live::pool::{self, Member, Membership, Status};
 use crate::live::reloads::{self, Outcome};
 use crate::live::snapshot::{self, Snapshot};
 use crate::live::{events, health, method, server};
@@ -70,7 +70,7 @@ impl<'a> ServerView<'a> {
             name: &live.key.name,
             address: &live.key.address,
             weight: member.weight,
-            enabled: member.standing == Standing::Enabled,
+            enabled: member.membership == Membership::Enabled,
             status: member.status(),
             active_requests: live.active_requests(),
             requests_total: live.requests_total(),
@@ -195,7 +195,7 @@ impl<'a> RouteView<'a> {
         let mut requests_total = 0;
         for (key, count) in live.live.counters.iter().flat_map(|set| set.codes.iter()) {
             requests_total += count;
-            *match key.map(|key| method::of_key(key).1 / 100) {
+            *match key.map(|key| method::method_and_status(key).1 / 100) {
                 Some(1) => &mut responses.informational,
                 Some(2) => &mut responses.successful,
                 Some(3) => &mut responses.redirection,
@@ -204,7 +204,14 @@ impl<'a> RouteView<'a> {
                 Some(_) | None => &mut responses.other,
             } += count;
         }
-        Self { name: &route.name, host: &route.host, path: &route.path, pool: &route.pool, requests_total, responses }
+        Self {
+            name: &route.name,
+            host: &route.host,
+            path: &route.path,
+            pool: route.pool.name(),
+            requests_total,
+            responses,
+        }
     }
 }
 

@@ -128,8 +128,8 @@ fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation
     else {
         return Err(format!("no route matches {}{path}: the response is 404", host_or_none(&host)));
     };
-    let Some(pool) = config.pool(&route.pool) else {
-        return Err(format!("route {} leads to pool {}, which does not exist", route.name, route.pool));
+    let Some(pool) = config.pool(route.pool.name()) else {
+        return Err(format!("route {} leads to pool {}, which does not exist", route.name, route.pool.name()));
     };
     Ok(Explanation {
         reason: route_reason(route),

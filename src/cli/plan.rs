@@ -194,7 +194,7 @@ fn notes(
         let name = pool.name.as_str();
         let mut eligible = pool.servers.iter().filter(|server| server.enabled && server.weight > 0);
         let all_new = eligible.all(|server| !existing.contains(&(name, &*server.name, &server.address)));
-        if new.routes.iter().all(|route| route.pool != name) {
+        if new.routes.iter().all(|route| route.pool.name() != name) {
             notes.push(format!("no route leads to pool {name}, so it gets no requests"));
         } else if !served.contains(name) {
             notes.push(format!("no server of pool {name} would be available: its requests would get 503"));

@@ -11,7 +11,7 @@ use crate::config::diff::diff;
 use crate::config::edit::{self, Edit, EditAction, EditError, EditOutcome, NewServer};
 use crate::config::file::{self, Env};
 use crate::config::guard::guards;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::control::reload::reader::env;
 use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
@@ -128,7 +128,7 @@ enum EditResult {
 #[derive(Debug)]
 enum EditCommandError {
     /// The command does not fit the file.
-    Fault(Fault),
+    Fault(Reason),
     /// The files cannot be read, or the edit would make them invalid.
     Problems(Vec<Problem>),
     /// The files are already invalid, and the edit does not fix that.
@@ -182,7 +182,7 @@ fn apply(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, EditComm
     }
     if sources.unlinked {
         return Err(EditCommandError::Fault(
-            Fault::new(format!("the file mounted at {} was replaced or deleted at its source", path.display()))
+            Reason::new(format!("the file mounted at {} was replaced or deleted at its source", path.display()))
                 .hint("an edit here would be lost: edit the original, and mount its directory instead of the file"),
         ));
     }
@@ -233,7 +233,7 @@ fn check(
         return Ok(changes);
     }
     Err(EditCommandError::Fault(
-        Fault::new(format!("this edit would change the wrong things in this file: {}", changes.join("; ")))
+        Reason::new(format!("this edit would change the wrong things in this file: {}", changes.join("; ")))
             .hint("edit the file by hand"),
     ))
 }
@@ -250,8 +250,8 @@ impl From<EditError> for EditCommandError {
 impl fmt::Display for EditCommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fault(Fault { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
-            Self::Fault(Fault { message, hint: None }) => f.write_str(message),
+            Self::Fault(Reason { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
+            Self::Fault(Reason { message, hint: None }) => f.write_str(message),
             Self::Problems(problems) => {
                 write!(f, "{} with this edit; nothing was written", count(problems.len(), "problem"))
             }

@@ -1,4 +1,4 @@
-//! What holds where the file says nothing: every default, in one place.
+//! The default of every key.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -9,7 +9,7 @@ use crate::config::{
     RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig,
 };
 
-/// A server's share beside the others' when the file does not say.
+/// A server's default weight.
 pub(crate) const WEIGHT: u32 = 1;
 
 impl Default for AdminConfig {

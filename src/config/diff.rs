@@ -1,4 +1,4 @@
-//! What an edit changes: a pure comparison of two configurations.
+//! Compares two configurations: the changes that an edit makes.
 
 mod change;
 
@@ -15,8 +15,8 @@ use crate::config::{
 
 pub use change::Change;
 
-/// All that differs, in the order of the file's sections, servers last. Listeners and routes in
-/// another order do the same, so that is no difference.
+/// Returns the changes in the order of the file's sections, servers last. The order of listeners and of routes has no
+/// effect, so it is not compared.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -27,17 +27,17 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
-/// How many elements two lists have in common at their beginning, and how many of the rest at their end.
-/// Of thousands of servers an edit changes a few, which lie between.
+/// Returns the lengths of the common prefix of two lists, and of the common suffix of what remains. An edit usually
+/// changes a few of many servers, which are in between.
 #[must_use]
 pub fn common_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
-    let same = |(was, is): &(&T, &T)| was == is;
-    let first = old.iter().zip(new).take_while(same).count();
-    let last = old[first..].iter().rev().zip(new[first..].iter().rev()).take_while(same).count();
-    (first, last)
+    let equal = |(was, is): &(&T, &T)| was == is;
+    let prefix = old.iter().zip(new).take_while(equal).count();
+    let suffix = old[prefix..].iter().rev().zip(new[prefix..].iter().rev()).take_while(equal).count();
+    (prefix, suffix)
 }
 
-/// What of a configuration has no changes of its own.
+/// The parts of a configuration that are compared key by key.
 #[derive(Serialize)]
 struct Sections<'a> {
     admin: &'a AdminConfig,
@@ -49,23 +49,23 @@ struct Sections<'a> {
     limits: &'a LimitsConfig,
 }
 
-/// What of a pool has no changes of its own.
+/// The parts of a pool that are compared key by key.
 #[derive(Serialize)]
-struct Rules<'a> {
+struct PoolRules<'a> {
     balance: &'a BalanceConfig,
     health: &'a HealthConfig,
     retry: &'a RetryConfig,
 }
 
 fn sections(config: &Config) -> Map<String, Value> {
-    // Naming all of them has the compiler find the one that is forgotten here.
+    // Every field is named, so that the compiler reports one that is forgotten here.
     let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits } = config;
     object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits })
 }
 
 fn rules(pool: &PoolConfig) -> Map<String, Value> {
     let PoolConfig { name: _, servers: _, balance, health, retry } = pool;
-    object(&Rules { balance, health, retry })
+    object(&PoolRules { balance, health, retry })
 }
 
 fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
@@ -97,7 +97,7 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
         let values = [
             ("host", was.host.to_string(), is.host.to_string()),
             ("path", was.path.clone(), is.path.clone()),
-            ("pool", was.pool.clone(), is.pool.clone()),
+            ("pool", was.pool.to_string(), is.pool.to_string()),
         ];
         let differ = values.into_iter().filter(|(_, from, to)| from != to);
         changes.extend(differ.map(|(key, from, to)| Change::RouteChanged { route: name.to_owned(), key, from, to }));
@@ -125,8 +125,8 @@ fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
 }
 
 fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut Vec<Change>) {
-    let (first, last) = common_ends(old, new);
-    let (old, new) = (&old[first..old.len() - last], &new[first..new.len() - last]);
+    let (prefix, suffix) = common_ends(old, new);
+    let (old, new) = (&old[prefix..old.len() - suffix], &new[prefix..new.len() - suffix]);
     let pool = || pool.to_owned();
     let mut same_names = true;
     for (name, sides) in pairs(old, new, |server| &server.name) {
@@ -162,10 +162,10 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
     }
 }
 
-/// Every key whose value differs, found in the serialized form, so that a new key needs no code.
+/// Adds every key whose value differs. The serialized forms are compared, so that a new key needs no code here.
 fn settings(pool: Option<&str>, old: &Map<String, Value>, new: &Map<String, Value>, changes: &mut Vec<Change>) {
-    let mut left = vec![(String::new(), old, new)];
-    while let Some((prefix, old, new)) = left.pop() {
+    let mut pending = vec![(String::new(), old, new)];
+    while let Some((prefix, old, new)) = pending.pop() {
         let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for key in keys {
             let path = match prefix.as_str() {
@@ -174,12 +174,12 @@ fn settings(pool: Option<&str>, old: &Map<String, Value>, new: &Map<String, Valu
             };
             let (was, is) = (old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null));
             match (was, is) {
-                (Value::Object(was), Value::Object(is)) => left.push((path, was, is)),
+                (Value::Object(was), Value::Object(is)) => pending.push((path, was, is)),
                 (was, is) if was != is => changes.push(Change::Setting {
                     pool: pool.map(str::to_owned),
                     key: path,
-                    from: words(was),
-                    to: words(is),
+                    from: in_words(was),
+                    to: in_words(is),
                 }),
                 _ => {}
             }
@@ -188,38 +188,38 @@ fn settings(pool: Option<&str>, old: &Map<String, Value>, new: &Map<String, Valu
 }
 
 fn object(value: &impl Serialize) -> Map<String, Value> {
-    // A configuration is made of plain values under plain keys: it always serializes.
+    // Plain values under string keys always serialize.
     match serde_json::to_value(value) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     }
 }
 
-fn words(value: &Value) -> String {
+fn in_words(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(values) => {
-            let values: Vec<String> = values.iter().map(words).collect();
+            let values: Vec<String> = values.iter().map(in_words).collect();
             format!("[{}]", values.join(", "))
         }
         Value::Object(map) => {
-            let pairs: Vec<String> = map.iter().map(|(key, value)| format!("{key} {}", words(value))).collect();
+            let pairs: Vec<String> = map.iter().map(|(key, value)| format!("{key} {}", in_words(value))).collect();
             pairs.join(", ")
         }
         other => other.to_string(),
     }
 }
 
-/// Where a name is found.
+/// The elements of a name in the two lists.
 enum Sides<'a, T> {
     Old(&'a T),
     New(&'a T),
     Both(&'a T, &'a T),
 }
 
-/// Every name, in the order of the alphabet.
+/// Pairs the elements of two lists by name, in alphabetical order.
 fn pairs<'a, T>(old: &'a [T], new: &'a [T], name: impl Fn(&'a T) -> &'a str) -> BTreeMap<&'a str, Sides<'a, T>> {
     let mut pairs: BTreeMap<&str, Sides<'_, T>> = BTreeMap::new();
     for was in old {

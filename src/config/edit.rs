@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use crate::config::file::Env;
 use crate::config::file::places::{Places, Scalar, ServerPlace, places};
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::config::{DEFAULT_POOL, defaults, suggest, values};
 
@@ -69,7 +69,7 @@ pub enum EditOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EditError {
     /// The edit does not fit the files.
-    Fault(Fault),
+    Fault(Reason),
     /// A file is not TOML.
     Problems(Vec<Problem>),
 }
@@ -162,7 +162,7 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &NewServer) -> R
             return Ok(Err(format!("server {pool}/{name}: already exists")));
         }
         return Err(EditError::Fault(
-            Fault::new(format!("pool `{pool}` already has a server `{name}`, {}", location(files, existing)))
+            Reason::new(format!("pool `{pool}` already has a server `{name}`, {}", location(files, existing)))
                 .hint(format!("change it with `lb server weight|enable|disable {name}`, or choose another name")),
         ));
     }
@@ -200,7 +200,7 @@ fn reject_mistyped_pool(pool: &str, places: &Places) -> Result<(), EditError> {
     let existing = places.servers.iter().map(|server| server.pool.as_str());
     match suggest::closest(pool, existing) {
         Some(similar) if pool != DEFAULT_POOL => Err(EditError::Fault(
-            Fault::new(format!("there is no pool `{pool}`"))
+            Reason::new(format!("there is no pool `{pool}`"))
                 .hint(format!("did you mean `{similar}`? If not, add the first `[[pool.{pool}.server]]` by hand")),
         )),
         _ => Ok(()),
@@ -217,14 +217,14 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
         [server] => return Ok(server),
         [] => {
             let pool = edit.pool.as_ref().map_or_else(String::new, |pool| format!(" in pool `{pool}`"));
-            let fault = Fault::new(format!("there is no server `{name}`{pool}"));
+            let fault = Reason::new(format!("there is no server `{name}`{pool}"));
             let names: Vec<&str> = candidates.map(|server| server.name.as_str()).collect();
             match names.is_empty() {
                 true => fault.hint("`lb server list` shows all servers"),
                 false => fault.hint(suggest::hint(name, names)),
             }
         }
-        [first, second, ..] if first.pool == second.pool => Fault::new(format!(
+        [first, second, ..] if first.pool == second.pool => Reason::new(format!(
             "pool `{}` has two servers `{name}`, {} and {}",
             first.pool,
             location(files, first),
@@ -233,7 +233,7 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
         .hint("rename one of them"),
         [first, ..] => {
             let pools: Vec<String> = matches.iter().map(|server| format!("`{}`", server.pool)).collect();
-            Fault::new(format!("pools {} each have a server `{name}`", pools.join(", ")))
+            Reason::new(format!("pools {} each have a server `{name}`", pools.join(", ")))
                 .hint(format!("name the pool: `--pool {}`", first.pool))
         }
     };

@@ -1,19 +1,18 @@
-//! The file as it was typed: from the bytes of one main file and what it includes to a
-//! configuration, or to everything that is wrong with it.
+//! Parses the main file and the files it includes: from their bytes to a configuration, or to every problem in them.
 //!
-//! The way of a file: `syntax` makes a spanned tree of it, `env` fills in the environment, `tree`
-//! joins the files, `tables` reads each table with a `reader` into a draft, and `resolve` checks
-//! what only the whole can show. Each step collects problems in the `report` and goes on. An edit that
-//! changes a few servers of many goes the short way, [`amend`].
+//! The steps: `syntax` parses each file into a tree with locations, `env` substitutes environment variables, `tree` merges
+//! the files, `tables` reads each table with a `table_reader` into a draft, and `resolve` checks what involves several
+//! tables. Each step adds the problems it finds to the `report` and goes on. [`amend`] is a shortcut for an edit that changes
+//! a few of many servers.
 
 pub mod amend;
 mod env;
 pub mod keys;
 pub mod places;
-mod reader;
 mod report;
 mod resolve;
 mod syntax;
+mod table_reader;
 mod tables;
 mod tree;
 mod wording;
@@ -22,26 +21,25 @@ use memchr::{memchr, memmem};
 
 #[cfg(test)]
 use crate::config::DEFAULT_POOL;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::config::{AdminConfig, Config, ReloadConfig};
 
 use report::Report;
-use tree::{Kind, Place, Table};
+use tree::{Location, TomlKind, TomlTable};
 
-/// The value of an environment variable, if it is set.
+/// Looks up an environment variable.
 pub type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Reads the main file, which is the first, and what it includes, in the order in which arrays of
-/// tables are to be joined.
+/// Parses the main file, which comes first, and the files it includes. Arrays of tables are concatenated in this order.
 ///
 /// # Errors
-/// Every problem of every file, by file, line and column; never none.
+/// Every problem of every file, by file, line and column; never an empty list.
 pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>> {
     let report = Report::new(files);
-    let draft = tables::read(&joined(files.len(), env, &report), &report);
+    let draft = tables::read(&merged(files.len(), env, &report), &report);
     if report.has_syntax_errors() {
-        // What the whole would show depends on what could not be read.
+        // Checks across tables would report consequences of what could not be parsed.
         return Err(report.into_problems());
     }
     let config = resolve::resolve(draft, &report);
@@ -49,24 +47,24 @@ pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
-/// The admin address that the files tell, whatever else is wrong with them: the way to ask the
-/// balancer that goes on with an earlier edit. What cannot be read is the default.
+/// Reads the `[admin]` table of files that may be invalid, so that commands can reach a balancer that still runs an
+/// earlier configuration. Values that are invalid are their defaults.
 #[must_use]
 pub fn admin(files: &[SourceFile], env: &Env<'_>) -> AdminConfig {
     let report = Report::new(files);
-    tables::read(&joined(files.len(), env, &report), &report).admin
+    tables::read(&merged(files.len(), env, &report), &report).admin
 }
 
-/// The `[reload]` table, likewise.
+/// Reads the `[reload]` table of files that may be invalid.
 #[must_use]
 pub fn reload(files: &[SourceFile], env: &Env<'_>) -> ReloadConfig {
     let report = Report::new(files);
-    tables::read(&joined(files.len(), env, &report), &report).reload
+    tables::read(&merged(files.len(), env, &report), &report).reload
 }
 
-/// The tree of all files together.
-fn joined<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> Table<'a> {
-    let mut root = Table::default();
+/// Parses all files into one tree.
+fn merged<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> TomlTable<'a> {
+    let mut root = TomlTable::default();
     for index in 0..files {
         let Some(mut table) = syntax::parse(report, index) else {
             continue;
@@ -75,7 +73,7 @@ fn joined<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> Table<'a> {
         if let Some(include) = (index > 0).then(|| table.remove("include")).flatten() {
             report.at(
                 include.key,
-                Fault::new("an included file includes no further files")
+                Reason::new("an included file cannot include other files")
                     .hint("list all of them in the main file's `include`"),
             );
         }
@@ -89,15 +87,14 @@ fn joined<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> Table<'a> {
 pub struct Include {
     /// A path or a glob, relative to the main file's directory.
     pub pattern: String,
-    /// Where it stands: a problem still without a message.
+    /// Its place in the file: a problem without a message.
     pub place: Problem,
 }
 
-/// What the main file includes, as far as it can be read; [`parse`] tells what is wrong with the
-/// rest.
+/// Returns what the main file includes, as far as that can be parsed; [`parse`] reports the problems.
 #[must_use]
 pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
-    // Most files include nothing: they need not be parsed to say so. With an escape a key is spelt otherwise.
+    // Most files include nothing, and need not be parsed to know that. A key with an escape may be spelled differently.
     if memmem::find(&main.bytes, b"include").is_none() && memchr(b'\\', &main.bytes).is_none() {
         return Vec::new();
     }
@@ -109,12 +106,13 @@ pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
     table.retain("include");
     env::substitute(&mut table, env, &report);
     match table.get("include").map(|entry| &entry.value.kind) {
-        Some(Kind::Array(values)) => values
+        Some(TomlKind::Array(values)) => values
             .iter()
             .filter_map(|value| match &value.kind {
-                Kind::String(pattern) => {
-                    Some(Include { pattern: pattern.to_string(), place: report.problem(value.place, Fault::new("")) })
-                }
+                TomlKind::String(pattern) => Some(Include {
+                    pattern: pattern.to_string(),
+                    place: report.problem(value.location, Reason::new("")),
+                }),
                 _ => None,
             })
             .collect(),

@@ -1,59 +1,58 @@
-//! The `[reload]` guards: edits that are well-formed and would still be a mistake.
+//! The guards of `[reload]`, which reject edits that are valid but most likely a mistake.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::diff::common_ends;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::{Config, PoolConfig, ServerConfig, units};
 
-/// Why `new` is not taken: as an edit of `old`, or, with no `old`, at the start. None if it is.
+/// Returns the reasons to reject `new` as an edit of `old`, or at the start if there is no `old`.
 ///
-/// `max_removed` is a rule about edits, so it holds as `old` has it: an edit cannot lift the guard
-/// that it runs into. `allow_empty` is a rule about what may run at all, so it holds as `new` has
-/// it.
+/// `max_removed` limits edits, so `old`'s value applies: an edit cannot lift the guard that rejects it. `allow_empty`
+/// limits what may run at all, so `new`'s value applies.
 #[must_use]
 pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
     let removed = old.into_iter().flat_map(|old| removed(old, new));
     let empty = empty_pools(new).filter(|_| !new.reload.allow_empty).map(|pool| {
-        Fault::new(format!("pool `{}` has no enabled server", pool.name))
-            .hint("enable or add one, or set `allow_empty = true` in [reload] if that is meant")
+        Reason::new(format!("pool `{}` has no enabled server", pool.name))
+            .hint("enable or add one, or set `allow_empty = true` in [reload] if this is intended")
     });
-    removed.chain(empty).map(|fault| Problem::of_file(file, fault)).collect()
+    removed.chain(empty).map(|reason| Problem::of_file(file, reason)).collect()
 }
 
-/// The pools that no request can be sent to, whatever the health of their servers.
+/// The pools without an enabled server.
 pub fn empty_pools(config: &Config) -> impl Iterator<Item = &PoolConfig> {
     let pools = config.pools.iter().map(Arc::as_ref);
     pools.filter(|pool| enabled(&pool.servers).next().is_none())
 }
 
-/// The pools that lose more of their enabled servers than the guard lets them.
-fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Fault> {
+/// The pools that lose more of their enabled servers than `max_removed` allows.
+fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Reason> {
     let limit = old.reload.max_removed;
     old.pools.iter().filter_map(move |was| {
         let is = new.pool(&was.name).map_or(&[][..], |pool| &pool.servers);
-        // What is common to both is not gone: names are unique.
+        // Names are unique, so the common servers at both ends are not removed.
         let (first, last) = common_ends(&was.servers, is);
         let after: HashSet<&str> = enabled(&is[first..is.len() - last]).collect();
         let before = enabled(&was.servers).count();
-        let gone = enabled(&was.servers[first..was.servers.len() - last]).filter(|name| !after.contains(name)).count();
-        // What is written in percent is compared in percent: 7% of 100 is 7, in spite of fractions.
+        let lost = enabled(&was.servers[first..was.servers.len() - last]).filter(|name| !after.contains(name)).count();
+        // The tolerance makes 7% of 100 exactly 7, in spite of binary fractions.
         #[expect(clippy::cast_precision_loss, reason = "counts of servers are exact")]
-        let too_many = gone as f64 > limit * before as f64 + 1e-6;
+        let too_many = lost as f64 > limit * before as f64 + 1e-6;
         too_many.then(|| {
             let limit = units::format_percent(limit);
-            Fault::new(format!(
-                "this edit removes or disables {gone} of the {before} enabled servers of pool `{}`, more than {limit}",
+            Reason::new(format!(
+                "this edit removes or disables {lost} of the {before} enabled servers of pool `{}`, more than {limit}",
                 was.name
             ))
-            .hint("take fewer at a time, or raise `max_removed` in [reload] first, in an edit of its own")
+            .hint("remove fewer at a time, or first raise `max_removed` in [reload] in a separate edit")
         })
     })
 }
 
-/// The names of the enabled among these.
+/// The names of the enabled servers.
 fn enabled(servers: &[ServerConfig]) -> impl Iterator<Item = &str> {
     servers.iter().filter(|server| server.enabled).map(|server| server.name.as_str())
 }
@@ -64,7 +63,7 @@ mod tests {
     use crate::config::file::parse;
     use crate::config::source::SourceFile;
 
-    /// Ten servers, the named ones disabled, the missing ones removed.
+    /// Ten servers, of which some are disabled and some removed.
     fn config(reload: &str, disabled: &[u32], removed: &[u32]) -> Config {
         let mut text = format!("[[listener]]\naddress = \"127.0.0.1:1\"\n[reload]\n{reload}\n");
         for number in (0..10).filter(|number| !removed.contains(number)) {
@@ -75,9 +74,9 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_may_take_so_many_servers() {
+    fn an_edit_may_remove_a_limited_share_of_servers() {
         let all: Vec<u32> = (0..10).collect();
-        for (before, after, disabled, removed, refused) in [
+        for (before, after, disabled, removed, rejected) in [
             ("", "", &[][..], &[][..], 0),
             ("", "", &[0, 1, 2][..], &[3, 4, 5, 6, 7, 8][..], 0),
             ("max_removed = \"50%\"", "", &[0, 1][..], &[2, 3, 4][..], 0),
@@ -93,13 +92,13 @@ mod tests {
         ] {
             let (old, new) = (config(before, &[], &[]), config(after, disabled, removed));
             let problems = guards(Path::new("lb.toml"), Some(&old), &new);
-            assert_eq!(problems.len(), refused, "{before} / {after}: {problems:?}");
+            assert_eq!(problems.len(), rejected, "{before} / {after}: {problems:?}");
             assert!(problems.iter().all(|problem| problem.hint.is_some()));
         }
     }
 
     #[test]
-    fn a_start_needs_servers_too() {
+    fn the_first_configuration_needs_servers_too() {
         let all: Vec<u32> = (0..10).collect();
         let file = Path::new("lb.toml");
         assert_eq!(guards(file, None, &config("", &[1], &[])), []);
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn those_disabled_before_do_not_count() {
+    fn servers_disabled_before_do_not_count() {
         let old = config("max_removed = \"50%\"", &[0, 1, 2, 3, 4, 5, 6, 7], &[]);
         let new = config("", &[8], &[0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(guards(Path::new("lb.toml"), Some(&old), &new), []);

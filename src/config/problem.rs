@@ -1,4 +1,4 @@
-//! A problem in a configuration: what is wrong, where, and what to do; and its forms for people, programs and CI.
+//! A problem in a configuration: its place, a message and a hint. Rendered for people, for programs and for CI.
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,34 +7,30 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
 
-/// One thing that is wrong with a configuration.
+/// An error in the configuration, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The file it is in.
     pub file: PathBuf,
-    /// Line, from 1; 0 when it concerns the file as a whole.
+    /// From 1; 0 if the problem concerns the whole file.
     pub line: usize,
-    /// Column in characters, from 1; 0 when it concerns the file as a whole.
+    /// In characters, from 1; 0 if the problem concerns the whole file.
     pub column: usize,
-    /// What is wrong.
     pub message: String,
-    /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The line's text, without its end; empty when it concerns the file as a whole.
+    /// The text of the line; empty if the problem concerns the whole file.
     #[serde(skip)]
     pub excerpt: String,
-    /// How many characters of the excerpt, from the column on, are meant; at least 1.
-    #[serde(skip, default = "narrow")]
+    /// How many characters to underline, from the column on; at least 1.
+    #[serde(skip, default = "min_width")]
     pub width: usize,
 }
 
-/// What is not told is as narrow as it can be.
-fn narrow() -> usize {
+fn min_width() -> usize {
     1
 }
 
-/// A problem as the API and `--format json` show it.
+/// A problem in the API's JSON.
 #[derive(Debug, Serialize)]
 pub struct ProblemJson<'a> {
     #[serde(flatten)]
@@ -49,20 +45,20 @@ impl Problem {
         ProblemJson { problem: self, text: self.to_text(false) }
     }
 
-    /// One that concerns a file as a whole.
-    pub fn of_file(file: impl Into<PathBuf>, fault: Fault) -> Self {
+    /// A problem that concerns a whole file.
+    pub fn of_file(file: impl Into<PathBuf>, reason: Reason) -> Self {
         Self {
             file: file.into(),
             line: 0,
             column: 0,
-            message: fault.message,
-            hint: fault.hint,
+            message: reason.message,
+            hint: reason.hint,
             excerpt: String::new(),
             width: 1,
         }
     }
 
-    /// The picture for people: the line with what is meant underlined, and the hint below it.
+    /// Renders the problem for people: its line with the place underlined, and the hint below it.
     #[must_use]
     pub fn to_text(&self, colored: bool) -> String {
         let path = self.file.to_string_lossy();
@@ -79,8 +75,8 @@ impl Problem {
                 let mut starts = self.excerpt.char_indices().map(|(at, _)| at);
                 starts.nth(character).unwrap_or(self.excerpt.len())
             };
-            let first = self.column.saturating_sub(1);
-            let span = byte(first)..byte(first + self.width);
+            let start = self.column.saturating_sub(1);
+            let span = byte(start)..byte(start + self.width);
             let annotation = AnnotationKind::Primary.span(span);
             let snippet = Snippet::source(self.excerpt.as_str());
             group = group.element(snippet.line_start(self.line).path(path).annotation(annotation));
@@ -92,7 +88,7 @@ impl Problem {
         renderer.decor_style(DecorStyle::Ascii).render(&[group])
     }
 
-    /// A workflow command that GitHub shows beside the line.
+    /// Renders the problem as a workflow command that GitHub shows beside the line.
     #[must_use]
     pub fn to_github(&self) -> String {
         let mut command = format!("::error file={}", github_property(&self.file.to_string_lossy()));
@@ -108,7 +104,7 @@ impl Problem {
     }
 }
 
-/// A workflow command that GitHub shows beside a file: its level is `error`, `warning` or `notice`.
+/// A workflow command that GitHub shows beside a file. `level` is `error`, `warning` or `notice`.
 #[must_use]
 pub fn annotation(level: &str, file: &Path, title: &str, text: &str) -> String {
     let (file, title) = (github_property(&file.to_string_lossy()), github_property(title));
@@ -130,23 +126,20 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong with a value and what to do about it, before anyone knows where it stands.
+/// Why a value or a file is invalid, and what to do about it. With a place it becomes a [`Problem`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// What is wrong.
+pub struct Reason {
     pub message: String,
-    /// What to do.
     pub hint: Option<String>,
 }
 
-impl Fault {
-    /// A fault without a hint. What the text quotes from a file may hold anything: control
-    /// characters are shown as escapes, and only so much of it.
+impl Reason {
+    /// A reason without a hint. A message can quote anything from a file, so control characters are escaped and long
+    /// texts truncated.
     pub fn new(message: impl AsRef<str>) -> Self {
         Self { message: presentable(message.as_ref()), hint: None }
     }
 
-    /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl AsRef<str>) -> Self {
         self.hint = Some(presentable(hint.as_ref()));
@@ -155,10 +148,10 @@ impl Fault {
 }
 
 fn presentable(text: &str) -> String {
-    const LONGEST: usize = 400;
-    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    const MAX_BYTES: usize = 400;
+    let mut shown = String::with_capacity(text.len().min(MAX_BYTES));
     for c in text.chars() {
-        if shown.len() >= LONGEST {
+        if shown.len() >= MAX_BYTES {
             shown.push('…');
             break;
         }
@@ -196,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_the_line() {
+    fn the_text_shows_the_line() {
         let expected = "\
 error: 100% wrong
   --> a,b:c.toml:12:3
@@ -211,8 +204,8 @@ error: 100% wrong
     }
 
     #[test]
-    fn a_file_as_a_whole_has_no_line() {
-        let whole = Problem::of_file("lb.toml", Fault::new("it is empty").hint("fill it"));
+    fn a_problem_of_a_whole_file_has_no_line() {
+        let whole = Problem::of_file("lb.toml", Reason::new("it is empty").hint("fill it"));
         assert_eq!(whole.to_string(), "lb.toml: it is empty (fill it)");
         let text = whole.to_text(false);
         assert!(text.contains("--> lb.toml\n"), "{text}");
@@ -221,7 +214,7 @@ error: 100% wrong
     }
 
     #[test]
-    fn github_gets_its_escapes() {
+    fn github_commands_are_escaped() {
         assert_eq!(
             problem().to_github(),
             "::error file=a%2Cb%3Ac.toml,line=12,col=3,endColumn=8,title=lb check::100%25 wrong%0Adid you mean `weight`?"
@@ -229,7 +222,7 @@ error: 100% wrong
     }
 
     #[test]
-    fn any_problem_can_be_drawn() {
+    fn any_problem_can_be_rendered() {
         for (excerpt, column, width) in
             [("", 1, 1), ("x", 9, 9), ("\t\tx = 1", 3, 1), ("日本語 = 1", 2, 2), ("a\u{1b}[31mb", 2, 3), ("x", 0, 0)]
         {
@@ -242,9 +235,9 @@ error: 100% wrong
     }
 
     #[test]
-    fn faults_hold_nothing_that_moves_the_cursor() {
-        let fault = Fault::new("`a\nb\u{1b}`").hint("x".repeat(1000));
-        assert_eq!(fault.message, "`a\\nb\\u{1b}`");
-        assert!(fault.hint.is_some_and(|hint| hint.len() < 500));
+    fn reasons_contain_no_control_characters() {
+        let reason = Reason::new("`a\nb\u{1b}`").hint("x".repeat(1000));
+        assert_eq!(reason.message, "`a\\nb\\u{1b}`");
+        assert!(reason.hint.is_some_and(|hint| hint.len() < 500));
     }
 }

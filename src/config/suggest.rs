@@ -1,18 +1,18 @@
-//! "Did you mean …?": the known word that a mistyped one is closest to.
+//! "Did you mean …?": finds the candidate that a misspelled word is closest to.
 
-/// Comparing is quadratic in the words' lengths, and a file can hold very many names.
-const CANDIDATES: usize = 200;
+/// A comparison is quadratic in the lengths of the words, and a file can hold very many names.
+const MAX_CANDIDATES: usize = 200;
 
-/// The candidate that differs from `word` in at most a third of its letters; case and the choice
-/// between `-`, `_` and nothing count for nothing.
+/// Returns the closest candidate that differs from `word` in at most a third of its letters. Case, `-`, `_` and spaces
+/// are ignored.
 pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let typed = plain(word);
+    let typed = normalize(word);
     let limit = (typed.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .take(CANDIDATES)
+        .take(MAX_CANDIDATES)
         .map(|candidate| {
-            let distance = strsim::damerau_levenshtein(&typed, &plain(candidate));
+            let distance = strsim::damerau_levenshtein(&typed, &normalize(candidate));
             (distance, candidate)
         })
         .filter(|(distance, _)| *distance <= limit)
@@ -20,7 +20,7 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// A hint for an unknown `word`: the closest candidate, or else all of them.
+/// A hint for an unknown `word`: the closest candidate, or else the list of candidates.
 pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> String {
     let candidates = candidates.into_iter();
     if let Some(candidate) = closest(word, candidates.clone()) {
@@ -36,7 +36,7 @@ pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str,
     }
 }
 
-fn plain(word: &str) -> String {
+fn normalize(word: &str) -> String {
     word.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).flat_map(char::to_lowercase).take(64).collect()
 }
 
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_closest_word_is_found_if_it_is_close() {
+    fn only_a_similar_word_is_suggested() {
         let words = ["weight", "name", "address", "enabled", "body_idle"];
         for (word, expected) in [
             ("wieght", Some("weight")),

@@ -1,15 +1,14 @@
-//! Durations, sizes and shares as people write them.
+//! Parses and formats durations, sizes and percentages.
 
 use std::time::Duration;
 
-use crate::config::problem::Fault;
+use crate::config::problem::Reason;
 
-/// No duration in a configuration is longer: what is meant as "for ever" should say so otherwise,
-/// and clocks can be added to without a thought of overflow.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// The limit of every duration, so that adding one to a clock cannot overflow.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Units of sizes, those of 1024 before those of 1000, the larger first: the first that divides a
-/// size is the one it is written in.
+/// Units of sizes, powers of 1024 before powers of 1000, larger ones first. A size is written in the first unit that
+/// divides it.
 const SIZES: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -20,7 +19,7 @@ const SIZES: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Units that durations are written in, in nanoseconds; every one divides the one before.
+/// Units of durations, in nanoseconds; each divides the one before it.
 const DURATIONS: [(&str, u128); 6] = [
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
@@ -30,29 +29,28 @@ const DURATIONS: [(&str, u128); 6] = [
     ("ns", 1),
 ];
 
-/// Reads `50ms`, `75s`, `1h 30m`, `0s`.
+/// Parses `50ms`, `75s`, `1h 30m`, `0s`.
 ///
 /// # Errors
 /// A number without a unit, an unknown unit, or more than a year.
-pub fn parse_duration(text: &str) -> Result<Duration, Fault> {
-    let fault = |what: &str| Fault::new(format!("`{text}` {what}"));
+pub fn parse_duration(text: &str) -> Result<Duration, Reason> {
+    let reason = |what: &str| Reason::new(format!("`{text}` {what}"));
     let number = text.trim();
     if number != "0" && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(fault("has no unit").hint(format!("write `{number}s`, `{number}ms`, …")));
+        return Err(reason("has no unit").hint(format!("write `{number}s`, `{number}ms`, …")));
     }
     match humantime::parse_duration(text) {
-        Ok(value) if value <= LONGEST => Ok(value),
-        Ok(_) => Err(fault("is longer than a year").hint("write at most `8784h`")),
-        Err(humantime::DurationError::UnknownUnit { unit, .. }) => Err(fault("is not a duration")
-            .hint(format!("`{unit}` is no unit of time; write for example `50ms`, `30s`, `5m`, `1h`"))),
+        Ok(value) if value <= MAX_DURATION => Ok(value),
+        Ok(_) => Err(reason("is longer than a year").hint("write at most `8784h`")),
+        Err(humantime::DurationError::UnknownUnit { unit, .. }) => Err(reason("is not a duration")
+            .hint(format!("`{unit}` is not a unit of time; write for example `50ms`, `30s`, `5m`, `1h`"))),
         Err(_) => {
-            Err(fault("is not a duration").hint("write a number and a unit, for example `50ms`, `30s`, `5m`, `1h`"))
+            Err(reason("is not a duration").hint("write a number and a unit, for example `50ms`, `30s`, `5m`, `1h`"))
         }
     }
 }
 
-/// The shortest form in one unit, which [`parse_duration`] reads back: 75 seconds are `75s`,
-/// 3600 are `1h`.
+/// The shortest form in a single unit, which [`parse_duration`] accepts: `75s`, `1h`.
 #[must_use]
 pub fn format_duration(value: Duration) -> String {
     let nanos = value.as_nanos();
@@ -63,32 +61,33 @@ pub fn format_duration(value: Duration) -> String {
     format!("{}{unit}", nanos / length)
 }
 
-/// Reads `32KiB`, `10MB`, `64B`, `0`; in bytes.
+/// Parses `32KiB`, `10MB`, `64B`, `0` into bytes.
 ///
 /// # Errors
-/// A number without a unit (but 0), an unknown unit, or more than fits in 64 bits.
-pub fn parse_size(text: &str) -> Result<u64, Fault> {
+/// A number other than 0 without a unit, an unknown unit, or more than fits in 64 bits.
+pub fn parse_size(text: &str) -> Result<u64, Reason> {
     let trimmed = text.trim();
     let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = (&trimmed[..digits], trimmed[digits..].trim_start());
-    let fault = |what: &str| Fault::new(format!("`{text}` {what}"));
+    let reason = |what: &str| Reason::new(format!("`{text}` {what}"));
     if number.is_empty() {
-        return Err(fault("is not a size").hint("write a whole number and a unit, for example `64B`, `32KiB`, `10MB`"));
+        return Err(reason("is not a size").hint("write a whole number and a unit, for example `64B`, `32KiB`, `10MB`"));
     }
-    let number: u64 = number.parse().map_err(|_| fault("is too large"))?;
+    let number: u64 = number.parse().map_err(|_| reason("is too large"))?;
     if unit.is_empty() {
         return match number {
             0 => Ok(0),
-            _ => Err(fault("has no unit").hint(format!("write `{number}B` or `{number}KiB`"))),
+            _ => Err(reason("has no unit").hint(format!("write `{number}B` or `{number}KiB`"))),
         };
     }
     let (_, factor) = SIZES.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(|| {
-        fault("is not a size").hint(format!("`{unit}` is no unit of size; write B, KiB, MiB or GiB (or KB, MB, GB)"))
+        reason("is not a size")
+            .hint(format!("`{unit}` is not a unit of size; write B, KiB, MiB or GiB (or KB, MB, GB)"))
     })?;
-    number.checked_mul(factor).ok_or_else(|| fault("is too large"))
+    number.checked_mul(factor).ok_or_else(|| reason("is too large"))
 }
 
-/// The shortest form in one unit, which [`parse_size`] reads back: 32768 is `32KiB`.
+/// The shortest form in a single unit, which [`parse_size`] accepts: 32768 is `32KiB`.
 #[must_use]
 pub fn format_size(value: u64) -> String {
     if value == 0 {
@@ -98,28 +97,28 @@ pub fn format_size(value: u64) -> String {
     format!("{}{unit}", value / factor)
 }
 
-/// Reads `20%` as 0.2.
+/// Parses `20%` as 0.2.
 ///
 /// # Errors
-/// No `%`, not a number, or not within 0 and 100.
-pub fn parse_percent(text: &str) -> Result<f64, Fault> {
-    let fault = |what: &str| Fault::new(format!("`{text}` {what}"));
+/// No `%`, not a number, or not between 0 and 100.
+pub fn parse_percent(text: &str) -> Result<f64, Reason> {
+    let reason = |what: &str| Reason::new(format!("`{text}` {what}"));
     let Some(number) = text.trim().strip_suffix('%') else {
-        return Err(fault("is not a percentage").hint("write for example `20%`"));
+        return Err(reason("is not a percentage").hint("write for example `20%`"));
     };
     let number = number.trim_end();
     let plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     match number.parse::<f64>() {
         Ok(value) if plain && value <= 100.0 => Ok(value / 100.0),
-        Ok(_) => Err(fault("is out of range").hint("write `0%` to `100%`")),
-        Err(_) => Err(fault("is not a percentage").hint("write for example `20%`")),
+        Ok(_) => Err(reason("is out of range").hint("write `0%` to `100%`")),
+        Err(_) => Err(reason("is not a percentage").hint("write for example `20%`")),
     }
 }
 
-/// 0.2 becomes `20%`, without the noise of binary fractions.
+/// Formats 0.2 as `20%`, without rounding noise.
 #[must_use]
 pub fn format_percent(value: f64) -> String {
-    // A millionth of a percent is finer than anyone types and coarser than the noise.
+    // A millionth of a percent is finer than anyone types and coarser than the rounding error.
     format!("{}%", (value * 1e8).round() / 1e6)
 }
 
@@ -151,19 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn bad_durations_say_what_to_write() {
+    fn errors_about_durations_have_hints() {
         for (typed, message, hint) in [
             ("5", "`5` has no unit", "write `5s`"),
-            ("5x", "`5x` is not a duration", "`x` is no unit of time"),
+            ("5x", "`5x` is not a duration", "`x` is not a unit of time"),
             ("", "`` is not a duration", "write a number and a unit"),
             ("-5s", "`-5s` is not a duration", "write a number"),
             ("soon", "`soon` is not a duration", "write a number"),
             ("9000h", "`9000h` is longer than a year", "at most"),
             ("99999999999999999999s", "is not a duration", "write"),
         ] {
-            let fault = parse_duration(typed).expect_err(typed);
-            assert!(fault.message.contains(message), "{typed}: {fault:?}");
-            let shown = fault.hint.unwrap_or_default();
+            let reason = parse_duration(typed).expect_err(typed);
+            assert!(reason.message.contains(message), "{typed}: {reason:?}");
+            let shown = reason.hint.unwrap_or_default();
             assert!(shown.contains(hint), "{typed}: {shown}");
         }
     }
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn percents_have_no_noise() {
+    fn percentages_round_trip_without_rounding_noise() {
         for (typed, share, shown) in [
             ("20%", 0.2, "20%"),
             ("7%", 0.07, "7%"),

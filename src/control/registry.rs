@@ -17,7 +17,7 @@ use crate::config::{self, Config};
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 use crate::live::server::Server;
-use crate::live::snapshot::{Route, Snapshot, SourceFile};
+use crate::live::snapshot::{FileVersion, Route, Snapshot};
 
 /// The state that outlives generations.
 #[derive(Debug)]
@@ -161,14 +161,11 @@ impl Registry {
 
     /// The routes of a snapshot, each with the counters that its name had before.
     fn routes(&self, config: &Config) -> Arc<[Route]> {
-        let places: HashMap<&str, usize> =
-            config.pools.iter().enumerate().map(|(place, pool)| (pool.name.as_str(), place)).collect();
         let route = |route: &config::RouteConfig| {
             let live = self.routes.get(route.name.as_str()).cloned();
             let live =
                 live.unwrap_or_else(|| Arc::new(LiveRoute::new(route.name.as_str().into(), self.factory.workers)));
-            // Every route leads to a pool that exists: the configuration has been checked.
-            Route { pool: places.get(route.pool.as_str()).copied().unwrap_or(0), live }
+            Route { pool: route.pool.index(), live }
         };
         config.routes.iter().map(route).collect()
     }
@@ -181,7 +178,7 @@ impl RegistryPlan {
         &self,
         generation: u64,
         hash: Arc<str>,
-        files: Arc<[SourceFile]>,
+        files: Arc<[FileVersion]>,
         applied_at: SystemTime,
     ) -> Snapshot {
         Snapshot {

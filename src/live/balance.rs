@@ -1,4 +1,4 @@
-//! Choosing a server: pickers are built once from the servers that may take requests, and only read afterwards.
+//! Pickers, which select a server for a request. A picker is built once from the eligible servers, and immutable.
 
 mod wheel;
 
@@ -7,23 +7,23 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::config::Algorithm;
 use wheel::Wheel;
 
-/// Up to so many servers, least-connections looks at each; above, at the best of [`SAMPLE`].
-const SCAN: usize = 32;
-/// How many servers least-connections draws where it cannot look at all: the more, the closer to the least.
-const SAMPLE: u64 = 8;
-/// Turns of the wheel that may hit servers already tried before the rest is looked through in order.
-const SKIPS: usize = 16;
+/// Least-connections compares up to this many servers; of more it compares [`SAMPLE_SIZE`], drawn at random.
+const MAX_SCAN: usize = 32;
+/// The larger the sample, the closer its best server is to the best of all.
+const SAMPLE_SIZE: u64 = 8;
+/// How many turns may yield an excluded server before the candidates are scanned in order.
+const MAX_SKIPS: usize = 16;
 
-/// A server that may be chosen.
+/// An eligible server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// What the pool knows it by.
+    /// Its index among the pool's members.
     pub index: u32,
-    /// Its share, at least 1.
+    /// At least 1.
     pub weight: u32,
 }
 
-/// Chooses among candidates; immutable, the position in the turn lives outside and outlives it.
+/// Selects among candidates. Immutable: the position in the turn is kept outside, and outlives the picker.
 #[derive(Debug)]
 pub struct Picker {
     algorithm: Algorithm,
@@ -32,7 +32,6 @@ pub struct Picker {
 }
 
 impl Picker {
-    /// A picker for these candidates.
     #[must_use]
     pub fn new(algorithm: Algorithm, candidates: Vec<Candidate>) -> Self {
         let weights: Vec<u32> = match algorithm {
@@ -44,69 +43,69 @@ impl Picker {
         Self { algorithm, wheel: Wheel::new(&weights), candidates: candidates.into() }
     }
 
-    /// Who may be chosen.
     #[must_use]
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
 
-    /// The share of new requests that each candidate gets, from 0 to 1, by its index.
+    /// Each candidate's index, with its share (0 to 1) of new requests.
     pub fn shares(&self) -> impl Iterator<Item = (u32, f64)> {
         let shares = (0..self.candidates.len()).map(|slot| self.wheel.share(slot));
         self.candidates.iter().map(|candidate| candidate.index).zip(shares)
     }
 
-    /// Chooses one that `tried` does not hold back, or none when all are held back.
+    /// Returns the index of a candidate that is not excluded, or `None` if all are.
     ///
-    /// `position` is the pool's place in the turn; `open` tells a server's open requests.
-    pub fn pick(&self, position: &AtomicU64, tried: impl Fn(u32) -> bool, open: impl Fn(u32) -> u64) -> Option<u32> {
+    /// `position` is the pool's position in the turn; `open` returns a server's number of open requests.
+    pub fn pick(&self, position: &AtomicU64, excluded: impl Fn(u32) -> bool, open: impl Fn(u32) -> u64) -> Option<u32> {
         if self.candidates.is_empty() {
             return None;
         }
-        let free = |slot: usize| !tried(self.candidates[slot].index);
+        let allowed = |slot: usize| !excluded(self.candidates[slot].index);
         let turn = || self.wheel.at(position.fetch_add(1, Relaxed));
         let draw = || self.wheel.slot(fastrand::u64(..self.wheel.len()));
-        let found = match self.algorithm {
-            Algorithm::WeightedRoundRobin | Algorithm::RoundRobin => skip(turn, free),
-            Algorithm::Random => skip(draw, free),
-            Algorithm::LeastConnections => self.least(turn, free, open),
+        let slot = match self.algorithm {
+            Algorithm::WeightedRoundRobin | Algorithm::RoundRobin => first_allowed(turn, allowed),
+            Algorithm::Random => first_allowed(draw, allowed),
+            Algorithm::LeastConnections => self.least(turn, allowed, open),
         };
-        found.or_else(|| (0..self.candidates.len()).find(|slot| free(*slot))).map(|slot| self.candidates[slot].index)
+        let slot = slot.or_else(|| (0..self.candidates.len()).find(|slot| allowed(*slot)));
+        slot.map(|slot| self.candidates[slot].index)
     }
 
-    /// The candidate with the fewest open requests for its weight; equals take turns.
+    /// The candidate with the fewest open requests for its weight. Candidates with an equal load take turns.
     fn least(
         &self,
         turn: impl Fn() -> usize,
-        free: impl Fn(usize) -> bool,
+        allowed: impl Fn(usize) -> bool,
         open: impl Fn(u32) -> u64,
     ) -> Option<usize> {
         let count = self.candidates.len();
-        let first = turn();
+        let start = turn();
         let load = |slot: usize| {
             let candidate = self.candidates[slot];
             (open(candidate.index), u64::from(candidate.weight))
         };
-        // a/b < c/d without dividing; one more request is what the choice would make of it.
+        // Compares (a + 1) / b with (c + 1) / d without dividing: the loads if this request were added.
         let less = |(a, b): (u64, u64), (c, d): (u64, u64)| (a + 1) * d < (c + 1) * b;
         let best = |slots: &mut dyn Iterator<Item = usize>| {
             slots
-                .filter(|slot| free(*slot))
+                .filter(|slot| allowed(*slot))
                 .map(|slot| (slot, load(slot)))
                 .reduce(|best, other| if less(other.1, best.1) { other } else { best })
         };
-        let found = if count <= SCAN {
-            best(&mut (0..count).map(|step| (first + step) % count))
+        let least = if count <= MAX_SCAN {
+            best(&mut (0..count).map(|step| (start + step) % count))
         } else {
-            best(&mut (0..SAMPLE).map(|_| self.wheel.slot(fastrand::u64(..self.wheel.len()))))
+            best(&mut (0..SAMPLE_SIZE).map(|_| self.wheel.slot(fastrand::u64(..self.wheel.len()))))
         };
-        found.map(|(slot, _)| slot)
+        least.map(|(slot, _)| slot)
     }
 }
 
-/// The first free slot that `next` gives, within bounds.
-fn skip(next: impl Fn() -> usize, free: impl Fn(usize) -> bool) -> Option<usize> {
-    (0..SKIPS).map(|_| next()).find(|slot| free(*slot))
+/// The first allowed slot among the next few.
+fn first_allowed(next: impl Fn() -> usize, allowed: impl Fn(usize) -> bool) -> Option<usize> {
+    (0..MAX_SKIPS).map(|_| next()).find(|slot| allowed(*slot))
 }
 
 #[cfg(test)]
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn each_algorithm_shares_as_it_says() {
+    fn each_algorithm_has_the_documented_shares() {
         let counts = |algorithm, count| {
             let chosen = picks(&picker(algorithm, &[2, 3, 6]), count);
             [0, 1, 2].map(|server| chosen.iter().filter(|one| **one == server).count())
@@ -139,24 +138,24 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_choose_is_none() {
+    fn a_picker_without_candidates_picks_none() {
         assert!(picks(&picker(Algorithm::Random, &[]), 1).is_empty());
     }
 
     #[test]
-    fn what_was_tried_is_skipped_until_nothing_is_left() {
+    fn excluded_servers_are_skipped_until_none_is_left() {
         use Algorithm::{LeastConnections, Random, RoundRobin, WeightedRoundRobin};
         for algorithm in [WeightedRoundRobin, RoundRobin, Random, LeastConnections] {
             let picker = picker(algorithm, &[1000, 1000, 1]);
             let position = AtomicU64::new(0);
-            let rest = picker.pick(&position, |index| index < 2, |_| 0);
-            assert_eq!(rest, Some(2), "{algorithm:?}");
+            let last = picker.pick(&position, |index| index < 2, |_| 0);
+            assert_eq!(last, Some(2), "{algorithm:?}");
             assert_eq!(picker.pick(&position, |_| true, |_| 0), None, "{algorithm:?}");
         }
     }
 
     #[test]
-    fn the_least_loaded_for_its_weight_is_chosen_and_equals_take_turns() {
+    fn the_least_loaded_for_its_weight_is_picked_and_ties_take_turns() {
         let cases: [(&[u32], &[u64], u32); 4] =
             [(&[1, 1, 1], &[3, 1, 2], 1), (&[1, 10], &[1, 9], 1), (&[1, 10], &[0, 20], 0), (&[2, 1], &[1, 1], 0)];
         for (weights, open, expected) in cases {
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn among_many_the_sample_avoids_the_loaded() {
+    fn a_sample_of_many_servers_avoids_loaded_ones() {
         let picker = picker(Algorithm::LeastConnections, &[1; 1000]);
         let position = AtomicU64::new(0);
         let busy = |index: u32| u64::from(index % 2) * 1000;

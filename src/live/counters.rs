@@ -1,6 +1,6 @@
-//! Counters that one worker writes and anybody reads: no lock, no atomic read-modify-write, no label lookup.
+//! Counters that one worker writes and any thread reads: no lock, no atomic read-modify-write, no label lookup.
 //!
-//! Each worker has its own set, so an update is a plain load and store; a reader adds the sets up.
+//! Each worker has its own set, so that an update is a plain load and store. Readers add up the sets.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-/// Upper bounds of the latency histograms' buckets, in seconds; the last, infinite one is implied.
+/// Upper bounds of the buckets of latency histograms, in seconds; the last, infinite bucket is implied.
 pub const BUCKETS: [f64; 15] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// The same in microseconds, for comparing without floats.
+/// The same bounds in microseconds, so that they are compared as integers.
 const BUCKET_MICROS: [u64; BUCKETS.len()] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000, 30_000_000,
 ];
 
-/// A set of `T` for each worker, made when that worker first needs it.
+/// A `T` for each worker, created when that worker first uses it.
 #[derive(Debug)]
 pub struct PerWorker<T>(Box<[OnceLock<Box<CachePadded<T>>>]>);
 
 impl<T: Default> PerWorker<T> {
-    /// Room for `workers` sets; none is made yet.
+    /// Creates room for `workers` sets.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| OnceLock::new()).collect())
     }
 
-    /// The set that only worker number `worker` writes.
+    /// The set of worker number `worker`, which only that worker may write.
     ///
     /// # Panics
     /// If there is no such worker.
@@ -39,45 +39,44 @@ impl<T: Default> PerWorker<T> {
         self.0[worker].get_or_init(Box::default)
     }
 
-    /// The sets that exist.
+    /// The sets of the workers that have used theirs.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter_map(OnceLock::get).map(|set| &***set)
     }
 
-    /// How many of what `begun` counts `ended` has not counted yet.
-    pub fn open(&self, begun: impl Fn(&T) -> &Counter, ended: impl Fn(&T) -> &Counter) -> u64 {
+    /// How many have started but not finished.
+    pub fn open(&self, started: impl Fn(&T) -> &Counter, finished: impl Fn(&T) -> &Counter) -> u64 {
         self.sum(|set| {
-            // Ended first: what ends in between makes the figure too large by one, never negative.
-            let ended = ended(set).get();
-            begun(set).get().saturating_sub(ended)
+            // `finished` is read first: one that finishes in between makes the result too large, but never negative.
+            let finished = finished(set).get();
+            started(set).get().saturating_sub(finished)
         })
     }
 
-    /// What `read` finds in each set, added up.
+    /// The sum of what `read` returns for each set.
     pub fn sum(&self, read: impl Fn(&T) -> u64) -> u64 {
         self.iter().map(read).sum()
     }
 }
 
-/// A number that one thread adds to.
+/// A number that only one thread adds to.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `n`; only ever called by the thread that owns the set.
+    /// Adds `n`. Must only be called by the thread that owns the set.
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// The number now.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// How long things took.
+/// A latency histogram that only one thread writes.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Counter; BUCKETS.len() + 1],
@@ -85,7 +84,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Counts one duration.
     #[inline]
     pub fn observe(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -94,23 +93,23 @@ impl Histogram {
         self.micros.add(micros);
     }
 
-    /// Observations in each bucket, not cumulative; the last is the infinite one.
+    /// The count of each bucket, not cumulative; the last bucket is the infinite one.
     pub fn counts(&self) -> impl Iterator<Item = u64> {
         self.buckets.iter().map(Counter::get)
     }
 }
 
-/// Several [`Histogram`]s added up.
+/// The sum of several [`Histogram`]s.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HistogramTotal {
-    /// Observations in each bucket, not cumulative; the last is the infinite one.
+    /// The count of each bucket, not cumulative; the last bucket is the infinite one.
     pub buckets: [u64; BUCKETS.len() + 1],
-    /// Sum of all observations, in seconds.
+    /// The sum of all durations.
     pub seconds: f64,
 }
 
 impl HistogramTotal {
-    /// Adds one worker's.
+    /// Adds one worker's histogram.
     pub fn add(&mut self, other: &Histogram) {
         for (total, bucket) in self.buckets.iter_mut().zip(&other.buckets) {
             *total += bucket.get();
@@ -120,15 +119,15 @@ impl HistogramTotal {
         self.seconds += seconds;
     }
 
-    /// All observations.
+    /// The number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 }
 
-/// The time, in seconds, that a share `q` of the observations in these buckets (laid out as a [`Histogram`]'s) did not
-/// exceed; as if those of a bucket lay evenly in it. None of none; what no bucket bounds counts as the last bound.
+/// Estimates the `q`-quantile, in seconds, from the buckets of a [`Histogram`], assuming that the durations within a bucket are
+/// spread evenly. Durations in the infinite bucket count as the last bound. `None` if there are no durations.
 #[must_use]
 pub fn quantile(buckets: &[u64; BUCKETS.len() + 1], q: f64) -> Option<f64> {
     let count: u64 = buckets.iter().sum();
@@ -146,10 +145,9 @@ pub fn quantile(buckets: &[u64; BUCKETS.len() + 1], q: f64) -> Option<f64> {
     (count > 0).then_some(BUCKETS[BUCKETS.len() - 1])
 }
 
-/// Counts by a small key; the first `N` distinct keys have a slot each, what comes after shares one.
+/// Counts by key. The first `N` distinct keys have a slot each; all further keys share one.
 ///
-/// Keys are never 0. The few keys that a server really uses stand first, so finding a slot is a
-/// comparison or two.
+/// Keys must not be 0. A server mostly uses a few keys, which come first, so finding a slot takes a comparison or two.
 #[derive(Debug)]
 pub struct Tally<const N: usize> {
     slots: [(AtomicU32, Counter); N],
@@ -169,7 +167,7 @@ impl<const N: usize> Tally<N> {
         for (slot, count) in &self.slots {
             let taken = slot.load(Relaxed);
             if taken == 0 {
-                // Only this thread writes, so nobody takes the slot in between.
+                // Only this thread writes, so no other can take the slot in between.
                 slot.store(key, Relaxed);
             } else if taken != key {
                 continue;
@@ -179,7 +177,7 @@ impl<const N: usize> Tally<N> {
         self.rest.add(1);
     }
 
-    /// Each key with its count; `None` is what came after the slots were full, left out when nothing did.
+    /// Each key with its count; `None` is the count of keys without a slot, if there were any.
     pub fn iter(&self) -> impl Iterator<Item = (Option<u32>, u64)> {
         let rest = Some((None, self.rest.get())).filter(|(_, count)| *count > 0);
         self.slots
@@ -190,7 +188,7 @@ impl<const N: usize> Tally<N> {
             .chain(rest)
     }
 
-    /// All counts added up.
+    /// The sum of all counts.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.iter().map(|(_, count)| count).sum()
@@ -202,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_observation_lands_in_the_bucket_whose_bound_it_does_not_exceed() {
+    fn a_duration_counts_in_the_first_bucket_whose_bound_it_does_not_exceed() {
         let histogram = Histogram::default();
         for (micros, bucket) in [(0, 0), (500, 0), (501, 1), (30_000_000, 14), (30_000_001, 15)] {
             histogram.observe(Duration::from_micros(micros));
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_lies_in_the_bucket_that_holds_it() {
+    fn a_quantile_is_interpolated_in_its_bucket() {
         let of = |counts: [(usize, u64); 2]| {
             let mut buckets = [0; BUCKETS.len() + 1];
             counts.iter().for_each(|(place, count)| buckets[*place] += count);
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_keeps_what_does_not_fit_apart() {
+    fn keys_without_a_slot_are_counted_together() {
         let tally = Tally::<2>::default();
         for key in [200, 404, 200, 500, 501] {
             tally.add(key);
@@ -258,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_add_up() {
+    fn the_sets_of_workers_are_added_up() {
         let sets = PerWorker::<Counter>::new(3);
         sets.of(0).add(1);
         sets.of(2).add(5);

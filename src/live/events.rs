@@ -1,73 +1,68 @@
-//! Events: what happened lately, in order, for those who follow it live. Some are kept, so that who was away can go on.
+//! Events: reloads and health changes, in order, for clients that follow them. The latest are kept, so that a client can
+//! resume after a disconnect.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::live::health::HealthState;
 use crate::live::reloads::Reload;
 use crate::live::server::ServerKey;
 
-/// How many events are kept. Who was away for longer is told that it missed some.
-const KEPT: usize = 256;
+/// How many events are kept. A client that missed more learns that there is a gap.
+const MAX_EVENTS: usize = 256;
 
-/// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The file was read again.
     Reload(Arc<Reload>),
-    /// A server's checks came to say something else.
     Health(Arc<HealthChange>),
 }
 
-/// What a server's checks came to say.
+/// A change of a server's health.
 #[derive(Debug)]
 pub struct HealthChange {
-    /// When it was told.
     pub at: SystemTime,
-    /// Whose checks.
     pub key: ServerKey,
-    /// What they said.
     pub from: HealthState,
-    /// What they say.
     pub to: HealthState,
-    /// Why the last one failed, if it did.
+    /// Why the last check failed, or why the server was ejected.
     pub error: Option<String>,
 }
 
-/// Which event: by the process, and by its number there, from 1. Written `18c9b7c3a51.42`.
+/// Identifies an event by its process and its number there, from 1. Written `18c9b7c3a51.42`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Id {
-    /// The process, by the milliseconds since 1970 at which it began.
+pub struct EventId {
+    /// The start of the process, in milliseconds since 1970.
     process: u64,
     number: u64,
 }
 
-/// The newest events of the process. The control plane writes, whoever follows reads.
+/// The latest events of the process. Only the control plane publishes.
 #[derive(Debug)]
 pub struct Events {
     process: u64,
-    /// The oldest first.
+    /// Oldest first.
     kept: Mutex<VecDeque<Event>>,
-    /// The newest one's number.
+    /// The number of the newest event.
     newest: watch::Sender<u64>,
 }
 
-/// What came after some event.
+/// The events after some event.
 #[derive(Debug)]
-pub struct After {
-    /// In order, each with what to go on from.
-    pub events: Vec<(Id, Event)>,
-    /// Whether others came before these that are not kept any more, or may have.
+pub struct EventsAfter {
+    /// In order, each with the id to resume from.
+    pub events: Vec<(EventId, Event)>,
+    /// Whether events before these may have been missed.
     pub missed: bool,
 }
 
 impl Events {
-    /// No events yet, of a process that began at `started`.
+    /// No events yet, in a process started at `started`.
     #[must_use]
     pub fn new(started: SystemTime) -> Self {
         let since = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -75,50 +70,49 @@ impl Events {
         Self { process, kept: Mutex::default(), newest: watch::Sender::new(0) }
     }
 
-    /// Takes in what just happened.
-    pub fn tell(&self, event: Event) {
-        // What a panic would leave is still a row of events.
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() == KEPT {
+    /// Adds an event and wakes the subscribers.
+    pub fn publish(&self, event: Event) {
+        let mut kept = self.kept.lock();
+        if kept.len() == MAX_EVENTS {
             kept.pop_front();
         }
         kept.push_back(event);
         self.newest.send_modify(|newest| *newest += 1);
     }
 
-    /// What to go on from, to get what comes from now on.
+    /// The id of the newest event: resuming from it yields only later ones.
     #[must_use]
-    pub fn now(&self) -> Id {
-        Id { process: self.process, number: *self.newest.borrow() }
+    pub fn latest(&self) -> EventId {
+        EventId { process: self.process, number: *self.newest.borrow() }
     }
 
-    /// What came after `id`; from another process or the future, it stands for nothing that is known here.
+    /// The events after `id`. If `id` is too old or not from this process, these are all that are kept.
     #[must_use]
-    pub fn after(&self, id: Option<Id>) -> After {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = self.now().number;
-        let forgotten = newest - kept.len() as u64;
-        let known = id.filter(|id| id.process == self.process && (forgotten..=newest).contains(&id.number));
-        let from = known.map_or(forgotten, |id| id.number);
-        let id = |number| Id { process: self.process, number };
-        let events = (forgotten + 1..).map(id).zip(kept.iter().cloned()).filter(|(id, _)| id.number > from);
-        After { events: events.collect(), missed: known.is_none() }
+    pub fn after(&self, id: Option<EventId>) -> EventsAfter {
+        let kept = self.kept.lock();
+        let newest = self.latest().number;
+        let dropped = newest - kept.len() as u64;
+        let valid = id.filter(|id| id.process == self.process && (dropped..=newest).contains(&id.number));
+        let from = valid.map_or(dropped, |id| id.number);
+        let id = |number| EventId { process: self.process, number };
+        let events = (dropped + 1..).map(id).zip(kept.iter().cloned()).filter(|(id, _)| id.number > from);
+        EventsAfter { events: events.collect(), missed: valid.is_none() }
     }
 
-    /// Says when there are new ones.
+    /// Returns a receiver that changes with each new event.
     #[must_use]
-    pub fn news(&self) -> watch::Receiver<u64> {
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }
 }
 
-impl fmt::Display for Id {
+impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}.{}", self.process, self.number)
     }
 }
 
-impl FromStr for Id {
+impl FromStr for EventId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -147,9 +141,9 @@ mod tests {
         Events::new(SystemTime::UNIX_EPOCH + Duration::from_millis(0x1234))
     }
 
-    /// The numbers of those after `id`, as their ids and as the events themselves say.
-    fn numbers(events: &Events, id: Option<Id>) -> (Vec<u64>, bool) {
-        let After { events, missed } = events.after(id);
+    /// The numbers of the events after `id`, and whether some may have been missed.
+    fn numbers(events: &Events, id: Option<EventId>) -> (Vec<u64>, bool) {
+        let EventsAfter { events, missed } = events.after(id);
         for (id, event) in &events {
             let Event::Health(change) = event else { panic!("a change of health") };
             assert_eq!(*change.key.name, *id.number.to_string());
@@ -158,28 +152,28 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_gets_what_it_missed() {
+    fn a_client_that_resumes_gets_the_events_it_missed() {
         let events = events();
-        let start = events.now();
-        let mut news = events.news();
+        let start = events.latest();
+        let mut news = events.subscribe();
         assert!(!news.has_changed().expect("it is there"));
-        (1..=3).for_each(|number| events.tell(event(number)));
+        (1..=3).for_each(|number| events.publish(event(number)));
         assert!(news.has_changed().expect("it is there"));
         news.mark_unchanged();
         assert_eq!(numbers(&events, Some(start)), (vec![1, 2, 3], false));
         let second = events.after(Some(start)).events[1].0;
         assert_eq!(numbers(&events, Some(second)), (vec![3], false));
-        assert_eq!(numbers(&events, Some(events.now())), (vec![], false));
+        assert_eq!(numbers(&events, Some(events.latest())), (vec![], false));
     }
 
     #[test]
-    fn what_is_not_kept_or_not_from_here_is_a_gap() {
+    fn an_id_that_is_too_old_or_foreign_is_a_gap() {
         let events = events();
-        let start = events.now();
-        let all = KEPT as u64 + 2;
-        (1..=all).for_each(|number| events.tell(event(number)));
+        let start = events.latest();
+        let all = MAX_EVENTS as u64 + 2;
+        (1..=all).for_each(|number| events.publish(event(number)));
         let kept: Vec<u64> = (3..=all).collect();
-        let id = |process, number| Some(Id { process, number });
+        let id = |process, number| Some(EventId { process, number });
         let cases = [
             (Some(start), true),
             (id(0x1234, 1), true),
@@ -194,12 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_read_as_it_is_written() {
-        let id = Id { process: 0x018c_9b7c_3a51, number: 42 };
+    fn an_id_round_trips() {
+        let id = EventId { process: 0x018c_9b7c_3a51, number: 42 };
         assert_eq!(id.to_string(), "18c9b7c3a51.42");
         assert_eq!("18c9b7c3a51.42".parse(), Ok(id));
         for bad in ["", ".", "1", "x.1", "1.x", "1.-1", "1.2.3"] {
-            assert_eq!(bad.parse::<Id>(), Err(()), "{bad}");
+            assert_eq!(bad.parse::<EventId>(), Err(()), "{bad}");
         }
     }
 }

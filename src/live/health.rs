@@ -1,82 +1,78 @@
-//! Health rules: what check results and failing requests make of a server. Pure; the checks themselves are in [`checker`].
+//! Health rules: how the results of checks and failing requests change a server's health. Pure; the checks themselves run in
+//! the control plane.
 
 use std::num::NonZeroU32;
 
 use serde::Serialize;
 
-/// What is known of a server.
+/// Whether a server is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum HealthState {
-    /// There at the start and not checked yet: counts as up, so that a restart is no outage.
+    /// Configured at the start and not checked yet: counts as up, so that a restart is not an outage.
     Unchecked,
-    /// Came with an edit and has not passed a check yet: counts as down, so that a typo is no outage.
+    /// Added by an edit and has not passed a check yet: counts as down, so that a typo is not an outage.
     Checking,
-    /// Takes requests.
     Up,
-    /// Takes none.
     Down,
 }
 
 impl HealthState {
-    /// Whether a server in this state may get requests.
+    /// Whether a server with this health is eligible for requests.
     #[must_use]
     pub fn serves(self) -> bool {
         matches!(self, Self::Unchecked | Self::Up)
     }
 }
 
-/// The state of one server, with what led to it.
+/// A server's health, with the counts that decide when it changes. Lives as long as the server is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     state: HealthState,
-    /// Results in a row that speak against the state.
-    against: u32,
-    /// Checks that passed since it last came up.
-    steady: u32,
-    /// How many times `rise` passes its return took, or takes, after its last ejection; 0 before any.
-    hold: u32,
+    /// Consecutive results that contradict the state.
+    contradicting: u32,
+    /// Passed checks since the server last came up.
+    passes_since_up: u32,
+    /// After an ejection, the return takes this many times `rise` passes. 0 before the first ejection.
+    backoff: u32,
 }
 
-/// The most that [`Health`] holds a server back for its requests: so many times `rise` passes.
-const MAX_HOLD: u32 = 16;
+const MAX_BACKOFF: u32 = 16;
 
 impl Health {
-    /// Begins in `state`.
     #[must_use]
     pub fn new(state: HealthState) -> Self {
-        Self { state, against: 0, steady: 0, hold: 0 }
+        Self { state, contradicting: 0, passes_since_up: 0, backoff: 0 }
     }
 
-    /// The state now.
     #[must_use]
     pub fn state(self) -> HealthState {
         self.state
     }
 
-    /// Takes in one result; says whether the state changed.
+    /// Records the result of a check, and returns whether the state changed.
     ///
-    /// The first result of a server decides at once. After that it takes `rise` passes in a row
-    /// to be up and `fall` failures in a row to be down.
+    /// The first result decides at once, except that a server added by an edit must pass. After that, `rise` consecutive
+    /// passes or `fall` consecutive failures change the state.
     pub fn record(&mut self, passed: bool, rise: NonZeroU32, fall: NonZeroU32) -> bool {
         let (next, needed) = match (self.state, passed) {
             (HealthState::Unchecked | HealthState::Checking, true) => (HealthState::Up, 1),
             (HealthState::Unchecked, false) => (HealthState::Down, 1),
             (HealthState::Up, false) => (HealthState::Down, fall.get()),
-            (HealthState::Down, true) => (HealthState::Up, rise.get().saturating_mul(self.hold.max(1))),
+            (HealthState::Down, true) => (HealthState::Up, rise.get().saturating_mul(self.backoff.max(1))),
             (HealthState::Checking | HealthState::Down, false) => {
-                self.against = 0;
+                self.contradicting = 0;
                 return false;
             }
             (HealthState::Up, true) => {
-                self.against = 0;
-                self.steady = self.steady.saturating_add(1);
+                self.contradicting = 0;
+                self.passes_since_up = self.passes_since_up.saturating_add(1);
                 return false;
             }
         };
-        self.against += 1;
-        if self.against < needed {
+        self.contradicting += 1;
+        if self.contradicting < needed {
             return false;
         }
         if next == HealthState::Up {
@@ -87,28 +83,27 @@ impl Health {
         true
     }
 
-    /// Takes it out because its requests fail; says whether the state changed.
+    /// Ejects the server because its requests fail, and returns whether the state changed.
     ///
-    /// Checks that pass while requests fail would bring it back and forth. So each time that it is
-    /// taken out again before it has passed as many checks as its last return took, the next return
-    /// takes twice as many.
+    /// If its checks pass while its requests fail, the server would alternate between up and down. So each time that it is
+    /// ejected again before it has passed as many checks as its last return took, the next return takes twice as many.
     pub fn eject(&mut self, rise: NonZeroU32) -> bool {
         if !self.state.serves() {
             return false;
         }
-        let again = self.steady < rise.get().saturating_mul(self.hold);
-        self.hold = if again { (self.hold * 2).min(MAX_HOLD) } else { 1 };
+        let too_soon = self.passes_since_up < rise.get().saturating_mul(self.backoff);
+        self.backoff = if too_soon { (self.backoff * 2).min(MAX_BACKOFF) } else { 1 };
         self.enter(HealthState::Down);
         true
     }
 
-    /// Brings it back at once.
+    /// Brings the server back at once.
     pub fn readmit(&mut self) {
         self.enter(HealthState::Up);
     }
 
     fn enter(&mut self, state: HealthState) {
-        *self = Self { state, against: 0, steady: 0, hold: self.hold };
+        *self = Self { state, contradicting: 0, passes_since_up: 0, backoff: self.backoff };
     }
 }
 
@@ -130,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn results_in_a_row_decide() {
+    fn consecutive_results_change_the_state() {
         use HealthState::{Checking, Down, Unchecked, Up};
         let cases: [(HealthState, &str, &[HealthState]); 8] = [
             (Unchecked, "+", &[Up]),
@@ -148,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_ejected_soon_again_is_held_back_for_longer() {
+    fn a_server_ejected_again_soon_takes_longer_to_return() {
         let (rise, fall) = (NonZeroU32::MIN.saturating_add(1), NonZeroU32::MIN.saturating_add(2));
         let returns = |health: &mut Health| (1..=100).find(|_| health.record(true, rise, fall));
         let mut health = Health::new(HealthState::Up);
@@ -157,11 +152,11 @@ mod tests {
             for _ in 0..steady {
                 assert!(!health.record(true, rise, fall));
             }
-            assert!(health.eject(rise) && !health.eject(rise), "out is out");
+            assert!(health.eject(rise) && !health.eject(rise), "it is ejected only once");
             took.extend(returns(&mut health));
         }
         assert_eq!(took, [2, 4, 8, 16, 32, 32, 32, 2, 4]);
-        // A failed check begins the row of passes anew; a fall by checks alone is forgiven.
+        // A failed check restarts the count of passes; going down by checks alone resets the backoff.
         assert!(health.eject(rise));
         assert!((0..7).all(|_| !health.record(true, rise, fall)) && !health.record(false, rise, fall));
         assert_eq!(returns(&mut health), Some(8));
@@ -170,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_change_is_reported() {
+    fn only_changes_are_reported() {
         let mut health = Health::new(HealthState::Up);
         let one = NonZeroU32::MIN;
         assert!(health.record(false, one, one));

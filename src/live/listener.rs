@@ -1,33 +1,32 @@
-//! A listener across generations: its identity and the connections each worker counts for it.
+//! A listener across generations: its identity, and the connections that each worker counts for it.
 
 use std::sync::Arc;
 
 use crate::live::counters::{Counter, PerWorker};
 
-/// What is known of a listener as long as its address is configured, or clients that came by it are there.
+/// A listener, for as long as its address is configured or a client connection that it accepted is open.
 #[derive(Debug)]
 pub struct LiveListener {
-    /// Never used twice in a process.
+    /// Unique in the process, and never reused.
     pub id: u64,
-    /// Its name.
     pub name: Arc<str>,
-    /// Where it really listens: the configured address, with the port that the system chose if that was 0.
+    /// The bound address: as configured, but with the port that the system chose if the configured one is 0.
     pub address: std::net::SocketAddr,
-    /// What each worker counts.
+    /// Shared with the connections it accepted, which count their own end.
     pub counters: Arc<PerWorker<ListenerCounters>>,
 }
 
-/// What one worker counts of a listener.
+/// One worker's counters of a listener.
 #[derive(Debug, Default)]
 pub struct ListenerCounters {
     /// Client connections accepted.
     pub opened: Counter,
-    /// Client connections ended.
+    /// Client connections closed.
     pub closed: Counter,
 }
 
 impl LiveListener {
-    /// Open client connections now.
+    /// The number of open client connections.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.counters.open(|set| &set.opened, |set| &set.closed)

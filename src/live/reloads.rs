@@ -1,4 +1,4 @@
-//! The record of reloads: what `/api/reloads`, the log and the metrics say of each attempt, from one source.
+//! The record of reloads, from which `/api/reloads`, the log and the metrics report each of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,42 +9,40 @@ use serde::{Deserialize, Serialize};
 use crate::config::problem::Problem;
 use crate::live::counters::{Histogram, HistogramTotal};
 
-/// One attempt to bring the file into force.
+/// One attempt to apply the files.
 #[derive(Debug, Clone)]
 pub struct Reload {
-    /// The generation in force afterwards.
+    /// The current generation afterwards.
     pub generation: u64,
-    /// SHA-256 of what was read, in hexadecimal; empty when nothing could be.
+    /// The SHA-256 of the files, in hexadecimal; empty if none could be read.
     pub hash: Arc<str>,
-    /// What came of it.
     pub outcome: Outcome,
-    /// When it ended.
+    /// The end of the reload.
     pub at: SystemTime,
-    /// From the first look at the changed file to the end.
+    /// From when the change was noticed to the end.
     pub took: Duration,
-    /// The difference in words, one change each.
+    /// The changes, each described in words.
     pub changes: Vec<String>,
-    /// Why it was rejected.
+    /// The problems, if it was rejected.
     pub problems: Vec<Problem>,
 }
 
-/// What came of a reload.
+/// The result of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// A new generation.
+    /// The files are a new generation.
     Applied,
-    /// The same content as the one in force.
+    /// The files are the same as those of the current generation.
     Unchanged,
-    /// Nothing changed, for the problems that are listed.
+    /// The files have problems, so nothing changed.
     Rejected,
 }
 
 impl Outcome {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Rejected];
 
-    /// As logs and labels say it.
+    /// The name in logs and metric labels.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -55,17 +53,17 @@ impl Outcome {
     }
 }
 
-/// The newest reloads, and all of them counted. Written by the control plane alone.
+/// The newest reloads, and totals of all since the process started. Written only by the control plane.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// The newest first.
+    /// Newest first.
     newest: VecDeque<Arc<Reload>>,
     totals: [u64; Outcome::ALL.len()],
     seconds: Histogram,
 }
 
 impl Record {
-    /// Takes in one; of the older ones at most `history` in all are kept.
+    /// Adds a reload, and drops the oldest beyond `history`.
     pub fn add(&mut self, reload: Arc<Reload>, history: usize) {
         self.totals[reload.outcome as usize] += 1;
         self.seconds.observe(reload.took);
@@ -73,18 +71,18 @@ impl Record {
         self.newest.truncate(history.max(1));
     }
 
-    /// Those that are kept, the newest first.
+    /// The reloads that are kept, newest first.
     pub fn newest(&self) -> impl ExactSizeIterator<Item = &Arc<Reload>> {
         self.newest.iter()
     }
 
-    /// How many ended so, since the process began.
+    /// The number of reloads with this outcome since the process started.
     #[must_use]
     pub fn total(&self, outcome: Outcome) -> u64 {
         self.totals[outcome as usize]
     }
 
-    /// How long they took.
+    /// How long the reloads took.
     #[must_use]
     pub fn seconds(&self) -> HistogramTotal {
         let mut total = HistogramTotal::default();
@@ -92,7 +90,7 @@ impl Record {
         total
     }
 
-    /// Whether the newest attempt was no failure.
+    /// Whether the newest reload was not rejected.
     #[must_use]
     pub fn last_successful(&self) -> bool {
         self.newest.front().is_none_or(|reload| reload.outcome != Outcome::Rejected)

@@ -1,49 +1,73 @@
-//! The retry budget: keeps tries again within a share of the recent requests, so that a failing pool is not buried in them. Pure.
+//! The retry budget: limits retries to a share of the recent requests, so that they do not overload a failing pool. Pure.
 
 use std::time::{Duration, Instant};
 
-/// What came longer ago is not recent.
+/// Requests count as recent for this long.
 const WINDOW: Duration = Duration::from_secs(10);
-/// So many tries again in the window are free, for where few requests come.
+/// Retries per window that are free, for when traffic is low.
 const RESERVE: f64 = 10.0;
 
-/// Each request earns its share of a token, which fades as the request grows old; each try again costs one.
-#[derive(Debug)]
-pub struct Budget {
-    /// Free ones that are left.
-    reserve: f64,
-    /// What recent requests have earned and none has spent.
-    earned: f64,
-    /// Requests that have earned.
-    requests: u64,
-    looked: Instant,
+/// Why a request was retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// Connecting to the server failed.
+    Connect,
+    /// The idle connection was closed before the request was sent.
+    NotSent,
+    /// The connection failed after the request was sent and before a response.
+    Broken,
 }
 
-impl Budget {
-    /// Before any request.
+impl RetryReason {
+    pub const ALL: [Self; 3] = [Self::Connect, Self::NotSent, Self::Broken];
+
+    /// The metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::NotSent => "not_sent",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// A token bucket: each request earns its share of a token, which expires as the request ages; each retry costs one.
+#[derive(Debug)]
+pub struct RetryBudget {
+    /// Free tokens left.
+    reserve: f64,
+    /// Tokens that recent requests earned and no retry has spent.
+    earned: f64,
+    /// The number of requests at the last call.
+    requests: u64,
+    /// The time of the last call.
+    updated: Instant,
+}
+
+impl RetryBudget {
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { reserve: RESERVE, earned: 0.0, requests: 0, looked: now }
+        Self { reserve: RESERVE, earned: 0.0, requests: 0, updated: now }
     }
 
-    /// Whether one more try again is within the budget; if so, it is paid. A share of nothing allows none.
+    /// Spends a token for a retry, and returns whether there was one. A share of 0 allows no retries.
     ///
-    /// `requests` counts all that ever came, and is only looked at here: a request that is not
-    /// tried again costs nothing. So of a long time without a try again, each part counts as busy
-    /// as the whole.
-    #[allow(clippy::cast_precision_loss, reason = "few come between two tries again")]
+    /// `requests` is the number of requests so far. It is read only here, so that requests without retries cost nothing;
+    /// requests since the last call are assumed to have arrived evenly.
+    #[allow(clippy::cast_precision_loss, reason = "few requests arrive between two retries")]
     pub fn spend(&mut self, requests: u64, share: f64, now: Instant) -> bool {
         if share <= 0.0 {
             return false;
         }
-        let windows = now.saturating_duration_since(self.looked).as_secs_f64() / WINDOW.as_secs_f64();
-        let news = requests.saturating_sub(self.requests) as f64 / windows.max(1.0);
-        (self.requests, self.looked) = (requests, now);
-        self.earned = self.earned * (1.0 - windows).max(0.0) + news * share;
+        let windows = now.saturating_duration_since(self.updated).as_secs_f64() / WINDOW.as_secs_f64();
+        let new = requests.saturating_sub(self.requests) as f64 / windows.max(1.0);
+        (self.requests, self.updated) = (requests, now);
+        self.earned = self.earned * (1.0 - windows).max(0.0) + new * share;
         self.reserve = (self.reserve + RESERVE * windows).min(RESERVE);
-        for purse in [&mut self.reserve, &mut self.earned] {
-            if *purse >= 1.0 {
-                *purse -= 1.0;
+        for tokens in [&mut self.reserve, &mut self.earned] {
+            if *tokens >= 1.0 {
+                *tokens -= 1.0;
                 return true;
             }
         }
@@ -51,7 +75,7 @@ impl Budget {
     }
 }
 
-impl Default for Budget {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self::new(Instant::now())
     }
@@ -64,39 +88,39 @@ mod tests {
     #[test]
     fn the_reserve_is_spent_first_and_then_a_share() {
         let now = Instant::now();
-        let mut budget = Budget::new(now);
+        let mut budget = RetryBudget::new(now);
         assert_eq!((0..100).filter(|_| budget.spend(0, 0.2, now)).count(), 10);
         let spent = (1..=1000).filter(|requests| budget.spend(*requests, 0.2, now)).count();
         assert!((199..=200).contains(&spent), "{spent} of 1000");
     }
 
     #[test]
-    fn few_requests_have_a_few_tries_again_free_in_time() {
-        let begin = Instant::now();
-        let mut budget = Budget::new(begin);
-        // One request a second, each of which breaks, for an hour.
-        let spent = (1..=3600).filter(|second| budget.spend(*second, 0.001, begin + Duration::from_secs(*second)));
+    fn a_few_retries_are_free_in_each_window() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::new(start);
+        // One request per second, each of which fails, for an hour.
+        let spent = (1..=3600).filter(|second| budget.spend(*second, 0.001, start + Duration::from_secs(*second)));
         assert_eq!(spent.count(), 3600);
-        assert!(!Budget::new(begin).spend(1000, 0.0, begin), "none are where none are allowed");
-        // Ten a second: as many are free as before, beside the share.
-        let mut budget = Budget::new(begin);
-        let spent = (1..=36_000).filter(|n| budget.spend(*n, 0.2, begin + Duration::from_millis(n * 100))).count();
-        assert!((10_500..=10_850).contains(&spent), "{spent} of 36000: a share of 0.2, and one a second");
+        assert!(!RetryBudget::new(start).spend(1000, 0.0, start), "a share of 0 allows none");
+        // Ten per second: as many are free as before, on top of the share.
+        let mut budget = RetryBudget::new(start);
+        let spent = (1..=36_000).filter(|n| budget.spend(*n, 0.2, start + Duration::from_millis(n * 100))).count();
+        assert!((10_500..=10_850).contains(&spent), "{spent} of 36000: a share of 0.2, and one per second");
     }
 
     #[test]
-    fn what_recent_requests_earned_is_there_at_once_and_what_old_ones_did_is_not() {
-        let begin = Instant::now();
-        let after = |seconds| begin + Duration::from_secs(seconds);
-        // Requests, over how many seconds, and how many tries again they are good for.
-        for (requests, seconds, good_for) in [(1000, 1, 210), (1000, 10, 210), (1000, 100, 30), (0, 100, 10)] {
-            let mut budget = Budget::new(begin);
+    fn only_recent_requests_earn_retries() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        // Requests, over how many seconds, and the retries that they earn.
+        for (requests, seconds, retries) in [(1000, 1, 210), (1000, 10, 210), (1000, 100, 30), (0, 100, 10)] {
+            let mut budget = RetryBudget::new(start);
             let spent = (0..1000).filter(|_| budget.spend(requests, 0.2, after(seconds))).count();
-            assert_eq!(spent, good_for, "{requests} in {seconds} s");
+            assert_eq!(spent, retries, "{requests} in {seconds} s");
             assert!(!budget.spend(requests, 0.2, after(seconds)));
         }
-        let mut budget = Budget::new(begin);
+        let mut budget = RetryBudget::new(start);
         assert!(budget.spend(1000, 0.2, after(1)));
-        assert_eq!((0..1000).filter(|_| budget.spend(1000, 0.2, after(11))).count(), 10, "they are old by now");
+        assert_eq!((0..1000).filter(|_| budget.spend(1000, 0.2, after(11))).count(), 10, "they have expired");
     }
 }

@@ -1,4 +1,4 @@
-//! Which route takes a request: exact host, then wildcard host, then any; then the longest path. Pure.
+//! Matches requests to routes: exact host, then wildcard host, then any host; then the longest path. Pure.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::config::{HostPattern, RouteConfig};
 use crate::live::counters::{Histogram, PerWorker, Tally};
 
-/// All routes, ready to be asked. Routes are known by their place in the configuration.
+/// An index of the routes of a configuration. It returns their positions in [`Config::routes`](crate::config::Config).
 #[derive(Debug, Default)]
 pub struct RouteTable {
     exact: HashMap<Box<str>, Paths>,
-    /// By what follows the `*.`.
+    /// By the domain after `*.`.
     wildcard: HashMap<Box<str>, Paths>,
     any: Paths,
 }
@@ -20,14 +20,14 @@ pub struct RouteTable {
 #[derive(Debug, Default)]
 struct Paths {
     routes: HashMap<Box<str>, usize>,
-    /// The prefixes' lengths, longest first, so that only those are looked up that can be there.
+    /// The lengths of the prefixes, longest first: only prefixes of these lengths are looked up.
     lengths: Vec<usize>,
-    /// The route for `/`, which takes what no other does.
+    /// The route for `/`, which matches every path.
     root: Option<usize>,
 }
 
 impl RouteTable {
-    /// A table of these routes, whose (host, path) are distinct.
+    /// Builds the table. The (host, path) of the routes must be distinct.
     #[must_use]
     pub fn new(routes: &[RouteConfig]) -> Self {
         let mut table = Self::default();
@@ -42,7 +42,7 @@ impl RouteTable {
         table
     }
 
-    /// The place of the route for `host` (lower case, no port, no trailing dot) and `path` (normalised).
+    /// The position of the route for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[must_use]
     pub fn find(&self, host: &str, path: &str) -> Option<usize> {
         self.exact(host, path).or_else(|| self.wildcard(host, path)).or_else(|| self.any.find(path))
@@ -73,8 +73,8 @@ impl Paths {
             return;
         }
         self.routes.insert(path.into(), index);
-        if let Err(place) = self.lengths.binary_search_by(|length| path.len().cmp(length)) {
-            self.lengths.insert(place, path.len());
+        if let Err(position) = self.lengths.binary_search_by(|length| path.len().cmp(length)) {
+            self.lengths.insert(position, path.len());
         }
     }
 
@@ -87,26 +87,23 @@ impl Paths {
     }
 }
 
-/// What a route keeps through any number of generations.
+/// The part of a route that outlives a generation. Lives as long as a configuration has a route of this name.
 #[derive(Debug)]
 pub struct LiveRoute {
-    /// Its name.
     pub name: Arc<str>,
-    /// What each worker counts.
     pub counters: PerWorker<RouteCounters>,
 }
 
-/// What one worker counts of a route.
+/// One worker's counters of a route.
 #[derive(Debug, Default)]
 pub struct RouteCounters {
-    /// Answers, by [`crate::live::method::key`] of method and status.
+    /// Responses by method and status; see [`crate::live::method::key`].
     pub codes: Tally<48>,
-    /// From the request's head to the end of its answer.
+    /// From the request's head to the end of the response.
     pub seconds: Histogram,
 }
 
 impl LiveRoute {
-    /// A route that nothing has gone through yet.
     #[must_use]
     pub fn new(name: Arc<str>, workers: usize) -> Self {
         Self { name, counters: PerWorker::new(workers) }
@@ -116,22 +113,17 @@ impl LiveRoute {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::parse;
+    use crate::config::source::SourceFile;
 
     fn table(routes: &[(&str, &str)]) -> RouteTable {
-        let routes: Vec<RouteConfig> = routes
-            .iter()
-            .map(|(host, path)| RouteConfig {
-                name: format!("{host}{path}"),
-                host: match host.strip_prefix("*.") {
-                    Some(domain) => HostPattern::Wildcard(domain.to_owned()),
-                    None if *host == "*" => HostPattern::Any,
-                    None => HostPattern::Exact((*host).to_owned()),
-                },
-                path: (*path).to_owned(),
-                pool: "default".to_owned(),
-            })
-            .collect();
-        RouteTable::new(&routes)
+        let mut file = String::from("listener = [{ address = \"127.0.0.1:1\" }]\n");
+        file += "server = [{ name = \"a\", address = \"a:1\" }]\n";
+        for (host, path) in routes {
+            file += &format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\npool = \"default\"\n");
+        }
+        let config = parse(&[SourceFile::new("lb.toml", file.as_str())], &|_| None).expect(&file);
+        RouteTable::new(&config.routes)
     }
 
     #[test]
@@ -168,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_match_there_is_none() {
+    fn an_unmatched_request_has_no_route() {
         let table = table(&[("a.org", "/x")]);
         for (host, path) in [("a.org", "/"), ("a.org", "/xy"), ("b.org", "/x"), ("", "")] {
             assert_eq!(table.find(host, path), None, "{host}{path}");
@@ -176,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_never_cuts_a_character_in_two() {
+    fn a_prefix_never_splits_a_character() {
         assert_eq!(table(&[("*", "/ab")]).find("h", "/é/x"), None);
     }
 }

@@ -1,30 +1,29 @@
-//! A live server: what is known of one (pool, name, address), through any number of generations.
+//! A live server: the state of one (pool, name, address), through any number of generations.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 
 use crate::config::Address;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
 use crate::live::health::HealthState;
 
-/// What makes a server the same server after an edit.
+/// The identity of a server: after an edit, a server with the same key is the same server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey {
-    /// Its pool's name.
     pub pool: Arc<str>,
-    /// Its own name.
     pub name: Arc<str>,
-    /// Where it is, as configured.
+    /// As configured.
     pub address: Address,
 }
 
 impl ServerKey {
-    /// What makes it the same within its pool.
+    /// The identity within the pool.
     #[must_use]
     pub fn identity(&self) -> (&str, &Address) {
         (&self.name, &self.address)
@@ -37,100 +36,90 @@ impl fmt::Display for ServerKey {
     }
 }
 
-/// A live server. Lives as long as any snapshot names it or any request to it is open.
+/// A live server. Lives as long as a snapshot contains it or a request to it is open.
 #[derive(Debug)]
 pub struct Server {
-    /// Never used twice in a process: what workers know the server by.
+    /// Unique in the process and never reused, so that workers can key their idle connections by it.
     pub id: u64,
-    /// Who it is.
     pub key: ServerKey,
-    /// Where the address resolves to now; `None` while a host name has not been resolved.
-    target: Target,
+    resolved: ResolvedAddress,
+    /// A [`HealthState`].
     state: AtomicU8,
     /// Whether an edit disabled or removed it.
     leaving: AtomicBool,
     /// When the state last changed.
     since: Mutex<SystemTime>,
     last_check: Mutex<Option<Arc<Check>>>,
-    /// Tries in a row that failed by its fault, as far as the workers know. Written only when one
-    /// fails and when that row ends, so that a request that is answered writes nothing that is shared.
+    /// Consecutive attempts that failed because of the server. Written only when an attempt fails and when such a series
+    /// ends, so that a successful request writes nothing that is shared between workers.
     failures: AtomicU32,
-    /// Why it is down, if that is for its requests and no check has failed since.
+    /// Set from an ejection until the server is up again or one of its checks fails too.
     ejection: Mutex<Option<Arc<Ejection>>>,
-    /// How often it was taken out for its requests; written by the control plane.
+    /// Written by the control plane.
     ejections: Counter,
-    /// Resident bytes as the server itself says; [`UNKNOWN`] when it does not, or no longer.
+    /// Resident bytes as reported by the server itself, or [`UNKNOWN`].
     memory: AtomicU64,
-    /// Checks that passed, checks that failed; written by the control plane.
+    /// Passed and failed checks. Written by the control plane.
     checks: [Counter; 2],
     counters: PerWorker<ServerCounters>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
 
-/// Where connections go.
+/// The address to connect to.
 #[derive(Debug)]
-enum Target {
+enum ResolvedAddress {
     Fixed(SocketAddr),
-    /// What the host name was last found to be.
-    Resolved(ArcSwapOption<SocketAddr>),
+    /// The latest result for a host name; `None` until it is resolved for the first time.
+    Latest(ArcSwapOption<SocketAddr>),
 }
 
-/// What only the control plane and who asks it look at: requests never do. Locks are small where there
-/// are a hundred thousand servers.
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What one worker counts of a server.
+/// One worker's counters of a server.
 #[derive(Debug, Default)]
 pub struct ServerCounters {
-    /// Tries that began.
+    /// Attempts started.
     pub started: Counter,
-    /// Tries whose answer, body included, has ended one way or another.
+    /// Attempts finished: the response, including its body, is complete or has failed.
     pub finished: Counter,
-    /// Connections to it that were opened.
+    /// Connections opened.
     pub opened: Counter,
-    /// Connections to it that were closed.
+    /// Connections closed.
     pub closed: Counter,
-    /// Answers by status; a try without an answer counts as none.
+    /// Responses by status. An attempt without a response is not counted here.
     pub codes: Tally<16>,
-    /// From the try's begin to the end of the answer.
+    /// From the start of an attempt to the end of the response.
     pub seconds: Histogram,
 }
 
-/// One health check's result.
+/// The result of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// When it ended.
+    /// The end of the check.
     pub at: SystemTime,
-    /// How long it took.
     pub took: Duration,
-    /// What went wrong, if it failed.
+    /// `None` if it passed.
     pub error: Option<String>,
 }
 
-/// Why a server is out of the rotation although its checks pass.
+/// Why a server gets no requests although its checks pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ejection {
-    /// Since when.
     pub at: SystemTime,
-    /// How many requests failed, and how the last did.
+    /// How many requests failed, and how the last one did.
     pub error: String,
 }
 
 impl Server {
-    /// A server in `state`, for `workers` workers.
     #[must_use]
     pub fn new(id: u64, key: ServerKey, state: HealthState, workers: usize) -> Self {
-        let target = match key.address {
-            Address::Ip(address) => Target::Fixed(address),
-            Address::Name(..) => Target::Resolved(ArcSwapOption::empty()),
+        let resolved = match key.address {
+            Address::Ip(address) => ResolvedAddress::Fixed(address),
+            Address::Name(..) => ResolvedAddress::Latest(ArcSwapOption::empty()),
         };
         Self {
             id,
             key,
-            target,
+            resolved,
             state: AtomicU8::new(state as u8),
             leaving: AtomicBool::new(false),
             since: Mutex::new(SystemTime::now()),
@@ -144,23 +133,23 @@ impl Server {
         }
     }
 
-    /// Where to connect, if that is known.
+    /// The address to connect to; `None` for a host name that has not been resolved yet.
     #[must_use]
     pub fn target(&self) -> Option<SocketAddr> {
-        match &self.target {
-            Target::Fixed(address) => Some(*address),
-            Target::Resolved(address) => address.load().as_deref().copied(),
+        match &self.resolved {
+            ResolvedAddress::Fixed(address) => Some(*address),
+            ResolvedAddress::Latest(address) => address.load().as_deref().copied(),
         }
     }
 
-    /// Says where the host name resolves to now.
+    /// Sets the address that the host name resolves to.
     pub fn set_target(&self, target: SocketAddr) {
-        if let Target::Resolved(address) = &self.target {
+        if let ResolvedAddress::Latest(address) = &self.resolved {
             address.store(Some(Arc::new(target)));
         }
     }
 
-    /// What its checks and its requests say.
+    /// The health by its checks and its requests.
     #[must_use]
     pub fn state(&self) -> HealthState {
         const STATES: [HealthState; 4] =
@@ -168,59 +157,58 @@ impl Server {
         STATES[usize::from(self.state.load(Relaxed))]
     }
 
-    /// Notes a new state, in which nothing has failed yet.
+    /// Sets the health, and clears the failures that led to it.
     pub fn set_state(&self, state: HealthState) {
         self.state.store(state as u8, Relaxed);
-        *lock(&self.since) = SystemTime::now();
+        *self.since.lock() = SystemTime::now();
         self.failures.store(0, Relaxed);
-        *lock(&self.ejection) = None;
+        *self.ejection.lock() = None;
     }
 
-    /// Notes that it has answered a request.
+    /// Records a successful attempt.
     #[inline]
-    pub fn answered(&self) {
+    pub fn record_success(&self) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
     }
 
-    /// Notes that a try failed by its fault; how many that makes in a row.
+    /// Records an attempt that failed because of the server. Returns how many consecutive ones that makes.
     #[must_use]
-    pub fn failed(&self) -> u32 {
+    pub fn record_failure(&self) -> u32 {
         self.failures.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
-    /// Takes it out for its requests, and says why. Called by the control plane alone.
+    /// Ejects the server because its requests fail. Called only by the control plane.
     pub fn eject(&self, error: String) {
         self.set_state(HealthState::Down);
         self.ejections.add(1);
-        *lock(&self.ejection) = Some(Arc::new(Ejection { at: self.since(), error }));
+        *self.ejection.lock() = Some(Arc::new(Ejection { at: self.since(), error }));
     }
 
-    /// Says that its checks fail too: if it is down, that is no longer for its requests alone.
-    pub fn fails_checks(&self) {
-        *lock(&self.ejection) = None;
+    /// Forgets the ejection because the checks fail too. The server stays down.
+    pub fn clear_ejection(&self) {
+        *self.ejection.lock() = None;
     }
 
-    /// Why it is out, if that is for its requests alone.
+    /// The ejection, if the server is down only because of its requests.
     #[must_use]
     pub fn ejection(&self) -> Option<Arc<Ejection>> {
-        lock(&self.ejection).clone()
+        self.ejection.lock().clone()
     }
 
-    /// How often it was taken out for its requests.
+    /// How often the server was ejected.
     #[must_use]
     pub fn ejections(&self) -> u64 {
         self.ejections.get()
     }
 
-    /// Whether an edit disabled or removed it, so that no connection to it is kept.
+    /// Whether an edit disabled or removed the server, so that its connections are not kept for reuse.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Relaxed)
     }
 
-    /// Says whether it is leaving.
     pub fn set_leaving(&self, leaving: bool) {
         self.leaving.store(leaving, Relaxed);
     }
@@ -228,57 +216,56 @@ impl Server {
     /// When the state last changed.
     #[must_use]
     pub fn since(&self) -> SystemTime {
-        *lock(&self.since)
+        *self.since.lock()
     }
 
-    /// The newest check, if there was any.
+    /// The latest check, if there has been one.
     #[must_use]
     pub fn last_check(&self) -> Option<Arc<Check>> {
-        lock(&self.last_check).clone()
+        self.last_check.lock().clone()
     }
 
-    /// Notes a check's end. Called by the control plane alone.
+    /// Records a check. Called only by the control plane.
     pub fn set_last_check(&self, check: Check) {
         self.checks[usize::from(check.error.is_some())].add(1);
-        *lock(&self.last_check) = Some(Arc::new(check));
+        *self.last_check.lock() = Some(Arc::new(check));
     }
 
-    /// Checks that passed, and that failed.
+    /// The numbers of passed and of failed checks.
     #[must_use]
     pub fn checks(&self) -> [u64; 2] {
         [self.checks[0].get(), self.checks[1].get()]
     }
 
-    /// Resident bytes as the server itself says, if it does.
+    /// The resident memory in bytes, if the server reports it.
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         Some(self.memory.load(Relaxed)).filter(|bytes| *bytes != UNKNOWN)
     }
 
-    /// Notes what the server says of its memory; `None` when that is not known, or no longer.
+    /// Sets the memory that the server reports; `None` if it is unknown.
     pub fn set_memory(&self, bytes: Option<u64>) {
         self.memory.store(bytes.unwrap_or(UNKNOWN), Relaxed);
     }
 
-    /// What each worker counted.
     #[must_use]
     pub fn counters(&self) -> &PerWorker<ServerCounters> {
         &self.counters
     }
 
-    /// Open requests now, on all workers.
+    /// The number of open requests, on all workers.
     #[must_use]
     pub fn active_requests(&self) -> u64 {
         self.counters.open(|set| &set.started, |set| &set.finished)
     }
 
-    /// Open connections now, on all workers.
+    /// The number of open connections, on all workers.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.counters.open(|set| &set.opened, |set| &set.closed)
     }
 
-    /// Answers it has given.
+    /// The number of responses so far.
     #[must_use]
     pub fn requests_total(&self) -> u64 {
         self.counters.sum(|set| set.codes.total())

@@ -8,53 +8,51 @@ use crate::config::Config;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 
-/// Servers that are gone over in a moment.
+/// With more servers than this, a snapshot counts as large.
 const LARGE: usize = 500;
 
-/// All that a request needs to know. Immutable; an edit or a health change makes another, which
-/// shares every part that stayed as it was.
+/// Everything that a request needs. Immutable: an edit or a health change builds a new one, which shares all unchanged
+/// parts. Lives until no request uses it any more.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Which accepted configuration this is, from 1.
+    /// The number of the accepted configuration, from 1.
     pub generation: u64,
-    /// Its SHA-256, in hexadecimal.
+    /// The configuration's SHA-256, in hexadecimal.
     pub hash: Arc<str>,
-    /// The files that it was read from, the main one first.
-    pub files: Arc<[SourceFile]>,
-    /// When it was accepted.
+    /// The files of the configuration, the main one first.
+    pub files: Arc<[FileVersion]>,
     pub applied_at: SystemTime,
-    /// What it says.
     pub config: Arc<Config>,
-    /// The pools of the configuration, then those that are gone but for open requests.
+    /// The pools of the configuration, in its order, then removed pools that still have open requests.
     pub pools: Vec<Arc<Pool>>,
-    /// The routes, in the configuration's order.
+    /// In the configuration's order.
     pub routes: Arc<[Route]>,
-    /// What counts requests that no route takes.
+    /// Counts the requests that no route matches.
     pub unrouted: Arc<LiveRoute>,
-    /// Where a request's route is found.
+    /// Finds a request's route.
     pub table: Arc<RouteTable>,
 }
 
-/// A file that a configuration was read from.
+/// A file of a configuration, identified by its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFile {
-    /// As it was named: the main one by the user, an included one as its glob found it.
+pub struct FileVersion {
+    /// The path as given by the user, or as found by a glob.
     pub path: PathBuf,
-    /// Its SHA-256, in hexadecimal.
+    /// The SHA-256, in hexadecimal.
     pub hash: Arc<str>,
 }
 
 /// A route in one snapshot.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// The place of its pool in [`Snapshot::pools`].
+    /// The index of its pool in [`Snapshot::pools`].
     pub pool: usize,
-    /// What outlives the snapshot.
+    /// Its counters, which outlive the snapshot.
     pub live: Arc<LiveRoute>,
 }
 
 impl Snapshot {
-    /// The places of route and pool for `host` (lower case, no port, no trailing dot) and `path` (normalised).
+    /// The indices of the route and of its pool for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]
     pub fn route(&self, host: &str, path: &str) -> Option<(usize, usize)> {
@@ -62,13 +60,13 @@ impl Snapshot {
         Some((route, self.routes[route].pool))
     }
 
-    /// Whether to go over all its servers takes so long that it is done beside the control plane.
+    /// Whether it has so many servers that work over all of them should not run on the control plane's thread.
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
     }
 
-    /// The pools of the configuration that have no server to send requests to.
+    /// The pools of the configuration without an eligible server.
     pub fn unready(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let configured = self.config.pools.len();
         self.pools.iter().take(configured).filter(|pool| !pool.is_ready())

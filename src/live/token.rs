@@ -1,17 +1,16 @@
-//! StickyConfig sessions: the cookie that leads a client back to its server. Pure.
+//! Sticky sessions: the value of the cookie that leads a client back to its server. Pure.
 //!
-//! The cookie's value is a keyed hash of the server's name, so it tells no address, stays the same
-//! through edits, restarts and other servers' changes, and every replica with the same file agrees.
+//! It is a keyed hash of the server's name. So it reveals no address, survives edits, restarts and changes of other servers,
+//! and is the same on every replica with the same file.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::config::StickyConfig;
 
-/// What a cookie calls a server: 64 bits in hexadecimal.
+/// A server's name in cookies: 64 bits in hexadecimal.
 pub type Token = [u8; 16];
 
-/// The token of a server.
 #[must_use]
 pub fn token(rule: &StickyConfig, pool: &str, server: &str) -> Token {
     // An HMAC (RFC 2104) takes keys of any length, so this cannot fail; an empty cookie value is the safe answer.
@@ -37,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_depends_on_cookie_pool_and_name_and_on_nothing_else() {
+    fn a_token_depends_only_on_cookie_pool_and_name() {
         let other = StickyConfig { cookie: "other".to_owned(), ..rule() };
         let longer = StickyConfig { max_age: Duration::from_secs(1), ..rule() };
         let rule = rule();
@@ -48,7 +47,7 @@ mod tests {
         {
             assert_ne!(first, different);
         }
-        // Fixed for good: another value would tear every client of a rolling upgrade from its server.
+        // A different value would move every client to another server during a rolling upgrade.
         assert_eq!(std::str::from_utf8(&first), Ok("0d5450a020da0588"));
     }
 }

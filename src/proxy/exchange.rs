@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use crate::http1::body::BodyLength;
 use crate::http1::client::OutgoingRequest;
-use crate::live::pool::{Member, Pool, RetryReason};
+use crate::live::pool::{Member, Pool};
+use crate::live::retry_budget::RetryReason;
 use crate::live::server::Server;
 use crate::live::token::Token;
 use crate::proxy::context::Failing;
@@ -126,7 +127,7 @@ impl<'c> Attempt<'_, 'c> {
     pub fn responded(&mut self, status: u16) {
         self.status = Some(status);
         self.exchange.record.set_status(status);
-        self.server().answered();
+        self.server().record_success();
     }
 
     /// Ends the attempt: the server has sent all of its response. Called before the client has the end of it, so
@@ -138,8 +139,8 @@ impl<'c> Attempt<'_, 'c> {
     /// Ends the attempt with an error. Enough of them in a row that are the server's fault are reported.
     pub fn fail(mut self, error: ProxyError) {
         if error.blame() == Blame::Server {
-            let failures = self.server().failed();
-            if self.exchange.pool.is_enough(failures) {
+            let failures = self.server().record_failure();
+            if self.exchange.pool.should_eject(failures) {
                 let server = Arc::clone(self.server());
                 self.exchange.record.context.report(Failing { server, failures, error });
             }

@@ -242,7 +242,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
     let snapshot = context.snapshot();
     let status = error.status();
     let counters = snapshot.unrouted.counters.of(context.worker);
-    counters.codes.add(method::key_of_none(status));
+    counters.codes.add(method::key_without_method(status));
     counters.seconds.observe(Duration::ZERO);
     if snapshot.config.log.access {
         let entry = Entry {

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::live::pool::RetryReason;
+use crate::live::retry_budget::RetryReason;
 
 /// The stage that an attempt reached before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

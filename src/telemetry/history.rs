@@ -167,7 +167,8 @@ impl Counts {
     fn of_route(route: &LiveRoute) -> Self {
         let mut counts = Self::default();
         for set in route.counters.iter() {
-            let codes = set.codes.iter().map(|(key, count)| (key.map_or(0, |key| method::of_key(key).1), count));
+            let codes =
+                set.codes.iter().map(|(key, count)| (key.map_or(0, |key| method::method_and_status(key).1), count));
             counts.add(codes, &set.seconds);
         }
         counts

@@ -21,8 +21,9 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::live::counters::{Histogram, HistogramTotal};
 use crate::live::method;
-use crate::live::pool::{Member, RetryReason, Standing};
+use crate::live::pool::{Member, Membership};
 use crate::live::reloads::Outcome;
+use crate::live::retry_budget::RetryReason;
 use crate::live::state::State;
 use crate::live::{route::LiveRoute, snapshot::Snapshot};
 pub use family::{Family, counter, gauge};
@@ -166,7 +167,7 @@ fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
         codes
             .into_iter()
             .map(|(key, count)| {
-                let (method, code) = match key.map(method::of_key) {
+                let (method, code) = match key.map(method::method_and_status) {
                     Some((method, code)) => (method, code.to_string()),
                     None => (OVERFLOW.0, OVERFLOW.1.to_owned()),
                 };
@@ -218,7 +219,7 @@ fn servers(snapshot: &Snapshot) -> [MetricFamily; 10] {
         each(&SERVER_MEMORY, |member| member.server.memory().map(float)),
         each(&SERVER_UP, |member| Some(f64::from(u8::from(member.state.serves())))),
         each(&SERVER_WEIGHT, |member| Some(f64::from(member.weight))),
-        each(&SERVER_ENABLED, |member| Some(f64::from(u8::from(member.standing == Standing::Enabled)))),
+        each(&SERVER_ENABLED, |member| Some(f64::from(u8::from(member.membership == Membership::Enabled)))),
     ]
 }
 
@@ -252,8 +253,8 @@ fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {
 
 fn watching(state: &State) -> [MetricFamily; 2] {
     [
-        UNWATCHED.of([UNWATCHED.value(&[], float(state.sight.unwatched()))]),
-        OVERFLOWS.of([OVERFLOWS.value(&[], float(state.sight.overflows()))]),
+        UNWATCHED.of([UNWATCHED.value(&[], float(state.watch_status.unwatched()))]),
+        OVERFLOWS.of([OVERFLOWS.value(&[], float(state.watch_status.overflows()))]),
     ]
 }
 

@@ -308,7 +308,7 @@ fn a_new_number_of_workers_takes_effect_at_the_next_start_and_a_warning_says_so(
     let scene = Scene::new();
     scene.with("[proxy]\nworkers = 3");
     let reload = scene.lb.newest_reload();
-    assert_eq!(reload["changes"], serde_json::json!(["proxy.workers: 0 -> 3 (from the next start on)"]));
+    assert_eq!(reload["changes"], serde_json::json!(["proxy.workers: 0 -> 3 (takes effect at the next start)"]));
     eventually("the log warns", || {
         let warns =
             |line: &String| line.contains("WARN") && line.contains("proxy.workers") && line.contains("next start");

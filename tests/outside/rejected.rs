@@ -42,7 +42,7 @@ fn bad_files(good: &str, taken: SocketAddr) -> Vec<(Vec<u8>, usize, usize, Strin
         case(good[..good.len() - twin.len()].to_owned(), 0, 0, "pool `default` has no server"),
         case(more("wieght = 2\n"), lines + 1, 1, "unknown key `wieght`"),
         case(more("enabled = 1\n"), lines + 1, 11, "true or false"),
-        case(more("weight = 2\n"), lines + 1, 1, "there already"),
+        case(more("weight = 2\n"), lines + 1, 1, "already defined"),
         case(more(twin), lines + 2, 8, "`a`"),
         case(more("[[route]]\npool = \"nowhere\"\n"), lines + 2, 8, "`nowhere`"),
         case(more(&format!("[[listener]]\naddress = \"{taken}\"\n")), 0, 0, &format!("cannot listen on {taken}")),

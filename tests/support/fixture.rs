@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use lb::config::{self, Config};
 use lb::control::registry::Registry;
 use lb::live::server::Server;
-use lb::live::snapshot::{Snapshot, SourceFile};
+use lb::live::snapshot::{FileVersion, Snapshot};
 use lb::live::state::State;
 
 /// Workers that have counters.
@@ -77,7 +77,7 @@ impl Fixture {
 
 fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> Arc<Snapshot> {
     let hash: Arc<str> = format!("{generation:064x}").into();
-    let files = [SourceFile { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
+    let files = [FileVersion { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
     let applied_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
     let plan = registry.plan(config, Instant::now());
     let snapshot = plan.snapshot(generation, hash, files, applied_at);
@@ -88,6 +88,8 @@ fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> A
 /// A configuration with these pools, sorted by name, and the defaults. Its route leads to the first pool.
 pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
     let seconds = Duration::from_secs;
+    let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
+    let first = &pools.first().expect("a pool").name;
     Config {
         listeners: vec![config::ListenerConfig { name: "web".into(), address: loopback(8080) }],
         admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
@@ -122,9 +124,9 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
             name: "all".into(),
             host: config::HostPattern::Any,
             path: "/".into(),
-            pool: pools.first().expect("a pool").name.clone(),
+            pool: config::PoolRef::find(&pools, first).expect("pools sorted by name"),
         }],
-        pools: pools.into_iter().map(Arc::new).collect(),
+        pools,
     }
 }
 

@@ -1,101 +1,69 @@
-//! One difference, as a value to act on and as words to read.
+//! One change between two configurations, as a value and in words.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::config::{Address, ListenerConfig, RouteConfig, ServerConfig};
 
-/// One difference between two configurations.
+/// One change between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A listener that was not there.
     ListenerAdded(ListenerConfig),
-    /// A listener that is no longer there.
     ListenerRemoved(ListenerConfig),
-    /// A listener by the same name takes clients elsewhere.
+    /// The listener of this name has a new address.
     ListenerAddress {
-        /// The listener's name.
         listener: String,
-        /// Where it was.
         from: SocketAddr,
-        /// Where it is now.
         to: SocketAddr,
     },
-    /// A route that was not there.
     RouteAdded(RouteConfig),
-    /// A route that is no longer there.
     RouteRemoved(RouteConfig),
-    /// A route by the same name takes or leads elsewhere.
     RouteChanged {
-        /// The route's name.
         route: String,
         /// `host`, `path` or `pool`.
         key: &'static str,
-        /// As it was.
         from: String,
-        /// As it is now.
         to: String,
     },
-    /// A pool that was not there; its servers are told one by one.
+    /// The pool's name. Its servers are listed separately.
     PoolAdded(String),
-    /// A pool that is no longer there; its servers are told one by one.
+    /// The pool's name. Its servers are listed separately.
     PoolRemoved(String),
-    /// The same servers of a pool stand in another order, so they take turns in another order.
+    /// The pool of this name has the same servers in a different order, so they take turns in that order.
     PoolOrder(String),
-    /// A server that was not there.
     ServerAdded {
-        /// Its pool's name.
         pool: String,
-        /// All of it.
         server: ServerConfig,
     },
-    /// A server that is no longer there.
     ServerRemoved {
-        /// Its pool's name.
         pool: String,
-        /// All that it was.
         server: ServerConfig,
     },
-    /// A server by the same name is elsewhere: to the rest of the program it is another one.
+    /// The server of this name has a new address, which makes it a different live server.
     ServerAddress {
-        /// Its pool's name.
         pool: String,
-        /// Its name.
         server: String,
-        /// Where it was.
         from: Address,
-        /// Where it is now.
         to: Address,
     },
-    /// A server has another share.
     ServerWeight {
-        /// Its pool's name.
         pool: String,
-        /// Its name.
         server: String,
-        /// As it was.
         from: u32,
-        /// As it is now.
         to: u32,
     },
-    /// A server takes new requests again, or none any more.
     ServerEnabled {
-        /// Its pool's name.
         pool: String,
-        /// Its name.
         server: String,
-        /// Whether it does now.
         enabled: bool,
     },
     /// Any other key.
     Setting {
-        /// The pool whose rule it is, or none for the whole.
+        /// `None` for a key outside of pools.
         pool: Option<String>,
-        /// As it would be written with dots: `timeouts.drain`.
+        /// The dotted key: `timeouts.drain`.
         key: String,
-        /// As it was.
         from: String,
-        /// As it is now.
         to: String,
     },
 }
@@ -121,7 +89,7 @@ impl fmt::Display for Change {
             }
             Self::PoolAdded(pool) => write!(f, "pool {pool}: added"),
             Self::PoolRemoved(pool) => write!(f, "pool {pool}: removed"),
-            Self::PoolOrder(pool) => write!(f, "pool {pool}: servers in another order"),
+            Self::PoolOrder(pool) => write!(f, "pool {pool}: servers reordered"),
             Self::ServerAdded { pool, server } => {
                 let ServerConfig { name, address, weight, enabled } = server;
                 let disabled = if *enabled { "" } else { ", disabled" };
@@ -146,7 +114,7 @@ impl fmt::Display for Change {
                     None => write!(f, "{key}: {from} -> {to}")?,
                 }
                 match key.as_str() {
-                    "proxy.workers" => f.write_str(" (from the next start on)"),
+                    "proxy.workers" => f.write_str(" (takes effect at the next start)"),
                     _ => Ok(()),
                 }
             }

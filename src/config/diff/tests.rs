@@ -1,4 +1,4 @@
-//! Pairs of files and the words for what is between them.
+//! Pairs of files, and the changes between them in words.
 
 use super::*;
 use crate::config::file::parse;
@@ -35,7 +35,7 @@ fn words_between(old: &str, new: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_edit_in_words() {
+fn each_change_is_described() {
     let edits: &[(&str, &str, &[&str])] = &[
         ("weight = 6", "weight = 2", &["server default/server3: weight 6 -> 2"]),
         ("weight = 6", "weight = 6\nenabled = false", &["server default/server3: disabled"]),
@@ -70,7 +70,11 @@ fn each_edit_in_words() {
         ),
         ("[[listener]]", "[timeouts]\ndrain = \"10s\"\n[[listener]]", &["timeouts.drain: 30s -> 10s"]),
         ("[[listener]]", "[admin]\nhosts = [\"a\", \"b\"]\n[[listener]]", &["admin.hosts: [] -> [a, b]"]),
-        ("[[listener]]", "[proxy]\nworkers = 4\n[[listener]]", &["proxy.workers: 0 -> 4 (from the next start on)"]),
+        (
+            "[[listener]]",
+            "[proxy]\nworkers = 4\n[[listener]]",
+            &["proxy.workers: 0 -> 4 (takes effect at the next start)"],
+        ),
         (
             "[[listener]]",
             "[retry]\nbudget = \"7%\"\n[[listener]]",
@@ -88,12 +92,12 @@ fn each_edit_in_words() {
 }
 
 #[test]
-fn the_order_of_servers_counts_and_no_other() {
+fn only_the_order_of_servers_matters() {
     let server = |name: &str| format!("[[server]]\nname = \"{name}\"\naddress = \"{name}:1\"\n");
     let listener = |port: u16| format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\n");
     let old = format!("{}{}{}{}", listener(1), listener(2), server("a"), server("b"));
     let new = format!("{}{}{}{}", listener(2), listener(1), server("b"), server("a"));
-    assert_eq!(words_between(&old, &new), ["pool default: servers in another order"]);
+    assert_eq!(words_between(&old, &new), ["pool default: servers reordered"]);
     assert_eq!(words_between(&old, &old), [] as [String; 0]);
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::report::Report;
 use super::{Env, env, syntax};
 use crate::config::DEFAULT_POOL;
-use crate::config::file::tree::{Kind, Table, Value};
+use crate::config::file::tree::{TomlKind, TomlTable, TomlValue};
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
 
@@ -90,9 +90,9 @@ pub fn places(files: &[SourceFile], env: &Env<'_>) -> Result<Places, Vec<Problem
         places.add(file, DEFAULT_POOL, root);
     }
     for (file, root) in roots.iter().enumerate() {
-        let Some(Kind::Table(pools)) = root.get("pool").map(|entry| &entry.value.kind) else { continue };
+        let Some(TomlKind::Table(pools)) = root.get("pool").map(|entry| &entry.value.kind) else { continue };
         for (pool, entry) in pools.iter() {
-            if let Kind::Table(table) = &entry.value.kind {
+            if let TomlKind::Table(table) = &entry.value.kind {
                 places.add(file, pool, table);
             }
         }
@@ -101,29 +101,37 @@ pub fn places(files: &[SourceFile], env: &Env<'_>) -> Result<Places, Vec<Problem
 }
 
 impl Places {
-    fn add(&mut self, file: usize, pool: &str, table: &Table) {
-        let Some(Value { kind: Kind::Array(values), place }) = table.get("server").map(|entry| &entry.value) else {
+    fn add(&mut self, file: usize, pool: &str, table: &TomlTable) {
+        let Some(TomlValue { kind: TomlKind::Array(values), location }) = table.get("server").map(|entry| &entry.value)
+        else {
             return;
         };
         if values.is_empty() {
-            self.empty_arrays.push(EmptyArray { pool: pool.to_owned(), file, span: place.start..place.end });
+            self.empty_arrays.push(EmptyArray { pool: pool.to_owned(), file, span: location.start..location.end });
         }
         for value in values {
-            let Kind::Table(table) = &value.kind else { continue };
+            let TomlKind::Table(table) = &value.kind else { continue };
             let mut keys: Vec<KeyPlace> = table
                 .iter()
                 .map(|(name, entry)| KeyPlace {
                     name: name.to_owned(),
                     key: entry.key.start..entry.key.end,
-                    value: entry.value.place.start..entry.value.place.end,
+                    value: entry.value.location.start..entry.value.location.end,
                     scalar: scalar(&entry.value),
                 })
                 .collect();
             keys.sort_by_key(|key| key.key.start);
             let name = keys.iter().find(|key| key.name == "name").and_then(|key| key.scalar.clone());
             let name = if let Some(Scalar::String(name)) = name { name } else { String::new() };
-            let span = value.place.start..value.place.end;
-            self.servers.push(ServerPlace { pool: pool.to_owned(), name, file, span, array_start: place.start, keys });
+            let span = value.location.start..value.location.end;
+            self.servers.push(ServerPlace {
+                pool: pool.to_owned(),
+                name,
+                file,
+                span,
+                array_start: location.start,
+                keys,
+            });
         }
     }
 }
@@ -135,25 +143,25 @@ impl ServerPlace {
     }
 }
 
-fn scalar(value: &Value) -> Option<Scalar> {
+fn scalar(value: &TomlValue) -> Option<Scalar> {
     match &value.kind {
-        Kind::Boolean(value) => Some(Scalar::Boolean(*value)),
-        Kind::Integer(value) => Some(Scalar::Integer(*value)),
-        Kind::String(value) => Some(Scalar::String(value.to_string())),
+        TomlKind::Boolean(value) => Some(Scalar::Boolean(*value)),
+        TomlKind::Integer(value) => Some(Scalar::Integer(*value)),
+        TomlKind::String(value) => Some(Scalar::String(value.to_string())),
         _ => None,
     }
 }
 
-fn collect_ends(table: &Table, ends: &mut Vec<usize>) {
+fn collect_ends(table: &TomlTable, ends: &mut Vec<usize>) {
     for (_, entry) in table.iter() {
         collect_end(&entry.value, ends);
     }
 }
 
-fn collect_end(value: &Value, ends: &mut Vec<usize>) {
+fn collect_end(value: &TomlValue, ends: &mut Vec<usize>) {
     match &value.kind {
-        Kind::Table(table) => collect_ends(table, ends),
-        Kind::Array(values) => values.iter().for_each(|value| collect_end(value, ends)),
-        _ => ends.push(value.place.end),
+        TomlKind::Table(table) => collect_ends(table, ends),
+        TomlKind::Array(values) => values.iter().for_each(|value| collect_end(value, ends)),
+        _ => ends.push(value.location.end),
     }
 }

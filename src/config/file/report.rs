@@ -1,4 +1,4 @@
-//! Collects problems: turns places in the files into lines, columns and excerpts.
+//! Collects problems, and turns locations into lines, columns and excerpts.
 
 use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
@@ -6,50 +6,50 @@ use std::path::Path;
 
 use memchr::memchr_iter;
 
-use super::Place;
-use crate::config::problem::{Fault, Problem};
+use super::Location;
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 
-/// More problems than this are counted, not listed: nobody reads them, and each holds a line.
-const MOST: usize = 1000;
+/// Further problems are only counted: nobody reads more, and each keeps a copy of its line.
+const MAX_PROBLEMS: usize = 1000;
 
-/// Characters of a line that are worth showing.
-const LONGEST_LINE: usize = 1000;
+/// How many characters of a line are kept in an excerpt.
+const MAX_LINE: usize = 1000;
 
-/// The files and what is wrong with them. Shared by all who read, hence the cells.
+/// The files and the problems in them. Every reader of a table holds a shared reference to it, hence the cells.
 pub(super) struct Report<'a> {
-    texts: Vec<Text<'a>>,
-    /// Each with its file's index.
-    found: RefCell<Vec<(usize, Layer, Problem)>>,
-    /// Lines where an error of syntax spoils what the rest seems to mean: the error's own, and the
-    /// table's that it is in. Other tables are not touched.
-    spoilt: RefCell<Vec<(usize, RangeInclusive<usize>)>>,
-    left_out: Cell<usize>,
+    texts: Vec<SourceText<'a>>,
+    /// With the index of each problem's file.
+    problems: RefCell<Vec<(usize, ProblemKind, Problem)>>,
+    /// The lines, by file, of each syntax error and of the table around it. Problems there may be consequences of the
+    /// syntax error, so only those in other tables are reported.
+    unreliable: RefCell<Vec<(usize, RangeInclusive<usize>)>>,
+    omitted: Cell<usize>,
 }
 
-/// What a problem is one of.
+/// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layer {
-    /// The text is not TOML there.
+enum ProblemKind {
+    /// The text is not valid TOML.
     Syntax,
-    /// The TOML is not a configuration.
+    /// The TOML is not a valid configuration.
     Meaning,
 }
 
-struct Text<'a> {
+struct SourceText<'a> {
     path: &'a Path,
     bytes: &'a [u8],
-    /// Where each line begins.
+    /// The offset of each line.
     lines: Vec<usize>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(files: &'a [SourceFile]) -> Self {
         Self {
-            texts: files.iter().map(Text::new).collect(),
-            found: RefCell::default(),
-            spoilt: RefCell::default(),
-            left_out: Cell::new(0),
+            texts: files.iter().map(SourceText::new).collect(),
+            problems: RefCell::default(),
+            unreliable: RefCell::default(),
+            omitted: Cell::new(0),
         }
     }
 
@@ -57,93 +57,93 @@ impl<'a> Report<'a> {
         self.texts[file].bytes
     }
 
-    /// Records what is wrong at a place.
-    pub(super) fn at(&self, place: Place, fault: Fault) {
-        self.at_with(place, || fault);
+    /// Records a problem.
+    pub(super) fn at(&self, location: Location, reason: Reason) {
+        self.at_with(location, || reason);
     }
 
-    /// Likewise where it costs something to find out what to say.
-    pub(super) fn at_with(&self, place: Place, fault: impl FnOnce() -> Fault) {
-        self.add(place.file, Layer::Meaning, || self.problem(place, fault()));
+    /// Like [`Self::at`], for a reason that is expensive to compute: it is not computed for problems beyond the limit.
+    pub(super) fn at_with(&self, location: Location, reason: impl FnOnce() -> Reason) {
+        self.add(location.file, ProblemKind::Meaning, || self.problem(location, reason()));
     }
 
-    /// Records what is wrong with the text itself.
-    pub(super) fn syntax(&self, place: Place, fault: Fault) {
-        self.add(place.file, Layer::Syntax, || {
-            let lines = self.texts[place.file].spoilt_by(place);
-            self.spoilt.borrow_mut().push((place.file, lines));
-            self.problem(place, fault)
+    /// Records a syntax error.
+    pub(super) fn syntax(&self, location: Location, reason: Reason) {
+        self.add(location.file, ProblemKind::Syntax, || {
+            let lines = self.texts[location.file].unreliable_lines(location);
+            self.unreliable.borrow_mut().push((location.file, lines));
+            self.problem(location, reason)
         });
     }
 
-    /// Records what is wrong with the configuration as a whole.
-    pub(super) fn whole(&self, fault: Fault) {
-        self.add(0, Layer::Meaning, || {
+    /// Records a problem of the configuration as a whole.
+    pub(super) fn whole(&self, reason: Reason) {
+        self.add(0, ProblemKind::Meaning, || {
             let main = self.texts.first().map_or(Path::new(""), |text| text.path);
-            Problem::of_file(main, fault)
+            Problem::of_file(main, reason)
         });
     }
 
     pub(super) fn has_syntax_errors(&self) -> bool {
-        !self.spoilt.borrow().is_empty()
+        !self.unreliable.borrow().is_empty()
     }
 
-    /// The problem at a place, not recorded.
-    pub(super) fn problem(&self, place: Place, fault: Fault) -> Problem {
-        let text = &self.texts[place.file];
-        let line = text.line_of(place.start);
+    /// Returns the problem at a location without recording it.
+    pub(super) fn problem(&self, location: Location, reason: Reason) -> Problem {
+        let text = &self.texts[location.file];
+        let line = text.line_of(location.start);
         let full = String::from_utf8_lossy(text.line(line));
-        let before = characters(&text.bytes[text.lines[line]..place.start.min(text.bytes.len())]);
+        let before = characters(&text.bytes[text.lines[line]..location.start.min(text.bytes.len())]);
         let rest = full.chars().skip(before).count();
-        let meant = characters(&text.bytes[place.start.min(place.end)..place.end]);
+        let width = characters(&text.bytes[location.start.min(location.end)..location.end]);
         Problem {
             file: text.path.into(),
             line: line + 1,
             column: before + 1,
-            message: fault.message,
-            hint: fault.hint,
-            excerpt: if before < LONGEST_LINE { full.chars().take(LONGEST_LINE).collect() } else { String::new() },
-            width: meant.min(rest).max(1),
+            message: reason.message,
+            hint: reason.hint,
+            excerpt: if before < MAX_LINE { full.chars().take(MAX_LINE).collect() } else { String::new() },
+            width: width.min(rest).max(1),
         }
     }
 
-    /// Where something else stands, for a reader who is at `here`.
-    pub(super) fn location(&self, here: Place, there: Place) -> String {
+    /// Returns where `there` is, in words, for a message at `here`: `on line 3`, `in other.toml:3`.
+    pub(super) fn describe(&self, here: Location, there: Location) -> String {
         let text = &self.texts[there.file];
         let line = text.line_of(there.start) + 1;
         if here.file == there.file { format!("on line {line}") } else { format!("in {}:{line}", text.path.display()) }
     }
 
-    /// All of them, in the order of the files, lines and columns.
+    /// Returns the problems by file, line and column.
     pub(super) fn into_problems(self) -> Vec<Problem> {
-        let mut found = self.found.into_inner();
-        let spoilt = self.spoilt.into_inner();
-        if !spoilt.is_empty() {
+        let mut found = self.problems.into_inner();
+        let unreliable = self.unreliable.into_inner();
+        if !unreliable.is_empty() {
             let reliable =
-                |file, line| line > 0 && !spoilt.iter().any(|(f, lines)| *f == file && lines.contains(&line));
-            found.retain(|(file, layer, problem)| *layer == Layer::Syntax || reliable(*file, problem.line));
+                |file, line| line > 0 && !unreliable.iter().any(|(f, lines)| *f == file && lines.contains(&line));
+            found.retain(|(file, kind, problem)| *kind == ProblemKind::Syntax || reliable(*file, problem.line));
         }
         found.sort_by_key(|(file, _, problem)| (*file, problem.line, problem.column));
         let mut problems: Vec<Problem> = found.into_iter().map(|(_, _, problem)| problem).collect();
         problems.dedup();
-        if let (more @ 1.., Some(last)) = (self.left_out.get(), problems.last()) {
-            let fault = Fault::new(format!("and {more} more problems"));
-            problems.push(Problem::of_file(last.file.clone(), fault));
+        if let (more @ 1.., Some(last)) = (self.omitted.get(), problems.last()) {
+            let reason = Reason::new(format!("and {more} more problems"));
+            problems.push(Problem::of_file(last.file.clone(), reason));
         }
         problems
     }
 
-    fn add(&self, file: usize, layer: Layer, problem: impl FnOnce() -> Problem) {
-        if self.found.borrow().len() < MOST {
+    fn add(&self, file: usize, kind: ProblemKind, problem: impl FnOnce() -> Problem) {
+        if self.problems.borrow().len() < MAX_PROBLEMS {
             let problem = problem();
-            self.found.borrow_mut().push((file, layer, problem));
+            self.problems.borrow_mut().push((file, kind, problem));
         } else {
-            self.left_out.set(self.left_out.get() + 1);
+            self.omitted.set(self.omitted.get() + 1);
         }
     }
 }
 
-impl<'a> Text<'a> {
+impl<'a> SourceText<'a> {
     fn new(file: &'a SourceFile) -> Self {
         Self {
             path: &file.path,
@@ -152,23 +152,23 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The line, from 0, that a byte is on.
+    /// The line, from 0, of a byte.
     fn line_of(&self, byte: usize) -> usize {
         let byte = byte.min(self.bytes.len());
         self.lines.partition_point(|start| *start <= byte) - 1
     }
 
-    /// A line's bytes without its end.
+    /// A line without its line ending.
     fn line(&self, line: usize) -> &'a [u8] {
         let end = self.lines.get(line + 1).map_or(self.bytes.len(), |next| next - 1);
         let bytes = &self.bytes[self.lines[line]..end];
         bytes.strip_suffix(b"\r").unwrap_or(bytes)
     }
 
-    /// The lines, from 1, of the table that an error is in, and of the error itself.
-    fn spoilt_by(&self, place: Place) -> RangeInclusive<usize> {
+    /// The lines, from 1, of a syntax error and of the table around it.
+    fn unreliable_lines(&self, location: Location) -> RangeInclusive<usize> {
         let header = |line: &usize| self.line(*line).trim_ascii_start().starts_with(b"[");
-        let (start, end) = (self.line_of(place.start), self.line_of(place.end));
+        let (start, end) = (self.line_of(location.start), self.line_of(location.end));
         let first = (0..=start).rev().find(header).unwrap_or(0);
         let next = (start + 1..self.lines.len()).find(header);
         first + 1..=next.unwrap_or(self.lines.len()).max(end + 1)

@@ -1,4 +1,4 @@
-//! Reads every table into a draft: all values of the right type, nothing compared yet.
+//! Reads every table into a draft, in which each value has its type but nothing has been compared with anything else.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,21 +7,21 @@ use std::path::PathBuf;
 
 use super::report::Report;
 use crate::config::file::keys;
-use crate::config::file::reader::{Placed, Reader};
-use crate::config::file::tree::{Place, Table};
-use crate::config::problem::Fault;
+use crate::config::file::table_reader::{Located, TableReader};
+use crate::config::file::tree::{Location, TomlTable};
+use crate::config::problem::Reason;
 use crate::config::{
     Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, HealthConfig, HealthKind, HostPattern, LimitsConfig,
     LogConfig, LogFormat, ProxyConfig, ReloadConfig, RetryConfig, StickyConfig, TimeoutsConfig, TracingConfig,
     defaults, values,
 };
 
-/// What was read. Where a value was wrong, and that was reported, there is `None` or the default.
+/// The file's values. An invalid one, which has been reported, is `None` or its default.
 pub(super) struct Draft {
     pub(super) listeners: Vec<DraftListener>,
     pub(super) admin: AdminConfig,
-    /// Where the admin address stands, if the file sets it.
-    pub(super) admin_place: Option<Place>,
+    /// `None` if the file does not set the admin address.
+    pub(super) admin_location: Option<Location>,
     pub(super) proxy: ProxyConfig,
     pub(super) reload: ReloadConfig,
     pub(super) log: LogConfig,
@@ -30,39 +30,39 @@ pub(super) struct Draft {
     pub(super) limits: LimitsConfig,
     pub(super) routes: Vec<DraftRoute>,
     pub(super) pools: BTreeMap<String, DraftPool>,
-    /// The rules of a pool that says nothing of its own.
-    pub(super) rules: Rules,
+    /// The top level's rules, for a pool that sets none.
+    pub(super) rules: DraftRules,
 }
 
 pub(super) struct DraftListener {
-    pub(super) name: Option<Placed<String>>,
-    pub(super) address: Option<Placed<SocketAddr>>,
+    pub(super) name: Option<Located<String>>,
+    pub(super) address: Option<Located<SocketAddr>>,
 }
 
 pub(super) struct DraftRoute {
-    pub(super) name: Option<Placed<String>>,
+    pub(super) name: Option<Located<String>>,
     pub(super) host: Option<HostPattern>,
     pub(super) path: Option<String>,
-    pub(super) pool: Option<Placed<String>>,
-    pub(super) place: Place,
+    pub(super) pool: Option<Located<String>>,
+    pub(super) location: Location,
 }
 
 #[derive(Default)]
 pub(super) struct DraftPool {
-    pub(super) rules: Rules,
+    pub(super) rules: DraftRules,
     pub(super) servers: Vec<DraftServer>,
 }
 
 pub(super) struct DraftServer {
-    pub(super) name: Option<Placed<String>>,
+    pub(super) name: Option<Located<String>>,
     pub(super) address: Option<Address>,
-    pub(super) weight: Placed<u32>,
+    pub(super) weight: Located<u32>,
     pub(super) enabled: bool,
 }
 
-/// What a pool takes from the top level, key by key, where it leaves it out.
+/// The rules that a pool inherits from the top level, key by key.
 #[derive(Clone, Default)]
-pub(super) struct Rules {
+pub(super) struct DraftRules {
     pub(super) balance: BalanceConfig,
     pub(super) health: HealthConfig,
     pub(super) retry: RetryConfig,
@@ -80,17 +80,17 @@ const HEALTH_KINDS: [(&str, HealthKind); 3] =
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// Reads the joined tree of all files.
-pub(super) fn read(root: &Table<'_>, report: &Report<'_>) -> Draft {
-    let root = Reader::root(root, report);
-    // The reader of files has used it; here it is only checked.
+/// Reads the merged tree of all files.
+pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
+    let root = TableReader::root(root, report);
+    // `file::includes` has used it already; this only validates it.
     root.list("include", "a list of files", include);
-    let (admin, admin_place) = admin(&root.table("admin", keys::ADMIN));
-    let rules = rules(&root, &Rules::default());
+    let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
+    let rules = rules(&root, &DraftRules::default());
     Draft {
         listeners: root.tables("listener", keys::LISTENER).iter().map(|t| listener(t, report)).collect(),
         admin,
-        admin_place,
+        admin_location,
         proxy: proxy(&root.table("proxy", keys::PROXY)),
         reload: reload(&root.table("reload", keys::RELOAD)),
         log: log(&root.table("log", keys::LOG)),
@@ -103,54 +103,55 @@ pub(super) fn read(root: &Table<'_>, report: &Report<'_>) -> Draft {
     }
 }
 
-fn include(text: &str) -> Result<(), Fault> {
+fn include(text: &str) -> Result<(), Reason> {
     if text.is_empty() {
-        return Err(Fault::new("an included file needs a name"));
+        return Err(Reason::new("an included file needs a name"));
     }
     glob::Pattern::new(text).map(drop).map_err(|error| {
-        Fault::new(format!("`{text}` is not a file or a glob: {}", error.msg)).hint("write for example `conf.d/*.toml`")
+        Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
+            .hint("write for example `conf.d/*.toml`")
     })
 }
 
-fn listener(table: &Reader<'_>, report: &Report<'_>) -> DraftListener {
-    let typed = table.text("address", "an address such as \"0.0.0.0:8080\"", |text| {
+fn listener(table: &TableReader<'_>, report: &Report<'_>) -> DraftListener {
+    let address = table.text("address", "an address such as \"0.0.0.0:8080\"", |text| {
         values::listen_address(text).map(|address| (address, text.to_owned()))
     });
     table.require("address", "\"0.0.0.0:8080\"");
-    if let Some(place) = table.key_place("tls") {
+    if let Some(location) = table.key_location("tls") {
         report.at(
-            place,
-            Fault::new("`tls` is not supported yet").hint("leave it out, and end TLS in front of this listener"),
+            location,
+            Reason::new("`tls` is not supported yet").hint("leave it out, and terminate TLS in front of this listener"),
         );
     }
     let name = table.text("name", "a name", values::label);
     let name = name.or_else(|| {
-        let Placed { value: (_, text), place } = typed.clone().filter(|_| !table.has("name"))?;
-        Some(Placed { value: text, place })
+        let Located { value: (_, text), location } = address.clone().filter(|_| !table.has("name"))?;
+        Some(Located { value: text, location })
     });
-    let address = typed.map(|Placed { value: (value, _), place }| Placed { value, place });
+    let address = address.map(|Located { value: (value, _), location }| Located { value, location });
     DraftListener { name, address }
 }
 
-fn admin(table: &Reader<'_>) -> (AdminConfig, Option<Place>) {
+fn admin(table: &TableReader<'_>) -> (AdminConfig, Option<Location>) {
     let default = AdminConfig::default();
     let address = table.text("address", "an address such as \"127.0.0.1:9900\"", values::listen_address);
     let admin = AdminConfig {
-        address: address.as_ref().map_or(default.address, |read| read.value),
+        address: address.as_ref().map_or(default.address, |located| located.value),
         hosts: table.list("hosts", "a list of host names", values::host_name),
     };
-    (admin, address.map(|read| read.place))
+    (admin, address.map(|located| located.location))
 }
 
-fn proxy(table: &Reader<'_>) -> ProxyConfig {
+fn proxy(table: &TableReader<'_>) -> ProxyConfig {
     let default = ProxyConfig::default();
     ProxyConfig {
         trusted_proxies: table.list("trusted_proxies", "a list of networks", values::network),
-        workers: table.integer("workers").map_or(default.workers, |read| read.value),
+        workers: table.integer("workers").map_or(default.workers, |located| located.value),
     }
 }
 
-fn reload(table: &Reader<'_>) -> ReloadConfig {
+fn reload(table: &TableReader<'_>) -> ReloadConfig {
     let default = ReloadConfig::default();
     let state_dir = |text: &str| Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()));
     ReloadConfig {
@@ -159,34 +160,34 @@ fn reload(table: &Reader<'_>) -> ReloadConfig {
         max_removed: table.percent("max_removed", default.max_removed),
         allow_empty: table.boolean("allow_empty", default.allow_empty),
         hold: table.duration("hold", default.hold),
-        state_dir: table.text("state_dir", "a directory", state_dir).map_or(default.state_dir, |read| read.value),
-        history: table.integer("history").map_or(default.history, |read| read.value),
+        state_dir: table.text("state_dir", "a directory", state_dir).map_or(default.state_dir, |located| located.value),
+        history: table.integer("history").map_or(default.history, |located| located.value),
     }
 }
 
-fn log(table: &Reader<'_>) -> LogConfig {
+fn log(table: &TableReader<'_>) -> LogConfig {
     let default = LogConfig::default();
     LogConfig {
         level: table
             .text("level", "a level such as \"info\"", values::log_filter)
-            .map_or(default.level, |read| read.value),
+            .map_or(default.level, |located| located.value),
         format: table.choice("format", &LOG_FORMATS, default.format),
         access: table.boolean("access", default.access),
     }
 }
 
-fn tracing(table: &Reader<'_>) -> TracingConfig {
+fn tracing(table: &TableReader<'_>) -> TracingConfig {
     let default = TracingConfig::default();
-    let collector = |key| table.text(key, "a URL", values::collector).and_then(|read| read.value);
+    let collector = |key| table.text(key, "a URL", values::collector).and_then(|located| located.value);
     TracingConfig {
         zipkin: collector("zipkin"),
         otlp: collector("otlp"),
-        service: table.text("service", "a name", values::label).map_or(default.service, |read| read.value),
+        service: table.text("service", "a name", values::label).map_or(default.service, |located| located.value),
         sample: table.number("sample", default.sample),
     }
 }
 
-fn timeouts(table: &Reader<'_>) -> TimeoutsConfig {
+fn timeouts(table: &TableReader<'_>) -> TimeoutsConfig {
     let default = TimeoutsConfig::default();
     TimeoutsConfig {
         request_header: table.duration("request_header", default.request_header),
@@ -198,43 +199,40 @@ fn timeouts(table: &Reader<'_>) -> TimeoutsConfig {
     }
 }
 
-fn limits(table: &Reader<'_>) -> LimitsConfig {
+fn limits(table: &TableReader<'_>) -> LimitsConfig {
     let default = LimitsConfig::default();
     LimitsConfig {
         header_bytes: table.size("header_bytes", default.header_bytes),
-        headers: table.integer("headers").map_or(default.headers, |read| read.value),
+        headers: table.integer("headers").map_or(default.headers, |located| located.value),
         body_bytes: table.size("body_bytes", default.body_bytes),
         body_rate: table.size("body_rate", default.body_rate),
-        connections: table.integer("connections").map_or(default.connections, |read| read.value),
+        connections: table.integer("connections").map_or(default.connections, |located| located.value),
     }
 }
 
-fn route(table: &Reader<'_>) -> DraftRoute {
+fn route(table: &TableReader<'_>) -> DraftRoute {
     let host = table.text("host", "a host such as \"api.example.com\"", values::host_pattern);
-    let host = unless_wrong(table.has("host"), host, HostPattern::Any);
+    let host = default_if_missing(table.has("host"), host, HostPattern::Any);
     let path = table.text("path", "a path such as \"/v1\"", values::route_path);
-    let path = unless_wrong(table.has("path"), path, "/".to_owned());
+    let path = default_if_missing(table.has("path"), path, "/".to_owned());
     let pool = table.text("pool", "the name of a pool", values::name);
     table.require("pool", &format!("\"{DEFAULT_POOL}\""));
-    let place = table.place();
+    let location = table.location();
     let name = match (table.has("name"), &host, &path) {
         (true, ..) => table.text("name", "a name", values::label),
-        (false, Some(host), Some(path)) => Some(Placed { value: format!("{host}{path}"), place }),
+        (false, Some(host), Some(path)) => Some(Located { value: format!("{host}{path}"), location }),
         _ => None,
     };
-    DraftRoute { name, host, path, pool, place }
+    DraftRoute { name, host, path, pool, location }
 }
 
-/// The default holds for what is left out, not for what is there and wrong.
-fn unless_wrong<T>(there: bool, read: Option<Placed<T>>, default: T) -> Option<T> {
-    match (there, read) {
-        (true, read) => read.map(|read| read.value),
-        (false, _) => Some(default),
-    }
+/// Returns the default for a key that is missing, but `None` for one that is invalid.
+fn default_if_missing<T>(is_set: bool, value: Option<Located<T>>, default: T) -> Option<T> {
+    if is_set { value.map(|located| located.value) } else { Some(default) }
 }
 
 /// The pool `default` of the top-level servers, and every `[pool.NAME]`.
-fn pools(root: &Reader<'_>, base: &Rules, report: &Report<'_>) -> BTreeMap<String, DraftPool> {
+fn pools(root: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> BTreeMap<String, DraftPool> {
     let mut pools = BTreeMap::new();
     let servers = servers(root);
     if !servers.is_empty() {
@@ -242,10 +240,10 @@ fn pools(root: &Reader<'_>, base: &Rules, report: &Report<'_>) -> BTreeMap<Strin
         pools.insert(DEFAULT_POOL.to_owned(), DraftPool { rules, servers });
     }
     for (name, table) in root.named("pool", keys::POOL) {
-        if let Err(fault) = values::name(name.value) {
-            report.at(name.place, fault);
+        if let Err(reason) = values::name(name.value) {
+            report.at(name.location, reason);
         }
-        // `[pool.default]` adds to what the top level says of that pool.
+        // `[pool.default]` adds to the pool that the top level's servers form.
         let pool = pools.entry(name.value.to_owned()).or_default();
         pool.rules = rules(&table, base);
         pool.servers.extend(self::servers(&table));
@@ -253,15 +251,15 @@ fn pools(root: &Reader<'_>, base: &Rules, report: &Report<'_>) -> BTreeMap<Strin
     pools
 }
 
-fn rules(table: &Reader<'_>, base: &Rules) -> Rules {
-    Rules {
+fn rules(table: &TableReader<'_>, base: &DraftRules) -> DraftRules {
+    DraftRules {
         balance: balance(&table.table("balance", keys::BALANCE), &base.balance),
         health: health(&table.table("health", keys::HEALTH), &base.health),
         retry: retry(&table.table("retry", keys::RETRY), &base.retry),
     }
 }
 
-fn balance(table: &Reader<'_>, base: &BalanceConfig) -> BalanceConfig {
+fn balance(table: &TableReader<'_>, base: &BalanceConfig) -> BalanceConfig {
     let sticky = if table.is_false("sticky") {
         None
     } else if table.has("sticky") {
@@ -270,7 +268,7 @@ fn balance(table: &Reader<'_>, base: &BalanceConfig) -> BalanceConfig {
         Some(StickyConfig {
             cookie: sticky
                 .text("cookie", "a cookie's name", values::cookie_name)
-                .map_or(base.cookie, |read| read.value),
+                .map_or(base.cookie, |located| located.value),
             max_age: sticky.duration("max_age", base.max_age),
         })
     } else {
@@ -279,10 +277,10 @@ fn balance(table: &Reader<'_>, base: &BalanceConfig) -> BalanceConfig {
     BalanceConfig { algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm), sticky }
 }
 
-fn health(table: &Reader<'_>, base: &HealthConfig) -> HealthConfig {
+fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
     let count = |key, default| {
-        let read = table.integer(key).and_then(|read| NonZeroU32::new(read.value));
-        read.unwrap_or(default)
+        let count = table.integer(key).and_then(|located| NonZeroU32::new(located.value));
+        count.unwrap_or(default)
     };
     let optional_path = |text: &str| match text {
         "" => Ok(None),
@@ -292,39 +290,39 @@ fn health(table: &Reader<'_>, base: &HealthConfig) -> HealthConfig {
         kind: table.choice("kind", &HEALTH_KINDS, base.kind),
         path: table
             .text("path", "a path such as \"/health\"", values::absolute_path)
-            .map_or_else(|| base.path.clone(), |read| read.value),
+            .map_or_else(|| base.path.clone(), |located| located.value),
         expect: table
             .text("expect", "statuses such as \"200-399\"", values::status_ranges)
-            .map_or_else(|| base.expect.clone(), |read| read.value),
+            .map_or_else(|| base.expect.clone(), |located| located.value),
         interval: table.duration("interval", base.interval),
         timeout: table.duration("timeout", base.timeout),
         rise: count("rise", base.rise),
         fall: count("fall", base.fall),
         memory: table
             .text("memory", "a path such as \"/metrics\"", optional_path)
-            .map_or_else(|| base.memory.clone(), |read| read.value),
+            .map_or_else(|| base.memory.clone(), |located| located.value),
     }
 }
 
-fn retry(table: &Reader<'_>, base: &RetryConfig) -> RetryConfig {
+fn retry(table: &TableReader<'_>, base: &RetryConfig) -> RetryConfig {
     RetryConfig {
-        attempts: table.integer("attempts").map_or(base.attempts, |read| read.value),
+        attempts: table.integer("attempts").map_or(base.attempts, |located| located.value),
         budget: table.percent("budget", base.budget),
     }
 }
 
-fn servers(table: &Reader<'_>) -> Vec<DraftServer> {
+fn servers(table: &TableReader<'_>) -> Vec<DraftServer> {
     table.tables("server", keys::SERVER).iter().map(server).collect()
 }
 
-fn server(table: &Reader<'_>) -> DraftServer {
+fn server(table: &TableReader<'_>) -> DraftServer {
     table.require("name", "\"server1\"");
     table.require("address", "\"127.0.0.1:8081\"");
     let address = "an address such as \"127.0.0.1:8081\"";
     DraftServer {
         name: table.text("name", "a name", values::name),
-        address: table.text("address", address, values::server_address).map(|read| read.value),
-        weight: table.integer("weight").unwrap_or(Placed { value: defaults::WEIGHT, place: table.place() }),
+        address: table.text("address", address, values::server_address).map(|located| located.value),
+        weight: table.integer("weight").unwrap_or(Located { value: defaults::WEIGHT, location: table.location() }),
         enabled: table.boolean("enabled", true),
     }
 }

@@ -1,4 +1,4 @@
-//! What a file means; what is wrong with one is in `tests/bad_files.rs`.
+//! Valid files and their configurations. Invalid files are in `tests/bad_files.rs`.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ fn sources(texts: &[&str]) -> Vec<SourceFile> {
 
 fn parse_all(texts: &[&str]) -> Result<Config, Vec<String>> {
     let env = |name: &str| (name == "PORT").then(|| "9001".to_owned());
-    let shown = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect();
-    parse(&sources(texts), &env).map_err(shown)
+    let lines = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect();
+    parse(&sources(texts), &env).map_err(lines)
 }
 
 fn good(text: &str) -> Config {
@@ -30,14 +30,14 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(config.admin, AdminConfig::default());
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].name, "default");
-    assert_eq!(config.routes[0].pool, DEFAULT_POOL);
+    assert_eq!(config.routes[0].pool.name(), DEFAULT_POOL);
     let pool = config.pool(DEFAULT_POOL).expect("the default pool");
     assert_eq!(pool.balance, BalanceConfig::default());
     assert_eq!((pool.servers[0].weight, pool.servers[0].enabled), (1, true));
 }
 
 #[test]
-fn a_pool_takes_what_it_leaves_out_key_by_key() {
+fn a_pool_inherits_missing_keys_one_by_one() {
     let config = good(&format!(
         "{LISTENER}{SERVER}
         [balance]
@@ -71,7 +71,7 @@ fn a_pool_takes_what_it_leaves_out_key_by_key() {
 }
 
 #[test]
-fn routes_are_named_after_what_they_take() {
+fn routes_are_named_after_host_and_path() {
     let config = good(&format!(
         "{LISTENER}{SERVER}
         [[route]]
@@ -91,7 +91,30 @@ fn routes_are_named_after_what_they_take() {
 }
 
 #[test]
-fn an_empty_pool_is_fine_only_if_the_file_says_so() {
+fn each_route_has_the_index_of_its_pool() {
+    let config = good(&format!(
+        "{LISTENER}{SERVER}
+        [[route]]
+        path = \"/z\"
+        pool = \"zebra\"
+        [[route]]
+        path = \"/a\"
+        pool = \"antelope\"
+        [[route]]
+        pool = \"default\"
+        [[pool.zebra.server]]
+        name = \"z\"
+        address = \"127.0.0.1:2\"
+        [[pool.antelope.server]]
+        name = \"a\"
+        address = \"127.0.0.1:3\""
+    ));
+    let pools: Vec<&str> = config.routes.iter().map(|route| &*config.pools[route.pool.index()].name).collect();
+    assert_eq!(pools, ["zebra", "antelope", "default"]);
+}
+
+#[test]
+fn an_empty_pool_needs_allow_empty() {
     let empty = format!("{LISTENER}[reload]\nallow_empty = true\n");
     assert!(good(&empty).pool(DEFAULT_POOL).is_some_and(|pool| pool.servers.is_empty()));
     let problems = parse_all(&[LISTENER]).expect_err("no server");
@@ -111,16 +134,16 @@ fn included_files_add_tables_and_override_nothing() {
     assert_eq!(names.collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(config.timeouts.idle, Duration::from_secs(1));
     assert_eq!(config.timeouts.drain, Duration::from_secs(2));
-    let again = "include = []\n[timeouts]\ndrain = \"3s\"\n[[server]]\nname = \"a\"\naddress = \"x:1\"\n";
-    let problems = parse_all(&[&main, again]).expect_err("set twice");
+    let conflicting = "include = []\n[timeouts]\ndrain = \"3s\"\n[[server]]\nname = \"a\"\naddress = \"x:1\"\n";
+    let problems = parse_all(&[&main, conflicting]).expect_err("set twice");
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems[0].starts_with("1.toml:1:1: an included file"), "{problems:?}");
-    assert!(problems[1].starts_with("1.toml:3:1: `drain` is set already, in 0.toml:7"), "{problems:?}");
-    assert!(problems[2].contains("has a server `a` already, in 0.toml:4"), "{problems:?}");
+    assert!(problems[1].starts_with("1.toml:3:1: `drain` is already set in 0.toml:7"), "{problems:?}");
+    assert!(problems[2].contains("already has a server `a`, in 0.toml:4"), "{problems:?}");
 }
 
 #[test]
-fn includes_are_found_even_in_a_file_that_is_otherwise_bad() {
+fn includes_of_an_invalid_file_are_found() {
     let text = "include = [\"a.toml\",\n \"conf.d/*.toml\", 3]\n[[listner]\n";
     let found = includes(&SourceFile::new("lb.toml", text), &|_| None);
     let patterns: Vec<&str> = found.iter().map(|include| include.pattern.as_str()).collect();
@@ -129,7 +152,7 @@ fn includes_are_found_even_in_a_file_that_is_otherwise_bad() {
 }
 
 #[test]
-fn broken_tables_hide_nothing_of_the_others() {
+fn a_syntax_error_hides_no_problems_of_other_tables() {
     let text = "[[listener]]\naddress = 1.2.3.4:5\nnme = 1\n[timeouts]\nidel = 1\n[log]\nlevel = 1\n";
     let problems = parse_all(&[text]).expect_err("bad");
     let lines: Vec<&str> = problems.iter().filter_map(|p| p.split(':').nth(1)).collect();
@@ -137,7 +160,7 @@ fn broken_tables_hide_nothing_of_the_others() {
 }
 
 #[test]
-fn what_is_never_closed_is_told_once_where_it_begins() {
+fn an_unclosed_value_is_reported_once_at_its_start() {
     for (text, column) in
         [("include = [\"a\",\n[[listener]]\naddress = \"x\"\n[a]\nb = c\n", 11), ("x = '''abc\n\n[a]\nb = c\n", 5)]
     {
@@ -148,7 +171,7 @@ fn what_is_never_closed_is_told_once_where_it_begins() {
 }
 
 #[test]
-fn the_admin_address_is_told_whatever_else_is_wrong() {
+fn the_admin_address_of_an_invalid_file_is_read() {
     let own = "[admin]\naddress = \"127.0.0.1:1234\"\n";
     let default = AdminConfig::default().address.to_string();
     let table = [
@@ -165,17 +188,16 @@ fn the_admin_address_is_told_whatever_else_is_wrong() {
 }
 
 #[test]
-fn problems_beyond_counting_are_counted() {
+fn problems_beyond_the_limit_are_counted() {
     let servers = "[[server]]\nx = 1\n".repeat(2000);
     let problems = parse_all(&[&format!("{LISTENER}{servers}")]).expect_err("bad");
     assert_eq!(problems.len(), 1001);
     assert!(problems[1000].ends_with("and 5000 more problems"), "{}", problems[1000]);
 }
 
-/// `keys.rs` is what the reader goes by; that every key in it is read shows when each gets a value
-/// of a type that no key has.
+/// Sets each key of `keys.rs` to a value of a type that no key takes, and expects a problem.
 #[test]
-fn every_known_key_is_read() {
+fn every_key_is_read() {
     for (table, keys) in keys::TABLES.iter().filter(|(table, _)| !table.is_empty()) {
         let header = table.replace('*', "p");
         let header = match keys::ARRAYS.contains(table) {

@@ -1,8 +1,8 @@
-//! What is said of a key that is unknown or holds a value of the wrong type.
+//! The messages for unknown keys and for values of the wrong type.
 
-use crate::config::file::keys::{self, Key};
-use crate::config::file::tree::{Kind, Value};
-use crate::config::problem::Fault;
+use crate::config::file::keys::{self, KeySpec};
+use crate::config::file::tree::{TomlKind, TomlValue};
+use crate::config::problem::Reason;
 use crate::config::suggest;
 
 pub(super) const DURATION: &str = "a duration such as \"30s\"";
@@ -11,52 +11,52 @@ pub(super) const PERCENT: &str = "a percentage such as \"20%\"";
 pub(super) const WHOLE_NUMBER: &str = "a whole number";
 pub(super) const BOOLEAN: &str = "true or false";
 
-/// A value of another type than the key wants.
-pub(super) fn mistyped(key: &str, wanted: &str, value: &Value<'_>) -> Fault {
-    let found = value.type_name();
-    let fault = Fault::new(format!("`{key}` must be {wanted}, not {found}"));
-    let in_quotes = |sign: &str, example: String| {
-        fault.clone().hint(format!("write it with its {sign}, in quotes, such as `\"{example}\"`"))
+/// The value has another type than the key takes.
+pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason {
+    let reason = Reason::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
+    let with_suffix = |suffix: &str, example: String| {
+        reason.clone().hint(format!("add the {suffix} and quote it, for example `\"{example}\"`"))
     };
-    let bare = |text: &str| match wanted {
+    let needs_no_quotes = |text: &str| match wanted {
         WHOLE_NUMBER => text.parse::<i64>().is_ok(),
         BOOLEAN => matches!(text, "true" | "false"),
         _ => false,
     };
     match &value.kind {
-        Kind::String(text) if bare(text) => fault.hint(format!("leave out the quotes: `{key} = {text}`")),
-        Kind::Integer(number) if wanted == DURATION => in_quotes("unit", format!("{number}s")),
-        Kind::Integer(number) if wanted == SIZE => in_quotes("unit", format!("{number}B")),
-        Kind::Integer(number) if wanted == PERCENT => in_quotes("sign", format!("{number}%")),
-        _ => fault,
+        TomlKind::String(text) if needs_no_quotes(text) => {
+            reason.hint(format!("leave out the quotes: `{key} = {text}`"))
+        }
+        TomlKind::Integer(number) if wanted == DURATION => with_suffix("unit", format!("{number}s")),
+        TomlKind::Integer(number) if wanted == SIZE => with_suffix("unit", format!("{number}B")),
+        TomlKind::Integer(number) if wanted == PERCENT => with_suffix("`%`", format!("{number}%")),
+        _ => reason,
     }
 }
 
-/// A value where a table is wanted, one table where several are, or several where one is.
-pub(super) fn not_a_table(key: &str, header: &str, value: &Value<'_>) -> Fault {
+/// The key takes a table or an array of tables, and has something else.
+pub(super) fn not_a_table(key: &str, header: &str, value: &TomlValue<'_>) -> Reason {
     let wanted = match header.starts_with("[[") {
         true => "an array of tables",
         false => "a table",
     };
-    let found = value.type_name();
-    Fault::new(format!("`{key}` must be {wanted}, not {found}")).hint(format!("write `{header}`"))
+    Reason::new(format!("`{key}` must be {wanted}, not {}", value.type_name())).hint(format!("write `{header}`"))
 }
 
-/// A key, or a table, that is not among those that the table under `header` knows.
-pub(super) fn unknown(key: &str, value: &Value<'_>, header: &str, known: &'static [Key]) -> Fault {
+/// The table under `header` takes `keys`, but not this one.
+pub(super) fn unknown(key: &str, value: &TomlValue<'_>, header: &str, keys: &'static [KeySpec]) -> Reason {
     let kind = if value.is_table() { "table" } else { "key" };
-    let fault = match header {
-        "" => Fault::new(format!("unknown {kind} `{key}`")),
-        header => Fault::new(format!("unknown {kind} `{key}` in {header}")),
+    let reason = match header {
+        "" => Reason::new(format!("unknown {kind} `{key}`")),
+        header => Reason::new(format!("unknown {kind} `{key}` in {header}")),
     };
-    if let Some(meant) = suggest::closest(key, keys::names(known)) {
-        return fault.hint(format!("did you mean `{meant}`?"));
+    if let Some(closest) = suggest::closest(key, keys::names(keys)) {
+        return reason.hint(format!("did you mean `{closest}`?"));
     }
     let elsewhere =
-        keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys::names(keys).any(|known| known == key));
+        keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys::names(keys).any(|name| name == key));
     match elsewhere {
-        Some((table, _)) if keys::ARRAYS.contains(table) => fault.hint(format!("`{key}` belongs in [[{table}]]")),
-        Some((table, _)) => fault.hint(format!("`{key}` belongs in [{table}]")),
-        None => fault.hint(suggest::hint(key, keys::names(known))),
+        Some((table, _)) if keys::ARRAYS.contains(table) => reason.hint(format!("`{key}` belongs in [[{table}]]")),
+        Some((table, _)) => reason.hint(format!("`{key}` belongs in [{table}]")),
+        None => reason.hint(suggest::hint(key, keys::names(keys))),
     }
 }

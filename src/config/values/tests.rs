@@ -1,12 +1,12 @@
-//! Tables of what is accepted and what is refused.
+//! Tables of valid and invalid values.
 
 use std::fmt::{Debug, Display};
 
 use super::*;
 
-/// Every pair is (typed, shown); what is refused must say something after "hint:".
+/// `good` pairs a text with the value as displayed; `bad` pairs one with a part of its message or hint.
 fn table<T: Debug>(
-    parse: fn(&str) -> Result<T, Fault>,
+    parse: fn(&str) -> Result<T, Reason>,
     show: impl Fn(&T) -> String,
     good: &[(&str, &str)],
     bad: &[(&str, &str)],
@@ -15,10 +15,10 @@ fn table<T: Debug>(
         let value = parse(typed).expect(typed);
         assert_eq!(show(&value), *shown, "{typed}");
     }
-    for (typed, said) in bad {
-        let fault = parse(typed).expect_err(typed);
-        let all = format!("{} hint: {}", fault.message, fault.hint.unwrap_or_default());
-        assert!(all.contains(said), "{typed}: {all}");
+    for (typed, expected) in bad {
+        let reason = parse(typed).expect_err(typed);
+        let all = format!("{} hint: {}", reason.message, reason.hint.unwrap_or_default());
+        assert!(all.contains(expected), "{typed}: {all}");
     }
 }
 
@@ -49,7 +49,7 @@ fn addresses_to_listen_on() {
             ("256.0.0.1:80", "looks like an IPv4"),
             ("::1", "write `[::1]:8080`"),
             ("[::1]", "no port"),
-            ("[::x]:80", "not IPv6"),
+            ("[::x]:80", "not an IPv6 address"),
             ("example.com:80", "write `0.0.0.0:80`"),
             ("http://0.0.0.0:80/", "leave out `http://`"),
         ],
@@ -69,7 +69,7 @@ fn addresses_of_servers() {
         &[
             ("127.0.0.1:0", "port 0"),
             ("a b:80", "it has ' '"),
-            ("a..b:80", "between two dots"),
+            ("a..b:80", "two dots in a row"),
             ("host/x:80", "has a path"),
             ("http://127.0.0.1:8081", "`127.0.0.1:8081`"),
             ("https://a.example/x", "`a.example:80`"),

@@ -9,13 +9,13 @@ use super::admin_server::NewAdminSocket;
 use super::listeners::NewSockets;
 use crate::config::diff::diff;
 use crate::config::guard::guards;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::{self, Config, overlap};
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::live::reloads::{Outcome, Reload};
-use crate::live::snapshot::{Snapshot, SourceFile};
+use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::worker::socket::BindError;
 
 /// An edit that can be committed: everything that it needs, built beside what runs. Dropping it undoes it, because
@@ -106,7 +106,7 @@ impl Gateway {
             Some(bound) => format!("lb itself still listens on {bound}: free that first, in an edit of its own"),
             None => error.hint(),
         };
-        Problem::of_file(&self.path, Fault::new(error.to_string()).hint(hint))
+        Problem::of_file(&self.path, Reason::new(error.to_string()).hint(hint))
     }
 
     /// Makes an edit take effect. Returns its changes in words.
@@ -162,8 +162,8 @@ impl Gateway {
 }
 
 /// The files of a generation with their hashes.
-pub(super) fn file_hashes(sources: &Sources) -> Arc<[SourceFile]> {
+pub(super) fn file_hashes(sources: &Sources) -> Arc<[FileVersion]> {
     let file =
-        |file: &config::source::SourceFile| SourceFile { path: file.path.clone(), hash: file.hash.as_str().into() };
+        |file: &config::source::SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
 }

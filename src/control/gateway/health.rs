@@ -49,7 +49,7 @@ impl Gateway {
         self.publish();
         self.unpublished.due = (started + started.elapsed() * PAUSE).into();
         for change in self.unpublished.changes.drain(..) {
-            self.state.events.tell(change.into());
+            self.state.events.publish(change.into());
         }
     }
 

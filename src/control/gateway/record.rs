@@ -34,7 +34,7 @@ impl Gateway {
         }
         let reload = Arc::new(reload);
         self.state.reloads().add(Arc::clone(&reload), self.config.reload.history);
-        self.state.events.tell(Event::Reload(reload));
+        self.state.events.publish(Event::Reload(reload));
     }
 }
 

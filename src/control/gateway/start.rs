@@ -16,7 +16,7 @@ use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, record};
 use crate::admin;
 use crate::config::guard::guards;
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::{Config, file};
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
@@ -106,7 +106,7 @@ impl Gateway {
         let admin = start_admin(admin_socket, &state, metrics)?;
         let file_hash = files.hash.as_str().into();
         let rules = ReloadRules::from(&config.reload);
-        let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.sight))?;
+        let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.watch_status))?;
 
         let mut gateway = Self {
             path: path.to_owned(),
@@ -171,7 +171,7 @@ fn load(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Pro
 }
 
 fn unusable(directory: &Path, reason: &str) -> Problem {
-    Problem::of_file(directory, Fault::new(format!("the last good copy cannot be used: {reason}")))
+    Problem::of_file(directory, Reason::new(format!("the last good copy cannot be used: {reason}")))
 }
 
 fn worker_count(config: &Config) -> usize {

@@ -246,7 +246,7 @@ impl CheckTask {
             return;
         }
         if error.is_some() {
-            self.server.fails_checks();
+            self.server.clear_ejection();
         }
         let (pool, server) = (&self.server.key.pool, &self.server.key.name);
         let mut health = self.shared.health.lock();

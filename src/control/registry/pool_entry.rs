@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::config::diff::common_ends;
 use crate::config::{self, Config, HealthKind};
 use crate::live::health::HealthState;
-use crate::live::pool::{LivePool, Member, Pool, Standing};
+use crate::live::pool::{LivePool, Member, Membership, Pool};
 use crate::live::server::{Server, ServerKey};
 
 /// Makes live servers. A copy makes the servers of a plan, and replaces the original when that is committed.
@@ -204,7 +204,7 @@ impl PoolEntry {
     /// Whether there is a hold and a new server is up or its time is over.
     pub(super) fn is_hold_over(&self, now: Instant) -> bool {
         let is_up = |member: &Member| {
-            member.standing == Standing::Enabled && member.weight > 0 && member.server.state().serves()
+            member.membership == Membership::Enabled && member.weight > 0 && member.server.state().serves()
         };
         let new_is_up = || self.built.as_ref().is_some_and(|pool| pool.members.iter().any(is_up));
         self.hold.is_some_and(|until| now >= until || new_is_up())
@@ -262,16 +262,16 @@ impl PoolEntry {
         let draining: HashSet<u64> = self.draining.iter().map(|draining| draining.server.id).collect();
         let mut members: Vec<Member> = Vec::with_capacity(self.servers.len() + self.draining.len());
         for (server, live) in self.config.servers.iter().zip(&self.servers) {
-            let standing = if server.enabled { Standing::Enabled } else { Standing::Disabled };
+            let membership = if server.enabled { Membership::Enabled } else { Membership::Disabled };
             let drains = !server.enabled && draining.contains(&live.id);
             let held = self.held_weights.get(&live.id).copied().unwrap_or(0);
             let state = self.state_of(live);
-            members.push(Member { held, state, ..Member::new(Arc::clone(live), server.weight, standing, drains) });
+            members.push(Member { held, state, ..Member::new(Arc::clone(live), server.weight, membership, drains) });
         }
         let configured: HashSet<u64> =
             self.servers.iter().map(|live| live.id).filter(|id| draining.contains(id)).collect();
         for draining in self.draining.iter().filter(|draining| !configured.contains(&draining.server.id)) {
-            members.push(Member::new(Arc::clone(&draining.server), draining.weight, Standing::Removed, true));
+            members.push(Member::new(Arc::clone(&draining.server), draining.weight, Membership::Removed, true));
         }
         members
     }

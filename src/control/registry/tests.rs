@@ -7,7 +7,7 @@ use super::{Config, Instant, Pool, Registry, Server};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 use crate::live::health::HealthState;
-use crate::live::pool::{Member, Standing};
+use crate::live::pool::{Member, Membership};
 
 const DRAIN: Duration = Duration::from_secs(30);
 const HOLD: Duration = Duration::from_secs(10);
@@ -163,7 +163,7 @@ fn servers_have_the_expected_status_after_edits() {
         assert_eq!(edited.show(), after, "{name}");
         // Only enabled servers keep idle connections.
         for member in edited.pools.iter().flat_map(|pool| &pool.members) {
-            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled, "{name}");
+            assert_eq!(member.server.is_leaving(), member.membership != Membership::Enabled, "{name}");
         }
     }
 }
@@ -323,18 +323,18 @@ fn random_edits_keep_servers_and_give_them_the_configured_standing() {
         let after = edited.pool("p");
 
         let configured = &edited.config.pool("p").expect("it is always there").servers;
-        let standing = after.members.iter().take(configured.len()).zip(configured);
-        for (member, server) in standing {
+        let membership = after.members.iter().take(configured.len()).zip(configured);
+        for (member, server) in membership {
             assert_eq!(
                 (&*member.server.key.name, &member.server.key.address, member.weight),
                 (&*server.name, &server.address, server.weight)
             );
-            assert_eq!(member.standing == Standing::Enabled, server.enabled);
+            assert_eq!(member.membership == Membership::Enabled, server.enabled);
         }
         let rest = || after.members.iter().skip(configured.len());
-        assert!(rest().all(|member| member.standing == Standing::Removed));
+        assert!(rest().all(|member| member.membership == Membership::Removed));
         for member in &after.members {
-            assert_eq!(member.server.is_leaving(), member.standing != Standing::Enabled);
+            assert_eq!(member.server.is_leaving(), member.membership != Membership::Enabled);
             let same = |other: &&Member| other.server.key == member.server.key;
             assert_eq!(after.members.iter().filter(same).count(), 1);
             if let Some(earlier) = before.members.iter().find(same) {
@@ -342,7 +342,7 @@ fn random_edits_keep_servers_and_give_them_the_configured_standing() {
             }
         }
         // An enabled server is still there, drains, or has drained.
-        for gone in before.members.iter().filter(|member| member.standing == Standing::Enabled) {
+        for gone in before.members.iter().filter(|member| member.membership == Membership::Enabled) {
             let there = after.members.iter().any(|member| Arc::ptr_eq(&member.server, &gone.server));
             assert!(there || edited.registry.is_settled(), "{edit:?}");
         }

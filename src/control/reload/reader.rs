@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::ReloadConfig;
-use crate::config::file::amend::Known;
+use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::reload::watcher::{FileWatcher, Wake, settle};
@@ -85,7 +85,7 @@ pub struct ConfigReader {
     /// The newest read, valid or not. Only content that differs from it is an edit.
     last: Sources,
     /// The newest read that was valid.
-    good: Option<Known>,
+    good: Option<Baseline>,
     /// Published for the API and the metrics. A warning that is in it has been logged.
     status: Arc<WatchStatus>,
 }
@@ -143,7 +143,7 @@ impl ConfigReader {
             self.last = sources;
             if changed || requested {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
-                self.good = loaded.known().or(self.good.take());
+                self.good = loaded.baseline().or(self.good.take());
                 if parsed.send(ParsedConfig { loaded, noticed, requested }).await.is_err() {
                     return;
                 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 use crate::config::Config;
-use crate::config::file::amend::{Known, amend};
+use crate::config::file::amend::{Baseline, amend};
 use crate::config::file::{self, Env, Include};
-use crate::config::problem::{Fault, Problem};
+use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
 use crate::control::reload::trail::Trail;
 
@@ -98,7 +98,7 @@ impl Source {
     }
 
     /// Reads the files that the main file includes, at most `budget` bytes, and puts all of them together.
-    fn read_rest(&self, main: Result<SourceFile, Fault>, mut budget: u64, last: &Sources, env: &Env<'_>) -> Sources {
+    fn read_rest(&self, main: Result<SourceFile, Reason>, mut budget: u64, last: &Sources, env: &Env<'_>) -> Sources {
         let mut sources = self.with_files(Vec::new());
         match main {
             Ok(file) => {
@@ -150,7 +150,7 @@ impl Source {
             }
             let path = self.directory().join(pattern);
             let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Fault::new("there is no such file")
+                io::ErrorKind::NotFound => Reason::new("there is no such file")
                     .hint("check the name; it is relative to the main file's directory"),
                 _ => read_fault(&error),
             });
@@ -241,11 +241,11 @@ impl Sources {
 
     /// Parses the files, if possible only the difference to a file that was parsed before.
     #[must_use]
-    pub fn load_after(self, known: Option<&Known>, env: &Env<'_>) -> LoadedConfig {
+    pub fn load_after(self, baseline: Option<&Baseline>, env: &Env<'_>) -> LoadedConfig {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
-            [only] if let Some(config) = known.and_then(|known| amend(known, only, env)) => Ok(config),
+            [only] if let Some(config) = baseline.and_then(|baseline| amend(baseline, only, env)) => Ok(config),
             files => file::parse(files, env),
         };
         let result = match parsed {
@@ -263,10 +263,10 @@ impl Sources {
 impl LoadedConfig {
     /// The file and its configuration for [`Sources::load_after`], if it is valid and the only file.
     #[must_use]
-    pub fn known(&self) -> Option<Known> {
+    pub fn baseline(&self) -> Option<Baseline> {
         match (self.sources.files.as_slice(), &self.result) {
             ([file], Ok(config)) if self.sources.includes.is_empty() => {
-                Some(Known { file: file.clone(), config: config.clone() })
+                Some(Baseline { file: file.clone(), config: config.clone() })
             }
             _ => None,
         }
@@ -274,7 +274,7 @@ impl LoadedConfig {
 }
 
 /// Reads the file at `path`. Returns `before` if that has the same content.
-fn read_file(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Result<(SourceFile, Metadata), Fault> {
+fn read_file(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Result<(SourceFile, Metadata), Reason> {
     // Looked at first, because merely opening some devices has effects.
     fs::metadata(path).map_err(|error| read_fault(&error)).and_then(|metadata| require_file(&metadata))?;
     let file = open(path).map_err(|error| read_fault(&error))?;
@@ -302,16 +302,16 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Reads to the end, at most `budget` bytes, of which `expected` are likely.
-fn read_all(file: impl io::Read, expected: u64, budget: &mut u64) -> Result<Vec<u8>, Fault> {
+fn read_all(file: impl io::Read, expected: u64, budget: &mut u64) -> Result<Vec<u8>, Reason> {
     let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*budget)).unwrap_or(0) + 1);
     file.take(*budget + 1).read_to_end(&mut bytes).map_err(|error| read_fault(&error))?;
     *budget = budget
         .checked_sub(bytes.len() as u64)
-        .ok_or_else(|| Fault::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
+        .ok_or_else(|| Reason::new("the configuration is larger than 16 MiB").hint("is this the right file?"))?;
     Ok(bytes)
 }
 
-fn require_file(metadata: &Metadata) -> Result<(), Fault> {
+fn require_file(metadata: &Metadata) -> Result<(), Reason> {
     if metadata.is_file() {
         return Ok(());
     }
@@ -320,16 +320,16 @@ fn require_file(metadata: &Metadata) -> Result<(), Fault> {
         false => "name a regular file",
     };
     let kind = if metadata.is_dir() { "a directory" } else { "a device, FIFO or socket" };
-    Err(Fault::new(format!("this is {kind}, not a file")).hint(hint))
+    Err(Reason::new(format!("this is {kind}, not a file")).hint(hint))
 }
 
-fn read_fault(error: &io::Error) -> Fault {
+fn read_fault(error: &io::Error) -> Reason {
     match error.kind() {
-        io::ErrorKind::NotFound => Fault::new("there is no such file")
+        io::ErrorKind::NotFound => Reason::new("there is no such file")
             .hint("name the file with `--config FILE` or LB_CONFIG, or start with `lb demo`, which writes one"),
-        io::ErrorKind::PermissionDenied => Fault::new("no permission to read it")
+        io::ErrorKind::PermissionDenied => Reason::new("no permission to read it")
             .hint("give lb's user read permission on the file, and access to its directories"),
-        _ => Fault::new(format!("it cannot be read: {error}")),
+        _ => Reason::new(format!("it cannot be read: {error}")),
     }
 }
 

@@ -1,36 +1,35 @@
-//! The wheel: the order in which servers take turns, exact by weight and evenly spread.
+//! The wheel: the order in which servers take turns, in exact proportion to their weights and evenly spread.
 //!
-//! It has one slot for each unit of weight (without the weights' common divisor). Any run of as
-//! many positions as there are slots visits each slot once, so shares are exact wherever the run
-//! begins. Nothing is scanned or searched: a position leads to its server in constant time.
+//! It has one slot per unit of weight, after division by the weights' greatest common divisor. Any run of as many positions
+//! as there are slots visits each slot once, so that shares are exact wherever the run starts. The server at a position is
+//! found in constant time.
 
-/// Up to so many slots the order is listed; above, it is computed, which takes two words a server.
-const LISTED: u64 = 1 << 16;
+/// Up to this many slots the order is listed; beyond, it is computed, which takes two words per server.
+const MAX_LISTED: u64 = 1 << 16;
 
-/// Weights around a circle.
 #[derive(Debug)]
 pub(super) struct Wheel {
-    /// Where each server's slots end (exclusive), rising.
+    /// The end (exclusive) of each server's slots, ascending.
     ends: Box<[u64]>,
-    /// For equal pieces of the circle, one for each server: who owns the slot where the piece begins.
+    /// The circle is divided into as many equal pieces as there are servers: the owner of the first slot of each piece.
+    /// A lookup starts there, and needs only a step or so on average.
     guide: Box<[u32]>,
     order: Order,
 }
 
-/// Which slot's turn it is.
+/// Maps a position to a server.
 #[derive(Debug)]
 enum Order {
-    /// The servers, position by position.
+    /// The server at each position.
     Listed(Box<[u32]>),
-    /// Position `p` looks at slot `p * stride mod slots`. As the stride shares no factor with the
-    /// number of slots, every slot is visited once. As it is near the golden section of the circle,
-    /// the visits to any arc are spread as evenly as a fixed step can (the three-distance theorem;
-    /// Knuth, The Art of Computer Programming, 6.4, on multiplicative hashing).
+    /// Position `p` visits slot `p * stride mod slots`. The stride is coprime to the number of slots, so that each slot is
+    /// visited once. It is near the golden section of the circle, so that the visits to any arc are spread as evenly as a
+    /// fixed stride can (the three-distance theorem; Knuth, The Art of Computer Programming, 6.4, on multiplicative hashing).
     Strided(u64),
 }
 
 impl Wheel {
-    /// A wheel for these weights, each at least 1, in the servers' order.
+    /// Builds a wheel for the servers' weights, each at least 1.
     pub(super) fn new(weights: &[u32]) -> Self {
         let divisor = weights.iter().fold(0, |a, b| gcd(a, u64::from(*b))).max(1);
         let weights: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) / divisor).collect();
@@ -45,11 +44,11 @@ impl Wheel {
         Self {
             guide: guide(&ends),
             ends,
-            order: if slots <= LISTED { Order::Listed(list(&weights)) } else { Order::Strided(golden(slots)) },
+            order: if slots <= MAX_LISTED { Order::Listed(list(&weights)) } else { Order::Strided(golden(slots)) },
         }
     }
 
-    /// How many slots there are.
+    /// The number of slots.
     pub(super) fn len(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
@@ -57,16 +56,15 @@ impl Wheel {
     /// The server whose turn it is at `position`. The wheel must not be empty.
     #[inline]
     pub(super) fn at(&self, position: u64) -> usize {
-        // A weight is at most 1000, so with fewer than four million servers (a file has room for one
-        // million at most) all products in this file stay below 2^64.
-        let place = position % self.len();
+        // A weight is at most 1000 and a file holds at most a million servers, so no product in this file overflows.
+        let turn = position % self.len();
         match &self.order {
-            Order::Listed(servers) => servers[usize::try_from(place).unwrap_or(0)] as usize,
-            Order::Strided(stride) => self.slot(place * stride % self.len()),
+            Order::Listed(servers) => servers[usize::try_from(turn).unwrap_or(0)] as usize,
+            Order::Strided(stride) => self.slot(turn * stride % self.len()),
         }
     }
 
-    /// The server that owns a slot, which must be less than [`Self::len`].
+    /// The owner of a slot, which must be less than [`Self::len`].
     #[inline]
     pub(super) fn slot(&self, slot: u64) -> usize {
         let piece = slot * self.ends.len() as u64 / self.len();
@@ -77,18 +75,18 @@ impl Wheel {
         server
     }
 
-    /// A server's share of the circle.
+    /// A server's share of the circle, 0 to 1.
     pub(super) fn share(&self, server: usize) -> f64 {
-        let begin = if server == 0 { 0 } else { self.ends[server - 1] };
-        #[allow(clippy::cast_precision_loss, reason = "a share for people")]
-        let share = (self.ends[server] - begin) as f64 / self.len() as f64;
+        let start = if server == 0 { 0 } else { self.ends[server - 1] };
+        #[allow(clippy::cast_precision_loss, reason = "the share is for display")]
+        let share = (self.ends[server] - start) as f64 / self.len() as f64;
         share
     }
 }
 
-/// The smooth weighted round robin of nginx (2012), over groups: servers of the same weight take
-/// turns within their group, so that only the groups, which are few, have to be spread. At each
-/// position every group gains its visits, and the one that then has most pays for all.
+/// Smooth weighted round robin as in nginx (2012), over groups: servers of equal weight take turns within their group, so
+/// that only the few groups have to be spread. At each position every group's credit grows by its number of visits; the
+/// group with the most credit gets the turn and pays for all.
 fn list(weights: &[u64]) -> Box<[u32]> {
     let mut servers: Vec<u32> = (0..).take(weights.len()).collect();
     servers.sort_by_key(|server| std::cmp::Reverse(weights[*server as usize]));
@@ -101,7 +99,7 @@ fn list(weights: &[u64]) -> Box<[u32]> {
         for (visits, credit, _) in &mut groups {
             *credit += visits.cast_signed();
         }
-        // Of equals the heavier, which stands first.
+        // On a tie the heavier group, which comes first.
         let (_, credit, group) = groups.iter_mut().rev().max_by_key(|(_, credit, _)| *credit)?;
         *credit -= slots.cast_signed();
         group.next().copied()
@@ -123,7 +121,7 @@ fn guide(ends: &[u64]) -> Box<[u32]> {
         .collect()
 }
 
-/// The number nearest to the golden section of `slots` that shares no factor with it.
+/// The number nearest to the golden section of `slots` that is coprime to it.
 fn golden(slots: u64) -> u64 {
     const SECTION: f64 = 0.618_033_988_749_894_9;
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -179,10 +177,10 @@ mod tests {
                 let weight = u64::from(*weight) / divisor;
                 let got = turn.iter().filter(|one| **one == server).count() as u64;
                 assert_eq!(got, 2 * weight, "{weights:?}");
-                // However they are laid, `weight` visits with `slots - weight` others between make a run this long.
+                // The shortest possible longest run of `weight` visits with `slots - weight` others in between.
                 let least = weight.div_ceil((slots - weight).max(1));
                 let run = longest_run(&turn, server) as u64;
-                assert!(run <= least + 1, "{weights:?}: {run} of server {server} in a row, {least} must be");
+                assert!(run <= least + 1, "{weights:?}: {run} of server {server} in a row, {least} is the minimum");
                 seen += 1;
             }
         }
@@ -207,7 +205,7 @@ mod tests {
             counts[*server] += 1;
         }
         assert_eq!(counts, weights);
-        // Server 0 owns 1 in 70 slots: its visits are never much closer or farther than that.
+        // Server 0 owns 1 in 70 slots: the gaps between its visits are never much smaller or larger.
         let visits: Vec<usize> = turn.iter().enumerate().filter(|(_, one)| **one == 0).map(|(at, _)| at).collect();
         let gaps = visits.windows(2).map(|pair| pair[1] - pair[0]);
         let (near, far) = (gaps.clone().min(), gaps.max());

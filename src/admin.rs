@@ -65,14 +65,14 @@ type ServedResponse = Response<Either<Full<Bytes>, EventStream>>;
 
 /// The sources of all responses.
 #[derive(Debug)]
-pub struct Context {
+pub struct AdminContext {
     pub state: Arc<State>,
     pub metrics: Metrics,
     /// The source of `/api/events`. [`Feed::run`] must be running for figures and history.
     pub feed: Arc<Feed>,
 }
 
-impl Context {
+impl AdminContext {
     #[must_use]
     pub fn new(state: Arc<State>, metrics: Metrics) -> Self {
         let feed = Arc::new(Feed::new(Arc::clone(&state)));
@@ -84,7 +84,7 @@ impl Context {
 /// after a short grace period. The accepted host names are those of the configuration in force at each request.
 ///
 /// Must run on a tokio runtime, where it spawns a task for each connection.
-pub async fn serve(listener: TcpListener, context: Arc<Context>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(listener: TcpListener, context: Arc<AdminContext>, shutdown: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     // Nothing is ever sent: dropping the sender closes the connections.
     let (open, closing) = watch::channel(());
@@ -127,7 +127,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
     }
 }
 
-async fn serve_connection(stream: TcpStream, context: Arc<Context>, mut closing: watch::Receiver<()>) {
+async fn serve_connection(stream: TcpStream, context: Arc<AdminContext>, mut closing: watch::Receiver<()>) {
     // Set while the response is an event stream, which does not end by itself.
     let streaming = AtomicBool::new(false);
     let stream_closing = closing.clone();
@@ -164,7 +164,11 @@ async fn serve_connection(stream: TcpStream, context: Arc<Context>, mut closing:
     let _ = timeout(CLOSE_TIMEOUT, connection).await;
 }
 
-async fn handle(request: Request<Incoming>, context: Arc<Context>, closing: watch::Receiver<()>) -> ServedResponse {
+async fn handle(
+    request: Request<Incoming>,
+    context: Arc<AdminContext>,
+    closing: watch::Receiver<()>,
+) -> ServedResponse {
     let (head, body) = request.into_parts();
     let (expects_continue, is_get) = (head.headers.contains_key(EXPECT), head.method == Method::GET);
     let is_large = context.state.snapshot.load().is_large();

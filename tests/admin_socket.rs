@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb::admin::{self, Context};
+use lb::admin::{self, AdminContext};
 use lb::telemetry::metrics::Metrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,12 +26,12 @@ async fn start(fixture: &Fixture) -> (SocketAddr, oneshot::Sender<()>, JoinHandl
     serve(&context(fixture)).await
 }
 
-fn context(fixture: &Fixture) -> Arc<Context> {
+fn context(fixture: &Fixture) -> Arc<AdminContext> {
     let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    Arc::new(Context::new(Arc::clone(&fixture.state), metrics))
+    Arc::new(AdminContext::new(Arc::clone(&fixture.state), metrics))
 }
 
-async fn serve(context: &Arc<Context>) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+async fn serve(context: &Arc<AdminContext>) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel();

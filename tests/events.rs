@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lb::admin::{self, Context};
+use lb::admin::{self, AdminContext};
 use lb::live::events::Event;
 use lb::live::reloads::{Outcome, Reload};
 use lb::telemetry::metrics::Metrics;
@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// A served state with a running feed.
 struct Scene {
     fixture: Fixture,
-    context: Arc<Context>,
+    context: Arc<AdminContext>,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<()>,
@@ -36,7 +36,7 @@ impl Scene {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-        let context = Arc::new(Context::new(Arc::clone(&fixture.state), metrics));
+        let context = Arc::new(AdminContext::new(Arc::clone(&fixture.state), metrics));
         tokio::spawn(Arc::clone(&context.feed).run());
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::error::ApiError;
-use super::{ApiResponse, Context, dashboard, host};
+use super::{AdminContext, ApiResponse, dashboard, host};
 use crate::admin::figures::{FiguresView, HistoryView};
 use crate::admin::query::{self, Query};
 use crate::admin::view::{self, ConfigState, ConfigView, ListenerView, ReloadView, RouteView, ServerView};
@@ -64,7 +64,7 @@ struct Endpoint {
 /// A request that has reached its endpoint.
 struct ApiRequest<'a> {
     head: &'a Parts,
-    context: &'a Context,
+    context: &'a AdminContext,
     snapshot: &'a Snapshot,
     /// The decoded segment in the place of [`NAME`], or empty.
     name: String,
@@ -73,7 +73,7 @@ struct ApiRequest<'a> {
 
 /// Responds to a request from the current state.
 #[must_use]
-pub fn respond(request: &Parts, context: &Context) -> ApiResponse {
+pub fn respond(request: &Parts, context: &AdminContext) -> ApiResponse {
     let snapshot = context.state.snapshot.load_full();
     let mut response = dispatch(request, context, &snapshot).unwrap_or_else(ApiResponse::from);
     let headers = response.headers_mut();
@@ -83,7 +83,7 @@ pub fn respond(request: &Parts, context: &Context) -> ApiResponse {
     response
 }
 
-fn dispatch(head: &Parts, context: &Context, snapshot: &Snapshot) -> Result<ApiResponse, ApiError> {
+fn dispatch(head: &Parts, context: &AdminContext, snapshot: &Snapshot) -> Result<ApiResponse, ApiError> {
     host::check(head, &snapshot.config.admin.hosts)?;
     if head.method != Method::GET && head.method != Method::HEAD {
         return Err(read_only(snapshot));

@@ -302,7 +302,7 @@ pub(super) struct ReloadView<'a> {
 
 /// The recorded reloads, newest first, numbered from the first one of the process, so that numbers stay valid as
 /// reloads are added and dropped.
-pub(super) fn numbered_reloads(record: &reloads::Record) -> Vec<(u64, Arc<reloads::Reload>)> {
+pub(super) fn numbered_reloads(record: &reloads::ReloadHistory) -> Vec<(u64, Arc<reloads::Reload>)> {
     let all = Outcome::ALL.map(|outcome| record.total(outcome)).iter().sum::<u64>();
     (1..=all).rev().zip(record.newest().map(Arc::clone)).collect()
 }

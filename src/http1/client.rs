@@ -23,12 +23,12 @@ pub struct ClientConnection {
     transport: Transport,
     /// Received and not consumed yet; empty between exchanges.
     input: Vec<u8>,
-    progress: Progress,
+    progress: ClientProgress,
 }
 
 /// The state of the current exchange, shared by its two halves.
 #[derive(Debug, Default)]
-struct Progress {
+struct ClientProgress {
     sent: Cell<Sent>,
     /// The response has been received to its end, and the server keeps the connection open.
     reusable: Cell<bool>,
@@ -74,7 +74,7 @@ impl ClientConnection {
     /// A connection on which nothing is under way.
     #[must_use]
     pub fn new(transport: Transport) -> Self {
-        Self { transport, input: Vec::new(), progress: Progress::default() }
+        Self { transport, input: Vec::new(), progress: ClientProgress::default() }
     }
 
     /// Whether the server has neither sent anything unasked nor closed.
@@ -94,13 +94,13 @@ impl ClientConnection {
         &'c mut self,
         request: OutgoingRequest<'_>,
         resources: &'c Resources,
-    ) -> (RequestWriter<'c>, ResponseReader<'c>) {
-        self.progress = Progress::default();
+    ) -> (Http1RequestWriter<'c>, Http1ResponseReader<'c>) {
+        self.progress = ClientProgress::default();
         let Self { transport, input, progress } = self;
         let chunked = request.length == BodyLength::Unknown;
         let head = write_head(request, resources.buffers.take());
         let writer = BodyWriter::new(transport, &resources.buffers, head, chunked);
-        let reader = ResponseReader {
+        let reader = Http1ResponseReader {
             reader: BodyReader::new(transport, input, &resources.buffers, Framing::None),
             progress,
             method: request.head.method.clone(),
@@ -108,7 +108,7 @@ impl ClientConnection {
             framing: Framing::None,
             persistent: false,
         };
-        (RequestWriter { writer, progress, transport }, reader)
+        (Http1RequestWriter { writer, progress, transport }, reader)
     }
 }
 
@@ -131,13 +131,13 @@ fn write_head(request: OutgoingRequest<'_>, mut out: Vec<u8>) -> Vec<u8> {
 
 /// The sending half of an exchange.
 #[derive(Debug)]
-pub struct RequestWriter<'c> {
+pub struct Http1RequestWriter<'c> {
     writer: BodyWriter<'c>,
-    progress: &'c Progress,
+    progress: &'c ClientProgress,
     transport: &'c Transport,
 }
 
-impl RequestWriter<'_> {
+impl Http1RequestWriter<'_> {
     /// Sends a piece of the body; `end` marks the last one.
     ///
     /// # Errors
@@ -177,9 +177,9 @@ impl RequestWriter<'_> {
 
 /// The receiving half of an exchange.
 #[derive(Debug)]
-pub struct ResponseReader<'c> {
+pub struct Http1ResponseReader<'c> {
     reader: BodyReader<'c>,
-    progress: &'c Progress,
+    progress: &'c ClientProgress,
     /// The request's.
     method: Method,
     offers_upgrade: bool,
@@ -188,7 +188,7 @@ pub struct ResponseReader<'c> {
     persistent: bool,
 }
 
-impl ResponseReader<'_> {
+impl Http1ResponseReader<'_> {
     /// Waits for the head of a response, which may be an interim one (1xx).
     ///
     /// # Errors
@@ -247,7 +247,7 @@ impl ResponseReader<'_> {
         self.reader.piece()
     }
 
-    /// The trailer section, each line with its CRLF, once [`ResponseReader::is_done`].
+    /// The trailer section, each line with its CRLF, once [`Http1ResponseReader::is_done`].
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         self.reader.trailers()
@@ -271,7 +271,7 @@ impl ResponseReader<'_> {
     }
 }
 
-impl Drop for ResponseReader<'_> {
+impl Drop for Http1ResponseReader<'_> {
     fn drop(&mut self) {
         // Bytes after the response were not asked for: nobody knows what they are.
         self.progress.reusable.set(self.persistent && self.reader.is_clean());

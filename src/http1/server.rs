@@ -1,6 +1,6 @@
 //! The connection to a client: reads requests and writes their responses, one after the other.
 //!
-//! Persistence is decided here and nowhere else: [`ResponseWriter::start`] announces it in the head of
+//! Persistence is decided here and nowhere else: [`Http1ResponseWriter::start`] announces it in the head of
 //! a response, [`ServerConnection::next`] acts on it.
 
 use std::cell::Cell;
@@ -23,25 +23,25 @@ pub struct ServerConnection {
     transport: Transport,
     /// Received and not consumed yet.
     input: Vec<u8>,
-    progress: Progress,
+    progress: ServerProgress,
 }
 
 /// The state of the current request and its response, shared by the two halves of a [`ServerStream`].
 #[derive(Debug, Default)]
-struct Progress {
+struct ServerProgress {
     /// The client would send another request.
     keeps_alive: Cell<bool>,
     /// The request has a body.
     has_body: Cell<bool>,
     /// The request has been received to its end.
     received: Cell<bool>,
-    response: Cell<Response>,
+    response: Cell<ResponseState>,
     /// The response leaves the connection open for another request.
     persistent: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Response {
+enum ResponseState {
     #[default]
     NotStarted,
     /// Some of an interim response may have been sent.
@@ -68,7 +68,7 @@ impl ServerConnection {
     /// A connection on which nothing has been received yet.
     #[must_use]
     pub fn new(transport: Transport) -> Self {
-        Self { transport, input: Vec::new(), progress: Progress::default() }
+        Self { transport, input: Vec::new(), progress: ServerProgress::default() }
     }
 
     /// Waits for the head of the next request; `None` if the client closes the connection first. `limits` is
@@ -106,17 +106,24 @@ impl ServerConnection {
     ) -> ServerStream<'c> {
         let framing = framing::request(&head.headers, head.version);
         let has_body = framing.is_ok_and(Framing::has_body);
-        self.progress = Progress {
+        self.progress = ServerProgress {
             keeps_alive: Cell::new(keeps_alive(&head.headers, head.version)),
             has_body: Cell::new(has_body || framing.is_err()),
             received: Cell::new(framing.is_ok() && !has_body),
-            ..Progress::default()
+            ..ServerProgress::default()
         };
         let Self { transport, input, progress } = self;
         let reader = BodyReader::new(transport, input, &resources.buffers, framing.unwrap_or(Framing::None));
         ServerStream {
-            body: RequestBody { reader, progress, length: framing.map(BodyLength::from) },
-            response: ResponseWriter { transport, resources, progress, closing, version: head.version, writer: None },
+            body: Http1RequestBody { reader, progress, length: framing.map(BodyLength::from) },
+            response: Http1ResponseWriter {
+                transport,
+                resources,
+                progress,
+                closing,
+                version: head.version,
+                writer: None,
+            },
         }
     }
 
@@ -125,10 +132,10 @@ impl ServerConnection {
         &'c mut self,
         resources: &'c Resources,
         closing: &'c Cell<bool>,
-    ) -> ResponseWriter<'c> {
-        self.progress = Progress { has_body: Cell::new(true), ..Progress::default() };
+    ) -> Http1ResponseWriter<'c> {
+        self.progress = ServerProgress { has_body: Cell::new(true), ..ServerProgress::default() };
         let Self { transport, progress, .. } = self;
-        ResponseWriter { transport, resources, progress, closing, version: Version::HTTP_11, writer: None }
+        Http1ResponseWriter { transport, resources, progress, closing, version: Version::HTTP_11, writer: None }
     }
 
     /// The fate of the connection after the exchange.
@@ -136,13 +143,17 @@ impl ServerConnection {
     pub fn next(&self) -> Next {
         let progress = &self.progress;
         match progress.response.get() {
-            Response::Complete if progress.persistent.get() => Next::Request,
+            ResponseState::Complete if progress.persistent.get() => Next::Request,
             // The client asked for the end, and sent nothing that could make the system reset the connection.
-            Response::Complete if !progress.keeps_alive.get() && !progress.has_body.get() && self.input.is_empty() => {
+            ResponseState::Complete
+                if !progress.keeps_alive.get() && !progress.has_body.get() && self.input.is_empty() =>
+            {
                 Next::Close
             }
-            Response::Complete => Next::Linger,
-            Response::NotStarted | Response::Interim | Response::Started | Response::Tunnel => Next::Close,
+            ResponseState::Complete => Next::Linger,
+            ResponseState::NotStarted | ResponseState::Interim | ResponseState::Started | ResponseState::Tunnel => {
+                Next::Close
+            }
         }
     }
 
@@ -172,20 +183,20 @@ impl ServerConnection {
 #[derive(Debug)]
 pub struct ServerStream<'c> {
     /// The body of the request.
-    pub body: RequestBody<'c>,
+    pub body: Http1RequestBody<'c>,
     /// The response.
-    pub response: ResponseWriter<'c>,
+    pub response: Http1ResponseWriter<'c>,
 }
 
 /// The body of a request.
 #[derive(Debug)]
-pub struct RequestBody<'c> {
+pub struct Http1RequestBody<'c> {
     reader: BodyReader<'c>,
-    progress: &'c Progress,
+    progress: &'c ServerProgress,
     length: Result<BodyLength, Rejection>,
 }
 
-impl RequestBody<'_> {
+impl Http1RequestBody<'_> {
     /// The length that the request's head declares.
     ///
     /// # Errors
@@ -250,21 +261,21 @@ impl RequestBody<'_> {
 
 /// The response to a request.
 #[derive(Debug)]
-pub struct ResponseWriter<'c> {
+pub struct Http1ResponseWriter<'c> {
     transport: &'c Transport,
     resources: &'c Resources,
-    progress: &'c Progress,
+    progress: &'c ServerProgress,
     closing: &'c Cell<bool>,
     /// The client's.
     version: Version,
     writer: Option<BodyWriter<'c>>,
 }
 
-impl ResponseWriter<'_> {
+impl Http1ResponseWriter<'_> {
     /// Whether the client may have seen a part of a response, so that no other one can be sent.
     #[must_use]
     pub fn is_started(&self) -> bool {
-        self.progress.response.get() != Response::NotStarted
+        self.progress.response.get() != ResponseState::NotStarted
     }
 
     /// Ends the connection after this response: its next bytes could be taken for something that they are not.
@@ -285,9 +296,9 @@ impl ResponseWriter<'_> {
         head.write(&mut bytes);
         bytes.extend_from_slice(b"\r\n");
         // Cancelled in the middle of it, the connection cannot take anything else.
-        self.progress.response.set(Response::Interim);
+        self.progress.response.set(ResponseState::Interim);
         self.transport.write([&bytes], &mut 0).await?;
-        self.progress.response.set(Response::NotStarted);
+        self.progress.response.set(ResponseState::NotStarted);
         Ok(())
     }
 
@@ -300,7 +311,7 @@ impl ResponseWriter<'_> {
         let has_end = chunked || length != BodyLength::Unknown;
         let persistent = progress.keeps_alive.get() && progress.received.get() && has_end && !self.closing.get();
         progress.persistent.set(persistent && upgrade.is_none());
-        progress.response.set(Response::Started);
+        progress.response.set(ResponseState::Started);
 
         let mut bytes = self.resources.buffers.take();
         head.write(&mut bytes);
@@ -330,7 +341,7 @@ impl ResponseWriter<'_> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         writer.send(piece, end).await?;
         if end.is_some() {
-            self.progress.response.set(Response::Complete);
+            self.progress.response.set(ResponseState::Complete);
         }
         Ok(())
     }
@@ -340,7 +351,7 @@ impl ResponseWriter<'_> {
     /// # Errors
     /// The system's.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.progress.response.set(Response::Tunnel);
+        self.progress.response.set(ResponseState::Tunnel);
         let Some(writer) = &mut self.writer else { return Ok(()) };
         writer.send_raw(bytes).await
     }

@@ -55,14 +55,14 @@ impl Outcome {
 
 /// The newest reloads, and totals of all since the process started. Written only by the control plane.
 #[derive(Debug, Default)]
-pub struct Record {
+pub struct ReloadHistory {
     /// Newest first.
     newest: VecDeque<Arc<Reload>>,
     totals: [u64; Outcome::ALL.len()],
     seconds: Histogram,
 }
 
-impl Record {
+impl ReloadHistory {
     /// Adds a reload, and drops the oldest beyond `history`.
     pub fn add(&mut self, reload: Arc<Reload>, history: usize) {
         self.totals[reload.outcome as usize] += 1;

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::live::events::Events;
 use crate::live::listener::LiveListener;
-use crate::live::reloads::Record;
+use crate::live::reloads::ReloadHistory;
 use crate::live::snapshot::Snapshot;
 use crate::live::watch_status::WatchStatus;
 
@@ -20,7 +20,7 @@ pub struct State {
     /// The only pointer at which the two planes meet; swapped by the control plane, loaded once per request by workers.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Never locked by the request path, and never for long.
-    reloads: Mutex<Record>,
+    reloads: Mutex<ReloadHistory>,
     /// The listeners that accept clients, and closed ones that still have connections.
     listeners: ArcSwap<Vec<Arc<LiveListener>>>,
     pub watch_status: Arc<WatchStatus>,
@@ -48,7 +48,7 @@ impl State {
         }
     }
 
-    pub fn reloads(&self) -> MutexGuard<'_, Record> {
+    pub fn reloads(&self) -> MutexGuard<'_, ReloadHistory> {
         self.reloads.lock()
     }
 

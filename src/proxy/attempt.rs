@@ -15,7 +15,7 @@ use crate::proxy::timeouts::Phase;
 use crate::proxy::tunnel;
 use crate::proxy::upload::Upload;
 use crate::proxy::upstream::ResponseReader;
-use crate::proxy::upstream_pool::Connection;
+use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// Sends the request and relays the response. `only_new` rules out idle connections.
 ///
@@ -72,7 +72,7 @@ async fn connect(
     attempt: &Attempt<'_, '_>,
     upload: &mut Upload<'_, '_>,
     only_new: bool,
-) -> Result<Connection, ProxyError> {
+) -> Result<UpstreamConnection, ProxyError> {
     let record = &attempt.exchange.record;
     let (upstreams, server) = (&record.context.upstreams, attempt.server());
     if !only_new && let Some(idle) = upstreams.take(server.id) {

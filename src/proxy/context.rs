@@ -139,7 +139,7 @@ impl Context {
         let _ = self.failing.send(failing);
     }
 
-    /// What is due some times a second: timeouts, idle connections and buffers, the log. `after` is the time
+    /// Does periodic work: timeouts, idle connections and buffers, the log. `after` is the time
     /// until the next call.
     pub fn tick(&self, now: Instant, after: std::time::Duration) {
         self.clocks.set((now, SystemTime::now()));

@@ -16,27 +16,27 @@ pub enum Downstream<'c> {
     Http1(ServerStream<'c>),
     /// Memory.
     #[cfg(test)]
-    Memory(memory::Request),
+    Memory(memory::MemoryRequest),
 }
 
 /// The body of a request.
 #[derive(Debug)]
 pub enum RequestBody<'c> {
     /// See [`Downstream::Http1`].
-    Http1(server::RequestBody<'c>),
+    Http1(server::Http1RequestBody<'c>),
     /// Memory.
     #[cfg(test)]
-    Memory(memory::Body),
+    Memory(memory::MemoryBody),
 }
 
 /// The response to a request.
 #[derive(Debug)]
 pub enum ResponseWriter<'c> {
     /// See [`Downstream::Http1`].
-    Http1(server::ResponseWriter<'c>),
+    Http1(server::Http1ResponseWriter<'c>),
     /// Memory.
     #[cfg(test)]
-    Memory(memory::Response),
+    Memory(memory::MemoryResponse),
 }
 
 impl<'c> Downstream<'c> {

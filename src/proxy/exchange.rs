@@ -12,23 +12,23 @@ use crate::live::token::Token;
 use crate::proxy::context::Failing;
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::headers::trace_context::TraceContext;
-use crate::proxy::record::{EndedAttempt, Record};
-use crate::proxy::upstream_pool::Connection;
+use crate::proxy::record::{EndedAttempt, RequestRecord};
+use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// A request with a pool that is to respond to it.
 #[derive(Debug)]
 pub struct Routed<'c> {
-    /// What is known of the request.
-    pub record: Record<'c>,
+    /// The facts about the request so far.
+    pub record: RequestRecord<'c>,
     /// The pool.
     pub pool: &'c Pool,
-    /// What the rewrite phase has taken from the head, or decided about it.
-    pub plan: Plan,
+    /// The result of the rewrite phase.
+    pub plan: AttemptPlan,
 }
 
 /// Facts about a request that every attempt needs.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct AttemptPlan {
     /// The server that the client's cookie selects.
     pub token: Option<Token>,
     /// The protocol that the client offers to switch to.
@@ -149,7 +149,7 @@ impl<'c> Attempt<'_, 'c> {
     }
 
     /// Keeps the connection for another request, if its server still takes requests.
-    pub fn keep(&self, connection: Connection) {
+    pub fn keep(&self, connection: UpstreamConnection) {
         let server = self.server();
         if !server.is_leaving() {
             let now = self.ended.unwrap_or_else(Instant::now);

@@ -8,7 +8,7 @@ use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
-use crate::proxy::record::Record;
+use crate::proxy::record::RequestRecord;
 use crate::proxy::timeouts::Phase;
 
 /// A response that no server sends.
@@ -55,7 +55,7 @@ impl Reply {
 }
 
 /// Sends a response of our own to a request.
-pub async fn respond(record: &mut Record<'_>, response: &mut ResponseWriter<'_>, reply: Reply) {
+pub async fn respond(record: &mut RequestRecord<'_>, response: &mut ResponseWriter<'_>, reply: Reply) {
     let (head, body) = reply.write();
     record.set_status(head.status);
     if let Reply::Error(error) = reply {
@@ -70,9 +70,8 @@ pub async fn respond(record: &mut Record<'_>, response: &mut ResponseWriter<'_>,
     record.count_bytes(body.len());
     record.wait_body(Phase::Download);
     record.timer.body_rests(Phase::Download);
-    match record.timer.run(response.send(body.as_bytes(), Some(b""))).await {
-        Ok(Ok(())) => record.complete(),
-        // The first error is the one that is reported.
-        Ok(Err(_)) | Err(_) => {}
+    // Of several errors, the first is reported, so a client that does not read this is not noted.
+    if let Ok(Ok(())) = record.timer.run(response.send(body.as_bytes(), Some(b""))).await {
+        record.complete();
     }
 }

@@ -11,21 +11,21 @@ use crate::http1::head::{Headers, ResponseHead};
 
 /// A request that has been received, and the place for its response.
 #[derive(Debug)]
-pub struct Request {
-    pub body: Body,
-    pub response: Response,
+pub struct MemoryRequest {
+    pub body: MemoryBody,
+    pub response: MemoryResponse,
 }
 
 /// The body of a request, in pieces.
 #[derive(Debug, Default)]
-pub struct Body {
+pub struct MemoryBody {
     pieces: Vec<&'static str>,
     piece: &'static str,
 }
 
-/// What the client has been sent.
+/// The response as the client has received it.
 #[derive(Debug, Default)]
-pub struct Received {
+pub struct MemoryReceived {
     pub status: u16,
     pub headers: Headers,
     pub body: String,
@@ -34,18 +34,18 @@ pub struct Received {
 
 /// The response as it goes to the client.
 #[derive(Debug)]
-pub struct Response(Rc<RefCell<Received>>);
+pub struct MemoryResponse(Rc<RefCell<MemoryReceived>>);
 
-impl Request {
+impl MemoryRequest {
     /// A request with a body of these pieces, and what its client will have received.
-    pub fn new(pieces: &[&'static str]) -> (Self, Rc<RefCell<Received>>) {
-        let received = Rc::<RefCell<Received>>::default();
-        let body = Body { pieces: pieces.iter().rev().copied().collect(), piece: "" };
-        (Self { body, response: Response(Rc::clone(&received)) }, received)
+    pub fn new(pieces: &[&'static str]) -> (Self, Rc<RefCell<MemoryReceived>>) {
+        let received = Rc::<RefCell<MemoryReceived>>::default();
+        let body = MemoryBody { pieces: pieces.iter().rev().copied().collect(), piece: "" };
+        (Self { body, response: MemoryResponse(Rc::clone(&received)) }, received)
     }
 }
 
-impl Body {
+impl MemoryBody {
     pub fn length(&self) -> BodyLength {
         if self.pieces.is_empty() { BodyLength::None } else { BodyLength::Unknown }
     }
@@ -69,7 +69,7 @@ impl Body {
     }
 }
 
-impl Response {
+impl MemoryResponse {
     pub fn is_started(&self) -> bool {
         self.0.borrow().status != 0
     }
@@ -89,11 +89,11 @@ impl Response {
 
 /// A connection to a server in memory.
 #[derive(Debug, Clone, Default)]
-pub struct Server(Rc<RefCell<Vec<Seen>>>);
+pub struct MemoryServer(Rc<RefCell<Vec<SeenRequest>>>);
 
 /// A request that a server has received.
 #[derive(Debug)]
-pub struct Seen {
+pub struct SeenRequest {
     pub target: String,
     pub headers: Headers,
     pub body: Rc<RefCell<String>>,
@@ -103,44 +103,44 @@ pub struct Seen {
 
 /// The sending half of an exchange.
 #[derive(Debug)]
-pub struct Sender(Rc<RefCell<String>>);
+pub struct MemorySender(Rc<RefCell<String>>);
 
 /// The receiving half of an exchange.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct MemoryReceiver {
     pieces: UnboundedReceiver<&'static str>,
-    /// Received in place of the head.
+    /// MemoryReceived in place of the head.
     first: Option<&'static str>,
     piece: &'static str,
     done: bool,
 }
 
-impl Server {
+impl MemoryServer {
     /// All requests so far.
-    pub fn seen(&self) -> std::cell::RefMut<'_, Vec<Seen>> {
+    pub fn seen(&self) -> std::cell::RefMut<'_, Vec<SeenRequest>> {
         self.0.borrow_mut()
     }
 
-    pub fn start(&self, request: OutgoingRequest<'_>) -> (Sender, Receiver) {
+    pub fn start(&self, request: OutgoingRequest<'_>) -> (MemorySender, MemoryReceiver) {
         let (respond, pieces) = unbounded_channel();
         let body = Rc::<RefCell<String>>::default();
-        self.0.borrow_mut().push(Seen {
+        self.0.borrow_mut().push(SeenRequest {
             target: String::from_utf8_lossy(request.target.unwrap_or(request.head.target())).into_owned(),
             headers: request.head.headers.clone(),
             body: Rc::clone(&body),
             respond: Some(respond),
         });
-        (Sender(body), Receiver { pieces, first: None, piece: "", done: false })
+        (MemorySender(body), MemoryReceiver { pieces, first: None, piece: "", done: false })
     }
 }
 
-impl Sender {
+impl MemorySender {
     pub fn send(&mut self, piece: &[u8], _end: bool) {
         self.0.borrow_mut().push_str(&String::from_utf8_lossy(piece));
     }
 }
 
-impl Receiver {
+impl MemoryReceiver {
     /// The response begins with its first piece.
     pub async fn read_head(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
         self.first = Some(self.pieces.recv().await.ok_or(ResponseError::Closed(Sent::All))?);

@@ -17,7 +17,7 @@ use crate::live::token::Token;
 use crate::proxy::client::Client;
 use crate::proxy::cookie;
 use crate::proxy::error::ProxyError;
-use crate::proxy::exchange::Plan;
+use crate::proxy::exchange::AttemptPlan;
 use crate::proxy::headers::hop_by_hop;
 use crate::proxy::local::Reply;
 use crate::proxy::record::RouteMatch;
@@ -71,7 +71,7 @@ pub struct Normalized {
 }
 
 impl Normalized {
-    /// What has to be sent in place of `sent`, the client's target.
+    /// Compares `target` with `sent`, the client's target.
     #[must_use]
     pub fn new(target: &Resource<'_>, sent: &[u8]) -> Self {
         let normal = match target.path_and_query() {
@@ -102,7 +102,7 @@ pub fn rewrite(
     length: BodyLength,
     normalized: Normalized,
     rules: &RequestRules<'_>,
-) -> Result<(Plan, std::net::IpAddr), ProxyError> {
+) -> Result<(AttemptPlan, std::net::IpAddr), ProxyError> {
     let version = head.version;
     let headers = &mut head.headers;
     let token = rules.sticky.and_then(|rule| cookie::requested(rule, headers));
@@ -119,7 +119,7 @@ pub fn rewrite(
         // HTTP/1.0 does not wait for a 100, and must not be sent one.
         headers.remove(HeaderName::Expect);
     }
-    Ok((Plan { token, upgrade, length, target: normalized.target, trailers }, client))
+    Ok((AttemptPlan { token, upgrade, length, target: normalized.target, trailers }, client))
 }
 
 /// The sticky rule of a pool, and what the client and the server of a response say to it.

@@ -21,13 +21,13 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::headers::request_id;
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::timeouts::{Phase, RequestTimer};
-use crate::telemetry::access_log::Entry;
+use crate::telemetry::access_log::AccessLogEntry;
 
 pub(in crate::proxy) use self::spans::EndedAttempt;
 
 /// A request under way, or rather everything that is known of it.
 #[derive(Debug)]
-pub struct Record<'c> {
+pub struct RequestRecord<'c> {
     /// The worker's.
     pub context: &'c Context,
     /// The client that sent it.
@@ -66,7 +66,7 @@ pub struct RouteMatch {
     pub pool: usize,
 }
 
-impl<'c> Record<'c> {
+impl<'c> RequestRecord<'c> {
     /// Starts with the head of a request.
     #[must_use]
     pub fn new(
@@ -187,7 +187,7 @@ impl<'c> Record<'c> {
         let port = if self.client_address == peer.ip().to_canonical() { peer.port() } else { 0 };
         self.context.log().line(
             format,
-            &Entry {
+            &AccessLogEntry {
                 time: self.started_at(),
                 client: SocketAddr::new(self.client_address, port),
                 method: self.head.method.as_str(),
@@ -200,7 +200,7 @@ impl<'c> Record<'c> {
                 route: self.route.map(|found| &*self.snapshot.routes[found.route].live.name),
                 pool: self.pool().map(|pool| &*pool.live.name),
                 server: self.member().map(|member| &*member.server.key.name),
-                tries: self.attempts,
+                attempts: self.attempts,
                 request_id: self.head.headers.get(HeaderName::RequestId).unwrap_or_default(),
                 trace_id: self.trace_id(),
                 generation: self.snapshot.generation,
@@ -210,7 +210,7 @@ impl<'c> Record<'c> {
     }
 }
 
-impl Drop for Record<'_> {
+impl Drop for RequestRecord<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         if !self.complete {
@@ -245,7 +245,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
     counters.codes.add(method::key_without_method(status));
     counters.seconds.observe(Duration::ZERO);
     if snapshot.config.log.access {
-        let entry = Entry {
+        let entry = AccessLogEntry {
             time: SystemTime::now(),
             client: client.peer,
             method: "-",
@@ -258,7 +258,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
             route: None,
             pool: None,
             server: None,
-            tries: 0,
+            attempts: 0,
             request_id: b"-",
             trace_id: None,
             generation: snapshot.generation,

@@ -10,7 +10,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Routed;
 use crate::proxy::local::{self, Reply};
 use crate::proxy::phases::{self, Normalized, RequestRules};
-use crate::proxy::record::{Record, RouteMatch, record_bad_head};
+use crate::proxy::record::{RequestRecord, RouteMatch, record_bad_head};
 use crate::proxy::timeouts::{Phase, RequestTimer};
 
 /// Serves a request: a server of its pool responds, or we do if none can. What becomes of the connection is up to
@@ -24,7 +24,7 @@ pub async fn serve(
 ) {
     let snapshot = context.snapshot();
     let (mut body, mut response) = downstream.split();
-    let record = Record::new(context, client, timer, &snapshot, head);
+    let record = RequestRecord::new(context, client, timer, &snapshot, head);
     let (mut record, reply) = match prepare(record, &body) {
         Err(rejected) => *rejected,
         Ok(mut routed) => match attempts::run(&mut routed, &mut body, &mut response).await {
@@ -61,7 +61,10 @@ pub async fn reject_bad_head(
 }
 
 /// The phases before the first attempt.
-fn prepare<'c>(mut record: Record<'c>, body: &RequestBody<'_>) -> Result<Routed<'c>, Box<(Record<'c>, Reply)>> {
+fn prepare<'c>(
+    mut record: RequestRecord<'c>,
+    body: &RequestBody<'_>,
+) -> Result<Routed<'c>, Box<(RequestRecord<'c>, Reply)>> {
     let config = &record.snapshot.config;
     let (found, length, normalized) = match target(&record, body) {
         Ok(found) => found,
@@ -85,7 +88,7 @@ fn prepare<'c>(mut record: Record<'c>, body: &RequestBody<'_>) -> Result<Routed<
 }
 
 /// Validates the request and finds its route.
-fn target(record: &Record<'_>, body: &RequestBody<'_>) -> Result<(RouteMatch, BodyLength, Normalized), Reply> {
+fn target(record: &RequestRecord<'_>, body: &RequestBody<'_>) -> Result<(RouteMatch, BodyLength, Normalized), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
     let found = phases::find_route(record.snapshot, &target)?;
     Ok((found, length, Normalized::new(&target, record.head.target())))

@@ -19,7 +19,7 @@ use crate::live::pool::Pool;
 use crate::proxy::client::Client;
 use crate::proxy::context::{Context, Failing};
 use crate::proxy::downstream::Downstream;
-use crate::proxy::memory::{Received, Request, Server};
+use crate::proxy::memory::{MemoryReceived, MemoryRequest, MemoryServer};
 use crate::proxy::request::serve;
 use crate::proxy::timeouts::{Phase, Registered, RequestTimer};
 use crate::proxy::upstream::Upstream;
@@ -32,7 +32,7 @@ const SERVER: ([u8; 4], u16) = ([192, 0, 2, 7], 80);
 struct Connection {
     context: Context,
     client: Client,
-    server: Server,
+    server: MemoryServer,
     failing: UnboundedReceiver<Failing>,
 }
 
@@ -65,7 +65,7 @@ impl Connection {
             counters: Arc::new(PerWorker::new(1)),
         };
         let client = Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)));
-        let server = Server::default();
+        let server = MemoryServer::default();
         let live = Arc::clone(&context.snapshot().pools[0].members[0].server);
         for _ in 0..requests {
             let upstream = Upstream::Memory(server.clone());
@@ -89,14 +89,14 @@ impl Connection {
         timer: &'c RequestTimer,
         head: &str,
         body: &[&'static str],
-    ) -> (impl Future<Output = ()> + 'c, Rc<RefCell<Received>>) {
+    ) -> (impl Future<Output = ()> + 'c, Rc<RefCell<MemoryReceived>>) {
         let mut parsed = RequestHead::default();
         let text = head.replace('¶', "\r\n");
         parsed
             .parse(text.as_bytes(), HeadLimits { bytes: 1000, headers: 10 })
             .expect("a valid head")
             .expect("all of it");
-        let (request, received) = Request::new(body);
+        let (request, received) = MemoryRequest::new(body);
         (serve(&self.context, &self.client, timer, Downstream::Memory(request), parsed), received)
     }
 

@@ -93,13 +93,13 @@ pub struct RequestTimer {
     place: Place<Self>,
 }
 
-impl roster::Entry for ConnectionSlot {
+impl roster::RosterEntry for ConnectionSlot {
     fn place(&self) -> &Place<Self> {
         &self.place
     }
 }
 
-impl roster::Entry for RequestTimer {
+impl roster::RosterEntry for RequestTimer {
     fn place(&self) -> &Place<Self> {
         &self.place
     }
@@ -131,7 +131,7 @@ impl ConnectionSlot {
         self.deadline.set(None);
     }
 
-    /// What the connection waits for.
+    /// The current wait of the connection.
     #[must_use]
     pub fn phase(&self) -> ConnectionPhase {
         self.phase.get()
@@ -250,7 +250,7 @@ impl RequestTimer {
         self.rate(self.phase.get()).is_some_and(|rate| rate.get().is_resting())
     }
 
-    /// What the request waits for.
+    /// The current wait of the request.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.get()

@@ -16,27 +16,27 @@ pub enum Upstream {
     Http1(ClientConnection),
     /// Memory.
     #[cfg(test)]
-    Memory(memory::Server),
+    Memory(memory::MemoryServer),
 }
 
 /// The sending half of an exchange with a server.
 #[derive(Debug)]
 pub enum RequestWriter<'c> {
     /// See [`Upstream::Http1`].
-    Http1(client::RequestWriter<'c>),
+    Http1(client::Http1RequestWriter<'c>),
     /// Memory.
     #[cfg(test)]
-    Memory(memory::Sender),
+    Memory(memory::MemorySender),
 }
 
 /// The receiving half of an exchange with a server.
 #[derive(Debug)]
 pub enum ResponseReader<'c> {
     /// See [`Upstream::Http1`].
-    Http1(client::ResponseReader<'c>),
+    Http1(client::Http1ResponseReader<'c>),
     /// Memory.
     #[cfg(test)]
-    Memory(memory::Receiver),
+    Memory(memory::MemoryReceiver),
 }
 
 impl Upstream {

@@ -22,8 +22,8 @@ const MAX_IDLE: usize = 256;
 
 /// A connection to a server.
 #[derive(Debug)]
-pub struct Connection {
-    /// What the server is spoken to over.
+pub struct UpstreamConnection {
+    /// The protocol and the connection.
     pub upstream: Upstream,
     /// Whether it has served a request before.
     pub reused: bool,
@@ -55,7 +55,7 @@ pub struct UpstreamPool {
 #[derive(Debug)]
 struct IdleConnections {
     server: Arc<Server>,
-    connections: Vec<(Connection, Instant)>,
+    connections: Vec<(UpstreamConnection, Instant)>,
 }
 
 impl UpstreamPool {
@@ -69,20 +69,26 @@ impl UpstreamPool {
     ///
     /// # Errors
     /// If that fails. The caller limits the time.
-    pub async fn open(&self, server: &Arc<Server>, worker: usize) -> Result<Connection, ConnectError> {
+    pub async fn open(&self, server: &Arc<Server>, worker: usize) -> Result<UpstreamConnection, ConnectError> {
         while self.open.get() >= self.limit && self.close_oldest() {}
         let peer = server.target().ok_or(ConnectError::Unresolved)?;
         let slot = Slot::new(&self.open);
         let transport = Transport::connect(peer).await.map_err(ConnectError::Io)?;
         let upstream = Upstream::Http1(ClientConnection::new(transport));
-        Ok(Connection { upstream, reused: false, peer, _counted: Counted::new(server, worker), _slot: slot })
+        Ok(UpstreamConnection { upstream, reused: false, peer, _counted: Counted::new(server, worker), _slot: slot })
     }
 
     /// An existing connection to a server at `peer`.
     #[must_use]
-    pub fn adopt(&self, upstream: Upstream, peer: SocketAddr, server: &Arc<Server>, worker: usize) -> Connection {
+    pub fn adopt(
+        &self,
+        upstream: Upstream,
+        peer: SocketAddr,
+        server: &Arc<Server>,
+        worker: usize,
+    ) -> UpstreamConnection {
         let (counted, slot) = (Counted::new(server, worker), Slot::new(&self.open));
-        Connection { upstream, reused: true, peer, _counted: counted, _slot: slot }
+        UpstreamConnection { upstream, reused: true, peer, _counted: counted, _slot: slot }
     }
 
     /// Closes the connection that has been idle for longest; false if there is none.
@@ -97,7 +103,7 @@ impl UpstreamPool {
     }
 
     /// Takes the idle connection to a server that was used last, if there is one that still works.
-    pub fn take(&self, server: u64) -> Option<Connection> {
+    pub fn take(&self, server: u64) -> Option<UpstreamConnection> {
         let mut idle = self.idle.borrow_mut();
         let IdleConnections { server, connections } = idle.get_mut(&server)?;
         while let Some((connection, _)) = connections.pop() {
@@ -109,7 +115,7 @@ impl UpstreamPool {
     }
 
     /// Keeps a connection on which nothing is under way.
-    pub fn put(&self, server: &Arc<Server>, mut connection: Connection, now: Instant) {
+    pub fn put(&self, server: &Arc<Server>, mut connection: UpstreamConnection, now: Instant) {
         connection.reused = true;
         let mut idle = self.idle.borrow_mut();
         let idle = idle
@@ -134,7 +140,7 @@ impl UpstreamPool {
     }
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// Whether the server is still at the other end: its host name may lead elsewhere by now.
     fn leads_to(&self, server: &Server) -> bool {
         match server.key.address {

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use line::Entry;
+pub use line::AccessLogEntry;
 
 use self::line::TimestampCache;
 use super::LOSS_LOG_INTERVAL;
@@ -32,7 +32,7 @@ const SPARE: usize = 4;
 pub struct AccessLogWriter {
     to_writer: SyncSender<Batch>,
     ended: Receiver<()>,
-    losses: Losses,
+    losses: LostLines,
 }
 
 impl AccessLogWriter {
@@ -43,7 +43,7 @@ impl AccessLogWriter {
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let (to_writer, batches) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::sync_channel(1);
-        let losses = Losses::default();
+        let losses = LostLines::default();
         let mut writer = BatchWriter {
             out,
             in_line: false,
@@ -75,7 +75,7 @@ impl AccessLogWriter {
 
     /// Returns the count of lost lines, which can be read at any time from any thread.
     #[must_use]
-    pub fn losses(&self) -> Losses {
+    pub fn losses(&self) -> LostLines {
         self.losses.clone()
     }
 
@@ -90,9 +90,9 @@ impl AccessLogWriter {
 
 /// The count of lines lost since the start.
 #[derive(Debug, Clone, Default)]
-pub struct Losses(Arc<AtomicU64>);
+pub struct LostLines(Arc<AtomicU64>);
 
-impl Losses {
+impl LostLines {
     /// Lines that were dropped because the writer was behind, or that could not be written.
     #[must_use]
     pub fn lines(&self) -> u64 {
@@ -115,12 +115,12 @@ pub struct AccessLog {
     /// For the writer to return buffers to `spare`.
     home: SyncSender<Vec<u8>>,
     spare: Receiver<Vec<u8>>,
-    losses: Losses,
+    losses: LostLines,
 }
 
 impl AccessLog {
     /// Adds one line. Never waits, and rarely allocates.
-    pub fn line(&mut self, format: LogFormat, entry: &Entry<'_>) {
+    pub fn line(&mut self, format: LogFormat, entry: &AccessLogEntry<'_>) {
         match format {
             LogFormat::Text => entry.write_text(&mut self.clock, &mut self.buffer),
             LogFormat::Json => entry.write_json(&mut self.clock, &mut self.buffer),
@@ -180,7 +180,7 @@ struct BatchWriter<W> {
     out: W,
     /// The last write ended within a line.
     in_line: bool,
-    losses: Losses,
+    losses: LostLines,
     throttle: LogThrottle,
 }
 
@@ -265,8 +265,8 @@ mod tests {
         String::from_utf8(written.lock().clone()).expect("ASCII")
     }
 
-    fn entry(path: &str) -> Entry<'_> {
-        Entry { path, ..Entry::example(UNIX_EPOCH) }
+    fn entry(path: &str) -> AccessLogEntry<'_> {
+        AccessLogEntry { path, ..AccessLogEntry::example(UNIX_EPOCH) }
     }
 
     /// The logged paths, in order.

@@ -45,12 +45,12 @@ pub struct Span {
     pub server: Option<Arc<str>>,
     /// `lb.generation`
     pub generation: u64,
-    pub side: Side,
+    pub side: SpanSide,
 }
 
 /// The side of a request that a span is about.
 #[derive(Debug, Clone)]
-pub enum Side {
+pub enum SpanSide {
     /// A client's request, of kind `SERVER`: `lb` is the server.
     Client {
         /// `client.address`

@@ -1,4 +1,4 @@
-//! What the real Prometheus makes of a running `lb`: the figures, the alerts, and every expression of the dashboard.
+//! Tests with a real Prometheus: the figures, the alerts, and every expression of the dashboard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

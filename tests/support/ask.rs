@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use lb::admin::{self, Context};
+use lb::admin::{self, AdminContext};
 use lb::live::health::HealthState;
 use lb::telemetry::metrics::Metrics;
 use serde_json::Value;
@@ -19,7 +19,7 @@ pub(crate) fn ask(fixture: &Fixture, method: &str, target: &str) -> Response<Str
 
 pub(crate) fn ask_with(fixture: &Fixture, method: &str, target: &str, headers: &[(&str, &str)]) -> Response<String> {
     let metrics = Metrics::new(Arc::clone(&fixture.state), Vec::new()).expect("names that differ");
-    let context = Context::new(Arc::clone(&fixture.state), metrics);
+    let context = AdminContext::new(Arc::clone(&fixture.state), metrics);
     let mut request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:9900");
     for (name, value) in headers {
         request = request.header(*name, *value);

@@ -13,7 +13,7 @@ pub struct KeySpec {
     pub about: &'static str,
 }
 
-/// What applies when a key is left out.
+/// The meaning of a key that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// It must not be left out.

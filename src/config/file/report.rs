@@ -27,7 +27,7 @@ pub(super) struct Report<'a> {
     omitted: Cell<usize>,
 }
 
-/// What a problem is about.
+/// The subject of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProblemKind {
     /// The text is not valid TOML.

@@ -14,7 +14,7 @@ use crate::worker::socket::{self, BindError};
 #[derive(Debug)]
 pub(super) struct AdminServer {
     /// Everything that responses are made from. Lives as long as the process.
-    context: Arc<admin::Context>,
+    context: Arc<admin::AdminContext>,
     /// The address as configured. Lives until an edit moves it, like all below.
     address: SocketAddr,
     /// A second handle of the socket that is served, so that an overlapping address can be bound before it closes.
@@ -43,7 +43,7 @@ impl NewAdminSocket {
 
 impl AdminServer {
     /// Serves a bound socket.
-    pub(super) fn start(socket: NewAdminSocket, context: Arc<admin::Context>) -> Self {
+    pub(super) fn start(socket: NewAdminSocket, context: Arc<admin::AdminContext>) -> Self {
         let NewAdminSocket { address, socket, listener } = socket;
         let bound = listener.local_addr().unwrap_or(address);
         tracing::info!(address = %bound, "admin address");

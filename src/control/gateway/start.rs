@@ -27,7 +27,7 @@ use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
 use crate::proxy::context::Failing;
-use crate::telemetry::access_log::{AccessLogWriter, Losses};
+use crate::telemetry::access_log::{AccessLogWriter, LostLines};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::{Metrics, ProcessMetric, names};
 use crate::telemetry::trace::{self, SpanSink};
@@ -232,7 +232,7 @@ fn start_lookups(snapshot: &Snapshot) -> Resolver {
 
 fn start_admin(socket: NewAdminSocket, state: &Arc<State>, metrics: Vec<ProcessMetric>) -> io::Result<AdminServer> {
     let metrics = Metrics::new(Arc::clone(state), metrics).map_err(io::Error::other)?;
-    let context = Arc::new(admin::Context::new(Arc::clone(state), metrics));
+    let context = Arc::new(admin::AdminContext::new(Arc::clone(state), metrics));
     tokio::spawn(Arc::clone(&context.feed).run());
     Ok(AdminServer::start(socket, context))
 }
@@ -240,7 +240,7 @@ fn start_admin(socket: NewAdminSocket, state: &Arc<State>, metrics: Vec<ProcessM
 /// The metrics of the process that are not part of the live state.
 fn process_metrics(
     state: &Arc<State>,
-    losses: Losses,
+    losses: LostLines,
     spans: &SpanSink,
     client_limit: Arc<ClientLimit>,
 ) -> Vec<ProcessMetric> {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use http::Version;
 use http::uri::Authority;
 
-use super::Record;
+use super::RequestRecord;
 use crate::config::Address;
 use crate::http1::name::HeaderName;
 use crate::live::server::Server;
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers::trace_context::TraceContext;
-use crate::telemetry::trace::{Side, Span};
+use crate::telemetry::trace::{Span, SpanSide};
 
 /// An attempt that has ended.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(in crate::proxy) struct EndedAttempt<'a> {
     pub(in crate::proxy) error: Option<ProxyError>,
 }
 
-impl Record<'_> {
+impl RequestRecord<'_> {
     /// The span of the whole; `status` is none if the client was sent no response.
     pub(super) fn span(&self, trace: &TraceContext, took: Duration, status: Option<u16>) -> Span {
         let host = self.head.headers.get(HeaderName::Host).and_then(|host| Authority::try_from(host).ok());
@@ -48,7 +48,7 @@ impl Record<'_> {
             pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
             server: self.member().map(|member| Arc::clone(&member.server.key.name)),
             generation: self.snapshot.generation,
-            side: Side::Client {
+            side: SpanSide::Client {
                 address: self.client_address,
                 path: self.route.map(|found| self.snapshot.config.routes[found.route].path.as_str().into()),
             },
@@ -80,7 +80,7 @@ impl Record<'_> {
             pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
             server: Some(Arc::clone(&attempt.server.key.name)),
             generation: self.snapshot.generation,
-            side: Side::Upstream { resend_count: self.attempts.saturating_sub(1) },
+            side: SpanSide::Upstream { resend_count: self.attempts.saturating_sub(1) },
         });
     }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 /// Something that can be in a [`Roster`].
-pub trait Entry: Sized {
+pub trait RosterEntry: Sized {
     /// Its place.
     fn place(&self) -> &Place<Self>;
 }
@@ -26,7 +26,7 @@ impl<T> Default for Roster<T> {
     }
 }
 
-impl<T: Entry> Roster<T> {
+impl<T: RosterEntry> Roster<T> {
     pub(super) fn add(&self, entry: &Rc<T>) {
         let mut entries = self.0.borrow_mut();
         entry.place().index.set(entries.len());
@@ -42,7 +42,7 @@ impl<T: Entry> Roster<T> {
     }
 }
 
-impl<T: Entry> Place<T> {
+impl<T: RosterEntry> Place<T> {
     /// A place for an entry that is about to be added.
     pub(super) fn new(roster: &Rc<Roster<T>>) -> Self {
         Self { roster: Rc::downgrade(roster), index: Cell::new(usize::MAX) }
@@ -68,7 +68,7 @@ mod tests {
 
     struct Number(usize, Place<Number>);
 
-    impl Entry for Number {
+    impl RosterEntry for Number {
         fn place(&self) -> &Place<Self> {
             &self.1
         }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::roster::{Entry, Place, Roster};
+use super::roster::{Place, Roster, RosterEntry};
 use super::{ConnectionPhase, ConnectionSlot, Interrupt, RequestTimer};
 
 /// All connections and requests of a worker.
@@ -122,9 +122,9 @@ impl Default for Watchdog {
 
 /// An entry of a [`Watchdog`], until it is dropped.
 #[derive(Debug)]
-pub struct Registered<T: Entry>(Rc<T>);
+pub struct Registered<T: RosterEntry>(Rc<T>);
 
-impl<T: Entry> std::ops::Deref for Registered<T> {
+impl<T: RosterEntry> std::ops::Deref for Registered<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -132,7 +132,7 @@ impl<T: Entry> std::ops::Deref for Registered<T> {
     }
 }
 
-impl<T: Entry> Drop for Registered<T> {
+impl<T: RosterEntry> Drop for Registered<T> {
     fn drop(&mut self) {
         self.0.place().leave();
     }

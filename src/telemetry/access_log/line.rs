@@ -12,7 +12,7 @@ use http::Version;
 
 /// A finished request.
 #[derive(Debug, Clone)]
-pub struct Entry<'a> {
+pub struct AccessLogEntry<'a> {
     /// When the request's head had been received.
     pub time: SystemTime,
     /// The client's address. Port 0 stands for an unknown port and is not written.
@@ -36,7 +36,7 @@ pub struct Entry<'a> {
     /// The name of the last attempt's server.
     pub server: Option<&'a str>,
     /// Attempts at servers.
-    pub tries: u32,
+    pub attempts: u32,
     /// The value of `X-Request-Id`.
     pub request_id: &'a [u8],
     /// The trace that the request belongs to.
@@ -47,7 +47,7 @@ pub struct Entry<'a> {
     pub error: Option<&'a str>,
 }
 
-impl Entry<'_> {
+impl AccessLogEntry<'_> {
     pub(super) fn write_text(&self, clock: &mut TimestampCache, out: &mut Vec<u8>) {
         clock.write(self.time, out);
         out.push(b' ');
@@ -74,7 +74,7 @@ impl Entry<'_> {
             }
         }
         out.extend_from_slice(b" tries=");
-        write_integer(self.tries, out);
+        write_integer(self.attempts, out);
         out.extend_from_slice(b" request_id=");
         write_word(self.request_id, out);
         if let Some(trace_id) = self.trace_id {
@@ -113,7 +113,7 @@ impl Entry<'_> {
             }
         }
         out.extend_from_slice(b",\"tries\":");
-        write_integer(self.tries, out);
+        write_integer(self.attempts, out);
         out.extend_from_slice(b",\"request_id\":\"");
         escape_json(self.request_id, out);
         out.push(b'"');
@@ -273,7 +273,7 @@ fn escape_json(text: &[u8], out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-impl Entry<'static> {
+impl AccessLogEntry<'static> {
     /// A successful request.
     pub(super) fn example(time: SystemTime) -> Self {
         Self {
@@ -289,7 +289,7 @@ impl Entry<'static> {
             route: Some("*/"),
             pool: Some("default"),
             server: Some("server1"),
-            tries: 1,
+            attempts: 1,
             request_id: b"7f000001",
             trace_id: Some(0x463a_c35c_9f64_13ad_4848_5a39_53bb_6124),
             generation: 3,

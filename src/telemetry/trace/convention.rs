@@ -5,7 +5,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, Tr
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::{Side, Span};
+use super::{Span, SpanSide};
 
 /// Converts a span to the form that both exporters take.
 pub(super) fn span_data(span: Span) -> SpanData {
@@ -19,10 +19,10 @@ pub(super) fn span_data(span: Span) -> SpanData {
             TraceState::NONE,
         ),
         parent_span_id: span.parent_span_id.map_or(SpanId::INVALID, SpanId::from),
-        parent_span_is_remote: matches!(span.side, Side::Client { .. }),
+        parent_span_is_remote: matches!(span.side, SpanSide::Client { .. }),
         span_kind: match span.side {
-            Side::Client { .. } => SpanKind::Server,
-            Side::Upstream { .. } => SpanKind::Client,
+            SpanSide::Client { .. } => SpanKind::Server,
+            SpanSide::Upstream { .. } => SpanKind::Client,
         },
         name: name(&span).into(),
         start_time: span.start,
@@ -39,7 +39,7 @@ pub(super) fn span_data(span: Span) -> SpanData {
 fn name(span: &Span) -> String {
     let method = known_method(&span.method).unwrap_or("HTTP");
     match &span.side {
-        Side::Client { path: Some(path), .. } => format!("{method} {path}"),
+        SpanSide::Client { path: Some(path), .. } => format!("{method} {path}"),
         _ => method.to_owned(),
     }
 }
@@ -63,11 +63,11 @@ fn attributes(span: Span, error: Option<String>) -> Vec<KeyValue> {
     add(span.pool.map(|pool| KeyValue::new("lb.pool", pool)));
     add(span.server.map(|server| KeyValue::new("lb.server", server)));
     match span.side {
-        Side::Client { address, path } => {
+        SpanSide::Client { address, path } => {
             add(Some(KeyValue::new("client.address", address.to_string())));
             add(path.map(|path| KeyValue::new("http.route", path)));
         }
-        Side::Upstream { resend_count } => {
+        SpanSide::Upstream { resend_count } => {
             add((resend_count > 0).then(|| KeyValue::new("http.request.resend_count", i64::from(resend_count))));
         }
     }
@@ -80,7 +80,7 @@ fn attributes(span: Span, error: Option<String>) -> Vec<KeyValue> {
 /// Returns the value of `error.type`. A 4xx is an error of the client, so only a span of kind `CLIENT` has it as one.
 fn error_type(span: &Span) -> Option<String> {
     match (&span.side, span.status) {
-        (Side::Client { .. }, Some(400..=499)) => None,
+        (SpanSide::Client { .. }, Some(400..=499)) => None,
         (_, status) => {
             let status = status.filter(|status| *status >= 400);
             span.error.map(str::to_owned).or(status.map(|status| status.to_string()))

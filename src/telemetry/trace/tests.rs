@@ -29,7 +29,7 @@ pub(super) fn request(span_id: u64) -> Span {
         pool: Some("api".into()),
         server: Some("api-1".into()),
         generation: 7,
-        side: Side::Client { address: [127, 0, 0, 9].into(), path: Some("/v1".into()) },
+        side: SpanSide::Client { address: [127, 0, 0, 9].into(), path: Some("/v1".into()) },
     }
 }
 
@@ -40,7 +40,7 @@ pub(super) fn attempt(parent: u64) -> Span {
         parent_span_id: Some(parent),
         address: Some(("127.0.0.1".into(), Some(9001))),
         status: Some(502),
-        side: Side::Upstream { resend_count: 1 },
+        side: SpanSide::Upstream { resend_count: 1 },
         ..request(parent)
     }
 }

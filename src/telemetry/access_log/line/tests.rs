@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn text(entry: &Entry<'_>) -> String {
+fn text(entry: &AccessLogEntry<'_>) -> String {
     let mut out = Vec::new();
     entry.write_text(&mut TimestampCache::default(), &mut out);
     String::from_utf8(out).expect("ASCII")
 }
 
-fn json(entry: &Entry<'_>) -> serde_json::Value {
+fn json(entry: &AccessLogEntry<'_>) -> serde_json::Value {
     let mut out = Vec::new();
     entry.write_json(&mut TimestampCache::default(), &mut out);
     assert!(out.is_ascii() && out.iter().filter(|byte| byte.is_ascii_control()).count() == 1, "{out:?}");
@@ -21,7 +21,7 @@ fn at(millis: u64) -> SystemTime {
 
 #[test]
 fn a_successful_request_has_every_value() {
-    let entry = Entry::example(at(1_795_309_323_456));
+    let entry = AccessLogEntry::example(at(1_795_309_323_456));
     assert_eq!(
         text(&entry),
         "2026-11-22T01:02:03.456Z 127.0.0.1:5123 \"GET /path?q=1 HTTP/1.1\" 200 13B 0.001200s host=example.com \
@@ -41,7 +41,7 @@ fn a_successful_request_has_every_value() {
 
 #[test]
 fn absent_values_are_omitted() {
-    let entry = Entry {
+    let entry = AccessLogEntry {
         client: "[2001:db8::1]:443".parse().expect("an address"),
         host: None,
         route: None,
@@ -52,7 +52,7 @@ fn absent_values_are_omitted() {
         version: Version::HTTP_10,
         error: Some("no server"),
         elapsed: Duration::new(75, 999_999_999),
-        ..Entry::example(UNIX_EPOCH)
+        ..AccessLogEntry::example(UNIX_EPOCH)
     };
     assert_eq!(
         text(&entry),
@@ -74,7 +74,7 @@ fn whatever_a_client_sends_stays_on_one_line() {
     ];
     for (sent, in_text, in_json) in cases {
         let lossy = String::from_utf8_lossy(sent);
-        let entry = Entry { host: Some(sent), path: &lossy, ..Entry::example(UNIX_EPOCH) };
+        let entry = AccessLogEntry { host: Some(sent), path: &lossy, ..AccessLogEntry::example(UNIX_EPOCH) };
         let line = text(&entry);
         assert!(line.contains(&format!("s host=\"{in_text}\" route=")), "{line}");
         assert_eq!(line.find('\n'), Some(line.len() - 1));

@@ -127,8 +127,8 @@ fn a_panic_ends_one_connection_and_is_counted() {
     }
     eventually("every request is logged", || {
         let text = String::from_utf8(access.0.lock().expect("lines").clone()).expect("text");
-        let faults = text.lines().filter(|line| line.contains("\"GET /fault HTTP/1.1\" 503 ")).collect::<Vec<_>>();
-        let complete = text.lines().count() as u64 == PANICS + 3 && faults.len() as u64 == PANICS;
-        (complete && faults.iter().all(|line| line.contains("error=fault"))).then_some(())
+        let panicked = text.lines().filter(|line| line.contains("\"GET /fault HTTP/1.1\" 503 ")).collect::<Vec<_>>();
+        let complete = text.lines().count() as u64 == PANICS + 3 && panicked.len() as u64 == PANICS;
+        (complete && panicked.iter().all(|line| line.contains("error=panic"))).then_some(())
     });
 }

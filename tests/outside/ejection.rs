@@ -141,7 +141,7 @@ fn each_kind_of_failure_counts_and_is_reported() {
         (silent.address, 504, "response_timeout", "a request failed: response timeout"),
         (garbage.address, 502, "bad_response", "a request failed: the response is not valid HTTP/1.1"),
         (closing.address, 502, "bad_response", "a request failed: connection closed before a response"),
-        (hanging, 504, "connect_timeout", "a request failed: no connection in time"),
+        (hanging, 504, "connect_timeout", "a request failed: connect timeout"),
     ];
     for (bad, status, label, error) in cases {
         // The check of a server that hangs takes an hour. The first weight sends the request there.

@@ -157,7 +157,7 @@ fn lb_healthcheck_reports_whether_the_balancer_is_ready() {
     drop(listener);
     let output = lb(config(closed).path(), &["healthcheck"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(&format!("no answer from {closed}")), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("no response from {closed}")), "{}", stderr(&output));
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub use self::client_limit::ClientLimit;
 use self::connection::Connection;
 pub use self::pool::WorkerPool;
 use self::pool::{WorkerCommand, WorkerTable};
-use crate::live::listener::LiveListener;
+use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
 use crate::telemetry::access_log::AccessLog;
@@ -56,7 +56,7 @@ impl Worker {
     }
 
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<WorkerCommand>) {
-        let mut accepting: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+        let mut accepting: HashMap<ListenerId, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
         // IdleConnections over commands: a rush of them would put the tick off for ever.
         let mut tick = tokio::time::Instant::now() + self.tick_length();

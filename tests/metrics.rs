@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use lb::live::listener::LiveListener;
+use lb::live::listener::{ListenerId, LiveListener};
 use lb::live::reloads::{Outcome, Reload};
 use lb::live::retry_budget::RetryReason;
 use lb::live::server::Check;
@@ -49,7 +49,7 @@ fn busy() -> Fixture {
     fixture.server("server2").set_last_check(check(Some("connection refused")));
     fixture.eject("server2", "3 requests in a row failed: connection refused");
     let listener = LiveListener {
-        id: 1,
+        id: ListenerId(1),
         name: "web".into(),
         address: ([127, 0, 0, 1], 8080).into(),
         counters: lb::live::counters::PerWorker::new(WORKERS).into(),

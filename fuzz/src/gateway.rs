@@ -98,7 +98,7 @@ impl Gateway {
         let (spans, _) = trace::start(&snapshot.config.tracing);
         let log = AccessLogWriter::start(std::io::sink()).expect("a thread").worker();
         let listener = LiveListener {
-            id: 1,
+            id: lb::live::listener::ListenerId(1),
             name: "web".into(),
             address: snapshot.config.listeners[0].address,
             counters: Arc::new(PerWorker::new(1)),

@@ -1,5 +1,8 @@
 //! Health checks: when a server is checked, how one check is made, and the memory that a server reports of itself.
 
+/// The target of these modules' log messages: a name that `log.level` can rely on.
+const LOG_TARGET: &str = "lb::health";
+
 pub mod checker;
 pub mod memory;
 pub mod probe;

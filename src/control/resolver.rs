@@ -185,7 +185,7 @@ fn names(snapshot: &Snapshot) -> HashMap<HostPort, Vec<Arc<Server>>> {
 mod tests {
     use super::*;
     use crate::live::health::HealthState;
-    use crate::live::server::ServerKey;
+    use crate::live::server::{ServerId, ServerKey};
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
         list.iter().map(|address| address.parse().unwrap()).collect()
@@ -194,7 +194,7 @@ mod tests {
     fn server(id: u64) -> Arc<Server> {
         let address = Address::Name("backend".to_owned(), 80);
         Arc::new(Server::new(
-            id,
+            ServerId(id),
             ServerKey { pool: "default".into(), name: "server".into(), address },
             HealthState::Up,
             1,

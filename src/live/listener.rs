@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use crate::live::counters::{Counter, PerWorker};
 
+/// The id of a listener: unique in the process and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub u64);
+
 /// A listener, for as long as its address is configured or a client connection that it accepted is open.
 #[derive(Debug)]
 pub struct LiveListener {
-    /// Unique in the process, and never reused.
-    pub id: u64,
+    pub id: ListenerId,
     pub name: Arc<str>,
     /// The bound address: as configured, but with the port that the system chose if the configured one is 0.
     pub address: std::net::SocketAddr,

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, HealthKind};
@@ -13,7 +14,7 @@ use crate::live::balance::{Candidate, Picker};
 use crate::live::counters::{Counter, PerWorker};
 use crate::live::health::HealthState;
 use crate::live::retry_budget::{RetryBudget, RetryReason};
-use crate::live::server::Server;
+use crate::live::server::{Server, ServerId};
 use crate::live::token::{self, Token};
 
 /// One pool in one snapshot. Immutable; what changes lives in the servers and in [`LivePool`].
@@ -214,7 +215,7 @@ impl Pool {
 
     /// Whether another server is eligible, by its current health.
     #[must_use]
-    pub fn has_another(&self, server: u64) -> bool {
+    pub fn has_another(&self, server: ServerId) -> bool {
         self.eligible().any(|member| member.server.id != server && member.server.state().serves())
     }
 
@@ -236,7 +237,7 @@ impl Pool {
     /// Selects a member for a request, and returns its index: the one that the cookie names, or else one by the pool's
     /// algorithm. Servers whose ids are in `tried` are excluded; `None` if no other is left.
     #[inline]
-    pub fn pick(&self, tried: &[u64], token: Option<Token>) -> Option<usize> {
+    pub fn pick(&self, tried: &[ServerId], token: Option<Token>) -> Option<usize> {
         let server = |index: u32| &self.members[index as usize].server;
         let excluded = |index| !tried.is_empty() && tried.contains(&server(index).id);
         let named = token.and_then(|token| self.tokens.get(&token).copied());

@@ -36,11 +36,15 @@ impl fmt::Display for ServerKey {
     }
 }
 
+/// The id of a live server: unique in the process and never reused, so that workers can key their idle connections
+/// by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(pub u64);
+
 /// A live server. Lives as long as a snapshot contains it or a request to it is open.
 #[derive(Debug)]
 pub struct Server {
-    /// Unique in the process and never reused, so that workers can key their idle connections by it.
-    pub id: u64,
+    pub id: ServerId,
     pub key: ServerKey,
     resolved: ResolvedAddress,
     /// A [`HealthState`].
@@ -111,7 +115,7 @@ pub struct Ejection {
 
 impl Server {
     #[must_use]
-    pub fn new(id: u64, key: ServerKey, state: HealthState, workers: usize) -> Self {
+    pub fn new(id: ServerId, key: ServerKey, state: HealthState, workers: usize) -> Self {
         let resolved = match key.address {
             Address::Ip(address) => ResolvedAddress::Fixed(address),
             Address::Name(..) => ResolvedAddress::Latest(ArcSwapOption::empty()),

@@ -1,6 +1,7 @@
 //! The attempts of a request: which server is next, and whether there is a next one.
 
 use crate::live::pool::Pool;
+use crate::live::server::ServerId;
 use crate::live::token::Token;
 use crate::proxy::attempt;
 use crate::proxy::downstream::{RequestBody, ResponseWriter};
@@ -49,7 +50,7 @@ pub async fn run(
 /// The servers that were tried, and what that means for the next attempt.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tried {
-    servers: Vec<u64>,
+    servers: Vec<ServerId>,
     /// The next attempt needs a new connection: an idle one has just turned out to be closed.
     only_new: bool,
 }
@@ -62,7 +63,7 @@ impl Tried {
     }
 
     /// Notes how far an attempt at a server came.
-    fn add(&mut self, server: u64, progress: Option<Progress>) {
+    fn add(&mut self, server: ServerId, progress: Option<Progress>) {
         self.only_new = progress != Some(Progress::NotConnected);
         // If nothing was sent, the server may not even know: it is asked again.
         if progress != Some(Progress::NotSent) {
@@ -78,13 +79,13 @@ mod tests {
     #[test]
     fn the_next_attempt_depends_on_how_far_the_last_one_came() {
         let cases = [
-            (Progress::NotConnected, Tried { servers: vec![7], only_new: false }),
+            (Progress::NotConnected, Tried { servers: vec![ServerId(7)], only_new: false }),
             (Progress::NotSent, Tried { servers: vec![], only_new: true }),
-            (Progress::Sent, Tried { servers: vec![7], only_new: true }),
+            (Progress::Sent, Tried { servers: vec![ServerId(7)], only_new: true }),
         ];
         for (progress, expected) in cases {
             let mut tried = Tried::default();
-            tried.add(7, Some(progress));
+            tried.add(ServerId(7), Some(progress));
             assert_eq!(tried, expected, "{progress:?}");
         }
     }

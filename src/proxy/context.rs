@@ -157,13 +157,13 @@ mod tests {
     use super::*;
     use crate::config::Address;
     use crate::live::health::HealthState;
-    use crate::live::server::ServerKey;
+    use crate::live::server::{ServerId, ServerKey};
 
     #[test]
     fn a_report_says_how_many_requests_failed_and_how() {
         let address = Address::Name("backend".to_owned(), 80);
         let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
-        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
+        let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));
         let text = |failures, error| Failing { server: Arc::clone(&server), failures, error }.to_string();
         let refused = ProxyError::Unreachable(std::io::ErrorKind::ConnectionRefused);
         assert_eq!(text(3, refused), "3 requests in a row failed: connection refused");

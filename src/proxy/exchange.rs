@@ -64,10 +64,8 @@ impl<'c> Routed<'c> {
             RetryReason::Connect | RetryReason::NotSent => true,
             RetryReason::Broken => {
                 let counters = self.pool.live.counters.of(self.record.context.worker);
-                let budget = counters.budget.lock();
-                budget.is_ok_and(|mut budget| {
-                    budget.spend(counters.requests.get(), self.pool.config.retry.budget, Instant::now())
-                })
+                let share = self.pool.config.retry.budget;
+                counters.budget.lock().spend(counters.requests.get(), share, Instant::now())
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::config::source::SourceFile;
 use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::name::HeaderName;
 use crate::live::counters::PerWorker;
-use crate::live::listener::LiveListener;
+use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::pool::Pool;
 use crate::proxy::client::Client;
 use crate::proxy::context::{Context, Failing};
@@ -59,7 +59,7 @@ impl Connection {
         let (report, failing) = unbounded_channel();
         let context = Context::new(0, Arc::new(ArcSwap::from_pointee(snapshot)), log, spans, 100, report);
         let listener = LiveListener {
-            id: 1,
+            id: ListenerId(1),
             name: "web".into(),
             address: SocketAddr::from(([127, 0, 0, 1], 8080)),
             counters: Arc::new(PerWorker::new(1)),

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use self::body_rate::BodyRate;
 use self::roster::Place;
 pub use self::watchdog::{Registered, Watchdog};
+use crate::live::listener::ListenerId;
+use crate::live::server::ServerId;
 
 /// A connection without a request: what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub enum Interrupt {
 #[derive(Debug)]
 pub struct ConnectionSlot {
     /// The id of its listener.
-    listener: u64,
+    listener: ListenerId,
     phase: Cell<ConnectionPhase>,
     deadline: Cell<Option<Instant>>,
     ended: Cell<bool>,
@@ -78,9 +80,9 @@ pub struct ConnectionSlot {
 #[derive(Debug)]
 pub struct RequestTimer {
     /// The id of its connection's listener.
-    listener: u64,
+    listener: ListenerId,
     /// The id of the server that the current attempt is at.
-    server: Cell<Option<u64>>,
+    server: Cell<Option<ServerId>>,
     phase: Cell<Phase>,
     deadline: Cell<Option<Instant>>,
     upload: Cell<BodyRate>,
@@ -106,7 +108,7 @@ impl roster::RosterEntry for RequestTimer {
 }
 
 impl ConnectionSlot {
-    fn new(listener: u64, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+    fn new(listener: ListenerId, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
         Self {
             listener,
             phase: Cell::new(ConnectionPhase::Idle),
@@ -154,7 +156,7 @@ impl ConnectionSlot {
 }
 
 impl RequestTimer {
-    fn new(listener: u64, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+    fn new(listener: ListenerId, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
         Self {
             listener,
             server: Cell::default(),
@@ -257,7 +259,7 @@ impl RequestTimer {
     }
 
     /// Notes the server that the current attempt is at, if there is one.
-    pub fn set_server(&self, id: Option<u64>) {
+    pub fn set_server(&self, id: Option<ServerId>) {
         self.server.set(id);
     }
 

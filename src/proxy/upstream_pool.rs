@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::config::Address;
 use crate::http1::client::ClientConnection;
-use crate::live::server::Server;
+use crate::live::server::{Server, ServerId};
 use crate::proxy::upstream::Upstream;
 use crate::transport::Transport;
 
@@ -44,7 +44,7 @@ pub enum ConnectError {
 /// A worker's connections to servers: the idle ones, by server, and how many there are in all.
 #[derive(Debug)]
 pub struct UpstreamPool {
-    idle: RefCell<FxHashMap<u64, IdleConnections>>,
+    idle: RefCell<FxHashMap<ServerId, IdleConnections>>,
     /// All connections, in use, idle or being opened.
     open: Rc<Cell<usize>>,
     /// With more than this, idle ones make room.
@@ -103,7 +103,7 @@ impl UpstreamPool {
     }
 
     /// Takes the idle connection to a server that was used last, if there is one that still works.
-    pub fn take(&self, server: u64) -> Option<UpstreamConnection> {
+    pub fn take(&self, server: ServerId) -> Option<UpstreamConnection> {
         let mut idle = self.idle.borrow_mut();
         let IdleConnections { server, connections } = idle.get_mut(&server)?;
         while let Some((connection, _)) = connections.pop() {
@@ -199,7 +199,7 @@ mod tests {
         let address = |socket: &std::net::TcpListener| socket.local_addr().expect("an address");
         let name = Address::Name("backend".to_owned(), address(&here).port());
         let key = ServerKey { pool: "default".into(), name: "server1".into(), address: name };
-        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
+        let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));
         let upstreams = UpstreamPool::new(9);
         for (before, after, kept) in [(&here, &here, true), (&here, &there, false)] {
             for swept in [false, true] {
@@ -223,7 +223,7 @@ mod tests {
         let servers = [1, 2].map(|id| {
             let key =
                 ServerKey { pool: "default".into(), name: format!("server{id}").into(), address: address.clone() };
-            Arc::new(Server::new(id, key, HealthState::Up, 1))
+            Arc::new(Server::new(ServerId(id), key, HealthState::Up, 1))
         });
         let upstreams = UpstreamPool::new(3);
         let start = Instant::now();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::live::counters::{BUCKETS, Histogram, quantile};
 use crate::live::method;
-use crate::live::server::Server;
+use crate::live::server::{Server, ServerId};
 use crate::live::{route::LiveRoute, snapshot::Snapshot};
 
 /// Between two samples of the counters.
@@ -28,7 +28,7 @@ pub struct History {
     /// When the samples were taken, the newest last; at most [`WINDOW`].
     times: VecDeque<Instant>,
     /// By the server's id.
-    servers: HashMap<u64, CountsWindow>,
+    servers: HashMap<ServerId, CountsWindow>,
     /// By name.
     routes: HashMap<Arc<str>, CountsWindow>,
     chart: VecDeque<ChartPoint>,
@@ -250,11 +250,16 @@ mod tests {
     use super::*;
     use crate::config::Address;
     use crate::live::health::HealthState;
-    use crate::live::server::ServerKey;
+    use crate::live::server::{ServerId, ServerKey};
 
     fn server() -> Server {
         let address = Address::Name("backend".into(), 80);
-        Server::new(7, ServerKey { pool: "default".into(), name: "server1".into(), address }, HealthState::Up, 2)
+        Server::new(
+            ServerId(7),
+            ServerKey { pool: "default".into(), name: "server1".into(), address },
+            HealthState::Up,
+            2,
+        )
     }
 
     /// Counts `count` responses with this code, each within a millisecond.
@@ -302,7 +307,7 @@ mod tests {
     fn a_server_added_after_the_last_sample_started_at_zero() {
         let (old, start, mut history) = (server(), Instant::now(), History::default());
         history.sample_server(&old, start);
-        let new = Server::new(8, old.key.clone(), HealthState::Up, 1);
+        let new = Server::new(ServerId(8), old.key.clone(), HealthState::Up, 1);
         respond(&new, 200, 20);
         let recent = history.of_server(&new, start + Duration::from_secs(2));
         assert!((recent.per_second - 10.0).abs() < 1e-9, "{recent:?}");

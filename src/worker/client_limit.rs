@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::telemetry::log_throttle::LogThrottle;
+
 /// The least time between two log messages of a kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -18,12 +20,12 @@ pub struct ClientLimit {
 }
 
 /// The times that decide which messages are due. Pure.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LogTimes {
-    limit_reached: Option<Instant>,
+    limit_reached: LogThrottle,
     /// When a client was last delayed; cleared once the end of the delays is logged.
     last_delay: Option<Instant>,
-    accept_failed: Option<Instant>,
+    accept_failed: LogThrottle,
 }
 
 impl ClientLimit {
@@ -66,7 +68,7 @@ impl ClientLimit {
 
     /// Whether to log now that accepting a client has failed: at most once per second.
     pub(super) fn should_log_accept_error(&self) -> bool {
-        due(&mut self.log_times.lock().accept_failed, Instant::now())
+        self.log_times.lock().accept_failed.allows(Instant::now())
     }
 }
 
@@ -74,7 +76,7 @@ impl LogTimes {
     /// Notes a delay and returns whether to log it.
     fn note_reached(&mut self, now: Instant) -> bool {
         self.last_delay = Some(now);
-        due(&mut self.limit_reached, now)
+        self.limit_reached.allows(now)
     }
 
     /// Whether to log that the delays are over.
@@ -83,13 +85,11 @@ impl LogTimes {
     }
 }
 
-/// Whether a message that was last logged at `last` is due again; if so, `last` becomes `now`.
-fn due(last: &mut Option<Instant>, now: Instant) -> bool {
-    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= LOG_INTERVAL);
-    if due {
-        *last = Some(now);
+impl Default for LogTimes {
+    fn default() -> Self {
+        let throttle = || LogThrottle::every(LOG_INTERVAL);
+        Self { limit_reached: throttle(), last_delay: None, accept_failed: throttle() }
     }
-    due
 }
 
 #[cfg(test)]

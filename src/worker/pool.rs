@@ -12,6 +12,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
+use crate::live::listener::ListenerId;
+use crate::live::server::ServerId;
 use crate::live::{listener::LiveListener, state::State};
 use crate::proxy::context::Failing;
 use crate::telemetry::access_log::AccessLog;
@@ -35,11 +37,11 @@ pub(super) enum WorkerCommand {
     /// Serve a client that another worker has accepted.
     Serve(Arc<LiveListener>, std::net::TcpStream, SocketAddr),
     /// Accept no more from this listener; each of its connections may make one more request.
-    Close(u64),
+    Close(ListenerId),
     /// Abort this listener's connections.
-    AbortListener(u64),
+    AbortListener(ListenerId),
     /// Abort the requests to this server.
-    AbortServer(u64),
+    AbortServer(ServerId),
     /// Load the new snapshot, so that idle connections to removed servers close.
     Refresh,
     /// Stop accepting, and end with the last connection.
@@ -115,17 +117,17 @@ impl WorkerPool {
     }
 
     /// Stops accepting from a listener. Its connections close with the response to their next request.
-    pub fn close(&self, listener: u64) {
+    pub fn close(&self, listener: ListenerId) {
         self.send_to_all(|| WorkerCommand::Close(listener));
     }
 
     /// Aborts the connections of a listener.
-    pub fn abort_listener(&self, listener: u64) {
+    pub fn abort_listener(&self, listener: ListenerId) {
         self.send_to_all(|| WorkerCommand::AbortListener(listener));
     }
 
     /// Aborts the requests to a server.
-    pub fn abort_server(&self, server: u64) {
+    pub fn abort_server(&self, server: ServerId) {
         self.send_to_all(|| WorkerCommand::AbortServer(server));
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{ListenerConfig, overlap};
 use crate::live::counters::PerWorker;
-use crate::live::listener::LiveListener;
+use crate::live::listener::{ListenerId, LiveListener};
 use crate::worker::WorkerPool;
 use crate::worker::socket::{self, BindError};
 
@@ -126,7 +126,7 @@ impl ListenerSet {
     fn open_listener(&mut self, config: &ListenerConfig, socket: TcpListener) -> &OpenListener {
         self.next_id += 1;
         let live = Arc::new(LiveListener {
-            id: self.next_id,
+            id: ListenerId(self.next_id),
             name: config.name.as_str().into(),
             address: socket.local_addr().unwrap_or(config.address),
             counters: Arc::new(PerWorker::new(self.workers)),

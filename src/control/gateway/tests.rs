@@ -12,6 +12,8 @@ use crate::config::source::SourceFile;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source};
 use crate::live::health::HealthState;
+use crate::live::listener::ListenerId;
+use crate::live::server::ServerId;
 
 /// A server that answers every request with its name, until the end of the process.
 fn server(name: &'static str) -> SocketAddr {
@@ -68,8 +70,8 @@ struct RunningGateway {
 #[derive(Debug, PartialEq)]
 struct Visible {
     snapshot: *const Snapshot,
-    servers: Vec<(u64, HealthState, bool)>,
-    listeners: Vec<(u64, String, SocketAddr)>,
+    servers: Vec<(ServerId, HealthState, bool)>,
+    listeners: Vec<(ListenerId, String, SocketAddr)>,
     admin: SocketAddr,
     reloads: usize,
 }

@@ -12,11 +12,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{self, HealthKind};
+use crate::control::health::LOG_TARGET;
 use crate::control::health::memory::{self, Readings};
 use crate::control::health::probe::{self, CheckError};
 use crate::live::events::{Event, HealthChange};
 use crate::live::health::{Health, HealthState};
-use crate::live::server::{Check, Server};
+use crate::live::server::{Check, Server, ServerId};
 use crate::live::snapshot::Snapshot;
 
 /// Checks at the same time, so that a large outage does not use up the process's descriptors.
@@ -57,7 +58,7 @@ pub struct Checker {
     changes: UnboundedSender<StateChange>,
     permits: Arc<Semaphore>,
     /// By server id.
-    checks: HashMap<u64, RunningCheck>,
+    checks: HashMap<ServerId, RunningCheck>,
 }
 
 /// The checks of one server. Dropping it ends them.
@@ -138,7 +139,7 @@ impl Checker {
         if check.shared.health.lock().eject(check.rule.rise) {
             server.eject(error.clone());
             let (pool, name) = (&server.key.pool, &server.key.name);
-            tracing::warn!(%pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
+            tracing::warn!(target: LOG_TARGET, %pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
             self.report(check, server, from, Some(error));
         }
     }
@@ -150,7 +151,7 @@ impl Checker {
         check.shared.health.lock().readmit();
         server.set_state(HealthState::Up);
         let (pool, name) = (&server.key.pool, &server.key.name);
-        tracing::warn!(%pool, server = %name, "ejected server is readmitted; no other server of the pool is up");
+        tracing::warn!(target: LOG_TARGET, %pool, server = %name, "ejected server is readmitted; no other server of the pool is up");
         self.report(check, server, from, None);
     }
 
@@ -255,13 +256,13 @@ impl CheckTask {
             let to = health.state();
             self.server.set_state(to);
             match &reason {
-                None => tracing::info!(%pool, %server, "server is up"),
-                Some(reason) => tracing::warn!(%pool, %server, reason, "server is down"),
+                None => tracing::info!(target: LOG_TARGET, %pool, %server, "server is up"),
+                Some(reason) => tracing::warn!(target: LOG_TARGET, %pool, %server, reason, "server is down"),
             }
             // Fails only while the process ends.
             let _ = self.changes.send(StateChange { server: Arc::clone(&self.server), from, to, error: reason });
         } else if let (HealthState::Checking, false, Some(reason)) = (from, same_as_last, reason) {
-            tracing::warn!(%pool, %server, reason, "new server takes no requests yet: its check fails");
+            tracing::warn!(target: LOG_TARGET, %pool, %server, reason, "new server takes no requests yet: its check fails");
         }
     }
 }
@@ -291,7 +292,7 @@ mod tests {
     use super::*;
     use crate::config::{Address, StatusRanges};
     use crate::http_client::SendError;
-    use crate::live::server::ServerKey;
+    use crate::live::server::{ServerId, ServerKey};
 
     #[test]
     fn a_lack_of_descriptors_does_not_count_against_a_server() {
@@ -308,7 +309,7 @@ mod tests {
             memory: None,
         };
         let (changes, mut reported) = unbounded_channel();
-        let server = Arc::new(Server::new(1, key, HealthState::Up, 1));
+        let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));
         let permits = Arc::new(Semaphore::new(1));
         let shared = Arc::new(SharedHealth::new(HealthState::Up));
         let task = CheckTask { server: Arc::clone(&server), rule: Arc::new(rule), shared, permits, changes };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::control::health::LOG_TARGET;
 use crate::control::health::probe::{self, ProbeRequest};
 use crate::live::server::Server;
 
@@ -42,7 +43,7 @@ pub async fn read(server: &Server, path: &str, timeout: Duration) -> Option<u64>
         Ok(response) => format!("status {}", response.status().as_u16()),
         Err(error) => error.to_string(),
     };
-    tracing::debug!(pool = %server.key.pool, server = %server.key.name, path, reason, "memory not read");
+    tracing::debug!(target: LOG_TARGET, pool = %server.key.pool, server = %server.key.name, path, reason, "memory not read");
     None
 }
 
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
     use crate::config::Address;
     use crate::live::health::HealthState;
-    use crate::live::server::ServerKey;
+    use crate::live::server::{ServerId, ServerKey};
 
     #[test]
     fn the_first_valid_value_counts() {
@@ -144,7 +145,7 @@ mod tests {
             name: Arc::from("server1"),
             address: Address::Ip("127.0.0.1:1".parse().unwrap()),
         };
-        let server = Server::new(1, key, HealthState::Up, 1);
+        let server = Server::new(ServerId(1), key, HealthState::Up, 1);
         let mut readings = Readings::default();
         let row = [None, Some(1), None, None, Some(2), None, None, None, None, Some(3)];
         let shown = row.map(|reading| {

@@ -9,7 +9,7 @@ use crate::config::diff::common_ends;
 use crate::config::{self, Config, HealthKind};
 use crate::live::health::HealthState;
 use crate::live::pool::{LivePool, Member, Membership, Pool};
-use crate::live::server::{Server, ServerKey};
+use crate::live::server::{Server, ServerId, ServerKey};
 
 /// Makes live servers. A copy makes the servers of a plan, and replaces the original when that is committed.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ pub(super) struct PoolEntry {
     /// The end of the hold, if there is one: no new server has passed a check, and the draining ones keep serving.
     hold: Option<Instant>,
     /// The earlier weight of servers that an edit with a hold set to 0, by server id.
-    held_weights: HashMap<u64, u32>,
+    held_weights: HashMap<ServerId, u32>,
 }
 
 /// A server that an edit has disabled or removed, until its last request has ended.
@@ -85,7 +85,7 @@ impl ServerFactory {
             HealthKind::Http | HealthKind::Tcp => HealthState::Checking,
         };
         self.next_id += 1;
-        Arc::new(Server::new(self.next_id, key, state, self.workers))
+        Arc::new(Server::new(ServerId(self.next_id), key, state, self.workers))
     }
 }
 
@@ -259,7 +259,7 @@ impl PoolEntry {
 
     /// The configured servers, then those that only drain.
     fn members(&self) -> Vec<Member> {
-        let draining: HashSet<u64> = self.draining.iter().map(|draining| draining.server.id).collect();
+        let draining: HashSet<ServerId> = self.draining.iter().map(|draining| draining.server.id).collect();
         let mut members: Vec<Member> = Vec::with_capacity(self.servers.len() + self.draining.len());
         for (server, live) in self.config.servers.iter().zip(&self.servers) {
             let membership = if server.enabled { Membership::Enabled } else { Membership::Disabled };
@@ -268,7 +268,7 @@ impl PoolEntry {
             let state = self.state_of(live);
             members.push(Member { held, state, ..Member::new(Arc::clone(live), server.weight, membership, drains) });
         }
-        let configured: HashSet<u64> =
+        let configured: HashSet<ServerId> =
             self.servers.iter().map(|live| live.id).filter(|id| draining.contains(id)).collect();
         for draining in self.draining.iter().filter(|draining| !configured.contains(&draining.server.id)) {
             members.push(Member::new(Arc::clone(&draining.server), draining.weight, Membership::Removed, true));

@@ -8,6 +8,7 @@ use crate::config::file::parse;
 use crate::config::source::SourceFile;
 use crate::live::health::HealthState;
 use crate::live::pool::{Member, Membership};
+use crate::live::server::ServerId;
 
 const DRAIN: Duration = Duration::from_secs(30);
 const HOLD: Duration = Duration::from_secs(10);
@@ -263,7 +264,7 @@ fn a_plan_that_is_dropped_changes_nothing() {
     edited.publish();
     assert_eq!(edited.show(), shown);
     edited.edit("p: a=1 b=2 | q: c=3 d=4");
-    assert_eq!(edited.server("d").id, 4, "ids of dropped plans are used again");
+    assert_eq!(edited.server("d").id, ServerId(4), "ids of dropped plans are used again");
 }
 
 #[test]

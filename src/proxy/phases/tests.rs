@@ -8,7 +8,7 @@ use crate::config::source::SourceFile;
 use crate::http1::framing;
 use crate::http1::head::HeadLimits;
 use crate::live::counters::PerWorker;
-use crate::live::listener::LiveListener;
+use crate::live::listener::{ListenerId, LiveListener};
 
 /// A head as a client sends it; `¶` is CRLF.
 fn head(text: &str) -> RequestHead {
@@ -99,7 +99,7 @@ fn admit_checks_the_declared_length_and_the_expectation() {
 
 fn client() -> Client {
     let listener = LiveListener {
-        id: 1,
+        id: ListenerId(1),
         name: "web".into(),
         address: SocketAddr::from(([127, 0, 0, 1], 8080)),
         counters: Arc::new(PerWorker::new(1)),

@@ -2,6 +2,8 @@ use std::future::pending;
 use std::pin::pin;
 
 use super::*;
+use crate::live::listener::ListenerId;
+use crate::live::server::ServerId;
 
 fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
@@ -23,7 +25,7 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn a_sweep_interrupts_a_request_that_has_waited_too_long_and_only_once() {
     let watchdog = Watchdog::new();
-    let (slow, quick) = (watchdog.request(1), watchdog.request(1));
+    let (slow, quick) = (watchdog.request(ListenerId(1)), watchdog.request(ListenerId(1)));
     let start = Instant::now();
     watchdog.sweep(start, TICK);
     slow.wait(Phase::Response, seconds(1));
@@ -42,7 +44,7 @@ fn a_timeout_is_never_early() {
     let watchdog = Watchdog::new();
     let start = Instant::now();
     watchdog.sweep(start, TICK);
-    let timer = watchdog.request(1);
+    let timer = watchdog.request(ListenerId(1));
     // This wait may begin at any time before the next sweep.
     timer.wait(Phase::Connect, seconds(1));
     let mut wait = pin!(timer.run(pending::<()>()));
@@ -58,7 +60,7 @@ fn a_client_that_rests_and_a_server_that_rests_are_told_apart() {
     let start = Instant::now();
     for client in [false, true] {
         watchdog.sweep(start, TICK);
-        let timer = watchdog.request(1);
+        let timer = watchdog.request(ListenerId(1));
         timer.wait_body(Phase::Download, seconds(1), 1);
         if client {
             timer.body_rests(Phase::Download);
@@ -74,7 +76,7 @@ fn a_connection_ends_when_it_has_waited_too_long() {
     let watchdog = Watchdog::new();
     let start = Instant::now();
     watchdog.sweep(start, TICK);
-    let (idle, busy) = (watchdog.connection(1), watchdog.connection(1));
+    let (idle, busy) = (watchdog.connection(ListenerId(1)), watchdog.connection(ListenerId(1)));
     for slot in [&idle, &busy] {
         slot.wait(ConnectionPhase::Idle, seconds(1));
     }
@@ -88,7 +90,7 @@ fn a_drain_ends_idle_connections_and_closes_the_others_after_their_response() {
     let watchdog = Watchdog::new();
     let phases = [ConnectionPhase::Idle, ConnectionPhase::Head, ConnectionPhase::Busy, ConnectionPhase::Linger];
     let slots = phases.map(|phase| {
-        let slot = watchdog.connection(1);
+        let slot = watchdog.connection(ListenerId(1));
         slot.wait(phase, seconds(60));
         slot
     });
@@ -100,15 +102,15 @@ fn a_drain_ends_idle_connections_and_closes_the_others_after_their_response() {
 #[test]
 fn an_abort_reaches_the_connections_and_requests_that_it_is_meant_for() {
     let watchdog = Watchdog::new();
-    let (first, second) = (watchdog.connection(1), watchdog.connection(2));
-    let (at_server, other) = (watchdog.request(1), watchdog.request(2));
-    at_server.set_server(Some(7));
-    watchdog.close(2);
-    watchdog.abort_server(7);
+    let (first, second) = (watchdog.connection(ListenerId(1)), watchdog.connection(ListenerId(2)));
+    let (at_server, other) = (watchdog.request(ListenerId(1)), watchdog.request(ListenerId(2)));
+    at_server.set_server(Some(ServerId(7)));
+    watchdog.close(ListenerId(2));
+    watchdog.abort_server(ServerId(7));
     assert_eq!((first.closing.get(), second.closing.get()), (false, true));
     assert_eq!((at_server.is_aborted(), other.is_aborted()), (true, false));
     assert_eq!(poll(pin!(at_server.run(async {}))), Some(Err(Interrupt::Abort)));
-    watchdog.abort(2);
+    watchdog.abort(ListenerId(2));
     assert_eq!((has_ended(&first), has_ended(&second), other.is_aborted()), (false, true, true));
     watchdog.abort_all();
     assert!(has_ended(&first));
@@ -119,7 +121,7 @@ fn a_timeout_does_not_hide_an_abort() {
     let watchdog = Watchdog::new();
     let start = Instant::now();
     watchdog.sweep(start, TICK);
-    let timer = watchdog.request(1);
+    let timer = watchdog.request(ListenerId(1));
     timer.wait(Phase::Response, seconds(1));
     watchdog.abort_all();
     watchdog.sweep(start + seconds(2), TICK);
@@ -129,7 +131,7 @@ fn a_timeout_does_not_hide_an_abort() {
 #[test]
 fn entries_leave_with_their_owner() {
     let watchdog = Watchdog::new();
-    let slots: Vec<_> = (0..5).map(|_| watchdog.connection(1)).collect();
+    let slots: Vec<_> = (0..5).map(|_| watchdog.connection(ListenerId(1))).collect();
     assert!(!watchdog.is_empty());
     drop(slots);
     assert!(watchdog.is_empty());

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::roster::{Place, Roster, RosterEntry};
 use super::{ConnectionPhase, ConnectionSlot, Interrupt, RequestTimer};
+use crate::live::listener::ListenerId;
+use crate::live::server::ServerId;
 
 /// All connections and requests of a worker.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Watchdog {
 
     /// A slot for a new connection of `listener`. It leaves when it is dropped.
     #[must_use]
-    pub fn connection(&self, listener: u64) -> Registered<ConnectionSlot> {
+    pub fn connection(&self, listener: ListenerId) -> Registered<ConnectionSlot> {
         let slot = Rc::new(ConnectionSlot::new(listener, &self.now, Place::new(&self.connections)));
         self.connections.add(&slot);
         Registered(slot)
@@ -34,7 +36,7 @@ impl Watchdog {
 
     /// A timer for the requests of a connection of `listener`, one at a time.
     #[must_use]
-    pub fn request(&self, listener: u64) -> Registered<RequestTimer> {
+    pub fn request(&self, listener: ListenerId) -> Registered<RequestTimer> {
         let timer = Rc::new(RequestTimer::new(listener, &self.now, Place::new(&self.requests)));
         self.requests.add(&timer);
         Registered(timer)
@@ -57,7 +59,7 @@ impl Watchdog {
     }
 
     /// Makes the next response on each connection of a listener its last.
-    pub fn close(&self, listener: u64) {
+    pub fn close(&self, listener: ListenerId) {
         self.connections.each(|slot| {
             if slot.listener == listener {
                 slot.closing.set(true);
@@ -76,7 +78,7 @@ impl Watchdog {
     }
 
     /// Aborts the connections and requests of a listener.
-    pub fn abort(&self, listener: u64) {
+    pub fn abort(&self, listener: ListenerId) {
         self.abort_if(|id| id == listener, |timer| timer.listener == listener);
     }
 
@@ -86,11 +88,11 @@ impl Watchdog {
     }
 
     /// Aborts the requests that are at a server.
-    pub fn abort_server(&self, server: u64) {
+    pub fn abort_server(&self, server: ServerId) {
         self.abort_if(|_| false, |timer| timer.server.get() == Some(server));
     }
 
-    fn abort_if(&self, connection: impl Fn(u64) -> bool, request: impl Fn(&RequestTimer) -> bool) {
+    fn abort_if(&self, connection: impl Fn(ListenerId) -> bool, request: impl Fn(&RequestTimer) -> bool) {
         self.connections.each(|slot| {
             if connection(slot.listener) {
                 slot.closing.set(true);

@@ -248,7 +248,7 @@ fn a_removed_pool_is_not_listed_but_its_draining_servers_are() {
 fn listeners_are_shown_with_their_bound_address() {
     let fixture = mixed();
     let listener = lb::live::listener::LiveListener {
-        id: ListenerId(1),
+        id: lb::live::listener::ListenerId(1),
         name: "web".into(),
         address: ([0, 0, 0, 0], 8080).into(),
         counters: lb::live::counters::PerWorker::new(support::WORKERS).into(),

@@ -1,6 +1,6 @@
 //! The control plane: one thread that applies edits and checks servers, and one that reads the files.
 //!
-//! - [`reload`]: notices changes of the files, reads and parses them.
+//! - [`reload`]: notices edits of the files, reads and parses them.
 //! - [`gateway`]: starts the process, applies edits, records them, and shuts down.
 //! - [`registry`]: owns the state that outlives a generation, and builds snapshots around it.
 //! - [`health`]: checks servers.

@@ -1,8 +1,10 @@
 //! HTTP/1.1 (RFC 9112) on both sides of a proxy.
 //!
-//! - What a message says (pure): [`head`], [`headers`] and [`name`] parse it, [`framing`] and [`chunked`] find its end,
-//!   [`target`] with [`host`] and [`path`] identify the resource; [`rejection`] lists what is wrong with a request.
-//! - Bytes: [`body`] streams a body in any framing.
+//! - Messages (pure): [`head`], [`headers`] and [`name`] parse a head; [`framing`], [`chunked`] and [`trailers`] are
+//!   about its body; [`target`], [`host`] and [`path`] identify the resource; [`persistence`] decides whether the
+//!   connection stays open; [`rejection`] lists the reasons for rejecting a request.
+//! - Connections: [`server`] is the client's side of the proxy, on which `lb` is the server, and [`client`] the
+//!   server's side. [`body`] streams a body in any framing; [`resources`] are shared by all connections of a worker.
 
 pub mod body;
 pub mod chunked;

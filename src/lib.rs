@@ -5,18 +5,18 @@
 //! (worker threads) serves each request from an immutable [snapshot](live::snapshot) and never waits
 //! for the control plane.
 //!
-//! From the bottom up; each module imports only from those above it in this list:
+//! The modules; each imports only from those before it in this list:
 //!
 //! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
 //! - [`http_client`]: one-shot requests, for health checks, exporters and commands.
-//! - [`transport`]: the only code that reads and writes client and server sockets.
+//! - [`transport`]: the only code on the request path that reads and writes sockets.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.
 //! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.
 //! - [`telemetry`]: access log, metrics, traces, and the process's own log.
 //! - [`proxy`]: one request, from its head to the end of its response.
-//! - [`worker`]: the threads that accept connections and drive them.
+//! - [`worker`]: the threads that accept connections and serve them.
 //! - [`admin`]: the read-only HTTP API and the dashboard.
-//! - [`control`]: reads, applies and records edits; checks and resolves servers; starts and stops it all.
+//! - [`control`]: reads, applies and records edits; checks and resolves servers; starts and stops both planes.
 //! - [`cli`]: the commands.
 
 pub mod admin;

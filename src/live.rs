@@ -1,8 +1,9 @@
-//! The state that both planes see: written by the control plane, read by workers, telemetry and the admin address.
+//! The state that both planes see. The control plane writes it, except for the counters, which workers write;
+//! workers, telemetry and the admin address read it.
 //!
 //! - [`snapshot`]: a generation together with the health of its servers, as requests see it.
-//! - [`route`], [`pool`], [`server`], [`listener`]: its parts, and the counters they keep across generations.
-//! - [`balance`], [`retry_budget`], [`token`], [`health`]: the decisions made on them. Pure.
+//! - [`route`], [`pool`], [`server`], [`listener`]: the objects of a generation, and the parts that outlive it.
+//! - [`balance`], [`retry_budget`], [`token`], [`health`]: the decisions about them. Pure.
 //! - [`state`]: the state of the process that every thread may read; [`reloads`], [`events`] and [`watch_status`] are its
 //!   parts.
 //! - [`counters`], [`method`]: per-worker counters, and the keys they use.

@@ -1,14 +1,15 @@
-//! One request, from its head to the end of its response. Knows neither sockets nor files.
+//! One request, from its head to the end of its response. Accesses no file, and sockets only through the transport.
 //!
-//! - [`request`] is the way of a request through its phases. [`phases`] has the decisions (pure): validate, route,
-//!   admit, rewrite, and the response rules. [`attempts`] picks servers until one responds, [`attempt`] is one of
-//!   them; [`upload`] sends the request's body, [`relay`] the response's, [`tunnel`] both after a switch of
-//!   protocols. [`local`] responds in a server's stead.
-//! - [`downstream`] and [`upstream`] are the two sides of a request, whatever protocol they speak;
+//! - [`request`] takes a request through its phases. [`phases`] has the decisions (pure): validate, route, admit,
+//!   rewrite, and the response rules. [`attempts`] makes attempts until a server responds, and [`attempt`] is one of
+//!   them. [`upload`] sends the body of the request and [`relay`] that of the response; [`tunnel`] relays both
+//!   directions after a switch of protocols. [`local`] has the responses that `lb` itself sends.
+//! - [`downstream`] and [`upstream`] are the two sides of a request, independent of the protocol;
 //!   [`upstream_pool`] keeps connections to servers.
-//! - [`exchange`] is a request in its stages, [`record`] what is known of it, [`error`] the ways in which it fails.
-//! - [`context`] is what the requests of a worker share, [`client`] what those of a connection share,
-//!   [`timeouts`] how long each may wait.
+//! - [`exchange`] has the stages of a request, [`record`] the facts about it, and [`error`] the ways in which it can
+//!   fail.
+//! - [`context`] has the state that all requests of a worker share, and [`client`] the state that all requests of a
+//!   connection share. [`timeouts`] limits how long each may wait.
 //! - [`headers`], [`cookie`], [`retry`]: rules. Pure.
 
 pub mod attempt;

@@ -1,7 +1,7 @@
-//! The only code that reads and writes client and server sockets, and the buffers they share.
+//! The only code on the request path that reads and writes sockets, and the buffers that connections share.
 //!
 //! An idle connection holds no buffer: one is taken when there is something to read, and put back
-//! when all of it has been used.
+//! when all of it has been consumed.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 /// The size of a buffer, and so the most that is read or forwarded at once.
 pub const BUFFER_SIZE: usize = 64 * 1024;
-/// Unused buffers that a worker keeps.
+/// The most unused buffers that a worker keeps.
 const MAX_UNUSED: usize = 256;
 
 /// A worker's unused buffers.
@@ -35,7 +35,8 @@ impl Buffers {
         buffer.unwrap_or_else(|| Vec::with_capacity(BUFFER_SIZE))
     }
 
-    /// Puts a buffer back. One that has grown far beyond the usual size, or never had it, is freed.
+    /// Puts a buffer back. It is freed if its capacity is below [`BUFFER_SIZE`] or above twice that, or if there are
+    /// enough unused ones.
     pub fn put(&self, mut buffer: Vec<u8>) {
         let mut unused = self.unused.borrow_mut();
         if (BUFFER_SIZE..=2 * BUFFER_SIZE).contains(&buffer.capacity()) && unused.len() < MAX_UNUSED {
@@ -44,8 +45,8 @@ impl Buffers {
         }
     }
 
-    /// Frees half of the buffers that nobody has needed since the last sweep, so that a burst of
-    /// requests does not hold its memory forever.
+    /// Frees half of the buffers that were not needed since the last sweep, so that memory is returned after a
+    /// burst of requests.
     pub fn sweep(&self) {
         let mut unused = self.unused.borrow_mut();
         unused.drain(..self.fewest.get().div_ceil(2));
@@ -58,27 +59,27 @@ impl Buffers {
 /// Methods take `&self`, so that one task can read from a connection while it writes to it.
 #[derive(Debug)]
 pub enum Transport {
-    /// Bytes as they are.
+    /// A connection without TLS.
     Plain(TcpStream),
 }
 
 impl Transport {
-    /// Connects to `address`.
+    /// Connects to `address`, without a timeout.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        // Without it, a small request may wait for an acknowledgement. A socket without it still works.
+        // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
         let _ = stream.set_nodelay(true);
         Ok(Self::Plain(stream))
     }
 
-    /// Appends what can be read to `buffer`, and returns how much that was: 0 at the end of the stream.
-    /// A `buffer` without capacity is replaced by one of `buffers` once there is something to read.
+    /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
+    /// A `buffer` without capacity is replaced by one from `buffers` once there is something to read.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn read(&self, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
         let Self::Plain(stream) = self;
         loop {
@@ -92,7 +93,7 @@ impl Transport {
             match stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(read) if read > 0 && read < room => {
-                    // The socket is drained. Saying so here saves the system call that would find out.
+                    // A short read has emptied the socket. Telling tokio so saves the system call that would find out.
                     let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
                     return Ok(read);
                 }
@@ -101,10 +102,10 @@ impl Transport {
         }
     }
 
-    /// Writes all of `pieces` in as few system calls as possible, and adds to `written` what was accepted.
+    /// Writes all of `pieces` in as few system calls as possible, and adds the number of accepted bytes to `written`.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::WriteZero`] if it accepts nothing.
+    /// The system's error, or [`io::ErrorKind::WriteZero`] if it accepts nothing.
     pub async fn write<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<()> {
         let Self::Plain(stream) = self;
         let mut slices = [IoSlice::new(&[]); N];
@@ -128,16 +129,16 @@ impl Transport {
         Ok(())
     }
 
-    /// Ends this side of the stream; the other side may still send.
+    /// Ends the sending direction; the peer may still send.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn shutdown_write(&self) -> io::Result<()> {
         let Self::Plain(stream) = self;
         SockRef::from(stream).shutdown(Shutdown::Write)
     }
 
-    /// Whether the peer has neither sent anything nor closed. Costs no system call unless it has.
+    /// Whether the peer has neither sent anything nor closed. Usually costs no system call if so.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let Self::Plain(stream) = self;
@@ -145,7 +146,7 @@ impl Transport {
     }
 }
 
-/// Whether a connection failed because this process, not the peer, lacks descriptors or ports.
+/// Whether connecting failed for lack of descriptors or ports on this machine, not because of the peer.
 #[must_use]
 pub fn is_local_shortage(error: &io::Error) -> bool {
     /// `EMFILE` and `ENFILE`, which have no [`io::ErrorKind`]; the same on every Unix.
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     impl Buffers {
-        /// Takes that many buffers at once, and puts them back.
+        /// Takes this many buffers at once, and puts them back.
         fn serve(&self, requests: usize) {
             let taken: Vec<_> = (0..requests).map(|_| self.take()).collect();
             taken.into_iter().for_each(|buffer| self.put(buffer));
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_needed_between_two_sweeps_stay() {
+    fn buffers_that_are_needed_between_sweeps_are_kept() {
         let buffers = Buffers::default();
         buffers.serve(50);
         buffers.sweep();

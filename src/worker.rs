@@ -1,4 +1,5 @@
-//! The worker threads: each accepts clients and serves them to the end. Nothing moves between workers after that.
+//! The worker threads: they accept clients and serve them. A worker may hand a new client to another one; after that,
+//! the client's connection never changes threads.
 
 mod client_limit;
 pub mod connection;
@@ -30,9 +31,11 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
 use crate::transport::Transport;
 
-/// The bounds of [`Worker::tick_length`].
-const TICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// A pause after the system has refused to accept, so that a shortage of descriptors is not a busy loop.
+/// The shortest time between two ticks.
+const MIN_TICK: Duration = Duration::from_millis(5);
+/// The longest time between two ticks.
+const MAX_TICK: Duration = Duration::from_millis(100);
+/// The pause after accepting has failed, so that a shortage of descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A worker. Its connections see only its [`Context`].
@@ -58,7 +61,7 @@ impl Worker {
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<WorkerCommand>) {
         let mut accepting: HashMap<ListenerId, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
-        // IdleConnections over commands: a rush of them would put the tick off for ever.
+        // Commands do not reset it: a rush of them would postpone the tick forever.
         let mut tick = tokio::time::Instant::now() + self.tick_length();
         loop {
             let command = tokio::select! {
@@ -104,16 +107,17 @@ impl Worker {
         self.context.log().flush();
     }
 
-    /// A tenth of the shortest timeout, so that none is late by more than a fifth.
+    /// Returns a tenth of the shortest timeout, within bounds. A timeout is late by two ticks at most, so by no more
+    /// than a fifth if it is 50 ms or longer.
     fn tick_length(&self) -> Duration {
         let timeouts = &self.context.snapshot().config.timeouts;
         let shortest =
             [timeouts.request_header, timeouts.idle, timeouts.connect, timeouts.response_header, timeouts.body_idle];
-        let shortest = shortest.into_iter().min().unwrap_or(TICK.1);
-        (shortest / 10).clamp(TICK.0, TICK.1)
+        let shortest = shortest.into_iter().min().unwrap_or(MAX_TICK);
+        (shortest / 10).clamp(MIN_TICK, MAX_TICK)
     }
 
-    /// Does what is due some times a second, and returns when it is due again.
+    /// Does the periodic work, and returns when it is due again.
     fn tick(&self) -> tokio::time::Instant {
         let (now, after) = (Instant::now(), self.tick_length());
         self.context.tick(now, after);
@@ -130,7 +134,7 @@ impl Worker {
         });
     }
 
-    /// Accepts clients until `closed`, then those that are still queued, so that none is lost.
+    /// Accepts clients until `closed`, then those that are still queued, so that none is dropped.
     async fn accept(
         self: Rc<Self>,
         live: Arc<LiveListener>,
@@ -152,9 +156,9 @@ impl Worker {
                     let room = tokio::select! {
                         biased;
                         _ = &mut closed => None,
-                        chosen = self.room() => Some(chosen),
+                        chosen = self.wait_for_room() => Some(chosen),
                     };
-                    self.hand(room.unwrap_or_else(|| self.shared.place(self.context.worker)), &live, stream, peer);
+                    self.hand_over(room.unwrap_or_else(|| self.shared.place(self.context.worker)), &live, stream, peer);
                     if room.is_none() {
                         break;
                     }
@@ -173,13 +177,13 @@ impl Worker {
         })
         .await
         {
-            self.hand(self.shared.place(self.context.worker), &live, stream, peer);
+            self.hand_over(self.shared.place(self.context.worker), &live, stream, peer);
         }
         self.context.watchdog.close(live.id);
     }
 
-    /// The worker for the next client, once there are fewer than the limit.
-    async fn room(&self) -> usize {
+    /// Waits until the number of clients is below the limit, and returns the worker for the next client.
+    async fn wait_for_room(&self) -> usize {
         let mut delayed = false;
         loop {
             let configured = self.context.snapshot().config.limits.connections;
@@ -190,12 +194,12 @@ impl Worker {
             if !std::mem::replace(&mut delayed, true) {
                 self.shared.client_limit.count_delayed();
             }
-            tokio::time::sleep(TICK.0).await;
+            tokio::time::sleep(MIN_TICK).await;
         }
     }
 
-    /// Hands a client to the chosen worker, which it already counts for.
-    fn hand(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    /// Hands a client over to the chosen worker, whose number of clients already includes it.
+    fn hand_over(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
         if chosen == self.context.worker {
             return self.serve(Arc::clone(live), stream, peer);
         }
@@ -207,7 +211,7 @@ impl Worker {
     }
 }
 
-/// The place of a client among those of its worker, until it is dropped.
+/// Counts a client for its worker until it is dropped.
 struct Placed(Rc<Worker>);
 
 impl Drop for Placed {

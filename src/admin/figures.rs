@@ -1,4 +1,5 @@
-//! The JSON forms of `/api/figures` and `/api/history`: current state with the rates and latencies of the last minutes.
+//! The JSON forms of `/api/figures`, the current state with the rates and latencies of the last minute, and of
+//! `/api/history`, the points of the chart.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub(super) struct FiguresView<'a> {
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     #[serde(serialize_with = "as_time")]
+    /// When the figures were collected.
     at: SystemTime,
     stopping: bool,
     total: TotalView,
@@ -30,7 +32,8 @@ pub(super) struct FiguresView<'a> {
     listeners: Vec<ListenerView<'a>>,
 }
 
-/// Sums over all routes, including requests that matched none.
+/// Totals: recent requests of all routes, including those that matched none; active requests of all servers;
+/// connections of all listeners.
 #[derive(Serialize)]
 struct TotalView {
     active_requests: u64,
@@ -54,7 +57,7 @@ struct RouteFiguresView<'a> {
     recent: RecentView,
 }
 
-/// Rates over the last seconds; the other figures over the last minute.
+/// Rates over the last 5 to 10 seconds, everything else over the last minute. Requests count once they have a response.
 #[derive(Serialize)]
 struct RecentView {
     requests_per_second: f64,
@@ -123,10 +126,10 @@ fn servers<'a>(snapshot: &'a Snapshot, history: &History, now: Instant) -> Vec<S
     let mut servers = Vec::new();
     for pool in &snapshot.pools {
         let recent: Vec<_> = pool.members.iter().map(|member| history.of_server(&member.server, now)).collect();
-        let all: f64 = recent.iter().map(|recent| f64::from(recent.minute.requests)).sum();
+        let total: f64 = recent.iter().map(|recent| f64::from(recent.minute.requests)).sum();
         servers.extend(view::servers_of(pool).zip(recent).map(|(server, recent)| ServerFiguresView {
             server,
-            served_share: (all > 0.0).then(|| f64::from(recent.minute.requests) / all),
+            served_share: (total > 0.0).then(|| f64::from(recent.minute.requests) / total),
             recent: recent.into(),
         }));
     }
@@ -158,13 +161,13 @@ impl HistoryView {
 }
 
 impl SampleView {
-    pub(super) fn new(sample: &history::ChartPoint) -> Self {
+    pub(super) fn new(point: &history::ChartPoint) -> Self {
         Self {
-            at: sample.at,
-            requests_per_second: sample.per_second,
-            errors_per_second: sample.errors_per_second,
-            p50_seconds: sample.p50,
-            p99_seconds: sample.p99,
+            at: point.at,
+            requests_per_second: point.per_second,
+            errors_per_second: point.errors_per_second,
+            p50_seconds: point.p50,
+            p99_seconds: point.p99,
         }
     }
 }

@@ -26,10 +26,10 @@ pub(super) enum EditCommand {
         server: ServerArgs,
         /// Address of the server: host:port
         address: String,
-        /// Share of requests relative to the other servers, 0 to 1000 [default: 1]
+        /// Weight relative to the other servers, 0 to 1000 [default: 1]
         #[arg(long, value_name = "N")]
         weight: Option<u32>,
-        /// Add it disabled: no requests until it is enabled
+        /// Add the server disabled: it gets no requests until it is enabled
         #[arg(long)]
         disabled: bool,
         #[command(flatten)]
@@ -60,7 +60,7 @@ pub(super) enum EditCommand {
     Weight {
         #[command(flatten)]
         server: ServerArgs,
-        /// Share of requests relative to the other servers, 0 to 1000; with 0 it gets no new clients
+        /// Weight relative to the other servers, 0 to 1000; with 0, the server gets no new clients
         #[arg(allow_negative_numbers = true)]
         weight: u32,
         #[command(flatten)]
@@ -72,7 +72,7 @@ pub(super) enum EditCommand {
 pub(super) struct ServerArgs {
     /// Name of the server
     name: String,
-    /// Pool of the server; needed to add one to a pool other than `default`, or if the name is ambiguous
+    /// Pool of the server; required if the name is ambiguous, or to add it to a pool other than `default`
     #[arg(long)]
     pool: Option<String>,
 }
@@ -113,10 +113,10 @@ impl EditCommand {
 /// The result of a command that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum EditResult {
-    /// The file already says so; the message for the user.
+    /// The files already match the edit. The message tells the user that.
     Unchanged(String),
     Written {
-        /// In the words of the record.
+        /// Worded as in the record of reloads.
         changes: Vec<String>,
         file: PathBuf,
         /// Whether the file was overwritten because it could not be replaced.
@@ -124,14 +124,14 @@ enum EditResult {
     },
 }
 
-/// Why nothing was written.
+/// Why the command failed. Nothing was written, except after [`ReplaceError::Torn`].
 #[derive(Debug)]
 enum EditCommandError {
-    /// The command does not fit the file.
+    /// The files cannot be edited as the command asks.
     Fault(Reason),
-    /// The files cannot be read, or the edit would make them invalid.
+    /// The edit would make the files invalid, or a guard would reject the result.
     Problems(Vec<Problem>),
-    /// The files are already invalid, and the edit does not fix that.
+    /// The files cannot be read, or they are already invalid and the edit does not fix that.
     AlreadyInvalid(Vec<Problem>),
     Replace(PathBuf, ReplaceError),
 }
@@ -139,7 +139,7 @@ enum EditCommandError {
 /// Edits the file at `path`, or one that it includes, and prints the changes or the error. Returns whether the file now
 /// says what the command asked for.
 pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
-    match apply(path, &command.to_edit(), &env) {
+    match edit_files(path, &command.to_edit(), &env) {
         Ok(EditResult::Unchanged(message)) => {
             print(&message);
             true
@@ -167,18 +167,18 @@ pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
 /// Edits the files of the configuration at `path` while holding its lock.
 ///
 /// # Errors
-/// If the edit does not fit the files, a running balancer would reject the result, the file was changed in the meantime,
-/// or it cannot be written. Then nothing was written.
-fn apply(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, EditCommandError> {
+/// If the files cannot be edited as asked, a running balancer would reject the result, or the file cannot be written or
+/// has changed in the meantime. Nothing is written then, except after [`ReplaceError::Torn`].
+fn edit_files(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, EditCommandError> {
     let source = Source::new(path);
-    // A missing file cannot be locked; reading it below gives the better error.
+    // A missing file cannot be locked; reading it below gives a better error.
     let _lock = match path.exists() {
         true => Some(Lock::take(path).map_err(|error| EditCommandError::Replace(path.to_owned(), error))?),
         false => None,
     };
     let sources = source.read(env);
     if !sources.problems.is_empty() {
-        return Err(EditCommandError::Problems(sources.problems));
+        return Err(EditCommandError::AlreadyInvalid(sources.problems));
     }
     if sources.unlinked {
         return Err(EditCommandError::Fault(
@@ -199,8 +199,8 @@ fn apply(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, EditComm
     }
 }
 
-/// Checks that a balancer running from the old files would accept the new ones, and that only the server changes. Returns
-/// the changes in words.
+/// Checks that a balancer that runs the old configuration would accept the new one, and that nothing but the server
+/// changes. Returns the changes in words.
 fn check(
     path: &Path,
     edit: &Edit,
@@ -211,7 +211,7 @@ fn check(
     let old = file::parse(&old.files, env);
     let new = match (file::parse(new, env), &old) {
         (Ok(new), _) => new,
-        // Their places are those in the file on disk.
+        // The old problems, because their lines are those of the file on disk.
         (Err(_), Err(problems)) => return Err(EditCommandError::AlreadyInvalid(problems.clone())),
         (Err(problems), Ok(_)) => return Err(EditCommandError::Problems(problems)),
     };
@@ -227,13 +227,13 @@ fn check(
     let about = format!("/{}: ", edit.server);
     let (servers, others): (Vec<&String>, Vec<&String>) =
         changes.iter().partition(|change| change.starts_with("server ") && change.contains(&about));
-    // The pool may be added or removed with its server.
+    // Changes of the pool itself are accepted, because it may be added or removed with its server.
     let is_pool = |change: &&String| change.starts_with("pool ");
     if servers.len() == 1 && others.iter().all(is_pool) {
         return Ok(changes);
     }
     Err(EditCommandError::Fault(
-        Reason::new(format!("this edit would change the wrong things in this file: {}", changes.join("; ")))
+        Reason::new(format!("this edit would have unintended effects: {}", changes.join("; ")))
             .hint("edit the file by hand"),
     ))
 }
@@ -242,7 +242,7 @@ impl From<EditError> for EditCommandError {
     fn from(error: EditError) -> Self {
         match error {
             EditError::Fault(fault) => Self::Fault(fault),
-            EditError::Problems(problems) => Self::Problems(problems),
+            EditError::Problems(problems) => Self::AlreadyInvalid(problems),
         }
     }
 }
@@ -256,7 +256,7 @@ impl fmt::Display for EditCommandError {
                 write!(f, "{} with this edit; nothing was written", count(problems.len(), "problem"))
             }
             Self::AlreadyInvalid(problems) => {
-                write!(f, "the file already has {}; nothing was written", count(problems.len(), "problem"))
+                write!(f, "the configuration already has {}; nothing was written", count(problems.len(), "problem"))
             }
             Self::Replace(path, error) => write!(f, "{}: {error}", path.display()),
         }

@@ -1,4 +1,4 @@
-//! The guards of `[reload]`, which reject edits that are valid but most likely a mistake.
+//! The guards of `[reload]`, which reject a configuration that is valid but most likely a mistake.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -8,13 +8,13 @@ use crate::config::diff::common_ends;
 use crate::config::problem::{Problem, Reason};
 use crate::config::{Config, PoolConfig, ServerConfig, units};
 
-/// Returns the reasons to reject `new` as an edit of `old`, or at the start if there is no `old`.
+/// Returns the reasons to reject `new` as an edit of `old`, or at start if there is no `old`.
 ///
-/// `max_removed` limits edits, so `old`'s value applies: an edit cannot lift the guard that rejects it. `allow_empty`
-/// limits what may run at all, so `new`'s value applies.
+/// `max_removed` limits edits, so `old`'s value applies: an edit cannot lift the guard that would reject it.
+/// `allow_empty` limits what may run at all, so `new`'s value applies.
 #[must_use]
 pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
-    let removed = old.into_iter().flat_map(|old| removed(old, new));
+    let removed = old.into_iter().flat_map(|old| excessive_removals(old, new));
     let empty = empty_pools(new).filter(|_| !new.reload.allow_empty).map(|pool| {
         Reason::new(format!("pool `{}` has no enabled server", pool.name))
             .hint("enable or add one, or set `allow_empty = true` in [reload] if this is intended")
@@ -28,8 +28,8 @@ pub fn empty_pools(config: &Config) -> impl Iterator<Item = &PoolConfig> {
     pools.filter(|pool| enabled(&pool.servers).next().is_none())
 }
 
-/// The pools that lose more of their enabled servers than `max_removed` allows.
-fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Reason> {
+/// A reason for each pool that loses more of its enabled servers than `max_removed` allows.
+fn excessive_removals(old: &Config, new: &Config) -> impl Iterator<Item = Reason> {
     let limit = old.reload.max_removed;
     old.pools.iter().filter_map(move |was| {
         let is = new.pool(&was.name).map_or(&[][..], |pool| &pool.servers);
@@ -38,7 +38,7 @@ fn removed(old: &Config, new: &Config) -> impl Iterator<Item = Reason> {
         let after: HashSet<&str> = enabled(&is[first..is.len() - last]).collect();
         let before = enabled(&was.servers).count();
         let lost = enabled(&was.servers[first..was.servers.len() - last]).filter(|name| !after.contains(name)).count();
-        // The tolerance makes 7% of 100 exactly 7, in spite of binary fractions.
+        // In binary fractions, 29% of 100 is a little less than 29. With the tolerance, 29 may still be removed.
         #[expect(clippy::cast_precision_loss, reason = "counts of servers are exact")]
         let too_many = lost as f64 > limit * before as f64 + 1e-6;
         too_many.then(|| {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_configuration_needs_servers_too() {
+    fn the_first_configuration_needs_an_enabled_server_too() {
         let all: Vec<u32> = (0..10).collect();
         let file = Path::new("lb.toml");
         assert_eq!(guards(file, None, &config("", &[1], &[])), []);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_disabled_before_do_not_count() {
+    fn already_disabled_servers_do_not_count() {
         let old = config("max_removed = \"50%\"", &[0, 1, 2, 3, 4, 5, 6, 7], &[]);
         let new = config("", &[8], &[0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(guards(Path::new("lb.toml"), Some(&old), &new), []);

@@ -1,4 +1,4 @@
-//! Bodies in transit: read in any framing, written in the one that suits the other side.
+//! Streamed bodies: received in any framing, and sent in the framing that the recipient needs.
 
 use std::io::{self, Write};
 
@@ -6,12 +6,12 @@ use crate::http1::chunked::{BadChunk, Decoder};
 use crate::http1::framing::Framing;
 use crate::transport::{Buffers, Transport};
 
-/// The length of a body, as far as it is known from the message's head.
+/// The length of a body, as far as the head of the message declares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLength {
-    /// There is no body.
+    /// No body.
     None,
-    /// So many bytes; may be 0.
+    /// This many bytes, possibly 0.
     Known(u64),
     /// Known only when the body ends.
     Unknown,
@@ -39,13 +39,13 @@ impl From<Framing> for BodyLength {
 #[derive(Debug)]
 pub struct BodyReader<'c> {
     transport: &'c Transport,
-    /// Received and not consumed yet: the rest of the body, then whatever follows it.
+    /// Bytes that have been received and not yet consumed: the rest of the body, then whatever follows it.
     input: &'c mut Vec<u8>,
     buffers: &'c Buffers,
     state: BodyState,
-    /// The length of the current piece at the start of `input`, unless it had to be decoded.
+    /// The length of the current piece, which is at the start of `input`; 0 if the piece is in `decoded`.
     piece_length: usize,
-    /// The current piece, if it had to be decoded.
+    /// The current piece, if the body is chunked.
     decoded: Vec<u8>,
     /// The trailer section, once the body is complete.
     trailers: Vec<u8>,
@@ -60,7 +60,7 @@ enum BodyState {
     Done,
 }
 
-/// The reason for a body to end early.
+/// Why a body could not be received completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
     /// The connection ended or broke.
@@ -82,7 +82,7 @@ impl From<BadChunk> for BodyError {
 }
 
 impl<'c> BodyReader<'c> {
-    /// A reader of the body that follows a head, of which `input` has already been received.
+    /// A reader for the body that follows a head. `input` has the bytes that were already received.
     #[must_use]
     pub fn new(transport: &'c Transport, input: &'c mut Vec<u8>, buffers: &'c Buffers, framing: Framing) -> Self {
         let mut reader = Self {
@@ -98,7 +98,7 @@ impl<'c> BodyReader<'c> {
         reader
     }
 
-    /// Reads what follows as a body with this framing.
+    /// Treats the bytes that follow as a body with this framing.
     pub fn set_framing(&mut self, framing: Framing) {
         self.state = match framing {
             Framing::None | Framing::Length(0) => BodyState::Done,
@@ -108,7 +108,7 @@ impl<'c> BodyReader<'c> {
         };
     }
 
-    /// Makes what was received together with the head the first piece, without waiting for more.
+    /// Takes the bytes that were received with the head as the first piece, without waiting for more.
     ///
     /// # Errors
     /// [`BodyError::Malformed`].
@@ -119,7 +119,7 @@ impl<'c> BodyReader<'c> {
     /// Consumes the current piece and waits for the next one; false if there is none.
     ///
     /// # Errors
-    /// If the body ends early.
+    /// If the body is malformed or ends early.
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
         self.consume_piece();
         loop {
@@ -148,7 +148,7 @@ impl<'c> BodyReader<'c> {
             BodyState::Length(left) => {
                 let length = u64::try_from(self.input.len()).unwrap_or(u64::MAX).min(*left);
                 *left -= length;
-                // At most the input's length, which is a usize.
+                // Cannot fail: it is at most the length of the input.
                 self.piece_length = usize::try_from(length).unwrap_or(usize::MAX);
                 if *left == 0 {
                     self.state = BodyState::Done;
@@ -174,7 +174,7 @@ impl<'c> BodyReader<'c> {
         if self.piece_length > 0 { &self.input[..self.piece_length] } else { &self.decoded }
     }
 
-    /// The trailer section, each line with its CRLF, once [`BodyReader::is_done`].
+    /// The trailer section, each line with its CRLF; empty until [`BodyReader::is_done`].
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
@@ -186,20 +186,20 @@ impl<'c> BodyReader<'c> {
         matches!(self.state, BodyState::Done)
     }
 
-    /// Whether the body is complete and nothing was received after it.
+    /// Whether the whole body has been received, and nothing after it.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.is_done() && self.piece_length == self.input.len()
     }
 
-    /// Whether a part of the body has been received and not been made a piece yet.
+    /// Whether a part of the body has been received with the head. Meaningful only before the first piece.
     #[must_use]
     pub fn has_input(&self) -> bool {
         !self.input.is_empty() && !self.is_done()
     }
 
-    /// Reads ahead until the peer closes its side, or has sent `limit` bytes ahead; then it never returns.
-    /// The current piece stays.
+    /// Reads ahead until the peer closes the connection, and keeps the current piece. Never returns once more
+    /// than `limit` bytes have been read ahead.
     pub async fn closed(&mut self, limit: usize) {
         while matches!(self.read().await, Ok(1..)) {
             if self.input.len() > limit {
@@ -208,14 +208,13 @@ impl<'c> BodyReader<'c> {
         }
     }
 
-    /// Drops the current piece.
     pub fn consume_piece(&mut self) {
         self.input.drain(..self.piece_length);
         self.piece_length = 0;
         self.decoded.clear();
     }
 
-    /// Received bytes that are not part of a piece.
+    /// The bytes that have been received while there is no piece, which begin with a head.
     pub(super) fn input(&mut self) -> &mut Vec<u8> {
         self.input
     }
@@ -224,7 +223,7 @@ impl<'c> BodyReader<'c> {
         self.transport.read(self.input, self.buffers).await
     }
 
-    /// Puts an empty buffer back.
+    /// Puts the input buffer back if it is empty.
     fn release(&mut self) {
         if self.input.is_empty() && self.input.capacity() > 0 {
             self.buffers.put(std::mem::take(self.input));
@@ -239,8 +238,8 @@ impl Drop for BodyReader<'_> {
     }
 }
 
-/// Pieces up to this size are copied behind the bytes that precede them: one slice costs the system
-/// less than two.
+/// Pieces up to this size are copied to the end of the bytes before them, because the system handles one
+/// slice faster than two.
 const SMALL_PIECE: usize = 4 * 1024;
 
 /// A message being sent: its head, then its body.
@@ -248,10 +247,10 @@ const SMALL_PIECE: usize = 4 * 1024;
 pub struct BodyWriter<'c> {
     transport: &'c Transport,
     buffers: &'c Buffers,
-    /// Precedes the next piece: the head, or the size of a chunk.
+    /// Bytes to send before the next piece: the head, or the size of a chunk.
     pending: Vec<u8>,
     chunked: bool,
-    /// Bytes that the system has accepted.
+    /// The number of bytes that the system has accepted.
     sent: u64,
 }
 
@@ -262,17 +261,17 @@ impl<'c> BodyWriter<'c> {
         Self { transport, buffers, pending: head, chunked, sent: 0 }
     }
 
-    /// Bytes that the system has accepted.
+    /// The number of bytes that the system has accepted.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Sends whatever is pending and a piece of the body; with the last one (`end`) also the end of
-    /// the body, which has trailers if it is chunked.
+    /// Sends the pending bytes and a piece of the body. `end` is set for the last piece, and holds the
+    /// trailers, which are sent only if the body is chunked.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         let empty: &[u8] = b"";
         let after: [&[u8]; 3] = match (self.chunked, piece.is_empty(), end) {
@@ -282,7 +281,7 @@ impl<'c> BodyWriter<'c> {
             (true, false, Some(trailers)) => [b"\r\n0\r\n", trailers, b"\r\n"],
         };
         if self.chunked && !piece.is_empty() {
-            // Writing to memory does not fail.
+            // Writing to memory cannot fail.
             let _ = write!(self.pending, "{:x}\r\n", piece.len());
         }
         if piece.len() <= SMALL_PIECE {
@@ -301,16 +300,16 @@ impl<'c> BodyWriter<'c> {
         Ok(())
     }
 
-    /// Sends bytes of a tunnel as they are; the head has been sent.
+    /// Sends bytes of a tunnel as they are. The head must have been sent before.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.release();
         self.transport.write([bytes], &mut self.sent).await
     }
 
-    /// Puts the buffer back, so that a connection that waits holds none.
+    /// Puts the buffer back, so that an idle connection holds none.
     fn release(&mut self) {
         if self.pending.capacity() > 0 {
             self.buffers.put(std::mem::take(&mut self.pending));

@@ -1,4 +1,4 @@
-//! The connection to a server: writes a request and reads its response, and then, perhaps, the next.
+//! A connection to a server: sends requests and receives their responses, one at a time.
 
 use std::cell::Cell;
 use std::io;
@@ -14,14 +14,14 @@ use crate::http1::resources::Resources;
 use crate::http1::server::line;
 use crate::transport::Transport;
 
-/// HeadLimits for the head of a response.
+/// The limits for the head of a response.
 const RESPONSE_LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 256 };
 
-/// A server connection.
+/// A connection to a server, on which `lb` is the client.
 #[derive(Debug)]
 pub struct ClientConnection {
     transport: Transport,
-    /// Received and not consumed yet; empty between exchanges.
+    /// Bytes that have been received and not yet consumed; empty between exchanges.
     input: Vec<u8>,
     progress: ClientProgress,
 }
@@ -30,26 +30,25 @@ pub struct ClientConnection {
 #[derive(Debug, Default)]
 struct ClientProgress {
     sent: Cell<Sent>,
-    /// The response has been received to its end, and the server keeps the connection open.
+    /// Whether the whole response has been received and the server keeps the connection open.
     reusable: Cell<bool>,
 }
 
-/// The part of a request that has been sent.
+/// How much of a request has been sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Sent {
     /// The connection broke before the system accepted a byte.
     Nothing,
-    /// Some of it, as far as is known.
+    /// An unknown part, perhaps nothing.
     #[default]
     Part,
     /// All of it.
     All,
 }
 
-/// A request as it goes to a server.
+/// A request as it is sent to a server.
 #[derive(Debug, Clone, Copy)]
 pub struct OutgoingRequest<'a> {
-    /// Its head.
     pub head: &'a RequestHead,
     /// The target, if it is not the one that the client sent.
     pub target: Option<&'a [u8]>,
@@ -59,37 +58,37 @@ pub struct OutgoingRequest<'a> {
     pub length: BodyLength,
 }
 
-/// The reason for a response not to be received.
+/// Why there is no valid response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseError {
-    /// The connection closed before a byte of the response.
+    /// The connection closed before the first byte of the response.
     Closed(Sent),
     /// The connection closed in the middle of the head.
     TruncatedHead,
-    /// It is not HTTP/1.1, its framing is ambiguous, or it switches protocols unasked.
+    /// The response is not valid HTTP/1, its framing is ambiguous, or it is a 101 that the client did not request.
     Malformed,
 }
 
 impl ClientConnection {
-    /// A connection on which nothing is under way.
+    /// A connection that has carried no request yet.
     #[must_use]
     pub fn new(transport: Transport) -> Self {
         Self { transport, input: Vec::new(), progress: ClientProgress::default() }
     }
 
-    /// Whether the server has neither sent anything unasked nor closed.
+    /// Whether the server has neither closed the connection nor sent anything unexpected on it.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.transport.is_quiet()
     }
 
-    /// Whether another request may follow the last one.
+    /// Whether the connection can carry another request.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         self.progress.reusable.get() && self.progress.sent.get() == Sent::All
     }
 
-    /// Starts an exchange; the head of the request goes out with the first piece of its body.
+    /// Starts an exchange; the head of the request is sent with the first piece of its body.
     pub fn start<'c>(
         &'c mut self,
         request: OutgoingRequest<'_>,
@@ -141,7 +140,7 @@ impl Http1RequestWriter<'_> {
     /// Sends a piece of the body; `end` marks the last one.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
         let result = self.writer.send(piece, end.then_some(b"")).await;
         match &result {
@@ -152,7 +151,7 @@ impl Http1RequestWriter<'_> {
         result
     }
 
-    /// The part of the request that has been sent.
+    /// How much of the request has been sent.
     #[must_use]
     pub fn sent(&self) -> Sent {
         self.progress.sent.get()
@@ -161,7 +160,7 @@ impl Http1RequestWriter<'_> {
     /// Sends bytes of a tunnel.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.writer.send_raw(bytes).await
     }
@@ -169,7 +168,7 @@ impl Http1RequestWriter<'_> {
     /// Ends this direction of a tunnel.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn shutdown(&mut self) -> io::Result<()> {
         self.transport.shutdown_write()
     }
@@ -180,11 +179,11 @@ impl Http1RequestWriter<'_> {
 pub struct Http1ResponseReader<'c> {
     reader: BodyReader<'c>,
     progress: &'c ClientProgress,
-    /// The request's.
+    /// The request's method, on which the framing of the response depends.
     method: Method,
     offers_upgrade: bool,
     framing: Framing,
-    /// The server keeps the connection open after this response.
+    /// Whether the server keeps the connection open after this response.
     persistent: bool,
 }
 
@@ -192,7 +191,7 @@ impl Http1ResponseReader<'_> {
     /// Waits for the head of a response, which may be an interim one (1xx).
     ///
     /// # Errors
-    /// If there is none, or none that is valid.
+    /// [`ResponseError`].
     pub async fn read_head(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
         loop {
             let input = self.reader.input();
@@ -236,7 +235,7 @@ impl Http1ResponseReader<'_> {
     /// Consumes the current piece of the body and waits for the next one; false if there is none.
     ///
     /// # Errors
-    /// If the body ends early.
+    /// If the body is malformed or ends early.
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
         self.reader.advance().await
     }
@@ -247,7 +246,7 @@ impl Http1ResponseReader<'_> {
         self.reader.piece()
     }
 
-    /// The trailer section, each line with its CRLF, once [`Http1ResponseReader::is_done`].
+    /// The trailer section, each line with its CRLF; empty until [`Http1ResponseReader::is_done`].
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         self.reader.trailers()
@@ -259,13 +258,13 @@ impl Http1ResponseReader<'_> {
         self.reader.is_done()
     }
 
-    /// Whether a part of the body has been received and not been made a piece yet.
+    /// Whether a part of the body has been received with the head. Meaningful only before the first piece.
     #[must_use]
     pub fn has_input(&self) -> bool {
         self.reader.has_input()
     }
 
-    /// Makes everything from here to the end of the connection the body.
+    /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
         self.reader.set_framing(Framing::UntilClose);
     }
@@ -273,7 +272,7 @@ impl Http1ResponseReader<'_> {
 
 impl Drop for Http1ResponseReader<'_> {
     fn drop(&mut self) {
-        // Bytes after the response were not asked for: nobody knows what they are.
+        // Bytes after the response belong to no request, so the connection must not carry another one.
         self.progress.reusable.set(self.persistent && self.reader.is_clean());
     }
 }

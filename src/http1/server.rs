@@ -1,7 +1,7 @@
-//! The connection to a client: reads requests and writes their responses, one after the other.
+//! A connection to a client: receives requests and sends their responses, one at a time.
 //!
-//! Persistence is decided here and nowhere else: [`Http1ResponseWriter::start`] announces it in the head of
-//! a response, [`ServerConnection::next`] acts on it.
+//! [`Http1ResponseWriter::start`] decides whether the connection persists, and announces that in the head of
+//! the response. [`ServerConnection::next`] returns the decision after the exchange.
 
 use std::cell::Cell;
 use std::io;
@@ -17,11 +17,11 @@ use crate::http1::rejection::Rejection;
 use crate::http1::resources::Resources;
 use crate::transport::Transport;
 
-/// A client connection.
+/// A connection to a client, on which `lb` is the server.
 #[derive(Debug)]
 pub struct ServerConnection {
     transport: Transport,
-    /// Received and not consumed yet.
+    /// Bytes that have been received and not yet consumed.
     input: Vec<u8>,
     progress: ServerProgress,
 }
@@ -29,14 +29,14 @@ pub struct ServerConnection {
 /// The state of the current request and its response, shared by the two halves of a [`ServerStream`].
 #[derive(Debug, Default)]
 struct ServerProgress {
-    /// The client would send another request.
+    /// Whether the client would keep the connection open for another request.
     keeps_alive: Cell<bool>,
-    /// The request has a body.
+    /// Whether the request has a body or, if its framing is invalid, may have one.
     has_body: Cell<bool>,
-    /// The request has been received to its end.
+    /// Whether the whole request has been received.
     received: Cell<bool>,
     response: Cell<ResponseState>,
-    /// The response leaves the connection open for another request.
+    /// Whether the connection stays open for another request after the response.
     persistent: Cell<bool>,
 }
 
@@ -49,18 +49,18 @@ enum ResponseState {
     /// Some of the response may have been sent.
     Started,
     Complete,
-    /// The connection was a tunnel.
+    /// The connection has become a tunnel.
     Tunnel,
 }
 
-/// The fate of a connection after a response.
+/// The next step of a connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// It may carry another request.
+    /// Read another request.
     Request,
-    /// It is closed once the client has had the chance to read all of the response.
+    /// Close it once the client has had time to read the whole response.
     Linger,
-    /// It is closed at once.
+    /// Close it at once.
     Close,
 }
 
@@ -71,8 +71,8 @@ impl ServerConnection {
         Self { transport, input: Vec::new(), progress: ServerProgress::default() }
     }
 
-    /// Waits for the head of the next request; `None` if the client closes the connection first. `limits` is
-    /// called whenever a part of the head has been received, and has to return the limits for it.
+    /// Waits for the head of the next request; `None` if the connection ends first. `limits` is called each
+    /// time a part of the head has been received, and returns the limits that apply to the head.
     ///
     /// # Errors
     /// If the head is invalid or exceeds the limits.
@@ -97,7 +97,8 @@ impl ServerConnection {
         }
     }
 
-    /// Starts the exchange for a request whose head was read. While `closing` is set, a response ends the connection.
+    /// Starts the exchange for a request whose head was read. A response that starts while `closing` is set is
+    /// the last one on the connection.
     pub fn stream<'c>(
         &'c mut self,
         head: &RequestHead,
@@ -127,7 +128,7 @@ impl ServerConnection {
         }
     }
 
-    /// A writer for the response to something that is not a valid head. The connection cannot be used after it.
+    /// Returns a writer for the response to an invalid head, which is the last one on the connection.
     pub fn respond_to_bad_head<'c>(
         &'c mut self,
         resources: &'c Resources,
@@ -138,13 +139,13 @@ impl ServerConnection {
         Http1ResponseWriter { transport, resources, progress, closing, version: Version::HTTP_11, writer: None }
     }
 
-    /// The fate of the connection after the exchange.
+    /// The next step of the connection after the exchange.
     #[must_use]
     pub fn next(&self) -> Next {
         let progress = &self.progress;
         match progress.response.get() {
             ResponseState::Complete if progress.persistent.get() => Next::Request,
-            // The client asked for the end, and sent nothing that could make the system reset the connection.
+            // The client asked to close, and has sent no unread bytes that would make the system reset the connection.
             ResponseState::Complete
                 if !progress.keeps_alive.get() && !progress.has_body.get() && self.input.is_empty() =>
             {
@@ -157,8 +158,8 @@ impl ServerConnection {
         }
     }
 
-    /// Closes so that the client can read the last response to its end: bytes that are still coming in are
-    /// discarded until the client closes too, because unread bytes would make the system reset the
+    /// Closes the connection in a way that lets the client read the whole response: discards incoming bytes
+    /// until the client closes too, because closing with unread bytes would make the system reset the
     /// connection (RFC 9112, section 9.6).
     pub async fn linger(&mut self, resources: &Resources) {
         if self.transport.shutdown_write().is_err() {
@@ -171,7 +172,7 @@ impl ServerConnection {
         resources.buffers.put(discarded);
     }
 
-    /// Puts an empty buffer back.
+    /// Puts the input buffer back if it is empty.
     pub fn release(&mut self, resources: &Resources) {
         if self.input.is_empty() && self.input.capacity() > 0 {
             resources.buffers.put(std::mem::take(&mut self.input));
@@ -179,16 +180,13 @@ impl ServerConnection {
     }
 }
 
-/// One request and its response. The halves are used at the same time.
+/// A request and its response: two halves that are used at the same time.
 #[derive(Debug)]
 pub struct ServerStream<'c> {
-    /// The body of the request.
     pub body: Http1RequestBody<'c>,
-    /// The response.
     pub response: Http1ResponseWriter<'c>,
 }
 
-/// The body of a request.
 #[derive(Debug)]
 pub struct Http1RequestBody<'c> {
     reader: BodyReader<'c>,
@@ -205,23 +203,23 @@ impl Http1RequestBody<'_> {
         self.length
     }
 
-    /// Makes what was received together with the head the first piece, without waiting for more.
+    /// Takes the bytes that were received with the head as the first piece, without waiting for more.
     ///
     /// # Errors
     /// [`BodyError::Malformed`].
     pub fn start(&mut self) -> Result<(), BodyError> {
         self.reader.start()?;
-        self.note();
+        self.update_progress();
         Ok(())
     }
 
     /// Consumes the current piece and waits for the next one; false if there is none.
     ///
     /// # Errors
-    /// If the body ends early.
+    /// If the body is malformed or ends early.
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
         let more = self.reader.advance().await?;
-        self.note();
+        self.update_progress();
         Ok(more)
     }
 
@@ -237,57 +235,55 @@ impl Http1RequestBody<'_> {
         self.reader.is_done()
     }
 
-    /// Waits until the client closes the connection, while the current piece waits to be sent. Up to `limit` bytes
-    /// are read ahead.
+    /// Waits until the client closes the connection, and keeps the current piece. Never returns once more than
+    /// `limit` bytes have been read ahead.
     pub async fn closed(&mut self, limit: usize) {
         self.reader.closed(limit).await;
     }
 
-    /// Drops the current piece.
     pub fn consume_piece(&mut self) {
         self.reader.consume_piece();
     }
 
-    /// Makes everything from here to the end of the connection the body.
+    /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
         self.reader.consume_piece();
         self.reader.set_framing(Framing::UntilClose);
     }
 
-    fn note(&self) {
+    fn update_progress(&self) {
         self.progress.received.set(self.reader.is_done());
     }
 }
 
-/// The response to a request.
 #[derive(Debug)]
 pub struct Http1ResponseWriter<'c> {
     transport: &'c Transport,
     resources: &'c Resources,
     progress: &'c ServerProgress,
     closing: &'c Cell<bool>,
-    /// The client's.
+    /// The client's HTTP version.
     version: Version,
     writer: Option<BodyWriter<'c>>,
 }
 
 impl Http1ResponseWriter<'_> {
-    /// Whether the client may have seen a part of a response, so that no other one can be sent.
+    /// Whether the client may have received a part of a response, so that no other can be sent.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.progress.response.get() != ResponseState::NotStarted
     }
 
-    /// Ends the connection after this response: its next bytes could be taken for something that they are not.
+    /// Makes this response the last one on the connection, because the client's next bytes could be misread.
     pub fn close_after(&mut self) {
         self.progress.keeps_alive.set(false);
         self.progress.has_body.set(true);
     }
 
-    /// Sends an interim response (1xx), unless the client speaks HTTP/1.0 and does not know them.
+    /// Sends an interim response (1xx), unless the client speaks HTTP/1.0, which has none.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send_interim(&mut self, head: &ResponseHead) -> io::Result<()> {
         if self.version == Version::HTTP_10 {
             return Ok(());
@@ -295,19 +291,19 @@ impl Http1ResponseWriter<'_> {
         let mut bytes = Vec::new();
         head.write(&mut bytes);
         bytes.extend_from_slice(b"\r\n");
-        // Cancelled in the middle of it, the connection cannot take anything else.
+        // If the write is cancelled halfway, nothing else can be sent on the connection.
         self.progress.response.set(ResponseState::Interim);
         self.transport.write([&bytes], &mut 0).await?;
         self.progress.response.set(ResponseState::NotStarted);
         Ok(())
     }
 
-    /// Starts the response; its head goes out with the first piece. `upgrade` is the protocol that a 101 switches to.
+    /// Starts the response; its head is sent with the first piece. `upgrade` is the protocol that a 101 switches to.
     pub fn start(&mut self, head: &ResponseHead, length: BodyLength, upgrade: Option<&[u8]>) {
         let progress = self.progress;
-        let is_old = self.version == Version::HTTP_10;
+        let is_http_10 = self.version == Version::HTTP_10;
         // For HTTP/1.0, a body of unknown length ends with the connection.
-        let chunked = length == BodyLength::Unknown && !is_old;
+        let chunked = length == BodyLength::Unknown && !is_http_10;
         let has_end = chunked || length != BodyLength::Unknown;
         let persistent = progress.keeps_alive.get() && progress.received.get() && has_end && !self.closing.get();
         progress.persistent.set(persistent && upgrade.is_none());
@@ -320,7 +316,7 @@ impl Http1ResponseWriter<'_> {
             line(&mut bytes, "Upgrade", protocol);
         } else if !persistent {
             line(&mut bytes, "Connection", b"close");
-        } else if is_old {
+        } else if is_http_10 {
             line(&mut bytes, "Connection", b"keep-alive");
         }
         if chunked {
@@ -333,10 +329,10 @@ impl Http1ResponseWriter<'_> {
         self.writer = Some(BodyWriter::new(self.transport, &self.resources.buffers, bytes, chunked));
     }
 
-    /// Sends a piece of the body; `end` marks the last one and has the trailers.
+    /// Sends a piece of the body. `end` is set for the last one, and holds the trailers.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         writer.send(piece, end).await?;
@@ -349,7 +345,7 @@ impl Http1ResponseWriter<'_> {
     /// Sends bytes of a tunnel.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.progress.response.set(ResponseState::Tunnel);
         let Some(writer) = &mut self.writer else { return Ok(()) };
@@ -359,7 +355,7 @@ impl Http1ResponseWriter<'_> {
     /// Ends this direction of a tunnel.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn shutdown(&mut self) -> io::Result<()> {
         self.transport.shutdown_write()
     }

@@ -1,4 +1,4 @@
-//! Events: reloads and health changes, in order, for clients that follow them. The latest are kept, so that a client can
+//! Events: reloads and health changes, in order, for subscribers. Recent events are kept, so that a subscriber can
 //! resume after a disconnect.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use crate::live::health::HealthState;
 use crate::live::reloads::Reload;
 use crate::live::server::ServerKey;
 
-/// How many events are kept. A client that missed more learns that there is a gap.
+/// How many events are kept. A subscriber that has missed more is told that there is a gap.
 const MAX_EVENTS: usize = 256;
 
 #[derive(Debug, Clone)]
@@ -30,39 +30,40 @@ pub struct HealthChange {
     pub key: ServerKey,
     pub from: HealthState,
     pub to: HealthState,
-    /// Why the last check failed, or why the server was ejected.
+    /// Why the server is down: the failed check or the ejection. `None` if it is not down.
     pub error: Option<String>,
 }
 
-/// Identifies an event by its process and its number there, from 1. Written `18c9b7c3a51.42`.
+/// The id of an event: the process, and the event's number in it, from 1; 0 is before the first. Formatted as
+/// `18c9b7c3a51.42`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {
-    /// The start of the process, in milliseconds since 1970.
+    /// When the process started, in milliseconds since the Unix epoch.
     process: u64,
     number: u64,
 }
 
-/// The latest events of the process. Only the control plane publishes.
+/// The recent events of the process. Only the control plane publishes them.
 #[derive(Debug)]
 pub struct Events {
     process: u64,
     /// Oldest first.
     kept: Mutex<VecDeque<Event>>,
-    /// The number of the newest event.
+    /// The number of the newest event; 0 before the first.
     newest: watch::Sender<u64>,
 }
 
-/// The events after some event.
+/// The events after a given one, as far as they are kept.
 #[derive(Debug)]
 pub struct EventsAfter {
     /// In order, each with the id to resume from.
     pub events: Vec<(EventId, Event)>,
-    /// Whether events before these may have been missed.
+    /// Whether the subscriber may have missed events before these.
     pub missed: bool,
 }
 
 impl Events {
-    /// No events yet, in a process started at `started`.
+    /// Starts without events. `started` is when the process started.
     #[must_use]
     pub fn new(started: SystemTime) -> Self {
         let since = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -86,20 +87,20 @@ impl Events {
         EventId { process: self.process, number: *self.newest.borrow() }
     }
 
-    /// The events after `id`. If `id` is too old or not from this process, these are all that are kept.
+    /// The events after `id`, or all kept ones if `id` is missing, too old or not from this process.
     #[must_use]
     pub fn after(&self, id: Option<EventId>) -> EventsAfter {
         let kept = self.kept.lock();
         let newest = self.latest().number;
         let dropped = newest - kept.len() as u64;
         let valid = id.filter(|id| id.process == self.process && (dropped..=newest).contains(&id.number));
-        let from = valid.map_or(dropped, |id| id.number);
-        let id = |number| EventId { process: self.process, number };
-        let events = (dropped + 1..).map(id).zip(kept.iter().cloned()).filter(|(id, _)| id.number > from);
+        let seen = valid.map_or(dropped, |id| id.number);
+        let with_number = |number| EventId { process: self.process, number };
+        let events = (dropped + 1..).map(with_number).zip(kept.iter().cloned()).filter(|(id, _)| id.number > seen);
         EventsAfter { events: events.collect(), missed: valid.is_none() }
     }
 
-    /// Returns a receiver that changes with each new event.
+    /// Returns a receiver of the newest event's number, which changes with each event.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
@@ -145,7 +146,7 @@ mod tests {
     fn numbers(events: &Events, id: Option<EventId>) -> (Vec<u64>, bool) {
         let EventsAfter { events, missed } = events.after(id);
         for (id, event) in &events {
-            let Event::Health(change) = event else { panic!("a change of health") };
+            let Event::Health(change) = event else { panic!("a health change") };
             assert_eq!(*change.key.name, *id.number.to_string());
         }
         (events.iter().map(|(id, _)| id.number).collect(), missed)
@@ -155,11 +156,11 @@ mod tests {
     fn a_client_that_resumes_gets_the_events_it_missed() {
         let events = events();
         let start = events.latest();
-        let mut news = events.subscribe();
-        assert!(!news.has_changed().expect("it is there"));
+        let mut receiver = events.subscribe();
+        assert!(!receiver.has_changed().expect("the sender exists"));
         (1..=3).for_each(|number| events.publish(event(number)));
-        assert!(news.has_changed().expect("it is there"));
-        news.mark_unchanged();
+        assert!(receiver.has_changed().expect("the sender exists"));
+        receiver.mark_unchanged();
         assert_eq!(numbers(&events, Some(start)), (vec![1, 2, 3], false));
         let second = events.after(Some(start)).events[1].0;
         assert_eq!(numbers(&events, Some(second)), (vec![3], false));
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_too_old_or_foreign_is_a_gap() {
+    fn an_old_foreign_or_missing_id_is_reported_as_a_gap() {
         let events = events();
         let start = events.latest();
         let all = MAX_EVENTS as u64 + 2;

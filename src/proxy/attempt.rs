@@ -1,4 +1,4 @@
-//! One attempt at one server: the request goes out while the response comes in, and either may end first.
+//! One attempt at one server: the request is sent while the response is received, and either may end first.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,7 +20,7 @@ use crate::proxy::upstream_pool::UpstreamConnection;
 /// Sends the request and relays the response. `only_new` rules out idle connections.
 ///
 /// # Errors
-/// If the client has not been sent all of a response.
+/// If the client has not been sent a whole response.
 pub async fn run(
     attempt: &mut Attempt<'_, '_>,
     upload: &mut Upload<'_, '_>,
@@ -37,7 +37,7 @@ pub async fn run(
         let mut sending = pin!(upload.run(&mut to_server, timer, timeouts));
         let mut receiving = pin!(receive(attempt, &mut from_server, response, reused));
         let both = poll_fn(|context| match sending.as_mut().poll(context) {
-            // Sending comes first: without a request there is no response.
+            // Sending is polled first, because the response depends on it.
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending => receiving.as_mut().poll(context),
         });
@@ -56,7 +56,7 @@ pub async fn run(
                 Err(interrupt) => return Err(interrupt.into()),
             }
         }
-        // An interim response was being sent: its client does not read, and nothing else can be sent.
+        // An interim response was sent in part, because the client does not read. Nothing else can be sent now.
         Err(_) if response.is_started() && !attempt.has_response() => return Err(ProxyError::ClientGone),
         Err(error) => return Err(error),
     }
@@ -67,7 +67,7 @@ pub async fn run(
     Ok(())
 }
 
-/// An idle connection of this worker, or a new one.
+/// Takes an idle connection of this worker, or opens a new one.
 async fn connect(
     attempt: &Attempt<'_, '_>,
     upload: &mut Upload<'_, '_>,
@@ -90,9 +90,9 @@ async fn connect(
     opened.inspect_err(|error| tracing::debug!(server = %server.key, %error, "cannot connect"))
 }
 
-/// How an attempt has succeeded.
+/// How an attempt succeeded.
 enum Responded {
-    /// The client has been sent all of the response.
+    /// The client has been sent the whole response.
     Completely,
     /// Client and server have switched to another protocol.
     Switched,

@@ -10,10 +10,10 @@ use crate::proxy::exchange::Routed;
 use crate::proxy::retry::{self, Progress, RetryContext};
 use crate::proxy::upload::Upload;
 
-/// Has a server of the pool respond; another one if an attempt fails and a retry is allowed.
+/// Makes attempts at the pool's servers until one responds or no retry is allowed.
 ///
 /// # Errors
-/// The last attempt's.
+/// The error of the last attempt or of the request's body; [`ProxyError::NoServer`] if no server is eligible.
 pub async fn run(
     exchange: &mut Routed<'_>,
     body: &mut RequestBody<'_>,
@@ -47,25 +47,25 @@ pub async fn run(
     }
 }
 
-/// The servers that were tried, and what that means for the next attempt.
+/// The servers that were tried, and the consequences for the next attempt.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tried {
     servers: Vec<ServerId>,
-    /// The next attempt needs a new connection: an idle one has just turned out to be closed.
+    /// Whether the next attempt must open a new connection, because the last one's connection was closed.
     only_new: bool,
 }
 
 impl Tried {
-    /// The member for the next attempt. Once all have been tried, one that broke may be asked again, but not one
-    /// that cannot be connected to.
+    /// Selects the member for the next attempt. Once all have been tried, any of them may be tried again if the last
+    /// attempt's connection was closed, but none if that attempt could not connect.
     fn pick(&self, pool: &Pool, token: Option<Token>) -> Option<usize> {
         pool.pick(&self.servers, token).or_else(|| pool.pick(&[], token).filter(|_| self.only_new))
     }
 
-    /// Notes how far an attempt at a server came.
+    /// Adds an attempt at a server that failed at this stage.
     fn add(&mut self, server: ServerId, progress: Option<Progress>) {
         self.only_new = progress != Some(Progress::NotConnected);
-        // If nothing was sent, the server may not even know: it is asked again.
+        // If nothing was sent, the server may not have noticed the request, so it may be tried again.
         if progress != Some(Progress::NotSent) {
             self.servers.push(server);
         }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_attempt_depends_on_how_far_the_last_one_came() {
+    fn the_next_attempt_depends_on_how_far_the_last_one_got() {
         let cases = [
             (Progress::NotConnected, Tried { servers: vec![ServerId(7)], only_new: false }),
             (Progress::NotSent, Tried { servers: vec![], only_new: true }),

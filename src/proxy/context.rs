@@ -22,11 +22,11 @@ use crate::telemetry::trace::SpanSink;
 /// One per worker.
 #[derive(Debug)]
 pub struct Context {
-    /// The worker's number, from 0: the place of its counters.
+    /// The worker's number, from 0, which is also the index of its counters.
     pub worker: usize,
     /// Connections to servers.
     pub upstreams: UpstreamPool,
-    /// Timeouts of connections and requests.
+    /// The timeouts of client connections and requests.
     pub watchdog: Watchdog,
     /// The destination of spans.
     pub spans: SpanSink,
@@ -34,16 +34,16 @@ pub struct Context {
     pub resources: Resources,
     log: RefCell<AccessLog>,
     rng: RefCell<fastrand::Rng>,
-    /// One recent moment by both clocks, which makes a time of one a time of the other.
+    /// One recent moment on both clocks, by which an [`Instant`] is converted to a time of day.
     clocks: Cell<(Instant, SystemTime)>,
     newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
-    /// The newest snapshot as of the last look. Requests share it by a count of this worker's own: a count
-    /// that workers share would cost each request a contended write.
+    /// The newest snapshot as of the last call of [`Context::snapshot`]. Requests share it through an [`Rc`],
+    /// because all workers share the count of the [`Arc`], and each request would cost a contended write.
     current: RefCell<Rc<CurrentSnapshot>>,
     failing: UnboundedSender<Failing>,
 }
 
-/// A snapshot as the requests of one worker hold it.
+/// A snapshot as the requests of one worker share it.
 #[derive(Debug)]
 pub struct CurrentSnapshot(Arc<Snapshot>);
 
@@ -55,14 +55,13 @@ impl Deref for CurrentSnapshot {
     }
 }
 
-/// A server whose attempts failed in a row, as a worker reports it to the control plane.
+/// A worker's report to the control plane that attempts at a server fail.
 #[derive(Debug, Clone)]
 pub struct Failing {
-    /// The server.
     pub server: Arc<Server>,
-    /// How many attempts in a row.
+    /// The number of attempts in a row that failed.
     pub failures: u32,
-    /// The last one's error.
+    /// The error of the last one.
     pub error: ProxyError,
 }
 
@@ -76,8 +75,8 @@ impl fmt::Display for Failing {
 }
 
 impl Context {
-    /// The context of a worker that holds at most `connections` connections to servers before idle ones are closed.
-    /// Servers that fail are reported to `failing`.
+    /// The context of a worker. From `connections` connections to servers on, opening another one closes an idle
+    /// one. Failing servers are reported to `failing`.
     #[must_use]
     pub fn new(
         worker: usize,
@@ -103,7 +102,7 @@ impl Context {
         }
     }
 
-    /// The newest snapshot. Costs a comparison while there is no newer one.
+    /// The newest snapshot. Costs one comparison if it has not changed since the last call.
     #[inline]
     #[must_use]
     pub fn snapshot(&self) -> Rc<CurrentSnapshot> {
@@ -133,7 +132,7 @@ impl Context {
         time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
     }
 
-    /// Reports a server whose attempts fail to the control plane.
+    /// Reports a failing server to the control plane.
     pub fn report(&self, failing: Failing) {
         // The receiver is gone only when the process ends.
         let _ = self.failing.send(failing);
@@ -147,7 +146,7 @@ impl Context {
         self.upstreams.sweep(now);
         self.resources.buffers.sweep();
         self.log().flush();
-        // Without requests, nothing else lets go of an old snapshot.
+        // Without requests, nothing else releases an old snapshot.
         drop(self.snapshot());
     }
 }

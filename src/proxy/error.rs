@@ -1,5 +1,5 @@
-//! The ways in which a request fails: the one place that knows the status, the label, whose fault it is, and
-//! whether another attempt makes sense.
+//! The ways in which a request can fail. Only this file decides what each one means: its status, its label, who is
+//! to blame, and whether a retry makes sense.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use crate::proxy::timeouts::{Interrupt, Phase};
 use crate::proxy::upstream_pool::ConnectError;
 use crate::transport::is_local_shortage;
 
-/// The reason for a request to fail.
+/// Why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyError {
     /// The request is invalid.
@@ -34,19 +34,19 @@ pub enum ProxyError {
     ClientTooSlow,
     /// The client has closed the connection.
     ClientGone,
-    /// The pool has no server that takes requests.
+    /// The pool has no eligible server.
     NoServer,
     /// The server's host name has not been resolved.
     Unresolved,
-    /// The server cannot be connected to.
+    /// Connecting to the server failed.
     Unreachable(io::ErrorKind),
-    /// This process has no descriptor or port for another connection.
+    /// `lb` has no descriptor or port for another connection.
     LocalShortage,
     /// The server did not accept the connection in time.
     ConnectTimeout,
-    /// The server closed a new connection before its response.
+    /// The server closed a new connection before it responded.
     Closed(Sent),
-    /// The server closed an idle connection as it was about to be used again.
+    /// The server closed a reused connection before it responded: probably it had been idle for too long.
     IdleClosed(Sent),
     /// The server closed the connection in the middle of the response's head.
     TruncatedHead,
@@ -54,34 +54,33 @@ pub enum ProxyError {
     BadResponse,
     /// The server did not respond, or did not accept the request, in time.
     ResponseTimeout,
-    /// The server broke off in the middle of its response.
+    /// The body of the response ended early.
     ResponseTruncated,
     /// The server sends the body of its response too slowly.
     ResponseTooSlow,
     /// A tunnel ended with an error.
     TunnelBroken,
-    /// The process stopped the request because a drain was over.
+    /// `lb` aborted the request: a drain timeout was reached, or the process ended.
     Aborted,
     /// The request was ended by a panic.
     Panicked,
 }
 
-/// The party that caused an error.
+/// The party that a failure is blamed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The client.
     Client,
-    /// The server of the attempt: it counts towards the server's ejection.
+    /// The server of the attempt; the failure counts towards its ejection.
     Server,
-    /// Neither: `lb` itself, its configuration, or bad luck.
-    Us,
+    /// Neither of them: `lb` itself, its configuration, or a server that may be up nevertheless.
+    Neither,
 }
 
-/// nginx's status for a client that left before its response.
+/// nginx's status for a client that disconnected before its response.
 const CLIENT_GONE: u16 = 499;
 
 impl ProxyError {
-    /// The status of the response, or for a request that gets none, the status that it is counted by.
+    /// The status of the response. A request that gets no response is counted under this status.
     #[must_use]
     pub fn status(self) -> u16 {
         let status = match self {
@@ -138,7 +137,7 @@ impl ProxyError {
         }
     }
 
-    /// The party that caused it.
+    /// The party that the failure is blamed on.
     #[must_use]
     pub fn blame(self) -> Blame {
         match self {
@@ -157,7 +156,7 @@ impl ProxyError {
             | Self::TruncatedHead
             | Self::BadResponse
             | Self::ResponseTimeout => Blame::Server,
-            // A response that began has shown that the server is up; an idle connection may close at any time.
+            // A server that has begun its response is up, and a server may close an idle connection at any time.
             Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken
@@ -165,11 +164,11 @@ impl ProxyError {
             | Self::NoServer
             | Self::LocalShortage
             | Self::Aborted
-            | Self::Panicked => Blame::Us,
+            | Self::Panicked => Blame::Neither,
         }
     }
 
-    /// How far the attempt had come, if another one could have a better end.
+    /// The stage that the attempt had reached, if a retry could succeed.
     #[must_use]
     pub fn progress(self) -> Option<Progress> {
         match self {
@@ -182,7 +181,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether the client's connection must end with the response: what it sends next could be misread.
+    /// Whether the client's connection must close after the response, because its next bytes could be misread.
     #[must_use]
     pub fn closes(self) -> bool {
         match self {
@@ -192,7 +191,7 @@ impl ProxyError {
         }
     }
 
-    /// A sentence for the client. It names nothing internal.
+    /// The explanation for the client, in one sentence that reveals nothing internal.
     #[must_use]
     pub fn detail(self) -> &'static str {
         match self {
@@ -222,7 +221,7 @@ impl ProxyError {
     }
 }
 
-/// The reason for operators: what the server of an attempt did.
+/// The explanation for operators, in the log and as the reason for an ejection.
 impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -251,7 +250,7 @@ impl From<HeadError> for ProxyError {
     }
 }
 
-/// Of the body of a request.
+/// Converts an error in the body of a request, not of a response.
 impl From<BodyError> for ProxyError {
     fn from(error: BodyError) -> Self {
         match error {
@@ -284,7 +283,7 @@ impl From<ConnectError> for ProxyError {
 }
 
 impl ProxyError {
-    /// Of a response that was not received, on an idle connection that was `reused` or on a new one.
+    /// Converts the error of a response; `reused` tells whether its connection had served a request before.
     #[must_use]
     pub fn of_response(error: ResponseError, reused: bool) -> Self {
         match error {
@@ -301,8 +300,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_error_has_a_status_a_label_a_culprit_and_perhaps_another_attempt() {
-        use Blame::{Client, Server, Us};
+    fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
+        use Blame::{Client, Neither, Server};
         use io::ErrorKind::ConnectionRefused;
         let cases = [
             (ProxyError::Rejected(Rejection::Framing), 400, "bad_request", Client, None, true),
@@ -318,7 +317,7 @@ mod tests {
             (ProxyError::BadBody, 400, "bad_body", Client, None, true),
             (ProxyError::ClientTooSlow, 408, "client_too_slow", Client, None, true),
             (ProxyError::ClientGone, 499, "client_gone", Client, None, false),
-            (ProxyError::NoServer, 503, "no_server", Us, None, false),
+            (ProxyError::NoServer, 503, "no_server", Neither, None, false),
             (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::NotConnected), false),
             (
                 ProxyError::Unreachable(ConnectionRefused),
@@ -328,20 +327,20 @@ mod tests {
                 Some(Progress::NotConnected),
                 false,
             ),
-            (ProxyError::LocalShortage, 502, "unreachable", Us, Some(Progress::NotConnected), false),
+            (ProxyError::LocalShortage, 502, "unreachable", Neither, Some(Progress::NotConnected), false),
             (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::NotConnected), false),
             (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
             (ProxyError::Closed(Sent::All), 502, "bad_response", Server, Some(Progress::Sent), false),
-            (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Us, Some(Progress::NotSent), false),
-            (ProxyError::IdleClosed(Sent::Part), 502, "bad_response", Us, Some(Progress::Sent), false),
+            (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Neither, Some(Progress::NotSent), false),
+            (ProxyError::IdleClosed(Sent::Part), 502, "bad_response", Neither, Some(Progress::Sent), false),
             (ProxyError::TruncatedHead, 502, "bad_response", Server, None, false),
             (ProxyError::BadResponse, 502, "bad_response", Server, None, false),
             (ProxyError::ResponseTimeout, 504, "response_timeout", Server, None, false),
-            (ProxyError::ResponseTruncated, 502, "response_truncated", Us, None, false),
-            (ProxyError::ResponseTooSlow, 504, "response_too_slow", Us, None, false),
-            (ProxyError::TunnelBroken, 502, "tunnel_broken", Us, None, false),
-            (ProxyError::Aborted, 503, "aborted", Us, None, false),
-            (ProxyError::Panicked, 503, "panic", Us, None, false),
+            (ProxyError::ResponseTruncated, 502, "response_truncated", Neither, None, false),
+            (ProxyError::ResponseTooSlow, 504, "response_too_slow", Neither, None, false),
+            (ProxyError::TunnelBroken, 502, "tunnel_broken", Neither, None, false),
+            (ProxyError::Aborted, 503, "aborted", Neither, None, false),
+            (ProxyError::Panicked, 503, "panic", Neither, None, false),
         ];
         for (error, status, label, blame, progress, closes) in cases {
             assert_eq!((error.status(), error.label(), error.blame()), (status, label, blame), "{error:?}");
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_shortage_is_not_the_servers_fault() {
+    fn a_local_shortage_is_not_blamed_on_the_server() {
         let error = |code| ProxyError::from(ConnectError::Io(io::Error::from_raw_os_error(code)));
         let (refused, too_many_open_files, no_port) = (error(111), error(24), error(99));
         assert_eq!(refused, ProxyError::Unreachable(io::ErrorKind::ConnectionRefused));
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_blamed_on_the_side_that_was_waited_for() {
+    fn the_error_of_a_timeout_names_the_side_that_was_waited_for() {
         let cases = [
             (Phase::Connect, false, ProxyError::ConnectTimeout),
             (Phase::Upload, true, ProxyError::ClientTooSlow),

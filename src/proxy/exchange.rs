@@ -1,4 +1,4 @@
-//! A request in its stages: received, then routed to a pool, then in an attempt at one of its servers.
+//! The stages of a request after it was received: routed to a pool, then in an attempt at one of the pool's servers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,21 +15,19 @@ use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::record::{EndedAttempt, RequestRecord};
 use crate::proxy::upstream_pool::UpstreamConnection;
 
-/// A request with a pool that is to respond to it.
+/// A request and the pool that it was routed to.
 #[derive(Debug)]
 pub struct Routed<'c> {
-    /// The facts about the request so far.
     pub record: RequestRecord<'c>,
-    /// The pool.
     pub pool: &'c Pool,
     /// The result of the rewrite phase.
     pub plan: AttemptPlan,
 }
 
-/// Facts about a request that every attempt needs.
+/// The facts about a request that every attempt needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AttemptPlan {
-    /// The server that the client's cookie selects.
+    /// The token in the client's sticky cookie, which names a server.
     pub token: Option<Token>,
     /// The protocol that the client offers to switch to.
     pub upgrade: Option<Vec<u8>>,
@@ -42,7 +40,7 @@ pub struct AttemptPlan {
 }
 
 impl<'c> Routed<'c> {
-    /// Starts an attempt at a member of the pool; `retry` says why, unless it is the first.
+    /// Starts an attempt at a member of the pool. `retry` is the reason, unless the attempt is the first.
     pub fn attempt(&mut self, member: usize, retry: Option<RetryReason>) -> Attempt<'_, 'c> {
         let record = &mut self.record;
         let worker = record.context.worker;
@@ -57,7 +55,7 @@ impl<'c> Routed<'c> {
         Attempt { exchange: self, member, started, trace, status: None, ended: None }
     }
 
-    /// Whether one more attempt for this reason is within the pool's budget, which is then charged.
+    /// Whether the pool's retry budget allows another attempt for this reason. If so, the budget is charged.
     #[must_use]
     pub fn may_retry(&self, reason: RetryReason) -> bool {
         match reason {
@@ -74,7 +72,7 @@ impl<'c> Routed<'c> {
 /// One attempt at one server. However it ends, it is counted and traced once.
 #[derive(Debug)]
 pub struct Attempt<'e, 'c> {
-    /// The request.
+    /// The request that is attempted.
     pub exchange: &'e mut Routed<'c>,
     member: &'c Member,
     started: Instant,
@@ -85,7 +83,6 @@ pub struct Attempt<'e, 'c> {
 }
 
 impl<'c> Attempt<'_, 'c> {
-    /// The server.
     #[must_use]
     pub fn server(&self) -> &'c Arc<Server> {
         &self.member.server
@@ -97,7 +94,7 @@ impl<'c> Attempt<'_, 'c> {
         self.member.token
     }
 
-    /// The request as this attempt sends it.
+    /// Writes this attempt's trace context into the head, and returns the request to send.
     pub fn outgoing(&mut self) -> OutgoingRequest<'_> {
         let Routed { record, plan, .. } = &mut *self.exchange;
         let trace = match record.context.spans.enabled() {
@@ -121,20 +118,21 @@ impl<'c> Attempt<'_, 'c> {
         self.status.is_some()
     }
 
-    /// Notes the status of the server's response.
+    /// Sets the status of the server's response, and ends the server's series of failures.
     pub fn responded(&mut self, status: u16) {
         self.status = Some(status);
         self.exchange.record.set_status(status);
         self.server().record_success();
     }
 
-    /// Ends the attempt: the server has sent all of its response. Called before the client has the end of it, so
-    /// that a request which the client sends next finds the server free.
+    /// Ends the attempt after the server's whole response. Called before the client is sent the end of it, so that
+    /// the client's next request does not count this one as open.
     pub fn complete(&mut self) {
         self.end(None);
     }
 
-    /// Ends the attempt with an error. Enough of them in a row that are the server's fault are reported.
+    /// Ends the attempt with an error. If the server is to blame, and has failed often enough in a row, it is
+    /// reported to the control plane.
     pub fn fail(mut self, error: ProxyError) {
         if error.blame() == Blame::Server {
             let failures = self.server().record_failure();
@@ -146,7 +144,7 @@ impl<'c> Attempt<'_, 'c> {
         self.end(Some(error));
     }
 
-    /// Keeps the connection for another request, if its server still takes requests.
+    /// Keeps the connection for another request, unless its server is leaving.
     pub fn keep(&self, connection: UpstreamConnection) {
         let server = self.server();
         if !server.is_leaving() {

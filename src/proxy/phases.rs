@@ -1,4 +1,4 @@
-//! The decisions on the way of a request, in their order: validate, route, admit, rewrite; and the response rules. Pure.
+//! The decisions about a request, in order: validate, route, admit, rewrite; then the rules for its response. Pure.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ use crate::proxy::record::RouteMatch;
 /// Validates the head of a request: its framing, host and target.
 ///
 /// # Errors
-/// The response, if the request is invalid or is meant for `lb` itself.
+/// The response that `lb` itself sends, if the request is invalid or is meant for `lb`.
 pub fn validate(
     head: &RequestHead,
     length: Result<BodyLength, Rejection>,
@@ -46,10 +46,10 @@ pub fn find_route(snapshot: &Snapshot, target: &Resource<'_>) -> Result<RouteMat
     Ok(RouteMatch { route, pool })
 }
 
-/// Checks a request against the limits of its route; `limit` is `limits.body_bytes`.
+/// Checks the declared length of the body against `limit` (`limits.body_bytes`; 0 is no limit), and the expectation.
 ///
 /// # Errors
-/// The reason to reject it.
+/// [`ProxyError::BodyTooLarge`] or [`ProxyError::Expectation`].
 pub fn admit(head: &RequestHead, length: BodyLength, limit: u64) -> Result<(), ProxyError> {
     if let BodyLength::Known(bytes) = length
         && limit > 0
@@ -63,7 +63,7 @@ pub fn admit(head: &RequestHead, length: BodyLength, limit: u64) -> Result<(), P
     Ok(())
 }
 
-/// The target and the host for the server, where they are not as the client sent them.
+/// The target and the host for the server, where they differ from those that the client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Normalized {
     target: Option<Vec<u8>>,
@@ -82,10 +82,9 @@ impl Normalized {
     }
 }
 
-/// The rules for rewriting a request.
+/// The facts by which a request is rewritten, besides the request itself.
 #[derive(Debug)]
 pub struct RequestRules<'a> {
-    /// The client.
     pub client: &'a Client,
     /// `proxy.trusted_proxies`.
     pub trusted: &'a [IpNet],
@@ -93,7 +92,8 @@ pub struct RequestRules<'a> {
     pub sticky: Option<&'a StickyConfig>,
 }
 
-/// Makes the head of a request what the server gets. Returns what attempts need beside it, and the client's address.
+/// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
+/// the client's address.
 ///
 /// # Errors
 /// [`Rejection::UpgradeWithBody`].
@@ -109,31 +109,29 @@ pub fn rewrite(
     if let Some(host) = normalized.host {
         headers.set(HeaderName::Host, host.as_bytes());
     } else if !headers.has(HeaderName::Host) {
-        // HTTP/1.0 may go without, servers may not: the address it came in at.
+        // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
         headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
     }
     let trailers = trailers::accepted(headers);
     let upgrade = hop_by_hop::prepare_request(headers, version)?;
     let client = rules.client.headers.set(headers, rules.trusted);
     if version == Version::HTTP_10 {
-        // HTTP/1.0 does not wait for a 100, and must not be sent one.
+        // An HTTP/1.0 client does not wait for a 100 and must not be sent one.
         headers.remove(HeaderName::Expect);
     }
     Ok((AttemptPlan { token, upgrade, length, target: normalized.target, trailers }, client))
 }
 
-/// The sticky rule of a pool, and what the client and the server of a response say to it.
+/// The sticky rule of a pool, with the tokens of the client and of the server that responded.
 #[derive(Debug, Clone, Copy)]
 pub struct Stickiness<'a> {
-    /// The rule.
     pub rule: &'a StickyConfig,
-    /// The token that the client sent.
+    /// The token in the client's cookie.
     pub client: Option<Token>,
-    /// The token of the server.
     pub server: Option<Token>,
 }
 
-/// Makes the head of a response what the client gets. Returns the protocol that a 101 switches to.
+/// Turns the head of a response into the one that the client gets. Returns the protocol that a 101 switches to.
 pub fn response_rules(head: &mut ResponseHead, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
     let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
     if let Some(Stickiness { rule, client, server: Some(token) }) = sticky

@@ -1,4 +1,4 @@
-//! The record of a request: collected on its way, then counted, logged and traced once, when it is dropped.
+//! The record of a request: collects its facts, and counts, logs and traces it once, when the record is dropped.
 
 mod spans;
 
@@ -25,49 +25,48 @@ use crate::telemetry::access_log::AccessLogEntry;
 
 pub(in crate::proxy) use self::spans::EndedAttempt;
 
-/// A request under way, or rather everything that is known of it.
+/// Everything that is known about a request while it is served.
 #[derive(Debug)]
 pub struct RequestRecord<'c> {
-    /// The worker's.
+    /// The context of the worker.
     pub context: &'c Context,
-    /// The client that sent it.
     pub client: &'c Client,
-    /// Its timeouts.
     pub timer: &'c RequestTimer,
-    /// The one snapshot that serves it.
+    /// The snapshot that serves the request from start to end.
     pub snapshot: &'c Snapshot,
-    /// Its head: as received but for its id, then as it goes to a server.
+    /// The head as received, with a request id; after the rewrite, as it is sent to a server.
     pub head: RequestHead,
-    /// The client's address, as far as the proxies before us are trusted.
+    /// The client's address: the peer's, or the one that trusted proxies in front report.
     pub client_address: IpAddr,
     started: Instant,
-    /// The span of the whole; none if no trace context was received and no spans are exported.
+    /// The span of the whole request; `None` if no trace context was received and no spans are exported.
     trace: Option<TraceContext>,
-    /// Its route, once one matched.
+    /// The route, once one has matched.
     route: Option<RouteMatch>,
-    /// The member of the pool that the last attempt was at.
+    /// The index of the member that the last attempt was made at.
     member: Option<usize>,
     attempts: u32,
     /// The status of the response, once there is one.
     status: Option<NonZeroU16>,
-    /// Bytes of the response's body that were sent.
+    /// The number of bytes of the response's body that were sent.
     bytes: u64,
     error: Option<ProxyError>,
-    /// The client has been sent all of a response.
+    /// Whether the client has been sent a whole response.
     complete: bool,
 }
 
-/// A route that matched: indexes into the snapshot.
+/// A route that matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteMatch {
-    /// Into [`Snapshot::routes`].
+    /// The index in [`Snapshot::routes`].
     pub route: usize,
-    /// Into [`Snapshot::pools`].
+    /// The index in [`Snapshot::pools`].
     pub pool: usize,
 }
 
 impl<'c> RequestRecord<'c> {
-    /// Starts with the head of a request.
+    /// Starts the record of a request with this head: resets the timer, and gives the head a request id if it has no
+    /// valid one.
     #[must_use]
     pub fn new(
         context: &'c Context,
@@ -99,7 +98,7 @@ impl<'c> RequestRecord<'c> {
         }
     }
 
-    /// Notes the route that matched, and returns its pool.
+    /// Sets the route that matched, counts the request for its pool, and returns the pool.
     pub fn set_route(&mut self, found: RouteMatch) -> &'c Pool {
         self.route = Some(found);
         let pool = &self.snapshot.pools[found.pool];
@@ -107,36 +106,35 @@ impl<'c> RequestRecord<'c> {
         pool
     }
 
-    /// Notes another attempt, at a member of the pool; when it started.
+    /// Counts another attempt, at a member of the pool, and returns its start. The first starts with the request.
     pub fn start_attempt(&mut self, member: usize) -> Instant {
         self.member = Some(member);
         self.attempts += 1;
         if self.attempts == 1 { self.started } else { Instant::now() }
     }
 
-    /// Attempts so far.
+    /// The number of attempts so far.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The span of the whole.
+    /// The span of the whole request.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
         self.trace
     }
 
-    /// Notes the status of a response.
     pub fn set_status(&mut self, status: u16) {
         self.status = NonZeroU16::new(status);
     }
 
-    /// Notes the error that a response of our own reports, or that ends the request.
+    /// Sets the error that failed the request, unless there is one already.
     pub fn set_error(&mut self, error: ProxyError) {
         self.error.get_or_insert(error);
     }
 
-    /// Notes that the client has been sent all of a response.
+    /// Marks the request as complete: the client has been sent a whole response.
     pub fn complete(&mut self) {
         self.complete = true;
     }
@@ -146,18 +144,18 @@ impl<'c> RequestRecord<'c> {
         self.bytes += bytes as u64;
     }
 
-    /// HeadLimits the time of a body by the configuration.
+    /// Starts the timeouts of a body, as configured.
     pub fn wait_body(&self, phase: Phase) {
         let config = &self.snapshot.config;
         self.timer.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
     }
 
-    /// The time of day when it started.
+    /// The time of day when the request started.
     fn started_at(&self) -> SystemTime {
         self.context.time_of(self.started)
     }
 
-    /// A span, if it is recorded: unsampled requests do not reach the tracing library.
+    /// Returns the span if it is to be exported. Unsampled ones never reach the tracing library.
     fn recorded(&self, trace: Option<TraceContext>) -> Option<TraceContext> {
         trace.filter(|trace| trace.sampled && self.context.spans.enabled())
     }
@@ -174,7 +172,7 @@ impl<'c> RequestRecord<'c> {
         Some(&self.pool()?.members[self.member?])
     }
 
-    /// The trace in which the request can be found.
+    /// The id of the trace that contains the request; `None` if there can be no such trace.
     fn trace_id(&self) -> Option<u128> {
         let is_known = |trace: &TraceContext| self.context.spans.enabled() || trace.parent_span_id.is_some();
         self.trace.filter(is_known).map(|trace| trace.trace_id)
@@ -222,7 +220,7 @@ impl Drop for RequestRecord<'_> {
             self.set_error(end);
         }
         let sent = self.status.map(NonZeroU16::get);
-        // A request without a response is counted by the status of its error.
+        // A request without a response is counted under the status of its error.
         let status = sent.or(self.error.map(ProxyError::status)).unwrap_or_default();
         let counters = self.live_route().counters.of(self.context.worker);
         counters.codes.add(method::key(&self.head.method, status));
@@ -237,7 +235,7 @@ impl Drop for RequestRecord<'_> {
     }
 }
 
-/// Counts and logs a head that was rejected before it was a request.
+/// Counts and logs a rejected head, which never became a request.
 pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
     let snapshot = context.snapshot();
     let status = error.status();

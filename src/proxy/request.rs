@@ -1,4 +1,4 @@
-//! One request through its phases, whatever protocol it came in.
+//! Serves one request, phase by phase, whatever protocol it arrived over.
 
 use crate::http1::body::BodyLength;
 use crate::http1::head::{HeadError, RequestHead};
@@ -13,8 +13,8 @@ use crate::proxy::phases::{self, Normalized, RequestRules};
 use crate::proxy::record::{RequestRecord, RouteMatch, record_bad_head};
 use crate::proxy::timeouts::{Phase, RequestTimer};
 
-/// Serves a request: a server of its pool responds, or we do if none can. What becomes of the connection is up to
-/// `downstream`.
+/// Serves a request: a server of its pool responds, or else `lb` itself. The caller decides what happens to the
+/// connection afterwards.
 pub async fn serve(
     context: &Context,
     client: &Client,
@@ -25,22 +25,22 @@ pub async fn serve(
     let snapshot = context.snapshot();
     let (mut body, mut response) = downstream.split();
     let record = RequestRecord::new(context, client, timer, &snapshot, head);
-    let (mut record, reply) = match prepare(record, &body) {
-        Err(rejected) => *rejected,
+    let (mut record, reply) = match run_phases(record, &body) {
+        Err(early) => *early,
         Ok(mut routed) => match attempts::run(&mut routed, &mut body, &mut response).await {
             Ok(()) => return routed.record.complete(),
             Err(error) => (routed.record, Reply::Error(error)),
         },
     };
     match reply {
-        // Nobody is there to get a response, or the connection has to end now.
+        // The client is gone, or the connection has to end now: nothing is sent.
         Reply::Error(error @ (ProxyError::ClientGone | ProxyError::Aborted)) => record.set_error(error),
         Reply::Error(error) if response.is_started() => record.set_error(error),
         reply => local::respond(&mut record, &mut response, reply).await,
     }
 }
 
-/// Rejects a head that is not valid, so that there is no request.
+/// Rejects a head that is invalid or too large. It never becomes a request.
 pub async fn reject_bad_head(
     context: &Context,
     client: &Client,
@@ -56,17 +56,17 @@ pub async fn reject_bad_head(
     timer.reset();
     timer.wait_body(Phase::Download, config.timeouts.body_idle, config.limits.body_rate);
     timer.body_rests(Phase::Download);
-    // The client may have left, or not read on: the connection ends all the same.
+    // The client may have left or stopped reading; the connection ends either way.
     let _ = timer.run(response.send(body.as_bytes(), Some(b""))).await;
 }
 
-/// The phases before the first attempt.
-fn prepare<'c>(
+/// Runs the phases before the first attempt.
+fn run_phases<'c>(
     mut record: RequestRecord<'c>,
     body: &RequestBody<'_>,
 ) -> Result<Routed<'c>, Box<(RequestRecord<'c>, Reply)>> {
     let config = &record.snapshot.config;
-    let (found, length, normalized) = match target(&record, body) {
+    let (found, length, normalized) = match validate_and_route(&record, body) {
         Ok(found) => found,
         Err(reply) => return Err(Box::new((record, reply))),
     };
@@ -88,7 +88,10 @@ fn prepare<'c>(
 }
 
 /// Validates the request and finds its route.
-fn target(record: &RequestRecord<'_>, body: &RequestBody<'_>) -> Result<(RouteMatch, BodyLength, Normalized), Reply> {
+fn validate_and_route(
+    record: &RequestRecord<'_>,
+    body: &RequestBody<'_>,
+) -> Result<(RouteMatch, BodyLength, Normalized), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
     let found = phases::find_route(record.snapshot, &target)?;
     Ok((found, length, Normalized::new(&target, record.head.target())))

@@ -1,8 +1,8 @@
 //! Timeouts and aborts of connections and requests: one sweep per worker instead of a timer per wait.
 //!
-//! A connection or a request says what it waits for and for how long at most, which costs a store.
-//! A sweep, some times a second, wakes those whose time is over. They learn of it, as of an abort, at
-//! one place: [`RequestTimer::run`] for a request, [`ConnectionSlot::poll`] for a connection without one.
+//! A connection or a request stores what it waits for and its deadline; that sets no timer. A sweep, ten times per
+//! second or more often, wakes those whose deadline has passed. They learn of a timeout or an abort in one place:
+//! [`RequestTimer::run`] for a request, [`ConnectionSlot::poll`] for a connection without an open request.
 
 mod body_rate;
 mod roster;
@@ -19,20 +19,20 @@ pub use self::watchdog::{Registered, Watchdog};
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 
-/// A connection without a request: what it waits for.
+/// The phase of a client connection: what the connection itself waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionPhase {
     /// The first byte of a request.
     Idle,
     /// The rest of a request's head.
     Head,
-    /// Nothing: a request is under way.
+    /// Nothing: a request is open, and its [`RequestTimer`] takes over.
     Busy,
     /// The client to close, after the last response.
     Linger,
 }
 
-/// A request: what it waits for.
+/// The phase of a request: what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// A connection to a server.
@@ -43,52 +43,53 @@ pub enum Phase {
     Response,
     /// More of the response's body, or the client to accept some.
     Download,
-    /// Anything, without a limit.
+    /// Bytes of a tunnel, in either direction, without a timeout.
     Tunnel,
 }
 
-/// The reason for a request to be stopped from outside.
+/// The reason why a request is interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interrupt {
-    /// A wait was too long.
+    /// A timeout was reached.
     Timeout {
-        /// The wait.
+        /// The phase that took too long.
         phase: Phase,
-        /// Whether it was the client that had to act.
+        /// Whether the request waited for the client, not for the server.
         client: bool,
     },
-    /// A drain is over, or the process ends.
+    /// The drain timeout was reached, or the process stops at once.
     Abort,
 }
 
-/// The state of a client connection between requests.
+/// A client connection in the [`Watchdog`]: its phase and deadline, and whether it has to end.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     /// The id of its listener.
     listener: ListenerId,
     phase: Cell<ConnectionPhase>,
     deadline: Cell<Option<Instant>>,
-    ended: Cell<bool>,
-    /// The next response, or the current one, is the last.
+    must_end: Cell<bool>,
+    /// Whether the current or the next response is the last.
     pub closing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     now: Rc<Cell<Instant>>,
     place: Place<Self>,
 }
 
-/// The state of a request that waits.
+/// The timer of a connection's requests, one at a time: the phase and deadline of the current one.
 #[derive(Debug)]
 pub struct RequestTimer {
     /// The id of its connection's listener.
     listener: ListenerId,
-    /// The id of the server that the current attempt is at.
+    /// The id of the current attempt's server.
     server: Cell<Option<ServerId>>,
     phase: Cell<Phase>,
     deadline: Cell<Option<Instant>>,
     upload: Cell<BodyRate>,
     download: Cell<BodyRate>,
     interrupt: Cell<Option<Interrupt>>,
-    /// Stays set, for the record of a request that is dropped before it notices.
+    /// Whether the request was aborted. Stays set, because a request that is dropped before it sees the interrupt is
+    /// recorded as aborted too.
     aborted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     now: Rc<Cell<Instant>>,
@@ -113,7 +114,7 @@ impl ConnectionSlot {
             listener,
             phase: Cell::new(ConnectionPhase::Idle),
             deadline: Cell::default(),
-            ended: Cell::default(),
+            must_end: Cell::default(),
             closing: Cell::default(),
             waker: RefCell::default(),
             now: Rc::clone(now),
@@ -121,27 +122,27 @@ impl ConnectionSlot {
         }
     }
 
-    /// Notes what the connection waits for from now on, and for how long at most.
-    pub fn wait(&self, phase: ConnectionPhase, at_most: Duration) {
+    /// Sets the phase and its timeout.
+    pub fn wait(&self, phase: ConnectionPhase, timeout: Duration) {
         self.phase.set(phase);
-        self.deadline.set(self.now.get().checked_add(at_most));
+        self.deadline.set(self.now.get().checked_add(timeout));
     }
 
-    /// Notes that a request is under way, whose timer takes over.
+    /// Hands over to the timer of a request: the connection itself waits for nothing.
     pub fn busy(&self) {
         self.phase.set(ConnectionPhase::Busy);
         self.deadline.set(None);
     }
 
-    /// The current wait of the connection.
+    /// The current phase of the connection.
     #[must_use]
     pub fn phase(&self) -> ConnectionPhase {
         self.phase.get()
     }
 
-    /// Ready when the connection is to end: it has waited for too long, or was aborted.
+    /// Ready once the connection has to end: a timeout was reached, it was aborted, or it was idle when a drain began.
     pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        if self.ended.get() {
+        if self.must_end.get() {
             return Poll::Ready(());
         }
         register(&self.waker, context);
@@ -150,7 +151,7 @@ impl ConnectionSlot {
 
     fn end(&self) {
         self.deadline.set(None);
-        self.ended.set(true);
+        self.must_end.set(true);
         wake(&self.waker);
     }
 }
@@ -172,16 +173,16 @@ impl RequestTimer {
         }
     }
 
-    /// Forgets the request before.
+    /// Prepares for the next request. Keeps an abort, which ends the connection as well.
     pub fn reset(&self) {
         self.interrupt.set(None);
         self.wait_unlimited(Phase::Connect);
     }
 
-    /// Runs `future` until a wait has been too long, or the request is aborted.
+    /// Runs `future` to its end, unless a timeout is reached or the request is aborted first.
     ///
     /// # Errors
-    /// With the reason.
+    /// If the request was interrupted, with the reason.
     pub async fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, Interrupt> {
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(|context| {
@@ -194,20 +195,20 @@ impl RequestTimer {
         .await
     }
 
-    /// Notes what the request waits for from now on, and for how long at most.
+    /// Sets the phase and how long it may take.
     #[inline]
-    pub fn wait(&self, phase: Phase, at_most: Duration) {
+    pub fn wait(&self, phase: Phase, timeout: Duration) {
         self.phase.set(phase);
-        self.deadline.set(self.now.get().checked_add(at_most));
+        self.deadline.set(self.now.get().checked_add(timeout));
     }
 
-    /// Notes that the request waits for something without a limit.
+    /// Sets a phase that has no timeout.
     pub fn wait_unlimited(&self, phase: Phase) {
         self.phase.set(phase);
         self.deadline.set(None);
     }
 
-    /// Notes that a body is under way from now on: it may rest for `idle`, and the client has to move
+    /// Sets the phase to that of a body: it may go without a byte for `idle`, and the client has to send or accept
     /// `rate` bytes per second, averaged over `idle`.
     pub fn wait_body(&self, phase: Phase, idle: Duration, rate: u64) {
         if let Some(cell) = self.rate(phase) {
@@ -216,7 +217,7 @@ impl RequestTimer {
         self.wait(phase, idle);
     }
 
-    /// Notes that the body of this phase rests until the client moves it.
+    /// Begins to wait for the client to send or accept more of this phase's body.
     #[inline]
     pub fn body_rests(&self, phase: Phase) {
         if let Some(cell) = self.rate(phase) {
@@ -224,8 +225,8 @@ impl RequestTimer {
         }
     }
 
-    /// Notes that the client moved the body of this phase. The next piece has its time from here on,
-    /// and so has the other body, where two are under way and it is the server's turn there.
+    /// Ends that wait: the client has sent or accepted `bytes`. Interrupts the request if that was too slow. Otherwise
+    /// the timeout of the current phase starts again, unless that is the other body's and waits for the client too.
     #[inline]
     pub fn body_moves(&self, phase: Phase, bytes: usize) {
         let Some(cell) = self.rate(phase) else { return };
@@ -247,18 +248,18 @@ impl RequestTimer {
         }
     }
 
-    /// Whether it is the client that has to move the body.
+    /// Whether the body of the current phase waits for the client, not for the server.
     fn waits_for_client(&self) -> bool {
         self.rate(self.phase.get()).is_some_and(|rate| rate.get().is_resting())
     }
 
-    /// The current wait of the request.
+    /// The current phase of the request.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
 
-    /// Notes the server that the current attempt is at, if there is one.
+    /// Sets the server of the current attempt; `None` between attempts.
     pub fn set_server(&self, id: Option<ServerId>) {
         self.server.set(id);
     }
@@ -289,7 +290,7 @@ fn register(waker: &RefCell<Option<Waker>>, context: &Context<'_>) {
     }
 }
 
-/// Waking only schedules a task, so nothing is entered again.
+/// Safe during a sweep, because it only schedules the task.
 fn wake(waker: &RefCell<Option<Waker>>) {
     if let Some(waker) = waker.take() {
         waker.wake();

@@ -9,7 +9,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::timeouts::{Phase, RequestTimer};
 use crate::proxy::upstream::RequestWriter;
 
-/// Bytes that a client may send ahead while its response is under way.
+/// The most bytes that are read ahead while watching whether the client disconnects.
 const MAX_AHEAD: usize = 64 * 1024;
 
 /// The body of a request, with its limit.
@@ -22,10 +22,10 @@ pub struct Upload<'b, 'c> {
 }
 
 impl<'b, 'c> Upload<'b, 'c> {
-    /// Of `body`, nothing has been sent.
+    /// An upload of `body` from its start.
     ///
     /// # Errors
-    /// If the part that has been received already is invalid or too large.
+    /// If the part that has already been received is invalid or too large.
     pub fn new(body: &'b mut RequestBody<'c>, limit: u64) -> Result<Self, ProxyError> {
         body.start()?;
         let received = body.piece().len() as u64;
@@ -37,16 +37,16 @@ impl<'b, 'c> Upload<'b, 'c> {
         self.limit > 0 && self.received > self.limit
     }
 
-    /// Waits until the client gives the request up, while there is no connection to send anything on.
+    /// Waits until the client disconnects, while there is no connection to a server to send on.
     pub(super) async fn closed(&mut self) {
         self.body.closed(MAX_AHEAD).await;
     }
 
-    /// Sends the body, then watches the client: returns only if the client gives the request up, or sends an
-    /// invalid body.
+    /// Sends the body, then watches the client. Returns only if the client disconnects, or if its body is invalid
+    /// or too large.
     ///
-    /// `Expect: 100-continue` is left to the server: a client that gets no 100 sends its body after a while all
-    /// the same (RFC 9110, section 10.1.1).
+    /// `Expect: 100-continue` is left to the server: a client that gets no 100 sends its body anyway after a while
+    /// (RFC 9110, section 10.1.1).
     pub(super) async fn run(
         &mut self,
         out: &mut RequestWriter<'_>,
@@ -58,10 +58,10 @@ impl<'b, 'c> Upload<'b, 'c> {
             if let Err(error) = out.send(self.body.piece(), end).await {
                 tracing::debug!(%error, "the server accepts no more of the request");
                 if out.sent() == Sent::Nothing {
-                    // The current piece belongs to the next attempt.
+                    // Keep the current piece for the next attempt.
                     return pending().await;
                 }
-                // The response may explain it: a server that wants no more of a body can still say why.
+                // Wait for the response: a server that stops reading the body may still respond, and say why.
                 break;
             }
             if end {

@@ -15,9 +15,10 @@ use crate::live::server::{Server, ServerId};
 use crate::proxy::upstream::Upstream;
 use crate::transport::Transport;
 
-/// The time after which an idle connection is closed. Servers close theirs too: a race that the retry wins.
+/// The time after which an idle connection is closed. If a server closes it earlier, just as it is reused, the request
+/// is retried if that is safe.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Idle connections kept per server and worker.
+/// The most idle connections that are kept per server and worker.
 const MAX_IDLE: usize = 256;
 
 /// A connection to a server.
@@ -25,33 +26,33 @@ const MAX_IDLE: usize = 256;
 pub struct UpstreamConnection {
     /// The protocol and the connection.
     pub upstream: Upstream,
-    /// Whether it has served a request before.
+    /// Whether it has carried a request before.
     pub reused: bool,
     peer: SocketAddr,
     _counted: Counted,
     _slot: Slot,
 }
 
-/// The reason for a connection to fail.
+/// Why connecting failed.
 #[derive(Debug)]
 pub enum ConnectError {
     /// The server's host name has not been resolved.
     Unresolved,
-    /// The system's reason.
+    /// The system's error.
     Io(io::Error),
 }
 
-/// A worker's connections to servers: the idle ones, by server, and how many there are in all.
+/// A worker's connections to servers: the idle ones, by server, and the number of all.
 #[derive(Debug)]
 pub struct UpstreamPool {
     idle: RefCell<FxHashMap<ServerId, IdleConnections>>,
-    /// All connections, in use, idle or being opened.
+    /// The number of connections: in use, idle or being opened.
     open: Rc<Cell<usize>>,
-    /// With more than this, idle ones make room.
+    /// From this number on, opening a connection closes an idle one.
     limit: usize,
 }
 
-/// The idle connections to one server, the one used last at the end.
+/// The idle connections to one server, the most recently used last.
 #[derive(Debug)]
 struct IdleConnections {
     server: Arc<Server>,
@@ -59,7 +60,7 @@ struct IdleConnections {
 }
 
 impl UpstreamPool {
-    /// Without connections. Idle ones are kept while there are fewer than `limit` in all.
+    /// A pool without connections. From `limit` connections on, opening another one closes an idle one.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { idle: RefCell::default(), open: Rc::default(), limit }
@@ -68,7 +69,7 @@ impl UpstreamPool {
     /// Connects to a server.
     ///
     /// # Errors
-    /// If that fails. The caller limits the time.
+    /// [`ConnectError`]. The caller sets the timeout.
     pub async fn open(&self, server: &Arc<Server>, worker: usize) -> Result<UpstreamConnection, ConnectError> {
         while self.open.get() >= self.limit && self.close_oldest() {}
         let peer = server.target().ok_or(ConnectError::Unresolved)?;
@@ -78,7 +79,7 @@ impl UpstreamPool {
         Ok(UpstreamConnection { upstream, reused: false, peer, _counted: Counted::new(server, worker), _slot: slot })
     }
 
-    /// An existing connection to a server at `peer`.
+    /// Adds an existing connection to a server at `peer`.
     #[must_use]
     pub fn adopt(
         &self,
@@ -91,7 +92,7 @@ impl UpstreamPool {
         UpstreamConnection { upstream, reused: true, peer, _counted: counted, _slot: slot }
     }
 
-    /// Closes the connection that has been idle for longest; false if there is none.
+    /// Closes the connection that has been idle the longest; false if none is idle.
     fn close_oldest(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
         let since = |idle: &IdleConnections| idle.connections.first().map(|(_, since)| *since);
@@ -102,7 +103,7 @@ impl UpstreamPool {
         true
     }
 
-    /// Takes the idle connection to a server that was used last, if there is one that still works.
+    /// Takes the most recently used idle connection to a server, and drops those that no longer work.
     pub fn take(&self, server: ServerId) -> Option<UpstreamConnection> {
         let mut idle = self.idle.borrow_mut();
         let IdleConnections { server, connections } = idle.get_mut(&server)?;
@@ -114,7 +115,7 @@ impl UpstreamPool {
         None
     }
 
-    /// Keeps a connection on which nothing is under way.
+    /// Keeps an idle connection for reuse, unless enough are kept for its server.
     pub fn put(&self, server: &Arc<Server>, mut connection: UpstreamConnection, now: Instant) {
         connection.reused = true;
         let mut idle = self.idle.borrow_mut();
@@ -126,8 +127,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Closes connections that have been idle for too long, that their server has closed, that lead to where a
-    /// server was before, or to one that is leaving.
+    /// Closes idle connections that are too old, that the server has closed, that lead to a former address of the
+    /// server, or whose server is leaving.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, IdleConnections { server, connections }| {
             connections.retain(|(connection, since)| {
@@ -141,7 +142,7 @@ impl UpstreamPool {
 }
 
 impl UpstreamConnection {
-    /// Whether the server is still at the other end: its host name may lead elsewhere by now.
+    /// Whether the server is still at the other end: its host name may have been resolved to another address since.
     fn leads_to(&self, server: &Server) -> bool {
         match server.key.address {
             Address::Ip(_) => true,
@@ -150,7 +151,7 @@ impl UpstreamConnection {
     }
 }
 
-/// Counts a connection of a server while it exists.
+/// Counts a connection for its server while it exists.
 #[derive(Debug)]
 struct Counted {
     server: Arc<Server>,
@@ -170,7 +171,7 @@ impl Drop for Counted {
     }
 }
 
-/// Counts a connection in [`UpstreamPool::open`], from before it is connected.
+/// Counts a connection for its [`UpstreamPool`] while it exists or is being opened.
 #[derive(Debug)]
 struct Slot(Rc<Cell<usize>>);
 
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_connection_that_was_idle_longest_makes_room() {
+    async fn at_the_limit_the_longest_idle_connection_is_closed() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = Address::Ip(socket.local_addr().expect("an address"));
         let servers = [1, 2].map(|id| {

@@ -1,4 +1,4 @@
-//! Drives a client connection: its requests one after the other, its timeouts, its end.
+//! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -17,16 +17,16 @@ use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Registered, RequestTimer};
 use crate::transport::Transport;
 
-/// The time that a client has, at most, to read the last response and close.
+/// The longest time that a client gets to read the last response and close.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A client connection, whatever it carries.
+/// A client connection with its timeouts.
 #[derive(Debug)]
 pub struct Connection {
     context: Rc<Context>,
     client: Client,
     slot: Registered<ConnectionSlot>,
-    /// For the one request at a time that HTTP/1 has.
+    /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
 }
 
@@ -35,7 +35,7 @@ impl Connection {
     #[must_use]
     pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: SocketAddr) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
-        // The first request has the time of one whose head has begun.
+        // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
         Self { client: Client::plain(listener, peer), context, slot, timer }
@@ -67,10 +67,11 @@ impl Connection {
             };
             slot.busy();
             let downstream = Downstream::Http1(http.stream(&head, resources, &slot.closing));
-            // In memory of its own, so that an idle connection needs little.
+            // Boxed, so that the future of an idle connection stays small.
             Box::pin(request::serve(context, client, timer, downstream, head)).await;
             match http.next() {
                 Next::Request if !slot.closing.get() => {}
+                // Too late to announce it: the head of the response had already been sent.
                 Next::Request => break Next::Linger,
                 next => break next,
             }
@@ -82,7 +83,7 @@ impl Connection {
         }
     }
 
-    /// The limits of a head of which a part has been received.
+    /// Returns the limits for a head of which a part has been received, and starts its timeout with the first part.
     fn limits(&self) -> HeadLimits {
         let snapshot = self.context.snapshot();
         if self.slot.phase() == ConnectionPhase::Idle {
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_connection_takes_little_memory() {
+    fn an_idle_connection_needs_little_memory() {
         fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
             size_of::<F>()
         }

@@ -95,8 +95,8 @@ fn shares_depend_on_current_health() {
     let shares = servers.as_array().unwrap().iter().map(|one| [&one["before"], &one["after"], &one["note"]]);
     let expected = [
         [&json!(1.0), &json!(0.5), &Value::Null],
-        [&json!(0.0), &json!(0.0), &json!("its checks fail")],
-        [&Value::Null, &json!(0.5), &json!("new: once its first check has passed")],
+        [&json!(0.0), &json!(0.0), &json!("down")],
+        [&Value::Null, &json!(0.5), &json!("new; gets requests after its first passed check")],
     ];
     assert_eq!(shares.collect::<Vec<_>>(), expected);
 }

@@ -11,19 +11,19 @@ use crate::config::{Config, HealthKind, ServerConfig};
 use crate::live::balance::{Candidate, Picker};
 use crate::live::pool::Status;
 
-/// A smaller difference does not show in the text.
-const VISIBLE: f64 = 0.0005;
+/// Half of the last digit in the text. A smaller difference counts as none.
+const MIN_VISIBLE: f64 = 0.0005;
 
 /// A server's share of its pool's new requests, from 0 to 1, before and after an edit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::cli) struct ShareChange {
     pub(in crate::cli) pool: String,
     pub(in crate::cli) name: String,
-    /// `None` for a new server.
+    /// `None` if the pool has no server of this name yet.
     pub(in crate::cli) before: Option<f64>,
     /// `None` for a removed server.
     pub(in crate::cli) after: Option<f64>,
-    /// The reason for the share.
+    /// An explanation of `after` for people, such as `disabled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) note: Option<&'static str>,
 }
@@ -32,7 +32,7 @@ impl ShareChange {
     /// Whether the text shows a difference.
     pub(in crate::cli) fn is_visible(&self) -> bool {
         match (self.before, self.after) {
-            (Some(before), Some(after)) => (before - after).abs() >= VISIBLE,
+            (Some(before), Some(after)) => (before - after).abs() >= MIN_VISIBLE,
             _ => true,
         }
     }
@@ -46,7 +46,8 @@ impl fmt::Display for ShareChange {
     }
 }
 
-/// The servers of `new` in its order, then those that it removes. `live` is the current state of all servers.
+/// The change of each server's share: of the servers of `new`, in its order, then of those that it removes. `live` is
+/// the current state of all servers. New servers count as if they had passed their first check.
 pub(in crate::cli) fn share_changes(live: &[ServerReply], new: &Config) -> Vec<ShareChange> {
     let mut by_name = ServersByName::new();
     for server in live {
@@ -90,13 +91,13 @@ pub(in crate::cli) fn share_changes(live: &[ServerReply], new: &Config) -> Vec<S
     changes
 }
 
-/// Whether `new` removes a server. One that an earlier edit has removed, and that only drains, does not count.
+/// Whether `new` removes a server. One that is only draining does not count: an earlier edit removed or disabled it.
 fn is_removed(server: &ServerReply, new: &Config) -> bool {
     let stays = new.pool(&server.pool).is_some_and(|pool| pool.servers.iter().any(|other| other.name == server.name));
     !stays && (server.share > 0.0 || server.status != Status::Draining)
 }
 
-/// Servers by pool and name. A name has several while a server at its old address drains.
+/// Servers by pool and name. A name has several servers while one of them drains at its old address.
 type ServersByName<'a> = HashMap<&'a str, HashMap<&'a str, Vec<&'a ServerReply>>>;
 
 fn note(server: &ServerConfig, live: Option<&ServerReply>, kind: HealthKind) -> Option<&'static str> {
@@ -104,9 +105,13 @@ fn note(server: &ServerConfig, live: Option<&ServerReply>, kind: HealthKind) -> 
         _ if !server.enabled => Some("disabled"),
         _ if server.weight == 0 => Some("weight 0"),
         _ if kind == HealthKind::None => None,
-        None => Some("new: once its first check has passed"),
+        None => Some("new; gets requests after its first passed check"),
         Some(live) if live.is_well() => None,
-        Some(_) => Some("its checks fail"),
+        Some(live) => match live.status {
+            Status::Down => Some("down"),
+            Status::Checking => Some("no check has passed yet"),
+            _ => Some("its last check failed"),
+        },
     }
 }
 

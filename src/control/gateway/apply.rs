@@ -1,4 +1,4 @@
-//! From an edit to a generation: prepared without touching anything that runs, then committed without failing.
+//! Turns an edit into a generation: prepares it without touching what runs, then commits it, which cannot fail.
 
 use std::mem;
 use std::sync::Arc;
@@ -18,37 +18,37 @@ use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::worker::socket::BindError;
 
-/// An edit that can be committed: everything that it needs, built beside what runs. Dropping it undoes it, because
-/// nothing that runs refers to it; its sockets are closed again.
+/// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
+/// discards the edit and closes its sockets.
 #[derive(Debug)]
 pub(super) struct Prepared {
     config: Arc<Config>,
     snapshot: Snapshot,
     registry: RegistryPlan,
     listeners: NewSockets,
-    /// The admin address, if the edit moves it.
+    /// The socket of the new admin address, if the edit changes it.
     admin: Option<NewAdminSocket>,
     /// The files of the edit, for the last good copy.
     files: Vec<config::source::SourceFile>,
-    /// The difference to the generation before, in words.
+    /// The differences from the previous generation, in words.
     pub(super) changes: Vec<String>,
 }
 
-/// Why an edit cannot be committed.
+/// Why an edit is not applied.
 #[derive(Debug)]
 pub(super) enum NotApplied {
-    /// It is invalid as it stands, and is not tried again before the files change.
+    /// It is invalid. It is tried again only when the files change, or on SIGHUP.
     Rejected(Vec<Problem>),
 }
 
 impl Gateway {
-    /// Applies an edit, or records why not.
+    /// Applies or rejects an edit, and records the outcome.
     pub(super) fn consider(&mut self, parsed: ParsedConfig) {
         let ParsedConfig { loaded: LoadedConfig { sources, result }, noticed, requested } = parsed;
         let unchanged = *sources.hash == *self.state.snapshot.load().hash;
         let result = match result {
             Ok(_) if unchanged => {
-                // Recorded only if SIGHUP asked for it, or if it takes back a rejected edit.
+                // Recorded only if SIGHUP asked for it, or if it undoes a rejected edit.
                 if !requested && self.state.reloads().last_successful() {
                     return;
                 }
@@ -75,7 +75,8 @@ impl Gateway {
 
     /// Checks an edit against the guards, binds its new addresses and builds everything else that it needs.
     ///
-    /// Touches nothing that runs: no server, no snapshot, no open socket; whatever it built is gone after an error.
+    /// Touches nothing that runs: no server, no snapshot, no open socket. After an error, everything that it built is
+    /// dropped.
     pub(super) fn prepare(&self, mut config: Config, sources: &Sources) -> Result<Prepared, NotApplied> {
         config.share_with(&self.config);
         let problems = guards(&self.path, Some(&self.config), &config);
@@ -103,7 +104,7 @@ impl Gateway {
     fn bind_problem(&self, error: &BindError) -> Problem {
         let mut ours = self.running.listeners.addresses().chain([self.outputs.admin.address()]);
         let hint = match ours.find(|bound| overlap(*bound, error.address)) {
-            Some(bound) => format!("lb itself still listens on {bound}: free that first, in an edit of its own"),
+            Some(bound) => format!("lb itself still listens on {bound}: free that address first, in a separate edit"),
             None => error.hint(),
         };
         Problem::of_file(&self.path, Reason::new(error.to_string()).hint(hint))
@@ -113,15 +114,15 @@ impl Gateway {
     ///
     /// No step can fail, and none waits, so no other task of the control plane runs in between. The order:
     ///
-    /// 1. The registry, because later steps look servers up in it. Workers keep no more idle connections to servers
-    ///    that leave. No request sees the edit yet.
-    /// 2. The snapshot: from here on, each request is served by the new generation. See [`Gateway::put_in_force`]
+    /// 1. The registry, because later steps look servers up in it. From here on, workers keep no more
+    ///    connections to servers that leave. No request sees the edit yet.
+    /// 2. The snapshot: from here on, the new generation serves each new request. See [`Gateway::put_in_force`]
     ///    for checks, readmissions, name lookups and the workers' part.
     /// 3. The listeners after the snapshot, so that a new address never serves the old generation.
     /// 4. Everything that reports: the admin address, the log, the traces.
-    /// 5. The last good copy and the reader's rules, which concern the next edit and the next start.
+    /// 5. The last good copy, for the next start, and the reader's rules, for the next edit.
     pub(super) fn commit(&mut self, prepared: Prepared) -> Vec<String> {
-        // Names every field, so that the compiler finds a part of an edit that no step commits.
+        // Every field is named, so that the compiler reports one that no step commits.
         let Prepared { config, snapshot, registry, listeners, admin, files, changes } = prepared;
         let old = mem::replace(&mut self.config, config);
 
@@ -133,7 +134,7 @@ impl Gateway {
         self.outputs.traces.apply(&self.config.tracing);
         self.outputs.last_good.save(&self.config.reload, files);
         self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
-        self.warn_of_restart(&old);
+        self.warn_if_restart_needed(&old);
         changes
     }
 
@@ -145,18 +146,18 @@ impl Gateway {
         self.state.set_listeners(running.listeners.live(&config.listeners));
     }
 
-    /// Replaces level and format of the log if they were edited. Each replacement has every log statement evaluated
-    /// again.
+    /// Replaces the log's level and format, but only if `[log]` was edited: after a replacement, each log statement has
+    /// to be matched with the filter again.
     fn commit_logs(&self, old: &Config) {
         if old.log != self.config.log {
             self.outputs.logs.apply(&self.config.log);
         }
     }
 
-    /// Reports a change of the only key that a commit cannot make take effect.
-    fn warn_of_restart(&self, old: &Config) {
+    /// Warns if an edit changes `proxy.workers`, the only key that takes effect at the next start.
+    fn warn_if_restart_needed(&self, old: &Config) {
         if old.proxy.workers != self.config.proxy.workers {
-            tracing::warn!(workers = self.workers, "`proxy.workers` was changed; it takes effect with the next start");
+            tracing::warn!(workers = self.workers, "`proxy.workers` was changed; it takes effect at the next start");
         }
     }
 }

@@ -126,12 +126,9 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
-        let placed = Placed(Rc::clone(self));
-        let connection = Connection::new(Rc::clone(&self.context), listener, peer);
-        tokio::task::spawn_local(async move {
-            let _placed = placed;
-            connection.serve(Transport::Plain(stream)).await;
-        });
+        let place = WorkerPlace(Rc::clone(self));
+        let connection = Connection::new(Rc::clone(&self.context), listener, peer, Some(place));
+        tokio::task::spawn_local(connection.serve(Transport::Plain(stream)));
     }
 
     /// Accepts clients until `closed`, then those that are still queued, so that none is dropped.
@@ -212,9 +209,10 @@ impl Worker {
 }
 
 /// Counts a client for its worker until it is dropped.
-struct Placed(Rc<Worker>);
+#[derive(Debug)]
+pub struct WorkerPlace(Rc<Worker>);
 
-impl Drop for Placed {
+impl Drop for WorkerPlace {
     fn drop(&mut self) {
         self.0.shared.leave(self.0.context.worker);
     }

@@ -133,7 +133,7 @@ impl Gateway {
             let connection = upstreams.adopt(upstream, self.unreachable.1, &self.server, self.context.worker);
             upstreams.put(&self.server, connection, Instant::now());
         }
-        let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into());
+        let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into(), None);
         let mut serving = pin!(connection.serve(Transport::Plain(stream)));
         let mut served = false;
         let mut idle_rounds = 0;

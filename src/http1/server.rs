@@ -53,6 +53,26 @@ enum ResponseState {
     Tunnel,
 }
 
+impl ServerProgress {
+    /// Whether a response that starts now leaves the connection open; `has_end` is whether it can end before the
+    /// connection does.
+    fn persists(&self, has_end: bool, closing: bool) -> bool {
+        self.keeps_alive.get() && self.received.get() && has_end && !closing
+    }
+
+    /// See [`ServerConnection::next`]; `has_input` is whether the client has sent more than the request.
+    fn next(&self, closing: bool, has_input: bool) -> Next {
+        let client_closes = !self.keeps_alive.get() && !self.has_body.get() && !has_input;
+        match self.response.get() {
+            ResponseState::Complete if self.persistent.get() && !closing => Next::Request,
+            // There are no unread bytes that would make the system reset the connection.
+            ResponseState::Complete if client_closes => Next::Close,
+            ResponseState::Complete | ResponseState::Tunnel => Next::Linger,
+            ResponseState::NotStarted | ResponseState::Interim | ResponseState::Started => Next::Close,
+        }
+    }
+}
+
 /// The next step of a connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -139,23 +159,11 @@ impl ServerConnection {
         Http1ResponseWriter { transport, resources, progress, closing, version: Version::HTTP_11, writer: None }
     }
 
-    /// The next step of the connection after the exchange.
+    /// The next step of the connection after the exchange; `closing` rules out another request, even if the
+    /// response has announced that one may follow.
     #[must_use]
-    pub fn next(&self) -> Next {
-        let progress = &self.progress;
-        match progress.response.get() {
-            ResponseState::Complete if progress.persistent.get() => Next::Request,
-            // The client asked to close, and has sent no unread bytes that would make the system reset the connection.
-            ResponseState::Complete
-                if !progress.keeps_alive.get() && !progress.has_body.get() && self.input.is_empty() =>
-            {
-                Next::Close
-            }
-            ResponseState::Complete => Next::Linger,
-            ResponseState::NotStarted | ResponseState::Interim | ResponseState::Started | ResponseState::Tunnel => {
-                Next::Close
-            }
-        }
+    pub fn next(&self, closing: bool) -> Next {
+        self.progress.next(closing, !self.input.is_empty())
     }
 
     /// Closes the connection in a way that lets the client read the whole response: discards incoming bytes
@@ -305,9 +313,9 @@ impl Http1ResponseWriter<'_> {
         // For HTTP/1.0, a body of unknown length ends with the connection.
         let chunked = length == BodyLength::Unknown && !is_http_10;
         let has_end = chunked || length != BodyLength::Unknown;
-        let persistent = progress.keeps_alive.get() && progress.received.get() && has_end && !self.closing.get();
-        progress.persistent.set(persistent && upgrade.is_none());
-        progress.response.set(ResponseState::Started);
+        let persistent = progress.persists(has_end, self.closing.get());
+        progress.persistent.set(persistent);
+        progress.response.set(if upgrade.is_some() { ResponseState::Tunnel } else { ResponseState::Started });
 
         let mut bytes = self.resources.buffers.take();
         head.write(&mut bytes);
@@ -347,7 +355,6 @@ impl Http1ResponseWriter<'_> {
     /// # Errors
     /// The system's error.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.progress.response.set(ResponseState::Tunnel);
         let Some(writer) = &mut self.writer else { return Ok(()) };
         writer.send_raw(bytes).await
     }
@@ -368,3 +375,6 @@ pub(super) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests;

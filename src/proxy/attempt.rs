@@ -51,13 +51,15 @@ pub async fn run(
             let (client, server) = ((upload.body(), response), (&mut to_server, &mut from_server));
             let relayed = tunnel::run(client, server, |bytes| record.count_bytes(bytes));
             match timer.run(relayed).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => attempt.exchange.record.set_error(ProxyError::TunnelBroken),
+                Ok(Ok(())) => attempt.end_tunnel(None),
+                Ok(Err(_)) => attempt.end_tunnel(Some(ProxyError::TunnelBroken)),
                 Err(interrupt) => return Err(interrupt.into()),
             }
         }
         // An interim response was sent in part, because the client does not read. Nothing else can be sent now.
-        Err(_) if response.is_started() && !attempt.has_response() => return Err(ProxyError::ClientGone),
+        Err(error) if response.is_started() && !attempt.has_response() => {
+            return Err(if error == ProxyError::Aborted { error } else { ProxyError::ClientGone });
+        }
         Err(error) => return Err(error),
     }
     drop((to_server, from_server));

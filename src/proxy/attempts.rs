@@ -40,7 +40,7 @@ pub async fn run(
             max_retries: pool.config.retry.attempts,
         };
         reason = error.progress().and_then(|progress| retry::decide(progress, context));
-        if !reason.is_some_and(|reason| exchange.may_retry(reason)) {
+        if !reason.is_some_and(|reason| exchange.spend_retry(reason)) {
             return Err(error);
         }
         tried.add(pool.members[member].server.id, error.progress());

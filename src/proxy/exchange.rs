@@ -12,13 +12,14 @@ use crate::live::token::Token;
 use crate::proxy::context::Failing;
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::headers::trace_context::TraceContext;
-use crate::proxy::record::{EndedAttempt, RequestRecord};
+use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
 use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// A request and the pool that it was routed to.
 #[derive(Debug)]
 pub struct Routed<'c> {
     pub record: RequestRecord<'c>,
+    pub route: RouteMatch,
     pub pool: &'c Pool,
     /// The result of the rewrite phase.
     pub plan: AttemptPlan,
@@ -48,7 +49,7 @@ impl<'c> Routed<'c> {
             self.pool.live.counters.of(worker).retries[reason as usize].add(1);
         }
         let trace = record.trace().map(|trace| trace.child(&mut record.context.rng()));
-        let started = record.start_attempt(member);
+        let started = record.start_attempt(self.route, member);
         let member = &self.pool.members[member];
         member.server.counters().of(worker).started.add(1);
         record.timer.set_server(Some(member.server.id));
@@ -57,7 +58,7 @@ impl<'c> Routed<'c> {
 
     /// Whether the pool's retry budget allows another attempt for this reason. If so, the budget is charged.
     #[must_use]
-    pub fn may_retry(&self, reason: RetryReason) -> bool {
+    pub fn spend_retry(&self, reason: RetryReason) -> bool {
         match reason {
             RetryReason::Connect | RetryReason::NotSent => true,
             RetryReason::Broken => {
@@ -144,6 +145,14 @@ impl<'c> Attempt<'_, 'c> {
         self.end(Some(error));
     }
 
+    /// Ends the attempt with the end of its tunnel.
+    pub fn end_tunnel(&mut self, error: Option<ProxyError>) {
+        if let Some(error) = error {
+            self.exchange.record.set_error(error);
+        }
+        self.end(error);
+    }
+
     /// Keeps the connection for another request, unless its server is leaving.
     pub fn keep(&self, connection: UpstreamConnection) {
         let server = self.server();
@@ -174,7 +183,6 @@ impl<'c> Attempt<'_, 'c> {
 
 impl Drop for Attempt<'_, '_> {
     fn drop(&mut self) {
-        let aborted = self.exchange.record.timer.is_aborted();
-        self.end(Some(if aborted { ProxyError::Aborted } else { ProxyError::ClientGone }));
+        self.end(Some(self.exchange.record.interruption()));
     }
 }

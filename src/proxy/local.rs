@@ -68,6 +68,8 @@ pub async fn respond(record: &mut RequestRecord<'_>, response: &mut ResponseWrit
     let length = if reply == Reply::Options { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
     response.start(&head, length, None);
     record.count_bytes(body.len());
+    // A timeout of the failed attempt must not end this response.
+    record.timer.reset();
     record.wait_body(Phase::Download);
     record.timer.body_rests(Phase::Download);
     // Of several errors, the first is reported, so a client that does not read this is not noted.

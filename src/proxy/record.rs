@@ -3,7 +3,7 @@
 mod spans;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -41,11 +41,7 @@ pub struct RequestRecord<'c> {
     started: Instant,
     /// The span of the whole request; `None` if no trace context was received and no spans are exported.
     trace: Option<TraceContext>,
-    /// The route, once one has matched.
-    route: Option<RouteMatch>,
-    /// The index of the member that the last attempt was made at.
-    member: Option<usize>,
-    attempts: u32,
+    stage: Stage,
     /// The status of the response, once there is one.
     status: Option<NonZeroU16>,
     /// The number of bytes of the response's body that were sent.
@@ -53,6 +49,21 @@ pub struct RequestRecord<'c> {
     error: Option<ProxyError>,
     /// Whether the client has been sent a whole response.
     complete: bool,
+}
+
+/// How far the request has come.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Received,
+    /// It has a route, and has not been sent to a server.
+    Routed(RouteMatch),
+    /// At least one attempt has been made.
+    Attempted {
+        route: RouteMatch,
+        /// The index of the pool's member that the last attempt was made at.
+        member: usize,
+        attempts: NonZeroU32,
+    },
 }
 
 /// A route that matched.
@@ -88,9 +99,7 @@ impl<'c> RequestRecord<'c> {
             snapshot,
             head,
             client_address: client.peer.ip(),
-            route: None,
-            member: None,
-            attempts: 0,
+            stage: Stage::Received,
             status: None,
             bytes: 0,
             error: None,
@@ -100,23 +109,33 @@ impl<'c> RequestRecord<'c> {
 
     /// Sets the route that matched, counts the request for its pool, and returns the pool.
     pub fn set_route(&mut self, found: RouteMatch) -> &'c Pool {
-        self.route = Some(found);
+        self.stage = Stage::Routed(found);
         let pool = &self.snapshot.pools[found.pool];
         pool.live.counters.of(self.context.worker).requests.add(1);
         pool
     }
 
-    /// Counts another attempt, at a member of the pool, and returns its start. The first starts with the request.
-    pub fn start_attempt(&mut self, member: usize) -> Instant {
-        self.member = Some(member);
-        self.attempts += 1;
-        if self.attempts == 1 { self.started } else { Instant::now() }
+    /// Counts another attempt, at a member of the route's pool, and returns its start. The first starts with the request.
+    pub fn start_attempt(&mut self, route: RouteMatch, member: usize) -> Instant {
+        let attempts = NonZeroU32::MIN.saturating_add(self.attempts());
+        self.stage = Stage::Attempted { route, member, attempts };
+        if attempts == NonZeroU32::MIN { self.started } else { Instant::now() }
     }
 
     /// The number of attempts so far.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        match self.stage {
+            Stage::Received | Stage::Routed(_) => 0,
+            Stage::Attempted { attempts, .. } => attempts.get(),
+        }
+    }
+
+    fn route(&self) -> Option<RouteMatch> {
+        match self.stage {
+            Stage::Received => None,
+            Stage::Routed(route) | Stage::Attempted { route, .. } => Some(route),
+        }
     }
 
     /// The span of the whole request.
@@ -150,6 +169,18 @@ impl<'c> RequestRecord<'c> {
         self.timer.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
     }
 
+    /// Why the request is being dropped before it has ended.
+    #[must_use]
+    pub fn interruption(&self) -> ProxyError {
+        if std::thread::panicking() {
+            ProxyError::Panicked
+        } else if self.timer.is_aborted() {
+            ProxyError::Aborted
+        } else {
+            ProxyError::ClientGone
+        }
+    }
+
     /// The time of day when the request started.
     fn started_at(&self) -> SystemTime {
         self.context.time_of(self.started)
@@ -161,15 +192,18 @@ impl<'c> RequestRecord<'c> {
     }
 
     fn live_route(&self) -> &'c Arc<LiveRoute> {
-        self.route.map_or(&self.snapshot.unrouted, |found| &self.snapshot.routes[found.route].live)
+        self.route().map_or(&self.snapshot.unrouted, |found| &self.snapshot.routes[found.route].live)
     }
 
     fn pool(&self) -> Option<&'c Arc<Pool>> {
-        self.route.map(|found| &self.snapshot.pools[found.pool])
+        self.route().map(|found| &self.snapshot.pools[found.pool])
     }
 
     fn member(&self) -> Option<&'c Member> {
-        Some(&self.pool()?.members[self.member?])
+        match self.stage {
+            Stage::Received | Stage::Routed(_) => None,
+            Stage::Attempted { route, member, .. } => Some(&self.snapshot.pools[route.pool].members[member]),
+        }
     }
 
     /// The id of the trace that contains the request; `None` if there can be no such trace.
@@ -195,10 +229,10 @@ impl<'c> RequestRecord<'c> {
                 status,
                 bytes: self.bytes,
                 elapsed: took,
-                route: self.route.map(|found| &*self.snapshot.routes[found.route].live.name),
+                route: self.route().map(|found| &*self.snapshot.routes[found.route].live.name),
                 pool: self.pool().map(|pool| &*pool.live.name),
                 server: self.member().map(|member| &*member.server.key.name),
-                attempts: self.attempts,
+                attempts: self.attempts(),
                 request_id: self.head.headers.get(HeaderName::RequestId).unwrap_or_default(),
                 trace_id: self.trace_id(),
                 generation: self.snapshot.generation,
@@ -212,12 +246,7 @@ impl Drop for RequestRecord<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         if !self.complete {
-            let end = match () {
-                () if std::thread::panicking() => ProxyError::Panicked,
-                () if self.timer.is_aborted() => ProxyError::Aborted,
-                () => ProxyError::ClientGone,
-            };
-            self.set_error(end);
+            self.set_error(self.interruption());
         }
         let sent = self.status.map(NonZeroU16::get);
         // A request without a response is counted under the status of its error.

@@ -81,7 +81,7 @@ fn run_phases<'c>(
     match rewritten {
         Ok((plan, address)) => {
             record.client_address = address;
-            Ok(Routed { record, pool, plan })
+            Ok(Routed { record, route: found, pool, plan })
         }
         Err(error) => Err(Box::new((record, Reply::Error(error)))),
     }

@@ -173,9 +173,11 @@ impl RequestTimer {
         }
     }
 
-    /// Prepares for the next request. Keeps an abort, which ends the connection as well.
+    /// Stops the timer, and drops a timeout that has not been noticed. Keeps an abort, which ends the connection as well.
     pub fn reset(&self) {
-        self.interrupt.set(None);
+        if !self.aborted.get() {
+            self.interrupt.set(None);
+        }
         self.wait_unlimited(Phase::Connect);
     }
 

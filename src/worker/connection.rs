@@ -2,12 +2,12 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http1::head::HeadLimits;
+use crate::http1::head::{HeadError, HeadLimits, RequestHead};
 use crate::http1::server::{Next, ServerConnection};
 use crate::live::listener::LiveListener;
 use crate::proxy::client::Client;
@@ -16,6 +16,7 @@ use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Registered, RequestTimer};
 use crate::transport::Transport;
+use crate::worker::WorkerPlace;
 
 /// The longest time that a client gets to read the last response and close.
 const LINGER: Duration = Duration::from_secs(2);
@@ -28,17 +29,24 @@ pub struct Connection {
     slot: Registered<ConnectionSlot>,
     /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
+    /// The connection's place among those of its worker, if it has one.
+    _place: Option<WorkerPlace>,
 }
 
 impl Connection {
     /// A connection that a listener has just accepted.
     #[must_use]
-    pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: SocketAddr) -> Self {
+    pub fn new(
+        context: Rc<Context>,
+        listener: Arc<LiveListener>,
+        peer: SocketAddr,
+        place: Option<WorkerPlace>,
+    ) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer }
+        Self { client: Client::plain(listener, peer), context, slot, timer, _place: place }
     }
 
     /// Serves HTTP/1 to the end of the connection.
@@ -52,35 +60,44 @@ impl Connection {
     }
 
     async fn requests(&self, mut http: ServerConnection) {
-        let Self { context, client, slot, timer } = self;
+        let Self { context, slot, timer, .. } = self;
         let resources = &context.resources;
-        let next = loop {
+        loop {
             let head = match http.read_head(resources, || self.limits()).await {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
                 Err(error) => {
-                    slot.busy();
-                    let response = ResponseWriter::Http1(http.respond_to_bad_head(resources, &slot.closing));
-                    Box::pin(request::reject_bad_head(context, client, timer, response, error)).await;
-                    break http.next();
+                    self.reject(&mut http, error).await;
+                    break;
                 }
             };
-            slot.busy();
-            let downstream = Downstream::Http1(http.stream(&head, resources, &slot.closing));
-            // Boxed, so that the future of an idle connection stays small.
-            Box::pin(request::serve(context, client, timer, downstream, head)).await;
-            match http.next() {
-                Next::Request if !slot.closing.get() => {}
-                // Too late to announce it: the head of the response had already been sent.
-                Next::Request => break Next::Linger,
-                next => break next,
+            self.exchange(&mut http, head).await;
+            timer.reset();
+            match http.next(slot.closing.get()) {
+                _ if timer.is_aborted() => return,
+                Next::Request => slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle),
+                Next::Linger => break,
+                Next::Close => return,
             }
-            slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle);
-        };
-        if next == Next::Linger && !timer.is_aborted() {
-            slot.wait(ConnectionPhase::Linger, LINGER);
-            http.linger(resources).await;
         }
+        slot.wait(ConnectionPhase::Linger, LINGER);
+        http.linger(resources).await;
+    }
+
+    /// Serves a request. Boxed, and no `async fn` itself, so that the future of an idle connection stays small.
+    fn exchange<'c>(&'c self, http: &'c mut ServerConnection, head: RequestHead) -> Pin<Box<impl Future<Output = ()>>> {
+        let Self { context, client, slot, timer, .. } = self;
+        slot.busy();
+        let downstream = Downstream::Http1(http.stream(&head, &context.resources, &slot.closing));
+        Box::pin(request::serve(context, client, timer, downstream, head))
+    }
+
+    /// Rejects an invalid head. Boxed like [`Connection::exchange`].
+    fn reject<'c>(&'c self, http: &'c mut ServerConnection, error: HeadError) -> Pin<Box<impl Future<Output = ()>>> {
+        let Self { context, client, slot, timer, .. } = self;
+        slot.busy();
+        let response = ResponseWriter::Http1(http.respond_to_bad_head(&context.resources, &slot.closing));
+        Box::pin(request::reject_bad_head(context, client, timer, response, error))
     }
 
     /// Returns the limits for a head of which a part has been received, and starts its timeout with the first part.
@@ -111,6 +128,6 @@ mod tests {
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
         let task = size(Connection::serve);
-        assert!(entries + task < 2 << 10, "{entries} and {task} bytes");
+        assert!(entries + task < 1280, "{entries} and {task} bytes");
     }
 }

@@ -103,17 +103,11 @@ impl WorkerPool {
         Ok(Self { shared, ended })
     }
 
-    /// Makes all workers accept from a socket.
-    ///
-    /// # Errors
-    /// The system's error, if the socket cannot be duplicated.
-    pub fn listen(&self, live: &Arc<LiveListener>, socket: &std::net::TcpListener) -> io::Result<()> {
-        // All duplicates first, so that either all workers listen or none.
-        let copies = self.inboxes().iter().map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    /// Makes all workers accept from a socket, each from one of the duplicates in `copies`.
+    pub fn listen(&self, live: &Arc<LiveListener>, copies: Vec<std::net::TcpListener>) {
         for (inbox, copy) in self.inboxes().iter().zip(copies) {
             send(inbox, WorkerCommand::Listen(Arc::clone(live), copy));
         }
-        Ok(())
     }
 
     /// Stops accepting from a listener. Its connections close with the response to their next request.

@@ -43,7 +43,15 @@ struct ClosingListener {
 
 /// Sockets for the addresses that an edit adds. Dropping them closes them.
 #[derive(Debug)]
-pub struct NewSockets(Vec<(ListenerConfig, TcpListener)>);
+pub struct NewSockets(Vec<NewSocket>);
+
+#[derive(Debug)]
+struct NewSocket {
+    config: ListenerConfig,
+    socket: TcpListener,
+    /// One duplicate per worker, made here so that a shortage of descriptors rejects the edit.
+    copies: Vec<TcpListener>,
+}
 
 impl ListenerSet {
     /// No listeners yet.
@@ -63,16 +71,17 @@ impl ListenerSet {
             if self.open.contains_key(&listener.address) || self.is_lingering(listener.address) {
                 continue;
             }
-            match self.bind(listener.address, config) {
-                Ok(socket) => sockets.push((listener.clone(), socket)),
+            match self.bind(listener, config) {
+                Ok(socket) => sockets.push(socket),
                 Err(error) => errors.push(error),
             }
         }
         if errors.is_empty() { Ok(NewSockets(sockets)) } else { Err(errors) }
     }
 
-    /// Binds an address, which may overlap with addresses that `config` removes.
-    fn bind(&self, address: SocketAddr, config: &[ListenerConfig]) -> Result<TcpListener, BindError> {
+    /// Binds the address of a listener, which may overlap with addresses that `config` removes.
+    fn bind(&self, listener: &ListenerConfig, config: &[ListenerConfig]) -> Result<NewSocket, BindError> {
+        let address = listener.address;
         let stays = |bound: SocketAddr| config.iter().any(|listener| listener.address == bound);
         let open = self.open.iter().map(|(bound, listener)| (*bound, &listener.socket));
         let lingering =
@@ -82,7 +91,10 @@ impl ListenerSet {
             .filter(|(bound, _)| overlap(*bound, address) && !stays(*bound))
             .map(|(_, socket)| socket)
             .collect();
-        socket::bind(address, &making_way)
+        let socket = socket::bind(address, &making_way)?;
+        let copies = (0..self.workers).map(|_| socket.try_clone()).collect::<Result<_, _>>();
+        let copies = copies.map_err(|error| BindError { address, error })?;
+        Ok(NewSocket { config: listener.clone(), socket, copies })
     }
 
     fn is_lingering(&self, address: SocketAddr) -> bool {
@@ -100,11 +112,8 @@ impl ListenerSet {
         drain: Duration,
         now: Instant,
     ) {
-        for (listener, socket) in sockets.0 {
-            let listener = self.open_listener(&listener, socket);
-            if let Err(error) = worker_pool.listen(&listener.live, &listener.socket) {
-                tracing::error!(listener = %listener.live.name, %error, "workers cannot accept from the listener");
-            }
+        for NewSocket { config, socket, copies } in sockets.0 {
+            worker_pool.listen(&self.open_listener(&config, socket).live, copies);
         }
         let is_named = |address: &SocketAddr| config.iter().any(|listener| listener.address == *address);
         let reopened = |closing: &mut ClosingListener| closing.lingering.is_some() && is_named(&closing.address);

@@ -50,7 +50,7 @@ impl RequestRecord<'_> {
             generation: self.snapshot.generation,
             side: SpanSide::Client {
                 address: self.client_address,
-                path: self.route.map(|found| self.snapshot.config.routes[found.route].path.as_str().into()),
+                path: self.route().map(|found| self.snapshot.config.routes[found.route].path.as_str().into()),
             },
         }
     }
@@ -80,12 +80,12 @@ impl RequestRecord<'_> {
             pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
             server: Some(Arc::clone(&attempt.server.key.name)),
             generation: self.snapshot.generation,
-            side: SpanSide::Upstream { resend_count: self.attempts.saturating_sub(1) },
+            side: SpanSide::Upstream { resend_count: self.attempts().saturating_sub(1) },
         });
     }
 
     fn route_name(&self) -> Option<Arc<str>> {
-        self.route.map(|found| Arc::clone(&self.snapshot.routes[found.route].live.name))
+        self.route().map(|found| Arc::clone(&self.snapshot.routes[found.route].live.name))
     }
 
     /// The path without the query, which may contain secrets.

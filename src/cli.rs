@@ -280,11 +280,11 @@ fn exit_code(success: io::Result<bool>) -> ExitCode {
 }
 
 fn admin_address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|fault: Reason| with_hint(&fault))
+    text.parse().map_err(|reason: Reason| with_hint(&reason))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|fault| with_hint(&fault))
+    parse_duration(text).map_err(|reason| with_hint(&reason))
 }
 
 fn with_hint(Reason { message, hint }: &Reason) -> String {

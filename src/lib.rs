@@ -7,8 +7,8 @@
 //!
 //! The modules; each imports only from those before it in this list:
 //!
-//! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
 //! - [`http_client`]: one-shot requests, for health checks, exporters and commands.
+//! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
 //! - [`transport`]: the only code on the request path that reads and writes sockets.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.
 //! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.

@@ -128,7 +128,7 @@ enum EditResult {
 #[derive(Debug)]
 enum EditCommandError {
     /// The files cannot be edited as the command asks.
-    Fault(Reason),
+    Invalid(Reason),
     /// The edit would make the files invalid, or a guard would reject the result.
     Problems(Vec<Problem>),
     /// The files cannot be read, or they are already invalid and the edit does not fix that.
@@ -181,7 +181,7 @@ fn edit_files(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, Edi
         return Err(EditCommandError::AlreadyInvalid(sources.problems));
     }
     if sources.unlinked {
-        return Err(EditCommandError::Fault(
+        return Err(EditCommandError::Invalid(
             Reason::new(format!("the file mounted at {} was replaced or deleted at its source", path.display()))
                 .hint("an edit here would be lost: edit the original, and mount its directory instead of the file"),
         ));
@@ -232,7 +232,7 @@ fn check(
     if servers.len() == 1 && others.iter().all(is_pool) {
         return Ok(changes);
     }
-    Err(EditCommandError::Fault(
+    Err(EditCommandError::Invalid(
         Reason::new(format!("this edit would have unintended effects: {}", changes.join("; ")))
             .hint("edit the file by hand"),
     ))
@@ -241,7 +241,7 @@ fn check(
 impl From<EditError> for EditCommandError {
     fn from(error: EditError) -> Self {
         match error {
-            EditError::Fault(fault) => Self::Fault(fault),
+            EditError::Invalid(reason) => Self::Invalid(reason),
             EditError::Problems(problems) => Self::AlreadyInvalid(problems),
         }
     }
@@ -250,8 +250,8 @@ impl From<EditError> for EditCommandError {
 impl fmt::Display for EditCommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fault(Reason { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
-            Self::Fault(Reason { message, hint: None }) => f.write_str(message),
+            Self::Invalid(Reason { message, hint: Some(hint) }) => write!(f, "{message} ({hint})"),
+            Self::Invalid(Reason { message, hint: None }) => f.write_str(message),
             Self::Problems(problems) => {
                 write!(f, "{} with this edit; nothing was written", count(problems.len(), "problem"))
             }

@@ -69,7 +69,7 @@ pub enum EditOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EditError {
     /// The edit does not fit the files.
-    Fault(Reason),
+    Invalid(Reason),
     /// A file is not TOML.
     Problems(Vec<Problem>),
 }
@@ -83,7 +83,7 @@ type Patches = Vec<(Range<usize>, String)>;
 /// If the server does not exist or is ambiguous, or a file is not TOML. The caller checks whether the result is a valid
 /// configuration.
 pub fn edit(files: &[SourceFile], env: &Env<'_>, edit: &Edit) -> Result<EditOutcome, EditError> {
-    values::name(&edit.server).map_err(EditError::Fault)?;
+    values::name(&edit.server).map_err(EditError::Invalid)?;
     let places = places(files, env).map_err(EditError::Problems)?;
     let patched = match &edit.action {
         EditAction::Add(new) => add(&places, files, edit, new)?,
@@ -154,14 +154,14 @@ type Patched = Result<(usize, Patches), String>;
 
 fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &NewServer) -> Result<Patched, EditError> {
     let pool = edit.pool.as_deref().unwrap_or(DEFAULT_POOL);
-    values::name(pool).map_err(EditError::Fault)?;
-    values::server_address(&new.address).map_err(EditError::Fault)?;
+    values::name(pool).map_err(EditError::Invalid)?;
+    values::server_address(&new.address).map_err(EditError::Invalid)?;
     let name = &edit.server;
     if let Some(existing) = places.servers.iter().find(|server| server.pool == pool && server.name == *name) {
         if is_same(existing, new) {
             return Ok(Err(format!("server {pool}/{name}: already exists")));
         }
-        return Err(EditError::Fault(
+        return Err(EditError::Invalid(
             Reason::new(format!("pool `{pool}` already has a server `{name}`, {}", location(files, existing)))
                 .hint(format!("change it with `lb server weight|enable|disable {name}`, or choose another name")),
         ));
@@ -199,7 +199,7 @@ fn is_same(existing: &ServerPlace, new: &NewServer) -> bool {
 fn reject_mistyped_pool(pool: &str, places: &Places) -> Result<(), EditError> {
     let existing = places.servers.iter().map(|server| server.pool.as_str());
     match suggest::closest(pool, existing) {
-        Some(similar) if pool != DEFAULT_POOL => Err(EditError::Fault(
+        Some(similar) if pool != DEFAULT_POOL => Err(EditError::Invalid(
             Reason::new(format!("there is no pool `{pool}`"))
                 .hint(format!("did you mean `{similar}`? If not, add the first `[[pool.{pool}.server]]` by hand")),
         )),
@@ -213,15 +213,15 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
     let in_pool = |server: &&ServerPlace| edit.pool.as_ref().is_none_or(|pool| *pool == server.pool);
     let candidates = places.servers.iter().filter(in_pool);
     let matches: Vec<&ServerPlace> = candidates.clone().filter(|server| server.name == name).collect();
-    let fault = match matches.as_slice() {
+    let reason = match matches.as_slice() {
         [server] => return Ok(server),
         [] => {
             let pool = edit.pool.as_ref().map_or_else(String::new, |pool| format!(" in pool `{pool}`"));
-            let fault = Reason::new(format!("there is no server `{name}`{pool}"));
+            let reason = Reason::new(format!("there is no server `{name}`{pool}"));
             let names: Vec<&str> = candidates.map(|server| server.name.as_str()).collect();
             match names.is_empty() {
-                true => fault.hint("`lb server list` shows all servers"),
-                false => fault.hint(suggest::hint(name, names)),
+                true => reason.hint("`lb server list` shows all servers"),
+                false => reason.hint(suggest::hint(name, names)),
             }
         }
         [first, second, ..] if first.pool == second.pool => Reason::new(format!(
@@ -237,7 +237,7 @@ fn find<'a>(places: &'a Places, files: &[SourceFile], edit: &Edit) -> Result<&'a
                 .hint(format!("name the pool: `--pool {}`", first.pool))
         }
     };
-    Err(EditError::Fault(fault))
+    Err(EditError::Invalid(reason))
 }
 
 fn location(files: &[SourceFile], server: &ServerPlace) -> String {

@@ -43,7 +43,7 @@ fn edited(text: &str, line: &str) -> String {
 
 fn error(text: &str, line: &str) -> String {
     match edit(&[SourceFile::new("lb.toml", text)], &no_env, &command(line)).expect_err(line) {
-        EditError::Fault(fault) => format!("{} ({})", fault.message, fault.hint.unwrap_or_default()),
+        EditError::Invalid(reason) => format!("{} ({})", reason.message, reason.hint.unwrap_or_default()),
         EditError::Problems(problems) => problems[0].to_string(),
     }
 }

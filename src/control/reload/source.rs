@@ -109,7 +109,7 @@ impl Source {
                 sources.files.push(file);
                 self.read_included(last, &mut budget, &mut sources);
             }
-            Err(fault) => sources.problems.push(Problem::of_file(&self.path, fault)),
+            Err(reason) => sources.problems.push(Problem::of_file(&self.path, reason)),
         }
         sources.hash = self.hash(&sources.files);
         sources
@@ -159,9 +159,9 @@ impl Source {
                     named_directly.insert(path.clone());
                     paths.insert(path);
                 }
-                Err(fault) => sources.problems.push(Problem {
-                    message: format!("`{pattern}`: {}", fault.message),
-                    hint: fault.hint,
+                Err(reason) => sources.problems.push(Problem {
+                    message: format!("`{pattern}`: {}", reason.message),
+                    hint: reason.hint,
                     ..place.clone()
                 }),
             }
@@ -176,7 +176,7 @@ impl Source {
                 Ok((file, _)) => sources.files.push(file),
                 // A glob matched it, and it was deleted before it could be read.
                 Err(_) if !named_directly.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
-                Err(fault) => sources.problems.push(Problem::of_file(path, fault)),
+                Err(reason) => sources.problems.push(Problem::of_file(path, reason)),
             }
         }
     }
@@ -280,9 +280,9 @@ fn read_file(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Resu
     let file = open(path).map_err(|error| read_fault(&error))?;
     let metadata = file.metadata().map_err(|error| read_fault(&error))?;
     require_file(&metadata)?;
-    let bytes = read_all(file, metadata.len(), budget).map_err(|fault| match metadata.len() {
-        length if length > MAX_BYTES => fault.hint(format!("this file has {length} bytes; is it the right one?")),
-        _ => fault,
+    let bytes = read_all(file, metadata.len(), budget).map_err(|reason| match metadata.len() {
+        length if length > MAX_BYTES => reason.hint(format!("this file has {length} bytes; is it the right one?")),
+        _ => reason,
     })?;
     let file = match before {
         Some(before) if before.bytes == bytes => before.clone(),

@@ -14,8 +14,8 @@ use crate::live::server::ServerId;
 pub struct Watchdog {
     connections: Rc<Roster<ConnectionSlot>>,
     requests: Rc<Roster<RequestTimer>>,
-    /// The time of the next sweep, for which a wait that begins now is accounted: it never ends early,
-    /// at most two sweeps late, and needs no look at the clock.
+    /// The time of the next sweep, from which timeouts are counted: so setting one needs no look at the clock, and as
+    /// long as sweeps are on time, it is never early and at most two sweeps late.
     now: Rc<Cell<Instant>>,
 }
 

@@ -1,7 +1,8 @@
 //! Spans for collectors, and traces that callers have started.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr};
 
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Request, Server, respond};
+use crate::support::servers::{Refusing, Request, Server, reset, respond};
 
 const TRACE: &str = "80f198ee56343ba864fe8b2a57d3eff7";
 const SPAN: &str = "e457b5a2e4d86bd1";
@@ -308,4 +309,35 @@ fn the_last_spans_are_sent_before_the_process_ends() {
     let kinds: BTreeSet<_> = spans.iter().map(|span| span["kind"].as_u64()).collect();
     assert_eq!(kinds, BTreeSet::from([Some(2), Some(3)]), "{spans:#?}");
     assert_eq!(spans[0]["traceId"], zipkin.spans()[0]["traceId"]);
+}
+
+#[test]
+fn a_tunnel_is_one_attempt_which_ends_with_it() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n";
+    let server = Server::scripted(move |mut stream, recorder| {
+        let Some(request) = recorder.next(&mut stream) else { return };
+        respond(&mut stream, switch);
+        while matches!(stream.read(&mut [0]), Ok(1)) {
+            if request.path() == "/reset" {
+                return reset(stream.get_ref());
+            }
+        }
+    });
+    let zipkin = Collector::start();
+    let lb = Lb::start(&config(&zipkin.url(), 1.0, server.address));
+    for (index, (path, error)) in [("/closed", None), ("/reset", Some("tunnel_broken"))].into_iter().enumerate() {
+        let mut client = Client::connect(lb.address());
+        client.send(request(path, &[("Connection", "upgrade"), ("Upgrade", "foo")]));
+        assert_eq!(client.try_head().expect("a head").0, 101);
+        client.send("bytes of the tunnel");
+        if error.is_none() {
+            client.socket().shutdown(Shutdown::Write).expect("a socket");
+        }
+        assert!(client.is_closed());
+        let attempt = eventually("the span of the attempt", || {
+            zipkin.spans().into_iter().filter(|span| span["kind"] == "CLIENT").nth(index)
+        });
+        let (status, label) = (&attempt["tags"]["http.response.status_code"], &attempt["tags"]["error.type"]);
+        assert_eq!((status.as_str(), label.as_str()), (Some("101"), error), "{attempt:#?}");
+    }
 }

@@ -45,7 +45,7 @@ pub use view::ConfigState;
 
 /// Concurrent connections; further ones wait in the kernel's accept queue.
 const MAX_CONNECTIONS: u32 = 128;
-/// Time to receive a request's head; also the idle time between two requests.
+/// The timeout for a request's head, including the idle time before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// A connection this old takes no further request, so that none occupies its place forever. Event streams go on.
@@ -117,9 +117,9 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
                 return (slot, stream);
             }
             Err(error) => {
-                // As a rule there are no file descriptors left; others have to close theirs first.
+                // Usually the process is out of file descriptors, and some must be closed first.
                 if throttle.allows(Instant::now()) {
-                    tracing::warn!(%error, "the admin address cannot take a connection");
+                    tracing::warn!(%error, "the admin address cannot accept a connection");
                 }
                 sleep(Duration::from_millis(100)).await;
             }

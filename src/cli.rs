@@ -92,7 +92,7 @@ enum CliCommand {
         #[arg(long, value_enum, default_value = "text")]
         format: CheckFormat,
     },
-    /// Wait until the running balancer serves exactly a configuration; exit with 1 if rejected, 2 on timeout
+    /// Wait until the running balancer serves exactly this configuration; exit with 1 if rejected, 2 on timeout
     Wait {
         /// Configuration to wait for instead of --config; `-` for standard input
         file: Option<PathBuf>,
@@ -253,7 +253,7 @@ fn admin_source<'a>(file: &'a Path, config: &'a Path) -> &'a Path {
     if file == Path::new("-") { config } else { file }
 }
 
-/// The admin address of the configuration at `config`, even if that is invalid otherwise.
+/// The admin address in the configuration at `config`, even if that configuration is invalid.
 fn admin_of(config: &Path) -> Address {
     Address::Ip(file::admin(&Source::new(config).read(&env).files, &env).address)
 }

@@ -1,4 +1,4 @@
-//! The configuration: `lb.toml`, resolved. It is compared by value, so that two can be diffed.
+//! The configuration: `lb.toml`, resolved. Configurations compare by value, so that two can be diffed.
 //!
 //! A [`Config`] that exists is valid: names are unique, routes refer to pools that exist, durations and sizes are
 //! numbers. The file as it was typed never leaves [`mod@file`].
@@ -75,7 +75,7 @@ fn position(pools: &[Arc<PoolConfig>], name: &str) -> Option<usize> {
     pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()
 }
 
-/// An address that accepts clients.
+/// An address on which `lb` accepts clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerConfig {
     /// The label in metrics and logs; defaults to the address as typed.
@@ -110,7 +110,7 @@ pub struct ReloadConfig {
     /// The time between comparisons of the content; zero means file events only.
     #[serde(with = "wire::duration")]
     pub poll: Duration,
-    /// An edit that removes or disables a larger share (0 to 1) of a pool's servers is rejected.
+    /// An edit is rejected if it removes or disables more than this fraction (0 to 1) of a pool's enabled servers.
     #[serde(with = "wire::percent")]
     pub max_removed: f64,
     /// Whether an edit may leave a pool without an enabled server.
@@ -334,7 +334,7 @@ pub struct HealthConfig {
 pub enum HealthKind {
     /// A GET whose status must be among the expected ones.
     Http,
-    /// A connection.
+    /// A TCP connection that the server accepts.
     Tcp,
     /// None: a server always counts as up.
     None,
@@ -354,7 +354,7 @@ impl StatusRanges {
 /// When a failed attempt is retried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryConfig {
-    /// Retries after the first attempt.
+    /// The limit for retries of one request.
     pub attempts: u32,
     /// Retries as a share (0 to 1) of the recent requests.
     #[serde(with = "wire::percent")]
@@ -367,7 +367,7 @@ pub struct ServerConfig {
     /// Unique in its pool.
     pub name: String,
     pub address: Address,
-    /// Its share relative to the others', 0 to 1000; with 0 it gets no new clients.
+    /// Relative to the weights of the pool's other servers, 0 to 1000; with 0 the server gets no new clients.
     pub weight: u32,
     /// Whether it gets new requests at all.
     pub enabled: bool,
@@ -377,6 +377,6 @@ pub struct ServerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     Ip(SocketAddr),
-    /// A host name, in lower case, that is resolved again and again in the background.
+    /// A host name, in lower case, that is resolved repeatedly in the background.
     Name(String, u16),
 }

@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 client for health checks, exporters and commands; the request path does not use it.
 //!
-//! Each request has a connection of its own and one deadline, from connecting to the last byte of the response.
+//! Each request has its own connection, and one timeout from connecting to the last byte of the response.
 
 use std::error::Error;
 use std::fmt;
@@ -21,16 +21,16 @@ use tokio::time::{Instant, timeout_at};
 pub struct HttpConnection {
     stream: TcpStream,
     timeout: Duration,
-    /// Counted from before connecting.
+    /// When the timeout ends. It starts before connecting.
     deadline: Instant,
 }
 
 /// Why there is no response. A response is never an error, whatever its status.
 #[derive(Debug)]
 pub enum SendError {
-    /// The request cannot be made, such as for an invalid path.
+    /// The request cannot be built, for example because its path is invalid.
     InvalidRequest(http::Error),
-    /// The host name does not resolve, or no address of it accepts the connection.
+    /// The host name does not resolve, or none of its addresses accepts the connection.
     Connect(io::Error),
     ConnectTimeout(Duration),
     /// Connected, but the response was not complete in time.
@@ -43,7 +43,7 @@ pub enum SendError {
 }
 
 impl HttpConnection {
-    /// Connects to `target`; `timeout` is for connecting and sending together.
+    /// Connects to `target`. `timeout` covers everything up to the end of the response.
     ///
     /// # Errors
     /// [`SendError::Connect`] or [`SendError::ConnectTimeout`].
@@ -133,8 +133,8 @@ impl fmt::Display for SendError {
                 kind @ (ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable) => kind.fmt(f),
                 _ => error.fmt(f),
             },
-            Self::ConnectTimeout(limit) => write!(f, "no connection within {limit:?}"),
-            Self::ResponseTimeout(limit) => write!(f, "no response within {limit:?}"),
+            Self::ConnectTimeout(timeout) => write!(f, "no connection within {timeout:?}"),
+            Self::ResponseTimeout(timeout) => write!(f, "no response within {timeout:?}"),
             Self::Closed => f.write_str("connection closed before a response"),
             Self::NotHttp => f.write_str("the response is not HTTP/1.1"),
             Self::BodyTooLong(limit) => write!(f, "the response is longer than {limit} bytes"),
@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends a request to a server that replies with `reply` and then closes, or with `None` stays silent.
+    /// Sends a request to a server that sends `reply` and then closes, or stays silent if that is `None`.
     async fn send(reply: Option<&'static str>, body_limit: Option<usize>) -> Result<Response<Bytes>, SendError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

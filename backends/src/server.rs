@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::app::App;
 use crate::zipkin::{self, SpanExporter};
 
-/// The longest time between two requests of a connection.
+/// The timeout for the next request's head on a connection.
 const IDLE: Duration = Duration::from_secs(75);
 
 /// The pause after a failed accept, which usually means that no file descriptor is free.
@@ -87,8 +87,8 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown` completes. Returns when open requests have finished or the time to drain is over, and the
-    /// last spans have been sent.
+    /// Serves until `shutdown` completes. Then waits until open requests have finished, for at most the drain timeout,
+    /// and until the last spans have been sent, for at most two seconds.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, app, closing, exporter, drain, .. } = self;
         let exporter = exporter.map(|exporter| tokio::spawn(exporter.run()));
@@ -111,7 +111,7 @@ impl Server {
         let finished = async { while connections.join_next().await.is_some() {} };
         let _ = timeout(drain, finished).await;
         connections.shutdown().await;
-        // The exporter ends when the reporter is dropped, which the app owns.
+        // The app owns the reporter. The exporter ends once that is dropped.
         drop(app);
         if let Some(exporter) = exporter {
             let _ = timeout(FLUSH, exporter).await;

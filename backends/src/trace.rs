@@ -5,7 +5,7 @@ use std::fmt;
 use http::HeaderMap;
 use serde::{Serialize, Serializer};
 
-/// A trace's id of 128 bits, or of 64, which has half as many digits.
+/// A trace's id: 128 bits, written as 32 digits, or 64 bits, written as 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceId(u128);
 
@@ -52,8 +52,8 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    /// The caller's span, if the caller sampled the trace. Of several forms the first valid one decides: `b3`, then
-    /// `X-B3-*`, then `traceparent`.
+    /// The caller's span, if the caller sampled the trace. If the request has several forms of it, the first valid one
+    /// decides: `b3`, then `X-B3-*`, then `traceparent`.
     pub(crate) fn sampled(headers: &HeaderMap) -> Option<Self> {
         let header = |name| headers.get(name)?.to_str().ok().map(str::trim);
         let (parent, sampled) = header("b3")
@@ -77,7 +77,7 @@ impl Parent {
     }
 }
 
-/// `trace-span-decision-parent`, of which the last may be missing. Without a decision the trace is not sampled.
+/// `trace-span-decision-parent`; the parent may be missing. Without a decision, the header is ignored.
 fn b3_single(value: &str) -> Option<(Parent, bool)> {
     let mut parts = value.split('-');
     let parent = Parent::parse(parts.next()?, parts.next()?)?;

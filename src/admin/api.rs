@@ -71,7 +71,7 @@ struct ApiRequest<'a> {
     query: Query,
 }
 
-/// Responds to a request from the current state.
+/// Builds the response to a request from the current state.
 #[must_use]
 pub fn respond(request: &Parts, context: &AdminContext) -> ApiResponse {
     let snapshot = context.state.snapshot.load_full();
@@ -164,9 +164,7 @@ fn list_servers(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     if let Some(after) = request.query.get("after")
         && !servers.by_ref().any(|server| server.cursor() == after)
     {
-        return Err(ApiError::bad_request(format!(
-            "server `{after}` does not exist any more; start over without `after`"
-        )));
+        return Err(ApiError::bad_request(format!("server `{after}` no longer exists; start over without `after`")));
     }
     let mut servers = servers.filter(|server| {
         pool.is_none_or(|pool| pool == server.pool)

@@ -1,5 +1,5 @@
-//! `/api/events`: server-sent events. Nobody waits for a slow subscriber: it skips to the newest figures, and a `gap`
-//! event reports the events that it missed.
+//! `/api/events`: server-sent events. A slow subscriber delays nobody: it skips to the newest figures, and a `gap`
+//! event tells it that it missed events.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -25,11 +25,11 @@ use crate::telemetry::history::{self, History};
 const MAX_SUBSCRIBERS: usize = 100;
 /// The longest silence on a stream, so that proxies in between do not close it as idle.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// The interval of figures while anybody subscribes to them. They are large if there are many servers and routes, so
-/// each [`ENTRIES_PER_INTERVAL`] of those add another interval.
+/// The time between figures while anybody subscribes to them. With many servers and routes they are large, so every
+/// [`ENTRIES_PER_INTERVAL`] of those add another interval.
 const FIGURES_INTERVAL: Duration = Duration::from_secs(1);
 const ENTRIES_PER_INTERVAL: usize = 500;
-/// Time after which a subscriber reconnects when the connection is lost, in milliseconds.
+/// How long a subscriber waits before it reconnects, in milliseconds.
 const RECONNECT_MS: u32 = 1000;
 
 /// The source of all event streams. There is one per process.
@@ -47,12 +47,12 @@ pub struct Feed {
 pub(super) struct Subscription {
     /// Extensions must be `Clone`, which the permit is not.
     _slot: Arc<OwnedSemaphorePermit>,
-    /// The client's `Last-Event-ID`, if it sent one; the inner `None` is an id that is not valid.
+    /// The client's `Last-Event-ID`, if it sent one; the inner `None` means that the id is invalid.
     last_id: Option<Option<EventId>>,
     figures: bool,
 }
 
-/// The body of a response that does not end by itself.
+/// The body of a response that lasts until either side ends it.
 #[derive(Debug)]
 pub(super) struct EventStream(mpsc::Receiver<Bytes>);
 
@@ -95,7 +95,7 @@ impl Feed {
         self.history.lock()
     }
 
-    /// Admits a client whose last event was `last_id`, or rejects it with 503 if there are too many.
+    /// Admits a client whose last event was `last_id`. The error is a 503 if too many clients are subscribed.
     pub(super) fn subscribe(&self, last_id: Option<&str>, figures: bool) -> Result<Subscription, ApiError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
             ApiError::unavailable(format!("{MAX_SUBSCRIBERS} clients are subscribed already; try again later"))
@@ -103,8 +103,8 @@ impl Feed {
         Ok(Subscription { _slot: Arc::new(slot), last_id: last_id.map(|id| id.parse().ok()), figures })
     }
 
-    /// The least time between two publications of figures; half an interval short, because ticks are not exact.
-    /// After an event, a quarter of it is enough.
+    /// The minimum time between two publications of figures. It is half an interval shorter than intended, because
+    /// ticks are not exact. After an event, a quarter of it is enough.
     fn figures_pause(&self) -> Duration {
         let snapshot = self.state.snapshot.load();
         let servers: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();
@@ -141,7 +141,7 @@ impl Subscription {
         let mut new_events = events.subscribe();
         let mut last_id = self.last_id.unwrap_or_else(|| Some(events.latest()));
         let mut figures = self.figures.then(|| feed.figures.subscribe());
-        // An id without an event, so that a client that loses the connection before the first event can resume too.
+        // Sends an id without an event, so that a client that is disconnected before the first event can resume too.
         let id = last_id.map_or_else(String::new, |id| format!("id: {id}\n"));
         let mut next = Bytes::from(format!("retry: {RECONNECT_MS}\n{id}\n"));
         if figures.is_some() {
@@ -176,10 +176,10 @@ impl Subscription {
     }
 }
 
-/// Some events before the following ones are lost.
+/// Tells a subscriber that events before the following ones are lost.
 #[derive(Serialize)]
 struct GapView {
-    /// The number of older events that follow because they were still kept.
+    /// The number of events that were still kept; they follow.
     kept: usize,
 }
 

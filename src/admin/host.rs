@@ -71,7 +71,7 @@ fn is_accepted(host: &str, hosts: &[String]) -> bool {
         || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Parses a host with an optional port. [`Authority`] also takes user information and text in the place of a port;
+/// Parses a host with an optional port. [`Authority`] also accepts user information and text in place of a port;
 /// both are rejected here.
 fn parse(text: &str) -> Option<Authority> {
     let authority: Authority = text.parse().ok()?;

@@ -131,7 +131,7 @@ struct StatusCountsView {
     checking: usize,
 }
 
-/// The configured pools. The snapshot has further ones behind them while servers of removed pools drain.
+/// The configured pools. In the snapshot, others follow them while servers of removed pools drain.
 pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = PoolView<'_>> {
     snapshot.pools.iter().take(snapshot.config.pools.len()).map(|pool| PoolView::new(pool))
 }
@@ -253,9 +253,9 @@ struct FileView<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConfigState {
-    /// It is the file's.
+    /// It is the configuration in the file.
     Current,
-    /// It is the file's, but a pool is still served by its old servers.
+    /// A pool is still served by its old servers, whether or not the file has been rejected since.
     Holding,
     /// The file was rejected; this is the last accepted configuration.
     LastGood,

@@ -1,4 +1,4 @@
-//! A client of the admin address, for commands that ask a running balancer.
+//! A client of the admin address, for commands that query a running balancer.
 
 use std::fmt;
 use std::io;
@@ -19,9 +19,9 @@ use crate::http_client::{HttpConnection, SendError};
 use crate::live::pool::Status;
 use crate::live::reloads::Outcome;
 
-/// For a whole response, including the look-up of the host name.
+/// The timeout of a whole query, from the lookup of the host name to the end of the response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest response body that is read: that of some hundred thousand servers.
+/// The largest response body that is read: enough for several hundred thousand servers.
 const BODY_LIMIT: usize = 256 << 20;
 
 /// A blocking client of one balancer's admin address.
@@ -37,7 +37,7 @@ pub(super) enum QueryError {
     Unreachable(Address, SendError),
     /// The balancer rejected the query, for this reason.
     Rejected(String),
-    /// The response is not one of a balancer of this version.
+    /// The response does not come from a balancer of this version.
     Unexpected(Address, String),
 }
 
@@ -45,7 +45,7 @@ impl Api {
     /// A client of the balancer at `at`.
     ///
     /// # Errors
-    /// When the system is out of file descriptors or memory.
+    /// If the system is out of file descriptors or memory.
     pub(super) fn new(at: Address) -> io::Result<Self> {
         Ok(Self { runtime: Builder::new_current_thread().enable_all().build()?, at })
     }
@@ -101,12 +101,12 @@ impl fmt::Display for QueryError {
             Self::Unreachable(at, error) => {
                 write!(
                     f,
-                    "cannot reach a balancer at {at}: {error}; start it, or give its address by `--admin HOST:PORT`"
+                    "cannot reach a balancer at {at}: {error}; start it, or give its address with `--admin HOST:PORT`"
                 )
             }
             Self::Rejected(detail) => f.write_str(detail),
             Self::Unexpected(at, reason) => {
-                write!(f, "the server at {at} is no admin address of this version of lb: {reason}")
+                write!(f, "{at} is not the admin address of a balancer of this version: {reason}")
             }
         }
     }
@@ -217,7 +217,8 @@ impl ServerReply {
         age(&self.since)
     }
 
-    /// Whether its checks would let it receive requests; for a server that receives none, by its last check.
+    /// Whether the server is healthy enough to receive requests. One that is draining or disabled is judged by its last
+    /// check.
     pub(super) fn is_well(&self) -> bool {
         match self.status {
             Status::Up => true,
@@ -235,12 +236,12 @@ impl CheckReply {
 }
 
 impl ConfigReply {
-    /// Warnings about the state that the balancer is in, a sentence each.
+    /// Warnings about the balancer's state, one sentence each.
     pub(super) fn remarks(&self) -> Vec<String> {
         let state = match self.state {
             ConfigState::Current => None,
             ConfigState::Holding => {
-                Some("holding: a pool still serves from its old servers, because no new one has passed a check")
+                Some("holding: a pool is still served by its old servers, because no new one has passed a check")
             }
             ConfigState::LastGood => {
                 Some("last_good: the balancer's file was rejected; it runs the last good configuration")
@@ -262,7 +263,7 @@ impl ReloadReply {
     }
 }
 
-/// The time since `at` in its largest unit, such as `3m`. Clocks of two machines differ, so none is negative.
+/// The time since `at` in its largest unit, such as `3m`; `0s` if `at` is in the future, because clocks differ.
 fn age(at: &str) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let Ok(at) = humantime::parse_rfc3339(at) else { return "?".to_owned() };

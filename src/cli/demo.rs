@@ -41,7 +41,7 @@ pub fn demo(path: &Path) -> ExitCode {
 fn create_config(path: &Path) -> io::Result<bool> {
     match OpenOptions::new().write(true).create_new(true).open(path) {
         Ok(mut file) => {
-            // The configuration's first line names the schema. Without it, editors offer no help, and that is all.
+            // The configuration's first line names the schema. Only editors use that, so a failure is ignored.
             let schema_file = OpenOptions::new().write(true).create_new(true).open(path.with_file_name(schema::FILE));
             let _ = schema_file.and_then(|mut file| file.write_all(schema::text().as_bytes()));
             file.write_all(DEMO_CONFIG.as_bytes()).map(|()| true)
@@ -51,7 +51,7 @@ fn create_config(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Binds all servers, or reports every address that is taken.
+/// Binds all servers, or reports every address that cannot be bound.
 async fn bind_servers(config: &Config) -> Result<Vec<Server>, StartError> {
     let mut servers = Vec::new();
     let mut errors = Vec::new();

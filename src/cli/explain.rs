@@ -1,4 +1,4 @@
-//! `lb explain`: the route and pool that a request takes, and why, and which servers could get it.
+//! `lb explain`: the route and pool that a request takes, the reason, and the servers that could get it.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -42,7 +42,8 @@ struct Basis {
 /// configuration at `path`. Returns whether a server would get the request.
 ///
 /// # Errors
-/// If something else than a balancer responds. If `out` cannot be written to, that is the inner error.
+/// If the balancer rejects a query or stops responding, or if something other than a balancer responds. If `out` cannot
+/// be written to, that is the inner error.
 pub(super) fn explain(
     request: &RequestSpec<'_>,
     api: &Api,
@@ -98,7 +99,7 @@ struct Explanation<'a> {
     retry: String,
 }
 
-/// A server's share of such requests.
+/// A server's share of requests like this one.
 #[derive(Debug, Serialize)]
 struct ServerShare {
     name: String,
@@ -109,7 +110,7 @@ struct ServerShare {
     reason: Option<String>,
 }
 
-/// Takes the steps of a request in the proxy, up to the choice of the server. The error is the reason why the request
+/// Follows a request's steps through the proxy, up to the choice of a server. The error is the reason why the request
 /// reaches no pool.
 fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation<'a>, String> {
     let mut headers = Headers::new();
@@ -200,7 +201,8 @@ fn pattern(route: &RouteConfig) -> String {
     if route.name == host_and_path { host_and_path } else { format!("{} ({host_and_path})", route.name) }
 }
 
-/// The other routes that match: each is what the route table finds without the ones before it.
+/// The other routes that match, most specific first. The route table finds each once the ones found earlier are
+/// removed.
 fn less_specific<'a>(
     routes: &'a [RouteConfig],
     selected: &'a RouteConfig,
@@ -220,7 +222,7 @@ fn less_specific<'a>(
 fn route_reason(route: &RouteConfig) -> String {
     let host = match &route.host {
         HostPattern::Exact(host) => format!("exact match of host {host}"),
-        HostPattern::Wildcard(_) => format!("host matches {}, and no route names it", route.host),
+        HostPattern::Wildcard(_) => format!("host matches {}; no route with a more specific host matches", route.host),
         HostPattern::Any => "any host".to_owned(),
     };
     match route.path.as_str() {
@@ -265,7 +267,6 @@ fn no_share_reason(server: &ServerReply) -> String {
     let check = check.map_or_else(String::new, |(error, age)| format!(": {error}, {age} ago"));
     match server.status {
         Status::Disabled => "disabled".to_owned(),
-        Status::Draining if server.enabled => "removed; open requests are finishing".to_owned(),
         Status::Draining => "disabled or removed; open requests are finishing".to_owned(),
         Status::Down if let Some(ejection) = &server.ejected => {
             format!("ejected {} ago until its checks pass: {}", server.age(), ejection.error)
@@ -322,7 +323,7 @@ mod tests {
     "#;
 
     #[test]
-    fn the_route_is_that_of_the_proxy_and_less_specific_ones_follow() {
+    fn the_route_is_the_one_that_the_proxy_takes_followed_by_less_specific_ones() {
         let config = parse(&[SourceFile::new("lb.toml", FILE)], &|_| None).expect("a good file");
         let basis = Basis { config, live: None };
         let cases = [
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_are_explained_as_the_proxy_decides_them() {
+    fn retries_are_described_as_the_proxy_decides_them() {
         let config = parse(&[SourceFile::new("lb.toml", FILE)], &|_| None).expect("a good file");
         let pool = &config.pools[0];
         assert_eq!(retry(&Method::GET, pool), "up to 2 retries if a server cannot be reached or fails");

@@ -20,7 +20,7 @@ use crate::config::problem::{Problem, annotation};
 use crate::config::units::format_duration;
 use crate::config::{Address, Config, HealthKind};
 
-/// With more servers than this, the text shows only those whose share changes, and at most so many.
+/// With more servers than this, the text shows only those whose share changes, and at most this many of them.
 const MAX_SERVERS: usize = 40;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ struct Plan {
     admin: Address,
     running: ConfigReply,
     hash: String,
-    /// In the words of the record.
+    /// Worded as in the record.
     changes: Vec<String>,
     /// Why the balancer would reject the configuration.
     problems: Vec<Problem>,
@@ -49,7 +49,7 @@ pub(super) struct RunningConfig {
 /// whether the balancer would accept it.
 ///
 /// # Errors
-/// If the balancer does not respond. If `out` cannot be written to, that is the inner error.
+/// If the balancer does not respond or rejects a query. If `out` cannot be written to, that is the inner error.
 pub(super) fn plan(
     path: &Path,
     api: &Api,

@@ -1,4 +1,4 @@
-//! `lb run`: serves a configuration from start to exit code.
+//! `lb run`: starts, serves until a signal, and returns the exit code.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::control::gateway::{Gateway, Signal, StartError};
 use crate::telemetry::logs::in_colour;
 use crate::telemetry::panics;
 
-/// How long the process waits at its end for blocking calls, such as name lookups.
+/// How long the process waits for blocking calls, such as name lookups, before it exits.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 
 /// Serves the configuration at `path` until a signal stops it.
@@ -26,33 +26,33 @@ pub fn run(path: &Path) -> ExitCode {
 /// Starts from the configuration at `path`, calls `started`, and serves until a signal has stopped and drained it.
 pub(super) async fn serve(path: &Path, started: impl FnOnce()) -> Result<(), StartError> {
     // Signals are caught before anything starts, so that none is missed.
-    let asks = signals()?;
-    // Reads and validates the file, binds all addresses and starts the workers; or fails and has started nothing.
+    let signals = signals()?;
+    // Reads and validates the file, binds all addresses and starts the workers. If it fails, no client was accepted.
     let gateway = Gateway::start(path, io::stdout()).await?;
     panics::install_hook(Arc::clone(gateway.state()));
     started();
     // Serves, reloads and checks servers. The first stop drains for at most `timeouts.drain`, the second aborts.
-    gateway.run(asks).await;
+    gateway.run(signals).await;
     Ok(())
 }
 
 /// The signals that the gateway acts on: SIGTERM and SIGINT stop it, SIGHUP re-reads the file.
 fn signals() -> io::Result<mpsc::Receiver<Signal>> {
-    let (send, asks) = mpsc::channel(16);
-    let signals = [
+    let (sender, receiver) = mpsc::channel(16);
+    let actions = [
         (SignalKind::terminate(), Signal::Stop),
         (SignalKind::interrupt(), Signal::Stop),
         (SignalKind::hangup(), Signal::Reload),
     ];
-    for (kind, ask) in signals {
-        let (mut signal, send) = (signal(kind)?, send.clone());
-        tokio::spawn(async move { while signal.recv().await.is_some() && send.send(ask).await.is_ok() {} });
+    for (kind, action) in actions {
+        let (mut signal, sender) = (signal(kind)?, sender.clone());
+        tokio::spawn(async move { while signal.recv().await.is_some() && sender.send(action).await.is_ok() {} });
     }
-    Ok(asks)
+    Ok(receiver)
 }
 
-/// Runs a command on the control plane's runtime, which is this thread, and turns its result into an exit code: 0, or 1
-/// after the reason was printed.
+/// Runs a command on this thread, with the control plane's runtime. Returns the exit code: 0, or 1 after printing the
+/// error.
 pub(super) fn on_control_plane(command: impl Future<Output = Result<(), StartError>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -148,7 +148,7 @@ pub(super) fn algorithm(algorithm: Algorithm) -> String {
     serde_json::to_value(algorithm).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
 }
 
-/// A path segment or a query value.
+/// Encodes a path segment or a query value.
 fn percent_encoded(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, &RESERVED)
 }

@@ -19,19 +19,19 @@ use crate::live::reloads::Outcome;
 
 /// The time between two refreshes of `--watch`.
 const REFRESH: Duration = Duration::from_secs(1);
-/// The most servers of a pool that a screen shows.
+/// The maximum number of servers per pool on a screen.
 const MAX_SERVERS: usize = 50;
 
 /// Writes the status of the balancer to `out`.
 ///
 /// # Errors
-/// If the balancer does not respond. If `out` cannot be written to, that is the inner error.
+/// If the balancer does not respond. The inner error is a failure to write to `out`.
 pub(super) fn status(api: &Api, options: OutputOptions, out: &mut dyn Write) -> Result<io::Result<()>, QueryError> {
     Ok(draw(&render(api, options)?, false, out))
 }
 
-/// Writes the status every second until `out` is closed, `in_place` over the one before. If the balancer does not respond,
-/// says so and goes on.
+/// Writes the status every second until `out` is closed; if `in_place`, over the previous screen. If the balancer does
+/// not respond, writes the error and continues.
 pub(super) fn watch(api: &Api, options: OutputOptions, in_place: bool, out: &mut dyn Write) -> io::Result<()> {
     loop {
         let text = render(api, options).unwrap_or_else(|error| format!("lb: {error}\n"));
@@ -45,7 +45,7 @@ fn render(api: &Api, options: OutputOptions) -> Result<String, QueryError> {
     Ok(if options.json { format!("{:#}\n", report.json) } else { report.text(api, options.colored) })
 }
 
-/// Writes a screen. In place, it overwrites line by line and then clears the rest, which does not flicker.
+/// Writes a screen. If `in_place`, overwrites line by line and then clears the rest, to avoid flicker.
 fn draw(text: &str, in_place: bool, out: &mut dyn Write) -> io::Result<()> {
     match in_place {
         true => write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?,
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_screen_covers_the_one_before() {
+    fn a_screen_overwrites_the_previous_one() {
         let drawn = |in_place| {
             let mut out = Vec::new();
             draw("ab\nc\n", in_place, &mut out).expect("written");

@@ -109,7 +109,7 @@ impl Cell {
     }
 }
 
-/// A text in the colour of a tone.
+/// Returns `text` in the colour of `tone`, if colour is asked for.
 pub(super) fn paint(text: &str, tone: Tone, colored: bool) -> String {
     Cell::from(text).tone(tone).paint(0, colored)
 }
@@ -120,7 +120,7 @@ impl<T: ToString + ?Sized> From<&T> for Cell {
     }
 }
 
-/// 0.1818 as `18.2%`. A small share is not rounded to none.
+/// Formats 0.1818 as `18.2%`. A small share is not rounded down to 0.
 pub(super) fn percent(share: f64) -> String {
     if share > 0.0 && share < 0.0005 { "<0.1%".to_owned() } else { format!("{:.1}%", share * 100.0) }
 }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_move_nothing() {
+    fn colours_do_not_shift_columns() {
         let colored = table().render("", true);
         assert!(colored.contains("\u{1b}[32mup\u{1b}[0m"), "{colored:?}");
         let mut plain = String::new();

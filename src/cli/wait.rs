@@ -1,4 +1,4 @@
-//! `lb wait`: waits until one or more balancers serve exactly a configuration, or one of them has rejected it.
+//! `lb wait`: waits until one or more balancers serve exactly the given configuration, or one of them rejects it.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -38,7 +38,7 @@ pub(super) enum WaitOutcome {
 enum TargetState {
     /// The balancer did not respond; the reason.
     NoResponse(String),
-    /// It serves another configuration, or still from old servers.
+    /// It serves another configuration, or a pool is still served by its old servers.
     Other { generation: u64, hash: String, state: ConfigState },
     /// It serves the configuration.
     Applied { generation: u64 },
@@ -46,11 +46,11 @@ enum TargetState {
     Rejected { generation: u64, problems: Vec<Problem> },
 }
 
-/// Waits until each of `targets` serves the present contents of the file at `path` (`-` is standard input). Success goes
-/// to `out`, anything else to `err`, in colour if asked for.
+/// Waits until each of `targets` serves the current contents of the file at `path` (`-` is standard input). Success
+/// goes to `out`, anything else to `err`, in colour if asked for.
 ///
 /// # Errors
-/// Only if they cannot be written to.
+/// If `out` or `err` cannot be written to, or a poll panics.
 pub(super) async fn wait(
     path: &Path,
     targets: Vec<Address>,
@@ -64,7 +64,7 @@ pub(super) async fn wait(
         print_problems(&sources.problems, colored, err)?;
         return Ok(WaitOutcome::Rejected);
     }
-    // Problems found here have the lines of the file, which the API does not return.
+    // Problems found here have an excerpt of the file; those read from the API do not.
     let local_problems = result.err().unwrap_or_default();
     let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));
     let mut polls = JoinSet::new();
@@ -74,7 +74,7 @@ pub(super) async fn wait(
         let store = move |state: TargetState| states.lock()[index] = state;
         polls.spawn(timeout_at(deadline, async move { poller.poll_until_decided(store).await }));
     }
-    // One rejection decides it, whatever the other balancers do.
+    // One rejection decides the outcome, whatever the other balancers do.
     while let Some(outcome) = polls.join_next().await {
         if outcome.map_err(io::Error::other)? == Ok(WaitOutcome::Rejected) {
             break;
@@ -100,7 +100,7 @@ fn report<'a>(
     });
     let all_applied = states.clone().all(|(_, state)| matches!(state, TargetState::Applied { .. }));
     if let Some((_, problems)) = rejection {
-        print_problems(&with_lines(problems, local_problems), colored, err)?;
+        print_problems(&with_excerpts(problems, local_problems), colored, err)?;
     } else if !all_applied {
         // If the file is invalid, that is why no balancer has applied it.
         print_problems(local_problems, colored, err)?;
@@ -122,8 +122,8 @@ fn report<'a>(
     }
 }
 
-/// The balancer's problems, with their lines where the same ones were found locally.
-fn with_lines(problems: &[Problem], local: &[Problem]) -> Vec<Problem> {
+/// The balancer's problems, with an excerpt of the file for those that were also found locally.
+fn with_excerpts(problems: &[Problem], local: &[Problem]) -> Vec<Problem> {
     let key = |problem: &Problem| (problem.line, problem.column, problem.message.clone());
     let find = |problem: &Problem| local.iter().find(|local| key(local) == key(problem)).unwrap_or(problem).clone();
     problems.iter().map(find).collect()
@@ -137,7 +137,7 @@ impl fmt::Display for TargetState {
                 let state = match state {
                     ConfigState::Current => "",
                     ConfigState::Holding => "; no new server has passed a check yet",
-                    ConfigState::LastGood => "; the last good one, because its own file was rejected",
+                    ConfigState::LastGood => "; the last good one, because the balancer's file was rejected",
                 };
                 write!(f, "generation {generation}, hash {hash}{state}")
             }
@@ -155,7 +155,7 @@ struct Poller {
     hash: String,
     /// The newest reload at the last poll, and the state then.
     last: Option<(ReloadReply, TargetState)>,
-    /// When the newest reload of the first poll ended; by the balancer's clock.
+    /// When the newest reload at the first poll ended, by the balancer's clock.
     started_at: Option<String>,
 }
 
@@ -165,7 +165,7 @@ impl Poller {
         let mut pause = PAUSES.0;
         loop {
             let state = self.poll().await.unwrap_or_else(|error| {
-                // Another process may respond the next time.
+                // Another process may respond next time.
                 self.last = None;
                 TargetState::NoResponse(error.to_string())
             });
@@ -208,8 +208,9 @@ impl Poller {
     }
 }
 
-/// The reload that rejected this content: the newest of all, because that is about the balancer's present file, or one
-/// after `started_at`. An older rejection may have had a reason that no longer applies, such as a guard.
+/// The reload that rejected this content. It counts only if it is the newest of all, which is about the balancer's
+/// current file, or later than `started_at`: an older rejection may have had a reason that no longer applies, such as a
+/// guard.
 fn rejection<'a>(newest_first: &'a [ReloadReply], hash: &str, started_at: &str) -> Option<&'a ReloadReply> {
     let counts = |(index, reload): &(usize, &ReloadReply)| *index == 0 || *reload.at > *started_at;
     let mut of_content =

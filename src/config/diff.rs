@@ -15,8 +15,8 @@ use crate::config::{
 
 pub use change::Change;
 
-/// Returns the changes in the order of the file's sections, servers last. The order of listeners and of routes has no
-/// effect, so it is not compared.
+/// Returns the changes of listeners, of the settings at the top level, of routes, and then, pool by pool, of settings
+/// and servers. The order of listeners and of routes has no effect, so it is not compared.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -28,7 +28,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 }
 
 /// Returns the lengths of the common prefix of two lists, and of the common suffix of what remains. An edit usually
-/// changes a few of many servers, which are in between.
+/// changes a few of many servers; those are in between.
 #[must_use]
 pub fn common_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
     let equal = |(was, is): &(&T, &T)| was == is;
@@ -212,7 +212,7 @@ fn in_words(value: &Value) -> String {
     }
 }
 
-/// The elements of a name in the two lists.
+/// The elements with the same name: from the old list, from the new one, or from both.
 enum Sides<'a, T> {
     Old(&'a T),
     New(&'a T),

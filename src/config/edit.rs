@@ -8,7 +8,7 @@
 //!   becomes `[[pool.api.server]]`.
 //! - Carriage returns are dropped, and a missing final newline is added.
 //!
-//! Uniform line ends could be restored afterwards, but not mixed ones, the order or the spelling. The test
+//! Uniform line endings could be restored afterwards, but not mixed ones, the order or the spelling. The test
 //! `layouts_that_toml_edit_rewrites_are_kept` has an example of each.
 
 mod inline;
@@ -36,7 +36,7 @@ pub struct Edit {
 pub enum EditAction {
     /// Adds the server after the last one of its pool.
     Add(NewServer),
-    /// Removes the server and the comments that touch it.
+    /// Removes the server and the comments attached to it.
     Remove,
     SetEnabled(bool),
     SetWeight(u32),
@@ -55,7 +55,7 @@ pub struct NewServer {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EditOutcome {
-    /// The files already say so; the message for the user.
+    /// The files already match the edit; the message for the user.
     Unchanged(String),
     /// One file gets new contents.
     Changed {
@@ -77,7 +77,7 @@ pub enum EditError {
 /// Parts of a text and their replacements.
 type Patches = Vec<(Range<usize>, String)>;
 
-/// Edits the text of one of the files, of which the main one is first.
+/// Edits the text of one of `files`, in which the main file comes first.
 ///
 /// # Errors
 /// If the server does not exist or is ambiguous, or a file is not TOML. The caller checks whether the result is a valid
@@ -120,7 +120,7 @@ fn integer(weight: u32) -> Scalar {
     Scalar::Integer(weight.into())
 }
 
-/// Sets a key; `None` if it already has that value, be it by default.
+/// Sets a key; `None` if it already has that value, even if only by default.
 fn set(
     files: &[SourceFile],
     server: &ServerPlace,
@@ -245,7 +245,7 @@ fn location(files: &[SourceFile], server: &ServerPlace) -> String {
     format!("on line {line} of {}", files[server.file].path.display())
 }
 
-/// The text of a file that was parsed, so that it is valid UTF-8.
+/// The text of a file that was parsed and is therefore valid UTF-8.
 fn text_of(files: &[SourceFile], file: usize) -> &str {
     files.get(file).and_then(|file| str::from_utf8(&file.bytes).ok()).unwrap_or_default()
 }

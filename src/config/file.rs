@@ -48,7 +48,7 @@ pub fn parse(files: &[SourceFile], env: &Env<'_>) -> Result<Config, Vec<Problem>
 }
 
 /// Reads the `[admin]` table of files that may be invalid, so that commands can reach a balancer that still runs an
-/// earlier configuration. Values that are invalid are their defaults.
+/// earlier configuration. Invalid values are replaced by their defaults.
 #[must_use]
 pub fn admin(files: &[SourceFile], env: &Env<'_>) -> AdminConfig {
     let report = Report::new(files);

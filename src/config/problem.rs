@@ -21,7 +21,7 @@ pub struct Problem {
     /// The text of the line; empty if the problem concerns the whole file.
     #[serde(skip)]
     pub excerpt: String,
-    /// How many characters to underline, from the column on; at least 1.
+    /// How many characters to underline, starting at the column; at least 1.
     #[serde(skip, default = "min_width")]
     pub width: usize,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::problem::Reason;
 
-/// The limit of every duration, so that adding one to a clock cannot overflow.
+/// The limit for every duration, so that adding one to a clock cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Units of sizes, powers of 1024 before powers of 1000, larger ones first. A size is written in the first unit that
@@ -32,7 +32,7 @@ const DURATIONS: [(&str, u128); 6] = [
 /// Parses `50ms`, `75s`, `1h 30m`, `0s`.
 ///
 /// # Errors
-/// A number without a unit, an unknown unit, or more than a year.
+/// A number other than 0 without a unit, an unknown unit, or more than a year.
 pub fn parse_duration(text: &str) -> Result<Duration, Reason> {
     let reason = |what: &str| Reason::new(format!("`{text}` {what}"));
     let number = text.trim();

@@ -270,7 +270,7 @@ pub(crate) fn cookie_name(text: &str) -> Result<String, Reason> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || text.len() > 256 || !text.bytes().all(token) {
         return Err(Reason::new(format!("`{text}` is not a cookie's name"))
-            .hint("write letters, digits, `-` and `_`, without spaces, `=` and `;`"));
+            .hint("write letters, digits, `-` and `_`, without spaces, `=` or `;`"));
     }
     Ok(text.to_owned())
 }
@@ -282,7 +282,7 @@ pub(crate) fn collector(text: &str) -> Result<Option<String>, Reason> {
     }
     let reason = |what: &str| {
         Reason::new(format!("`{text}` {what}"))
-            .hint("write for example `http://127.0.0.1:9411/api/v2/spans`, or `\"\"` for off")
+            .hint("write for example `http://127.0.0.1:9411/api/v2/spans`, or `\"\"` to turn this off")
     };
     let uri: Uri = text.parse().map_err(|_| reason("is not a URL"))?;
     match (uri.scheme_str(), uri.host()) {

@@ -1,4 +1,4 @@
-//! The registry: every live server, pool and route by its name, and the pools of a snapshot around them.
+//! The registry: every live server, pool and route, by name. It builds the pools of each snapshot from them.
 //!
 //! It belongs to the control plane, which is its only writer. State that an edit leaves alone is found here by
 //! its key, so that it outlives the generation.
@@ -28,8 +28,8 @@ pub struct Registry {
     unrouted: Arc<LiveRoute>,
 }
 
-/// An edit that is ready to be committed to the registry that planned it, before any other. Dropping it undoes it,
-/// because nothing that runs refers to it yet.
+/// A planned edit. Must be committed to the registry that planned it, before that commits another. Dropping it
+/// discards the edit, because nothing that runs refers to it yet.
 #[derive(Debug)]
 pub struct RegistryPlan {
     config: Arc<Config>,
@@ -73,8 +73,8 @@ impl Registry {
         }
     }
 
-    /// Builds everything that `config` changes. A pool that the edit leaves alone costs a comparison; in another
-    /// pool, only the servers between the first and the last difference are looked up.
+    /// Builds everything that `config` changes. An unchanged pool costs only a comparison; in a changed one,
+    /// only the servers between the first and the last difference are looked up.
     #[must_use]
     pub fn plan(&self, config: &Arc<Config>, now: Instant) -> RegistryPlan {
         let mut plan = RegistryPlan {
@@ -119,7 +119,7 @@ impl Registry {
         self.routes = routes.collect();
     }
 
-    /// Ends drains and holds whose time is over. A drain also ends with the last open request, unless cookies may
+    /// Ends drains and holds that have timed out. A drain also ends with the last open request, unless cookies may
     /// still lead to the server; a hold also ends when a new server is up.
     pub fn expire(&mut self, config: &Config, now: Instant) -> Expired {
         let mut expired = Expired::default();
@@ -143,8 +143,8 @@ impl Registry {
         self.pools.values().all(|entry| !entry.is_draining() && !entry.is_holding())
     }
 
-    /// The pools of a snapshot of the committed `config` by the health of servers now: the configured ones, then
-    /// those that only drain. A pool in which nothing has changed since the last call is the same object.
+    /// The pools for a snapshot of the committed `config` and the servers' current health: the configured pools,
+    /// then those that only drain. A pool in which nothing has changed since the last call is the same object.
     pub fn pools(&mut self, config: &Config) -> Vec<Arc<Pool>> {
         let unconfigured: Vec<_> = self.unconfigured(config).into_iter().map(|(name, _)| Arc::clone(name)).collect();
         let configured = config.pools.iter().map(|pool| pool.name.as_str());
@@ -159,7 +159,7 @@ impl Registry {
         entries
     }
 
-    /// The routes of a snapshot, each with the counters that its name had before.
+    /// The routes of a snapshot. A route that already exists keeps its counters.
     fn routes(&self, config: &Config) -> Arc<[Route]> {
         let route = |route: &config::RouteConfig| {
             let live = self.routes.get(route.name.as_str()).cloned();
@@ -194,8 +194,8 @@ impl RegistryPlan {
         }
     }
 
-    /// Adds a pool to the snapshot, and its new entry if the edit changes it. Returns false, and adds nothing, if
-    /// the pool has been removed and has drained.
+    /// Adds a pool to the snapshot, and its new entry if the edit changes it. Returns false, and
+    /// leaves the snapshot alone, if the pool has been removed and nothing in it drains.
     fn add_pool(&mut self, entry: Option<&PoolEntry>, pool: &Arc<config::PoolConfig>, now: Instant) -> bool {
         if let Some(entry) = entry.filter(|entry| entry.is_configured_as(pool)) {
             self.pools.push(entry.pool());

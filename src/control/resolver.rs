@@ -1,4 +1,4 @@
-//! The resolver: keeps the addresses of servers that are configured by host name, in the background.
+//! The resolver: keeps the addresses of servers that are configured by host name up to date, in the background.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::config::Address;
 use crate::control::health::checker::jittered;
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The same for a name that has never been resolved, so that servers that start together with `lb` are found soon.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Lookups at the same time, because each takes a thread.
+/// The limit of concurrent lookups, because each takes a thread.
 const MAX_CONCURRENT: usize = 32;
 
 /// A host name and a port.
@@ -51,9 +51,9 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Resolves all names of `snapshot` once, before there are requests, for at most `limit`. Names that are not
+    /// Resolves all names of `snapshot` once, before there are requests, for at most `timeout`. Names that are not
     /// resolved by then are left to [`Resolver::apply`].
-    pub async fn first(snapshot: &Snapshot, limit: Duration) {
+    pub async fn first(snapshot: &Snapshot, timeout: Duration) {
         let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
         let mut lookups = JoinSet::new();
         for (name, servers) in names(snapshot) {
@@ -65,8 +65,8 @@ impl Resolver {
             });
         }
         let all = async { while lookups.join_next().await.is_some() {} };
-        // No failure: the other names have their tasks.
-        let _ = timeout(limit, all).await;
+        // A timeout is no failure: the remaining names are resolved in the background.
+        let _ = tokio::time::timeout(timeout, all).await;
     }
 
     /// Resolves the names of `snapshot` and no others from now on.
@@ -110,7 +110,7 @@ impl Drop for RunningLookup {
     }
 }
 
-/// Resolves `name` at once, then every [`INTERVAL`], and whenever other servers have it.
+/// Resolves `name` at once, then every [`INTERVAL`], and whenever its servers change.
 async fn resolve_periodically(name: HostPort, mut servers: watch::Receiver<Vec<Arc<Server>>>, permits: Arc<Semaphore>) {
     let mut failing = false;
     loop {
@@ -124,7 +124,7 @@ async fn resolve_periodically(name: HostPort, mut servers: watch::Receiver<Vec<A
     }
 }
 
-/// Records the result of a lookup. A failure changes no target, and is logged once until the next success.
+/// Records the result of a lookup. A failure changes no target; only the first of several in a row is logged.
 fn record((host, port): &HostPort, servers: &[Arc<Server>], result: io::Result<Vec<SocketAddr>>, failing: &mut bool) {
     let failed = result.is_err();
     match result {
@@ -135,7 +135,7 @@ fn record((host, port): &HostPort, servers: &[Arc<Server>], result: io::Result<V
             retarget(servers, &addresses);
         }
         Err(error) if !*failing => {
-            tracing::warn!(host, port, %error, "host name cannot be resolved; its last address stays in use");
+            tracing::warn!(host, port, %error, "host name cannot be resolved; its last address, if any, stays in use");
         }
         Err(_) => {}
     }

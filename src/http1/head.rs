@@ -55,7 +55,7 @@ pub struct ResponseHead {
     reason: TextSpan,
 }
 
-/// The size that a head may have at most.
+/// The limits of a head's size.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadLimits {
     pub bytes: usize,
@@ -68,7 +68,7 @@ pub enum HeadError {
     /// Violates RFC 9112 on lines (section 2.2), the start line (3, 4) or headers (5; 5.1: no space before
     /// the colon; 5.2: no folding), or RFC 9110 on their names and values (sections 5.1, 5.5).
     Malformed,
-    /// Another version of HTTP than 1.0 and 1.1 (RFC 9112, section 2.3; RFC 9110, section 15.6.6).
+    /// An HTTP version other than 1.0 and 1.1 (RFC 9112, section 2.3; RFC 9110, section 15.6.6).
     Version,
     /// More bytes than the limit (RFC 6585, section 5).
     TooLarge,
@@ -78,7 +78,7 @@ pub enum HeadError {
     TooManyHeaders,
 }
 
-/// The longest target, whatever the limit of the whole head.
+/// The maximum length of a target, regardless of the limit of the whole head.
 const MAX_TARGET: usize = 64 * 1024;
 /// Up to this limit, headers are parsed on the stack; above it, parsing allocates.
 const STACK_HEADERS: usize = 128;
@@ -193,7 +193,7 @@ impl Headers {
     /// with `first`.
     ///
     /// Every line must end with CR LF (RFC 9112, section 2.2). The parser also accepts a lone LF as a line
-    /// end, but not every recipient does. It lets one through in no other place.
+    /// end, but not every recipient does. It rejects a lone LF anywhere else.
     fn fill(&mut self, head: &[u8], first: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), HeadError> {
         self.clear();
         self.text.extend_from_slice(head);

@@ -32,12 +32,12 @@ pub struct Pool {
     tokens: HashMap<Token, u32>,
 }
 
-/// The part of a pool that outlives a generation. Lives as long as a configuration has a pool of this name, or a server of
-/// it is draining.
+/// The part of a pool that outlives a generation. Lives as long as the configuration has a pool of this name or one of
+/// its servers is draining.
 #[derive(Debug)]
 pub struct LivePool {
     pub name: Arc<str>,
-    /// The position in the turn, shared by all workers so that the order is exact. Edits keep it.
+    /// The balancing position, shared by all workers so that the order is exact. It survives edits.
     position: CachePadded<AtomicU64>,
     pub counters: PerWorker<PoolCounters>,
 }
@@ -62,9 +62,9 @@ pub struct Member {
     /// The weight that applies instead of 0 while the pool holds its old servers: the weight before the edit.
     pub held: u32,
     pub membership: Membership,
-    /// Whether its open requests may still finish, and cookies that name it still lead to it.
+    /// Whether it is draining: its open requests may finish, and cookies that name it still select it.
     pub draining: bool,
-    /// Its health when the snapshot was built, so that people see what requests see.
+    /// Its health when the snapshot was built, so that the API shows what requests see.
     pub state: HealthState,
     /// Its name in cookies, if the pool has sticky sessions.
     pub token: Option<Token>,
@@ -89,9 +89,9 @@ pub enum Status {
     Up,
     /// Its checks fail, or it is ejected.
     Down,
-    /// Disabled or removed, with requests still open.
+    /// Disabled or removed; its open requests may finish.
     Draining,
-    /// Disabled, without open requests.
+    /// Disabled, and no longer draining.
     Disabled,
     /// New; gets requests once it has passed a check.
     Checking,
@@ -185,7 +185,7 @@ impl Pool {
             for (index, member) in (0..).zip(&mut members) {
                 let token = token::token(rule, &config.name, &member.server.key.name);
                 member.token = Some(token);
-                // A server that was added again at another address comes before the one that is draining.
+                // If the server moved to another address, its cookie selects the new one, not the draining one.
                 if member.serves_known() {
                     tokens.entry(token).or_insert(index);
                 }
@@ -194,7 +194,7 @@ impl Pool {
         Self { config, live, members, holding, picker, tokens }
     }
 
-    /// Whether it was built from equal members.
+    /// Whether it was built from the same members in the same state.
     #[must_use]
     pub fn is_current(&self, members: &[Member]) -> bool {
         self.members.len() == members.len() && self.members.iter().zip(members).all(|(a, b)| a.is_like(b))

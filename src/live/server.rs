@@ -1,4 +1,4 @@
-//! A live server: the state of one (pool, name, address), through any number of generations.
+//! A live server: the state of one (pool, name, address), across generations.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -109,7 +109,7 @@ pub struct Check {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ejection {
     pub at: SystemTime,
-    /// How many requests failed, and how the last one did.
+    /// The number of failed requests, and the error of the last one.
     pub error: String,
 }
 
@@ -153,7 +153,7 @@ impl Server {
         }
     }
 
-    /// The health by its checks and its requests.
+    /// The health, according to its checks and its requests.
     #[must_use]
     pub fn state(&self) -> HealthState {
         const STATES: [HealthState; 4] =
@@ -177,7 +177,7 @@ impl Server {
         }
     }
 
-    /// Records an attempt that failed because of the server. Returns how many consecutive ones that makes.
+    /// Records an attempt that failed because of the server. Returns the number of consecutive ones.
     #[must_use]
     pub fn record_failure(&self) -> u32 {
         self.failures.fetch_add(1, Relaxed).wrapping_add(1)

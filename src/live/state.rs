@@ -1,5 +1,5 @@
-//! The state of the process that every thread may read: the current snapshot, the record of reloads, the events, whether it
-//! is stopping.
+//! The state of the process that every thread may read: the current snapshot, the record of reloads, the events, and
+//! whether it is stopping.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,14 +17,14 @@ use crate::live::watch_status::WatchStatus;
 /// Lives as long as the process. Written by the control plane, except for the count of panics.
 #[derive(Debug)]
 pub struct State {
-    /// The only pointer at which the two planes meet; swapped by the control plane, loaded once per request by workers.
+    /// The current snapshot: swapped by the control plane, loaded once per request by workers.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Never locked by the request path, and never for long.
     reloads: Mutex<ReloadHistory>,
     /// The listeners that accept clients, and closed ones that still have connections.
     listeners: ArcSwap<Vec<Arc<LiveListener>>>,
     pub watch_status: Arc<WatchStatus>,
-    /// The latest events, for those who follow them.
+    /// The latest events, for subscribers.
     pub events: Events,
     stopping: AtomicBool,
     panics: AtomicU64,
@@ -72,7 +72,7 @@ impl State {
         self.stopping.store(true, Relaxed);
     }
 
-    /// The number of panics, each of which ended a request or a task.
+    /// The number of panics, each of which ended a connection or a task.
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.panics.load(Relaxed)

@@ -177,7 +177,23 @@ impl ProxyError {
             }
             Self::Closed(Sent::Nothing) | Self::IdleClosed(Sent::Nothing) => Some(Progress::NotSent),
             Self::Closed(Sent::Part | Sent::All) | Self::IdleClosed(Sent::Part | Sent::All) => Some(Progress::Sent),
-            _ => None,
+            Self::Rejected(_)
+            | Self::BadHead(_)
+            | Self::NoRoute
+            | Self::Expectation
+            | Self::BodyTooLarge
+            | Self::BadBody
+            | Self::ClientTooSlow
+            | Self::ClientGone
+            | Self::NoServer
+            | Self::TruncatedHead
+            | Self::BadResponse
+            | Self::ResponseTimeout
+            | Self::ResponseTruncated
+            | Self::ResponseTooSlow
+            | Self::TunnelBroken
+            | Self::Aborted
+            | Self::Panicked => None,
         }
     }
 
@@ -187,6 +203,7 @@ impl ProxyError {
         match self {
             Self::Rejected(rejection) => rejection.closes(),
             Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
+            // Only what a client has sent can be misread.
             _ => false,
         }
     }

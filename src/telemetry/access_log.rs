@@ -1,4 +1,4 @@
-//! The access log: one line per request, written by a thread of its own so that no request waits for it.
+//! The access log: one line per request, written by a separate thread so that no request waits for it.
 //!
 //! Each worker formats lines into its own buffer and hands the buffer to the writer thread when it is
 //! full, and at each tick. While the writer is too far behind (a full disk, a stuck pipe), lines are
@@ -39,7 +39,7 @@ impl AccessLogWriter {
     /// Starts the thread that writes to `out`, which is standard output except in tests.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// If the system cannot create the thread.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let (to_writer, batches) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::sync_channel(1);
@@ -79,12 +79,12 @@ impl AccessLogWriter {
         self.losses.clone()
     }
 
-    /// Waits up to `deadline` until everything is written. Returns whether it was, which requires that
+    /// Waits up to `timeout` until everything is written. Returns whether it was, which requires that
     /// every worker's [`AccessLog`] has been dropped.
     #[must_use]
-    pub fn finish(self, deadline: Duration) -> bool {
+    pub fn finish(self, timeout: Duration) -> bool {
         drop(self.to_writer);
-        self.ended.recv_timeout(deadline) != Err(RecvTimeoutError::Timeout)
+        self.ended.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout)
     }
 }
 
@@ -108,11 +108,11 @@ impl LostLines {
 #[derive(Debug)]
 pub struct AccessLog {
     buffer: Vec<u8>,
-    /// In the buffer.
+    /// The number of lines in the buffer.
     lines: u64,
     clock: TimestampCache,
     to_writer: SyncSender<Batch>,
-    /// For the writer to return buffers to `spare`.
+    /// Sent with each batch, so that the writer can return the buffer to `spare`.
     home: SyncSender<Vec<u8>>,
     spare: Receiver<Vec<u8>>,
     losses: LostLines,
@@ -178,7 +178,7 @@ impl Batch {
 
 struct BatchWriter<W> {
     out: W,
-    /// The last write ended within a line.
+    /// Whether the last write ended within a line.
     in_line: bool,
     losses: LostLines,
     throttle: LogThrottle,
@@ -207,7 +207,7 @@ impl<W: Write> BatchWriter<W> {
         self.out.flush()
     }
 
-    /// Like [`Write::write_all`], but notes whether an error left an incomplete line, and waits if the
+    /// Like [`Write::write_all`], but remembers whether an error left an incomplete line, and waits if the
     /// output is a pipe that another process has made non-blocking.
     fn write_all(&mut self, mut text: &[u8]) -> io::Result<()> {
         while !text.is_empty() {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_a_stuck_output_ends_at_the_deadline() {
+    fn waiting_for_a_stuck_output_ends_at_the_timeout() {
         let (out, step, _) = stepped();
         let writer = AccessLogWriter::start(out).expect("a thread");
         writer.worker().line(LogFormat::Text, &entry("/"));

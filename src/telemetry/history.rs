@@ -13,7 +13,7 @@ use crate::live::method;
 use crate::live::server::{Server, ServerId};
 use crate::live::{route::LiveRoute, snapshot::Snapshot};
 
-/// Between two samples of the counters.
+/// The time between two samples of the counters.
 pub const STEP: Duration = Duration::from_secs(5);
 /// Points of the chart: a quarter of an hour.
 pub const CHART_POINTS: usize = 180;
@@ -27,9 +27,9 @@ const RATE: usize = 2;
 pub struct History {
     /// When the samples were taken, the newest last; at most [`WINDOW`].
     times: VecDeque<Instant>,
-    /// By the server's id.
+    /// Each server's samples, by its id.
     servers: HashMap<ServerId, CountsWindow>,
-    /// By name.
+    /// Each route's samples, by its name.
     routes: HashMap<Arc<str>, CountsWindow>,
     chart: VecDeque<ChartPoint>,
 }
@@ -43,9 +43,9 @@ pub struct ChartPoint {
     pub per_second: f64,
     /// Responses per second that were errors (5xx).
     pub errors_per_second: f64,
-    /// In seconds.
+    /// The median latency, in seconds.
     pub p50: Option<f64>,
-    /// In seconds.
+    /// The 99th percentile of the latency, in seconds.
     pub p99: Option<f64>,
 }
 
@@ -193,7 +193,7 @@ impl Counts {
         Self { requests: growth(self.requests, earlier.requests), errors: growth(self.errors, earlier.errors), buckets }
     }
 
-    /// The latency's quantile `q`, in seconds.
+    /// The `q` quantile of the latency, in seconds.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
         quantile(&self.buckets.map(u64::from), q)

@@ -66,7 +66,7 @@ const STATE_METRICS: [&Family; 23] = [
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Held while a page is built, so that two are not at once: with thousands of servers each takes much memory.
+    /// Held while a page is built, so that only one is at a time: with thousands of servers, each takes much memory.
     building: Arc<Mutex<()>>,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Debug for ProcessMetric {
 }
 
 impl Metrics {
-    /// The metrics of `state`, of `process`, and what the system reports of this process.
+    /// The metrics of `state` and `process`, and those that the system reports about this process.
     ///
     /// # Errors
     /// If a name in `process` is not valid, or is taken.
@@ -119,7 +119,7 @@ impl Metrics {
 struct StateCollector {
     state: Arc<State>,
     process: Vec<ProcessMetric>,
-    /// The registry rejects duplicate names by these.
+    /// The registry uses these to reject duplicate names.
     descriptions: Vec<Desc>,
 }
 
@@ -270,8 +270,8 @@ fn reloads(state: &State) -> [MetricFamily; 3] {
 }
 
 /// One member for each name in a pool. If a name has moved to another address while the old server
-/// drains, it is the configured one: its counters start at zero, which Prometheus takes for a restart,
-/// while sums of both would fall when the drain ends.
+/// drains, only the configured server is included. Its counters start at zero, which Prometheus takes for
+/// a restart; the sums of both would fall when the drain ends.
 fn members(snapshot: &Snapshot) -> Vec<&Member> {
     let mut names = HashSet::new();
     // A pool lists its configured servers before draining ones.

@@ -60,7 +60,7 @@ pub(super) struct WorkerTable {
     inboxes: OnceLock<Box<[UnboundedSender<WorkerCommand>]>>,
     /// Reports of failing servers to the control plane.
     pub(super) failing: UnboundedSender<Failing>,
-    /// Makes checking a configured limit and counting the client one step.
+    /// Held while a configured limit is checked and the client is counted, so that these are one step.
     placing: Mutex<()>,
 }
 
@@ -78,11 +78,11 @@ impl WorkerPool {
     ) -> io::Result<Self> {
         let count = logs.len();
         let shared = Arc::new(WorkerTable::new(count, client_limit, failing));
-        let (inboxes, outboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Set only here, so it cannot fail.
         let _ = shared.inboxes.set(inboxes.into());
         let mut ended = Vec::with_capacity(count);
-        for (index, (commands, log)) in outboxes.into_iter().zip(logs).enumerate() {
+        for (index, (commands, log)) in receivers.into_iter().zip(logs).enumerate() {
             let (end, worker_ended) = oneshot::channel();
             let (ready, worker_ready) = std::sync::mpsc::channel();
             let (snapshot, spans, shared) = (Arc::clone(&state.snapshot), spans.clone(), Arc::clone(&shared));
@@ -143,7 +143,7 @@ impl WorkerPool {
     /// Waits until all workers have ended.
     async fn wait(&mut self) {
         while let Some(worker) = self.ended.last_mut() {
-            // Always an error: nothing is sent, the worker drops its sender.
+            // Always an error: the worker sends nothing, and drops its sender when it ends.
             let _ = worker.await;
             self.ended.pop();
         }
@@ -176,7 +176,7 @@ impl WorkerTable {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
     }
 
-    /// Notes that a client of a worker has left.
+    /// Subtracts a client that has disconnected from the load of its worker.
     pub(super) fn leave(&self, worker: usize) {
         self.loads[worker].fetch_sub(1, Relaxed);
     }

@@ -6,12 +6,12 @@ use crate::config::edit::text::{
 };
 use crate::config::file::places::{Places, ServerPlace};
 
-/// The only server of an array.
+/// Formats the only server of an array.
 pub(super) fn first(name: &str, new: &NewServer) -> String {
     element("", None, name, new)
 }
 
-/// Adds a server after the last one of its array, on a line of its own if that one has one.
+/// Adds a server after the last one of its array; on a new line if the last one starts a line.
 pub(super) fn add(text: &str, last: &ServerPlace, name: &str, new: &NewServer) -> Patches {
     let element = element(text, Some(last), name, new);
     let end = last.span.end;
@@ -32,7 +32,7 @@ pub(super) fn add(text: &str, last: &ServerPlace, name: &str, new: &NewServer) -
     }
 }
 
-/// Removes a server and one comma; if it has lines of its own, also the comments directly above it.
+/// Removes a server and one comma; if nothing else is on its lines, also the lines and the comments directly above.
 pub(super) fn remove(text: &str, server: &ServerPlace, places: &Places) -> Patches {
     let in_same_array = |other: &&ServerPlace| other.file == server.file && other.array_start == server.array_start;
     let siblings: Vec<&ServerPlace> = places.servers.iter().filter(in_same_array).collect();
@@ -40,7 +40,7 @@ pub(super) fn remove(text: &str, server: &ServerPlace, places: &Places) -> Patch
     let after = siblings.iter().find(|other| other.span.start > server.span.start);
     let comma = next_comma(text, server.span.end);
     let cut = |from: usize, to: usize| (from..to, String::new());
-    // The last element takes the comma before it along, unless one follows it.
+    // If no comma follows the last element, the one before it is removed.
     let comma_before = match (before, comma) {
         (Some(before), None) => next_comma(text, before.span.end).map(|at| cut(at, at + 1)),
         _ => None,
@@ -80,7 +80,7 @@ pub(super) fn set(server: &ServerPlace, name: &str, value: &str) -> Patches {
     }
 }
 
-/// `{ name = … }`, in the style of `model`.
+/// Formats `{ name = … }` in the style of `model`.
 fn element(text: &str, model: Option<&ServerPlace>, name: &str, new: &NewServer) -> String {
     let keys = keys(name, new);
     let pair = |(key, value): &(&str, String)| format!("{key}{}{value}", equals(text, model, key));
@@ -94,7 +94,7 @@ fn element(text: &str, model: Option<&ServerPlace>, name: &str, new: &NewServer)
     format!("{{{open}{}{close}}}", pairs.join(", "))
 }
 
-/// Whether only a comment may follow on the line.
+/// Whether the rest of the line is blank or a comment.
 fn ends_line(text: &str, at: usize) -> bool {
     let rest = rest(text, at);
     is_comment(rest) || is_blank(rest)

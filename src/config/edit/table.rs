@@ -9,11 +9,11 @@ use crate::config::edit::text::{
 };
 use crate::config::file::places::ServerPlace;
 
-/// Adds a server after the last one of its pool, in the style of that one.
+/// Adds a server after the last one of its pool, in the same style.
 pub(super) fn add(text: &str, last: &ServerPlace, value_ends: &[usize], name: &str, new: &NewServer) -> Patches {
     let block = Block::of(text, last, value_ends);
-    // Tables without blank lines between them stay so. After a comment one is needed, or the comment would seem to be
-    // about the new server.
+    // If no blank line separates the tables, none is added. After a comment one is needed, or the comment would seem to
+    // describe the new server.
     let blank_before = content_end(text, block.lines.start) < block.lines.start || block.lines.start == 0;
     let needs_blank = block.comments_after || (blank_before && block.blank_after(text));
     let margin = indent(text, last.span.start).unwrap_or("");
@@ -37,7 +37,7 @@ pub(super) fn append(text: &str, pool: &str, name: &str, new: &NewServer) -> Pat
     insert(text, end, end > 0, &lines)
 }
 
-/// Removes a server with the comments that touch it, and the blank lines before it if others follow it.
+/// Removes a server with its adjacent comments, and the blank lines before it if there are also some after it.
 pub(super) fn remove(text: &str, server: &ServerPlace, value_ends: &[usize]) -> Patches {
     let block = Block::of(text, server, value_ends);
     let Range { mut start, mut end } = block.lines;
@@ -47,7 +47,7 @@ pub(super) fn remove(text: &str, server: &ServerPlace, value_ends: &[usize]) -> 
             start = content;
         }
         if end == text.len() && !text.ends_with('\n') {
-            // The file keeps ending without a newline.
+            // The file still ends without a newline.
             let line = text[..content].trim_end_matches('\n');
             start = line.strip_suffix('\r').unwrap_or(line).len();
         }
@@ -70,7 +70,7 @@ pub(super) fn set(text: &str, server: &ServerPlace, name: &str, value: &str) -> 
 fn insert(text: &str, at: usize, blank_line: bool, lines: &[String]) -> Patches {
     let newline = newline(text, at);
     let mut inserted = String::new();
-    // A file that does not end with a newline keeps doing so.
+    // If the file does not end with a newline, none is added.
     let unterminated = at == text.len() && !text.is_empty() && !text.ends_with('\n');
     for _ in 0..usize::from(unterminated) + usize::from(blank_line) {
         inserted += newline;
@@ -82,7 +82,7 @@ fn insert(text: &str, at: usize, blank_line: bool, lines: &[String]) -> Patches 
     vec![(at..at, inserted)]
 }
 
-/// The lines of one server with the comments that touch them.
+/// The lines of one server with the adjacent comments.
 struct Block {
     lines: Range<usize>,
     comments_after: bool,

@@ -1,9 +1,9 @@
-//! Parses an edit of a large file by the servers that it changes: a few of thousands of `[[server]]` tables.
+//! Parses only the servers that an edit of a large file changes: a few of thousands of `[[server]]` tables.
 //!
-//! The result is the same as that of parsing the whole file, or there is none and the whole file has to be parsed. At
-//! 10,000 servers that takes some ten times as long, most of it in the TOML parser.
+//! The result is the same as that of parsing the whole file, or `None` if the whole file has to be parsed. With 10,000
+//! servers that takes about ten times as long, mostly in the TOML parser.
 //!
-//! It is safe because a table's header begins a statement and ends the one before it, so that a text can be split at a
+//! This is safe because a table's header begins a statement and ends the previous one, so that a text can be split at a
 //! header. In a valid text without multi-line strings, each line that looks like such a header is one.
 
 use std::collections::HashSet;
@@ -23,14 +23,14 @@ const HEADER: &[u8] = b"\n[[server]]\n";
 /// The delimiters of strings in which a line can look like a header.
 const MULTI_LINE: [&[u8]; 2] = [b"\"\"\"", b"'''"];
 
-/// The last valid file, without includes, and its configuration: what the next edit is compared with.
+/// The last valid file, if it includes no others, and its configuration. The next edit is compared with them.
 #[derive(Debug, Clone)]
 pub struct Baseline {
     pub file: SourceFile,
     pub config: Config,
 }
 
-/// Returns the configuration of `new` if it is valid and differs from the baseline in few servers.
+/// Returns the configuration of `new`, or `None` if it may be invalid or differ from the baseline in more than servers.
 #[must_use]
 pub fn amend(baseline: &Baseline, new: &SourceFile, env: &Env<'_>) -> Option<Config> {
     let pool = baseline.config.pool(DEFAULT_POOL)?;
@@ -79,7 +79,7 @@ fn read(text: &bytes::Bytes, file: &SourceFile, env: &Env<'_>) -> Option<Vec<Ser
     (only_servers && servers.len() == count && report.into_problems().is_empty()).then_some(servers)
 }
 
-/// The number of headers, except for one on the first line.
+/// The number of headers, not counting one on the first line.
 fn headers(text: &[u8]) -> usize {
     memmem::find_iter(text, HEADER).count()
 }

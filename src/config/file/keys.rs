@@ -98,14 +98,15 @@ pub const ROOT: &[KeySpec] = &[
     key(
         "include",
         ValueType::TextList(TextFormat::Files),
-        "more files or globs, such as `[\"conf.d/*.toml\"]`, relative to the main file; only there, and at its top",
+        "more files or globs, such as `[\"conf.d/*.toml\"]`, relative to the main file; \
+         allowed only there, before the first table",
     ),
     optional("listener", ValueType::TableArray(LISTENER), "where clients connect; at least one is required"),
     optional("admin", ValueType::Table(ADMIN), "the read-only API, the metrics and the dashboard"),
     optional("proxy", ValueType::Table(PROXY), "settings that apply to every request"),
     optional("reload", ValueType::Table(RELOAD), "how edits are read and guarded"),
     optional("log", ValueType::Table(LOG), "the process's own log and the access log"),
-    optional("tracing", ValueType::Table(TRACING), "where spans are sent, and which"),
+    optional("tracing", ValueType::Table(TRACING), "which spans are sent, and where"),
     optional("timeouts", ValueType::Table(TIMEOUTS), "how long each step of a request may take"),
     optional("limits", ValueType::Table(LIMITS), "limits on requests and connections"),
     optional("retry", ValueType::Table(RETRY), "when a failed attempt is retried"),
@@ -218,13 +219,13 @@ pub const TRACING: &[KeySpec] = &[
     key(
         "otlp",
         ValueType::Text(TextFormat::Url),
-        "where to send spans by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`; empty: off",
+        "where to send spans over OTLP/HTTP: `http://127.0.0.1:4318/v1/traces`; empty: off",
     ),
     key("service", ValueType::Text(TextFormat::Label), "the service name in spans"),
     key(
         "sample",
         ValueType::Number(0.0..=1.0),
-        "the share of the traces started here that is recorded, 0 to 1. A sampling decision that comes with a request is kept",
+        "the share of the traces started here that are sampled, 0 to 1. The decision that comes with a request is kept",
     ),
 ];
 
@@ -252,13 +253,13 @@ pub const LIMITS: &[KeySpec] = &[
         ValueType::Size(256..=16 << 20),
         "size of a request's head; a larger one gets 431, or 414 if the request target alone is larger",
     ),
-    key("headers", ValueType::Integer(1..=10_000), "number of headers in a request; more get 431"),
+    key("headers", ValueType::Integer(1..=10_000), "number of headers in a request; a request with more gets 431"),
     key("body_bytes", ValueType::Size(0..=u64::MAX), "size of a request's body; a larger one gets 413. 0: no limit"),
     key(
         "body_rate",
         ValueType::Size(0..=1 << 30),
         "bytes per second, averaged over `timeouts.body_idle`: a client that sends or reads a body more slowly is \
-         disconnected; waiting for the server does not count",
+         disconnected; waiting for the server does not count. 0: no minimum",
     ),
     key(
         "connections",
@@ -287,13 +288,13 @@ pub const BALANCE: &[KeySpec] = &[
     key(
         "algorithm",
         ValueType::Choice(&["weighted-round-robin", "round-robin", "random", "least-connections"]),
-        "`weighted-round-robin` gives each server exactly its share, `round-robin` takes one after the other, `random` \
-         draws by weight, `least-connections` takes the server with the fewest open requests for its weight",
+        "`weighted-round-robin` gives each server exactly its share, `round-robin` takes each in turn, `random` draws \
+         by weight, `least-connections` takes the server with the fewest open requests for its weight",
     ),
     optional(
         "sticky",
         ValueType::TableOrFalse(STICKY),
-        "keeps a client on its server by a cookie: `sticky = { cookie = \"lb\", max_age = \"1h\" }`",
+        "a cookie keeps a client with its server: `sticky = { cookie = \"lb\", max_age = \"1h\" }`",
     ),
 ];
 
@@ -307,22 +308,22 @@ pub const HEALTH: &[KeySpec] = &[
     key(
         "kind",
         ValueType::Choice(&["http", "tcp", "none"]),
-        "`http`: a GET; `tcp`: a connection; `none`: a server always counts as up",
+        "`http`: a GET request; `tcp`: a connection; `none`: a server always counts as up",
     ),
     key("path", ValueType::Text(TextFormat::Path), "the path that an `http` check requests"),
     key("expect", ValueType::Text(TextFormat::Statuses), "statuses that pass: `\"200\"`, `\"200-299, 404\"`"),
     key("interval", POSITIVE_DURATION, "time from one check to the next, give or take a tenth"),
     key("timeout", POSITIVE_DURATION, "how long a whole check may take"),
-    key("rise", ValueType::Integer(1..=1000), "consecutive passes before a server that was down is up again"),
+    key("rise", ValueType::Integer(1..=1000), "consecutive passed checks before a server that was down is up again"),
     key(
         "fall",
         ValueType::Integer(1..=1000),
-        "consecutive failures before a server is down; as many consecutive failed requests eject it",
+        "consecutive failed checks before a server is down; the same number of consecutive failed requests ejects it",
     ),
     key(
         "memory",
         ValueType::Text(TextFormat::OptionalPath),
-        "path of the server's own Prometheus page; its `process_resident_memory_bytes` is shown as the server's memory",
+        "path of the server's own Prometheus metrics; `process_resident_memory_bytes` is shown as its memory",
     ),
 ];
 
@@ -331,13 +332,13 @@ pub const SERVER: &[KeySpec] = &[
     required(
         "address",
         ValueType::Text(TextFormat::Address),
-        "`host:port`; a host name is resolved again and again in the background",
+        "`host:port`; a host name is resolved repeatedly in the background",
     ),
     key(
         "weight",
         ValueType::Integer(0..=1000),
-        "its share relative to the others', 0 to 1000. With 0 it gets no new clients; those whose cookie names it still \
-         reach it",
+        "how many requests it gets relative to the pool's other servers, 0 to 1000. With 0 it gets no new clients; \
+         those whose cookie names it still reach it",
     ),
     key("enabled", ValueType::Boolean, "`false`: no new requests; open ones finish within `timeouts.drain`"),
 ];
@@ -349,7 +350,7 @@ pub const ROUTE: &[KeySpec] = &[
         ValueType::Text(TextFormat::HostPattern),
         "which hosts it matches: `\"api.example.com\"`, `\"*.example.com\"`, or `*` for any",
     ),
-    key("path", ValueType::Text(TextFormat::Path), "which paths it matches: a prefix in whole segments"),
+    key("path", ValueType::Text(TextFormat::Path), "which paths it matches: those with this prefix, in whole segments"),
     required("pool", ValueType::Text(TextFormat::Name), "the pool that serves it: `default`, or one of `[pool.NAME]`"),
 ];
 
@@ -360,8 +361,16 @@ pub const POOL: &[KeySpec] = &[
         ValueType::Table(BALANCE),
         "how one of its servers is chosen; each key that is left out is taken from the top level",
     ),
-    optional("health", ValueType::Table(HEALTH), "how its servers are checked; likewise"),
-    optional("retry", ValueType::Table(RETRY), "when a failed attempt is retried; likewise"),
+    optional(
+        "health",
+        ValueType::Table(HEALTH),
+        "how its servers are checked; each key that is left out is taken from the top level",
+    ),
+    optional(
+        "retry",
+        ValueType::Table(RETRY),
+        "when a failed attempt is retried; each key that is left out is taken from the top level",
+    ),
     optional("server", ValueType::TableArray(SERVER), "the pool's servers, `[[pool.NAME.server]]`, like `[[server]]`"),
 ];
 

@@ -139,8 +139,8 @@ fn check_pool(pool: &str, draft: &DraftPool, report: &Report<'_>) {
     }
 }
 
-/// Reports pools without servers that a route uses, unless `allow_empty` permits them, and adds the pool `default` if it
-/// is used but missing.
+/// Reports the pools that have no server although a route uses them, unless `allow_empty` permits that, and adds the
+/// pool `default` if it is used but missing.
 fn check_empty_pools(draft: &mut Draft, report: &Report<'_>) {
     let mut used: BTreeMap<&str, Option<Location>> = BTreeMap::new();
     for pool in draft.routes.iter().filter_map(|route| route.pool.as_ref()) {

@@ -30,7 +30,7 @@ pub(super) struct Draft {
     pub(super) limits: LimitsConfig,
     pub(super) routes: Vec<DraftRoute>,
     pub(super) pools: BTreeMap<String, DraftPool>,
-    /// The top level's rules, for a pool that sets none.
+    /// The top level's rules, for the pool `default` if the file does not have it.
     pub(super) rules: DraftRules,
 }
 

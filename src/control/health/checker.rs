@@ -20,17 +20,17 @@ use crate::live::health::{Health, HealthState};
 use crate::live::server::{Check, Server, ServerId};
 use crate::live::snapshot::Snapshot;
 
-/// Checks at the same time, so that a large outage does not use up the process's descriptors.
+/// The limit of concurrent checks, so that a large outage does not use up the process's file descriptors.
 const MAX_CONCURRENT: usize = 1024;
 
-/// First checks that may all begin at once.
+/// The most first checks that all begin at once.
 const MAX_AT_ONCE: usize = 100;
 
-/// First checks per second if there are more, as far as the interval is long enough for that.
+/// The maximum rate of first checks, per second, if there are more; exceeded if the interval is too short for it.
 const MAX_PER_SECOND: f64 = 10_000.0;
 
-/// The shortest time over which more first checks are spread. Also the interval for a new server, which takes no
-/// requests before its first pass.
+/// The shortest time over which more first checks are spread, and the interval for a new server, which takes no
+/// requests before its first pass. A shorter configured interval takes precedence over both.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A change of a server's state.
@@ -57,7 +57,7 @@ impl From<StateChange> for Event {
 pub struct Checker {
     changes: UnboundedSender<StateChange>,
     permits: Arc<Semaphore>,
-    /// By server id.
+    /// Each server's checks, by its id.
     checks: HashMap<ServerId, RunningCheck>,
 }
 
@@ -144,7 +144,7 @@ impl Checker {
         }
     }
 
-    /// Readmits a server that was ejected although its checks pass.
+    /// Readmits an ejected server at once, without waiting for its checks.
     pub fn readmit(&self, server: &Arc<Server>) {
         let Some(check) = self.checks.get(&server.id) else { return };
         let from = server.state();
@@ -168,7 +168,7 @@ impl Checker {
 }
 
 impl RunningCheck {
-    /// Whether the task follows this rule. One that has ended, which only a panic does, is replaced, so that its
+    /// Whether the task is running and follows this rule. Only a panic ends a task; it is then replaced, so that its
     /// server does not go unchecked.
     fn still_follows(&self, rule: &config::HealthConfig) -> bool {
         *self.rule == *rule && !self.task.is_finished()

@@ -31,9 +31,9 @@ pub(super) struct PoolEntry {
     /// The pool of the newest snapshot, which is used again while nothing in it has changed.
     pub(super) built: Option<Arc<Pool>>,
     draining: Vec<Draining>,
-    /// The end of the hold, if there is one: no new server has passed a check, and the draining ones keep serving.
+    /// When the hold ends, if there is one. Until then, or until a new server is up, the draining ones keep serving.
     hold: Option<Instant>,
-    /// The earlier weight of servers that an edit with a hold set to 0, by server id.
+    /// During a hold, the earlier weights of the servers whose weight an edit has set to 0, by server id.
     held_weights: HashMap<ServerId, u32>,
 }
 
@@ -115,7 +115,7 @@ impl PoolEntry {
         self.hold.is_some()
     }
 
-    /// Takes over an edit of the pool. Touches no live server, but returns the changes to them.
+    /// Applies an edit of the pool to this entry. Changes no live server, but returns the changes to make.
     pub(super) fn apply(
         &mut self,
         new: &Arc<config::PoolConfig>,
@@ -160,7 +160,7 @@ impl PoolEntry {
         marks
     }
 
-    /// The live servers of these: those that are among the servers of `between` or that drain, and new ones.
+    /// The live server of each of `servers`: one from `between`, a draining one, or else a new one.
     fn find_or_make(
         &self,
         servers: &[config::ServerConfig],
@@ -180,8 +180,8 @@ impl PoolEntry {
         servers.iter().map(find_or_make).collect()
     }
 
-    /// After an edit: begins a hold if no server can serve but a new one soon may, or ends it. Returns the maximum
-    /// duration of a hold that begins.
+    /// After an edit: begins a hold if no server can serve but a new one soon may; otherwise ends the current one.
+    /// Returns the maximum duration of a hold that begins.
     fn begin_or_end_hold(&mut self, config: &Config, now: Instant) -> Option<Duration> {
         let (drain, hold) = (config.timeouts.drain, config.reload.hold);
         let takes_requests = |(server, _): &(&config::ServerConfig, &Arc<Server>)| server.enabled && server.weight > 0;
@@ -201,7 +201,7 @@ impl PoolEntry {
         None
     }
 
-    /// Whether there is a hold and a new server is up or its time is over.
+    /// Whether there is a hold that should end, because a new server is up or the hold has timed out.
     pub(super) fn is_hold_over(&self, now: Instant) -> bool {
         let is_up = |member: &Member| {
             member.membership == Membership::Enabled && member.weight > 0 && member.server.state().serves()
@@ -210,7 +210,7 @@ impl PoolEntry {
         self.hold.is_some_and(|until| now >= until || new_is_up())
     }
 
-    /// Ends the hold. The servers that it kept have until `until`, at most, for their open requests.
+    /// Ends the hold. The servers that it kept may finish their open requests until `until`, at most.
     pub(super) fn end_hold(&mut self, until: Instant) {
         self.hold = None;
         self.held_weights.clear();
@@ -236,7 +236,7 @@ impl PoolEntry {
         expired
     }
 
-    /// The pool for a snapshot by the health of its servers now: the one that was built last if it is still true.
+    /// The pool for a snapshot, with its servers' current health: the one that was built last, if still up to date.
     pub(super) fn pool(&self) -> Arc<Pool> {
         let members = self.members();
         let holding = self.hold.is_some();
@@ -290,7 +290,7 @@ impl Marks {
     }
 }
 
-/// Whether no server can serve but one soon may: none has passed a check, and some have not been checked yet.
+/// Whether no server can serve but one soon may: none is up, and a new one has not passed a check yet.
 fn waits_for_first_pass(states: impl Iterator<Item = HealthState>) -> bool {
     let mut unchecked = false;
     for state in states {

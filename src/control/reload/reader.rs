@@ -1,7 +1,7 @@
 //! The reader: waits until the files may have changed, reads them once they are complete, and parses new content.
 //!
-//! It has a thread of its own, because parsing a large file takes longer than the health checks and the
-//! admin address, which share the control plane's thread, can wait.
+//! It has its own thread, because parsing a large file would delay the health checks and the admin address,
+//! which share the control plane's thread.
 
 use std::io;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl From<&ReloadConfig> for ReloadRules {
     }
 }
 
-/// The control plane's end of the reader. The reader ends when it is dropped.
+/// The control plane's end of the reader. Dropping it ends the reader.
 #[derive(Debug)]
 pub struct ReaderHandle {
     parsed: mpsc::Receiver<ParsedConfig>,
@@ -94,7 +94,7 @@ impl ConfigReader {
     /// Starts the reader's thread. `last` has been applied already, so it is not handed over again.
     ///
     /// # Errors
-    /// If the system has no thread left.
+    /// If the system cannot create the thread or its runtime.
     pub fn start(
         source: Source,
         last: Sources,
@@ -172,9 +172,9 @@ impl ConfigReader {
 
     /// Watches the files of the newest read and reports what cannot be watched.
     ///
-    /// Takes over the rules at the same time, and nothing else marks them as seen: rules that arrive after the
-    /// warnings were written end the next `wait`. Marking them as seen there lost those that arrived in between,
-    /// and with them, if polling was turned off, every wake-up.
+    /// Also takes over the newest rules. Rules that arrive later end the next `wait`, which leads back here. When
+    /// `wait` took them over itself, rules that arrived between the two calls did not update the warnings, and if
+    /// they turned polling off, nothing woke the reader again.
     fn rewatch(&mut self) {
         self.rules = *self.new_rules.borrow_and_update();
         self.watcher.rewatch(&self.source.trail(&self.last));

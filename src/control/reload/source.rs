@@ -22,7 +22,7 @@ const MAX_BYTES: u64 = 16 << 20;
 const GLOB: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
-/// The place of a configuration: its main file.
+/// The location of a configuration: its main file.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
@@ -31,7 +31,7 @@ pub struct Source {
 /// One read of all files, compared by content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
-    /// The main file, then the included ones by path, less those that could not be read.
+    /// The main file, then the included ones by path, except those that could not be read.
     pub files: Vec<SourceFile>,
     /// Identifies the content: the SHA-256 of the bytes if there is one file, else of the sorted lines
     /// `path  hash`, with paths relative to the main file's directory.
@@ -73,7 +73,7 @@ impl Source {
     }
 
     /// Reads the main file and the files that it includes. Never waits for anything but the disk: a FIFO or a
-    /// device is a problem and not read.
+    /// device is not read but reported as a problem.
     #[must_use]
     pub fn read(&self, env: &Env<'_>) -> Sources {
         self.read_again(&self.with_files(Vec::new()), env)
@@ -239,7 +239,7 @@ impl Sources {
         self.load_after(None, env)
     }
 
-    /// Parses the files, if possible only the difference to a file that was parsed before.
+    /// Parses the files, or if possible only their difference from a file that was parsed before.
     #[must_use]
     pub fn load_after(self, baseline: Option<&Baseline>, env: &Env<'_>) -> LoadedConfig {
         let mut problems = self.problems.clone();
@@ -275,7 +275,7 @@ impl LoadedConfig {
 
 /// Reads the file at `path`. Returns `before` if that has the same content.
 fn read_file(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Result<(SourceFile, Metadata), Reason> {
-    // Looked at first, because merely opening some devices has effects.
+    // Checked before opening, because merely opening some devices has side effects.
     fs::metadata(path).map_err(|error| read_fault(&error)).and_then(|metadata| require_file(&metadata))?;
     let file = open(path).map_err(|error| read_fault(&error))?;
     let metadata = file.metadata().map_err(|error| read_fault(&error))?;
@@ -292,16 +292,16 @@ fn read_file(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Resu
 }
 
 /// Opens a file without waiting for the other end of a FIFO, which may have replaced it a moment ago: the reader
-/// would wait for a writer forever and see no edit any more.
+/// would wait for a writer forever and notice no further edit.
 fn open(path: &Path) -> io::Result<File> {
     match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        // A file that a file server has leased to a client: the lease is given back within a time limit.
+        // A file server has leased the file to a client, which must give the lease back within a timeout.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
         opened => opened,
     }
 }
 
-/// Reads to the end, at most `budget` bytes, of which `expected` are likely.
+/// Reads to the end, but at most `budget` bytes. `expected` is the likely number.
 fn read_all(file: impl io::Read, expected: u64, budget: &mut u64) -> Result<Vec<u8>, Reason> {
     let mut bytes = Vec::with_capacity(usize::try_from(expected.min(*budget)).unwrap_or(0) + 1);
     file.take(*budget + 1).read_to_end(&mut bytes).map_err(|error| read_fault(&error))?;

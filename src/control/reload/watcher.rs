@@ -58,8 +58,8 @@ impl FileWatcher {
     }
 
     /// Watches exactly the paths of the trail. Called after every read, because a file that was replaced needs a
-    /// new watch, and a file that is missing is awaited in its directory. If nothing changed, this costs a `stat`
-    /// per path. Changes before a watch was set went unseen, so setting one causes a wake-up.
+    /// new watch, and while a file is missing, its directory is watched for it. If nothing changed, this costs a
+    /// `stat` per path. Changes before a watch was set went unseen, so setting one causes a wake-up.
     pub fn rewatch(&mut self, trail: &Trail) {
         let Some(watcher) = &mut self.watcher else {
             self.unwatched = trail.watched.len();
@@ -101,7 +101,7 @@ impl FileWatcher {
         }
     }
 
-    /// The paths that cannot be watched and why, in words.
+    /// Messages about what cannot be watched, and why.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -113,8 +113,8 @@ impl FileWatcher {
         self.unwatched
     }
 
-    /// How often the system dropped events because its queue was full. Each time there is a wake-up and every
-    /// watch is set again.
+    /// How often the system dropped events because its queue was full. Each time, the reader wakes up and sets
+    /// every watch again.
     #[must_use]
     pub fn overflows(&self) -> u64 {
         self.events.state.lock().overflows
@@ -194,7 +194,7 @@ impl Wake {
         };
         let leads = |path: Option<&PathBuf>| path.is_some_and(|path| entries.contains(path));
         match event.kind {
-            // Caused by reading, so a read for each would cause the next. They change nothing.
+            // Reading causes these events, so to read again after each would never end. They change nothing.
             EventKind::Access(AccessKind::Open(_) | AccessKind::Read)
             | EventKind::Access(AccessKind::Close(AccessMode::Read)) => None,
             EventKind::Modify(ModifyKind::Name(RenameMode::To)) if leads(event.paths.first()) => Some(Self::Moved),
@@ -228,7 +228,7 @@ struct EventState {
     pending: Option<Wake>,
     /// The entries of the trail, by which [`Wake::of`] judges an event.
     entries: BTreeSet<PathBuf>,
-    /// Watched paths whose file was removed or moved away, and the watch with it.
+    /// Watched paths that have lost their watch, because the file was removed or moved away.
     lost: BTreeSet<PathBuf>,
     /// Whether any watch may be lost, because events were dropped.
     all_lost: bool,

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
 
-/// The most entries of a list that are examined. No chain of real proxies is longer.
+/// The maximum number of list entries that are examined. No real chain of proxies is longer.
 const MAX_HOPS: usize = 32;
 
 /// The forwarding headers for the requests of one connection.
@@ -120,8 +120,8 @@ pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
     networks.iter().any(contains)
 }
 
-/// The headers that an untrusted client could forge. Some servers trust others of the `X-Forwarded-`
-/// family, such as `X-Forwarded-Port`, so all of them are included.
+/// The headers that an untrusted client could forge. All of the `X-Forwarded-` family are included,
+/// because some servers also trust others, such as `X-Forwarded-Port`.
 const FORWARDING: HeaderSet = HeaderSet::new(&[
     HeaderName::Forwarded,
     HeaderName::ForwardedFor,
@@ -141,8 +141,8 @@ fn earlier_addresses(headers: &Headers) -> impl Iterator<Item = Option<IpAddr>> 
     elements(headers, name).take(MAX_HOPS).map(parse)
 }
 
-/// The elements of a list, last first: nothing that a client wrote, such as an open quote, can change how
-/// the elements that a proxy appended are parsed.
+/// The elements of a list, last first, so that nothing that a client wrote, such as an open quote, can
+/// change how the elements that a proxy appended are parsed.
 fn elements(headers: &Headers, name: HeaderName) -> impl Iterator<Item = &str> {
     headers.all(name).rev().filter_map(ascii).flat_map(|list| {
         let mut quoted = false;
@@ -203,8 +203,8 @@ fn add_x_forwarded(headers: &mut Headers) {
     }
 }
 
-/// Keeps only the last of several headers of a name that may have one value: the last was added by the
-/// proxy in front, the others were sent to it, and servers differ in which one they use.
+/// Keeps only the last of several headers of this name, which should occur only once: the proxy in front
+/// added the last and received the others, and servers differ in which one they use.
 fn keep_last(headers: &mut Headers, name: HeaderName) {
     if headers.all(name).nth(1).is_some() {
         let last = headers.all(name).next_back().map(<[u8]>::to_vec);

@@ -30,7 +30,8 @@ pub fn prepare_request(headers: &mut Headers, version: Version) -> Result<Option
     Ok(upgrade)
 }
 
-/// Prepares a server's headers for a client in the same way. `version` is the server's.
+/// Prepares a server's headers for a client: removes hop-by-hop headers, those that `Connection` lists,
+/// and `Content-Length` if there cannot be a body, and adds `Via`. `version` is the server's.
 ///
 /// Returns the value of `Upgrade` if `status` is 101.
 pub fn prepare_response(headers: &mut Headers, status: u16, version: Version) -> Option<Vec<u8>> {

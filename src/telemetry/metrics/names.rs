@@ -9,7 +9,7 @@ const SERVER: &[&str] = &["pool", "server"];
 
 pub const REQUESTS: Family = counter(
     "lb_requests_total",
-    "Client requests by response status; route \"-\" if none matched, code \"other\" beyond the statuses counted apart.",
+    "Client requests by response status; route \"-\" if none matched, code \"other\" after too many distinct statuses.",
     &["route", "method", "code"],
 );
 pub const REQUEST_DURATION: Family =
@@ -45,7 +45,7 @@ pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(
     "lb_client_connections_limit",
-    "Client connections that may be open at once: the configured limit, or fewer if file descriptors are short.",
+    "Maximum open client connections: the configured limit, or as many as file descriptors allow if that is fewer.",
     &[],
 );
 pub const CLIENTS_DELAYED: Family = counter(
@@ -56,9 +56,9 @@ pub const CLIENTS_DELAYED: Family = counter(
 pub const GENERATION: Family = gauge("lb_config_generation", "Number of the active generation, from 1.", &[]);
 pub const LAST_RELOAD_SUCCESSFUL: Family =
     gauge("lb_config_last_reload_successful", "1 if the newest reload was not rejected, else 0.", &[]);
-/// As Prometheus' own metric of this kind, it does not advance while edits are rejected.
+/// Like Prometheus's own metric of this kind, it does not advance while edits are rejected.
 pub const LAST_RELOAD_TIMESTAMP: Family =
-    gauge("lb_config_last_reload_timestamp_seconds", "Unix time at which the active configuration was accepted.", &[]);
+    gauge("lb_config_last_reload_timestamp_seconds", "Unix time at which the active configuration was applied.", &[]);
 pub const CONFIG_INFO: Family =
     gauge("lb_config_info", "The active configuration's SHA-256 as a label; the value is 1.", &["hash"]);
 pub const UNWATCHED: Family =
@@ -68,7 +68,7 @@ pub const OVERFLOWS: Family = counter(
     "Times the system dropped file events, after which all files were read again.",
     &[],
 );
-pub const RELOADS: Family = counter("lb_reloads_total", "Reloads by result.", &["result"]);
+pub const RELOADS: Family = counter("lb_reloads_total", "Reloads by outcome.", &["result"]);
 pub const RELOAD_DURATION: Family =
     histogram("lb_reload_duration_seconds", "Time from the detection of a changed file to the end of the reload.", &[]);
 pub const ACCESS_LOG_DROPPED_LINES: Family = counter(

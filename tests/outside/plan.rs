@@ -145,7 +145,11 @@ fn an_unreachable_balancer_or_bad_usage_exits_with_2() {
     }
     // A server is not a balancer.
     let ran = run(&["plan", file, "--admin", &scene.a.address.to_string()]);
-    assert_eq!((ran.code, ran.err.contains("no admin address of this version")), (Some(2), true), "{ran:#?}");
+    assert_eq!(
+        (ran.code, ran.err.contains("is not the admin address of a balancer of this version")),
+        (Some(2), true),
+        "{ran:#?}"
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub type Token = [u8; 16];
 
 #[must_use]
 pub fn token(rule: &StickyConfig, pool: &str, server: &str) -> Token {
-    // An HMAC (RFC 2104) takes keys of any length, so this cannot fail; an empty cookie value is the safe answer.
+    // An HMAC (RFC 2104) takes keys of any length, so this cannot fail; a token that no server has is the safe choice.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(rule.cookie.as_bytes()) else {
         return [b'0'; 16];
     };

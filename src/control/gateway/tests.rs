@@ -15,7 +15,7 @@ use crate::live::health::HealthState;
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 
-/// A server that answers every request with its name, until the end of the process.
+/// A server that responds to every request with its name, until the end of the process.
 fn server(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -30,7 +30,7 @@ fn server(name: &'static str) -> SocketAddr {
     address
 }
 
-/// The name of the server that answers a request to `address`.
+/// The name of the server that responds to a request to `address`.
 fn ask(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");

@@ -181,7 +181,7 @@ impl ServerConnection {
     }
 
     /// Puts the input buffer back if it is empty.
-    pub fn release(&mut self, resources: &Resources) {
+    fn release(&mut self, resources: &Resources) {
         if self.input.is_empty() && self.input.capacity() > 0 {
             resources.buffers.put(std::mem::take(&mut self.input));
         }

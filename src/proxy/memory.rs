@@ -109,7 +109,7 @@ pub struct MemorySender(Rc<RefCell<String>>);
 #[derive(Debug)]
 pub struct MemoryReceiver {
     pieces: UnboundedReceiver<&'static str>,
-    /// MemoryReceived in place of the head.
+    /// The first piece, whose arrival stands for the head.
     first: Option<&'static str>,
     piece: &'static str,
     done: bool,

@@ -25,8 +25,8 @@ pub async fn run(
     };
     let down = async {
         while from_server.advance().await.map_err(broken)? {
-            relayed(from_server.piece().len());
             to_client.send_raw(from_server.piece()).await?;
+            relayed(from_server.piece().len());
         }
         to_client.shutdown()
     };

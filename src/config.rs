@@ -93,12 +93,39 @@ pub struct AdminConfig {
 }
 
 /// Settings that apply to every request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyConfig {
     /// Networks whose `X-Forwarded-*` and `Forwarded` are trusted and extended.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether `Via` is added to requests and responses.
+    pub via: bool,
+    pub forwarded: ForwardedMode,
+    pub path: PathMode,
     /// 0 means one per core. The only key that needs a restart.
     pub workers: usize,
+}
+
+/// The headers that describe the client to servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedMode {
+    /// `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Real-IP`.
+    #[serde(rename = "x-forwarded")]
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    Both,
+    None,
+}
+
+/// The path that servers get. Routes match the normalized path in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathMode {
+    /// The bytes that the client sent.
+    AsSent,
+    /// Without dot segments and without escapes of unreserved characters (RFC 3986 §6.2.2).
+    Normalized,
 }
 
 /// How edits are read and guarded.
@@ -115,13 +142,24 @@ pub struct ReloadConfig {
     pub max_removed: f64,
     /// Whether an edit may leave a pool without an enabled server.
     pub allow_empty: bool,
-    /// How long a pool whose servers are all new keeps its old ones while none of the new ones is up.
+    /// How long old servers may be held for new ones, none of which is up, before that is a warning.
     #[serde(with = "wire::duration")]
     pub hold: Duration,
+    pub hold_then: HoldThen,
     /// Where the last good configuration is kept, if at all.
     pub state_dir: Option<PathBuf>,
     /// How many reloads `/api/reloads` keeps.
     pub history: usize,
+}
+
+/// The fate of a hold that lasts longer than [`ReloadConfig::hold`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HoldThen {
+    /// The old servers stay until a new one is up.
+    Keep,
+    /// The new servers take over although none of them is up.
+    Switch,
 }
 
 /// The process's own log and the access log.
@@ -175,6 +213,9 @@ pub struct TimeoutsConfig {
     /// A body, in either direction, without a single byte.
     #[serde(with = "wire::duration")]
     pub body_idle: Duration,
+    /// A tunnel without a byte in either direction.
+    #[serde(with = "wire::duration")]
+    pub tunnel: Duration,
     /// The open requests of a removed or disabled server, a closed listener, or the stopping process.
     #[serde(with = "wire::duration")]
     pub drain: Duration,
@@ -317,6 +358,9 @@ pub struct HealthConfig {
     /// From the start of one check to the start of the next, jittered by a tenth.
     #[serde(with = "wire::duration")]
     pub interval: Duration,
+    /// The same after a failed check, if it is shorter.
+    #[serde(with = "wire::duration")]
+    pub retry: Duration,
     /// For a whole check.
     #[serde(with = "wire::duration")]
     pub timeout: Duration,

@@ -146,7 +146,7 @@ fn ready(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let detail = format!("pools without an active server: {}", unready.join(", "));
         return Err(ApiError::unavailable(detail).with_pools(unready));
     }
-    let state = ConfigState::of(request.snapshot, !request.context.state.reloads().last_successful());
+    let state = ConfigState::of(request.snapshot, request.context.state.reloads().last_outcome());
     json(&json!({ "generation": request.snapshot.generation, "status": "ready", "config": state }))
 }
 
@@ -221,8 +221,8 @@ fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 
 fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let state = &request.context.state;
-    let rejected = !state.reloads().last_successful();
-    json(&ConfigView::new(request.snapshot, rejected, &state.watch_status.warnings()))
+    let last = state.reloads().last_outcome();
+    json(&ConfigView::new(request.snapshot, last, &state.watch_status.warnings()))
 }
 
 fn list_reloads(request: &ApiRequest) -> Result<ApiResponse, ApiError> {

@@ -100,7 +100,7 @@ impl<'a> FiguresView<'a> {
             generation: snapshot.generation,
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| &*file.path).collect(),
-            state: ConfigState::of(snapshot, !state.reloads().last_successful()),
+            state: ConfigState::of(snapshot, state.reloads().last_outcome()),
             applied_at: snapshot.applied_at,
             at: SystemTime::now(),
             stopping: state.is_stopping(),

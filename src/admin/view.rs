@@ -255,32 +255,35 @@ struct FileView<'a> {
 pub enum ConfigState {
     /// It is the configuration in the file.
     Current,
-    /// A pool is still served by its old servers, whether or not the file has been rejected since.
+    /// It is, but old servers still serve because no new one has passed a check.
     Holding,
+    /// The file refers to something that is not available yet; this is the last accepted configuration.
+    Pending,
     /// The file was rejected; this is the last accepted configuration.
     LastGood,
 }
 
 impl ConfigState {
-    /// `rejected` is whether the newest reload was rejected.
-    pub(super) fn of(snapshot: &Snapshot, rejected: bool) -> Self {
-        match (snapshot.pools.iter().any(|pool| pool.holding), rejected) {
-            (true, _) => Self::Holding,
-            (false, true) => Self::LastGood,
-            (false, false) => Self::Current,
+    /// `last` is the outcome of the newest reload. If several states apply, the more serious one is returned.
+    pub(super) fn of(snapshot: &Snapshot, last: Option<Outcome>) -> Self {
+        match last {
+            Some(Outcome::Rejected) => Self::LastGood,
+            Some(Outcome::Pending) => Self::Pending,
+            _ if snapshot.pools.iter().any(|pool| pool.holding) => Self::Holding,
+            _ => Self::Current,
         }
     }
 }
 
 impl<'a> ConfigView<'a> {
-    /// `rejected` is whether the newest reload was rejected.
-    pub(super) fn new(snapshot: &'a Snapshot, rejected: bool, warnings: &'a [String]) -> Self {
+    /// `last` is the outcome of the newest reload.
+    pub(super) fn new(snapshot: &'a Snapshot, last: Option<Outcome>, warnings: &'a [String]) -> Self {
         Self {
             generation: snapshot.generation,
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| FileView { path: &file.path, hash: &file.hash }).collect(),
             applied_at: snapshot.applied_at,
-            state: ConfigState::of(snapshot, rejected),
+            state: ConfigState::of(snapshot, last),
             warnings,
             config: &snapshot.config,
         }

@@ -243,6 +243,9 @@ impl ConfigReply {
             ConfigState::Holding => {
                 Some("holding: a pool is still served by its old servers, because no new one has passed a check")
             }
+            ConfigState::Pending => Some(
+                "pending: the balancer's file refers to something that is not available yet; it runs the last good configuration",
+            ),
             ConfigState::LastGood => {
                 Some("last_good: the balancer's file was rejected; it runs the last good configuration")
             }

@@ -144,8 +144,9 @@ fn last_reload(reload: &ReloadReply, colored: bool) -> String {
     let ReloadReply { generation, outcome, problems, changes, .. } = reload;
     let age = reload.age();
     match outcome {
-        Outcome::Rejected => {
-            let headline = format!("last reload rejected {age} ago; still serving generation {generation}:");
+        Outcome::Rejected | Outcome::Pending => {
+            let outcome = outcome.label();
+            let headline = format!("last reload {outcome} {age} ago; still serving generation {generation}:");
             let mut text = paint(&headline, Tone::Bad, colored) + "\n";
             problems.iter().for_each(|problem| text += &format!("  {problem}\n"));
             text

@@ -136,6 +136,7 @@ impl fmt::Display for TargetState {
             Self::Other { generation, hash, state } => {
                 let state = match state {
                     ConfigState::Current => "",
+                    ConfigState::Pending => "; the balancer's file is pending",
                     ConfigState::Holding => "; no new server has passed a check yet",
                     ConfigState::LastGood => "; the last good one, because the balancer's file was rejected",
                 };

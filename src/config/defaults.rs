@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::{
-    AdminConfig, Algorithm, BalanceConfig, HealthConfig, HealthKind, LimitsConfig, LogConfig, LogFormat, ReloadConfig,
-    RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig,
+    AdminConfig, Algorithm, BalanceConfig, ForwardedMode, HealthConfig, HealthKind, HoldThen, LimitsConfig, LogConfig,
+    LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig,
+    TracingConfig,
 };
 
 /// A server's default weight.
@@ -18,6 +19,18 @@ impl Default for AdminConfig {
     }
 }
 
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            via: false,
+            forwarded: ForwardedMode::XForwarded,
+            path: PathMode::AsSent,
+            workers: 0,
+        }
+    }
+}
+
 impl Default for ReloadConfig {
     fn default() -> Self {
         Self {
@@ -26,6 +39,7 @@ impl Default for ReloadConfig {
             max_removed: 1.0,
             allow_empty: false,
             hold: Duration::from_secs(10),
+            hold_then: HoldThen::Keep,
             state_dir: None,
             history: 100,
         }
@@ -50,8 +64,9 @@ impl Default for TimeoutsConfig {
             request_header: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             connect: Duration::from_secs(2),
-            response_header: Duration::from_secs(30),
+            response_header: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
+            tunnel: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
         }
     }
@@ -82,6 +97,7 @@ impl Default for HealthConfig {
             path: "/health".to_owned(),
             expect: StatusRanges(vec![200..=399]),
             interval: Duration::from_secs(5),
+            retry: Duration::from_secs(1),
             timeout: Duration::from_secs(2),
             rise: NonZeroU32::MIN.saturating_add(1),
             fall: NonZeroU32::MIN.saturating_add(2),

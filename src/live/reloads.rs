@@ -23,7 +23,7 @@ pub struct Reload {
     pub took: Duration,
     /// The changes, each described in words.
     pub changes: Vec<String>,
-    /// The problems, if it was rejected.
+    /// The problems, if it was rejected or is pending.
     pub problems: Vec<Problem>,
 }
 
@@ -37,10 +37,12 @@ pub enum Outcome {
     Unchanged,
     /// The files have problems, so nothing changed.
     Rejected,
+    /// The files refer to something that is not available yet, such as a port in use. Nothing changed; it is tried again.
+    Pending,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Rejected];
+    pub const ALL: [Self; 4] = [Self::Applied, Self::Unchanged, Self::Rejected, Self::Pending];
 
     /// The name in logs and metric labels.
     #[must_use]
@@ -49,6 +51,7 @@ impl Outcome {
             Self::Applied => "applied",
             Self::Unchanged => "unchanged",
             Self::Rejected => "rejected",
+            Self::Pending => "pending",
         }
     }
 }
@@ -90,9 +93,15 @@ impl ReloadHistory {
         total
     }
 
-    /// Whether the newest reload was not rejected.
+    /// The outcome of the newest reload.
+    #[must_use]
+    pub fn last_outcome(&self) -> Option<Outcome> {
+        self.newest.front().map(|reload| reload.outcome)
+    }
+
+    /// Whether the newest reload left the files' configuration in force.
     #[must_use]
     pub fn last_successful(&self) -> bool {
-        self.newest.front().is_none_or(|reload| reload.outcome != Outcome::Rejected)
+        self.last_outcome().is_none_or(|outcome| !matches!(outcome, Outcome::Rejected | Outcome::Pending))
     }
 }

@@ -242,7 +242,7 @@ const point = (sample) => ({
   p99: sample.p99_seconds,
 });
 
-const worst = (reloads) => ["rejected", "applied", "unchanged"].find((kind) => reloads.some((reload) => reload.outcome === kind));
+const worst = (reloads) => ["rejected", "pending", "applied", "unchanged"].find((kind) => reloads.some((reload) => reload.outcome === kind));
 
 /** A panel's scale, from 0 to a round number of at least `max`. */
 function axis({ top, bottom }, max) {

@@ -119,6 +119,7 @@ function redraw() {
 function notice({ state, stopping, generation }) {
   const last = state === "current" ? undefined : reloads.reloads.find((reload) => reload.outcome !== "unchanged");
   const rejected = last?.outcome === "rejected" ? last : undefined;
+  const pending = last?.outcome === "pending" ? last : undefined;
   let title = "";
   let body = [];
   if (stopping) {
@@ -126,12 +127,15 @@ function notice({ state, stopping, generation }) {
   } else if (rejected) {
     title = `Edit rejected with ${plural(rejected.problems.length, "problem")}. Generation ${generation} stays in force.`;
     body = details(rejected);
+  } else if (pending) {
+    title = `Edit pending; it is tried again. Generation ${generation} stays in force.`;
+    body = details(pending);
   } else if (state === "last_good") {
     title = `Edit rejected. Generation ${generation} stays in force.`;
   } else if (state === "holding") {
     title = "Holding: old servers keep serving until a new one passes a health check";
   }
-  const key = title + (rejected?.at ?? "");
+  const key = title + ((rejected ?? pending)?.at ?? "");
   if (shownNotice === key) return;
   shownNotice = key;
   byId("notice").hidden = title === "";

@@ -7,7 +7,7 @@ import { ago, duration, plural, when } from "./format.js";
 const FIRST = 6;
 /** The number of reloads kept. */
 export const MAX = 200;
-const TITLES = { applied: "Applied", rejected: "Rejected", unchanged: "Unchanged" };
+const TITLES = { applied: "Applied", rejected: "Rejected", pending: "Pending", unchanged: "Unchanged" };
 
 export const keyOf = (reload) => `${reload.at} ${reload.outcome} ${reload.generation}`;
 
@@ -55,15 +55,15 @@ export class Reloads {
 
 /** One line about a reload. */
 export function summary(reload) {
-  if (reload.outcome === "rejected") {
-    return `rejected: ${reload.problems[0]?.message ?? "no reason given"}`;
+  if (reload.problems.length > 0) {
+    return `${reload.outcome}: ${reload.problems[0].message}`;
   }
   return reload.outcome === "unchanged" ? "unchanged" : reload.changes.join("; ") || withoutChanges(reload);
 }
 
 /** The changes of a reload as a list, or its problems. */
 export function details(reload) {
-  if (reload.outcome === "rejected") {
+  if (reload.problems.length > 0) {
     return reload.problems.map((problem) => el("pre", { tabindex: "0" }, problem.text));
   }
   if (reload.outcome === "unchanged") return [el("p", {}, "Same content as the configuration in force")];
@@ -76,7 +76,7 @@ function withoutChanges(reload) {
 }
 
 export function title(reload) {
-  const count = reload.outcome === "rejected" ? ` (${plural(reload.problems.length, "problem")})` : "";
+  const count = reload.problems.length > 0 ? ` (${plural(reload.problems.length, "problem")})` : "";
   return TITLES[reload.outcome] + count;
 }
 

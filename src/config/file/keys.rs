@@ -1,83 +1,9 @@
 //! Every table of the file with the keys it may hold, as data. The reader rejects every other key, the schema is
 //! generated from it, and a test compares the documentation with it.
 
-use std::ops::RangeInclusive;
+mod spec;
 
-/// One key of a table.
-#[derive(Debug)]
-pub struct KeySpec {
-    pub name: &'static str,
-    pub value: ValueType,
-    pub presence: Presence,
-    /// Markdown that editors and the documentation show.
-    pub about: &'static str,
-}
-
-/// The meaning of a key that is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// It must not be left out.
-    Required,
-    /// The default in `defaults.rs`.
-    Defaulted,
-    /// Nothing, or a value that depends on other keys.
-    Optional,
-}
-
-/// The type and the range of a key's value.
-#[derive(Debug)]
-pub enum ValueType {
-    Text(TextFormat),
-    /// An array of strings.
-    TextList(TextFormat),
-    /// `"10s"`
-    Duration {
-        /// Whether `"0s"` is allowed.
-        zero: bool,
-    },
-    Size(RangeInclusive<u64>),
-    Percent,
-    Integer(RangeInclusive<i64>),
-    Number(RangeInclusive<f64>),
-    Boolean,
-    Choice(&'static [&'static str]),
-    /// `[key]`
-    Table(&'static [KeySpec]),
-    /// `[key]`, or `false` to turn it off where the top level turns it on.
-    TableOrFalse(&'static [KeySpec]),
-    /// `[[key]]`
-    TableArray(&'static [KeySpec]),
-    /// `[key.NAME]`
-    NamedTables(&'static [KeySpec]),
-    /// Not supported yet; listed so that the error can say so.
-    Unsupported,
-}
-
-/// The format of a string. The functions in `values.rs` are the authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TextFormat {
-    /// Anything printable.
-    Label,
-    /// Letters, digits, `.`, `_`, `-`.
-    Name,
-    /// `host:port`
-    Address,
-    Host,
-    HostPattern,
-    Path,
-    /// A path, or empty.
-    OptionalPath,
-    Statuses,
-    Cookie,
-    /// `http://…`, or empty.
-    Url,
-    /// A network or an IP address.
-    Network,
-    Files,
-    /// A directory, or empty.
-    Directory,
-    Filter,
-}
+pub use spec::{KeySpec, Presence, TextFormat, ValueType};
 
 const fn key(name: &'static str, value: ValueType, about: &'static str) -> KeySpec {
     KeySpec { name, value, presence: Presence::Defaulted, about }
@@ -153,6 +79,24 @@ pub const PROXY: &[KeySpec] = &[
          else are replaced",
     ),
     key(
+        "via",
+        ValueType::Boolean,
+        "add `Via` to requests and responses. Off, because nginx and IIS do not compress responses to requests that \
+         have it",
+    ),
+    key(
+        "forwarded",
+        ValueType::Choice(&["x-forwarded", "forwarded", "both", "none"]),
+        "which headers describe the client to servers: `x-forwarded` (`X-Forwarded-For`, `-Proto`, `-Host` and \
+         `X-Real-IP`), `forwarded` (RFC 7239), both or none",
+    ),
+    key(
+        "path",
+        ValueType::Choice(&["as-sent", "normalized"]),
+        "which path servers get: the bytes that the client sent, or the normalized path, by which routes match in either \
+         case. A request whose two paths would take different routes gets 400",
+    ),
+    key(
         "workers",
         ValueType::Integer(0..=1024),
         "threads that serve requests; 0 means one per core. Takes effect at the next start",
@@ -185,8 +129,13 @@ pub const RELOAD: &[KeySpec] = &[
     key(
         "hold",
         DURATION,
-        "if all servers of a pool are new, the old ones keep serving until one of the new ones passes a check, for at most \
-         this long",
+        "if an edit replaces all servers of a pool, or sends a route to a new pool, the old servers keep serving until a new \
+         one passes a check; once that takes longer than this, it is a warning, and `hold_then` applies",
+    ),
+    key(
+        "hold_then",
+        ValueType::Choice(&["keep", "switch"]),
+        "after `hold`: `keep` the old servers until a new one is up, or `switch` to the new ones although none is",
     ),
     key(
         "state_dir",
@@ -239,6 +188,7 @@ pub const TIMEOUTS: &[KeySpec] = &[
         "how long a server may take to start its response, once the request has been sent",
     ),
     key("body_idle", POSITIVE_DURATION, "how long a body, in either direction, may go without a single byte"),
+    key("tunnel", POSITIVE_DURATION, "how long a tunnel (a WebSocket, for example) may be silent in both directions"),
     key(
         "drain",
         DURATION,
@@ -258,8 +208,8 @@ pub const LIMITS: &[KeySpec] = &[
     key(
         "body_rate",
         ValueType::Size(0..=1 << 30),
-        "bytes per second, averaged over `timeouts.body_idle`: a client that sends or reads a body more slowly is \
-         disconnected; waiting for the server does not count. 0: no minimum",
+        "bytes per second, averaged over `timeouts.body_idle`: a client that reads a response or sends a body of known \
+         length more slowly is disconnected; waiting for the server does not count. 0: no minimum",
     ),
     key(
         "connections",
@@ -313,6 +263,7 @@ pub const HEALTH: &[KeySpec] = &[
     key("path", ValueType::Text(TextFormat::Path), "the path that an `http` check requests"),
     key("expect", ValueType::Text(TextFormat::Statuses), "statuses that pass: `\"200\"`, `\"200-299, 404\"`"),
     key("interval", POSITIVE_DURATION, "time from one check to the next, give or take a tenth"),
+    key("retry", POSITIVE_DURATION, "the same after a failed check, but at most `interval`"),
     key("timeout", POSITIVE_DURATION, "how long a whole check may take"),
     key("rise", ValueType::Integer(1..=1000), "consecutive passed checks before a server that was down is up again"),
     key(

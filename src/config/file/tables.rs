@@ -11,9 +11,9 @@ use crate::config::file::table_reader::{Located, TableReader};
 use crate::config::file::tree::{Location, TomlTable};
 use crate::config::problem::Reason;
 use crate::config::{
-    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, HealthConfig, HealthKind, HostPattern, LimitsConfig,
-    LogConfig, LogFormat, ProxyConfig, ReloadConfig, RetryConfig, StickyConfig, TimeoutsConfig, TracingConfig,
-    defaults, values,
+    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, ForwardedMode, HealthConfig, HealthKind, HoldThen,
+    HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig, StickyConfig,
+    TimeoutsConfig, TracingConfig, defaults, values,
 };
 
 /// The file's values. An invalid one, which has been reported, is `None` or its default.
@@ -79,6 +79,17 @@ const HEALTH_KINDS: [(&str, HealthKind); 3] =
     [("http", HealthKind::Http), ("tcp", HealthKind::Tcp), ("none", HealthKind::None)];
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const FORWARDED_MODES: [(&str, ForwardedMode); 4] = [
+    ("x-forwarded", ForwardedMode::XForwarded),
+    ("forwarded", ForwardedMode::Forwarded),
+    ("both", ForwardedMode::Both),
+    ("none", ForwardedMode::None),
+];
+
+const PATH_MODES: [(&str, PathMode); 2] = [("as-sent", PathMode::AsSent), ("normalized", PathMode::Normalized)];
+
+const HOLD_THEN: [(&str, HoldThen); 2] = [("keep", HoldThen::Keep), ("switch", HoldThen::Switch)];
 
 /// Reads the merged tree of all files.
 pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
@@ -147,6 +158,9 @@ fn proxy(table: &TableReader<'_>) -> ProxyConfig {
     let default = ProxyConfig::default();
     ProxyConfig {
         trusted_proxies: table.list("trusted_proxies", "a list of networks", values::network),
+        via: table.boolean("via", default.via),
+        forwarded: table.choice("forwarded", &FORWARDED_MODES, default.forwarded),
+        path: table.choice("path", &PATH_MODES, default.path),
         workers: table.integer("workers").map_or(default.workers, |located| located.value),
     }
 }
@@ -160,6 +174,7 @@ fn reload(table: &TableReader<'_>) -> ReloadConfig {
         max_removed: table.percent("max_removed", default.max_removed),
         allow_empty: table.boolean("allow_empty", default.allow_empty),
         hold: table.duration("hold", default.hold),
+        hold_then: table.choice("hold_then", &HOLD_THEN, default.hold_then),
         state_dir: table.text("state_dir", "a directory", state_dir).map_or(default.state_dir, |located| located.value),
         history: table.integer("history").map_or(default.history, |located| located.value),
     }
@@ -195,6 +210,7 @@ fn timeouts(table: &TableReader<'_>) -> TimeoutsConfig {
         connect: table.duration("connect", default.connect),
         response_header: table.duration("response_header", default.response_header),
         body_idle: table.duration("body_idle", default.body_idle),
+        tunnel: table.duration("tunnel", default.tunnel),
         drain: table.duration("drain", default.drain),
     }
 }
@@ -295,6 +311,7 @@ fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
             .text("expect", "statuses such as \"200-399\"", values::status_ranges)
             .map_or_else(|| base.expect.clone(), |located| located.value),
         interval: table.duration("interval", base.interval),
+        retry: table.duration("retry", base.retry),
         timeout: table.duration("timeout", base.timeout),
         rise: count("rise", base.rise),
         fall: count("fall", base.fall),

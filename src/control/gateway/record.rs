@@ -25,6 +25,12 @@ impl Gateway {
             Outcome::Unchanged => {
                 tracing::info!(generation, %hash, "configuration unchanged");
             }
+            Outcome::Pending => {
+                tracing::warn!(generation, %hash, "configuration pending; the generation stays in force until it can be applied");
+                for problem in problems {
+                    tracing::warn!("{problem}");
+                }
+            }
             Outcome::Rejected => {
                 tracing::error!(generation, %hash, problems = problems.len(), "configuration rejected; the generation stays in force");
                 for problem in problems {

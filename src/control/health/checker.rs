@@ -303,6 +303,7 @@ mod tests {
             path: String::new(),
             expect: StatusRanges(Vec::new()),
             interval: SOON,
+            retry: SOON,
             timeout: SOON,
             rise: NonZeroU32::MIN,
             fall: NonZeroU32::MIN,

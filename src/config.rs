@@ -8,6 +8,7 @@ pub mod diff;
 pub mod edit;
 pub mod file;
 pub mod guard;
+mod pool;
 pub mod problem;
 pub mod schema;
 pub mod source;
@@ -17,8 +18,6 @@ mod values;
 mod wire;
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use pool::{
+    Address, Algorithm, BalanceConfig, HealthConfig, HealthKind, PoolConfig, RetryConfig, ServerConfig, StatusRanges,
+    StickyConfig,
+};
 pub use values::overlap;
 
 /// The name of the pool that top-level `[[server]]` tables form.
@@ -286,141 +289,4 @@ pub enum HostPattern {
     Exact(String),
     /// `*.example.com`, stored as `example.com`: any name with at least one label in front of it.
     Wildcard(String),
-}
-
-/// Interchangeable servers, and the rules that apply to them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PoolConfig {
-    pub name: String,
-    pub balance: BalanceConfig,
-    pub health: HealthConfig,
-    pub retry: RetryConfig,
-    /// In the order of the file; names are unique.
-    #[serde(rename = "server")]
-    pub servers: Vec<ServerConfig>,
-}
-
-impl PoolConfig {
-    /// A copy of the rules, without the servers.
-    #[must_use]
-    pub fn without_servers(&self) -> Self {
-        let Self { name, balance, health, retry, servers: _ } = self;
-        Self {
-            name: name.clone(),
-            balance: balance.clone(),
-            health: health.clone(),
-            retry: retry.clone(),
-            servers: Vec::new(),
-        }
-    }
-}
-
-/// How a server is chosen for a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BalanceConfig {
-    pub algorithm: Algorithm,
-    /// `None` if clients are not tied to servers.
-    pub sticky: Option<StickyConfig>,
-}
-
-/// How a picker selects among the eligible servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Algorithm {
-    /// Exactly in proportion to the weights, evenly spread.
-    WeightedRoundRobin,
-    /// Each in turn; weights are ignored, except 0.
-    RoundRobin,
-    /// At random, in proportion to the weights.
-    Random,
-    /// The one with the fewest open requests for its weight.
-    LeastConnections,
-}
-
-/// A cookie that keeps a client on its server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StickyConfig {
-    /// The cookie's name.
-    pub cookie: String,
-    /// How long browsers keep it.
-    #[serde(with = "wire::duration")]
-    pub max_age: Duration,
-}
-
-/// How servers are checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthConfig {
-    pub kind: HealthKind,
-    /// For [`HealthKind::Http`]: the path to request.
-    pub path: String,
-    /// For [`HealthKind::Http`]: the statuses that pass.
-    pub expect: StatusRanges,
-    /// From the start of one check to the start of the next, jittered by a tenth.
-    #[serde(with = "wire::duration")]
-    pub interval: Duration,
-    /// The same after a failed check, if it is shorter.
-    #[serde(with = "wire::duration")]
-    pub retry: Duration,
-    /// For a whole check.
-    #[serde(with = "wire::duration")]
-    pub timeout: Duration,
-    /// Consecutive passes before a server that was down is up.
-    pub rise: NonZeroU32,
-    /// Consecutive failures before a server that was up is down.
-    pub fall: NonZeroU32,
-    /// The path of the server's own Prometheus page, if its memory is read from there.
-    pub memory: Option<String>,
-}
-
-/// The kind of a health check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HealthKind {
-    /// A GET whose status must be among the expected ones.
-    Http,
-    /// A TCP connection that the server accepts.
-    Tcp,
-    /// None: a server always counts as up.
-    None,
-}
-
-/// Statuses, written `200-399` or `200, 204, 301-302`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusRanges(pub Vec<RangeInclusive<u16>>);
-
-impl StatusRanges {
-    #[must_use]
-    pub fn contains(&self, status: u16) -> bool {
-        self.0.iter().any(|range| range.contains(&status))
-    }
-}
-
-/// When a failed attempt is retried.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RetryConfig {
-    /// The limit for retries of one request.
-    pub attempts: u32,
-    /// Retries as a share (0 to 1) of the recent requests.
-    #[serde(with = "wire::percent")]
-    pub budget: f64,
-}
-
-/// One address that serves requests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerConfig {
-    /// Unique in its pool.
-    pub name: String,
-    pub address: Address,
-    /// Relative to the weights of the pool's other servers, 0 to 1000; with 0 the server gets no new clients.
-    pub weight: u32,
-    /// Whether it gets new requests at all.
-    pub enabled: bool,
-}
-
-/// A server's address as configured.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Address {
-    Ip(SocketAddr),
-    /// A host name, in lower case, that is resolved repeatedly in the background.
-    Name(String, u16),
 }

@@ -18,8 +18,10 @@ mod values;
 mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -129,6 +131,16 @@ pub enum PathMode {
     AsSent,
     /// Without dot segments and without escapes of unreserved characters (RFC 3986 §6.2.2).
     Normalized,
+}
+
+impl ProxyConfig {
+    /// The number of workers, once `workers` takes effect.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        // The number that a restart would see may change while the process runs; that is not an edit.
+        static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, NonZeroUsize::get));
+        if self.workers == 0 { *CORES } else { self.workers }
+    }
 }
 
 /// How edits are read and guarded.

@@ -131,7 +131,8 @@ pub(super) struct PoolView<'a> {
     availability: Availability,
     /// Whether old servers serve its routes because no server of it has passed a health check yet.
     holding: bool,
-    /// Whether they have for longer than `reload.hold`.
+    /// Whether no server of it has been up for longer than `reload.hold`, since its servers were replaced or since the
+    /// configuration was applied.
     overdue: bool,
     servers: StatusCountsView,
     active_requests: u64,
@@ -151,11 +152,24 @@ struct StatusCountsView {
 /// The configured pools. In the snapshot, others follow them while servers of removed pools drain.
 pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = PoolView<'_>> {
     let uses = snapshot.pool_uses().into_iter().enumerate();
-    snapshot.pools.iter().zip(uses).map(|(pool, (index, uses))| PoolView::new(pool, uses, snapshot.is_ready(index)))
+    let is_old = snapshot.applied_at.elapsed().is_ok_and(|age| age >= snapshot.config.reload.hold);
+    snapshot.pools.iter().zip(uses).map(move |(pool, (index, PoolUse { routed, hold }))| {
+        let availability = Availability::of(pool);
+        let is_late = hold.map_or(is_old, |hold| hold.overdue);
+        PoolView {
+            routed,
+            ready: snapshot.is_ready(index),
+            availability,
+            holding: hold.is_some(),
+            overdue: is_late && availability != Availability::Available,
+            ..PoolView::new(pool)
+        }
+    })
 }
 
 impl<'a> PoolView<'a> {
-    fn new(pool: &'a pool::Pool, PoolUse { routed, hold }: PoolUse, ready: bool) -> Self {
+    /// A pool without routes.
+    fn new(pool: &'a pool::Pool) -> Self {
         let mut servers = StatusCountsView::default();
         for member in &pool.members {
             *match member.status() {
@@ -171,11 +185,11 @@ impl<'a> PoolView<'a> {
             algorithm: pool.config.balance.algorithm,
             sticky: pool.config.balance.sticky.as_ref(),
             health: &pool.config.health,
-            routed,
-            ready,
-            availability: Availability::of(pool),
-            holding: hold.is_some(),
-            overdue: hold.is_some_and(|hold| hold.overdue),
+            routed: false,
+            ready: pool.is_ready(),
+            availability: Availability::Empty,
+            holding: false,
+            overdue: false,
             servers,
             active_requests: pool.members.iter().map(|member| member.server.active_requests()).sum(),
             requests_total: pool.live.counters.sum(|set| set.requests.get()),

@@ -168,7 +168,13 @@ fn effects_beyond_the_changes_are_noted() {
     scene.lb.server_is("a", "up");
     let all_new = servers(&[("c", scene.a.address, 1)]);
     let out = scene.plan(&all_new, "text").out;
-    assert!(out.contains("all servers of pool default are new") && out.contains("at most 10s"), "{out}");
+    let note = "all servers of pool default are new: the old ones serve until a new one passes its first check";
+    assert!(out.contains(&format!("{note}\n")), "{out}");
+    let out = scene.plan(&format!("[reload]\nhold_then = \"switch\"\n{all_new}"), "text").out;
+    assert!(out.contains(&format!("{note}, at most 10s\n")), "{out}");
+    let renamed = all_new.replace("[[server]]", "[[pool.web.server]]") + "[[route]]\npool = \"web\"\n";
+    let out = scene.plan(&renamed, "text").out;
+    assert!(out.contains("all servers of pool web are new: the servers of pool default serve until"), "{out}");
     let out = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
     assert!(out.contains("whether the new addresses can be bound is known only when"), "{out}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";

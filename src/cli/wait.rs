@@ -61,7 +61,7 @@ enum TargetState {
 struct Pools {
     /// No server can be expected to come up.
     down: Vec<String>,
-    /// Every check has failed so far, but old servers are held or there is time left.
+    /// Every check has failed so far, but there is time left.
     failing: Vec<String>,
     /// Everything else is open.
     waiting: Vec<String>,
@@ -76,7 +76,6 @@ impl Pools {
                 (Available, false, _) => continue,
                 (Empty, ..) => (&mut found.down, "no server may get new requests"),
                 (Failed, _, true) => (&mut found.down, "every server's check fails"),
-                (Failed, true, false) => (&mut found.failing, "every new server's check fails; the old servers serve"),
                 (Failed, false, false) => (&mut found.failing, "every server's check fails"),
                 (_, true, _) => (&mut found.waiting, "no new server has passed a check yet; the old servers serve"),
                 (Unchecked, ..) => (&mut found.waiting, "a server has not been checked yet"),
@@ -374,7 +373,7 @@ mod tests {
             ("unavailable", "o", [0, 0, 1]),
             ("failed", "", [0, 1, 0]),
             ("failed", "o", [1, 0, 0]),
-            ("failed", "h", [0, 1, 0]),
+            ("failed", "h", [0, 0, 1]),
             ("failed", "ho", [1, 0, 0]),
             ("empty", "", [1, 0, 0]),
             ("failed", "uo", [0, 0, 0]),

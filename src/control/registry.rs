@@ -121,16 +121,15 @@ impl Registry {
     /// then those that only drain. A pool in which nothing has changed since the last call is the same object. Holds for
     /// which a new server is up end with it.
     pub fn refresh(&mut self, current: &Snapshot) -> Snapshot {
-        let had_holds = !self.holds.is_empty();
         self.end_holds();
         let config = &current.config;
         let unconfigured: Vec<_> = self.unconfigured(config).into_iter().map(|(name, _)| Arc::clone(name)).collect();
         let configured = config.pools.iter().map(|pool| pool.name.as_str());
         let names = configured.chain(unconfigured.iter().map(|name| &**name));
         let pools: Vec<_> = names.filter_map(|name| self.pools.get_mut(name).map(PoolEntry::build)).collect();
-        let (held, routes) = match had_holds {
-            true => self.routes(config, &pools, &self.holds),
-            false => (Vec::new(), Arc::clone(&current.routes)),
+        let (held, routes) = match self.holds.is_empty() && !current.is_holding() {
+            true => (Vec::new(), Arc::clone(&current.routes)),
+            false => self.routes(config, &pools, &self.holds),
         };
         Snapshot { pools, held, routes, ..current.clone() }
     }

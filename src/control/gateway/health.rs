@@ -123,7 +123,7 @@ impl Gateway {
             self.publish();
         }
         if !self.running.listeners.is_settled() {
-            self.running.listeners.expire(&self.running.worker_pool, now);
+            self.running.listeners.expire(&self.running.worker_pool, self.config.timeouts.drain, now);
             self.state.set_listeners(self.running.listeners.live(&self.config.listeners));
         }
     }

@@ -94,6 +94,8 @@ impl EditedRegistry {
     fn publish(&mut self) -> &mut Self {
         let snapshot = self.registry.refresh(self.snapshot.as_ref().expect("a snapshot"));
         self.pools = snapshot.pools.clone();
+        // Every route leads to a pool of this snapshot.
+        assert!(snapshot.routes.iter().all(|route| route.serving < snapshot.pools.len() + snapshot.held.len()));
         self.snapshot = Some(snapshot);
         self
     }

@@ -152,7 +152,7 @@ pub struct ReloadConfig {
     /// The time between comparisons of the content; zero means file events only.
     #[serde(with = "wire::duration")]
     pub poll: Duration,
-    /// An edit is rejected if it removes or disables more than this fraction (0 to 1) of a pool's enabled servers.
+    /// An edit is rejected if more than this fraction (0 to 1) of a routed pool's enabled servers lose their traffic.
     #[serde(with = "wire::percent")]
     pub max_removed: f64,
     /// Whether an edit may leave a pool without an enabled server.

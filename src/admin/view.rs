@@ -127,7 +127,7 @@ pub(super) struct PoolView<'a> {
     routed: bool,
     /// Whether any server is active, or old servers serve its routes.
     ready: bool,
-    /// What its own servers can do.
+    /// The state of its own servers.
     availability: Availability,
     /// Whether old servers serve its routes because no server of it has passed a health check yet.
     holding: bool,
@@ -276,7 +276,7 @@ pub(super) struct ConfigView<'a> {
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     state: ConfigState,
-    /// What needs attention, and what to do about it.
+    /// Things that need attention, and advice.
     warnings: &'a [String],
     config: &'a Config,
 }

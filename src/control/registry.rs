@@ -142,7 +142,7 @@ impl Registry {
         };
         let ended: BTreeSet<_> = self.holds.extract_if(is_over).map(|(_, hold)| hold.pool).collect();
         for pool in &ended {
-            tracing::info!(%pool, "hold ended; the old servers leave");
+            tracing::info!(%pool, "hold ended; the old servers drain");
         }
         if !ended.is_empty() {
             self.mark_leaving();
@@ -174,7 +174,7 @@ impl Registry {
             tracing::warn!(%pool, ?hold, "no server of the pool has passed a check in time; the old servers keep serving");
         }
         for pool in &given_up {
-            tracing::warn!(%pool, ?hold, "no server of the pool has passed a check in time; the old servers leave all the same");
+            tracing::warn!(%pool, ?hold, "no server of the pool has passed a check in time; the old servers drain all the same");
             let entry = self.pools.get(pool);
             let unchecked =
                 |server: &&Arc<Server>| server.state() == HealthState::Checking && server.last_check().is_none();
@@ -198,7 +198,7 @@ impl Registry {
         });
         let new: BTreeSet<_> = new.map(|(_, hold)| (&hold.pool, hold.old.name())).collect();
         for (pool, from) in new {
-            tracing::info!(%pool, old_servers = %from, "no server of the pool is up yet; the old servers keep serving until one is");
+            tracing::info!(%pool, old_servers = %from, "all servers of the pool are new; the old ones keep serving until one is up");
         }
     }
 

@@ -166,7 +166,7 @@ fn a_hold_can_give_way_after_its_time() {
     all_from(&lb, "/", "old");
     eventually("the old one leaves", || (lb.ask("/api/servers/old").status == 404).then_some(()));
     assert_eq!((state(&lb), get(lb.address(), "/").status), ("current".into(), 503));
-    let logged = |line: &String| line.contains("WARN") && line.contains("leave all the same");
+    let logged = |line: &String| line.contains("WARN") && line.contains("drain all the same");
     eventually("it logs", || lb.stderr().iter().any(logged).then_some(()));
     // The edit is taken back: nobody else can serve, so the server counts as up at once.
     lb.apply(&format!("{rules}{}", old.table("old")));

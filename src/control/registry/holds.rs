@@ -35,7 +35,7 @@ pub(super) struct RouteHold {
 /// The holds, by the names of their routes.
 pub(super) type Holds = HashMap<Arc<str>, RouteHold>;
 
-/// What a hold waits for.
+/// The condition that a hold waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Nothing any more: a server of the pool is up.
@@ -46,7 +46,7 @@ pub(super) enum Standing {
     Empty,
 }
 
-/// What time does to a hold.
+/// The effect of time on a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lateness {
     InTime,

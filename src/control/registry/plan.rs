@@ -137,7 +137,7 @@ impl Registry {
         };
         let mut up: Vec<Option<bool>> = vec![None; config.pools.len()];
         let leaving = self.newly_leaving(planned);
-        let mut sources = Sources { registry: self, leaving, pools: HashMap::new(), held: Vec::new() };
+        let mut sources = EarlierServers { registry: self, leaving, pools: HashMap::new(), held: Vec::new() };
         for route in &config.routes {
             let (index, target) = (route.pool.index(), &planned[route.pool.index()]);
             let Some(before) = table.covering(route).and_then(|before| old.routes.get(before)) else { continue };
@@ -199,7 +199,7 @@ impl Registry {
 }
 
 /// Finds the servers that have received the requests of a route before an edit.
-struct Sources<'a> {
+struct EarlierServers<'a> {
     registry: &'a Registry,
     /// The servers that the edit disables or removes.
     leaving: HashSet<ServerId>,
@@ -209,7 +209,7 @@ struct Sources<'a> {
     held: Vec<(Arc<OldServers>, Arc<OldServers>)>,
 }
 
-impl Sources<'_> {
+impl EarlierServers<'_> {
     /// The servers that receive the requests of `before`: those of its pool or, while `held` goes on, older ones.
     fn of<'h>(
         &mut self,

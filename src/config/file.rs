@@ -82,6 +82,12 @@ fn merged<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> TomlTable<'a>
     root
 }
 
+/// Replaces the references to the environment in a text; `None` if one of them is invalid or not set.
+pub(super) fn expand(text: &str, env: &Env<'_>) -> Option<String> {
+    let env::Expansion { text, reasons, .. } = env::expand(text, env);
+    reasons.is_empty().then_some(text)
+}
+
 /// One entry of the main file's `include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Include {

@@ -6,10 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::Uri;
 use ipnet::IpNet;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::problem::Reason;
-use crate::config::{Address, HostPattern, StatusRanges, suggest};
+use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
 pub(crate) fn name(text: &str) -> Result<String, Reason> {
@@ -276,7 +275,7 @@ pub(crate) fn cookie_name(text: &str) -> Result<String, Reason> {
 }
 
 /// A trace collector: an `http://` URL with a host. Empty means none.
-pub(crate) fn collector(text: &str) -> Result<Option<String>, Reason> {
+pub(crate) fn collector(text: &str) -> Result<Option<CollectorUrl>, Reason> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -286,31 +285,10 @@ pub(crate) fn collector(text: &str) -> Result<Option<String>, Reason> {
     };
     let uri: Uri = text.parse().map_err(|_| reason("is not a URL"))?;
     match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(host)) if !host.is_empty() => Ok(Some(text.to_owned())),
+        (Some("http"), Some(host)) if !host.is_empty() => Ok(Some(text.into())),
         (Some("http"), _) => Err(reason("has no host")),
         (Some("https"), _) => Err(reason("needs TLS, which is not supported here")),
         _ => Err(reason("is not an `http://` URL")),
-    }
-}
-
-/// A filter in `tracing`'s syntax.
-pub(crate) fn log_filter(text: &str) -> Result<String, Reason> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let reason = |hint: String| Reason::new(format!("`{text}` is not a log level")).hint(hint);
-    let expected = "write `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,lb=debug`";
-    if text.trim().is_empty() {
-        return Err(reason(expected.to_owned()));
-    }
-    // A word that is not a level is taken as a target, so a misspelled level would silence the log.
-    for word in text.split(',').map(str::trim) {
-        let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
-        if let Some(closest) = suggest::closest(word, LEVELS).filter(|_| !level) {
-            return Err(reason(format!("did you mean `{closest}`?")));
-        }
-    }
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(reason(expected.to_owned())),
     }
 }
 

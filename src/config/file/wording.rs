@@ -1,5 +1,6 @@
 //! The messages for unknown keys and for values of the wrong type.
 
+use crate::config::file::env::EnvTemplate;
 use crate::config::file::keys::{self, KeySpec};
 use crate::config::file::tree::{TomlKind, TomlValue};
 use crate::config::problem::Reason;
@@ -31,6 +32,18 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason
         TomlKind::Integer(number) if wanted == PERCENT => with_suffix("`%`", format!("{number}%")),
         _ => reason,
     }
+}
+
+/// The value is invalid, and is not shown because it came from the environment.
+pub(super) fn not_from_env(key: &str, wanted: &str, template: &EnvTemplate) -> Reason {
+    let EnvTemplate { typed, variables } = template;
+    let names: Vec<String> = variables.iter().map(|name| format!("`{name}`")).collect();
+    let hint = match names.as_slice() {
+        [] => "correct the default after `:-`".to_owned(),
+        [name] => format!("correct the value of the environment variable {name}"),
+        _ => format!("correct the values of the environment variables {}", names.join(" and ")),
+    };
+    Reason::new(format!("`{key}` must be {wanted}, but `{typed}` is not")).hint(hint)
 }
 
 /// The key takes a table or an array of tables, and has something else.

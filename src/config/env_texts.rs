@@ -1,0 +1,107 @@
+//! Values from the environment are shown as they were typed, because they may be secret.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The keys of a table whose values refer to the environment, by dotted path (`health.path`, `hosts.0`), with the text as
+/// typed. Usually empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "BTreeMap<String, String>")]
+pub struct EnvTexts(Option<Box<BTreeMap<String, EnvText>>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct EnvText {
+    typed: String,
+    /// Whether a variable was used. If not, all values are defaults from the file.
+    secret: bool,
+}
+
+impl EnvTexts {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// `secret` is whether a variable was used, not only defaults.
+    pub(crate) fn insert(&mut self, path: String, typed: &str, secret: bool) {
+        let text = EnvText { typed: typed.to_owned(), secret };
+        self.0.get_or_insert_default().insert(path, text);
+    }
+
+    /// Adds those of `base` that `takes` returns true for.
+    pub(crate) fn inherit(&mut self, base: &Self, takes: impl Fn(&str) -> bool) {
+        for (path, EnvText { typed, secret }) in base.iter().filter(|(path, _)| takes(path)) {
+            self.insert(path.clone(), typed, *secret);
+        }
+    }
+
+    /// The text as typed, if the value may not be shown.
+    pub(crate) fn typed(&self, path: &str) -> Option<&str> {
+        let text = self.0.as_ref()?.get(path)?;
+        text.secret.then_some(&*text.typed)
+    }
+
+    /// The value at `path`, or the text that was typed for it.
+    pub(crate) fn show(&self, path: &str, value: &impl Display) -> String {
+        self.typed(path).map_or_else(|| value.to_string(), str::to_owned)
+    }
+
+    /// Whether both have the same text at `path`, and so the same value in one environment.
+    pub(crate) fn same(&self, other: &Self, path: &str) -> bool {
+        let text = |texts: &Self| texts.0.as_ref().and_then(|texts| texts.get(path).map(|text| text.typed.clone()));
+        text(self).is_some_and(|typed| text(other) == Some(typed))
+    }
+
+    /// Replaces the values in a table's JSON that may not be shown.
+    pub(crate) fn cover(&self, table: &mut Value) {
+        for (path, text) in self.iter().filter(|(_, text)| text.secret) {
+            let place = path.split('.').try_fold(&mut *table, |value, segment| match value {
+                Value::Object(map) => map.get_mut(segment),
+                Value::Array(values) => values.get_mut(segment.parse::<usize>().ok()?),
+                _ => None,
+            });
+            if let Some(place) = place {
+                *place = text.typed.clone().into();
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&String, &EnvText)> {
+        self.0.iter().flat_map(|texts| texts.iter())
+    }
+}
+
+impl From<BTreeMap<String, String>> for EnvTexts {
+    fn from(texts: BTreeMap<String, String>) -> Self {
+        let secret = |(path, typed)| (path, EnvText { typed, secret: true });
+        let texts: BTreeMap<String, EnvText> = texts.into_iter().map(secret).collect();
+        Self((!texts.is_empty()).then(|| Box::new(texts)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn covered_values_are_shown_as_typed() {
+        let mut texts = EnvTexts::default();
+        assert!(texts.is_empty());
+        for (path, typed, secret) in
+            [("a.b", "${B}", true), ("list.1", "x${C}", true), ("d", "${D:-1}", false), ("gone.e", "${E}", true)]
+        {
+            texts.insert(path.to_owned(), typed, secret);
+        }
+        let mut table = json!({"a": {"b": 5, "c": 6}, "list": ["x", "y"], "d": 1, "gone": null});
+        texts.cover(&mut table);
+        assert_eq!(table, json!({"a": {"b": "${B}", "c": 6}, "list": ["x", "x${C}"], "d": 1, "gone": null}));
+        assert_eq!((texts.show("a.b", &5), texts.show("d", &1)), ("${B}".to_owned(), "1".to_owned()));
+        let mut inherited = EnvTexts::default();
+        inherited.inherit(&texts, |path| path != "a.b");
+        assert!(inherited.same(&texts, "d") && !inherited.same(&texts, "a.b") && !inherited.same(&texts, "x"));
+    }
+}

@@ -51,7 +51,7 @@ pub(super) struct RunningConfig {
 }
 
 fn running_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Config, D::Error> {
-    Config::from_json(Value::deserialize(deserializer)?, &env).map_err(D::Error::custom)
+    Config::from_json(&Value::deserialize(deserializer)?, &env).map_err(D::Error::custom)
 }
 
 /// Writes to `out` what a configuration would change in the running balancer. Returns whether the balancer would accept it.

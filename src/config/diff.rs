@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    AdminConfig, BalanceConfig, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig, ReloadConfig,
-    RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
+    AdminConfig, BalanceConfig, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig,
+    ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
 };
 
 pub use change::Change;
@@ -67,7 +67,8 @@ struct Settings<'a> {
 
 fn sections(config: &Config) -> Settings<'_> {
     // Every field is named, so that the compiler reports one that is forgotten here.
-    let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits, env } = config;
+    let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits, env } =
+        config;
     Settings { json: object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits }), env }
 }
 
@@ -249,7 +250,8 @@ fn in_words(path: &str, value: &Value, env: &EnvTexts) -> String {
             format!("[{}]", values.join(", "))
         }
         Value::Object(map) => {
-            let pair = |(key, value): (&String, &Value)| format!("{key} {}", in_words(&format!("{path}.{key}"), value, env));
+            let pair =
+                |(key, value): (&String, &Value)| format!("{key} {}", in_words(&format!("{path}.{key}"), value, env));
             let pairs: Vec<String> = map.iter().map(pair).collect();
             pairs.join(", ")
         }

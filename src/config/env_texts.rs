@@ -10,7 +10,7 @@ use serde_json::Value;
 /// typed. Usually empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "BTreeMap<String, String>")]
-pub struct EnvTexts(Option<Box<BTreeMap<String, EnvText>>>);
+pub struct EnvTexts(BTreeMap<String, EnvText>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct EnvText {
@@ -22,25 +22,25 @@ struct EnvText {
 impl EnvTexts {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.0.is_empty()
     }
 
     /// `secret` is whether a variable was used, not only defaults.
     pub(crate) fn insert(&mut self, path: String, typed: &str, secret: bool) {
         let text = EnvText { typed: typed.to_owned(), secret };
-        self.0.get_or_insert_default().insert(path, text);
+        self.0.insert(path, text);
     }
 
     /// Adds those of `base` that `takes` returns true for.
     pub(crate) fn inherit(&mut self, base: &Self, takes: impl Fn(&str) -> bool) {
-        for (path, EnvText { typed, secret }) in base.iter().filter(|(path, _)| takes(path)) {
+        for (path, EnvText { typed, secret }) in base.0.iter().filter(|(path, _)| takes(path)) {
             self.insert(path.clone(), typed, *secret);
         }
     }
 
     /// The text as typed, if the value may not be shown.
     pub(crate) fn typed(&self, path: &str) -> Option<&str> {
-        let text = self.0.as_ref()?.get(path)?;
+        let text = self.0.get(path)?;
         text.secret.then_some(&*text.typed)
     }
 
@@ -51,13 +51,12 @@ impl EnvTexts {
 
     /// Whether both have the same text at `path`, and so the same value in one environment.
     pub(crate) fn same(&self, other: &Self, path: &str) -> bool {
-        let text = |texts: &Self| texts.0.as_ref().and_then(|texts| texts.get(path).map(|text| text.typed.clone()));
-        text(self).is_some_and(|typed| text(other) == Some(typed))
+        self.0.get(path).is_some_and(|text| other.0.get(path).is_some_and(|other| other.typed == text.typed))
     }
 
     /// Replaces the values in a table's JSON that may not be shown.
     pub(crate) fn cover(&self, table: &mut Value) {
-        for (path, text) in self.iter().filter(|(_, text)| text.secret) {
+        for (path, text) in self.0.iter().filter(|(_, text)| text.secret) {
             let place = path.split('.').try_fold(&mut *table, |value, segment| match value {
                 Value::Object(map) => map.get_mut(segment),
                 Value::Array(values) => values.get_mut(segment.parse::<usize>().ok()?),
@@ -68,17 +67,12 @@ impl EnvTexts {
             }
         }
     }
-
-    fn iter(&self) -> impl Iterator<Item = (&String, &EnvText)> {
-        self.0.iter().flat_map(|texts| texts.iter())
-    }
 }
 
 impl From<BTreeMap<String, String>> for EnvTexts {
     fn from(texts: BTreeMap<String, String>) -> Self {
         let secret = |(path, typed)| (path, EnvText { typed, secret: true });
-        let texts: BTreeMap<String, EnvText> = texts.into_iter().map(secret).collect();
-        Self((!texts.is_empty()).then(|| Box::new(texts)))
+        Self(texts.into_iter().map(secret).collect())
     }
 }
 

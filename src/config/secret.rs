@@ -85,7 +85,8 @@ pub fn mask(text: &str) -> Cow<'_, str> {
 pub(crate) fn mask_ranges(text: &str) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut from = 0;
-    while let Some(end) = text[from..].find(ends_url).map(|at| from + at).or((from < text.len()).then_some(text.len())) {
+    while let Some(end) = text[from..].find(ends_url).map(|at| from + at).or((from < text.len()).then_some(text.len()))
+    {
         ranges.extend(user_part(text, from..end));
         from = end + text[end..].chars().next().map_or(1, char::len_utf8);
         if from > text.len() {

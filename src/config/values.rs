@@ -3,11 +3,13 @@
 //! Each function is pure, and returns the value or the reason why the text is invalid.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use http::Uri;
 use ipnet::IpNet;
 
 use crate::config::problem::Reason;
+use crate::config::units::parse_duration;
 use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
@@ -77,6 +79,7 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Reason> {
     };
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let rest = rest.rsplit('@').next().unwrap_or_default();
         return Err(Reason::new(format!("`{text}` is a URL, not an address")).hint(format!(
             "leave out `{scheme}://` and any path: `{}`",
             if rest.contains(':') { rest.to_owned() } else { format!("{rest}:80") }
@@ -86,8 +89,14 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Reason> {
         return Err(reason("it has a path"));
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Reason::new(format!("`{text}` is not an address: IPv6 needs brackets and a port"))
-            .hint(format!("write `[{text}]:8080`")));
+        return Err(Reason::new(format!("`{text}` is not an address: IPv6 needs brackets and a port")).hint(
+            match text.rsplit_once(':').filter(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok()) {
+                Some((ip, port)) if port.parse::<u16>().is_ok() => {
+                    format!("write `[{ip}]:{port}` if the port is {port}, or `[{text}]:8080`")
+                }
+                _ => format!("write `[{text}]:8080`"),
+            },
+        ));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.starts_with('[') || host.ends_with(']') => (host, port),
@@ -155,6 +164,9 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Reason> {
     if text.is_empty() {
         return Err(Reason::new("a host must not be empty").hint("leave `host` out to match any host"));
     }
+    if text == "_" {
+        return Err(Reason::new("no request has the host `_`").hint("leave `host` out to match any host"));
+    }
     if let Some(domain) = text.strip_prefix("*.") {
         return match domain.contains('*') {
             false => host_name(domain).map(HostPattern::Wildcard),
@@ -220,7 +232,28 @@ pub(crate) fn route_path(text: &str) -> Result<String, Reason> {
             );
         }
     }
+    check_escapes(path)?;
     Ok(path.to_owned())
+}
+
+/// Requests are matched by their normalized path, in which no unreserved character is escaped.
+fn check_escapes(path: &str) -> Result<(), Reason> {
+    for (at, _) in path.match_indices('%') {
+        let digits = path.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+            return Err(Reason::new(format!("`{path}` has a `%` without two hexadecimal digits"))
+                .hint("write `%25` for a percent sign"));
+        };
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            let c = char::from(byte);
+            return Err(Reason::new(format!(
+                "`{path}` matches no request, because `{}` counts as `{c}`",
+                &path[at..at + 3]
+            ))
+            .hint(format!("write `{c}`")));
+        }
+    }
+    Ok(())
 }
 
 /// A path, possibly with a query; it begins with `/`.
@@ -252,16 +285,20 @@ pub(crate) fn status_ranges(text: &str) -> Result<StatusRanges, Reason> {
         let number = digits.parse().ok().filter(|n| (100..=599).contains(n));
         number.filter(|_| is_number)
     };
-    text.split(',')
-        .map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            match (status(first), status(last)) {
-                (Some(first), Some(last)) if first <= last => Ok(first..=last),
-                _ => Err(reason(part)),
-            }
-        })
-        .collect::<Result<_, _>>()
-        .map(StatusRanges)
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (status(first), status(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(first..=last),
+            _ => Err(reason(part)),
+        }
+    };
+    let ranges = text.split(',').map(range).collect::<Result<Vec<_>, _>>()?;
+    // Interim responses never end a check.
+    if ranges.iter().all(|range| *range.end() < 200) {
+        return Err(Reason::new(format!("`{text}` matches no response, which has a status from 200 to 599"))
+            .hint("write `200-399` or `200, 204`"));
+    }
+    Ok(StatusRanges(ranges))
 }
 
 /// A cookie's name: a token (RFC 6265).
@@ -270,6 +307,11 @@ pub(crate) fn cookie_name(text: &str) -> Result<String, Reason> {
     if text.is_empty() || text.len() > 256 || !text.bytes().all(token) {
         return Err(Reason::new(format!("`{text}` is not a cookie's name"))
             .hint("write letters, digits, `-` and `_`, without spaces, `=` or `;`"));
+    }
+    let prefix = ["__host-", "__secure-", "__http-", "__host-http-"];
+    if prefix.iter().any(|prefix| text.to_ascii_lowercase().starts_with(prefix)) {
+        return Err(Reason::new(format!("browsers do not keep a cookie named `{text}` that lb sets"))
+            .hint("choose a name that does not begin with `__`: those are for cookies that are sent over TLS only"));
     }
     Ok(text.to_owned())
 }
@@ -284,11 +326,55 @@ pub(crate) fn collector(text: &str) -> Result<Option<CollectorUrl>, Reason> {
             .hint("write for example `http://127.0.0.1:9411/api/v2/spans`, or `\"\"` to turn this off")
     };
     let uri: Uri = text.parse().map_err(|_| reason("is not a URL"))?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port =
+        authority.rsplit('@').next().and_then(|host| host.rsplit_once(':')).filter(|(_, port)| !port.ends_with(']'));
+    if port.is_some_and(|(_, port)| port.parse::<u16>().map_or(true, |port| port == 0)) {
+        return Err(reason("has an invalid port"));
+    }
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(host)) if !host.is_empty() => Ok(Some(text.into())),
         (Some("http"), _) => Err(reason("has no host")),
         (Some("https"), _) => Err(reason("needs TLS, which is not supported here")),
         _ => Err(reason("is not an `http://` URL")),
+    }
+}
+
+/// A file to include, or a glob.
+pub(crate) fn include(text: &str) -> Result<(), Reason> {
+    if text.is_empty() {
+        return Err(Reason::new("an included file needs a name").hint("write for example `conf.d/*.toml`"));
+    }
+    shell_syntax(text)?;
+    glob::Pattern::new(text).map(drop).map_err(|error| {
+        Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
+            .hint("write for example `conf.d/*.toml`")
+    })
+}
+
+/// A shell replaces these, but `lb` would look for a file of that very name.
+pub(crate) fn shell_syntax(path: &str) -> Result<(), Reason> {
+    if path == "~" || path.starts_with("~/") {
+        return Err(Reason::new(format!("`{path}` begins with `~`, which only a shell replaces"))
+            .hint("write the whole path, or `${HOME}` for `~`"));
+    }
+    let name =
+        |rest: &str| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+    let names = path.split('$').skip(1).map(name);
+    match names.into_iter().find(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')) {
+        Some(name) => Err(Reason::new(format!("`${name}` is not replaced")).hint(format!("write `${{{name}}}`"))),
+        None => Ok(()),
+    }
+}
+
+/// How long browsers keep a cookie; they count in seconds.
+pub(crate) fn sticky_max_age(text: &str) -> Result<Duration, Reason> {
+    match parse_duration(text)? {
+        value if value < Duration::from_secs(1) => {
+            Err(Reason::new(format!("browsers drop a cookie with a `max_age` of `{text}` at once"))
+                .hint("write at least `1s`, or leave `max_age` out to get 1h"))
+        }
+        value => Ok(value),
     }
 }
 

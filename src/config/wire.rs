@@ -113,7 +113,7 @@ impl Config {
     ///
     /// # Errors
     /// If the JSON is not a configuration.
-    pub fn from_json(json: Value, env: &Env<'_>) -> Result<Self, serde_json::Error> {
+    pub fn from_json(json: &Value, env: &Env<'_>) -> Result<Self, serde_json::Error> {
         let read = |env: &Env<'_>| {
             let mut json = json.clone();
             uncover(&mut json, keys::ROOT, env);

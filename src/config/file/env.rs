@@ -2,8 +2,8 @@
 
 use super::Env;
 use super::report::Report;
-use crate::config::mask;
 use crate::config::file::tree::{Location, TomlKind, TomlTable, TomlValue};
+use crate::config::mask;
 use crate::config::problem::Reason;
 
 /// A string as it was typed, with its references to the environment.

@@ -103,7 +103,8 @@ pub fn places(files: &[SourceFile], env: &Env<'_>) -> Result<Places, Vec<Problem
 
 impl Places {
     fn add(&mut self, file: usize, pool: &str, table: &TomlTable) {
-        let Some(TomlValue { kind: TomlKind::Array(values), location, .. }) = table.get("server").map(|entry| &entry.value)
+        let Some(TomlValue { kind: TomlKind::Array(values), location, .. }) =
+            table.get("server").map(|entry| &entry.value)
         else {
             return;
         };

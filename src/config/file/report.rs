@@ -126,7 +126,8 @@ impl<'a> Report<'a> {
             let mut from = 0;
             while let Some(at) = text.get(from..).and_then(|rest| rest.find(value.as_str())).map(|at| from + at) {
                 let end = at + value.len();
-                let is_part = text[..at].ends_with(char::is_alphanumeric) || text[end..].starts_with(char::is_alphanumeric);
+                let is_part =
+                    text[..at].ends_with(char::is_alphanumeric) || text[end..].starts_with(char::is_alphanumeric);
                 from = if is_part {
                     at + text[at..].chars().next().map_or(1, char::len_utf8)
                 } else {

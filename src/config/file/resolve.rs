@@ -9,7 +9,8 @@ use super::tree::Location;
 use crate::config::file::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use crate::config::problem::Reason;
 use crate::config::{
-    Config, DEFAULT_POOL, EnvTexts, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig, ServerConfig, overlap, suggest,
+    Config, DEFAULT_POOL, EnvTexts, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig, ServerConfig,
+    overlap, suggest,
 };
 
 /// Builds the configuration. It is complete only if no problem was reported.

@@ -142,7 +142,7 @@ impl<'a> TableReader<'a> {
             Some(ValueType::Integer(range)) => range.clone(),
             _ => 0..=i64::MAX,
         };
-        let number = match (&value.kind, value.from_env()) {
+        let number = match (&value.kind, value.env_text()) {
             (TomlKind::Integer(number), _) => *number,
             (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
                 Some(number) => number,
@@ -180,7 +180,7 @@ impl<'a> TableReader<'a> {
         let Some(TomlEntry { value, .. }) = self.entry(key) else {
             return default;
         };
-        let number = match (&value.kind, value.from_env()) {
+        let number = match (&value.kind, value.env_text()) {
             (TomlKind::Float(number), _) => *number,
             #[expect(clippy::cast_precision_loss, reason = "every integer in the range is exact")]
             (TomlKind::Integer(number), _) => *number as f64,
@@ -210,7 +210,7 @@ impl<'a> TableReader<'a> {
         let Some(TomlEntry { value, .. }) = self.entry(key) else {
             return default;
         };
-        match (&value.kind, value.from_env()) {
+        match (&value.kind, value.env_text()) {
             (TomlKind::Boolean(value), _) => *value,
             (_, Some(("true", _))) => true,
             (_, Some(("false", _))) => false,
@@ -227,7 +227,7 @@ impl<'a> TableReader<'a> {
 
     /// Whether the key is set to `false`, which turns off a table that the top level turns on.
     pub(super) fn is_false(&self, key: &str) -> bool {
-        self.entry(key).is_some_and(|TomlEntry { value, .. }| match (&value.kind, value.from_env()) {
+        self.entry(key).is_some_and(|TomlEntry { value, .. }| match (&value.kind, value.env_text()) {
             (TomlKind::Boolean(value), _) => !value,
             (_, text) => text.is_some_and(|(text, _)| text == "false"),
         })

@@ -9,11 +9,12 @@ use super::report::Report;
 use crate::config::file::keys;
 use crate::config::file::table_reader::{Located, TableReader};
 use crate::config::file::tree::{Location, TomlTable};
+use crate::config::file::wording::DURATION;
 use crate::config::problem::Reason;
 use crate::config::{
-    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HealthConfig, HealthKind, HoldThen,
-    HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig, StickyConfig,
-    TimeoutsConfig, TracingConfig, defaults, log_filter, values,
+    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HealthConfig, HealthKind,
+    HoldThen, HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig,
+    StickyConfig, TimeoutsConfig, TracingConfig, defaults, log_filter, values,
 };
 
 /// The file's values. An invalid one, which has been reported, is `None` or its default.
@@ -106,7 +107,7 @@ const HOLD_THEN: [(&str, HoldThen); 2] = [("keep", HoldThen::Keep), ("switch", H
 pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     let root = TableReader::root(root, report);
     // `file::includes` has used it already; this only validates it.
-    root.list("include", "a list of files", include);
+    root.list("include", "a list of files", values::include);
     let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
     let rules = rules(&root, &DraftRules::default());
     Draft {
@@ -124,16 +125,6 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
         env: root.env_texts(|key| SECTIONS.contains(&key)),
         rules,
     }
-}
-
-fn include(text: &str) -> Result<(), Reason> {
-    if text.is_empty() {
-        return Err(Reason::new("an included file needs a name"));
-    }
-    glob::Pattern::new(text).map(drop).map_err(|error| {
-        Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
-            .hint("write for example `conf.d/*.toml`")
-    })
 }
 
 fn listener(table: &TableReader<'_>, report: &Report<'_>) -> DraftListener {
@@ -183,7 +174,10 @@ fn proxy(table: &TableReader<'_>) -> ProxyConfig {
 
 fn reload(table: &TableReader<'_>) -> ReloadConfig {
     let default = ReloadConfig::default();
-    let state_dir = |text: &str| Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()));
+    let state_dir = |text: &str| {
+        values::shell_syntax(text)?;
+        Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()))
+    };
     ReloadConfig {
         quiet: table.duration("quiet", default.quiet),
         poll: table.duration("poll", default.poll),
@@ -316,7 +310,9 @@ fn balance(table: &TableReader<'_>, base: &BalanceConfig) -> BalanceConfig {
             cookie: sticky
                 .text("cookie", "a cookie's name", values::cookie_name)
                 .map_or(base.cookie, |located| located.value),
-            max_age: sticky.duration("max_age", base.max_age),
+            max_age: sticky
+                .text("max_age", DURATION, values::sticky_max_age)
+                .map_or(base.max_age, |located| located.value),
         })
     } else {
         base.sticky.clone()

@@ -164,7 +164,7 @@ impl<'a> TomlValue<'a> {
     }
 
     /// A string that came from the environment, at least in part, without white space around it.
-    pub(super) fn from_env(&self) -> Option<(&str, &EnvTemplate)> {
+    pub(super) fn env_text(&self) -> Option<(&str, &EnvTemplate)> {
         match (&self.kind, self.template.as_deref()) {
             (TomlKind::String(text), Some(template)) => Some((text.trim(), template)),
             _ => None,

@@ -1,10 +1,10 @@
 //! The messages for unknown keys and for values of the wrong type.
 
 use crate::config::file::env::EnvTemplate;
-use crate::config::file::keys::{self, KeySpec};
+use crate::config::file::keys::{self, KeySpec, ValueType};
 use crate::config::file::tree::{TomlKind, TomlValue};
 use crate::config::problem::Reason;
-use crate::config::suggest;
+use crate::config::{suggest, units};
 
 pub(super) const DURATION: &str = "a duration such as \"30s\"";
 pub(super) const SIZE: &str = "a size such as \"32KiB\"";
@@ -15,8 +15,10 @@ pub(super) const BOOLEAN: &str = "true or false";
 /// The value has another type than the key takes.
 pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason {
     let reason = Reason::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
-    let with_suffix = |suffix: &str, example: String| {
-        reason.clone().hint(format!("add the {suffix} and quote it, for example `\"{example}\"`"))
+    // Only what can be written.
+    let with_suffix = |suffix: &str, example: String, is_valid: bool| match is_valid {
+        true => reason.clone().hint(format!("add the {suffix} and quote it, for example `\"{example}\"`")),
+        false => reason.clone(),
     };
     let needs_no_quotes = |text: &str| match wanted {
         WHOLE_NUMBER => text.parse::<i64>().is_ok(),
@@ -27,9 +29,17 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason
         TomlKind::String(text) if needs_no_quotes(text) => {
             reason.hint(format!("leave out the quotes: `{key} = {text}`"))
         }
-        TomlKind::Integer(number) if wanted == DURATION => with_suffix("unit", format!("{number}s")),
-        TomlKind::Integer(number) if wanted == SIZE => with_suffix("unit", format!("{number}B")),
-        TomlKind::Integer(number) if wanted == PERCENT => with_suffix("`%`", format!("{number}%")),
+        TomlKind::Integer(number) if wanted == DURATION => with_suffix("unit", format!("{number}s"), *number > 0),
+        TomlKind::Integer(number) if wanted == SIZE => with_suffix("unit", format!("{number}B"), *number >= 0),
+        TomlKind::Integer(number) if wanted == PERCENT => {
+            with_suffix("`%`", format!("{number}%"), (0..=100).contains(number))
+        }
+        TomlKind::Float(number) if wanted == PERCENT && (0.0..=1.0).contains(number) => {
+            reason.hint(format!("write it as a percentage: `\"{}\"`", units::format_percent(*number)))
+        }
+        TomlKind::Float(number) if wanted == WHOLE_NUMBER && number.fract() == 0.0 && number.abs() < 1e9 => {
+            reason.hint(format!("write `{number:.0}`"))
+        }
         _ => reason,
     }
 }
@@ -64,6 +74,13 @@ pub(super) fn unknown(key: &str, value: &TomlValue<'_>, header: &str, keys: &'st
     };
     if let Some(closest) = suggest::closest(key, keys::names(keys)) {
         return reason.hint(format!("did you mean `{closest}`?"));
+    }
+    if let Some(spec) = keys::ROOT.iter().find(|spec| spec.name == key && !header.is_empty()) {
+        return reason.hint(match spec.value {
+            ValueType::TableArray(_) => format!("`[[{key}]]` stands by itself, not in {header}"),
+            ValueType::Table(_) | ValueType::NamedTables(_) => format!("`[{key}]` stands by itself, not in {header}"),
+            _ => format!("`{key}` stands at the top of the main file, before the first `[`"),
+        });
     }
     let elsewhere =
         keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys::names(keys).any(|name| name == key));

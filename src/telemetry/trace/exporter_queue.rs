@@ -226,9 +226,9 @@ impl Exporter {
         let (protocol, config) = (self.protocol, self.config.borrow_and_update());
         self.collector = config.url.as_ref().and_then(|url| {
             CollectorClient::new(protocol, url.expose(), &config.service)
-                .inspect_err(|reason| {
-                    tracing::error!(%url, reason, "{} is not usable; spans are not exported", protocol.key())
-                })
+                .inspect_err(
+                    |reason| tracing::error!(%url, reason, "{} is not usable; spans are not exported", protocol.key()),
+                )
                 .ok()
         });
         self.shared.open.store(self.collector.is_some(), Relaxed);

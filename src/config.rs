@@ -29,7 +29,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use env_texts::EnvTexts;
+pub use env_texts::{EnvTexts, ShownTable};
 pub use pool::{
     Address, Algorithm, BalanceConfig, HealthConfig, HealthKind, PoolConfig, RetryConfig, ServerConfig, StatusRanges,
     StickyConfig,

@@ -79,11 +79,15 @@ impl Check {
     }
 
     fn json(&self) -> Value {
-        let mut json = check_json(&self.path, self.result.as_ref().err().map_or(&[], Vec::as_slice));
-        json["files"] = json!(self.files);
-        let notes = self.result.as_ref().map_or(&[][..], |(_, notes)| notes);
-        json["notes"] = notes.iter().map(Note::to_string).collect();
-        json
+        match &self.result {
+            Ok((_, notes)) => {
+                let mut json = check_json(&self.path, &[]);
+                json["files"] = json!(self.files);
+                json["notes"] = notes.iter().map(Note::to_string).collect();
+                json
+            }
+            Err(problems) => check_json(&self.path, problems),
+        }
     }
 
     fn github(&self, out: &mut dyn Write) -> io::Result<()> {

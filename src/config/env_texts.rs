@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The keys of a table whose values refer to the environment, by dotted path (`health.path`, `hosts.0`), with the text as
 /// typed. Usually empty.
@@ -19,7 +19,27 @@ struct EnvText {
     secret: bool,
 }
 
+/// A table as it is shown.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum ShownTable<'a, T> {
+    /// Nothing of it is from the environment.
+    Plain(&'a T),
+    Covered(Value),
+}
+
 impl EnvTexts {
+    /// The table at `key` as it is shown.
+    #[must_use]
+    pub fn table<'a, T: Serialize>(&self, key: &str, table: &'a T) -> ShownTable<'a, T> {
+        if self.is_empty() {
+            return ShownTable::Plain(table);
+        }
+        let mut whole = json!({ key: table });
+        self.cover(&mut whole);
+        ShownTable::Covered(whole[key].take())
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -79,7 +99,6 @@ impl From<BTreeMap<String, String>> for EnvTexts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn covered_values_are_shown_as_typed() {

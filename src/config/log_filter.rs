@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 27] = [
+pub const TARGETS: [&str; 28] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -44,6 +44,7 @@ pub const TARGETS: [&str; 27] = [
     "lb::control::registry::pool_entry",
     "lb::control::reload::last_good",
     "lb::control::reload::reader",
+    "lb::control::reload::source",
     "lb::control::resolver",
     "lb::health",
     "lb::proxy::attempt",
@@ -174,7 +175,7 @@ fn similar_target(target: &str) -> Option<String> {
     // Every module that contains one that logs is a target too.
     let outer = |known: &'static str| known.match_indices("::").map(move |(at, _)| &known[..at]);
     let known = || TARGETS.into_iter().chain(TARGETS.into_iter().flat_map(outer)).chain(LIBRARIES);
-    let by_end = known().find(|known| known.rsplit("::").next() == Some(target));
+    let by_end = known().filter(|known| known.rsplit("::").next() == Some(target)).min_by_key(|known| known.len());
     by_end.or_else(|| suggest::closest(target, known())).map(str::to_owned)
 }
 

@@ -1,11 +1,12 @@
 //! What is probably not meant in a valid configuration. Unlike a problem, it is no reason to reject an edit.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
-use crate::config::{Config, mask};
+use crate::config::{Config, PoolConfig, mask};
 
 /// A warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,20 @@ pub struct Note {
 /// The notes about a configuration; `unmatched` are the includes that no file matches.
 pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
-    unmatched.iter().map(Note::unmatched).chain(unrouted).collect()
+    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(secure_cookies(config)).collect()
+}
+
+/// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.
+fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
+    let cookie = |pool: &'_ PoolConfig| pool.balance.sticky.as_ref().map(|sticky| sticky.cookie.clone());
+    let is_secure = |cookie: &String| {
+        let cookie = cookie.to_ascii_lowercase();
+        cookie.starts_with("__host-") || cookie.starts_with("__secure-")
+    };
+    let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).filter(is_secure).collect();
+    let message =
+        |cookie| format!("browsers keep a cookie named {cookie} only if it is `Secure`, and lb does not set that");
+    cookies.into_iter().map(move |cookie| Note { place: None, message: message(cookie) })
 }
 
 /// The pools that no route leads to, by name.

@@ -250,7 +250,7 @@ fn check_escapes(path: &str) -> Result<(), Reason> {
                 "`{path}` matches no request, because `{}` counts as `{c}`",
                 &path[at..at + 3]
             ))
-            .hint(format!("write `{c}`")));
+            .hint(format!("write `{}`", path.replace(&path[at..at + 3], &c.to_string()))));
         }
     }
     Ok(())
@@ -307,11 +307,6 @@ pub(crate) fn cookie_name(text: &str) -> Result<String, Reason> {
     if text.is_empty() || text.len() > 256 || !text.bytes().all(token) {
         return Err(Reason::new(format!("`{text}` is not a cookie's name"))
             .hint("write letters, digits, `-` and `_`, without spaces, `=` or `;`"));
-    }
-    let prefix = ["__host-", "__secure-", "__http-", "__host-http-"];
-    if prefix.iter().any(|prefix| text.to_ascii_lowercase().starts_with(prefix)) {
-        return Err(Reason::new(format!("browsers do not keep a cookie named `{text}` that lb sets"))
-            .hint("choose a name that does not begin with `__`: those are for cookies that are sent over TLS only"));
     }
     Ok(text.to_owned())
 }

@@ -11,6 +11,7 @@ use glob::{MatchOptions, Pattern};
 use crate::config::Config;
 use crate::config::file::amend::{Baseline, amend};
 use crate::config::file::{self, Env, Include};
+use crate::config::notes::Note;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
 use crate::control::reload::trail::Trail;
@@ -145,7 +146,10 @@ impl Source {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
         let mut named_directly = BTreeSet::new();
-        for include @ Include { pattern, place } in &sources.includes {
+        // The parser reports an empty one.
+        for include @ Include { pattern, place } in
+            sources.includes.iter().filter(|include| !include.pattern.is_empty())
+        {
             if is_glob(pattern) {
                 let mut found = self.glob(pattern).filter(|path| !path.is_dir()).peekable();
                 if found.peek().is_none() {
@@ -244,6 +248,13 @@ impl Source {
 }
 
 impl Sources {
+    /// Logs the includes that match no file.
+    pub fn warn_of_unmatched(&self) {
+        for include in &self.unmatched {
+            tracing::warn!("{}", Note::unmatched(include));
+        }
+    }
+
     /// Parses the files.
     #[must_use]
     pub fn load(self, env: &Env<'_>) -> LoadedConfig {

@@ -89,7 +89,6 @@ fn of_value(text: &str, start: usize, message: &str) -> Option<SyntaxError> {
             Reason::new("a comma is missing").hint("write one between two keys: `{ a = 1, b = 2 }`")
         }
         _ if value.contains('=') => one_key_per_line(),
-        _ if value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) => number(value),
         _ => word(key, value),
     };
     Some(SyntaxError { start: at, end: at + value.len(), reason })
@@ -112,29 +111,36 @@ fn number(value: &str) -> Reason {
     }
 }
 
-/// A word as the value of a key.
+/// A value without quotes that the key's type does not allow.
 fn word(key: &str, value: &str) -> Reason {
     let types = keys::TABLES.iter().flat_map(|(_, keys)| keys.iter());
     let kind = types.filter(|spec| spec.name == key).map(|spec| &spec.value).next();
-    let from_env = value.contains("${");
+    let like_number = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
     let reason = Reason::new(format!("`{value}` is not a value"));
+    let lower = value.to_ascii_lowercase();
     match kind {
-        Some(ValueType::Boolean) if !from_env => match value.to_ascii_lowercase().as_str() {
-            "yes" | "on" | "y" => reason.hint("write `true`"),
-            "no" | "off" | "n" => reason.hint("write `false`"),
-            other => reason.hint(suggest::hint(other, ["true", "false"])),
-        },
-        Some(ValueType::Integer(range)) if !from_env => {
+        _ if value.contains("${") => string(value),
+        Some(ValueType::Integer(_) | ValueType::Number(_)) | None if like_number => number(value),
+        Some(ValueType::Integer(range)) => {
             reason.hint(format!("write a number from {} to {}", range.start(), range.end()))
         }
-        Some(ValueType::Number(range)) if !from_env => {
+        Some(ValueType::Number(range)) => {
             reason.hint(format!("write a number from {:?} to {:?}", range.start(), range.end()))
         }
-        _ if matches!(value.to_ascii_lowercase().as_str(), "true" | "false") => {
-            reason.hint(format!("write `{}`", value.to_ascii_lowercase()))
+        Some(ValueType::Boolean) | None if matches!(lower.as_str(), "true" | "false") => {
+            reason.hint(format!("write `{lower}`"))
         }
-        _ => Reason::new("a string must be quoted").hint(format!("write {}", quoted(value))),
+        Some(ValueType::Boolean) => match lower.as_str() {
+            "yes" | "on" | "y" | "1" => reason.hint("write `true`"),
+            "no" | "off" | "n" | "0" => reason.hint("write `false`"),
+            _ => reason.hint(suggest::hint(&lower, ["true", "false"])),
+        },
+        _ => string(value),
     }
+}
+
+fn string(value: &str) -> Reason {
+    Reason::new("a string must be quoted").hint(format!("write {}", quoted(value)))
 }
 
 /// A string in TOML that stands for `value`, for a hint.
@@ -182,6 +188,7 @@ fn of_statement(message: &str, text: &str, span: Range<usize>) -> Option<Reason>
     let before = text.get(..span.start).unwrap_or_default();
     let line = before.rfind('\n').map_or(before, |at| &before[at + 1..]);
     let is_header = line.trim_start().starts_with('[') && !line.contains('=');
+    let rest = text.get(span.start..).unwrap_or_default();
     let name = text.get(span).unwrap_or_default();
     Some(match message {
         _ if message.starts_with("duplicate key") => {
@@ -221,7 +228,7 @@ fn of_statement(message: &str, text: &str, span: Range<usize>) -> Option<Reason>
         "unexpected `=` in array" => {
             Reason::new("an array has values, but no keys").hint("write for example `[\"a\", \"b\"]`")
         }
-        _ if message.starts_with("unexpected key or value") && is_header && name.starts_with(']') => {
+        _ if message.starts_with("unexpected key or value") && is_header && rest.starts_with(']') => {
             Reason::new("the table header has a `]` too many").hint("write `[table]` or `[[table]]`")
         }
         _ if message.starts_with("unexpected key or value") && is_header => {

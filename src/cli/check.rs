@@ -37,10 +37,10 @@ pub fn check(
     colored: bool,
     out: &mut dyn Write,
 ) -> io::Result<bool> {
-    let checks: Vec<Check> = files.iter().map(|file| Check::of(load_as(file, place))).collect();
+    let checks: Vec<CheckedConfig> = files.iter().map(|file| CheckedConfig::of(load_as(file, place))).collect();
     match (format, checks.as_slice()) {
         (CheckFormat::Json, [check]) => print_json(&check.json(), out)?,
-        (CheckFormat::Json, checks) => print_json(&checks.iter().map(Check::json).collect(), out)?,
+        (CheckFormat::Json, checks) => print_json(&checks.iter().map(CheckedConfig::json).collect(), out)?,
         (CheckFormat::Text, checks) => checks.iter().try_for_each(|check| check.text(colored, out))?,
         (CheckFormat::Github, checks) => checks.iter().try_for_each(|check| check.github(out))?,
     }
@@ -48,7 +48,7 @@ pub fn check(
 }
 
 /// A configuration that was checked.
-struct Check {
+struct CheckedConfig {
     path: PathBuf,
     /// The files that were read.
     files: Vec<PathBuf>,
@@ -56,7 +56,7 @@ struct Check {
     result: Result<(Config, Vec<Note>), Vec<Problem>>,
 }
 
-impl Check {
+impl CheckedConfig {
     fn of((source, LoadedConfig { sources, result }): (Source, LoadedConfig)) -> Self {
         let path = source.path().to_owned();
         let result = result.and_then(|config| {

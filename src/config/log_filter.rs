@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 28] = [
+pub const TARGETS: [&str; 26] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -39,8 +39,6 @@ pub const TARGETS: [&str; 28] = [
     "lb::control::gateway::listeners",
     "lb::control::gateway::record",
     "lb::control::gateway::start",
-    "lb::control::health::checker",
-    "lb::control::health::memory",
     "lb::control::registry::pool_entry",
     "lb::control::reload::last_good",
     "lb::control::reload::reader",

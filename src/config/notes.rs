@@ -1,4 +1,4 @@
-//! What is probably not meant in a valid configuration. Unlike a problem, it is no reason to reject an edit.
+//! Notes on a valid configuration: parts of it that are probably a mistake. Unlike a problem, a note is no reason to reject an edit.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
-use crate::config::{Config, PoolConfig, mask};
+use crate::config::{Config, PoolConfig};
 
 /// A warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +51,8 @@ impl Note {
     /// The note about an include that no file matches.
     #[must_use]
     pub fn unmatched(include: &Include) -> Self {
-        let Include { pattern, place } = include;
-        let message = format!("include `{}` matches no file", mask(pattern));
+        let Include { shown, place, .. } = include;
+        let message = format!("include `{shown}` names no file");
         Self { place: Some((place.file.clone(), place.line)), message }
     }
 

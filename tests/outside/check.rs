@@ -60,7 +60,7 @@ fn a_copy_elsewhere_is_checked_as_if_it_were_in_its_place() {
     let alone = lb(place.path(), &format!("check {}", source.display()));
     assert_eq!(alone.code, Some(0), "{alone:#?}");
     assert!(
-        alone.out.contains("; 1 file)\n") && alone.out.contains("include `conf.d/*.toml` matches no file"),
+        alone.out.contains("; 1 file)\n") && alone.out.contains("include `conf.d/*.toml` names no file"),
         "{alone:#?}"
     );
 
@@ -89,16 +89,16 @@ fn an_include_that_matches_no_file_is_noted() {
     let files = directory(&[("lb.toml", &main), ("conf.d/b.toml", "")]);
     let ran = lb(files.path(), "check");
     let notes = [
-        "note: lb.toml:1: include `cnof.d/*.toml` matches no file\n",
-        "note: lb.toml:1: include `conf.d/*.yaml` matches no file\n",
+        "note: lb.toml:1: include `cnof.d/*.toml` names no file\n",
+        "note: lb.toml:1: include `conf.d/*.yaml` names no file\n",
     ];
     assert_eq!(ran.code, Some(0));
     assert!(ran.out.ends_with(&notes.concat()), "{ran:#?}");
     let ran = lb(files.path(), "check --format github");
-    let first = "::warning file=lb.toml,line=1,title=lb check::include `cnof.d/*.toml` matches no file\n";
+    let first = "::warning file=lb.toml,line=1,title=lb check::include `cnof.d/*.toml` names no file\n";
     assert!(ran.code == Some(0) && ran.out.starts_with(first), "{ran:#?}");
     let json: Value = serde_json::from_str(&lb(files.path(), "check --format json").out).unwrap();
-    assert_eq!(json["notes"][0], "lb.toml:1: include `cnof.d/*.toml` matches no file");
+    assert_eq!(json["notes"][0], "lb.toml:1: include `cnof.d/*.toml` names no file");
     // A name that is no glob is an error, and so is a link to nothing.
     fs::write(files.path().join("lb.toml"), format!("include = [\"conf.d/c.toml\"]\n{GOOD}")).unwrap();
     assert_eq!(lb(files.path(), "check").code, Some(1));
@@ -114,7 +114,7 @@ fn a_running_balancer_warns_of_an_include_that_matches_no_file() {
     let rest = format!("{PORTS}{NO_CHECKS}{}", server.table("a"));
     let lb = Lb::start_file(&format!("include = [\"one.d/*\"]\n{rest}"));
     let warns = |pattern: &str| {
-        let words = format!("include `{pattern}` matches no file");
+        let words = format!("include `{pattern}` names no file");
         eventually(&words, || {
             lb.stderr().iter().any(|line| line.contains(&words) && line.contains("WARN")).then_some(())
         });
@@ -123,7 +123,7 @@ fn a_running_balancer_warns_of_an_include_that_matches_no_file() {
     lb.edit_file(&format!("include = [\"two.d/*\"]\n{rest}"));
     warns("two.d/*");
     let plan = lb_plan(&lb, &format!("include = [\"three.d/*\"]\n{rest}"));
-    assert!(plan.out.contains("include `three.d/*` matches no file"), "{plan:#?}");
+    assert!(plan.out.contains("include `three.d/*` names no file"), "{plan:#?}");
 }
 
 fn lb_plan(lb: &Lb, file: &str) -> Ran {

@@ -128,6 +128,9 @@ impl<'a> Report<'a> {
                 let end = at + value.len();
                 let is_part =
                     text[..at].ends_with(char::is_alphanumeric) || text[end..].starts_with(char::is_alphanumeric);
+                let is_quoted = text[..at].ends_with('`') && text[end..].starts_with('`');
+                // A short one may be the number of a line.
+                let is_part = is_part || (!is_quoted && value.len() < 6);
                 from = if is_part {
                     at + text[at..].chars().next().map_or(1, char::len_utf8)
                 } else {

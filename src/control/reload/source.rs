@@ -147,7 +147,7 @@ impl Source {
         let mut paths = BTreeSet::new();
         let mut named_directly = BTreeSet::new();
         // The parser reports an empty one.
-        for include @ Include { pattern, place } in
+        for include @ Include { pattern, shown, place } in
             sources.includes.iter().filter(|include| !include.pattern.is_empty())
         {
             if is_glob(pattern) {
@@ -170,7 +170,7 @@ impl Source {
                     paths.insert(path);
                 }
                 Err(reason) => sources.problems.push(Problem {
-                    message: format!("`{pattern}`: {}", reason.message),
+                    message: format!("`{shown}`: {}", reason.message),
                     hint: reason.hint,
                     ..place.clone()
                 }),

@@ -85,40 +85,50 @@ pub fn mask(text: &str) -> Cow<'_, str> {
 pub(crate) fn mask_ranges(text: &str) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut from = 0;
-    while let Some(end) = text[from..].find(ends_url).map(|at| from + at).or((from < text.len()).then_some(text.len()))
-    {
-        ranges.extend(user_part(text, from..end));
-        from = end + text[end..].chars().next().map_or(1, char::len_utf8);
-        if from > text.len() {
-            break;
-        }
+    while from < text.len() {
+        let end = text[from..].find(ends_url).map_or(text.len(), |at| from + at);
+        let found = user_part(text, from..end);
+        from = found.as_ref().map_or(end, |found| found.end.max(end));
+        from += text[from..].chars().next().map_or(0, char::len_utf8);
+        ranges.extend(found);
     }
     ranges
 }
 
 /// A password may contain any other character.
 fn ends_url(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '"' | '`')
+    c.is_whitespace() || ends_string(c)
+}
+
+fn ends_string(c: char) -> bool {
+    matches!(c, '"' | '`' | '\n')
 }
 
 /// The user part of the URL in a word.
 fn user_part(text: &str, word: Range<usize>) -> Option<Range<usize>> {
-    let start = text[word.clone()].find("://").map(|at| word.start + at + 3);
-    let rest = &text[start.unwrap_or(word.start)..word.end];
-    let from = start.unwrap_or(word.start);
+    let slashes = text[word.clone()].find("//").map(|at| word.start + at);
+    let has_scheme = slashes.is_some_and(|at| text[word.start..at].ends_with(':'));
+    let from = slashes.map_or(word.start, |at| at + 2);
+    let rest = &text[from..word.end];
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    // A password with a `/` that should have been escaped looks like a port that is not a number.
+    // A password with a `/` or a space that should have been escaped looks like a port that is not a number.
     let odd_port = || {
         let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
         !port.is_empty() && port.parse::<u16>().is_err()
     };
     let user = match authority.rfind('@') {
         Some(at) => &authority[..at],
-        None if start.is_some() && odd_port() => &rest[..rest.rfind('@')?],
+        None if slashes.is_some() && odd_port() => {
+            let string = &text[from..];
+            let string = &string[..string.find(ends_string).unwrap_or(string.len())];
+            // The next word may be a URL of its own.
+            let string = &string[..string.find("://").unwrap_or(string.len())];
+            &string[..string.rfind('@')?]
+        }
         None => return None,
     };
     // Without a scheme, an `@` alone is no URL. A reference to the environment is not a secret.
-    let is_secret = !user.is_empty() && (start.is_some() || user.contains(':')) && !only_references(user);
+    let is_secret = !user.is_empty() && (has_scheme || user.contains(':')) && !only_references(user);
     // Already masked.
     (is_secret && user != MASK).then(|| from..from + user.len())
 }
@@ -147,6 +157,9 @@ mod tests {
             ("http://u:p/w@h/x", "http://***@h/x"),
             ("http://u:p?w#x@h/x", "http://***@h/x"),
             ("http://u:a,b'c@h", "http://***@h"),
+            ("`http://u:p w@h` x", "`http://***@h` x"),
+            ("//u:p@h/x", "//***@h/x"),
+            ("http://h:x http://u:p@h", "http://h:x http://***@h"),
             ("user:pw@host:80", "***@host:80"),
             ("http://${AUTH}@h", "http://${AUTH}@h"),
             ("http://${USER}:${PASSWORD}@h", "http://${USER}:${PASSWORD}@h"),

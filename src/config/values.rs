@@ -2,6 +2,8 @@
 //!
 //! Each function is pure, and returns the value or the reason why the text is invalid.
 
+mod files;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use ipnet::IpNet;
 use crate::config::problem::Reason;
 use crate::config::units::parse_duration;
 use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
+
+pub(crate) use files::{include, shell_syntax};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
 pub(crate) fn name(text: &str) -> Result<String, Reason> {
@@ -80,8 +84,9 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Reason> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let rest = rest.rsplit('@').next().unwrap_or_default();
+        let tls = if scheme == "https" { ", and name a port without TLS" } else { "" };
         return Err(Reason::new(format!("`{text}` is a URL, not an address")).hint(format!(
-            "leave out `{scheme}://` and any path: `{}`",
+            "leave out `{scheme}://` and any path{tls}: `{}`",
             if rest.contains(':') { rest.to_owned() } else { format!("{rest}:80") }
         )));
     }
@@ -145,6 +150,11 @@ pub(crate) fn host_name(text: &str) -> Result<String, Reason> {
     if host.split('.').any(str::is_empty) {
         return Err(reason("it has two dots in a row, or begins with one"));
     }
+    if let Some((name, port)) = host.rsplit_once(':')
+        && port.parse::<u16>().is_ok()
+    {
+        return Err(reason("it has a port").hint(format!("write `{name}`")));
+    }
     if let Some(c) = host.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
         return Err(reason(&format!("it has {c:?}")).hint("use letters, digits, `.`, `_` and `-`"));
     }
@@ -187,6 +197,10 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Reason> {
         return Err(
             Reason::new(format!("`{text}` is a URL, not a host")).hint(format!("leave out `{scheme}://` and any path"))
         );
+    }
+    if let Some((host, path)) = text.split_once('/') {
+        return Err(Reason::new(format!("`{text}` has a path"))
+            .hint(format!("write `{host}` here, and `path = \"/{path}\"` in the same route")));
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|b| b.is_ascii_digit())
@@ -258,6 +272,10 @@ fn check_escapes(path: &str) -> Result<(), Reason> {
 
 /// A path, possibly with a query; it begins with `/`.
 pub(crate) fn absolute_path(text: &str) -> Result<String, Reason> {
+    if let Some((_, rest)) = text.split_once("://") {
+        let path = rest.find('/').map_or("/", |at| &rest[at..]);
+        return Err(Reason::new(format!("`{text}` is a URL, not a path")).hint(format!("write `{path}`")));
+    }
     if !text.starts_with('/') {
         return Err(
             Reason::new(format!("`{text}` is not a path")).hint(format!("a path begins with `/`: write `/{text}`"))
@@ -332,33 +350,6 @@ pub(crate) fn collector(text: &str) -> Result<Option<CollectorUrl>, Reason> {
         (Some("http"), _) => Err(reason("has no host")),
         (Some("https"), _) => Err(reason("needs TLS, which is not supported here")),
         _ => Err(reason("is not an `http://` URL")),
-    }
-}
-
-/// A file to include, or a glob.
-pub(crate) fn include(text: &str) -> Result<(), Reason> {
-    if text.is_empty() {
-        return Err(Reason::new("an included file needs a name").hint("write for example `conf.d/*.toml`"));
-    }
-    shell_syntax(text)?;
-    glob::Pattern::new(text).map(drop).map_err(|error| {
-        Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
-            .hint("write for example `conf.d/*.toml`")
-    })
-}
-
-/// A shell replaces these, but `lb` would look for a file of that very name.
-pub(crate) fn shell_syntax(path: &str) -> Result<(), Reason> {
-    if path == "~" || path.starts_with("~/") {
-        return Err(Reason::new(format!("`{path}` begins with `~`, which only a shell replaces"))
-            .hint("write the whole path, or `${HOME}` for `~`"));
-    }
-    let name =
-        |rest: &str| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
-    let names = path.split('$').skip(1).map(name);
-    match names.into_iter().find(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')) {
-        Some(name) => Err(Reason::new(format!("`${name}` is not replaced")).hint(format!("write `${{{name}}}`"))),
-        None => Ok(()),
     }
 }
 

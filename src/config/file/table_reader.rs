@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::report::Report;
 use crate::config::file::keys::{self, KeySpec, ValueType};
 use crate::config::file::tree::{EMPTY, Location, TomlEntry, TomlKind, TomlTable, TomlValue};
-use crate::config::file::wording::{self, BOOLEAN, DURATION, PERCENT, SIZE, WHOLE_NUMBER};
+use crate::config::file::wording::{self, BOOLEAN, DURATION, NUMBER, PERCENT, SIZE, WHOLE_NUMBER};
 use crate::config::problem::Reason;
 use crate::config::{EnvTexts, suggest, units};
 
@@ -193,7 +193,7 @@ impl<'a> TableReader<'a> {
                 }
             },
             _ => {
-                self.mistyped(key, "a number", value);
+                self.mistyped(key, NUMBER, value);
                 return default;
             }
         };

@@ -10,7 +10,11 @@ pub(super) const DURATION: &str = "a duration such as \"30s\"";
 pub(super) const SIZE: &str = "a size such as \"32KiB\"";
 pub(super) const PERCENT: &str = "a percentage such as \"20%\"";
 pub(super) const WHOLE_NUMBER: &str = "a whole number";
+pub(super) const NUMBER: &str = "a number";
 pub(super) const BOOLEAN: &str = "true or false";
+
+/// Texts that can look like numbers.
+const QUOTED: [&str; 2] = ["a name", "statuses"];
 
 /// The value has another type than the key takes.
 pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason {
@@ -22,10 +26,22 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason
     };
     let needs_no_quotes = |text: &str| match wanted {
         WHOLE_NUMBER => text.parse::<i64>().is_ok(),
+        NUMBER => text.parse::<f64>().is_ok_and(f64::is_finite),
         BOOLEAN => matches!(text, "true" | "false"),
         _ => false,
     };
     match &value.kind {
+        TomlKind::String(text) if wanted.starts_with("a list of") => {
+            let typed = value.template.as_deref().map_or(&**text, |template| &template.typed);
+            reason.hint(format!("write it in brackets: `[\"{typed}\"]`"))
+        }
+        TomlKind::String(text) if wanted == NUMBER && text.ends_with('%') => match units::parse_percent(text) {
+            Ok(share) => reason.hint(format!("write `{share}`")),
+            Err(_) => reason,
+        },
+        TomlKind::Integer(number) if QUOTED.iter().any(|quoted| wanted.starts_with(quoted)) => {
+            reason.hint(format!("quote it: `\"{number}\"`"))
+        }
         TomlKind::String(text) if needs_no_quotes(text) => {
             reason.hint(format!("leave out the quotes: `{key} = {text}`"))
         }
@@ -34,12 +50,14 @@ pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason
         TomlKind::Integer(number) if wanted == PERCENT => {
             with_suffix("`%`", format!("{number}%"), (0..=100).contains(number))
         }
+        TomlKind::Float(number) if wanted == DURATION => with_suffix("unit", format!("{number}s"), *number > 0.0),
         TomlKind::Float(number) if wanted == PERCENT && (0.0..=1.0).contains(number) => {
             reason.hint(format!("write it as a percentage: `\"{}\"`", units::format_percent(*number)))
         }
         TomlKind::Float(number) if wanted == WHOLE_NUMBER && number.fract() == 0.0 && number.abs() < 1e9 => {
             reason.hint(format!("write `{number:.0}`"))
         }
+        TomlKind::Integer(_) | TomlKind::Float(_) if wanted == PERCENT => reason.hint("write `\"0%\"` to `\"100%\"`"),
         _ => reason,
     }
 }

@@ -348,7 +348,7 @@ fn require_file(metadata: &Metadata) -> Result<(), Reason> {
 fn read_fault(error: &io::Error) -> Reason {
     match error.kind() {
         io::ErrorKind::NotFound => Reason::new("there is no such file")
-            .hint("name the file with `--config FILE` or LB_CONFIG, or start with `lb demo`, which writes one"),
+            .hint("check the name; `--config FILE` or LB_CONFIG names another file, and `lb demo` writes one"),
         io::ErrorKind::PermissionDenied => Reason::new("no permission to read it")
             .hint("give lb's user read permission on the file, and access to its directories"),
         _ => Reason::new(format!("it cannot be read: {error}")),

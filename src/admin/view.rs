@@ -122,7 +122,7 @@ pub(super) struct PoolView<'a> {
     name: &'a str,
     algorithm: Algorithm,
     sticky: Option<&'a config::StickyConfig>,
-    health: &'a config::HealthConfig,
+    health: config::ShownTable<'a, config::HealthConfig>,
     /// Whether a route leads to it.
     routed: bool,
     /// Whether any server is active, or old servers serve its routes.
@@ -184,7 +184,7 @@ impl<'a> PoolView<'a> {
             name: &pool.live.name,
             algorithm: pool.config.balance.algorithm,
             sticky: pool.config.balance.sticky.as_ref(),
-            health: &pool.config.health,
+            health: pool.config.env.table("health", &pool.config.health),
             routed: false,
             ready: pool.is_ready(),
             availability: Availability::Empty,

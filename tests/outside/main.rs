@@ -5,6 +5,7 @@
 mod access_log;
 mod balance;
 mod bodies;
+mod check;
 mod connections;
 mod dashboard;
 mod ejection;
@@ -26,6 +27,7 @@ mod rejected;
 mod reload;
 mod request;
 mod resets;
+mod secrets;
 mod server_edit;
 mod shutdown;
 mod signals;

@@ -84,6 +84,7 @@ impl Gateway {
             return Err(NotApplied::Rejected(problems));
         }
         let (listeners, admin) = self.bind(&config).map_err(NotApplied::Rejected)?;
+        sources.warn_of_unmatched();
         let config = Arc::new(config);
         let changes = diff(&self.config, &config).iter().map(ToString::to_string).collect();
         let registry = self.running.registry.plan(&config, Instant::now());

@@ -119,6 +119,7 @@ impl Gateway {
             retired: Vec::new(),
         };
         gateway.commit_listeners(sockets);
+        sources.warn_of_unmatched();
         gateway.record(record::started(&snapshot, started));
         match file_problems {
             None => gateway.outputs.last_good.save(&gateway.config.reload, sources.files),

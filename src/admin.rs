@@ -13,6 +13,7 @@ mod figures;
 mod host;
 mod query;
 mod view;
+mod warnings;
 
 use std::convert::Infallible;
 use std::pin::pin;

@@ -292,7 +292,7 @@ fn wait(file: &Path, targets: Vec<Address>, timeout: Duration) -> ExitCode {
     match outcome {
         Ok(WaitOutcome::Applied) => ExitCode::SUCCESS,
         Ok(WaitOutcome::TimedOut) => ExitCode::from(USAGE_OR_TIMEOUT),
-        Ok(WaitOutcome::Rejected) | Err(_) => ExitCode::from(BAD_INPUT),
+        Ok(WaitOutcome::Failed) | Err(_) => ExitCode::from(BAD_INPUT),
     }
 }
 

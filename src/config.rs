@@ -22,8 +22,10 @@ mod values;
 mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -142,6 +144,16 @@ pub enum PathMode {
     Normalized,
 }
 
+impl ProxyConfig {
+    /// The number of workers, once `workers` takes effect.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        // The number that a restart would see may change while the process runs; that is not an edit.
+        static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, NonZeroUsize::get));
+        if self.workers == 0 { *CORES } else { self.workers }
+    }
+}
+
 /// How edits are read and guarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReloadConfig {
@@ -151,7 +163,7 @@ pub struct ReloadConfig {
     /// The time between comparisons of the content; zero means file events only.
     #[serde(with = "wire::duration")]
     pub poll: Duration,
-    /// An edit is rejected if it removes or disables more than this fraction (0 to 1) of a pool's enabled servers.
+    /// An edit is rejected if more than this fraction (0 to 1) of a routed pool's enabled servers lose their traffic.
     #[serde(with = "wire::percent")]
     pub max_removed: f64,
     /// Whether an edit may leave a pool without an enabled server.

@@ -245,14 +245,34 @@ async fn one_passed_check_admits_a_new_server() {
 }
 
 #[tokio::test]
-async fn a_new_server_does_not_wait_for_a_long_interval() {
-    let new = replying(|nth, _| status(if nth == 1 { 500 } else { 200 }));
-    let mut fixture = start(vec![pool("default", health(), &[])]);
-    edit(&mut fixture, vec![pool("default", health(), &[new.address])]);
+async fn a_failed_check_is_repeated_soon_and_a_passed_one_after_the_interval() {
+    let server = replying(|nth, _| status(if nth <= 2 { 500 } else { 200 }));
+    let rule = HealthConfig { retry: Duration::from_millis(20), rise: NonZeroU32::MIN, ..health() };
+    let fixture = start(vec![pool("default", rule, &[server.address])]);
     let (mut checker, mut changes) = checker();
     checker.apply(&fixture.snapshot());
     let change = next(&mut changes).await;
-    assert_eq!((change.from, change.to), (HealthState::Checking, HealthState::Up));
+    assert_eq!((change.from, change.to), (HealthState::Unchecked, HealthState::Down));
+    let change = next(&mut changes).await;
+    assert_eq!((change.from, change.to), (HealthState::Down, HealthState::Up));
+    assert_eq!(change.server.checks(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_over_unchecked_is_judged_by_the_check_that_is_under_way() {
+    let (old, new) = (always(status(200)), always(status(500)));
+    let mut fixture = start(vec![pool("default", health(), &[old.address])]);
+    edit(&mut fixture, vec![pool("default", health(), &[old.address, new.address])]);
+    let (mut checker, mut changes) = checker();
+    checker.apply(&fixture.snapshot());
+    let server = fixture.server("default-2");
+    checker.assume_up(&server);
+    assert_eq!(server.state(), HealthState::Unchecked);
+    let both = [next(&mut changes).await, next(&mut changes).await];
+    let change = both.iter().find(|change| change.server.id == server.id).expect("its first check");
+    assert_eq!((change.from, change.to), (HealthState::Unchecked, HealthState::Down));
+    checker.assume_up(&server);
+    assert_eq!(server.state(), HealthState::Down, "it has been checked");
 }
 
 #[tokio::test]

@@ -113,6 +113,7 @@ fn every_metric_has_its_name_and_labels() {
         (r#"lb_server_ejections_total{pool="default",server="server2"}"#, 1.0),
         (r#"lb_retries_total{pool="default",reason="broken"}"#, 4.0),
         (r#"lb_retries_total{pool="spare",reason="connect"}"#, 0.0),
+        (r#"lb_pool_holding{pool="default"}"#, 0.0),
         (r#"lb_client_connections{listener="web"}"#, 3.0),
         ("lb_config_generation", 2.0),
         ("lb_config_last_reload_successful", 0.0),

@@ -16,6 +16,7 @@ use super::{AdminContext, ApiResponse, dashboard, host};
 use crate::admin::figures::{FiguresView, HistoryView};
 use crate::admin::query::{self, Query};
 use crate::admin::view::{self, ConfigState, ConfigView, ListenerView, ReloadView, RouteView, ServerView};
+use crate::admin::warnings::warnings;
 use crate::live::pool::Status;
 use crate::live::snapshot::Snapshot;
 use crate::telemetry::metrics;
@@ -211,7 +212,12 @@ fn list_pools(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 
 fn list_routes(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let routes = request.snapshot.config.routes.iter().zip(request.snapshot.routes.iter());
-    list(request, "routes", &routes.map(|(route, live)| RouteView::new(route, live)).collect::<Vec<_>>(), None)
+    list(
+        request,
+        "routes",
+        &routes.map(|(route, live)| RouteView::new(route, live, request.snapshot)).collect::<Vec<_>>(),
+        None,
+    )
 }
 
 fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
@@ -222,7 +228,7 @@ fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let state = &request.context.state;
     let last = state.reloads().last_outcome();
-    json(&ConfigView::new(request.snapshot, last, &state.watch_status.warnings()))
+    json(&ConfigView::new(request.snapshot, last, &warnings(state, request.snapshot)))
 }
 
 fn list_reloads(request: &ApiRequest) -> Result<ApiResponse, ApiError> {

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use crate::admin::view::{self, ConfigState, ListenerView, PoolView, RouteView, ServerView, as_time};
+use crate::admin::warnings::warnings;
 use crate::live::snapshot::Snapshot;
 use crate::live::{listener::LiveListener, state::State};
 use crate::telemetry::history::{self, History};
@@ -19,6 +20,7 @@ pub(super) struct FiguresView<'a> {
     /// The main file first.
     files: Vec<&'a Path>,
     state: ConfigState,
+    warnings: Vec<String>,
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     #[serde(serialize_with = "as_time")]
@@ -93,7 +95,7 @@ impl<'a> FiguresView<'a> {
         let routes = snapshot.config.routes.iter().zip(snapshot.routes.iter()).map(|(route, live)| {
             let recent = history.of_route(&live.live, now);
             total += recent;
-            RouteFiguresView { route: RouteView::new(route, live), recent: recent.into() }
+            RouteFiguresView { route: RouteView::new(route, live, snapshot), recent: recent.into() }
         });
         let routes = routes.collect();
         Self {
@@ -101,6 +103,7 @@ impl<'a> FiguresView<'a> {
             hash: &snapshot.hash,
             files: snapshot.files.iter().map(|file| &*file.path).collect(),
             state: ConfigState::of(snapshot, state.reloads().last_outcome()),
+            warnings: warnings(state, snapshot),
             applied_at: snapshot.applied_at,
             at: SystemTime::now(),
             stopping: state.is_stopping(),
@@ -127,7 +130,7 @@ fn servers<'a>(snapshot: &'a Snapshot, history: &History, now: Instant) -> Vec<S
     for pool in &snapshot.pools {
         let recent: Vec<_> = pool.members.iter().map(|member| history.of_server(&member.server, now)).collect();
         let total: f64 = recent.iter().map(|recent| f64::from(recent.minute.requests)).sum();
-        servers.extend(view::servers_of(pool).zip(recent).map(|(server, recent)| ServerFiguresView {
+        servers.extend(view::servers_of(snapshot, pool).zip(recent).map(|(server, recent)| ServerFiguresView {
             server,
             served_share: (total > 0.0).then(|| f64::from(recent.minute.requests) / total),
             recent: recent.into(),

@@ -1,5 +1,6 @@
 //! The JSON forms of the live state, one type for each thing that the API shows.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::problem::ProblemJson;
 use crate::config::{self, Address, Algorithm, Config, HostPattern};
+use crate::live::availability::{Availability, PoolUse};
 use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Member, Membership, Status};
 use crate::live::reloads::{self, Outcome};
@@ -54,12 +56,21 @@ struct EjectionView {
 
 /// Every server, pool by pool; within a pool in the file's order, followed by those that drain.
 pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = ServerView<'_>> {
-    snapshot.pools.iter().flat_map(|pool| servers_of(pool))
+    snapshot.pools.iter().flat_map(|pool| servers_of(snapshot, pool))
 }
 
-/// A pool's servers, in the same order.
-pub(super) fn servers_of(pool: &pool::Pool) -> impl Iterator<Item = ServerView<'_>> {
-    pool.members.iter().zip(pool.shares()).map(|(member, share)| ServerView::new(member, share))
+/// A pool's servers, in the same order. One that gets requests only because it is held has its share of those.
+pub(super) fn servers_of<'a>(
+    snapshot: &'a Snapshot,
+    pool: &'a pool::Pool,
+) -> impl Iterator<Item = ServerView<'a>> + use<'a> {
+    let held = snapshot.held.iter().filter(|held| held.live.name == pool.live.name);
+    let held: HashMap<_, _> =
+        held.flat_map(|held| held.members.iter().map(|one| one.server.id).zip(held.shares())).collect();
+    pool.members.iter().zip(pool.shares()).map(move |(member, share)| {
+        let held = held.get(&member.server.id).copied().filter(|_| share <= 0.0);
+        ServerView::new(member, held.unwrap_or(share))
+    })
 }
 
 impl<'a> ServerView<'a> {
@@ -112,10 +123,17 @@ pub(super) struct PoolView<'a> {
     algorithm: Algorithm,
     sticky: Option<&'a config::StickyConfig>,
     health: config::ShownTable<'a, config::HealthConfig>,
-    /// Whether any server is active.
+    /// Whether a route leads to it.
+    routed: bool,
+    /// Whether any server is active, or old servers serve its routes.
     ready: bool,
-    /// Whether removed servers still serve because no new one has passed a health check yet.
+    /// The state of its own servers.
+    availability: Availability,
+    /// Whether old servers serve its routes because no server of it has passed a health check yet.
     holding: bool,
+    /// Whether no server of it has been up for longer than `reload.hold`, since its servers were replaced or since the
+    /// configuration was applied.
+    overdue: bool,
     servers: StatusCountsView,
     active_requests: u64,
     requests_total: u64,
@@ -133,10 +151,24 @@ struct StatusCountsView {
 
 /// The configured pools. In the snapshot, others follow them while servers of removed pools drain.
 pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = PoolView<'_>> {
-    snapshot.pools.iter().take(snapshot.config.pools.len()).map(|pool| PoolView::new(pool))
+    let uses = snapshot.pool_uses().into_iter().enumerate();
+    let is_old = snapshot.applied_at.elapsed().is_ok_and(|age| age >= snapshot.config.reload.hold);
+    snapshot.pools.iter().zip(uses).map(move |(pool, (index, PoolUse { routed, hold }))| {
+        let availability = Availability::of(pool);
+        let is_late = hold.map_or(is_old, |hold| hold.overdue);
+        PoolView {
+            routed,
+            ready: snapshot.is_ready(index),
+            availability,
+            holding: hold.is_some(),
+            overdue: is_late && availability != Availability::Available,
+            ..PoolView::new(pool)
+        }
+    })
 }
 
 impl<'a> PoolView<'a> {
+    /// A pool without routes.
     fn new(pool: &'a pool::Pool) -> Self {
         let mut servers = StatusCountsView::default();
         for member in &pool.members {
@@ -153,8 +185,11 @@ impl<'a> PoolView<'a> {
             algorithm: pool.config.balance.algorithm,
             sticky: pool.config.balance.sticky.as_ref(),
             health: pool.config.env.table("health", &pool.config.health),
+            routed: false,
             ready: pool.is_ready(),
-            holding: pool.holding,
+            availability: Availability::Empty,
+            holding: false,
+            overdue: false,
             servers,
             active_requests: pool.members.iter().map(|member| member.server.active_requests()).sum(),
             requests_total: pool.live.counters.sum(|set| set.requests.get()),
@@ -168,6 +203,8 @@ pub(super) struct RouteView<'a> {
     host: &'a HostPattern,
     path: &'a str,
     pool: &'a str,
+    /// The pool whose old servers serve it, during a hold.
+    held_by: Option<&'a str>,
     requests_total: u64,
     responses: ResponseCountsView,
 }
@@ -190,7 +227,7 @@ struct ResponseCountsView {
 }
 
 impl<'a> RouteView<'a> {
-    pub(super) fn new(route: &'a config::RouteConfig, live: &snapshot::Route) -> Self {
+    pub(super) fn new(route: &'a config::RouteConfig, live: &snapshot::Route, snapshot: &'a Snapshot) -> Self {
         let mut responses = ResponseCountsView::default();
         let mut requests_total = 0;
         for (key, count) in live.live.counters.iter().flat_map(|set| set.codes.iter()) {
@@ -209,6 +246,7 @@ impl<'a> RouteView<'a> {
             host: &route.host,
             path: &route.path,
             pool: route.pool.name(),
+            held_by: (live.serving != live.pool).then(|| &*snapshot.serving(live.serving).live.name),
             requests_total,
             responses,
         }
@@ -238,7 +276,7 @@ pub(super) struct ConfigView<'a> {
     #[serde(serialize_with = "as_time")]
     applied_at: SystemTime,
     state: ConfigState,
-    /// Reasons why edits may go unnoticed.
+    /// Things that need attention, and advice.
     warnings: &'a [String],
     config: &'a Config,
 }
@@ -269,7 +307,7 @@ impl ConfigState {
         match last {
             Some(Outcome::Rejected) => Self::LastGood,
             Some(Outcome::Pending) => Self::Pending,
-            _ if snapshot.pools.iter().any(|pool| pool.holding) => Self::Holding,
+            _ if snapshot.is_holding() => Self::Holding,
             _ => Self::Current,
         }
     }

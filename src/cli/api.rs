@@ -16,6 +16,7 @@ use crate::admin::ConfigState;
 use crate::config::problem::Problem;
 use crate::config::{Address, Algorithm};
 use crate::http_client::{HttpConnection, SendError};
+use crate::live::availability::Availability;
 use crate::live::pool::Status;
 use crate::live::reloads::Outcome;
 
@@ -158,6 +159,7 @@ pub(super) struct EjectionReply {
 /// `/api/pools`
 #[derive(Debug, Deserialize)]
 pub(super) struct PoolsReply {
+    pub(super) generation: u64,
     pub(super) pools: Vec<PoolReply>,
 }
 
@@ -165,10 +167,28 @@ pub(super) struct PoolsReply {
 pub(super) struct PoolReply {
     pub(super) name: String,
     pub(super) algorithm: Algorithm,
+    /// Whether a route leads to it.
+    pub(super) routed: bool,
     pub(super) ready: bool,
+    pub(super) availability: Availability,
     pub(super) holding: bool,
+    /// Whether no server of it has been up for longer than `reload.hold`.
+    pub(super) overdue: bool,
     pub(super) active_requests: u64,
     pub(super) requests_total: u64,
+}
+
+/// `/api/routes`
+#[derive(Debug, Deserialize)]
+pub(super) struct RoutesReply {
+    pub(super) routes: Vec<RouteReply>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RouteReply {
+    pub(super) name: String,
+    /// The pool whose old servers serve it, during a hold.
+    pub(super) held_by: Option<String>,
 }
 
 /// `/api/listeners`
@@ -240,9 +260,7 @@ impl ConfigReply {
     pub(super) fn remarks(&self) -> Vec<String> {
         let state = match self.state {
             ConfigState::Current => None,
-            ConfigState::Holding => {
-                Some("holding: a pool is still served by its old servers, because no new one has passed a check")
-            }
+            ConfigState::Holding => Some("holding: old servers keep serving, because no new one has passed a check"),
             ConfigState::Pending => Some(
                 "pending: the balancer's file refers to something that is not available yet; it runs the last good configuration",
             ),

@@ -1,5 +1,6 @@
 //! `lb explain`: the route and pool that a request takes, the reason, and the servers that could get it.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::plan::{RunningConfig, share_changes};
 use super::server::algorithm;
-use crate::cli::api::{Api, QueryError, ServerReply, ServersReply};
+use crate::cli::api::{Api, QueryError, RoutesReply, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, load, print_invalid};
 use crate::cli::output::{OutputOptions, print_json};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
@@ -36,6 +37,8 @@ struct Basis {
     config: Config,
     /// The servers of the running balancer; `None` if there is only a file.
     live: Option<Vec<ServerReply>>,
+    /// The pools whose old servers serve a route, by the route's name.
+    held_by: HashMap<String, String>,
 }
 
 /// Writes to `out` how a request would be handled: by the running balancer or, if that is not reachable, by the
@@ -54,12 +57,14 @@ pub(super) fn explain(
     let basis = match api.get::<RunningConfig>("/api/config") {
         Ok(running) => {
             let ServersReply { servers } = api.get("/api/servers")?;
-            Basis { config: running.config, live: Some(servers) }
+            let RoutesReply { routes } = api.get("/api/routes")?;
+            let held_by = routes.into_iter().filter_map(|route| Some((route.name, route.held_by?))).collect();
+            Basis { config: running.config, live: Some(servers), held_by }
         }
         Err(QueryError::Unreachable(..)) => {
             let (source, loaded) = load(path);
             match loaded.result {
-                Ok(config) => Basis { config, live: None },
+                Ok(config) => Basis { config, live: None, held_by: HashMap::new() },
                 Err(problems) => {
                     let format = if options.json { CheckFormat::Json } else { CheckFormat::Text };
                     return Ok(print_invalid(source.path(), &problems, format, options.colored, out).map(|()| false));
@@ -94,6 +99,8 @@ struct Explanation<'a> {
     /// Other routes that match, most specific first.
     less_specific: Vec<&'a RouteConfig>,
     pool: &'a PoolConfig,
+    /// The pool whose old servers serve the route.
+    held_by: Option<&'a str>,
     servers: Vec<ServerShare>,
     /// When a failed attempt is retried.
     retry: String,
@@ -132,10 +139,12 @@ fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation
     let Some(pool) = config.pool(route.pool.name()) else {
         return Err(format!("route {} leads to pool {}, which does not exist", route.name, route.pool.name()));
     };
+    let held_by = basis.held_by.get(&route.name).map(String::as_str);
     Ok(Explanation {
         reason: route_reason(route),
         less_specific: less_specific(&config.routes, route, &host, &path),
-        servers: server_shares(pool, basis),
+        servers: server_shares(pool, held_by, basis),
+        held_by,
         retry: retry(request.method, pool),
         host,
         path,
@@ -156,6 +165,9 @@ impl Explanation<'_> {
             writeln!(out, "  also matches but is less specific: {}, pool {}", pattern(other), other.pool)?;
         }
         writeln!(out, "pool {}: {}", self.pool.name, algorithm(self.pool.balance.algorithm))?;
+        if let Some(held_by) = self.held_by {
+            writeln!(out, "  no server of it is up yet: the old servers of pool {held_by} serve until one is")?;
+        }
         if let Some(sticky) = &self.pool.balance.sticky {
             writeln!(out, "  sticky: a client with a cookie `{}` goes to the server that it names", sticky.cookie)?;
         }
@@ -185,6 +197,7 @@ impl Explanation<'_> {
             "why": self.reason,
             "less_specific": self.less_specific,
             "pool": {"name": self.pool.name, "balance": self.pool.balance},
+            "held_by": self.held_by,
             "retry": self.retry,
             "servers": self.servers,
         })
@@ -231,7 +244,8 @@ fn route_reason(route: &RouteConfig) -> String {
     }
 }
 
-fn server_shares(pool: &PoolConfig, basis: &Basis) -> Vec<ServerShare> {
+/// The servers of a route's pool; during a hold, the old servers that serve come first.
+fn server_shares(pool: &PoolConfig, held_by: Option<&str>, basis: &Basis) -> Vec<ServerShare> {
     let Some(live) = &basis.live else {
         let shares = share_changes(&[], &basis.config).into_iter().filter(|share| share.pool == pool.name);
         return pool
@@ -250,8 +264,12 @@ fn server_shares(pool: &PoolConfig, basis: &Basis) -> Vec<ServerShare> {
             })
             .collect();
     };
+    let is_held = |server: &&ServerReply| {
+        held_by.is_some_and(|held_by| held_by == server.pool && held_by != pool.name) && server.share > 0.0
+    };
     live.iter()
-        .filter(|server| server.pool == pool.name)
+        .filter(is_held)
+        .chain(live.iter().filter(|server| server.pool == pool.name))
         .map(|server| ServerShare {
             name: server.name.clone(),
             address: server.address.to_string(),
@@ -325,7 +343,7 @@ mod tests {
     #[test]
     fn the_route_is_the_one_that_the_proxy_takes_followed_by_less_specific_ones() {
         let config = parse(&[SourceFile::new("lb.toml", FILE)], &|_| None).expect("a good file");
-        let basis = Basis { config, live: None };
+        let basis = Basis { config, live: None, held_by: HashMap::new() };
         let cases = [
             (Some("api.example.com"), "/v1/users", "api, then wild any"),
             (Some("API.example.com.:8080"), "/a/../v1", "api, then wild any"),

@@ -2,7 +2,7 @@
 
 mod shares;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -20,9 +20,10 @@ use crate::config::guard::guards;
 use crate::config::notes::{Note, unrouted};
 use crate::config::problem::{Problem, annotation};
 use crate::config::units::format_duration;
-use crate::config::{Address, Config, HealthKind};
+use crate::config::{Address, Config, HealthKind, HoldThen};
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source};
+use crate::live::route::RouteTable;
 
 /// With more servers than this, the text shows only those whose share changes, and at most this many of them.
 const MAX_SERVERS: usize = 40;
@@ -208,12 +209,28 @@ fn notes(
             notes.push(unrouted(name));
         } else if !served.contains(name) {
             notes.push(format!("no server of pool {name} would be available: its requests would get 503"));
-        } else if all_new && old.pool(name).is_some() && pool.health.kind != HealthKind::None {
-            let hold = format_duration(new.reload.hold);
-            notes.push(format!(
-                "all servers of pool {name} are new: the old ones serve until a new one passes its first check, at most {hold}"
-            ));
+        } else if all_new && pool.health.kind != HealthKind::None {
+            notes.extend(hold_note(name, old, new, servers));
         }
     }
     notes
+}
+
+/// The note that the servers of a new pool, or all new servers of a pool, wait for their first check while others serve.
+fn hold_note(pool: &str, old: &Config, new: &Config, servers: &[ServerReply]) -> Option<String> {
+    let table = RouteTable::new(&old.routes);
+    let before = |route| Some(old.routes.get(table.covering(route)?)?.pool.name());
+    let serves = |name: &&str| servers.iter().any(|server| server.pool == *name && server.share > 0.0);
+    let routes = new.routes.iter().filter(|route| route.pool.name() == pool);
+    let from: BTreeSet<&str> = routes.filter_map(before).filter(serves).collect();
+    let old_ones = match Vec::from_iter(from)[..] {
+        [] => return None,
+        [name] if name == pool => "the old ones".to_owned(),
+        ref names => format!("the servers of pool {}", names.join(" and ")),
+    };
+    let limit = match new.reload.hold_then {
+        HoldThen::Keep => String::new(),
+        HoldThen::Switch => format!(", at most {}", format_duration(new.reload.hold)),
+    };
+    Some(format!("all servers of pool {pool} are new: {old_ones} serve until a new one passes its first check{limit}"))
 }

@@ -129,7 +129,9 @@ impl StatusReport {
         let (open, algorithm) = (pool.active_requests, algorithm(pool.algorithm));
         let mut text = format!("\npool {}: {algorithm}, {}, {open} open", pool.name, count(requests, "request"));
         if pool.holding {
-            text += &format!(", {}", paint("holding its old servers", Tone::Warning, colored));
+            let late = "old servers serve, because no new one has come up in time";
+            let holding = if pool.overdue { late } else { "old servers serve until a new one is up" };
+            text += &format!(", {}", paint(holding, Tone::Warning, colored));
         }
         if !pool.ready {
             text += &format!(", {}", paint("no server available", Tone::Bad, colored));

@@ -1,4 +1,5 @@
-//! `lb wait`: waits until one or more balancers serve exactly the given configuration, or one of them rejects it.
+//! `lb wait`: waits until one or more balancers serve exactly the given configuration with servers that are up, or until
+//! it is certain that one of them will not.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -11,25 +12,28 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::ConfigState;
-use crate::cli::api::{ConfigReply, QueryError, ReloadReply, ReloadsReply, get};
+use crate::cli::api::{ConfigReply, PoolReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, get};
 use crate::cli::check::load;
 use crate::cli::output::print_problems;
 use crate::config::Address;
 use crate::config::problem::Problem;
 use crate::control::reload::source::LoadedConfig;
+use crate::live::availability::Availability;
 use crate::live::reloads::Outcome;
 
 /// The shortest and the longest pause between two polls of a balancer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long the balancers are asked about a file that is known to be invalid.
+const INVALID: Duration = Duration::from_millis(500);
 /// How many of the newest reloads a poll reads; far fewer happen between two polls.
 const RELOADS: usize = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitOutcome {
-    /// All balancers serve the configuration.
+    /// All balancers serve the configuration, with servers that are up.
     Applied,
-    /// The file cannot be read, or a balancer has rejected it.
-    Rejected,
+    /// The file is invalid, a balancer has rejected it, or it leaves a pool without a server that is up.
+    Failed,
     TimedOut,
 }
 
@@ -38,12 +42,61 @@ pub(super) enum WaitOutcome {
 enum TargetState {
     /// The balancer did not respond; the reason.
     NoResponse(String),
-    /// It serves another configuration, or a pool is still served by its old servers.
+    /// It serves another configuration.
     Other { generation: u64, hash: String, state: ConfigState },
+    /// It will apply the configuration once something that is missing is there.
+    Pending { generation: u64, problems: Vec<Problem> },
+    /// It serves the configuration, but not every pool with servers that are up yet.
+    Waits { generation: u64, pools: Pools },
     /// It serves the configuration.
     Applied { generation: u64 },
     /// It has rejected the configuration.
     Rejected { generation: u64, problems: Vec<Problem> },
+    /// It serves the configuration, in which no server of a pool is up.
+    Down { generation: u64, pools: Pools },
+}
+
+/// The pools that a route reaches and whose own servers are not available yet, each with the reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Pools {
+    /// No server can be expected to come up.
+    down: Vec<String>,
+    /// Every check has failed so far, but there is time left.
+    failing: Vec<String>,
+    /// Everything else is open.
+    waiting: Vec<String>,
+}
+
+impl Pools {
+    fn of(pools: &[PoolReply]) -> Self {
+        use Availability::{Available, Empty, Failed, Unavailable, Unchecked};
+        let mut found = Self::default();
+        for pool in pools.iter().filter(|pool| pool.routed) {
+            let (list, reason) = match (pool.availability, pool.holding, pool.overdue) {
+                (Available, false, _) => continue,
+                (Empty, ..) => (&mut found.down, "no server may get new requests"),
+                (Failed, _, true) => (&mut found.down, "every server's check fails"),
+                (Failed, false, false) => (&mut found.failing, "every server's check fails"),
+                (_, true, _) => (&mut found.waiting, "no new server has passed a check yet; the old servers serve"),
+                (Unchecked, ..) => (&mut found.waiting, "a server has not been checked yet"),
+                (Unavailable, ..) => (&mut found.waiting, "no server is up"),
+            };
+            list.push(format!("pool {}: {reason}", pool.name));
+        }
+        found
+    }
+
+    fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+}
+
+impl fmt::Display for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pools: Vec<&str> =
+            [&self.down, &self.failing, &self.waiting].into_iter().flatten().map(|pool| &**pool).collect();
+        f.write_str(&pools.join("; "))
+    }
 }
 
 /// Waits until each of `targets` serves the current contents of the file at `path` (`-` is standard input). Success
@@ -58,14 +111,15 @@ pub(super) async fn wait(
     out: &mut dyn Write,
     (err, colored): (&mut dyn Write, bool),
 ) -> io::Result<WaitOutcome> {
-    let deadline = Instant::now() + timeout;
     let (_, LoadedConfig { sources, result }) = load(path);
     if !sources.problems.is_empty() {
         print_problems(&sources.problems, colored, err)?;
-        return Ok(WaitOutcome::Rejected);
+        return Ok(WaitOutcome::Failed);
     }
     // Problems found here have an excerpt of the file; those read from the API do not.
     let local_problems = result.err().unwrap_or_default();
+    let is_invalid = local_problems.iter().any(is_certain);
+    let deadline = Instant::now() + if is_invalid { timeout.min(INVALID) } else { timeout };
     let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));
     let mut polls = JoinSet::new();
     for (index, target) in targets.iter().cloned().enumerate() {
@@ -74,22 +128,22 @@ pub(super) async fn wait(
         let store = move |state: TargetState| states.lock()[index] = state;
         polls.spawn(timeout_at(deadline, async move { poller.poll_until_decided(store).await }));
     }
-    // One rejection decides the outcome, whatever the other balancers do.
+    // One failure decides the outcome, whatever the other balancers do.
     while let Some(outcome) = polls.join_next().await {
-        if outcome.map_err(io::Error::other)? == Ok(WaitOutcome::Rejected) {
+        if outcome.map_err(io::Error::other)? == Ok(WaitOutcome::Failed) {
             break;
         }
     }
     drop(polls);
     let states = states.lock().clone();
-    report(path, &sources.hash, &local_problems, targets.iter().zip(&states), out, (err, colored))
+    report(path, &sources.hash, (&local_problems, is_invalid), targets.iter().zip(&states), out, (err, colored))
 }
 
 /// Writes the state of each balancer, and the problems if there are any.
 fn report<'a>(
     path: &Path,
     hash: &str,
-    local_problems: &[Problem],
+    (local_problems, is_invalid): (&[Problem], bool),
     states: impl Iterator<Item = (&'a Address, &'a TargetState)> + Clone,
     out: &mut dyn Write,
     (err, colored): (&mut dyn Write, bool),
@@ -105,21 +159,29 @@ fn report<'a>(
         // If the file is invalid, that is why no balancer has applied it.
         print_problems(local_problems, colored, err)?;
     }
+    let down = states.clone().find_map(|(target, state)| Some((target, state.down()?)));
     let lines: &mut dyn Write = if all_applied { out } else { err };
     for (target, state) in states {
         writeln!(lines, "{target}: {state}")?;
     }
-    match rejection {
-        Some((target, _)) => {
-            writeln!(lines, "lb: {target} rejected {}", path.display())?;
-            Ok(WaitOutcome::Rejected)
-        }
-        None if all_applied => Ok(WaitOutcome::Applied),
-        None => {
-            writeln!(lines, "lb: timed out before every balancer served {} (hash {hash})", path.display())?;
-            Ok(WaitOutcome::TimedOut)
-        }
+    if all_applied {
+        return Ok(WaitOutcome::Applied);
+    } else if let Some((target, _)) = rejection {
+        writeln!(lines, "lb: {target} rejected {}", path.display())?;
+    } else if is_invalid {
+        writeln!(lines, "lb: {} is invalid", path.display())?;
+    } else if let Some((target, pools)) = down {
+        writeln!(lines, "lb: {target} serves {}, but no server of a pool is up: {}", path.display(), pools.join("; "))?;
+    } else {
+        writeln!(lines, "lb: timed out before every balancer served {} (hash {hash})", path.display())?;
+        return Ok(WaitOutcome::TimedOut);
     }
+    Ok(WaitOutcome::Failed)
+}
+
+/// Whether a problem does not depend on the environment, which may be another one where the balancer runs.
+fn is_certain(problem: &Problem) -> bool {
+    !problem.message.starts_with("the environment variable ")
 }
 
 /// The balancer's problems, with an excerpt of the file for those that were also found locally.
@@ -129,18 +191,44 @@ fn with_excerpts(problems: &[Problem], local: &[Problem]) -> Vec<Problem> {
     problems.iter().map(find).collect()
 }
 
+impl TargetState {
+    /// The outcome, once it is certain.
+    fn outcome(&self) -> Option<WaitOutcome> {
+        match self {
+            Self::Applied { .. } => Some(WaitOutcome::Applied),
+            Self::Rejected { .. } | Self::Down { .. } => Some(WaitOutcome::Failed),
+            Self::NoResponse(_) | Self::Other { .. } | Self::Pending { .. } | Self::Waits { .. } => None,
+        }
+    }
+
+    /// The pools of the configuration that have no server that is up, and none that could still be checked.
+    fn down(&self) -> Option<&[String]> {
+        match self {
+            Self::Down { pools, .. } => Some(&pools.down),
+            Self::Waits { pools, .. } if !pools.failing.is_empty() => Some(&pools.failing),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for TargetState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoResponse(reason) => f.write_str(reason),
             Self::Other { generation, hash, state } => {
                 let state = match state {
-                    ConfigState::Current => "",
+                    ConfigState::Current | ConfigState::Holding => "",
                     ConfigState::Pending => "; the balancer's file is pending",
-                    ConfigState::Holding => "; no new server has passed a check yet",
                     ConfigState::LastGood => "; the last good one, because the balancer's file was rejected",
                 };
                 write!(f, "generation {generation}, hash {hash}{state}")
+            }
+            Self::Pending { generation, problems } => {
+                let reasons: Vec<&str> = problems.iter().map(|problem| &*problem.message).collect();
+                write!(f, "pending; still serving generation {generation}: {}", reasons.join("; "))
+            }
+            Self::Waits { generation, pools } | Self::Down { generation, pools } => {
+                write!(f, "applied, generation {generation}; {pools}")
             }
             Self::Applied { generation } => write!(f, "applied, generation {generation}"),
             Self::Rejected { generation, .. } => write!(f, "rejected; still serving generation {generation}"),
@@ -170,11 +258,7 @@ impl Poller {
                 self.last = None;
                 TargetState::NoResponse(error.to_string())
             });
-            let outcome = match state {
-                TargetState::Applied { .. } => Some(WaitOutcome::Applied),
-                TargetState::Rejected { .. } => Some(WaitOutcome::Rejected),
-                TargetState::NoResponse(_) | TargetState::Other { .. } => None,
-            };
+            let outcome = state.outcome();
             store(state);
             if let Some(outcome) = outcome {
                 return outcome;
@@ -189,34 +273,51 @@ impl Poller {
         let ReloadsReply { reloads } = get(&self.target, &format!("/api/reloads?limit={RELOADS}")).await?;
         let newest_at = || reloads.first().map_or(String::new(), |newest| newest.at.clone());
         let started_at = self.started_at.get_or_insert_with(newest_at);
-        let rejection = rejection(&reloads, &self.hash, started_at);
-        if let (Some(newest), Some((last, state))) = (reloads.first(), &self.last)
+        let decision = decision(&reloads, &self.hash, started_at);
+        if let (Some(newest), Some((last, state @ TargetState::Other { .. }))) = (reloads.first(), &self.last)
             && newest == last
-            && !matches!(state, TargetState::Other { state: ConfigState::Holding, .. })
         {
             return Ok(state.clone());
         }
         let ConfigReply { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
-        let state = match rejection {
-            _ if hash == self.hash && state != ConfigState::Holding => TargetState::Applied { generation },
-            Some(ReloadReply { generation, problems, .. }) if hash != self.hash => {
-                TargetState::Rejected { generation: *generation, problems: problems.clone() }
+        let state = if hash == self.hash {
+            self.availability(generation).await?
+        } else {
+            match decision {
+                Some(ReloadReply { generation, problems, outcome: Outcome::Rejected, .. }) => {
+                    TargetState::Rejected { generation: *generation, problems: problems.clone() }
+                }
+                Some(ReloadReply { generation, problems, outcome: Outcome::Pending, .. }) => {
+                    TargetState::Pending { generation: *generation, problems: problems.clone() }
+                }
+                _ => TargetState::Other { generation, hash, state },
             }
-            _ => TargetState::Other { generation, hash, state },
         };
         self.last = reloads.into_iter().next().map(|newest| (newest, state.clone()));
         Ok(state)
     }
+
+    /// The state of a balancer that serves the configuration as this generation.
+    async fn availability(&self, generation: u64) -> Result<TargetState, QueryError> {
+        let PoolsReply { generation: of_pools, pools } = get(&self.target, "/api/pools").await?;
+        let pools = Pools::of(&pools);
+        Ok(match generation == of_pools {
+            true if pools.is_empty() => TargetState::Applied { generation },
+            true if !pools.down.is_empty() => TargetState::Down { generation, pools },
+            // Another generation is asked about next time.
+            _ => TargetState::Waits { generation, pools },
+        })
+    }
 }
 
-/// The reload that rejected this content. It counts only if it is the newest of all, which is about the balancer's
+/// The newest reload of this content. It counts only if it is the newest of all, which is about the balancer's
 /// current file, or later than `started_at`: an older rejection may have had a reason that no longer applies, such as a
 /// guard.
-fn rejection<'a>(newest_first: &'a [ReloadReply], hash: &str, started_at: &str) -> Option<&'a ReloadReply> {
+fn decision<'a>(newest_first: &'a [ReloadReply], hash: &str, started_at: &str) -> Option<&'a ReloadReply> {
     let counts = |(index, reload): &(usize, &ReloadReply)| *index == 0 || *reload.at > *started_at;
     let mut of_content =
         newest_first.iter().enumerate().filter(counts).map(|(_, reload)| reload).filter(|reload| reload.hash == hash);
-    of_content.next().filter(|reload| reload.outcome == Outcome::Rejected)
+    of_content.next()
 }
 
 #[cfg(test)]
@@ -247,7 +348,52 @@ mod tests {
             (&[], false),
         ];
         for (records, expected) in cases {
-            assert_eq!(rejection(&reloads(records), "ours", "5").is_some(), expected, "{records:?}");
+            let is_rejected = |reload: &ReloadReply| reload.outcome == Outcome::Rejected;
+            assert_eq!(decision(&reloads(records), "ours", "5").is_some_and(is_rejected), expected, "{records:?}");
+        }
+    }
+
+    #[test]
+    fn pools_that_routes_reach_decide() {
+        let pool = |name: &str, availability: &str, flags: &str| -> PoolReply {
+            let pool = json!({
+                "name": name, "algorithm": "random", "routed": !flags.contains('u'), "ready": true,
+                "availability": availability, "holding": flags.contains('h'), "overdue": flags.contains('o'),
+                "active_requests": 0, "requests_total": 0,
+            });
+            serde_json::from_value(pool).expect("a pool")
+        };
+        // Flags: unrouted, holding, overdue. Expected: the numbers of pools that are down, that fail, and that wait.
+        let cases = [
+            ("available", "", [0, 0, 0]),
+            ("available", "h", [0, 0, 1]),
+            ("unchecked", "", [0, 0, 1]),
+            ("unchecked", "o", [0, 0, 1]),
+            ("unchecked", "ho", [0, 0, 1]),
+            ("unavailable", "o", [0, 0, 1]),
+            ("failed", "", [0, 1, 0]),
+            ("failed", "o", [1, 0, 0]),
+            ("failed", "h", [0, 0, 1]),
+            ("failed", "ho", [1, 0, 0]),
+            ("empty", "", [1, 0, 0]),
+            ("failed", "uo", [0, 0, 0]),
+        ];
+        for (availability, flags, expected) in cases {
+            let pools = Pools::of(&[pool("web", availability, flags)]);
+            let counts = [&pools.down, &pools.failing, &pools.waiting].map(Vec::len);
+            assert_eq!(counts, expected, "{availability} {flags}");
+            assert!(pools.is_empty() || pools.to_string().contains("pool web: "), "{pools}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_here_does_not_make_the_file_invalid() {
+        use crate::config::file::parse;
+        use crate::config::source::SourceFile;
+        let file = "[[listener]]\naddress = \"${ADDRESS}\"\n[[server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
+        for (file, certain) in [(file.to_owned(), false), (format!("{file}wieght = 1\n"), true)] {
+            let problems = parse(&[SourceFile::new("lb.toml", file)], &|_| None).expect_err("a bad file");
+            assert_eq!(problems.iter().any(is_certain), certain, "{problems:?}");
         }
     }
 }

@@ -6,18 +6,25 @@
 //! An edit takes two steps. [`Registry::plan`] builds the edit beside the running state and touches nothing that
 //! runs; [`Registry::commit`] installs it, which cannot fail.
 
+mod holds;
+mod plan;
 mod pool_entry;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::mem;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use self::pool_entry::{Marks, PoolEntry, ServerFactory};
+use self::holds::{Holds, Lateness, OldServers, RouteHold, Standing, held_servers, standing};
+use self::pool_entry::{PoolEntry, ServerFactory};
 use crate::config::{self, Config};
+use crate::live::health::HealthState;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 use crate::live::server::Server;
-use crate::live::snapshot::{FileVersion, Route, Snapshot};
+use crate::live::snapshot::{Route, Snapshot};
+
+pub use self::plan::RegistryPlan;
 
 /// The state that outlives generations.
 #[derive(Debug)]
@@ -26,22 +33,9 @@ pub struct Registry {
     pools: HashMap<Arc<str>, PoolEntry>,
     routes: HashMap<Arc<str>, Arc<LiveRoute>>,
     unrouted: Arc<LiveRoute>,
-}
-
-/// A planned edit. Must be committed to the registry that planned it, before that commits another. Dropping it
-/// discards the edit, because nothing that runs refers to it yet.
-#[derive(Debug)]
-pub struct RegistryPlan {
-    config: Arc<Config>,
-    factory: ServerFactory,
-    /// Entries of the pools that the edit changes, each with the changes to its servers.
-    changed: Vec<(PoolEntry, Marks)>,
-    /// Removed pools in which nothing drains.
-    forgotten: Vec<Arc<str>>,
-    /// The pools and routes of the snapshot.
-    pools: Vec<Arc<Pool>>,
-    routes: Arc<[Route]>,
-    unrouted: Arc<LiveRoute>,
+    holds: Holds,
+    /// The committed configuration, with the table of its routes.
+    current: Option<(Arc<Config>, Arc<RouteTable>)>,
 }
 
 /// The drains and holds that have ended.
@@ -49,15 +43,17 @@ pub struct RegistryPlan {
 pub struct Expired {
     /// Servers that have drained, and whether requests to them were still open.
     pub servers: Vec<(Arc<Server>, bool)>,
-    /// Pools whose hold has ended.
-    pub holds: Vec<Arc<str>>,
+    /// Whether a hold has ended or become overdue.
+    pub holds_changed: bool,
+    /// Servers that take over although their first check has not finished.
+    pub take_over: Vec<Arc<Server>>,
 }
 
 impl Expired {
     /// Whether nothing has ended.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty() && self.holds.is_empty()
+        self.servers.is_empty() && !self.holds_changed
     }
 }
 
@@ -70,66 +66,44 @@ impl Registry {
             pools: HashMap::new(),
             routes: HashMap::new(),
             unrouted: Arc::new(LiveRoute::new("-".into(), workers)),
+            holds: Holds::new(),
+            current: None,
         }
-    }
-
-    /// Builds everything that `config` changes. An unchanged pool costs only a comparison; in a changed one,
-    /// only the servers between the first and the last difference are looked up.
-    #[must_use]
-    pub fn plan(&self, config: &Arc<Config>, now: Instant) -> RegistryPlan {
-        let mut plan = RegistryPlan {
-            config: Arc::clone(config),
-            factory: self.factory,
-            changed: Vec::new(),
-            forgotten: Vec::new(),
-            pools: Vec::with_capacity(config.pools.len()),
-            routes: self.routes(config),
-            unrouted: Arc::clone(&self.unrouted),
-        };
-        for pool in &config.pools {
-            plan.add_pool(self.pools.get(pool.name.as_str()), pool, now);
-        }
-        plan.factory.starting = false;
-        for (name, entry) in self.unconfigured(config) {
-            let empty = Arc::new(entry.config.without_servers());
-            if !plan.add_pool(Some(entry), &empty, now) {
-                plan.forgotten.push(Arc::clone(name));
-            }
-        }
-        plan
     }
 
     /// Installs an edit: from now on live servers know whether they are leaving, and counters of removed routes
     /// are gone. Requests see the edit with the plan's snapshot.
     pub fn commit(&mut self, plan: RegistryPlan) {
-        self.factory = plan.factory;
-        for (entry, marks) in plan.changed {
-            marks.apply(&entry.live.name);
+        let RegistryPlan { config, factory, changed, forgotten, pools, held: _, holds, routes, table, .. } = plan;
+        self.factory = factory;
+        for (entry, marks) in changed {
+            marks.apply();
             self.pools.insert(Arc::clone(&entry.live.name), entry);
         }
-        for name in plan.forgotten {
+        for name in forgotten {
             self.pools.remove(&name);
         }
-        for pool in plan.pools {
+        for pool in pools {
             if let Some(entry) = self.pools.get_mut(&pool.live.name) {
                 entry.built = Some(pool);
             }
         }
-        let routes = plan.routes.iter().map(|route| (Arc::clone(&route.live.name), Arc::clone(&route.live)));
-        self.routes = routes.collect();
+        self.routes = routes.iter().map(|route| (Arc::clone(&route.live.name), Arc::clone(&route.live))).collect();
+        let before = mem::replace(&mut self.holds, holds);
+        self.mark_leaving();
+        self.log_new_holds(&before);
+        self.current = Some((config, table));
     }
 
     /// Ends drains and holds that have timed out. A drain also ends with the last open request, unless cookies may
     /// still lead to the server; a hold also ends when a new server is up.
     pub fn expire(&mut self, config: &Config, now: Instant) -> Expired {
-        let mut expired = Expired::default();
+        let mut expired = Expired { holds_changed: self.end_holds(), ..Expired::default() };
+        self.expire_holds(config, now, &mut expired);
+        let (held, drain) = (held_servers(&self.holds), config.timeouts.drain);
         for (name, entry) in &mut self.pools {
-            if entry.is_hold_over(now) {
-                entry.end_hold(now + config.timeouts.drain);
-                expired.holds.push(Arc::clone(name));
-            }
             let sticky = config.pool(name).is_some_and(|pool| pool.balance.sticky.is_some());
-            expired.servers.extend(entry.expire_drains(sticky, now));
+            expired.servers.extend(entry.expire_drains(&held, sticky, drain, now));
         }
         if !expired.servers.is_empty() {
             self.pools.retain(|name, entry| entry.is_draining() || config.pool(name).is_some());
@@ -140,16 +114,92 @@ impl Registry {
     /// Whether there is neither a drain nor a hold that [`Registry::expire`] would have to end.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.pools.values().all(|entry| !entry.is_draining() && !entry.is_holding())
+        self.holds.is_empty() && self.pools.values().all(|entry| !entry.is_draining())
     }
 
-    /// The pools for a snapshot of the committed `config` and the servers' current health: the configured pools,
-    /// then those that only drain. A pool in which nothing has changed since the last call is the same object.
-    pub fn pools(&mut self, config: &Config) -> Vec<Arc<Pool>> {
+    /// A snapshot of the committed configuration by the servers' current health: the configured pools,
+    /// then those that only drain. A pool in which nothing has changed since the last call is the same object. Holds for
+    /// which a new server is up end with it.
+    pub fn refresh(&mut self, current: &Snapshot) -> Snapshot {
+        self.end_holds();
+        let config = &current.config;
         let unconfigured: Vec<_> = self.unconfigured(config).into_iter().map(|(name, _)| Arc::clone(name)).collect();
         let configured = config.pools.iter().map(|pool| pool.name.as_str());
         let names = configured.chain(unconfigured.iter().map(|name| &**name));
-        names.filter_map(|name| self.pools.get_mut(name).map(PoolEntry::build)).collect()
+        let pools: Vec<_> = names.filter_map(|name| self.pools.get_mut(name).map(PoolEntry::build)).collect();
+        let (held, routes) = match self.holds.is_empty() && !current.is_holding() {
+            true => (Vec::new(), Arc::clone(&current.routes)),
+            false => self.routes(config, &pools, &self.holds),
+        };
+        Snapshot { pools, held, routes, ..current.clone() }
+    }
+
+    /// Ends the holds whose pool has a server that is up, or none that could be. Returns whether there were any.
+    fn end_holds(&mut self) -> bool {
+        let pools = &self.pools;
+        let is_over = |_: &Arc<str>, hold: &mut RouteHold| {
+            pools.get(&hold.pool).is_none_or(|entry| standing(entry, &hold.old) != Standing::Waits)
+        };
+        let ended: BTreeSet<_> = self.holds.extract_if(is_over).map(|(_, hold)| hold.pool).collect();
+        for pool in &ended {
+            tracing::info!(%pool, "hold ended; the old servers drain");
+        }
+        if !ended.is_empty() {
+            self.mark_leaving();
+        }
+        !ended.is_empty()
+    }
+
+    /// Marks holds that have become overdue, and ends them if `reload.hold_then` says so.
+    fn expire_holds(&mut self, config: &Config, now: Instant, expired: &mut Expired) {
+        let (mut overdue, mut given_up) = (BTreeSet::new(), BTreeSet::new());
+        self.holds.retain(|_, hold| {
+            let was_overdue = hold.is_overdue();
+            match hold.lateness(&config.reload, now) {
+                Lateness::InTime => {}
+                Lateness::Overdue if was_overdue => {}
+                Lateness::Overdue => {
+                    overdue.insert(Arc::clone(&hold.pool));
+                }
+                Lateness::GivenUp => {
+                    given_up.insert(Arc::clone(&hold.pool));
+                    return false;
+                }
+            }
+            expired.holds_changed |= was_overdue != hold.is_overdue();
+            true
+        });
+        let hold = config.reload.hold;
+        for pool in overdue {
+            tracing::warn!(%pool, ?hold, "no server of the pool has passed a check in time; the old servers keep serving");
+        }
+        for pool in &given_up {
+            tracing::warn!(%pool, ?hold, "no server of the pool has passed a check in time; the old servers drain all the same");
+            let entry = self.pools.get(pool);
+            let unchecked =
+                |server: &&Arc<Server>| server.state() == HealthState::Checking && server.last_check().is_none();
+            expired.take_over.extend(entry.into_iter().flat_map(PoolEntry::candidates).filter(unchecked).cloned());
+        }
+        if !given_up.is_empty() {
+            expired.holds_changed = true;
+            self.mark_leaving();
+        }
+    }
+
+    /// Connections to a server are kept for reuse while it is held.
+    fn mark_leaving(&self) {
+        let held = held_servers(&self.holds);
+        self.pools.values().for_each(|entry| entry.mark_leaving(&held));
+    }
+
+    fn log_new_holds(&self, before: &Holds) {
+        let new = self.holds.iter().filter(|(route, hold)| {
+            !before.get(*route).is_some_and(|before| before.pool == hold.pool && Arc::ptr_eq(&before.old, &hold.old))
+        });
+        let new: BTreeSet<_> = new.map(|(_, hold)| (&hold.pool, hold.old.name())).collect();
+        for (pool, from) in new {
+            tracing::info!(%pool, old_servers = %from, "all servers of the pool are new; the old ones keep serving until one is up");
+        }
     }
 
     /// The pools that `config` does not have, by name.
@@ -159,56 +209,27 @@ impl Registry {
         entries
     }
 
-    /// The routes of a snapshot. A route that already exists keeps its counters.
-    fn routes(&self, config: &Config) -> Arc<[Route]> {
+    /// The routes of a snapshot of `config` with `pools`, and the old servers that serve the held ones. A route that
+    /// already exists keeps its counters. Old servers serve only while one of them can.
+    fn routes(&self, config: &Config, pools: &[Arc<Pool>], holds: &Holds) -> (Vec<Arc<Pool>>, Arc<[Route]>) {
+        let mut old: Vec<&Arc<OldServers>> = Vec::new();
+        let mut place_of = |servers| {
+            old.iter().position(|known| Arc::ptr_eq(known, servers)).unwrap_or_else(|| {
+                old.push(servers);
+                old.len() - 1
+            })
+        };
         let route = |route: &config::RouteConfig| {
             let live = self.routes.get(route.name.as_str()).cloned();
             let live =
                 live.unwrap_or_else(|| Arc::new(LiveRoute::new(route.name.as_str().into(), self.factory.workers)));
-            Route { pool: route.pool.index(), live }
+            let (pool, hold) = (route.pool.index(), holds.get(route.name.as_str()));
+            let serving = hold.filter(|hold| hold.old.can_serve() || !pools[pool].is_ready());
+            let serving = serving.map_or(pool, |hold| pools.len() + place_of(&hold.old));
+            Route { pool, serving, hold: hold.map(RouteHold::view), live }
         };
-        config.routes.iter().map(route).collect()
-    }
-}
-
-impl RegistryPlan {
-    /// The snapshot of the edit.
-    #[must_use]
-    pub fn snapshot(
-        &self,
-        generation: u64,
-        hash: Arc<str>,
-        files: Arc<[FileVersion]>,
-        applied_at: SystemTime,
-    ) -> Snapshot {
-        Snapshot {
-            generation,
-            hash,
-            files,
-            applied_at,
-            config: Arc::clone(&self.config),
-            pools: self.pools.clone(),
-            routes: Arc::clone(&self.routes),
-            unrouted: Arc::clone(&self.unrouted),
-            table: Arc::new(RouteTable::new(&self.config.routes)),
-        }
-    }
-
-    /// Adds a pool to the snapshot, and its new entry if the edit changes it. Returns false, and
-    /// leaves the snapshot alone, if the pool has been removed and nothing in it drains.
-    fn add_pool(&mut self, entry: Option<&PoolEntry>, pool: &Arc<config::PoolConfig>, now: Instant) -> bool {
-        if let Some(entry) = entry.filter(|entry| entry.is_configured_as(pool)) {
-            self.pools.push(entry.pool());
-            return true;
-        }
-        let mut entry = entry.cloned().unwrap_or_else(|| PoolEntry::new(pool, self.factory.workers));
-        let marks = entry.apply(pool, &self.config, now, &mut self.factory);
-        let exists = entry.is_draining() || self.config.pool(&pool.name).is_some();
-        if exists {
-            self.pools.push(entry.build());
-        }
-        self.changed.push((entry, marks));
-        exists
+        let routes = config.routes.iter().map(route).collect();
+        (old.into_iter().map(|old| Arc::new(old.pool())).collect(), routes)
     }
 }
 

@@ -29,6 +29,12 @@ impl<T: Default> PerWorker<T> {
         Self((0..workers).map(|_| OnceLock::new()).collect())
     }
 
+    /// The number of workers that there is room for.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
     /// The set of worker number `worker`, which only that worker may write.
     ///
     /// # Panics

@@ -25,8 +25,6 @@ pub struct Pool {
     pub live: Arc<LivePool>,
     /// The configured servers, in order, then removed ones that are draining.
     pub members: Vec<Member>,
-    /// Whether the old servers keep serving, because none of the new ones has passed a check yet.
-    pub holding: bool,
     picker: Picker,
     /// The members that a sticky session's cookie can select.
     tokens: HashMap<Token, u32>,
@@ -59,8 +57,6 @@ pub struct Member {
     pub server: Arc<Server>,
     /// 0 to 1000.
     pub weight: u32,
-    /// The weight that applies instead of 0 while the pool holds its old servers: the weight before the edit.
-    pub held: u32,
     pub membership: Membership,
     /// Whether it is draining: its open requests may finish, and cookies that name it still select it.
     pub draining: bool,
@@ -118,7 +114,7 @@ impl Member {
     #[must_use]
     pub fn new(server: Arc<Server>, weight: u32, membership: Membership, draining: bool) -> Self {
         let state = server.state();
-        Self { server, weight, held: 0, membership, draining, state, token: None }
+        Self { server, weight, membership, draining, state, token: None }
     }
 
     #[must_use]
@@ -136,26 +132,24 @@ impl Member {
     /// Whether it is ineligible only because requests failed, while its checks pass.
     #[must_use]
     pub fn is_ejected(&self) -> bool {
-        self.membership == Membership::Enabled && self.weight > 0 && self.server.ejection().is_some()
+        self.is_candidate() && self.server.ejection().is_some()
     }
 
     /// Whether `other` is the same server in the same state, so that a pool built from either is the same.
     fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.server, &other.server)
-            && (self.weight, self.held, self.membership, self.draining, self.state)
-                == (other.weight, other.held, other.membership, other.draining, other.state)
+            && (self.weight, self.membership, self.draining, self.state)
+                == (other.weight, other.membership, other.draining, other.state)
     }
 
-    fn serves_new(&self, holding: bool) -> bool {
-        let included = match self.membership {
-            Membership::Enabled => true,
-            Membership::Disabled | Membership::Removed => holding && self.draining,
-        };
-        included && self.weight_now(holding) > 0 && self.state.serves()
+    /// Whether it may get new requests, by the configuration alone.
+    #[must_use]
+    pub fn is_candidate(&self) -> bool {
+        self.membership == Membership::Enabled && self.weight > 0
     }
 
-    fn weight_now(&self, holding: bool) -> u32 {
-        if holding && self.weight == 0 { self.held } else { self.weight }
+    fn serves_new(&self) -> bool {
+        self.is_candidate() && self.state.serves()
     }
 
     fn serves_known(&self) -> bool {
@@ -173,11 +167,11 @@ impl LivePool {
 impl Pool {
     /// Builds the picker for `members` with the health that they have now.
     #[must_use]
-    pub fn new(config: Arc<config::PoolConfig>, live: Arc<LivePool>, mut members: Vec<Member>, holding: bool) -> Self {
+    pub fn new(config: Arc<config::PoolConfig>, live: Arc<LivePool>, mut members: Vec<Member>) -> Self {
         let indexed = || (0_u32..).zip(&members);
         let candidates = indexed()
-            .filter(|(_, member)| member.serves_new(holding))
-            .map(|(index, member)| Candidate { index, weight: member.weight_now(holding) })
+            .filter(|(_, member)| member.serves_new())
+            .map(|(index, member)| Candidate { index, weight: member.weight })
             .collect();
         let picker = Picker::new(config.balance.algorithm, candidates);
         let mut tokens = HashMap::new();
@@ -191,7 +185,7 @@ impl Pool {
                 }
             }
         }
-        Self { config, live, members, holding, picker, tokens }
+        Self { config, live, members, picker, tokens }
     }
 
     /// Whether it was built from the same members in the same state.

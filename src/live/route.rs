@@ -48,6 +48,19 @@ impl RouteTable {
         self.exact(host, path).or_else(|| self.wildcard(host, path)).or_else(|| self.any.find(path))
     }
 
+    /// The position of the route that gets the requests of `route`, which may be one of another configuration: the same
+    /// one, or else the most specific one that covers it.
+    #[must_use]
+    pub fn covering(&self, route: &RouteConfig) -> Option<usize> {
+        // A pattern finds itself, because `*` is not part of any host.
+        let host = match &route.host {
+            HostPattern::Any => "",
+            HostPattern::Exact(host) => host,
+            HostPattern::Wildcard(domain) => &format!("*.{domain}"),
+        };
+        self.find(host, &route.path)
+    }
+
     fn exact(&self, host: &str, path: &str) -> Option<usize> {
         if self.exact.is_empty() {
             return None;
@@ -113,17 +126,21 @@ impl LiveRoute {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::config::file::parse;
     use crate::config::source::SourceFile;
 
     fn table(routes: &[(&str, &str)]) -> RouteTable {
+        RouteTable::new(&parsed(routes).routes)
+    }
+
+    fn parsed(routes: &[(&str, &str)]) -> Config {
         let mut file = String::from("listener = [{ address = \"127.0.0.1:1\" }]\n");
         file += "server = [{ name = \"a\", address = \"a:1\" }]\n";
         for (host, path) in routes {
             file += &format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\npool = \"default\"\n");
         }
-        let config = parse(&[SourceFile::new("lb.toml", file.as_str())], &|_| None).expect(&file);
-        RouteTable::new(&config.routes)
+        parse(&[SourceFile::new("lb.toml", file.as_str())], &|_| None).expect(&file)
     }
 
     #[test]
@@ -165,6 +182,25 @@ mod tests {
         for (host, path) in [("a.org", "/"), ("a.org", "/xy"), ("b.org", "/x"), ("", "")] {
             assert_eq!(table.find(host, path), None, "{host}{path}");
         }
+    }
+
+    #[test]
+    fn the_route_that_covers_another_is_the_most_specific_one() {
+        let old = [("*", "/"), ("*", "/v1"), ("*.example.com", "/"), ("api.example.com", "/v1")];
+        let cases = [
+            (("*", "/"), Some(0)),
+            (("*", "/v1/users"), Some(1)),
+            (("other.org", "/v2"), Some(0)),
+            (("*.example.com", "/v1"), Some(2)),
+            (("*.eu.example.com", "/"), Some(2)),
+            (("api.example.com", "/"), Some(2)),
+            (("api.example.com", "/v1/users"), Some(3)),
+        ];
+        for ((host, path), expected) in cases {
+            let config = parsed(&[(host, path)]);
+            assert_eq!(table(&old).covering(&config.routes[0]), expected, "{host}{path}");
+        }
+        assert_eq!(table(&[("a.org", "/x")]).covering(&parsed(&[("a.org", "/")]).routes[0]), None);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// The pools of the configuration, in its order, then removed pools that still have open requests.
     pub pools: Vec<Arc<Pool>>,
+    /// The old servers that serve held routes, by the pool that they come from. All of them are in `pools` too.
+    pub held: Vec<Arc<Pool>>,
     /// In the configuration's order.
     pub routes: Arc<[Route]>,
     /// Counts the requests that no route matches.
@@ -47,17 +49,40 @@ pub struct FileVersion {
 pub struct Route {
     /// The index of its pool in [`Snapshot::pools`].
     pub pool: usize,
+    /// The index of the pool that serves it, for [`Snapshot::serving`]: its own, or during a hold the old servers.
+    pub serving: usize,
+    /// The hold, if there is one.
+    pub hold: Option<Hold>,
     /// Its counters, which outlive the snapshot.
     pub live: Arc<LiveRoute>,
 }
 
+/// A hold of a route: its old servers keep serving until one of its pool is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// The start, or the last edit that replaced the new servers.
+    pub since: SystemTime,
+    /// Whether it lasts longer than `reload.hold`.
+    pub overdue: bool,
+}
+
 impl Snapshot {
-    /// The indices of the route and of its pool for `host` (lower case, no port, no trailing dot) and `path` (normalised).
+    /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]
     pub fn route(&self, host: &str, path: &str) -> Option<(usize, usize)> {
         let route = self.table.find(host, path)?;
-        Some((route, self.routes[route].pool))
+        Some((route, self.routes[route].serving))
+    }
+
+    /// The pool at an index of [`Route::serving`]: those of `pools`, then those of `held`.
+    ///
+    /// # Panics
+    /// If the index is of another snapshot.
+    #[inline]
+    #[must_use]
+    pub fn serving(&self, index: usize) -> &Arc<Pool> {
+        self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
     }
 
     /// Whether it has so many servers that work over all of them should not run on the control plane's thread.
@@ -66,9 +91,19 @@ impl Snapshot {
         self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
     }
 
-    /// The pools of the configuration without an eligible server.
+    /// The pools of the configuration that have no eligible server, and of which no old ones serve either.
     pub fn unready(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        let configured = self.config.pools.len();
-        self.pools.iter().take(configured).filter(|pool| !pool.is_ready())
+        let configured = self.pools.iter().enumerate().take(self.config.pools.len());
+        configured.filter(|(index, _)| !self.is_ready(*index)).map(|(_, pool)| pool)
+    }
+
+    /// Whether the pool at `index` of `pools` has an eligible server, or old servers serve all of its routes.
+    #[must_use]
+    pub fn is_ready(&self, index: usize) -> bool {
+        if self.pools[index].is_ready() || self.held.is_empty() {
+            return self.pools[index].is_ready();
+        }
+        let mut routes = self.routes.iter().filter(|route| route.pool == index).peekable();
+        routes.peek().is_some() && routes.all(|route| self.serving(route.serving).is_ready())
     }
 }

@@ -71,7 +71,7 @@ enum Stage {
 pub struct RouteMatch {
     /// The index in [`Snapshot::routes`].
     pub route: usize,
-    /// The index in [`Snapshot::pools`].
+    /// The index for [`Snapshot::serving`].
     pub pool: usize,
 }
 
@@ -110,7 +110,7 @@ impl<'c> RequestRecord<'c> {
     /// Sets the route that matched, counts the request for its pool, and returns the pool.
     pub fn set_route(&mut self, found: RouteMatch) -> &'c Pool {
         self.stage = Stage::Routed(found);
-        let pool = &self.snapshot.pools[found.pool];
+        let pool = self.snapshot.serving(found.pool);
         pool.live.counters.of(self.context.worker).requests.add(1);
         pool
     }
@@ -196,13 +196,13 @@ impl<'c> RequestRecord<'c> {
     }
 
     fn pool(&self) -> Option<&'c Arc<Pool>> {
-        self.route().map(|found| &self.snapshot.pools[found.pool])
+        self.route().map(|found| self.snapshot.serving(found.pool))
     }
 
     fn member(&self) -> Option<&'c Member> {
         match self.stage {
             Stage::Received | Stage::Routed(_) => None,
-            Stage::Attempted { route, member, .. } => Some(&self.snapshot.pools[route.pool].members[member]),
+            Stage::Attempted { route, member, .. } => Some(&self.snapshot.serving(route.pool).members[member]),
         }
     }
 

@@ -36,7 +36,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OVERFLOW: (&str, &str) = ("OTHER", "other");
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 23] = [
+const STATE_METRICS: [&Family; 24] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -50,6 +50,7 @@ const STATE_METRICS: [&Family; 23] = [
     &SERVER_CHECKS,
     &SERVER_EJECTIONS,
     &RETRIES,
+    &POOL_HOLDING,
     &CLIENT_CONNECTIONS,
     &GENERATION,
     &LAST_RELOAD_SUCCESSFUL,
@@ -150,6 +151,7 @@ impl Collector for StateCollector {
         families.extend(reloads(&self.state));
         families.extend(watching(&self.state));
         families.push(retries(&snapshot));
+        families.push(holding(&snapshot));
         families.push(client_connections(&self.state));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.process.iter().map(|metric| {
@@ -231,6 +233,12 @@ fn retries(snapshot: &Snapshot) -> MetricFamily {
         })
     });
     RETRIES.of(series)
+}
+
+fn holding(snapshot: &Snapshot) -> MetricFamily {
+    let pools = snapshot.pools.iter().zip(snapshot.pool_uses());
+    POOL_HOLDING
+        .of(pools.map(|(pool, uses)| POOL_HOLDING.value(&[&pool.live.name], f64::from(u8::from(uses.hold.is_some())))))
 }
 
 fn client_connections(state: &State) -> MetricFamily {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, PORTS, servers};
+use crate::support::lb::{Lb, PORTS, run, servers};
 use crate::support::servers::{Gate, Server};
 
 const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
@@ -315,4 +315,47 @@ fn a_new_number_of_workers_takes_effect_at_the_next_start_and_a_warning_says_so(
         scene.lb.stderr().iter().any(warns).then_some(())
     });
     assert_eq!(scene.response("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    // It stays visible until the numbers agree.
+    let warning = |path: &str| scene.lb.api(path)["warnings"].to_string();
+    scene.with("[proxy]\nworkers = 3\n[log]\nlevel = \"debug\"");
+    for path in ["/api/config", "/api/figures"] {
+        assert!(warning(path).contains("`proxy.workers` asks for 3"), "{}", warning(path));
+    }
+    let status = run(&["status", "--admin", &scene.lb.admin.to_string()]).out;
+    assert!(status.contains("warning: `proxy.workers` asks for 3") && status.contains("restarted"), "{status}");
+    scene.with("");
+    assert_eq!(warning("/api/config"), "[]");
+}
+
+#[test]
+fn a_failed_check_is_repeated_after_retry() {
+    let server = Server::named("a");
+    let config =
+        |rule: &str| format!("[health]\ninterval = \"1h\"\nrise = 2\n{rule}{}", servers(&[("a", server.address, 1)]));
+    server.set_healthy(false);
+    let lb = Lb::start(&config("retry = \"1h\"\n"));
+    lb.server_is("a", "down");
+    lb.apply(&config("retry = \"20ms\"\n"));
+    let failed = || lb.metric("lb_server_checks_total{pool=\"default\",server=\"a\",result=\"failed\"}").unwrap_or(0.0);
+    eventually("it is checked again and again", || (failed() >= 4.0).then_some(()));
+    server.set_healthy(true);
+    eventually("it passes", || (lb.server("a")["last_check"]["ok"] == true).then_some(()));
+    assert_eq!(lb.server("a")["status"], "down", "the second pass is an interval away");
+}
+
+#[test]
+fn the_time_and_the_end_of_a_hold() {
+    let (old, new) = (Server::named("old"), Server::named("new"));
+    new.set_healthy(false);
+    let config =
+        |rule: &str, server: &Server| format!("[health]\ninterval = \"50ms\"\n[reload]\n{rule}\n{}", server.table("a"));
+    let lb = Lb::start(&config("hold = \"1h\"", &old));
+    lb.apply(&config("hold = \"1h\"", &new));
+    let warnings = || lb.api("/api/config")["warnings"].as_array().map(Vec::len);
+    assert_eq!(warnings(), Some(0));
+    lb.apply(&config("hold = \"10ms\"", &new));
+    eventually("it warns", || (warnings() == Some(1)).then_some(()));
+    assert_eq!(get(lb.address(), "/").text(), "old");
+    lb.apply(&config("hold = \"10ms\"\nhold_then = \"switch\"", &new));
+    eventually("the old one leaves", || (get(lb.address(), "/").status == 503).then_some(()));
 }

@@ -15,6 +15,7 @@ mod failures;
 mod gitops;
 mod hard;
 mod healthcheck;
+mod holds;
 mod keys;
 mod last_good;
 mod live_edit;

@@ -105,7 +105,8 @@ fn shares_depend_on_current_health() {
 fn a_file_that_the_balancer_would_reject_exits_with_1() {
     let scene = Scene::new(&format!("{NO_CHECKS}[reload]\nmax_removed = \"50%\"\n"));
     // The guard of the running configuration counts, not that of the file.
-    let none = servers(&[("c", scene.a.address, 1)]);
+    let nobody = Refusing::new();
+    let none = servers(&[("c", nobody.address, 1)]);
     let ran = scene.plan(&none, "text");
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     for part in ["server default/a: removed", "removes or disables 2 of the 2", "would reject it"] {
@@ -168,7 +169,11 @@ fn effects_beyond_the_changes_are_noted() {
     scene.lb.server_is("a", "up");
     let all_new = servers(&[("c", scene.a.address, 1)]);
     let out = scene.plan(&all_new, "text").out;
-    assert!(out.contains("all servers of pool default are new") && out.contains("at most 10s"), "{out}");
+    let note = "all servers of pool default are new: the old ones serve until a new one passes its first check";
+    assert!(out.contains(&format!("{note}\n")), "{out}");
+    let renamed = all_new.replace("[[server]]", "[[pool.web.server]]") + "[[route]]\npool = \"web\"\n";
+    let out = scene.plan(&renamed, "text").out;
+    assert!(out.contains("all servers of pool web are new: the servers of pool default serve until"), "{out}");
     let out = scene.plan(&(all_new + "[[listener]]\naddress = \"127.0.0.2:0\"\n"), "text").out;
     assert!(out.contains("whether the new addresses can be bound is known only when"), "{out}");
     let disabled = servers(&[("a", scene.a.address, 1)]) + "enabled = false\n";

@@ -244,18 +244,6 @@ fn the_last_serving_server_is_held_while_the_others_have_not_passed_a_check() {
 }
 
 #[test]
-fn old_servers_are_held_no_longer_than_the_hold_timeout() {
-    let (old, new) = (Server::named("old"), Server::named("new"));
-    new.set_healthy(false);
-    let hold = "[reload]\nhold = \"300ms\"\n";
-    let lb = Lb::start(&format!("{CHECKS}{hold}{}", servers(&[("old", old.address, 1)])));
-    lb.apply(&format!("{CHECKS}{hold}{}", servers(&[("new", new.address, 1)])));
-    is_gone(&lb, "old");
-    assert_eq!(lb.api("/api/config")["state"], "current");
-    assert_eq!((get(lb.address(), "/").status, lb.ask("/ready").status), (503, 503));
-}
-
-#[test]
 fn nothing_is_held_for_a_pool_that_becomes_empty() {
     let old = Server::named("old");
     let allow = "[reload]\nallow_empty = true\n";

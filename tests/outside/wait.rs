@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::eventually;
+use crate::support::client::get;
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, command, run, servers};
-use crate::support::servers::{Refusing, Server};
+use crate::support::servers::{Gate, Refusing, Request, Server, respond};
+use crate::support::{DEADLINE, eventually};
 
 /// Waits until the balancers at these admin addresses have applied the file of `lb`.
 fn wait(lb: &Lb, targets: &str, timeout: &str) -> Ran {
@@ -70,12 +72,9 @@ fn a_rejected_edit_is_printed_with_its_lines_and_exits_with_1() {
 
 #[test]
 fn problems_that_only_the_balancer_finds_are_printed() {
-    let server = Server::named("a");
+    let (server, other) = (Server::named("a"), Server::named("b"));
     let lb = start(&(file(&server, 1) + "[reload]\nmax_removed = \"0%\"\n"));
-    lb.edit_file(&format!(
-        "{PORTS}{NO_CHECKS}[reload]\nmax_removed = \"0%\"\n{}",
-        servers(&[("b", server.address, 1)])
-    ));
+    lb.edit_file(&format!("{PORTS}{NO_CHECKS}[reload]\nmax_removed = \"0%\"\n{}", servers(&[("b", other.address, 1)])));
     let ran = wait(&lb, &lb.admin.to_string(), "30s");
     assert_eq!((ran.code, ran.err.contains("removes or disables 1 of the 1")), (Some(1), true), "{ran:#?}");
 }
@@ -99,10 +98,10 @@ fn the_rejection_of_another_file_does_not_end_it() {
 
 #[test]
 fn an_earlier_rejection_of_the_same_file_does_not_end_it() {
-    let server = Server::named("a");
+    let (server, other) = (Server::named("a"), Server::named("b"));
     // The guard that rejects the file is removed later.
     let guard = |percent: &str| format!("[reload]\nmax_removed = \"{percent}\"\n");
-    let wanted = format!("{PORTS}{NO_CHECKS}{}{}", guard("0%"), servers(&[("b", server.address, 1)]));
+    let wanted = format!("{PORTS}{NO_CHECKS}{}{}", guard("0%"), servers(&[("b", other.address, 1)]));
     let lb = start(&(file(&server, 1) + &guard("0%")));
     let ours = start(&wanted);
     let before = lb.newest_reload();
@@ -144,14 +143,16 @@ fn an_unreadable_file_exits_with_1() {
 }
 
 #[test]
-fn the_problems_of_a_bad_file_are_printed_at_the_timeout() {
+fn a_bad_file_is_reported_at_once() {
     let server = Server::named("a");
     let lb = start(&file(&server, 1));
     let path = lb.path().with_file_name("bad.toml");
     fs::write(&path, file(&server, 1) + "wieght = 1\n").unwrap();
     let admin = lb.admin.to_string();
-    let ran = run(&["wait", path.to_str().unwrap(), "--targets", &admin, "--timeout", "200ms"]);
-    assert_eq!((ran.code, ran.err.contains("unknown key `wieght`")), (Some(2), true), "{ran:#?}");
+    let began = Instant::now();
+    let ran = run(&["wait", path.to_str().unwrap(), "--targets", &admin, "--timeout", "1h"]);
+    assert_eq!((ran.code, ran.err.contains("unknown key `wieght`")), (Some(1), true), "{ran:#?}");
+    assert!(ran.err.contains("bad.toml is invalid") && began.elapsed() < DEADLINE, "{ran:#?}");
 }
 
 #[test]
@@ -209,6 +210,82 @@ fn it_waits_while_a_balancer_holds_its_old_servers() {
     new.set_healthy(true);
     assert_eq!(ran(child).code, Some(0));
     assert_eq!(lb.api("/api/config")["state"], Value::from("current"));
+}
+
+#[test]
+fn it_waits_for_the_first_check_and_names_the_pool_whose_servers_all_fail() {
+    let gate = Gate::default();
+    let slow = Server::scripted({
+        let gate = gate.clone();
+        move |mut stream, recorder| {
+            while let Some(request) = Request::read(&mut stream) {
+                recorder.add(&request);
+                gate.pass();
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+        }
+    });
+    let (good, nobody) = (Server::named("a"), Refusing::new());
+    let lb = start(&format!("{PORTS}[health]\ntimeout = \"1m\"\n{}", servers(&[("a", slow.address, 1)])));
+    let unchecked = wait(&lb, &lb.admin.to_string(), "200ms");
+    assert_eq!((unchecked.code, unchecked.err.contains("has not been checked yet")), (Some(2), true), "{unchecked:#?}");
+    let child = spawn(&lb, &lb.admin.to_string());
+    gate.open();
+    assert_eq!(ran(child).code, Some(0));
+
+    let pool = |name: &str, address| format!("[[pool.{name}.server]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    let rules = format!("{PORTS}[health]\ninterval = \"50ms\"\n[reload]\nhold = \"500ms\"\n");
+    let routed = format!("{rules}{}[[route]]\npath = \"/x\"\npool = \"good\"\n", pool("good", good.address));
+    let unrouted = pool("bad", nobody.address);
+    lb.edit_file(&format!("{routed}{unrouted}"));
+    assert_eq!(wait(&lb, &lb.admin.to_string(), "30s").code, Some(0), "no route leads to the bad one");
+    let edits = [
+        // A new route has no old servers; the route of a good pool has.
+        format!("{routed}{unrouted}[[route]]\npath = \"/y\"\npool = \"bad\"\n"),
+        format!("{rules}{unrouted}[[route]]\npath = \"/x\"\npool = \"bad\"\n"),
+    ];
+    for edit in edits {
+        lb.edit_file(&edit);
+        let ran = wait(&lb, &lb.admin.to_string(), "1h");
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:#?}");
+        assert!(ran.err.contains("no server of a pool is up: pool bad: every server's check fails"), "{ran:#?}");
+        lb.edit_file(&routed);
+        assert_eq!(wait(&lb, &lb.admin.to_string(), "30s").code, Some(0));
+    }
+}
+
+#[test]
+fn an_edit_that_nobody_survives_exits_with_1_although_the_old_servers_serve() {
+    let (old, nobody) = (Server::named("a"), Refusing::new());
+    let rules = format!("{PORTS}[health]\ninterval = \"50ms\"\n[reload]\nhold = \"300ms\"\n");
+    for then in ["keep", "switch"] {
+        let rules = format!("{rules}hold_then = \"{then}\"\n");
+        let lb = start(&format!("{rules}{}", servers(&[("a", old.address, 1)])));
+        lb.server_is("a", "up");
+        lb.edit_file(&format!("{rules}{}", servers(&[("a", nobody.address, 1)])));
+        let ran = wait(&lb, &lb.admin.to_string(), "1h");
+        assert_eq!(
+            (ran.code, ran.err.contains("pool default: every server's check fails")),
+            (Some(1), true),
+            "{ran:#?}"
+        );
+        if then == "keep" {
+            assert_eq!(get(lb.address(), "/").status, 200);
+        }
+    }
+}
+
+#[test]
+fn a_pool_that_may_serve_nobody_exits_with_1() {
+    let server = Server::named("a");
+    let allow = format!("{PORTS}{NO_CHECKS}[reload]\nallow_empty = true\n");
+    let lb = start(&format!("{allow}{}enabled = false\n", servers(&[("a", server.address, 1)])));
+    let ran = wait(&lb, &lb.admin.to_string(), "1h");
+    assert_eq!(
+        (ran.code, ran.err.contains("pool default: no server may get new requests")),
+        (Some(1), true),
+        "{ran:#?}"
+    );
 }
 
 #[test]

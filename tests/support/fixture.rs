@@ -50,8 +50,7 @@ impl Fixture {
 
     fn publish(&mut self) {
         let old = self.state.snapshot.load_full();
-        let pools = self.registry.pools(&old.config);
-        self.state.snapshot.store(Arc::new(Snapshot { pools, ..(*old).clone() }));
+        self.state.snapshot.store(Arc::new(self.registry.refresh(&old)));
     }
 
     /// Ends the drains that are over once `time` has passed.

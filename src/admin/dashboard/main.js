@@ -115,8 +115,8 @@ function redraw() {
   if (servers.figures) notice(servers.figures);
 }
 
-/** Shows at the top that the file is not in force, that old servers are held, or that the process is stopping. */
-function notice({ state, stopping, generation }) {
+/** Shows at the top that the file is not in force, that old servers are held, other warnings, or that the process is stopping. */
+function notice({ state, stopping, generation, warnings }) {
   const last = state === "current" ? undefined : reloads.reloads.find((reload) => reload.outcome !== "unchanged");
   const rejected = last?.outcome === "rejected" ? last : undefined;
   const pending = last?.outcome === "pending" ? last : undefined;
@@ -135,7 +135,11 @@ function notice({ state, stopping, generation }) {
   } else if (state === "holding") {
     title = "Holding: old servers keep serving until a new one passes a health check";
   }
-  const key = title + ((rejected ?? pending)?.at ?? "");
+  if (warnings.length > 0) {
+    title ||= plural(warnings.length, "warning");
+    body = [...body, ...warnings.map((warning) => el("p", {}, warning))];
+  }
+  const key = [title, (rejected ?? pending)?.at ?? "", ...warnings].join("\n");
   if (shownNotice === key) return;
   shownNotice = key;
   byId("notice").hidden = title === "";

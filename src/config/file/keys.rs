@@ -118,8 +118,9 @@ pub const RELOAD: &[KeySpec] = &[
     key(
         "max_removed",
         ValueType::Percent,
-        "reject an edit that removes or disables more than this share of a pool's enabled servers. The limit of the \
-         running configuration applies, so raising it takes a separate edit",
+        "reject an edit after which more than this share of the enabled servers of a pool that a route reaches get no more \
+         traffic; servers count by their address. The limit of the running configuration applies, so raising it takes a \
+         separate edit",
     ),
     key(
         "allow_empty",

@@ -155,9 +155,10 @@ impl Gateway {
         }
     }
 
-    /// Warns if an edit changes `proxy.workers`, the only key that takes effect at the next start.
+    /// Warns if an edit changes `proxy.workers`, the only key that takes effect at the next start. The API goes on to warn
+    /// until then.
     fn warn_if_restart_needed(&self, old: &Config) {
-        if old.proxy.workers != self.config.proxy.workers {
+        if old.proxy.workers != self.config.proxy.workers && self.config.proxy.worker_count() != self.workers {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed; it takes effect at the next start");
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Gateway;
 use crate::control::health::checker::StateChange;
+use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Failing;
 
@@ -55,9 +56,8 @@ impl Gateway {
 
     /// Publishes the generation in force by the health of its servers now.
     pub(super) fn publish(&mut self) {
-        let pools = self.running.registry.pools(&self.config);
-        let current = self.state.snapshot.load_full();
-        self.put_in_force(Snapshot { pools, ..(*current).clone() });
+        let snapshot = self.running.registry.refresh(&self.state.snapshot.load());
+        self.put_in_force(snapshot);
     }
 
     /// Replaces the snapshot, for a new generation and for a health change alike.
@@ -81,7 +81,8 @@ impl Gateway {
 
     /// Readmits ejected servers of pools that would otherwise have none.
     fn readmit(&mut self, snapshot: &mut Snapshot) {
-        let members = snapshot.unready().flat_map(|pool| &pool.members);
+        let held = snapshot.held.iter().filter(|pool| !pool.is_ready());
+        let members = snapshot.unready().chain(held).flat_map(|pool| &pool.members);
         let ejected: Vec<_> = members.filter(|member| member.is_ejected()).collect();
         if ejected.is_empty() {
             return;
@@ -89,15 +90,14 @@ impl Gateway {
         for member in ejected {
             self.running.checker.readmit(&member.server);
         }
-        snapshot.pools = self.running.registry.pools(&self.config);
+        *snapshot = self.running.registry.refresh(snapshot);
     }
 
     /// Ejects a server whose requests fail, unless no other server of its pool is up: then only its checks may take
     /// it down.
     pub(super) fn eject(&self, failing: &Failing) {
-        let snapshot = self.state.snapshot.load();
         let (server, key) = (&failing.server, &failing.server.key);
-        if snapshot.pools.iter().any(|pool| pool.live.name == key.pool && pool.has_another(server.id)) {
+        if has_another(&self.state.snapshot.load(), server) {
             self.running.checker.eject(server, failing.to_string());
         } else {
             tracing::debug!(server = %key, reason = %failing, "not ejected; no other server of the pool is up");
@@ -116,14 +116,14 @@ impl Gateway {
                 tracing::info!(server = %server.key, "server drained");
             }
         }
-        for pool in &expired.holds {
-            tracing::info!(%pool, "hold ended; the old servers drain");
+        for server in &expired.take_over {
+            self.running.checker.assume_up(server);
         }
         if !expired.is_empty() {
             self.publish();
         }
         if !self.running.listeners.is_settled() {
-            self.running.listeners.expire(&self.running.worker_pool, now);
+            self.running.listeners.expire(&self.running.worker_pool, self.config.timeouts.drain, now);
             self.state.set_listeners(self.running.listeners.live(&self.config.listeners));
         }
     }
@@ -136,4 +136,14 @@ impl Gateway {
             tokio::task::spawn_blocking(move || drop(free));
         }
     }
+}
+
+/// Whether each pool in which a server serves has another one that is up. While it is held, these may be two pools.
+fn has_another(snapshot: &Snapshot, server: &Server) -> bool {
+    let pools = snapshot.pools.iter().chain(&snapshot.held).filter(|pool| pool.live.name == server.key.pool);
+    let (serving, others): (Vec<_>, Vec<_>) =
+        pools.partition(|pool| pool.eligible().any(|member| member.server.id == server.id));
+    // One with weight 0 serves in none, but cookies may lead to it.
+    let pools = if serving.is_empty() { others } else { serving };
+    !pools.is_empty() && pools.iter().all(|pool| pool.has_another(server.id))
 }

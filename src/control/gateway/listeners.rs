@@ -37,8 +37,8 @@ struct ClosingListener {
     live: Arc<LiveListener>,
     /// The socket, which accepts its last clients until that time. An edit that adds the address again takes it back.
     lingering: Option<(TcpListener, Instant)>,
-    /// When the connections of its clients are aborted.
-    until: Instant,
+    /// The start of the drain, after which its clients have `timeouts.drain`.
+    since: Instant,
 }
 
 /// Sockets for the addresses that an edit adds. Dropping them closes them.
@@ -127,7 +127,7 @@ impl ListenerSet {
         for (address, OpenListener { live, socket }) in self.open.extract_if(|address, _| !is_named(address)) {
             pause_accept(&live, &socket);
             let lingering = Some((socket, now + LINGER.min(drain)));
-            self.closing.push(ClosingListener { address, live, lingering, until: now + drain });
+            self.closing.push(ClosingListener { address, live, lingering, since: now });
         }
         config.iter().for_each(|listener| self.rename(listener));
     }
@@ -158,19 +158,20 @@ impl ListenerSet {
         self.open.values().for_each(|listener| pause_accept(&listener.live, &listener.socket));
     }
 
-    /// Closes sockets that have lingered, aborts connections whose drain is over, and removes listeners whose last
-    /// client has left.
-    pub fn expire(&mut self, worker_pool: &WorkerPool, now: Instant) {
+    /// Closes sockets that have lingered, aborts connections that have drained for as long as `drain`, and removes
+    /// listeners whose last client has left.
+    pub fn expire(&mut self, worker_pool: &WorkerPool, drain: Duration, now: Instant) {
         self.closing.retain_mut(|closing| {
+            let is_over = now.saturating_duration_since(closing.since) >= drain;
             if closing.lingering.take_if(|(_, until)| now >= *until).is_some() {
                 // The workers still accept the queued clients, so whether any client is left shows next time.
                 worker_pool.close(closing.live.id);
                 return true;
             }
-            if now >= closing.until {
+            if is_over {
                 worker_pool.abort_listener(closing.live.id);
             }
-            closing.lingering.is_some() || (now < closing.until && closing.live.connections() > 0)
+            closing.lingering.is_some() || (!is_over && closing.live.connections() > 0)
         });
     }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -90,7 +89,7 @@ impl Gateway {
 
         let logs = logs::init(&config.log);
         let descriptors = fd_limit::raise();
-        let workers = worker_count(&config);
+        let workers = config.proxy.worker_count();
         let (listeners, sockets, admin_socket) = bind(&config, workers)?;
         let (registry, snapshot) = first_generation(&config, &sources, workers);
         Resolver::first(&snapshot, RESOLVE).await;
@@ -173,13 +172,6 @@ fn load(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Pro
 
 fn unusable(directory: &Path, reason: &str) -> Problem {
     Problem::of_file(directory, Reason::new(format!("the last good copy cannot be used: {reason}")))
-}
-
-fn worker_count(config: &Config) -> usize {
-    match config.proxy.workers {
-        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        workers => workers,
-    }
 }
 
 /// Binds all addresses, or reports every one that cannot be bound.

@@ -17,6 +17,7 @@ use crate::control::health::memory::{self, Readings};
 use crate::control::health::probe::{self, CheckError};
 use crate::live::events::{Event, HealthChange};
 use crate::live::health::{Health, HealthState};
+use crate::live::pool::Membership;
 use crate::live::server::{Check, Server, ServerId};
 use crate::live::snapshot::Snapshot;
 
@@ -29,8 +30,7 @@ const MAX_AT_ONCE: usize = 100;
 /// The maximum rate of first checks, per second, if there are more; exceeded if the interval is too short for it.
 const MAX_PER_SECOND: f64 = 10_000.0;
 
-/// The shortest time over which more first checks are spread, and the interval for a new server, which takes no
-/// requests before its first pass. A shorter configured interval takes precedence over both.
+/// The shortest time over which more first checks are spread, unless the configured interval is shorter.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A change of a server's state.
@@ -92,10 +92,13 @@ impl Checker {
     pub fn apply(&mut self, snapshot: &Snapshot) {
         let mut before = mem::take(&mut self.checks);
         let mut new = Vec::new();
+        let held = held_rules(snapshot);
         for pool in &snapshot.pools {
-            let rule = Arc::new(pool.config.health.clone());
+            let own = Arc::new(pool.config.health.clone());
             for member in &pool.members {
                 let server = &member.server;
+                let held = held.get(&server.id).filter(|_| member.membership != Membership::Enabled);
+                let rule = Arc::clone(held.unwrap_or(&own));
                 if rule.memory.is_none() {
                     server.set_memory(None);
                     if rule.kind == HealthKind::None {
@@ -106,7 +109,7 @@ impl Checker {
                     Some(check) => {
                         self.checks.insert(server.id, check);
                     }
-                    None => new.push((Arc::clone(server), Arc::clone(&rule))),
+                    None => new.push((Arc::clone(server), rule)),
                 }
             }
         }
@@ -155,6 +158,16 @@ impl Checker {
         self.report(check, server, from, None);
     }
 
+    /// Makes a server count as up until its first check has finished. A check that is under way goes on.
+    pub fn assume_up(&self, server: &Arc<Server>) {
+        let Some(check) = self.checks.get(&server.id) else { return };
+        let mut health = check.shared.health.lock();
+        if health.state() == HealthState::Checking && server.last_check().is_none() {
+            *health = Health::new(HealthState::Unchecked);
+            server.set_state(HealthState::Unchecked);
+        }
+    }
+
     fn report(&self, check: &RunningCheck, server: &Arc<Server>, from: HealthState, error: Option<String>) {
         check.shared.changed.notify_one();
         // Fails only while the process ends.
@@ -185,10 +198,6 @@ impl SharedHealth {
     fn new(state: HealthState) -> Self {
         Self { health: Mutex::new(Health::new(state)), changed: Notify::new() }
     }
-
-    fn state(&self) -> HealthState {
-        self.health.lock().state()
-    }
 }
 
 /// The task that checks one server.
@@ -216,9 +225,8 @@ impl CheckTask {
                 // A check that was under way says nothing about the new state.
                 () = self.shared.changed.notified() => Instant::now(),
             };
-            let is_new = self.shared.state() == HealthState::Checking;
-            let pause = if is_new { self.rule.interval.min(SOON) } else { self.rule.interval };
-            due = started + jittered(pause, fastrand::f64());
+            let failed = self.server.last_check().is_some_and(|check| check.error.is_some());
+            due = started + jittered(pause(&self.rule, failed), fastrand::f64());
         }
     }
 
@@ -267,10 +275,24 @@ impl CheckTask {
     }
 }
 
+/// The time from one check to the next, which is shorter after one that `failed`.
+fn pause(rule: &config::HealthConfig, failed: bool) -> Duration {
+    if failed { rule.retry.min(rule.interval) } else { rule.interval }
+}
+
 /// `interval` shortened or prolonged by up to a tenth; `random` is between 0 and 1.
 #[must_use]
 pub fn jittered(interval: Duration, random: f64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * random)
+}
+
+/// The rules of held servers, which an edit may have changed for the new ones: those that they were up by.
+fn held_rules(snapshot: &Snapshot) -> HashMap<ServerId, Arc<config::HealthConfig>> {
+    let rules = snapshot.held.iter().flat_map(|pool| {
+        let rule = Arc::new(pool.config.health.clone());
+        pool.members.iter().map(move |member| (member.server.id, Arc::clone(&rule)))
+    });
+    rules.collect()
 }
 
 /// The delay of the first check at `place` among `count`: none, unless there are very many.

@@ -1,4 +1,4 @@
-//! One pool of the registry: its servers across edits, which of them drain, and whether the old ones are held.
+//! One pool of the registry: its servers across edits, and which of them drain.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::diff::common_ends;
-use crate::config::{self, Config, HealthKind};
+use crate::config::{self, HealthKind};
 use crate::live::health::HealthState;
 use crate::live::pool::{LivePool, Member, Membership, Pool};
 use crate::live::server::{Server, ServerId, ServerKey};
@@ -31,20 +31,16 @@ pub(super) struct PoolEntry {
     /// The pool of the newest snapshot, which is used again while nothing in it has changed.
     pub(super) built: Option<Arc<Pool>>,
     draining: Vec<Draining>,
-    /// When the hold ends, if there is one. Until then, or until a new server is up, the draining ones keep serving.
-    hold: Option<Instant>,
-    /// During a hold, the earlier weights of the servers whose weight an edit has set to 0, by server id.
-    held_weights: HashMap<ServerId, u32>,
 }
 
 /// A server that an edit has disabled or removed, until its last request has ended.
 #[derive(Debug, Clone)]
 struct Draining {
     server: Arc<Server>,
-    /// Its last weight, by which it takes requests during a hold.
+    /// Its last weight.
     weight: u32,
-    /// When its open requests are aborted.
-    until: Instant,
+    /// The start of the drain: the edit, or the end of the hold during which the server still served.
+    since: Instant,
 }
 
 /// The changes that a commit makes to the live servers of a pool, and to the log.
@@ -54,20 +50,15 @@ pub(super) struct Marks {
     leaving: Vec<(Arc<Server>, bool)>,
     /// Servers that are up because they are no longer checked.
     unchecked: Vec<Arc<Server>>,
-    /// The maximum duration of a hold, if one begins.
-    hold: Option<Duration>,
 }
 
 impl Marks {
-    pub(super) fn apply(self, pool: &str) {
+    pub(super) fn apply(self) {
         for (server, leaving) in self.leaving {
             server.set_leaving(leaving);
         }
         for server in self.unchecked {
             server.set_state(HealthState::Up);
-        }
-        if let Some(hold) = self.hold {
-            tracing::warn!(pool, ?hold, "all servers of the pool are new; the old ones keep serving until one is up");
         }
     }
 }
@@ -75,6 +66,11 @@ impl Marks {
 impl ServerFactory {
     pub(super) fn new(workers: usize) -> Self {
         Self { workers, next_id: 0, starting: true }
+    }
+
+    /// Whether a server was made by a later copy of this factory.
+    pub(super) fn precedes(&self, server: &Server) -> bool {
+        server.id.0 > self.next_id
     }
 
     /// A server that has not been checked yet.
@@ -98,8 +94,6 @@ impl PoolEntry {
             servers: Vec::new(),
             built: None,
             draining: Vec::new(),
-            hold: None,
-            held_weights: HashMap::new(),
         }
     }
 
@@ -111,18 +105,18 @@ impl PoolEntry {
         !self.draining.is_empty()
     }
 
-    pub(super) fn is_holding(&self) -> bool {
-        self.hold.is_some()
+    /// The configured servers, in the configuration's order.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (&config::ServerConfig, &Arc<Server>)> {
+        self.config.servers.iter().zip(&self.servers)
+    }
+
+    /// The servers that may get new requests, by the configuration alone.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers().filter(|(server, _)| server.enabled && server.weight > 0).map(|(_, live)| live)
     }
 
     /// Applies an edit of the pool to this entry. Changes no live server, but returns the changes to make.
-    pub(super) fn apply(
-        &mut self,
-        new: &Arc<config::PoolConfig>,
-        config: &Config,
-        now: Instant,
-        factory: &mut ServerFactory,
-    ) -> Marks {
+    pub(super) fn apply(&mut self, new: &Arc<config::PoolConfig>, now: Instant, factory: &mut ServerFactory) -> Marks {
         let mut marks = Marks::default();
         let old = mem::replace(&mut self.config, Arc::clone(new));
         let (first, last) = common_ends(&old.servers, &new.servers);
@@ -143,20 +137,10 @@ impl PoolEntry {
         for (server, live) in before.iter().zip(live_before).filter(|(server, _)| server.enabled) {
             if !stay.contains(&identity(server)) {
                 marks.set_leaving(&live, true);
-                let until = now + config.timeouts.drain;
-                let weight = self.held_weights.remove(&live.id).unwrap_or(server.weight);
-                self.draining.push(Draining { server: live, weight, until });
+                self.draining.push(Draining { server: live, weight: server.weight, since: now });
             }
         }
         self.draining.retain(|draining| !stay.contains(&draining.server.key.identity()));
-        marks.hold = self.begin_or_end_hold(config, now);
-        if self.hold.is_some() {
-            let weightless = after.iter().zip(&self.servers[first..]).filter(|(server, _)| server.weight == 0);
-            let weightless: HashMap<_, _> = weightless.map(|(server, live)| (identity(server), live.id)).collect();
-            for server in before.iter().filter(|server| server.weight > 0) {
-                self.held_weights.extend(weightless.get(&identity(server)).map(|id| (*id, server.weight)));
-            }
-        }
         marks
     }
 
@@ -180,54 +164,33 @@ impl PoolEntry {
         servers.iter().map(find_or_make).collect()
     }
 
-    /// After an edit: begins a hold if no server can serve but a new one soon may; otherwise ends the current one.
-    /// Returns the maximum duration of a hold that begins.
-    fn begin_or_end_hold(&mut self, config: &Config, now: Instant) -> Option<Duration> {
-        let (drain, hold) = (config.timeouts.drain, config.reload.hold);
-        let takes_requests = |(server, _): &(&config::ServerConfig, &Arc<Server>)| server.enabled && server.weight > 0;
-        let staying = self.config.servers.iter().zip(&self.servers).filter(takes_requests);
-        let waits = waits_for_first_pass(staying.map(|(_, live)| self.state_of(live)));
-        let was_ready = self.built.as_ref().is_some_and(|pool| pool.is_ready());
-        if self.hold.is_some() && !waits {
-            self.end_hold(now + drain);
-        } else if self.hold.is_none() && waits && was_ready && !hold.is_zero() {
-            let until = now + hold;
-            self.hold = Some(until);
-            for draining in &mut self.draining {
-                draining.until = until + drain;
+    /// Marks the draining servers that are not `held` as leaving, so that their connections are not kept for reuse.
+    pub(super) fn mark_leaving(&self, held: &HashSet<ServerId>) {
+        for Draining { server, .. } in &self.draining {
+            let leaving = !held.contains(&server.id);
+            if server.is_leaving() != leaving {
+                server.set_leaving(leaving);
             }
-            return Some(hold);
-        }
-        None
-    }
-
-    /// Whether there is a hold that should end, because a new server is up or the hold has timed out.
-    pub(super) fn is_hold_over(&self, now: Instant) -> bool {
-        let is_up = |member: &Member| {
-            member.membership == Membership::Enabled && member.weight > 0 && member.server.state().serves()
-        };
-        let new_is_up = || self.built.as_ref().is_some_and(|pool| pool.members.iter().any(is_up));
-        self.hold.is_some_and(|until| now >= until || new_is_up())
-    }
-
-    /// Ends the hold. The servers that it kept may finish their open requests until `until`, at most.
-    pub(super) fn end_hold(&mut self, until: Instant) {
-        self.hold = None;
-        self.held_weights.clear();
-        for draining in &mut self.draining {
-            draining.until = draining.until.min(until);
         }
     }
 
-    /// Removes the servers that have drained. Returns them, and whether requests to them are still open.
-    pub(super) fn expire_drains(&mut self, sticky: bool, now: Instant) -> Vec<(Arc<Server>, bool)> {
-        if self.hold.is_some() {
-            return Vec::new();
-        }
+    /// Removes the servers that have drained, or have for as long as `drain`. Returns them, and whether requests to them
+    /// are still open. The drain of a server that is `held` has not begun.
+    pub(super) fn expire_drains(
+        &mut self,
+        held: &HashSet<ServerId>,
+        sticky: bool,
+        drain: Duration,
+        now: Instant,
+    ) -> Vec<(Arc<Server>, bool)> {
         let mut expired = Vec::new();
-        self.draining.retain(|draining| {
+        self.draining.retain_mut(|draining| {
+            if held.contains(&draining.server.id) {
+                draining.since = now;
+                return true;
+            }
             let open = draining.server.active_requests() > 0;
-            let over = now >= draining.until || (!open && !sticky);
+            let over = now.saturating_duration_since(draining.since) >= drain || (!open && !sticky);
             if over {
                 expired.push((Arc::clone(&draining.server), open));
             }
@@ -239,15 +202,13 @@ impl PoolEntry {
     /// The pool for a snapshot, with its servers' current health: the one that was built last, if still up to date.
     pub(super) fn pool(&self) -> Arc<Pool> {
         let members = self.members();
-        let holding = self.hold.is_some();
         if let Some(built) = &self.built
             && Arc::ptr_eq(&built.config, &self.config)
-            && built.holding == holding
             && built.is_current(&members)
         {
             return Arc::clone(built);
         }
-        Arc::new(Pool::new(Arc::clone(&self.config), Arc::clone(&self.live), members, holding))
+        Arc::new(Pool::new(Arc::clone(&self.config), Arc::clone(&self.live), members))
     }
 
     /// Like `pool`, and remembers it.
@@ -264,9 +225,8 @@ impl PoolEntry {
         for (server, live) in self.config.servers.iter().zip(&self.servers) {
             let membership = if server.enabled { Membership::Enabled } else { Membership::Disabled };
             let drains = !server.enabled && draining.contains(&live.id);
-            let held = self.held_weights.get(&live.id).copied().unwrap_or(0);
             let state = self.state_of(live);
-            members.push(Member { held, state, ..Member::new(Arc::clone(live), server.weight, membership, drains) });
+            members.push(Member { state, ..Member::new(Arc::clone(live), server.weight, membership, drains) });
         }
         let configured: HashSet<ServerId> =
             self.servers.iter().map(|live| live.id).filter(|id| draining.contains(id)).collect();
@@ -277,7 +237,7 @@ impl PoolEntry {
     }
 
     /// The state of a configured server. One that is not checked is up, even before a commit has said so.
-    fn state_of(&self, live: &Server) -> HealthState {
+    pub(super) fn state_of(&self, live: &Server) -> HealthState {
         if self.config.health.kind == HealthKind::None { HealthState::Up } else { live.state() }
     }
 }
@@ -288,18 +248,6 @@ impl Marks {
             self.leaving.push((Arc::clone(server), leaving));
         }
     }
-}
-
-/// Whether no server can serve but one soon may: none is up, and a new one has not passed a check yet.
-fn waits_for_first_pass(states: impl Iterator<Item = HealthState>) -> bool {
-    let mut unchecked = false;
-    for state in states {
-        if state.serves() {
-            return false;
-        }
-        unchecked |= state == HealthState::Checking;
-    }
-    unchecked
 }
 
 /// The part of a server's configuration that makes it the same server after an edit.

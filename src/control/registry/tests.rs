@@ -1,9 +1,11 @@
 //! Sequences of edits, and the servers after each.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod holds;
 
-use super::{Config, Instant, Pool, Registry, Server};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Config, Instant, Pool, Registry, Server, Snapshot, held_servers};
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 use crate::live::health::HealthState;
@@ -17,27 +19,48 @@ const HOLD: Duration = Duration::from_secs(10);
 struct EditedRegistry {
     registry: Registry,
     config: Arc<Config>,
+    /// Of the newest snapshot.
     pools: Vec<Arc<Pool>>,
+    snapshot: Option<Snapshot>,
     now: Instant,
 }
 
-/// The servers of the pools, as in `p: a=1 b=2:0 c=3:off`: name, port, and weight or `off`.
-fn config(pools: &str) -> Config {
+/// The servers of the pools, as in `p: a=1 b=2:0 c=3:off`: name, port, and weight or `off`. Each pool has a route, unless
+/// there are routes as in `/path > p`. `switch` and `keep` are values of `reload.hold_then`.
+fn config(parts: &str) -> Config {
     let mut text = "[[listener]]\naddress = \"127.0.0.1:1\"\n[reload]\nallow_empty = true\n".to_owned();
-    for pool in pools.split(" | ").filter(|pool| !pool.is_empty()) {
-        let (name, servers) = pool.split_once(':').expect(pools);
+    let parts: Vec<&str> = parts.split(" | ").filter(|part| !part.is_empty()).collect();
+    for rule in parts.iter().filter(|part| ["switch", "keep"].contains(part)) {
+        text += &format!("hold_then = \"{rule}\"\n");
+    }
+    for rule in parts.iter().filter_map(|part| part.strip_prefix("drain ")) {
+        text += &format!("[timeouts]\ndrain = \"{rule}\"\n");
+    }
+    let routes: Vec<_> = parts.iter().filter_map(|part| part.split_once(" > ")).collect();
+    let pools: Vec<_> = parts
+        .iter()
+        .filter_map(|part| part.split_once(": ").or(part.strip_suffix(':').map(|name| (name, ""))))
+        .collect();
+    for (name, servers) in &pools {
         for server in servers.split_whitespace() {
-            let (server, address) = server.split_once('=').expect(pools);
+            let (server, address) = server.split_once('=').expect(servers);
             let (port, rest) = address.split_once(':').unwrap_or((address, "1"));
             let rest = if rest == "off" { "enabled = false".to_owned() } else { format!("weight = {rest}") };
-            text += &format!("[[pool.{name}.server]]\nname = \"{server}\"\naddress = \"127.0.0.1:{port}\"\n{rest}\n");
+            let address = if port == "dns" { "a.invalid:1".to_owned() } else { format!("127.0.0.1:{port}") };
+            text += &format!("[[pool.{name}.server]]\nname = \"{server}\"\naddress = \"{address}\"\n{rest}\n");
         }
-        if name == "sticky" {
+        if *name == "sticky" {
             text += "[pool.sticky.balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\n";
         }
-        if name == "unchecked" {
+        if *name == "unchecked" {
             text += "[pool.unchecked.health]\nkind = \"none\"\n";
         }
+        if routes.is_empty() {
+            text += &format!("[[route]]\npath = \"/{name}\"\npool = \"{name}\"\n");
+        }
+    }
+    for (path, pool) in routes {
+        text += &format!("[[route]]\npath = \"{path}\"\npool = \"{pool}\"\n");
     }
     parse(&[SourceFile::new("lb.toml", text.as_str())], &|_| None).expect(&text)
 }
@@ -45,7 +68,8 @@ fn config(pools: &str) -> Config {
 impl EditedRegistry {
     fn new(pools: &str) -> Self {
         let config = Arc::new(config(pools));
-        let mut edited = Self { registry: Registry::new(1), config, pools: Vec::new(), now: Instant::now() };
+        let mut edited =
+            Self { registry: Registry::new(1), config, pools: Vec::new(), snapshot: None, now: Instant::now() };
         edited.apply();
         edited
     }
@@ -58,15 +82,51 @@ impl EditedRegistry {
 
     fn apply(&mut self) {
         let plan = self.registry.plan(&self.config, self.now);
-        self.pools = plan.pools.clone();
+        let snapshot = plan.snapshot(1, "".into(), [].into(), SystemTime::now());
         self.registry.commit(plan);
+        self.pools = snapshot.pools.clone();
+        let refreshed = self.registry.refresh(&snapshot);
         let same = |(one, other): (&Arc<Pool>, &Arc<Pool>)| Arc::ptr_eq(one, other);
-        assert!(self.registry.pools(&self.config).iter().zip(&self.pools).all(same), "the plan's pools are in use");
+        assert!(refreshed.pools.iter().zip(&self.pools).all(same), "the plan's pools are in use");
+        let serving = |snapshot: &Snapshot| snapshot.routes.iter().map(|route| route.serving).collect::<Vec<_>>();
+        assert_eq!(serving(&refreshed), serving(&snapshot));
+        self.snapshot = Some(snapshot);
     }
 
     fn publish(&mut self) -> &mut Self {
-        self.pools = self.registry.pools(&self.config);
+        let snapshot = self.registry.refresh(self.snapshot.as_ref().expect("a snapshot"));
+        self.pools = snapshot.pools.clone();
+        // Every route leads to a pool of this snapshot.
+        assert!(snapshot.routes.iter().all(|route| route.serving < snapshot.pools.len() + snapshot.held.len()));
+        self.snapshot = Some(snapshot);
         self
+    }
+
+    /// Sets the health of servers, as in `a up` or `b down`.
+    fn health(&mut self, changes: &str) -> &mut Self {
+        for change in changes.split(", ").filter(|change| !change.is_empty()) {
+            let (server, state) = change.split_once(' ').expect(changes);
+            let state = if state == "up" { HealthState::Up } else { HealthState::Down };
+            self.server(server).set_state(state);
+        }
+        self.publish()
+    }
+
+    /// Whether a route waits for the pool, and old servers are held for it.
+    fn holds(&self, pool: &str) -> bool {
+        let snapshot = self.snapshot.as_ref().expect("a snapshot");
+        snapshot.routes.iter().any(|route| route.hold.is_some() && *snapshot.pools[route.pool].live.name == *pool)
+    }
+
+    /// Each route with the servers that take its requests.
+    fn routes(&self) -> String {
+        let snapshot = self.snapshot.as_ref().expect("a snapshot");
+        let route = |(config, route): (&crate::config::RouteConfig, &crate::live::snapshot::Route)| {
+            let servers: Vec<String> =
+                snapshot.serving(route.serving).eligible().map(|member| member.server.key.to_string()).collect();
+            format!("{} {}{}", config.path, servers.join(","), if route.hold.is_some() { " held" } else { "" })
+        };
+        snapshot.config.routes.iter().zip(snapshot.routes.iter()).map(route).collect::<Vec<_>>().join(" | ")
     }
 
     /// Lets time pass. Returns the servers whose drain has ended, with `!` where requests were open.
@@ -77,6 +137,16 @@ impl EditedRegistry {
         let name =
             |(server, open): &(Arc<Server>, bool)| format!("{}{}", server.key.name, if *open { "!" } else { "" });
         expired.servers.iter().map(name).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Only enabled and held servers keep idle connections.
+    #[track_caller]
+    fn assert_leaving(&self, name: &str) {
+        let held = held_servers(&self.registry.holds);
+        for member in self.pools.iter().flat_map(|pool| &pool.members) {
+            let stays = member.membership == Membership::Enabled || held.contains(&member.server.id);
+            assert_eq!(member.server.is_leaving(), !stays, "{name}: {}", member.server.key);
+        }
     }
 
     fn server(&self, name: &str) -> Arc<Server> {
@@ -91,7 +161,9 @@ impl EditedRegistry {
     /// Every pool's members: name, port and status, with `*` if it takes new requests.
     fn show(&self) -> String {
         let member = |pool: &Pool, member: &Member| {
-            let takes = pool.eligible().any(|other| Arc::ptr_eq(&other.server, &member.server));
+            let held = self.snapshot.iter().flat_map(|snapshot| &snapshot.held);
+            let mut eligible = pool.eligible().chain(held.flat_map(|held| held.eligible()));
+            let takes = eligible.any(|other| Arc::ptr_eq(&other.server, &member.server));
             let address = member.server.key.address.to_string();
             let port = address.rsplit(':').next().unwrap_or_default();
             format!(" {}={port} {}{}", member.server.key.name, member.status(), if takes { "*" } else { "" })
@@ -162,10 +234,7 @@ fn servers_have_the_expected_status_after_edits() {
             edited.edit(edit);
         }
         assert_eq!(edited.show(), after, "{name}");
-        // Only enabled servers keep idle connections.
-        for member in edited.pools.iter().flat_map(|pool| &pool.members) {
-            assert_eq!(member.server.is_leaving(), member.membership != Membership::Enabled, "{name}");
-        }
+        edited.assert_leaving(name);
     }
 }
 
@@ -210,46 +279,6 @@ fn a_drain_ends_with_the_last_request_or_at_its_deadline() {
 }
 
 #[test]
-fn a_hold_ends_with_the_first_pass_or_at_its_deadline_or_with_its_pool() {
-    let second = Duration::from_secs(1);
-    let held = || {
-        let mut edited = EditedRegistry::new("p: a=1 | q: c=3");
-        edited.edit("p: b=2 | q: c=3");
-        assert_eq!(edited.after(second), "");
-        assert!(edited.pool("p").holding);
-        edited
-    };
-    let mut passed = held();
-    passed.server("b").set_state(HealthState::Up);
-    assert_eq!(passed.after(Duration::ZERO), "a");
-    assert_eq!(passed.show(), "p: b=2 up* | q: c=3 up*");
-
-    let mut weightless = EditedRegistry::new("p: a=1");
-    weightless.edit("p: a=1:0 b=2");
-    assert_eq!(weightless.after(second), "");
-    assert_eq!(weightless.show(), "p: a=1 up*, b=2 checking");
-    weightless.server("b").set_state(HealthState::Up);
-    assert_eq!(weightless.after(Duration::ZERO), "");
-    assert_eq!(weightless.show(), "p: a=1 up, b=2 up*");
-    assert!(weightless.registry.is_settled());
-
-    let mut late = held();
-    assert_eq!(late.after(HOLD), "a");
-    assert_eq!(late.show(), "p: b=2 checking | q: c=3 up*");
-
-    let mut gone = held();
-    gone.edit("q: c=3");
-    assert_eq!(gone.after(second), "a b");
-    assert_eq!(gone.show(), "q: c=3 up*");
-
-    let mut busy = held();
-    busy.server("a").counters().of(0).started.add(1);
-    assert_eq!(busy.after(HOLD), "");
-    assert_eq!(busy.show(), "p: b=2 checking, a=1 draining | q: c=3 up*");
-    assert_eq!(busy.after(DRAIN), "a!");
-}
-
-#[test]
 fn a_plan_that_is_dropped_changes_nothing() {
     let mut edited = EditedRegistry::new("p: a=1 b=2 | q: c=3");
     let (shown, b) = (edited.show(), edited.server("b"));
@@ -279,16 +308,17 @@ fn a_plan_shows_servers_that_are_no_longer_checked_as_up_before_it_is_committed(
     let c = edited.server("c");
     assert_eq!(c.state(), HealthState::Checking);
     assert!(plan.pools.iter().flat_map(|pool| &pool.members).all(|member| member.state.serves()));
-    let built = plan.pools.clone();
+    let (built, snapshot) = (plan.pools.clone(), plan.snapshot(2, "".into(), [].into(), SystemTime::now()));
     edited.registry.commit(plan);
     assert_eq!(c.state(), HealthState::Up);
-    assert!(edited.registry.pools(&config).iter().zip(&built).all(|(one, other)| Arc::ptr_eq(one, other)));
+    let refreshed = edited.registry.refresh(&snapshot);
+    assert!(refreshed.pools.iter().zip(&built).all(|(one, other)| Arc::ptr_eq(one, other)));
 }
 
 #[test]
 fn a_route_keeps_its_counters_by_name() {
     let mut edited = EditedRegistry::new("p: a=1");
-    let live = |edited: &EditedRegistry| Arc::clone(&edited.registry.routes(&edited.config)[0].live);
+    let live = |edited: &EditedRegistry| Arc::clone(&edited.snapshot.as_ref().expect("a snapshot").routes[0].live);
     let before = live(&edited);
     edited.edit("p: a=1 b=2");
     assert!(Arc::ptr_eq(&live(&edited), &before));
@@ -318,7 +348,8 @@ fn random_edits_keep_servers_and_give_them_the_configured_standing() {
         }
         let before = edited.pool("p");
         edited.edit(&format!("p: {}", edit.join(" ")));
-        if rng.u8(..4) == 0 {
+        let waited = rng.u8(..4) == 0;
+        if waited {
             edited.after(DRAIN + HOLD);
         }
         let after = edited.pool("p");
@@ -334,8 +365,8 @@ fn random_edits_keep_servers_and_give_them_the_configured_standing() {
         }
         let rest = || after.members.iter().skip(configured.len());
         assert!(rest().all(|member| member.membership == Membership::Removed));
+        edited.assert_leaving("a random edit");
         for member in &after.members {
-            assert_eq!(member.server.is_leaving(), member.membership != Membership::Enabled);
             let same = |other: &&Member| other.server.key == member.server.key;
             assert_eq!(after.members.iter().filter(same).count(), 1);
             if let Some(earlier) = before.members.iter().find(same) {
@@ -345,7 +376,7 @@ fn random_edits_keep_servers_and_give_them_the_configured_standing() {
         // An enabled server is still there, drains, or has drained.
         for gone in before.members.iter().filter(|member| member.membership == Membership::Enabled) {
             let there = after.members.iter().any(|member| Arc::ptr_eq(&member.server, &gone.server));
-            assert!(there || edited.registry.is_settled(), "{edit:?}");
+            assert!(there || waited, "{edit:?}");
         }
     }
 }

@@ -41,6 +41,8 @@ pub const SERVER_EJECTIONS: Family =
     counter("lb_server_ejections_total", "Times a server was ejected because its requests failed.", SERVER);
 pub const RETRIES: Family =
     counter("lb_retries_total", "Retries by the reason why the previous attempt failed.", &["pool", "reason"]);
+pub const POOL_HOLDING: Family =
+    gauge("lb_pool_holding", "Whether old servers serve until one of the pool is up.", &["pool"]);
 pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(

@@ -1,0 +1,58 @@
+//! The warnings of `/api/config`, `lb status` and the dashboard: what needs attention, one sentence each.
+
+use std::collections::BTreeMap;
+
+use crate::config::units::format_duration;
+use crate::live::snapshot::{Route, Snapshot};
+use crate::live::state::State;
+
+/// The warnings of now: edits that may go unnoticed, holds that take too long, and a restart that is needed.
+pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = state.watch_status.warnings().to_vec();
+    warnings.extend(overdue_holds(snapshot));
+    warnings.extend(restart(snapshot.unrouted.counters.workers(), snapshot.config.proxy.worker_count()));
+    warnings
+}
+
+/// A warning for each pool that old servers have replaced for longer than `reload.hold`.
+fn overdue_holds(snapshot: &Snapshot) -> Vec<String> {
+    let limit = format_duration(snapshot.config.reload.hold);
+    let overdue = snapshot.routes.iter().filter(|route| route.hold.is_some_and(|hold| hold.overdue));
+    let by_pool: BTreeMap<usize, &Route> = overdue.map(|route| (route.pool, route)).collect();
+    let warning = |(index, route): (usize, &Route)| {
+        let name = &*snapshot.pools[index].live.name;
+        let old = match route.serving == route.pool {
+            true => "none of the old ones is up either".to_owned(),
+            false => {
+                let from = &*snapshot.serving(route.serving).live.name;
+                let of = if from == name { String::new() } else { format!(" of pool `{from}`") };
+                format!("the old ones{of} keep serving")
+            }
+        };
+        format!(
+            "no server of pool `{name}` has passed a check within `reload.hold` ({limit}); {old}. Correct the edit or the \
+             servers, or undo the edit"
+        )
+    };
+    by_pool.into_iter().map(warning).collect()
+}
+
+fn restart(running: usize, configured: usize) -> Option<String> {
+    (running != configured).then(|| {
+        format!(
+            "`proxy.workers` asks for {configured}, but {running} run: the change takes effect when `lb` is restarted"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_needed_while_the_numbers_of_workers_differ() {
+        assert_eq!(restart(2, 2), None);
+        let warning = restart(2, 4).expect("a warning");
+        assert!(warning.contains("asks for 4, but 2 run"), "{warning}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::http1::chunked::{BadChunk, Decoder};
-use crate::http1::framing::Framing;
+use crate::http1::framing::{Framing, Sender};
 use crate::transport::{Buffers, Transport};
 
 /// The length of a body, as far as the head of the message declares it.
@@ -42,6 +42,7 @@ pub struct BodyReader<'c> {
     /// Bytes that have been received and not yet consumed: the rest of the body, then whatever follows it.
     input: &'c mut Vec<u8>,
     buffers: &'c Buffers,
+    sender: Sender,
     state: BodyState,
     /// The length of the current piece, which is at the start of `input`; 0 if the piece is in `decoded`.
     piece_length: usize,
@@ -66,7 +67,7 @@ pub enum BodyError {
     /// The connection ended or broke.
     Truncated,
     /// The framing is invalid: two readers could disagree about where the body ends.
-    Malformed,
+    Malformed(BadChunk),
 }
 
 impl From<io::Error> for BodyError {
@@ -76,19 +77,26 @@ impl From<io::Error> for BodyError {
 }
 
 impl From<BadChunk> for BodyError {
-    fn from(_: BadChunk) -> Self {
-        Self::Malformed
+    fn from(bad: BadChunk) -> Self {
+        Self::Malformed(bad)
     }
 }
 
 impl<'c> BodyReader<'c> {
     /// A reader for the body that follows a head. `input` has the bytes that were already received.
     #[must_use]
-    pub fn new(transport: &'c Transport, input: &'c mut Vec<u8>, buffers: &'c Buffers, framing: Framing) -> Self {
+    pub fn new(
+        transport: &'c Transport,
+        input: &'c mut Vec<u8>,
+        buffers: &'c Buffers,
+        sender: Sender,
+        framing: Framing,
+    ) -> Self {
         let mut reader = Self {
             transport,
             input,
             buffers,
+            sender,
             state: BodyState::Done,
             piece_length: 0,
             decoded: Vec::new(),
@@ -103,7 +111,7 @@ impl<'c> BodyReader<'c> {
         self.state = match framing {
             Framing::None | Framing::Length(0) => BodyState::Done,
             Framing::Length(length) => BodyState::Length(length),
-            Framing::Chunked => BodyState::Chunked(Box::default()),
+            Framing::Chunked => BodyState::Chunked(Box::new(Decoder::new(self.sender))),
             Framing::UntilClose => BodyState::UntilClose,
         };
     }

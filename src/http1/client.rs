@@ -1,13 +1,15 @@
 //! A connection to a server: sends requests and receives their responses, one at a time.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 
 use http::{Method, Version};
 
 use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
-use crate::http1::framing::{self, Framing};
-use crate::http1::head::{HeadLimits, RequestHead, ResponseHead};
+use crate::http1::chunked::BadChunk;
+use crate::http1::framing::{self, BadFraming, Framing, Sender};
+use crate::http1::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::persistence::keeps_alive;
 use crate::http1::resources::Resources;
@@ -65,8 +67,49 @@ pub enum ResponseError {
     Closed(Sent),
     /// The connection closed in the middle of the head.
     TruncatedHead,
-    /// The response is not valid HTTP/1, its framing is ambiguous, or it is a 101 that the client did not request.
-    Malformed,
+    Malformed(BadResponse),
+}
+
+/// Why a response is invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadResponse {
+    Head(HeadError),
+    /// Its framing is ambiguous.
+    Framing,
+    /// It is a 101 that the client did not request.
+    Switch,
+    /// Its body is not valid chunked coding.
+    Chunk(BadChunk),
+}
+
+impl BadResponse {
+    /// The violated rule as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Head(error) => error.rule(),
+            Self::Framing => "framing",
+            Self::Switch => "switch",
+            Self::Chunk(bad) => bad.rule(),
+        }
+    }
+}
+
+impl fmt::Display for BadResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head(error) => error.fmt(f),
+            Self::Framing => BadFraming.fmt(f),
+            Self::Switch => f.write_str("a switch of protocols that the client did not request"),
+            Self::Chunk(bad) => bad.fmt(f),
+        }
+    }
+}
+
+impl From<BadResponse> for ResponseError {
+    fn from(bad: BadResponse) -> Self {
+        Self::Malformed(bad)
+    }
 }
 
 impl ClientConnection {
@@ -100,7 +143,7 @@ impl ClientConnection {
         let head = write_head(request, resources.buffers.take());
         let writer = BodyWriter::new(transport, &resources.buffers, head, chunked);
         let reader = Http1ResponseReader {
-            reader: BodyReader::new(transport, input, &resources.buffers, Framing::None),
+            reader: BodyReader::new(transport, input, &resources.buffers, Sender::Server, Framing::None),
             progress,
             method: request.head.method.clone(),
             offers_upgrade: request.upgrade.is_some(),
@@ -196,7 +239,7 @@ impl Http1ResponseReader<'_> {
         loop {
             let input = self.reader.input();
             if !input.is_empty()
-                && let Some(length) = head.parse(input, RESPONSE_LIMITS).map_err(|_| ResponseError::Malformed)?
+                && let Some(length) = head.parse(input, RESPONSE_LIMITS).map_err(BadResponse::Head)?
             {
                 input.drain(..length);
                 return if head.is_interim() { Ok(()) } else { self.accept(head) };
@@ -211,12 +254,13 @@ impl Http1ResponseReader<'_> {
         }
     }
 
-    fn accept(&mut self, head: &ResponseHead) -> Result<(), ResponseError> {
+    fn accept(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
         let framing = framing::response(&head.headers, head.version, head.status, &self.method)
-            .map_err(|_| ResponseError::Malformed)?;
+            .map_err(|BadFraming| BadResponse::Framing)?;
         if head.status == 101 && !(self.offers_upgrade && head.headers.has(HeaderName::Upgrade)) {
-            return Err(ResponseError::Malformed);
+            return Err(BadResponse::Switch.into());
         }
+        framing::normalise_length(&mut head.headers);
         self.framing = framing;
         self.reader.set_framing(framing);
         self.persistent = framing != Framing::UntilClose

@@ -9,7 +9,7 @@ use std::io;
 use http::Version;
 
 use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
-use crate::http1::framing::{self, Framing};
+use crate::http1::framing::{self, Framing, Sender};
 use crate::http1::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::persistence::keeps_alive;
@@ -134,7 +134,8 @@ impl ServerConnection {
             ..ServerProgress::default()
         };
         let Self { transport, input, progress } = self;
-        let reader = BodyReader::new(transport, input, &resources.buffers, framing.unwrap_or(Framing::None));
+        let reader =
+            BodyReader::new(transport, input, &resources.buffers, Sender::Client, framing.unwrap_or(Framing::None));
         ServerStream {
             body: Http1RequestBody { reader, progress, length: framing.map(BodyLength::from) },
             response: Http1ResponseWriter {
@@ -144,6 +145,7 @@ impl ServerConnection {
                 closing,
                 version: head.version,
                 writer: None,
+                started: ResponseState::Started,
             },
         }
     }
@@ -156,7 +158,8 @@ impl ServerConnection {
     ) -> Http1ResponseWriter<'c> {
         self.progress = ServerProgress { has_body: Cell::new(true), ..ServerProgress::default() };
         let Self { transport, progress, .. } = self;
-        Http1ResponseWriter { transport, resources, progress, closing, version: Version::HTTP_11, writer: None }
+        let (version, started) = (Version::HTTP_11, ResponseState::Started);
+        Http1ResponseWriter { transport, resources, progress, closing, version, writer: None, started }
     }
 
     /// The next step of the connection after the exchange; `closing` rules out another request, even if the
@@ -273,6 +276,8 @@ pub struct Http1ResponseWriter<'c> {
     /// The client's HTTP version.
     version: Version,
     writer: Option<BodyWriter<'c>>,
+    /// The state of the response once some of it may have been sent.
+    started: ResponseState,
 }
 
 impl Http1ResponseWriter<'_> {
@@ -307,6 +312,8 @@ impl Http1ResponseWriter<'_> {
     }
 
     /// Starts the response; its head is sent with the first piece. `upgrade` is the protocol that a 101 switches to.
+    ///
+    /// Until the first piece is sent, another response can be started instead.
     pub fn start(&mut self, head: &ResponseHead, length: BodyLength, upgrade: Option<&[u8]>) {
         let progress = self.progress;
         let is_http_10 = self.version == Version::HTTP_10;
@@ -315,7 +322,7 @@ impl Http1ResponseWriter<'_> {
         let has_end = chunked || length != BodyLength::Unknown;
         let persistent = progress.persists(has_end, self.closing.get());
         progress.persistent.set(persistent);
-        progress.response.set(if upgrade.is_some() { ResponseState::Tunnel } else { ResponseState::Started });
+        self.started = if upgrade.is_some() { ResponseState::Tunnel } else { ResponseState::Started };
 
         let mut bytes = self.resources.buffers.take();
         head.write(&mut bytes);
@@ -343,6 +350,7 @@ impl Http1ResponseWriter<'_> {
     /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        self.progress.response.set(self.started);
         writer.send(piece, end).await?;
         if end.is_some() {
             self.progress.response.set(ResponseState::Complete);

@@ -117,16 +117,17 @@ async fn receive(
         hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
         response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
     }
-    attempt.responded(head.status);
     let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
     let (client, server) = (attempt.exchange.plan.token, attempt.token());
+    let status = head.status;
     let upgrade = response_rules(&mut head, rule.map(|rule| Stickiness { rule, client, server }));
     response.start(&head, from_server.length(), upgrade.as_deref());
     heads.put(head.headers);
     if upgrade.is_some() {
+        attempt.responded(status);
         response.send(b"", None).await.map_err(|_| ProxyError::ClientGone)?;
         return Ok(Responded::Switched);
     }
-    relay(attempt, from_server, response).await?;
+    relay(attempt, status, from_server, response).await?;
     Ok(Responded::Completely)
 }

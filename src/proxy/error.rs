@@ -7,7 +7,7 @@ use std::io;
 use http::StatusCode;
 
 use crate::http1::body::BodyError;
-use crate::http1::client::{ResponseError, Sent};
+use crate::http1::client::{BadResponse, ResponseError, Sent};
 use crate::http1::head::HeadError;
 use crate::http1::rejection::Rejection;
 use crate::proxy::retry::Progress;
@@ -51,7 +51,7 @@ pub enum ProxyError {
     /// The server closed the connection in the middle of the response's head.
     TruncatedHead,
     /// The server's response is not valid HTTP/1.1.
-    BadResponse,
+    BadResponse(BadResponse),
     /// The server did not respond, or did not accept the request, in time.
     ResponseTimeout,
     /// The body of the response ended early.
@@ -87,7 +87,8 @@ impl ProxyError {
             Self::Rejected(rejection) => rejection.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::BadHead(HeadError::Malformed) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::Malformed(_)) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::MethodTooLong) => StatusCode::NOT_IMPLEMENTED,
             Self::BadHead(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::BadHead(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
             Self::BadHead(HeadError::TooLarge | HeadError::TooManyHeaders) => {
@@ -104,7 +105,7 @@ impl ProxyError {
             | Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTruncated
             | Self::TunnelBroken => StatusCode::BAD_GATEWAY,
         };
@@ -115,8 +116,10 @@ impl ProxyError {
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
-            Self::Rejected(_) | Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_request",
-            Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
+            Self::Rejected(_) | Self::BadHead(HeadError::Malformed(_) | HeadError::Version) => "bad_request",
+            Self::BadHead(HeadError::TooLarge | HeadError::MethodTooLong | HeadError::TargetTooLong) => {
+                "head_too_large"
+            }
             Self::BadHead(HeadError::TooManyHeaders) => "too_many_headers",
             Self::NoRoute => "no_route",
             Self::Expectation => "expectation",
@@ -127,7 +130,7 @@ impl ProxyError {
             Self::NoServer => "no_server",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
-            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse => "bad_response",
+            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse(_) => "bad_response",
             Self::ResponseTimeout => "response_timeout",
             Self::ResponseTruncated => "response_truncated",
             Self::ResponseTooSlow => "response_too_slow",
@@ -154,7 +157,7 @@ impl ProxyError {
             | Self::ConnectTimeout
             | Self::Closed(_)
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTimeout => Blame::Server,
             // A server that has begun its response is up, and a server may close an idle connection at any time.
             Self::ResponseTruncated
@@ -187,7 +190,7 @@ impl ProxyError {
             | Self::ClientGone
             | Self::NoServer
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTimeout
             | Self::ResponseTruncated
             | Self::ResponseTooSlow
@@ -215,7 +218,8 @@ impl ProxyError {
             Self::Rejected(rejection) => rejection.detail(),
             Self::NoRoute => "No route matches this host and path.",
             Self::Expectation => "Unsupported Expect value.",
-            Self::BadHead(HeadError::Malformed) => "The head of the request is not valid HTTP/1.1.",
+            Self::BadHead(HeadError::Malformed(line)) => line.rule.detail(),
+            Self::BadHead(HeadError::MethodTooLong) => "The method is too long.",
             Self::BadHead(HeadError::Version) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
             Self::BadHead(HeadError::TooLarge) => "The head of the request is too large.",
             Self::BadHead(HeadError::TargetTooLong) => "The request target is too long.",
@@ -229,7 +233,7 @@ impl ProxyError {
             Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTruncated
             | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
             Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
@@ -248,7 +252,7 @@ impl fmt::Display for ProxyError {
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead => {
                 f.write_str("connection closed before a response")
             }
-            Self::BadResponse => f.write_str("the response is not valid HTTP/1.1"),
+            Self::BadResponse(bad) => write!(f, "the response is not valid HTTP/1.1; {bad}"),
             Self::ResponseTimeout => f.write_str("response timeout"),
             other => f.write_str(other.label()),
         }
@@ -272,7 +276,7 @@ impl From<BodyError> for ProxyError {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Truncated => Self::ClientGone,
-            BodyError::Malformed => Self::BadBody,
+            BodyError::Malformed(_) => Self::BadBody,
         }
     }
 }
@@ -307,7 +311,7 @@ impl ProxyError {
             ResponseError::Closed(sent) if reused => Self::IdleClosed(sent),
             ResponseError::Closed(sent) => Self::Closed(sent),
             ResponseError::TruncatedHead => Self::TruncatedHead,
-            ResponseError::Malformed => Self::BadResponse,
+            ResponseError::Malformed(bad) => Self::BadResponse(bad),
         }
     }
 }
@@ -315,6 +319,9 @@ impl ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::head::{BadLine, HeadRule};
+
+    const BAD_LINE: HeadError = HeadError::Malformed(BadLine { rule: HeadRule::Name, number: 2 });
 
     #[test]
     fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
@@ -323,9 +330,10 @@ mod tests {
         let cases = [
             (ProxyError::Rejected(Rejection::Framing), 400, "bad_request", Client, None, true),
             (ProxyError::Rejected(Rejection::Trace), 405, "bad_request", Client, None, false),
-            (ProxyError::BadHead(HeadError::Malformed), 400, "bad_request", Client, None, true),
+            (ProxyError::BadHead(BAD_LINE), 400, "bad_request", Client, None, true),
             (ProxyError::BadHead(HeadError::Version), 505, "bad_request", Client, None, true),
             (ProxyError::BadHead(HeadError::TooLarge), 431, "head_too_large", Client, None, true),
+            (ProxyError::BadHead(HeadError::MethodTooLong), 501, "head_too_large", Client, None, true),
             (ProxyError::BadHead(HeadError::TargetTooLong), 414, "head_too_large", Client, None, true),
             (ProxyError::BadHead(HeadError::TooManyHeaders), 431, "too_many_headers", Client, None, true),
             (ProxyError::NoRoute, 404, "no_route", Client, None, false),
@@ -351,7 +359,7 @@ mod tests {
             (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Neither, Some(Progress::NotSent), false),
             (ProxyError::IdleClosed(Sent::Part), 502, "bad_response", Neither, Some(Progress::Sent), false),
             (ProxyError::TruncatedHead, 502, "bad_response", Server, None, false),
-            (ProxyError::BadResponse, 502, "bad_response", Server, None, false),
+            (ProxyError::BadResponse(BadResponse::Head(BAD_LINE)), 502, "bad_response", Server, None, false),
             (ProxyError::ResponseTimeout, 504, "response_timeout", Server, None, false),
             (ProxyError::ResponseTruncated, 502, "response_truncated", Neither, None, false),
             (ProxyError::ResponseTooSlow, 504, "response_too_slow", Neither, None, false),

@@ -9,7 +9,7 @@ use crate::proxy::downstream::{Downstream, RequestBody, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Routed;
 use crate::proxy::local::{self, Reply};
-use crate::proxy::phases::{self, Normalized, RequestRules};
+use crate::proxy::phases::{self, RequestRules, ServerTarget};
 use crate::proxy::record::{RequestRecord, RouteMatch, record_bad_head};
 use crate::proxy::timeouts::{Phase, RequestTimer};
 
@@ -66,7 +66,7 @@ fn run_phases<'c>(
     body: &RequestBody<'_>,
 ) -> Result<Routed<'c>, Box<(RequestRecord<'c>, Reply)>> {
     let config = &record.snapshot.config;
-    let (found, length, normalized) = match validate_and_route(&record, body) {
+    let (found, length, target) = match validate_and_route(&record, body) {
         Ok(found) => found,
         Err(reply) => return Err(Box::new((record, reply))),
     };
@@ -77,7 +77,7 @@ fn run_phases<'c>(
         sticky: pool.config.balance.sticky.as_ref(),
     };
     let rewritten = phases::admit(&record.head, length, config.limits.body_bytes)
-        .and_then(|()| phases::rewrite(&mut record.head, length, normalized, &rules));
+        .and_then(|()| phases::rewrite(&mut record.head, length, target, &rules));
     match rewritten {
         Ok((plan, address)) => {
             record.client_address = address;
@@ -91,8 +91,9 @@ fn run_phases<'c>(
 fn validate_and_route(
     record: &RequestRecord<'_>,
     body: &RequestBody<'_>,
-) -> Result<(RouteMatch, BodyLength, Normalized), Reply> {
+) -> Result<(RouteMatch, BodyLength, ServerTarget), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
     let found = phases::find_route(record.snapshot, &target)?;
-    Ok((found, length, Normalized::new(&target, record.head.target())))
+    let mode = record.snapshot.config.proxy.path;
+    Ok((found, length, ServerTarget::new(&target, mode, record.head.target())))
 }

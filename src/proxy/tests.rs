@@ -136,11 +136,11 @@ async fn concurrent_requests_of_one_connection_get_their_own_responses() {
         connection.seen(3).await;
         assert_eq!(connection.pool().members[0].server.active_requests(), 3);
         // The last request is responded to first, in pieces that mix with those of the others.
-        for (target, piece) in [("/3", "three"), ("/2", "two"), ("/1", "one"), ("/3", "!"), ("/1", "?")] {
+        for (target, piece) in [("/%33", "three"), ("/2", "two"), ("/1", "one"), ("/%33", "!"), ("/1", "?")] {
             connection.respond(target, piece);
             tokio::task::yield_now().await;
         }
-        ["/2", "/3", "/1"].into_iter().for_each(|target| connection.end(target));
+        ["/2", "/%33", "/1"].into_iter().for_each(|target| connection.end(target));
     };
     tokio::join!(first, second, third, script);
     for (received, body) in [(to_first, "one?"), (to_second, "two"), (to_third, "three!")] {

@@ -238,7 +238,8 @@ fn node(address: Option<IpAddr>) -> String {
 /// Returns the `host` parameter of an element of `Forwarded`, in parts. It is empty without a host, or if
 /// the host would need escapes within quotes.
 fn host_parameter(host: &str) -> [&str; 4] {
-    if host.is_empty() || host.contains(['"', '\\']) {
+    // Not every recipient knows that a delimiter within quotes is none.
+    if host.is_empty() || host.contains(['"', '\\', ',', ';']) {
         return [""; 4];
     }
     let is_token = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));

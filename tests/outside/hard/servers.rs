@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::{assert_well, in_front_of};
 use crate::bodies::content;
 use crate::failures::{post, resets};
-use crate::support::client::{Client, get};
+use crate::support::client::{Client, Piece, get};
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Request, Server, hanging, respond};
+use crate::support::servers::{Gate, Refusing, Request, Server, hanging, respond};
 use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -159,8 +159,18 @@ const INVALID: &[&str] = &[
     "HTTP/1.1 200 OK¶Transfer-Encoding: gzip¶¶ok",
     "HTTP/1.0 200 OK¶Transfer-Encoding: chunked¶¶2¶ok¶0¶¶",
     "HTTP/1.1 200 OK¶No colon¶¶",
-    "HTTP/1.1 200 OK¶X: a¶ folded¶Content-Length: 0¶¶",
+    "HTTP/1.1 200 OK¶ X: a¶Content-Length: 0¶¶",
     "HTTP/1.1 200 OK¶X: a\0b¶Content-Length: 0¶¶",
+    "HTTP/1.1 200 OK¶X: a\rb¶Content-Length: 0¶¶",
+    "HTTP/1.1 200 OK¶X: a¶ b\0¶Content-Length: 0¶¶",
+    "HTTP/1.1 200 OK¶X y: a¶Content-Length: 0¶¶",
+    "HTTP/1.1 200 OK¶: a¶Content-Length: 0¶¶",
+    "HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length : 2\n\nok",
+    "HTTP/1.1 200 OK\nContent-Length: 2\nTransfer-Encoding : chunked\n\n2\nok\n0\n\n",
+    "HTTP/1.1 200 OK¶Content-Length: 2\u{1}¶¶ok",
+    "HTTP/1.1 200 OK¶Content-Length: 2¶ 3¶¶ok",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: \u{b}chunked¶¶2¶ok¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked\u{c}¶¶2¶ok¶0¶¶",
     "SSH-2.0-OpenSSH_9.9¶¶",
     "\0\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}\u{7}\u{8}¶¶",
     "HTTP/1.1 99¶¶",
@@ -199,6 +209,168 @@ fn an_invalid_response_is_502_and_its_connection_is_dropped() {
             "no request is repeated, no connection reused"
         );
     }
+}
+
+/// Deviations that are accepted: the response; the head and the body that the client gets, without `Date`.
+#[rustfmt::skip]
+const TOLERATED: &[(&str, &str, &str)] = &[
+    ("HTTP/1.1 200 OK\nX: a\nContent-Length: 2\n\nok", "HTTP/1.1 200 OK¶X: a¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK¶X: a\nContent-Length: 2\n¶ok", "HTTP/1.1 200 OK¶X: a¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK¶X: a;¶  b;¶\tc¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶X: a; b; c¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK¶X:¶ a¶ ¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶X: a¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK¶X: a\u{1}b\u{1b}c\u{7f}d¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶X: a b c d¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK¶X : a¶Content-Length : 2¶¶ok", "HTTP/1.1 200 OK¶X: a¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1  200  OK¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200\nContent-Length: 2\n\nok", "HTTP/1.1 200 ¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 O\u{1}K¶Content-Length: 2¶¶ok", "HTTP/1.1 200 O K¶Content-Length: 2¶", "ok"),
+    ("http/1.1 200 OK¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK¶Content-Length: 002¶¶ok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 103 Early\nLink: x\n\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nok\n0\n\n", "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶", "2¶ok¶0¶¶"),
+    ("HTTP/1.1 200 OK¶Transfer-Encoding : chunked¶¶2¶ok¶0¶¶", "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶", "2¶ok¶0¶¶"),
+];
+
+/// Sizes of chunks with the deviations that are accepted.
+#[rustfmt::skip]
+const PADDED: &[&str] = &[
+    "2   ¶ok¶0   ¶¶", "2\t¶ok¶0 \t¶¶", "2 ;a¶ok¶0 ; a=b ¶¶", "000000000000000002¶ok¶000000000000000000¶¶",
+    "2\nok\n0\n\n", "2\nok¶0¶¶", "2¶ok¶0\n\n", "2;a b¶ok¶0;¶¶", "2¶ok¶0\nX: y\n z\n\n", "2¶ok¶0¶X : \u{1}¶¶",
+];
+
+// Cases: tolerated-response, padded-chunks
+#[test]
+fn a_server_may_deviate_where_that_leaves_no_doubt_and_its_response_is_canonical() {
+    let chunked = PADDED.iter().map(|body| format!("HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶{body}"));
+    let sent = TOLERATED.iter().map(|(sent, ..)| (*sent).to_owned()).chain(chunked);
+    let server = numbered(sent.map(|text| super::bytes(&text)).collect(), false);
+    let (lb, _healthy) = in_front_of(&server, &format!("{ONE_WORKER}[log]\naccess = false\n"));
+    let padded = PADDED.iter().map(|sent| (sent, "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶", "2¶ok¶0¶¶"));
+    let cases = TOLERATED.iter().map(|(sent, head, body)| (sent, *head, *body)).chain(padded);
+    for (number, (sent, head, body)) in cases.enumerate() {
+        let mut client = Client::connect(lb.address());
+        client.send(format!("GET /{number} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        let received = client.rest().expect("a response");
+        let text: String = received.iter().map(|byte| char::from(*byte)).collect();
+        // After an interim response.
+        let text = &text[text.rfind("HTTP/1.1 ").unwrap_or_default()..];
+        let (got_head, got_body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{sent}: {text}"));
+        let mut lines: Vec<&str> = got_head.split("\r\n").filter(|line| !line.starts_with("Date: ")).collect();
+        lines.retain(|line| *line != "Connection: close" && !line.starts_with("Via: "));
+        assert_eq!(lines.join("¶") + "¶", head, "{sent}");
+        // One chunk in, one or more out: a body that comes in pieces is forwarded in pieces.
+        assert_eq!(got_body, body.replace('¶', "\r\n"), "{sent}");
+        assert!(!text.replace("\r\n", "").contains(|c: char| c.is_control()), "{sent}: {text:?}");
+    }
+    assert_eq!(server.connections(), 1, "the connection persists");
+    assert_well(&lb, &server, "tolerated-response");
+}
+
+/// Bodies that are invalid from the start, or that never start, each with its head.
+#[rustfmt::skip]
+const NO_BODY: &[&str] = &[
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶xyz¶hello¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶0x5¶hello¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶-5¶hello¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶ 5¶hello¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5 5¶hello¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5¶hello!¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5¶hell¶0¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶FFFFFFFFFFFFFFFF0¶hello",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶¶hello",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5¶",
+    "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶0¶",
+    "HTTP/1.1 200 OK¶Content-Length: 5¶¶",
+    "HTTP/1.1 500 Oops¶Content-Length: 5¶¶",
+];
+
+// Case: bad-body
+#[test]
+fn a_response_whose_body_never_starts_well_is_502() {
+    for pause in [false, true] {
+        // Whether the body, or the end of the connection, follows the head at once or a little later.
+        let server = Server::scripted(move |mut stream, recorder| {
+            let Some(request) = recorder.next(&mut stream) else { return };
+            let number: usize = request.path()[1..].parse().expect("a number");
+            let bytes = super::bytes(NO_BODY[number]);
+            let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+            let (head, body) = bytes.split_at(if pause { head } else { bytes.len() });
+            respond(&mut stream, head);
+            std::thread::yield_now();
+            respond(&mut stream, body);
+        });
+        let (lb, _healthy) = in_front_of(&server, &format!("{ONE_WORKER}[log]\nformat = \"json\"\n"));
+        for (number, shown) in NO_BODY.iter().enumerate() {
+            let mut client = Client::connect(lb.address());
+            let response = client.get(&format!("/{number}"));
+            assert_eq!(response.status, 502, "{shown}: {response:?}");
+            assert_eq!(response.header("content-type"), Some("application/problem+json"), "{shown}");
+            let path = format!("\"path\":\"/{number}\"");
+            lb.logs("a 502", |line| {
+                line.contains(&path) && line.contains("\"status\":502") && line.contains("\"error\":")
+            });
+            // The connection stays usable.
+            assert_eq!(client.get("/next").status, 200, "{shown}");
+            assert_well(&lb, &server, shown);
+        }
+        let (requests, connections) = (server.requests().len(), server.connections());
+        assert_eq!((requests, connections), (NO_BODY.len(), NO_BODY.len()), "none is retried, no connection reused");
+        let count = lb.metric("lb_requests_total{route=\"*/\",method=\"GET\",code=\"502\"}");
+        assert_eq!(count, Some(NO_BODY.len() as f64));
+    }
+}
+
+// Case: bad-body
+#[test]
+fn a_server_whose_bodies_are_invalid_is_ejected() {
+    let server = Server::responding("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n");
+    let good = Server::named("good");
+    let tables = servers(&[("bad", server.address, 1), ("good", good.address, 1)]);
+    let lb = Lb::start(&format!("[health]\ninterval = \"1h\"\nfall = 3\n{tables}"));
+    for name in ["bad", "good"] {
+        lb.server_is(name, "up");
+    }
+    eventually("it is ejected", || {
+        let status = get(lb.address(), "/").status;
+        assert!(status == 200 || status == 502, "{status}");
+        (lb.server("bad")["status"] == "down").then_some(())
+    });
+    let reason = lb.server("bad")["ejected"]["error"].to_string();
+    assert!(reason.contains("a chunk size is not a hexadecimal number"), "{reason}");
+}
+
+// Case: bad-body
+#[test]
+fn the_head_of_a_slow_body_is_not_held() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let server = Server::scripted(move |mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
+            let head = match request.path() {
+                "/events" => "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+                _ => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            };
+            respond(&mut stream, head);
+            held.pass();
+            if request.path() == "/events" {
+                return respond(&mut stream, "hello");
+            }
+            respond(&mut stream, "5\r\nhello\r\n0\r\n\r\n");
+        }
+    });
+    let (lb, _healthy) = in_front_of(&server, "");
+    let mut clients: Vec<_> = ["/events", "/chunks"].map(|path| (path, Client::connect(lb.address()))).into();
+    for (path, client) in &mut clients {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        // The server does not go on before the client has got the head.
+        assert_eq!(client.try_head().expect("a head").0, 200, "{path}");
+    }
+    gate.open();
+    for (path, client) in &mut clients {
+        assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()), "{path}");
+    }
+    assert_well(&lb, &server, "bad-body");
 }
 
 // Case: bad-response

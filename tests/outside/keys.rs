@@ -284,6 +284,27 @@ fn trusted_proxies_and_tracing() {
 }
 
 #[test]
+fn the_path_that_servers_get() {
+    let scene = Scene::new();
+    let route = "[[route]]\npool = \"default\"\n[[route]]\npath = \"/b\"\npool = \"default\"\n";
+    for (more, sent, status, seen) in [
+        ("", "/a/../c/%7E?%7E", 200, "/a/../c/%7E?%7E"),
+        ("", "/a/../b", 400, ""),
+        ("[proxy]\npath = \"normalized\"\n", "/a/../c/%7E?%7E", 200, "/c/~?%7E"),
+        ("[proxy]\npath = \"normalized\"\n", "/a/../b", 200, "/b"),
+        ("[proxy]\npath = \"as-sent\"\n", "/a/./c", 200, "/a/./c"),
+        ("[proxy]\npath = \"as-sent\"\n", "/./b", 400, ""),
+    ] {
+        scene.with(&format!("{more}# {sent}\n{route}"));
+        let before = scene.server.requests().len();
+        assert_eq!(scene.response(&format!("GET {sent} HTTP/1.1\r\nHost: a\r\n\r\n")).status, status, "{more}{sent}");
+        let requests = scene.server.requests().split_off(before);
+        let paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
+        assert_eq!(paths, if seen.is_empty() { vec![] } else { vec![seen] }, "{more}{sent}");
+    }
+}
+
+#[test]
 fn the_rules_of_reloading() {
     let scene = Scene::new();
     scene.with("[reload]\nhistory = 2");

@@ -252,7 +252,7 @@ impl fmt::Display for ProxyError {
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead => {
                 f.write_str("connection closed before a response")
             }
-            Self::BadResponse(bad) => write!(f, "the response is not valid HTTP/1.1; {bad}"),
+            Self::BadResponse(bad) => write!(f, "invalid response; {bad}"),
             Self::ResponseTimeout => f.write_str("response timeout"),
             other => f.write_str(other.label()),
         }

@@ -132,6 +132,8 @@ fn a_failed_check_makes_an_ejected_server_down() {
 
 #[test]
 fn each_kind_of_failure_counts_and_is_reported() {
+    const INVALID: &str =
+        "a request failed: invalid response; the start line is not valid HTTP/1.1 (line 1 of the head)";
     let (_socket, _queue, hanging) = hanging();
     let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
     let garbage = Server::responding("SSH-2.0-OpenSSH_9.9\r\n\r\n");
@@ -139,7 +141,7 @@ fn each_kind_of_failure_counts_and_is_reported() {
     let good = Server::named("good");
     let cases = [
         (silent.address, 504, "response_timeout", "a request failed: response timeout"),
-        (garbage.address, 502, "bad_response", "a request failed: the response is not valid HTTP/1.1"),
+        (garbage.address, 502, "bad_response", INVALID),
         (closing.address, 502, "bad_response", "a request failed: connection closed before a response"),
         (hanging, 504, "connect_timeout", "a request failed: connect timeout"),
     ];

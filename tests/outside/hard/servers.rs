@@ -265,6 +265,24 @@ fn a_server_may_deviate_where_that_leaves_no_doubt_and_its_response_is_canonical
     assert_well(&lb, &server, "tolerated-response");
 }
 
+// Case: tolerated-response
+#[test]
+fn health_checks_accept_the_same_deviations() {
+    for (sent, ..) in TOLERATED.iter().filter(|(sent, ..)| sent.starts_with("HTTP/1.1 200 OK")) {
+        let bytes = super::bytes(sent);
+        let server = Server::scripted(move |mut stream, _| {
+            while Request::read(&mut stream).is_some() {
+                respond(&mut stream, &bytes);
+            }
+        });
+        let lb = Lb::start(&format!("[health]\ninterval = \"20ms\"\n{}", server.table("server1")));
+        let check = eventually("a check", || {
+            Some(lb.server("server1")["last_check"].clone()).filter(|check| check.is_object())
+        });
+        assert_eq!(check["ok"], true, "{sent}: {check}");
+    }
+}
+
 /// Bodies that are invalid from the start, or that never start, each with its head.
 #[rustfmt::skip]
 const NO_BODY: &[&str] = &[

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 
 use socket2::SockRef;
@@ -138,7 +139,16 @@ impl Transport {
         SockRef::from(stream).shutdown(Shutdown::Write)
     }
 
-    /// Whether the peer has neither sent anything nor closed. Usually costs no system call if so.
+    /// Like [`Transport::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        let Self::Plain(stream) = self;
+        let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the peer has neither sent anything nor closed, as far as the runtime has been told. Usually costs no system
+    /// call if so.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let Self::Plain(stream) = self;

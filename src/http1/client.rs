@@ -82,6 +82,12 @@ impl ClientConnection {
         self.transport.is_quiet()
     }
 
+    /// Like [`ClientConnection::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        self.transport.is_quiet_now()
+    }
+
     /// Whether the connection can carry another request.
     #[must_use]
     pub fn is_reusable(&self) -> bool {

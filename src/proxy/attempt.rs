@@ -5,12 +5,14 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::http1::head::ResponseHead;
+use crate::http1::persistence;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
 use crate::proxy::headers::hop_by_hop;
 use crate::proxy::phases::{Stickiness, response_rules};
 use crate::proxy::relay::relay;
+use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::Phase;
 use crate::proxy::tunnel;
 use crate::proxy::upload::Upload;
@@ -18,6 +20,10 @@ use crate::proxy::upstream::ResponseReader;
 use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// Sends the request and relays the response. `only_new` rules out idle connections.
+///
+/// If an idle connection turns out to have been closed, the request is sent again on a new one, if that is safe. The
+/// server may be up, and says nothing by closing, so this is the same attempt: nothing is counted, and the client stays
+/// with the server.
 ///
 /// # Errors
 /// If the client has not been sent a whole response.
@@ -27,9 +33,33 @@ pub async fn run(
     response: &mut ResponseWriter<'_>,
     only_new: bool,
 ) -> Result<(), ProxyError> {
+    let mut connection = connect(attempt, upload, only_new).await?;
+    let mut done = exchange(attempt, upload, response, &mut connection).await;
+    if let Err(error @ ProxyError::IdleClosed(_)) = done {
+        attempt.exchange.record.context.upstreams.found_closed(attempt.server().id, &connection);
+        drop(connection);
+        if !error.progress().is_some_and(|progress| attempt.may_repeat(progress)) {
+            return Err(error);
+        }
+        connection = connect(attempt, upload, true).await?;
+        done = exchange(attempt, upload, response, &mut connection).await;
+    }
+    done?;
+    if connection.upstream.is_reusable() {
+        attempt.keep(connection);
+    }
+    Ok(())
+}
+
+/// Sends the request and relays the response on one connection.
+async fn exchange(
+    attempt: &mut Attempt<'_, '_>,
+    upload: &mut Upload<'_, '_>,
+    response: &mut ResponseWriter<'_>,
+    connection: &mut UpstreamConnection,
+) -> Result<(), ProxyError> {
     let (context, timer) = (attempt.exchange.record.context, attempt.exchange.record.timer);
     let timeouts = &attempt.exchange.record.snapshot.config.timeouts;
-    let mut connection = connect(attempt, upload, only_new).await?;
     let reused = connection.reused;
     let (mut to_server, mut from_server) = connection.upstream.start(attempt.outgoing(), &context.resources);
     attempt.exchange.record.wait_body(Phase::Upload);
@@ -62,10 +92,6 @@ pub async fn run(
         }
         Err(error) => return Err(error),
     }
-    drop((to_server, from_server));
-    if connection.upstream.is_reusable() {
-        attempt.keep(connection);
-    }
     Ok(())
 }
 
@@ -77,7 +103,7 @@ async fn connect(
 ) -> Result<UpstreamConnection, ProxyError> {
     let record = &attempt.exchange.record;
     let (upstreams, server) = (&record.context.upstreams, attempt.server());
-    if !only_new && let Some(idle) = upstreams.take(server.id) {
+    if !only_new && let Some(idle) = upstreams.take(server.id, attempt.may_repeat(Progress::Sent)) {
         return Ok(idle);
     }
     record.timer.wait(Phase::Connect, record.snapshot.config.timeouts.connect);
@@ -109,15 +135,20 @@ async fn receive(
 ) -> Result<Responded, ProxyError> {
     let heads = &attempt.exchange.record.context.resources.heads;
     let mut head = ResponseHead::new(heads.take());
+    // A server that has sent an interim response has not closed an idle connection.
+    let mut has_interim = false;
     loop {
-        from_server.read_head(&mut head).await.map_err(|error| ProxyError::of_response(error, reused))?;
+        let is_idle = reused && !has_interim;
+        from_server.read_head(&mut head).await.map_err(|error| ProxyError::of_response(error, is_idle))?;
         if !head.is_interim() {
             break;
         }
+        has_interim = true;
         hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
         response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
     }
     attempt.responded(head.status);
+    attempt.idle_timeout = persistence::idle_timeout(&head.headers);
     let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
     let (client, server) = (attempt.exchange.plan.token, attempt.token());
     let upgrade = response_rules(&mut head, rule.map(|rule| Stickiness { rule, client, server }));

@@ -197,6 +197,12 @@ impl ProxyError {
         }
     }
 
+    /// Whether the failure costs no attempt while there are servers that have not been tried: connecting failed at once.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Unresolved | Self::Unreachable(_))
+    }
+
     /// Whether the client's connection must close after the response, because its next bytes could be misread.
     #[must_use]
     pub fn closes(self) -> bool {

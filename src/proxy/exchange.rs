@@ -1,7 +1,7 @@
 //! The stages of a request after it was received: routed to a pool, then in an attempt at one of the pool's servers.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::http1::body::BodyLength;
 use crate::http1::client::OutgoingRequest;
@@ -13,6 +13,7 @@ use crate::proxy::context::Failing;
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
+use crate::proxy::retry::{self, Progress};
 use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// A request and the pool that it was routed to.
@@ -53,7 +54,7 @@ impl<'c> Routed<'c> {
         let member = &self.pool.members[member];
         member.server.counters().of(worker).started.add(1);
         record.timer.set_server(Some(member.server.id));
-        Attempt { exchange: self, member, started, trace, status: None, ended: None }
+        Attempt { exchange: self, member, started, trace, status: None, idle_timeout: None, ended: None }
     }
 
     /// Whether the pool's retry budget allows another attempt for this reason. If so, the budget is charged.
@@ -80,6 +81,8 @@ pub struct Attempt<'e, 'c> {
     trace: Option<TraceContext>,
     /// The status of the server's response, once there is one.
     status: Option<u16>,
+    /// How long the server keeps the connection without a request, if it says so.
+    pub idle_timeout: Option<Duration>,
     ended: Option<Instant>,
 }
 
@@ -111,6 +114,13 @@ impl<'c> Attempt<'_, 'c> {
             upgrade: plan.upgrade.as_deref(),
             length: plan.length,
         }
+    }
+
+    /// Whether the request may be sent again after it got this far.
+    #[must_use]
+    pub fn may_repeat(&self, progress: Progress) -> bool {
+        let Routed { record, plan, .. } = &*self.exchange;
+        retry::may_repeat(progress, &record.head.method, plan.length.has_body())
     }
 
     /// Whether the server has responded.
@@ -158,7 +168,7 @@ impl<'c> Attempt<'_, 'c> {
         let server = self.server();
         if !server.is_leaving() {
             let now = self.ended.unwrap_or_else(Instant::now);
-            self.exchange.record.context.upstreams.put(server, connection, now);
+            self.exchange.record.context.upstreams.put(server, connection, now, self.idle_timeout);
         }
     }
 

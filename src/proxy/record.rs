@@ -3,7 +3,7 @@
 mod spans;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,7 +62,8 @@ enum Stage {
         route: RouteMatch,
         /// The index of the pool's member that the last attempt was made at.
         member: usize,
-        attempts: NonZeroU32,
+        /// Those that count.
+        attempts: u32,
     },
 }
 
@@ -117,9 +118,16 @@ impl<'c> RequestRecord<'c> {
 
     /// Counts another attempt, at a member of the route's pool, and returns its start. The first starts with the request.
     pub fn start_attempt(&mut self, route: RouteMatch, member: usize) -> Instant {
-        let attempts = NonZeroU32::MIN.saturating_add(self.attempts());
-        self.stage = Stage::Attempted { route, member, attempts };
-        if attempts == NonZeroU32::MIN { self.started } else { Instant::now() }
+        let is_first = matches!(self.stage, Stage::Routed(_));
+        self.stage = Stage::Attempted { route, member, attempts: self.attempts() + 1 };
+        if is_first { self.started } else { Instant::now() }
+    }
+
+    /// Takes the last attempt out of the count, because another server is tried in its place.
+    pub fn forget_attempt(&mut self) {
+        if let Stage::Attempted { attempts, .. } = &mut self.stage {
+            *attempts -= 1;
+        }
     }
 
     /// The number of attempts so far.
@@ -127,7 +135,7 @@ impl<'c> RequestRecord<'c> {
     pub fn attempts(&self) -> u32 {
         match self.stage {
             Stage::Received | Stage::Routed(_) => 0,
-            Stage::Attempted { attempts, .. } => attempts.get(),
+            Stage::Attempted { attempts, .. } => attempts,
         }
     }
 

@@ -78,6 +78,16 @@ impl Upstream {
             Self::Memory(_) => true,
         }
     }
+
+    /// Like [`Upstream::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_quiet_now(),
+            #[cfg(test)]
+            Self::Memory(_) => true,
+        }
+    }
 }
 
 impl RequestWriter<'_> {

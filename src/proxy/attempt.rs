@@ -9,7 +9,6 @@ use crate::http1::persistence;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
-use crate::proxy::headers::hop_by_hop;
 use crate::proxy::phases::{Stickiness, response_rules};
 use crate::proxy::relay::relay;
 use crate::proxy::retry::Progress;
@@ -134,6 +133,7 @@ async fn receive(
     reused: bool,
 ) -> Result<Responded, ProxyError> {
     let heads = &attempt.exchange.record.context.resources.heads;
+    let via = attempt.exchange.record.snapshot.config.proxy.via;
     let mut head = ResponseHead::new(heads.take());
     // A server that has sent an interim response has not closed an idle connection.
     let mut has_interim = false;
@@ -144,14 +144,14 @@ async fn receive(
             break;
         }
         has_interim = true;
-        hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
+        response_rules(&mut head, via, None);
         response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
     }
     attempt.responded(head.status);
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);
     let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
     let (client, server) = (attempt.exchange.plan.token, attempt.token());
-    let upgrade = response_rules(&mut head, rule.map(|rule| Stickiness { rule, client, server }));
+    let upgrade = response_rules(&mut head, via, rule.map(|rule| Stickiness { rule, client, server }));
     response.start(&head, from_server.length(), upgrade.as_deref());
     heads.put(head.headers);
     if upgrade.is_some() {

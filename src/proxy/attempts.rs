@@ -1,8 +1,8 @@
 //! The attempts of a request: which server is next, and whether there is a next one.
 
 use crate::live::pool::Pool;
-use crate::live::server::ServerId;
 use crate::live::retry_budget::RetryReason;
+use crate::live::server::ServerId;
 use crate::live::token::Token;
 use crate::proxy::attempt;
 use crate::proxy::downstream::{RequestBody, ResponseWriter};

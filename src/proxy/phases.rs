@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 
 use http::Version;
-use ipnet::IpNet;
 
-use crate::config::StickyConfig;
+use crate::config::{ProxyConfig, StickyConfig};
 use crate::http1::body::BodyLength;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
@@ -86,8 +85,7 @@ impl Normalized {
 #[derive(Debug)]
 pub struct RequestRules<'a> {
     pub client: &'a Client,
-    /// `proxy.trusted_proxies`.
-    pub trusted: &'a [IpNet],
+    pub proxy: &'a ProxyConfig,
     /// The sticky rule of the pool.
     pub sticky: Option<&'a StickyConfig>,
 }
@@ -114,7 +112,10 @@ pub fn rewrite(
     }
     let trailers = trailers::accepted(headers);
     let upgrade = hop_by_hop::prepare_request(headers, version)?;
-    let client = rules.client.headers.set(headers, rules.trusted);
+    if rules.proxy.via {
+        hop_by_hop::add_via(headers, version);
+    }
+    let client = rules.client.headers.set(headers, rules.proxy.forwarded, &rules.proxy.trusted_proxies);
     if version == Version::HTTP_10 {
         // An HTTP/1.0 client does not wait for a 100 and must not be sent one.
         headers.remove(HeaderName::Expect);
@@ -131,9 +132,13 @@ pub struct Stickiness<'a> {
     pub server: Option<Token>,
 }
 
-/// Turns the head of a response into the one that the client gets. Returns the protocol that a 101 switches to.
-pub fn response_rules(head: &mut ResponseHead, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
-    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
+/// Turns the head of a response, even of an interim one, into the one that the client gets. Returns the protocol that a
+/// 101 switches to.
+pub fn response_rules(head: &mut ResponseHead, via: bool, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
+    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status);
+    if via {
+        hop_by_hop::add_via(&mut head.headers, head.version);
+    }
     if let Some(Stickiness { rule, client, server: Some(token) }) = sticky
         && client != Some(token)
     {

@@ -71,11 +71,8 @@ fn run_phases<'c>(
         Err(reply) => return Err(Box::new((record, reply))),
     };
     let pool = record.set_route(found);
-    let rules = RequestRules {
-        client: record.client,
-        trusted: &config.proxy.trusted_proxies,
-        sticky: pool.config.balance.sticky.as_ref(),
-    };
+    let rules =
+        RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.config.balance.sticky.as_ref() };
     let rewritten = phases::admit(&record.head, length, config.limits.body_bytes)
         .and_then(|()| phases::rewrite(&mut record.head, length, normalized, &rules));
     match rewritten {

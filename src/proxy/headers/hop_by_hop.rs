@@ -13,7 +13,7 @@ use crate::http1::persistence::connection_options;
 use crate::http1::rejection::Rejection;
 
 /// Prepares a client's headers for a server: removes hop-by-hop headers, those that `Connection` lists,
-/// and those that a server could mistake for ours, and adds `Via`. `version` is the client's.
+/// and those that a server could mistake for ours. `version` is the client's.
 ///
 /// Returns the value of `Upgrade` if the client requests an upgrade. `h2c` is ignored, because its
 /// requests would bypass the routes.
@@ -26,23 +26,32 @@ pub fn prepare_request(headers: &mut Headers, version: Version) -> Result<Option
         return Err(Rejection::UpgradeWithBody);
     }
     remove(headers, HOP_BY_HOP.with(HeaderName::Disguised));
-    headers.add(HeaderName::Via, via(version));
     Ok(upgrade)
 }
 
 /// Prepares a server's headers for a client: removes hop-by-hop headers, those that `Connection` lists,
-/// and `Content-Length` if there cannot be a body, and adds `Via`. `version` is the server's.
+/// and `Content-Length` if there cannot be a body.
 ///
 /// Returns the value of `Upgrade` if `status` is 101.
-pub fn prepare_response(headers: &mut Headers, status: u16, version: Version) -> Option<Vec<u8>> {
+pub fn prepare_response(headers: &mut Headers, status: u16) -> Option<Vec<u8>> {
     let switches = status == 101;
     let upgrade = if switches { headers.get(HeaderName::Upgrade).map(<[u8]>::to_vec) } else { None };
     // A response that cannot have a body must not have a Content-Length (RFC 9110, section 8.6): a client might
     // wait for the body.
     let bodiless = matches!(status, 100..=199 | 204);
     remove(headers, if bodiless { HOP_BY_HOP.with(HeaderName::ContentLength) } else { HOP_BY_HOP });
-    headers.add(HeaderName::Via, via(version));
     upgrade
+}
+
+/// Adds our entry to `Via` (RFC 9110, section 7.6.3): the version of the message received, and a pseudonym.
+pub fn add_via(headers: &mut Headers, version: Version) {
+    let entry: &[u8] = match version {
+        Version::HTTP_10 => b"1.0 lb",
+        Version::HTTP_2 => b"2 lb",
+        Version::HTTP_3 => b"3 lb",
+        _ => b"1.1 lb",
+    };
+    headers.add(HeaderName::Via, entry);
 }
 
 /// Returns the value of `Upgrade` if `Connection` lists it and none of its protocols is `h2c`.
@@ -118,16 +127,6 @@ const PROTECTED: HeaderSet = HeaderSet::new(&[
     HeaderName::Via,
 ]);
 
-/// The `Via` entry (RFC 9110, section 7.6.3): the version received, and a pseudonym of the recipient.
-fn via(version: Version) -> &'static [u8] {
-    match version {
-        Version::HTTP_10 => b"1.0 lb",
-        Version::HTTP_2 => b"2 lb",
-        Version::HTTP_3 => b"3 lb",
-        _ => b"1.1 lb",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,8 +151,6 @@ mod tests {
     fn assert_forwarded(sent: &str, forwarded: &str) {
         let mut headers = headers(sent);
         prepare_request(&mut headers, Version::HTTP_11).expect("a valid request");
-        assert_eq!(headers.get(HeaderName::Via), Some(&b"1.1 lb"[..]));
-        headers.remove(HeaderName::Via);
         assert_eq!(text(&headers), forwarded, "{sent}");
     }
 
@@ -203,7 +200,7 @@ mod tests {
     fn via_is_added_to_earlier_ones() {
         for (version, last) in [(Version::HTTP_10, "1.0 lb"), (Version::HTTP_11, "1.1 lb"), (Version::HTTP_2, "2 lb")] {
             let mut headers = headers("Via: 1.1 front");
-            prepare_request(&mut headers, version).expect("a valid request");
+            add_via(&mut headers, version);
             assert_eq!(text(&headers), format!("Via: 1.1 front\nVia: {last}"));
         }
     }
@@ -242,8 +239,8 @@ mod tests {
         let sent = "Connection: keep-alive, X-Hop\nKeep-Alive: timeout=5\nTransfer-Encoding: chunked\nX-Hop: 1\n\
              Proxy-Authenticate: Basic\nUpgrade: h2c\nSet-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x";
         let mut headers = headers(sent);
-        assert_eq!(prepare_response(&mut headers, 200, Version::HTTP_11), None);
-        assert_eq!(text(&headers), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb");
+        assert_eq!(prepare_response(&mut headers, 200), None);
+        assert_eq!(text(&headers), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x");
     }
 
     #[test]
@@ -251,9 +248,9 @@ mod tests {
         let sent = "Connection: upgrade\nUpgrade: websocket";
         for (status, expected) in [(101, Some("websocket")), (200, None), (426, None)] {
             let mut headers = headers(sent);
-            let upgrade = prepare_response(&mut headers, status, Version::HTTP_11);
+            let upgrade = prepare_response(&mut headers, status);
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
-            assert_eq!(text(&headers), "Via: 1.1 lb", "{status}");
+            assert_eq!(text(&headers), "", "{status}");
         }
     }
 
@@ -261,7 +258,7 @@ mod tests {
     fn a_response_that_cannot_have_a_body_has_no_content_length() {
         for (status, kept) in [(100, false), (103, false), (204, false), (200, true), (304, true)] {
             let mut headers = headers("Content-Length: 5");
-            prepare_response(&mut headers, status, Version::HTTP_11);
+            prepare_response(&mut headers, status);
             assert_eq!(headers.has(HeaderName::ContentLength), kept, "{status}");
         }
     }

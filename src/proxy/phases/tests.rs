@@ -119,13 +119,13 @@ fn rewrite_makes_the_head_the_servers() {
         ("GET / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: websocket¶¶", "/", "a", Some("websocket"), false),
         ("GET / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: h2c¶¶", "/", "a", None, false),
     ];
-    let client = client();
+    let (client, proxy) = (client(), ProxyConfig::default());
     for (text, target, host, upgrade, trailers) in cases {
         let mut head = head(text);
         let length = length(&head).expect("valid framing");
         let (valid, _) = validate(&head, Ok(length)).expect("a valid request");
         let normalized = Normalized::new(&valid, head.target());
-        let rules = RequestRules { client: &client, trusted: &[], sticky: None };
+        let rules = RequestRules { client: &client, proxy: &proxy, sticky: None };
         let (plan, address) = rewrite(&mut head, length, normalized, &rules).expect("an allowed request");
         assert_eq!(plan.target.as_deref().unwrap_or(head.target()), target.as_bytes(), "{text}");
         assert_eq!(head.headers.get(HeaderName::Host), Some(host.as_bytes()), "{text}");
@@ -138,8 +138,8 @@ fn rewrite_makes_the_head_the_servers() {
 #[test]
 fn rewrite_finds_the_server_that_a_cookie_selects_and_rejects_an_upgrade_with_a_body() {
     let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
-    let client = client();
-    let rules = RequestRules { client: &client, trusted: &[], sticky: Some(&rule) };
+    let (client, proxy) = (client(), ProxyConfig::default());
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&rule) };
     let rewritten = |text: &str| {
         let mut head = head(text);
         let length = length(&head).expect("valid framing");
@@ -157,8 +157,8 @@ fn rewrite_finds_the_server_that_a_cookie_selects_and_rejects_an_upgrade_with_a_
 
 #[test]
 fn rewrite_removes_an_expectation_of_http_1_0() {
-    let client = client();
-    let rules = RequestRules { client: &client, trusted: &[], sticky: None };
+    let (client, proxy) = (client(), ProxyConfig::default());
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: None };
     for (version, kept) in [("1.0", false), ("1.1", true)] {
         let mut head = head(&format!("POST / HTTP/{version}¶Host: a¶Expect: 100-continue¶Content-Length: 5¶¶"));
         let length = length(&head).expect("valid framing");
@@ -178,7 +178,7 @@ fn response_rules_give_the_client_its_cookie_unless_it_has_it() {
         [(None, false), (sticky(None, one), true), (sticky(one, one), false), (sticky(one, two), true)]
     {
         let mut head = ResponseHead::of_status(200);
-        assert_eq!(response_rules(&mut head, sticky), None);
+        assert_eq!(response_rules(&mut head, false, sticky), None);
         assert_eq!(head.headers.has(HeaderName::SetCookie), cookie, "{sticky:?}");
     }
 }
@@ -189,7 +189,7 @@ fn response_rules_switch_protocols_with_a_101_only() {
         let mut head = ResponseHead::of_status(status);
         head.headers.add_named("Connection", b"upgrade");
         head.headers.add_named("Upgrade", b"websocket");
-        assert_eq!(response_rules(&mut head, None).as_deref(), upgrade);
+        assert_eq!(response_rules(&mut head, false, None).as_deref(), upgrade);
         assert!(!head.headers.has(HeaderName::Upgrade) && !head.headers.has(HeaderName::Connection));
     }
 }

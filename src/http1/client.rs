@@ -143,14 +143,14 @@ pub struct Http1RequestWriter<'c> {
 }
 
 impl Http1RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one.
+    /// Sends a piece of the body; `end` marks the last one and has the trailers.
     ///
     /// # Errors
     /// The system's error.
-    pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
-        let result = self.writer.send(piece, end.then_some(b"")).await;
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+        let result = self.writer.send(piece, end).await;
         match &result {
-            Ok(()) if end => self.progress.sent.set(Sent::All),
+            Ok(()) if end.is_some() => self.progress.sent.set(Sent::All),
             Err(_) if self.writer.sent() == 0 => self.progress.sent.set(Sent::Nothing),
             Ok(()) | Err(_) => {}
         }

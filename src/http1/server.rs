@@ -237,6 +237,12 @@ impl Http1RequestBody<'_> {
         self.reader.piece()
     }
 
+    /// The trailer section, each line with its CRLF; empty until [`Http1RequestBody::is_done`].
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        self.reader.trailers()
+    }
+
     /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -4,8 +4,13 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
+use http::Version;
+
+use crate::http1::body::BodyLength;
 use crate::http1::head::ResponseHead;
+use crate::http1::name::HeaderName;
 use crate::http1::persistence;
+use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
@@ -151,6 +156,11 @@ async fn receive(
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);
     let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
     let (client, server) = (attempt.exchange.plan.token, attempt.token());
+    let client_version = attempt.exchange.record.head.version;
+    let is_chunked = head.headers.has(HeaderName::TransferEncoding) && from_server.length() == BodyLength::Unknown;
+    let plan = &mut attempt.exchange.plan;
+    let can_follow = is_chunked && client_version != Version::HTTP_10;
+    plan.response_trailers = TrailerRule::announce(&mut head.headers, can_follow, plan.accepts_trailers);
     let upgrade = response_rules(&mut head, via, rule.map(|rule| Stickiness { rule, client, server }));
     response.start(&head, from_server.length(), upgrade.as_deref());
     heads.put(head.headers);

@@ -22,6 +22,7 @@ pub async fn run(
 ) -> Result<(), ProxyError> {
     let (pool, token) = (exchange.pool, exchange.plan.token);
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
+    upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
     let mut tried = Tried::default();
     let mut member = tried.pick(pool, token).ok_or(ProxyError::NoServer)?;
     let mut reason = None;

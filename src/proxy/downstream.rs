@@ -98,6 +98,16 @@ impl RequestBody<'_> {
         }
     }
 
+    /// The trailer section, each line with its CRLF, once the body is complete.
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        match self {
+            Self::Http1(body) => body.trailers(),
+            #[cfg(test)]
+            Self::Memory(_) => b"",
+        }
+    }
+
     /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {

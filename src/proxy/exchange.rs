@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::http1::body::BodyLength;
 use crate::http1::client::OutgoingRequest;
+use crate::http1::trailers::TrailerRule;
 use crate::live::pool::{Member, Pool};
 use crate::live::retry_budget::RetryReason;
 use crate::live::server::Server;
@@ -38,7 +39,11 @@ pub struct AttemptPlan {
     /// The target for the server, if it is not the one that the client sent.
     pub target: Option<Vec<u8>>,
     /// Whether the client accepts trailers.
-    pub trailers: bool,
+    pub accepts_trailers: bool,
+    /// The trailers of the request that servers get.
+    pub request_trailers: TrailerRule,
+    /// The trailers of the response that the client gets.
+    pub response_trailers: TrailerRule,
 }
 
 impl<'c> Routed<'c> {

@@ -10,7 +10,7 @@ use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::http1::target::{self, RequestTarget, Resource};
-use crate::http1::trailers;
+use crate::http1::trailers::{self, TrailerRule};
 use crate::live::snapshot::Snapshot;
 use crate::live::token::Token;
 use crate::proxy::client::Client;
@@ -110,17 +110,30 @@ pub fn rewrite(
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
         headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
     }
-    let trailers = trailers::accepted(headers);
+    let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
+    let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
     let upgrade = hop_by_hop::prepare_request(headers, version)?;
     if rules.proxy.via {
         hop_by_hop::add_via(headers, version);
+    }
+    if accepts_trailers {
+        headers.add(HeaderName::Te, b"trailers");
     }
     let client = rules.client.headers.set(headers, rules.proxy.forwarded, &rules.proxy.trusted_proxies);
     if version == Version::HTTP_10 {
         // An HTTP/1.0 client does not wait for a 100 and must not be sent one.
         headers.remove(HeaderName::Expect);
     }
-    Ok((AttemptPlan { token, upgrade, length, target: normalized.target, trailers }, client))
+    let plan = AttemptPlan {
+        token,
+        upgrade,
+        length,
+        target: normalized.target,
+        accepts_trailers,
+        request_trailers,
+        response_trailers: TrailerRule::None,
+    };
+    Ok((plan, client))
 }
 
 /// The sticky rule of a pool, with the tokens of the client and of the server that responded.

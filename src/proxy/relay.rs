@@ -1,6 +1,5 @@
 //! The body of a response on its way from the server to the client.
 
-use crate::http1::trailers;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
@@ -17,7 +16,6 @@ pub async fn relay(
     response: &mut ResponseWriter<'_>,
 ) -> Result<(), ProxyError> {
     let timer = attempt.exchange.record.timer;
-    let trailers_accepted = attempt.exchange.plan.trailers;
     attempt.exchange.record.wait_body(Phase::Download);
     if !from_server.has_input() {
         // A client that waits for a slow body sees the head at once.
@@ -26,10 +24,7 @@ pub async fn relay(
     }
     while !from_server.is_done() {
         from_server.advance().await.map_err(|_| ProxyError::ResponseTruncated)?;
-        let trailers = match trailers_accepted {
-            true => trailers::forwardable(from_server.trailers()),
-            false => Vec::new(),
-        };
+        let trailers = attempt.exchange.plan.response_trailers.forwarded(from_server.trailers());
         let end = from_server.is_done().then(|| attempt.complete()).map(|()| &trailers[..]);
         timer.body_rests(Phase::Download);
         response.send(from_server.piece(), end).await.map_err(|_| ProxyError::ClientGone)?;

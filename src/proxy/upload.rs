@@ -4,6 +4,7 @@ use std::future::pending;
 
 use crate::config::TimeoutsConfig;
 use crate::http1::client::Sent;
+use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::timeouts::{Phase, RequestTimer};
@@ -19,6 +20,8 @@ pub struct Upload<'b, 'c> {
     /// `limits.body_bytes`; 0 is no limit.
     limit: u64,
     received: u64,
+    /// The trailers that the server gets.
+    pub(super) trailers: TrailerRule,
 }
 
 impl<'b, 'c> Upload<'b, 'c> {
@@ -29,7 +32,7 @@ impl<'b, 'c> Upload<'b, 'c> {
     pub fn new(body: &'b mut RequestBody<'c>, limit: u64) -> Result<Self, ProxyError> {
         body.start()?;
         let received = body.piece().len() as u64;
-        let upload = Self { body, limit, received };
+        let upload = Self { body, limit, received, trailers: TrailerRule::None };
         if upload.is_too_large() { Err(ProxyError::BodyTooLarge) } else { Ok(upload) }
     }
 
@@ -55,7 +58,8 @@ impl<'b, 'c> Upload<'b, 'c> {
     ) -> ProxyError {
         loop {
             let end = self.body.is_done();
-            if let Err(error) = out.send(self.body.piece(), end).await {
+            let trailers = self.trailers.forwarded(self.body.trailers());
+            if let Err(error) = out.send(self.body.piece(), end.then_some(&trailers)).await {
                 tracing::debug!(%error, "the server accepts no more of the request");
                 if out.sent() == Sent::Nothing {
                     // Keep the current piece for the next attempt.

@@ -91,16 +91,16 @@ impl Upstream {
 }
 
 impl RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one.
+    /// Sends a piece of the body; `end` marks the last one and has the trailers.
     ///
     /// # Errors
     /// If the server accepts no more.
-    pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         match self {
             Self::Http1(writer) => writer.send(piece, end).await,
             #[cfg(test)]
             Self::Memory(sender) => {
-                sender.send(piece, end);
+                sender.send(piece, end.is_some());
                 Ok(())
             }
         }

@@ -35,6 +35,7 @@ mod sticky;
 mod timeouts;
 mod timing;
 mod tracing;
+mod trailers;
 mod unseen;
 mod upgrade;
 mod wait;

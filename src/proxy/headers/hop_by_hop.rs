@@ -1,6 +1,7 @@
 //! Removal of the headers that belong to one connection (RFC 9110, section 7.6), and `Via`. Pure.
 //!
-//! - `TE` is removed entirely: a server may send trailers even if the request does not announce support.
+//! - `TE` is removed, and added again as `TE: trailers` if the client accepts trailers. `Connection` does not list it: a
+//!   proxy behind `lb` that does not know it may as well forward it.
 //! - `Proxy-Authorization`, `Proxy-Authenticate` and `Proxy-Authentication-Info` are removed: `lb` acts for
 //!   the servers, so clients do not authenticate to it as a proxy, nor does it authenticate to servers.
 //! - `Transfer-Encoding` is removed: the code that writes the message decides its framing.

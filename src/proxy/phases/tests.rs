@@ -129,7 +129,7 @@ fn rewrite_makes_the_head_the_servers() {
         let (plan, address) = rewrite(&mut head, length, normalized, &rules).expect("an allowed request");
         assert_eq!(plan.target.as_deref().unwrap_or(head.target()), target.as_bytes(), "{text}");
         assert_eq!(head.headers.get(HeaderName::Host), Some(host.as_bytes()), "{text}");
-        assert_eq!((plan.upgrade.as_deref(), plan.trailers), (upgrade.map(str::as_bytes), trailers), "{text}");
+        assert_eq!((plan.upgrade.as_deref(), plan.accepts_trailers), (upgrade.map(str::as_bytes), trailers), "{text}");
         assert_eq!((plan.length, plan.token, address.to_string()), (length, None, "192.0.2.1".to_owned()), "{text}");
         assert!(!head.headers.has(HeaderName::Connection), "{text}");
     }

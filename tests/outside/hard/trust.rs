@@ -32,10 +32,12 @@ const HEADERS: &[Row] = &[
         Seen("POST / HTTP/1.1", "hello", &[
             ("host", &["a"]), ("content-length", &["5"]), ("x-forwarded-for", &["127.0.0.1"]), ("connection", &[]), ("x-mine", &[]),
             ("authorization", &["Basic eA=="]), ("traceparent", &["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"])])),
-    row("hop-by-hop", "G+{}¶¶", &["Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "TE: trailers, gzip", "Connection: TE¶TE: gzip",
+    row("hop-by-hop", "G+{}¶¶", &["Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "TE: gzip", "TE: trailers;q=0.5", "Connection: TE¶TE: gzip",
                         "Proxy-Authorization: Basic eA=="],
         Seen("GET / HTTP/1.1", "", &[("keep-alive", &[]), ("proxy-connection", &[]), ("te", &[]), ("connection", &[]),
                                      ("proxy-authorization", &[])])),
+    row("hop-by-hop", "G+{}¶¶", &["TE: trailers, gzip", "TE: gzip¶TE: Trailers", "Connection: TE, close¶TE: trailers"],
+        Seen("GET / HTTP/1.1", "", &[("te", &["trailers"]), ("connection", &[])])),
     row("forwarded-headers", "G+{}¶¶", &["X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 203.0.113.7¶X-Forwarded-For: 203.0.113.8",
                         "X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "X-Real-IP: 203.0.113.7",
                         "Forwarded: for=203.0.113.7", "X_Forwarded_For: 203.0.113.7", "X_Forwarded_Proto: https",

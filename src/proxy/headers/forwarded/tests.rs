@@ -34,7 +34,7 @@ fn set_in(mode: ForwardedMode, peer: &str, sent: &str) -> [String; 5] {
     let trusted = networks("10.0.0.0/8 fd00::/8");
     let address = client.set(&mut headers, mode, &trusted);
     let is_peer_trusted = is_trusted(peer.ip(), &trusted);
-    assert_eq!(headers.has(HeaderName::ForwardedOther), is_peer_trusted && sent.contains("X-Forwarded-P"), "{sent}");
+    assert_eq!(headers.has(HeaderName::ForwardedOther), is_peer_trusted && sent.contains("X-Forwarded-Port"), "{sent}");
     assert!(is_peer_trusted || address == peer.ip().to_canonical(), "{sent}");
     FAMILY.map(|name| {
         let values: Vec<_> = headers.all(name).map(|value| str::from_utf8(value).expect("UTF-8")).collect();

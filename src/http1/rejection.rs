@@ -70,6 +70,26 @@ impl Rejection {
         }
     }
 
+    /// The violated rule as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Trace => "trace",
+            Self::Framing => "framing",
+            Self::TargetForm => "target_form",
+            Self::TargetBytes => "target_bytes",
+            Self::Scheme => "scheme",
+            Self::NoHost => "no_host",
+            Self::ManyHosts => "many_hosts",
+            Self::BadHost => "bad_host",
+            Self::BadEscape => "bad_escape",
+            Self::BadText => "bad_text",
+            Self::AboveRoot => "above_root",
+            Self::UpgradeWithBody => "upgrade_with_body",
+        }
+    }
+
     /// Whether the connection must close after the response, because client and balancer may disagree about
     /// where the next message starts. An invalid path leaves no such doubt.
     #[must_use]

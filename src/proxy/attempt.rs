@@ -118,8 +118,7 @@ async fn connect(
             () = upload.closed() => Err(ProxyError::ClientGone),
         }
     });
-    let opened = opened.await.map_err(ProxyError::from).flatten();
-    opened.inspect_err(|error| tracing::debug!(server = %server.key, %error, "cannot connect"))
+    opened.await.map_err(ProxyError::from).flatten()
 }
 
 /// How an attempt succeeded.

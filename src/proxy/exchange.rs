@@ -150,6 +150,7 @@ impl<'c> Attempt<'_, 'c> {
     /// Ends the attempt with an error. If the server is to blame, and has failed often enough in a row, it is
     /// reported to the control plane.
     pub fn fail(mut self, error: ProxyError) {
+        tracing::debug!(server = %self.server().key, %error, "attempt failed");
         if error.blame() == Blame::Server {
             let failures = self.server().record_failure();
             if self.exchange.pool.should_eject(failures) {

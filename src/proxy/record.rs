@@ -245,6 +245,7 @@ impl<'c> RequestRecord<'c> {
                 trace_id: self.trace_id(),
                 generation: self.snapshot.generation,
                 error: self.error.map(ProxyError::label),
+                rule: self.error.and_then(ProxyError::rule),
             },
         );
     }
@@ -298,6 +299,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
             trace_id: None,
             generation: snapshot.generation,
             error: Some(error.label()),
+            rule: error.rule(),
         };
         context.log().line(snapshot.config.log.format, &entry);
     }

@@ -82,7 +82,7 @@ fn a_server_that_refuses_connections_is_ejected() {
     bad.stop();
     eventually("it refuses connections", || TcpStream::connect(bad.address).is_err().then_some(()));
     let address = lb.address();
-    let attempts = || lb.stderr().iter().filter(|line| line.contains("cannot connect")).count();
+    let attempts = || lb.stderr().iter().filter(|line| line.contains("attempt failed")).count();
     eventually("it is ejected", || {
         assert_eq!(get(address, "/").text(), "good");
         (lb.server("bad")["status"] == "down").then_some(())

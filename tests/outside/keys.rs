@@ -284,6 +284,29 @@ fn trusted_proxies_and_tracing() {
 }
 
 #[test]
+fn via_and_forwarded() {
+    let scene = Scene::new();
+    // One connection, which edits reach too.
+    let mut client = scene.client();
+    let mut ask = || {
+        let response = client.request("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = scene.server.requests().pop().expect("a request");
+        let has = |name: &str| !request.values(name).is_empty();
+        let via = (has("via"), response.header("via").is_some());
+        (via, has("x-forwarded-for"), has("x-real-ip"), has("forwarded"))
+    };
+    assert_eq!(ask(), ((false, false), true, true, false));
+    for (mode, x, forwarded) in
+        [("forwarded", false, true), ("both", true, true), ("none", false, false), ("x-forwarded", true, false)]
+    {
+        scene.with(&format!("[proxy]\nforwarded = \"{mode}\""));
+        assert_eq!(ask(), ((false, false), x, x, forwarded), "{mode}");
+    }
+    scene.with("[proxy]\nvia = true");
+    assert_eq!(ask(), ((true, true), true, true, false));
+}
+
+#[test]
 fn the_rules_of_reloading() {
     let scene = Scene::new();
     scene.with("[reload]\nhistory = 2");

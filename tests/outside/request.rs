@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::support::client::{Client, Response, get};
-use crate::support::lb::{Lb, NO_CHECKS};
+use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::{Request, Server};
 
 fn ok() -> Server {
@@ -146,6 +147,70 @@ fn via_is_added_in_both_directions_only_if_wanted() {
         // Our own responses have not come from anywhere.
         assert_eq!(get(lb.address(), "/..").header("via"), None);
     }
+}
+
+/// nginx as a server that compresses, with its other settings as they are. Killed when dropped.
+struct Nginx {
+    child: std::process::Child,
+    address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Nginx {
+    /// Starts it; `None` if it is not installed.
+    fn start() -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_str().expect("text");
+        // nginx does not choose a port itself.
+        let address =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        std::fs::write(directory.path().join("page.html"), "<p>hello</p>\n".repeat(1000)).expect("a page");
+        let paths =
+            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|name| format!("{name}_temp_path {path}/{name};"));
+        let config = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/log; events {{}}\nhttp {{ access_log off; {} gzip on; \
+             types {{ text/html html; }} server {{ listen {address}; root {path}; }} }}",
+            paths.concat()
+        );
+        let file = directory.path().join("nginx.conf");
+        std::fs::write(&file, config).expect("a file");
+        let mut command = std::process::Command::new("nginx");
+        match command.arg("-c").arg(&file).stderr(std::process::Stdio::null()).spawn() {
+            Ok(child) => {
+                let nginx = Self { child, address, _directory: directory };
+                eventually("nginx listens", || std::net::TcpStream::connect(address).ok());
+                Some(nginx)
+            }
+            Err(error) => {
+                eprintln!("skipped: nginx: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The process may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn nginx_compresses_as_it_does_without_lb() {
+    let Some(nginx) = Nginx::start() else { return };
+    let server = servers(&[("nginx", nginx.address, 1)]);
+    let lb = Lb::start(&format!("{NO_CHECKS}{server}"));
+    let encoding = |address| {
+        let request = "GET /page.html HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n";
+        let response = Client::connect(address).request(request);
+        (response.status, response.header("content-encoding").map(str::to_owned))
+    };
+    let compressed = (200, Some("gzip".to_owned()));
+    assert_eq!((encoding(nginx.address), encoding(lb.address())), (compressed.clone(), compressed));
+    lb.apply(&format!("{NO_CHECKS}[proxy]\nvia = true\n{server}"));
+    assert_eq!(encoding(lb.address()), (200, None), "the reason for the default");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::task::Poll;
 use http::Version;
 
 use crate::http1::body::BodyLength;
+use crate::http1::client::Sent;
 use crate::http1::head::ResponseHead;
 use crate::http1::name::HeaderName;
 use crate::http1::persistence;
@@ -151,6 +152,9 @@ async fn receive(
         response_rules(&mut head, via, None);
         response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
     }
+    if reused && !has_interim && attempt.may_repeat(Progress::Sent) && gives_up(&head) {
+        return Err(ProxyError::IdleClosed(Sent::All));
+    }
     attempt.responded(head.status);
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);
     let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
@@ -169,4 +173,10 @@ async fn receive(
     }
     relay(attempt, from_server, response).await?;
     Ok(Responded::Completely)
+}
+
+/// Whether a response on an idle connection is not about the request: the server had given up waiting for one (RFC 9110,
+/// section 15.5.9), and closes the connection.
+fn gives_up(head: &ResponseHead) -> bool {
+    head.status == 408 && !persistence::keeps_alive(&head.headers, head.version)
 }

@@ -1,6 +1,8 @@
 //! The ways in which a request can fail. Only this file decides what each one means: its status, its label, who is
 //! to blame, and whether a retry makes sense.
 
+mod rule;
+
 use std::fmt;
 use std::io;
 
@@ -137,37 +139,6 @@ impl ProxyError {
         }
     }
 
-    /// The `rule` of the access log: which of the rules with the same [`ProxyError::label`] ended the request, as one word.
-    #[must_use]
-    pub fn rule(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Rejected(rejection) => rejection.rule(),
-            Self::BadHead(error) => head_rule(error),
-            Self::BodyTooLarge => "body_bytes",
-            Self::BadBody => "chunk",
-            Self::Unresolved => "unresolved",
-            Self::LocalShortage => "local_shortage",
-            Self::Unreachable(io::ErrorKind::ConnectionRefused) => "refused",
-            Self::Closed(_) | Self::IdleClosed(_) => "closed",
-            Self::TruncatedHead => "truncated_head",
-            Self::BadResponse => "head",
-            // Their labels say it all.
-            Self::Unreachable(_)
-            | Self::NoRoute
-            | Self::Expectation
-            | Self::ClientTooSlow
-            | Self::ClientGone
-            | Self::NoServer
-            | Self::ConnectTimeout
-            | Self::ResponseTimeout
-            | Self::ResponseTruncated
-            | Self::ResponseTooSlow
-            | Self::TunnelBroken
-            | Self::Aborted
-            | Self::Panicked => return None,
-        })
-    }
-
     /// The party that the failure is blamed on.
     #[must_use]
     pub fn blame(self) -> Blame {
@@ -272,17 +243,6 @@ impl ProxyError {
             Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
             Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
         }
-    }
-}
-
-/// The rule or limit that a head violates, as one word.
-fn head_rule(error: HeadError) -> &'static str {
-    match error {
-        HeadError::Malformed => "head",
-        HeadError::Version => "version",
-        HeadError::TooLarge => "head_bytes",
-        HeadError::TargetTooLong => "target_length",
-        HeadError::TooManyHeaders => "headers",
     }
 }
 
@@ -411,13 +371,6 @@ mod tests {
             assert_eq!((error.status(), error.label(), error.blame()), (status, label, blame), "{error:?}");
             assert_eq!((error.progress(), error.closes()), (progress, closes), "{error:?}");
             assert!(error.detail().ends_with('.'), "{error:?}");
-            let is_word = |rule: &str| rule.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-            assert!(error.rule().is_none_or(is_word), "{error:?}");
-            // These labels cover several rules.
-            assert!(
-                error.rule().is_some() || !["bad_request", "bad_response", "bad_body"].contains(&label),
-                "{error:?}"
-            );
         }
     }
 

@@ -189,6 +189,29 @@ fn a_request_on_a_closed_idle_connection_is_sent_again_and_that_counts_nowhere()
 }
 
 #[test]
+fn a_408_for_an_idle_connection_reaches_no_request_that_can_be_sent_again() {
+    const GIVES_UP: &str = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    // As if the 408 had been sent while the second request was on its way.
+    let server = Server::scripted(|mut stream, recorder| {
+        for response in [OK, GIVES_UP] {
+            if recorder.next(&mut stream).is_some() {
+                respond(&mut stream, response);
+            }
+        }
+    });
+    let lb = Lb::in_front_of(&server, &format!("{ONE_WORKER}{NO_RETRIES}"));
+    for _ in 0..3 {
+        assert_eq!(get(lb.address(), "/").status, 200);
+    }
+    assert_eq!(server.requests().len(), 5, "each but the first is sent twice");
+    assert_eq!(post(lb.address()), 408, "it may be about this request");
+    // On a new connection, it is about the request.
+    let server = Server::responding(GIVES_UP);
+    let lb = Lb::in_front_of(&server, ONE_WORKER);
+    assert_eq!((get(lb.address(), "/").status, server.requests().len()), (408, 1));
+}
+
+#[test]
 fn a_closed_idle_connection_moves_no_sticky_client() {
     let (one, two) = (closes_kept("server1", 1), closes_kept("server2", 1));
     let sticky = "[balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\n";

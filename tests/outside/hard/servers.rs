@@ -250,6 +250,40 @@ fn bytes_after_a_response_reach_nobody() {
     }
 }
 
+// Case: unexpected-body
+#[test]
+fn bytes_that_follow_a_response_later_reach_nobody() {
+    for (method, head) in
+        [("HEAD", "200 OK\r\nContent-Length: 5"), ("GET", "204 No Content"), ("GET", "304 Not Modified")]
+    {
+        let server = Server::scripted(move |mut stream, recorder| {
+            while let Some(request) = recorder.next(&mut stream) {
+                if request.path() == "/late" {
+                    respond(&mut stream, format!("HTTP/1.1 {head}\r\n\r\n"));
+                    // The client sends this once it has its response.
+                    let mut signal = std::net::TcpStream::connect(request.values("x-signal")[0]).expect("a test");
+                    let _ = signal.read_to_end(&mut Vec::new());
+                    respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+                } else {
+                    respond(&mut stream, OK);
+                }
+            }
+        });
+        let (lb, _healthy) = in_front_of(&server, ONE_WORKER);
+        let signal = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = signal.local_addr().expect("an address");
+        let mut client = Client::connect(lb.address());
+        client.send(format!("{method} /late HTTP/1.1\r\nHost: a\r\nX-Signal: {address}\r\n\r\n"));
+        client.try_head().expect("a head");
+        let connections = || lb.metric("lb_server_connections{pool=\"default\",server=\"server1\"}");
+        assert_eq!(connections(), Some(1.0), "{method} {head}");
+        drop(signal.accept().expect("a server"));
+        eventually("the connection is closed", || (connections() == Some(0.0)).then_some(()));
+        assert_eq!(get(lb.address(), "/").text(), "ok");
+        assert_well(&lb, &server, head);
+    }
+}
+
 // Case: truncated-response
 #[test]
 fn a_truncated_response_is_visibly_truncated_and_not_retried() {

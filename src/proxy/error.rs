@@ -199,10 +199,11 @@ impl ProxyError {
         }
     }
 
-    /// Whether the failure costs no attempt while there are servers that have not been tried: connecting failed at once.
+    /// Whether the failure costs no attempt while other servers are untried: connecting failed without taking time.
     #[must_use]
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::Unresolved | Self::Unreachable(_))
+        let takes_time = matches!(self, Self::Unreachable(io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut));
+        !takes_time && matches!(self, Self::Unresolved | Self::Unreachable(_))
     }
 
     /// Whether the client's connection must close after the response, because its next bytes could be misread.

@@ -62,8 +62,9 @@ enum Stage {
         route: RouteMatch,
         /// The index of the pool's member that the last attempt was made at.
         member: usize,
-        /// Those that count.
         attempts: u32,
+        /// Those that do not count.
+        forgotten: u32,
     },
 }
 
@@ -119,23 +120,30 @@ impl<'c> RequestRecord<'c> {
     /// Counts another attempt, at a member of the route's pool, and returns its start. The first starts with the request.
     pub fn start_attempt(&mut self, route: RouteMatch, member: usize) -> Instant {
         let is_first = matches!(self.stage, Stage::Routed(_));
-        self.stage = Stage::Attempted { route, member, attempts: self.attempts() + 1 };
+        let (attempts, forgotten) = self.all_attempts();
+        self.stage = Stage::Attempted { route, member, attempts: attempts + 1, forgotten };
         if is_first { self.started } else { Instant::now() }
     }
 
     /// Takes the last attempt out of the count, because another server is tried in its place.
     pub fn forget_attempt(&mut self) {
-        if let Stage::Attempted { attempts, .. } = &mut self.stage {
-            *attempts -= 1;
+        if let Stage::Attempted { forgotten, .. } = &mut self.stage {
+            *forgotten += 1;
         }
     }
 
-    /// The number of attempts so far.
+    /// The number of attempts so far that count.
     #[must_use]
     pub fn attempts(&self) -> u32 {
+        let (attempts, forgotten) = self.all_attempts();
+        attempts - forgotten
+    }
+
+    /// The number of all attempts so far, and of those that do not count.
+    fn all_attempts(&self) -> (u32, u32) {
         match self.stage {
-            Stage::Received | Stage::Routed(_) => 0,
-            Stage::Attempted { attempts, .. } => attempts,
+            Stage::Received | Stage::Routed(_) => (0, 0),
+            Stage::Attempted { attempts, forgotten, .. } => (attempts, forgotten),
         }
     }
 

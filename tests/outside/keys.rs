@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::failures::resets;
 use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, servers};
@@ -227,7 +228,8 @@ fn routes_balance_retries_and_sticky_cookies() {
     lb.apply(&format!("{NO_CHECKS}{only_a}{pool}[[route]]\nhost = \"other\"\npool = \"b\"\n"));
     assert_eq!(get(lb.address(), "/").status, 404);
 
-    b.stop();
+    let resets = resets(usize::MAX);
+    let both = servers(&[("a", a.address, 1), ("c", resets.address, 9)]);
     lb.apply(&format!("{NO_CHECKS}[retry]\nattempts = 0\n{both}"));
     let statuses: Vec<u16> = (0..10).map(|_| get(lb.address(), "/").status).collect();
     assert!(statuses.contains(&502), "{statuses:?}");

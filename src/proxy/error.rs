@@ -30,6 +30,8 @@ pub enum ProxyError {
     BodyTooLarge,
     /// The body of the request has invalid framing (RFC 9112, section 7.1).
     BadBody,
+    /// The client sends the head of its request too slowly.
+    HeadTimeout,
     /// The client sends its body, or accepts the response, too slowly.
     ClientTooSlow,
     /// The client has closed the connection.
@@ -60,6 +62,8 @@ pub enum ProxyError {
     ResponseTooSlow,
     /// A tunnel ended with an error.
     TunnelBroken,
+    /// No byte passed through a tunnel for too long.
+    TunnelTimeout,
     /// `lb` aborted the request: a drain timeout was reached, or the process ended.
     Aborted,
     /// The request was ended by a panic.
@@ -94,10 +98,12 @@ impl ProxyError {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimeout | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
             Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow | Self::TunnelTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Unresolved
             | Self::Unreachable(_)
             | Self::LocalShortage
@@ -122,7 +128,7 @@ impl ProxyError {
             Self::Expectation => "expectation",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
-            Self::ClientTooSlow => "client_too_slow",
+            Self::HeadTimeout | Self::ClientTooSlow => "client_too_slow",
             Self::ClientGone => "client_gone",
             Self::NoServer => "no_server",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
@@ -132,6 +138,7 @@ impl ProxyError {
             Self::ResponseTruncated => "response_truncated",
             Self::ResponseTooSlow => "response_too_slow",
             Self::TunnelBroken => "tunnel_broken",
+            Self::TunnelTimeout => "tunnel_timeout",
             Self::Aborted => "aborted",
             Self::Panicked => "panic",
         }
@@ -147,6 +154,7 @@ impl ProxyError {
             | Self::Expectation
             | Self::BodyTooLarge
             | Self::BadBody
+            | Self::HeadTimeout
             | Self::ClientTooSlow
             | Self::ClientGone => Blame::Client,
             Self::Unresolved
@@ -160,6 +168,7 @@ impl ProxyError {
             Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken
+            | Self::TunnelTimeout
             | Self::IdleClosed(_)
             | Self::NoServer
             | Self::LocalShortage
@@ -183,6 +192,7 @@ impl ProxyError {
             | Self::Expectation
             | Self::BodyTooLarge
             | Self::BadBody
+            | Self::HeadTimeout
             | Self::ClientTooSlow
             | Self::ClientGone
             | Self::NoServer
@@ -192,6 +202,7 @@ impl ProxyError {
             | Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken
+            | Self::TunnelTimeout
             | Self::Aborted
             | Self::Panicked => None,
         }
@@ -202,7 +213,7 @@ impl ProxyError {
     pub fn closes(self) -> bool {
         match self {
             Self::Rejected(rejection) => rejection.closes(),
-            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
+            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::HeadTimeout | Self::ClientTooSlow => true,
             // Only what a client has sent can be misread.
             _ => false,
         }
@@ -222,6 +233,7 @@ impl ProxyError {
             Self::BadHead(HeadError::TooManyHeaders) => "The request has too many headers.",
             Self::BodyTooLarge => "The request body is too large.",
             Self::BadBody => "The request body is not valid chunked coding.",
+            Self::HeadTimeout => "The head of the request was received too slowly.",
             Self::ClientTooSlow => "The request body was received too slowly.",
             Self::NoServer => "No server is available.",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "No server could be reached.",
@@ -232,7 +244,9 @@ impl ProxyError {
             | Self::BadResponse
             | Self::ResponseTruncated
             | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
-            Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
+            Self::ResponseTimeout | Self::ResponseTooSlow | Self::TunnelTimeout => {
+                "The server did not respond in time."
+            }
             Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
         }
     }
@@ -281,10 +295,12 @@ impl From<Interrupt> for ProxyError {
     fn from(interrupt: Interrupt) -> Self {
         match interrupt {
             Interrupt::Abort => Self::Aborted,
+            Interrupt::ClientGone => Self::ClientGone,
             Interrupt::Timeout { phase: Phase::Connect, .. } => Self::ConnectTimeout,
             Interrupt::Timeout { phase: Phase::Upload | Phase::Download, client: true } => Self::ClientTooSlow,
             Interrupt::Timeout { phase: Phase::Download, client: false } => Self::ResponseTooSlow,
-            Interrupt::Timeout { phase: Phase::Upload | Phase::Response | Phase::Tunnel, .. } => Self::ResponseTimeout,
+            Interrupt::Timeout { phase: Phase::Upload | Phase::Response, .. } => Self::ResponseTimeout,
+            Interrupt::Timeout { phase: Phase::Tunnel, .. } => Self::TunnelTimeout,
         }
     }
 }

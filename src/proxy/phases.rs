@@ -94,15 +94,12 @@ pub struct RequestRules<'a> {
 
 /// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
 /// the client's address.
-///
-/// # Errors
-/// [`Rejection::UpgradeWithBody`].
 pub fn rewrite(
     head: &mut RequestHead,
     length: BodyLength,
     normalized: Normalized,
     rules: &RequestRules<'_>,
-) -> Result<(AttemptPlan, std::net::IpAddr), ProxyError> {
+) -> (AttemptPlan, std::net::IpAddr) {
     let version = head.version;
     let headers = &mut head.headers;
     let token = rules.sticky.and_then(|rule| cookie::requested(rule, headers));
@@ -113,13 +110,13 @@ pub fn rewrite(
         headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
     }
     let trailers = trailers::accepted(headers);
-    let upgrade = hop_by_hop::prepare_request(headers, version)?;
+    let upgrade = hop_by_hop::prepare_request(headers, version);
     let client = rules.client.headers.set(headers, rules.trusted);
     if version == Version::HTTP_10 {
         // An HTTP/1.0 client does not wait for a 100 and must not be sent one.
         headers.remove(HeaderName::Expect);
     }
-    Ok((AttemptPlan { token, upgrade, length, target: normalized.target, trailers }, client))
+    (AttemptPlan { token, upgrade, length, target: normalized.target, trailers }, client)
 }
 
 /// The sticky rule of a pool, with the tokens of the client and of the server that responded.

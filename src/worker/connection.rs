@@ -2,24 +2,25 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::ops::DerefMut;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::Instant;
 
-use crate::http1::head::{HeadError, HeadLimits, RequestHead};
+use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::server::{Next, ServerConnection};
 use crate::live::listener::LiveListener;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
 use crate::proxy::downstream::{Downstream, ResponseWriter};
+use crate::proxy::error::ProxyError;
 use crate::proxy::request;
-use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Registered, RequestTimer};
+use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
 use crate::transport::Transport;
 use crate::worker::WorkerPlace;
-
-/// The longest time that a client gets to read the last response and close.
-const LINGER: Duration = Duration::from_secs(2);
+use crate::worker::linger::Linger;
 
 /// A client connection with its timeouts.
 #[derive(Debug)]
@@ -56,13 +57,29 @@ impl Connection {
     pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
         async move {
             let mut http = ServerConnection::new(transport);
-            let mut requests = pin!(self.requests(&mut http));
-            poll_fn(|context| match self.slot.poll(context).is_ready() {
-                true => std::task::Poll::Ready(()),
-                false => requests.as_mut().poll(context),
-            })
-            .await;
+            let ending = {
+                let requests = pin!(self.requests(&mut http));
+                self.until_ending(requests).await
+            };
+            if ending == Some(Ending::HeadTimeout) {
+                let last = Box::pin(async {
+                    self.reject(&mut http, ProxyError::HeadTimeout).await;
+                    self.linger(&mut http).await;
+                });
+                self.until_ending(last).await;
+            }
         }
+    }
+
+    /// Runs `future` until it ends or the connection has to.
+    fn until_ending(
+        &self,
+        mut future: Pin<impl DerefMut<Target: Future<Output = ()>>>,
+    ) -> impl Future<Output = Option<Ending>> {
+        poll_fn(move |context| match self.slot.poll(context) {
+            Poll::Ready(ending) => Poll::Ready(Some(ending)),
+            Poll::Pending => future.as_mut().poll(context).map(|()| None),
+        })
     }
 
     async fn requests(&self, http: &mut ServerConnection) {
@@ -73,7 +90,7 @@ impl Connection {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
                 Err(error) => {
-                    self.reject(http, error).await;
+                    self.reject(http, error.into()).await;
                     break;
                 }
             };
@@ -86,8 +103,18 @@ impl Connection {
                 Next::Close => return,
             }
         }
-        slot.wait(ConnectionPhase::Linger, LINGER);
-        http.linger(resources).await;
+        self.linger(http).await;
+    }
+
+    /// Discards what the client still sends, so that it can read the last response.
+    async fn linger(&self, http: &mut ServerConnection) {
+        let mut linger = Linger::new(Instant::now(), http.may_be_sending());
+        let mut goes_on = |bytes| {
+            let wait = linger.discards(bytes, Instant::now());
+            wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
+        };
+        goes_on(0);
+        http.linger(&self.context.resources, goes_on).await;
     }
 
     /// Serves a request. Boxed, and no `async fn` itself, so that the future of an idle connection stays small.
@@ -99,7 +126,7 @@ impl Connection {
     }
 
     /// Rejects an invalid head. Boxed like [`Connection::exchange`].
-    fn reject<'c>(&'c self, http: &'c mut ServerConnection, error: HeadError) -> Pin<Box<impl Future<Output = ()>>> {
+    fn reject<'c>(&'c self, http: &'c mut ServerConnection, error: ProxyError) -> Pin<Box<impl Future<Output = ()>>> {
         let Self { context, client, slot, timer, .. } = self;
         slot.busy();
         let response = ResponseWriter::Http1(http.respond_to_bad_head(&context.resources, &slot.closing));

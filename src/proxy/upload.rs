@@ -116,3 +116,24 @@ impl<'b, 'c> Upload<'b, 'c> {
         self.body
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::listener::ListenerId;
+    use crate::proxy::downstream::Downstream;
+    use crate::proxy::memory::{MemoryRequest, MemorySender};
+    use crate::proxy::timeouts::Watchdog;
+
+    #[tokio::test]
+    async fn the_rest_of_a_body_that_the_server_does_not_accept_is_discarded() {
+        let (request, _received) = MemoryRequest::new(&["one", "two", "three"]);
+        let (mut body, _response) = Downstream::Memory(request).split();
+        let mut upload = Upload::new(&mut body, 0).expect("no limit");
+        let watchdog = Watchdog::new();
+        let timer = watchdog.request(ListenerId(1));
+        let mut out = RequestWriter::Memory(MemorySender::closed());
+        let sent = upload.send(&mut out, &timer, &TimeoutsConfig::default()).await;
+        assert_eq!((sent, upload.body().is_done(), upload.body().piece()), (Ok(()), true, &b""[..]));
+    }
+}

@@ -89,10 +89,7 @@ impl RequestWriter<'_> {
         match self {
             Self::Http1(writer) => writer.send(piece, end).await,
             #[cfg(test)]
-            Self::Memory(sender) => {
-                sender.send(piece, end);
-                Ok(())
-            }
+            Self::Memory(sender) => sender.send(piece, end),
         }
     }
 
@@ -114,10 +111,7 @@ impl RequestWriter<'_> {
         match self {
             Self::Http1(writer) => writer.send_raw(bytes).await,
             #[cfg(test)]
-            Self::Memory(sender) => {
-                sender.send(bytes, false);
-                Ok(())
-            }
+            Self::Memory(sender) => sender.send(bytes, false),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::ops::DerefMut;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +33,17 @@ pub struct Connection {
     _place: Option<WorkerPlace>,
 }
 
+/// How a connection ends after its last request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// At once.
+    Close,
+    /// Once the client has had time to read the last response.
+    Linger,
+    /// With a response to a head that did not become a request.
+    Reject(ProxyError),
+}
+
 impl Connection {
     /// A connection that a listener has just accepted.
     #[must_use]
@@ -57,64 +67,39 @@ impl Connection {
     pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
         async move {
             let mut http = ServerConnection::new(transport);
-            let ending = {
-                let requests = pin!(self.requests(&mut http));
-                self.until_ending(requests).await
+            let last = {
+                let mut requests = pin!(self.requests(&mut http));
+                poll_fn(|context| match self.slot.poll(context) {
+                    Poll::Ready(Ending::HeadTimeout) => Poll::Ready(Last::Reject(ProxyError::HeadTimeout)),
+                    Poll::Ready(Ending::Close) => Poll::Ready(Last::Close),
+                    Poll::Pending => requests.as_mut().poll(context),
+                })
+                .await
             };
-            if ending == Some(Ending::HeadTimeout) {
-                let last = Box::pin(async {
-                    self.reject(&mut http, ProxyError::HeadTimeout).await;
-                    self.linger(&mut http).await;
-                });
-                self.until_ending(last).await;
+            if last != Last::Close {
+                self.finish(&mut http, last).await;
             }
         }
     }
 
-    /// Runs `future` until it ends or the connection has to.
-    fn until_ending(
-        &self,
-        mut future: Pin<impl DerefMut<Target: Future<Output = ()>>>,
-    ) -> impl Future<Output = Option<Ending>> {
-        poll_fn(move |context| match self.slot.poll(context) {
-            Poll::Ready(ending) => Poll::Ready(Some(ending)),
-            Poll::Pending => future.as_mut().poll(context).map(|()| None),
-        })
-    }
-
-    async fn requests(&self, http: &mut ServerConnection) {
+    /// Serves requests until none may follow.
+    async fn requests(&self, http: &mut ServerConnection) -> Last {
         let Self { context, slot, timer, .. } = self;
-        let resources = &context.resources;
         loop {
-            let head = match http.read_head(resources, || self.limits()).await {
+            let head = match http.read_head(&context.resources, || self.limits()).await {
                 Ok(Some(head)) => head,
-                Ok(None) => return,
-                Err(error) => {
-                    self.reject(http, error.into()).await;
-                    break;
-                }
+                Ok(None) => return Last::Close,
+                Err(error) => return Last::Reject(error.into()),
             };
             self.exchange(http, head).await;
             timer.reset();
             match http.next(slot.closing.get()) {
-                _ if timer.is_aborted() => return,
+                _ if timer.is_aborted() => return Last::Close,
                 Next::Request => slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle),
-                Next::Linger => break,
-                Next::Close => return,
+                Next::Linger => return Last::Linger,
+                Next::Close => return Last::Close,
             }
         }
-        self.linger(http).await;
-    }
-
-    /// Discards what the client still sends, so that it can read the last response.
-    async fn linger(&self, http: &mut ServerConnection) {
-        let mut linger = Linger::new(Instant::now(), http.may_be_sending());
-        let mut goes_on = |bytes| {
-            let wait = linger.discards(bytes, Instant::now());
-            wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
-        };
-        goes_on(0);
-        http.linger(&self.context.resources, goes_on).await;
     }
 
     /// Serves a request. Boxed, and no `async fn` itself, so that the future of an idle connection stays small.
@@ -125,12 +110,41 @@ impl Connection {
         Box::pin(request::serve(context, client, timer, downstream, head))
     }
 
-    /// Rejects an invalid head. Boxed like [`Connection::exchange`].
-    fn reject<'c>(&'c self, http: &'c mut ServerConnection, error: ProxyError) -> Pin<Box<impl Future<Output = ()>>> {
+    /// Sends the last response, if it is still to be sent, and lingers so that the client can read it. Boxed like
+    /// [`Connection::exchange`].
+    fn finish<'c>(&'c self, http: &'c mut ServerConnection, last: Last) -> Pin<Box<impl Future<Output = ()>>> {
+        Box::pin(async move {
+            let mut rest = pin!(async {
+                if let Last::Reject(error) = last {
+                    self.reject(http, error).await;
+                }
+                self.linger(http).await;
+            });
+            poll_fn(|context| match self.slot.poll(context) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => rest.as_mut().poll(context),
+            })
+            .await;
+        })
+    }
+
+    /// Rejects an invalid head.
+    async fn reject(&self, http: &mut ServerConnection, error: ProxyError) {
         let Self { context, client, slot, timer, .. } = self;
         slot.busy();
         let response = ResponseWriter::Http1(http.respond_to_bad_head(&context.resources, &slot.closing));
-        Box::pin(request::reject_bad_head(context, client, timer, response, error))
+        request::reject_bad_head(context, client, timer, response, error).await;
+    }
+
+    /// Discards what the client still sends.
+    async fn linger(&self, http: &mut ServerConnection) {
+        let mut linger = Linger::new(Instant::now(), http.may_be_sending());
+        let mut goes_on = |bytes| {
+            let wait = linger.discards(bytes, Instant::now());
+            wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
+        };
+        goes_on(0);
+        http.linger(&self.context.resources, goes_on).await;
     }
 
     /// Returns the limits for a head of which a part has been received, and starts its timeout with the first part.
@@ -161,6 +175,6 @@ mod tests {
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
         let task = size(Connection::serve);
-        assert!(entries + task < 1024, "{entries} and {task} bytes");
+        assert!(entries + task < 896, "{entries} and {task} bytes");
     }
 }

@@ -272,7 +272,7 @@ impl Http1ResponseReader<'_> {
 
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
-        self.reader.set_framing(Framing::UntilClose);
+        self.reader.tunnel();
     }
 }
 

@@ -32,9 +32,6 @@ pub enum Rejection {
     BadText,
     /// A path with a `..` that would lead above the root. RFC 3986, section 5.2.4, would ignore it.
     AboveRoot,
-    /// An `Upgrade` (RFC 9110, section 7.8) on a request with a body: client and server could disagree about
-    /// where the body ends and the new protocol starts.
-    UpgradeWithBody,
 }
 
 impl Rejection {
@@ -66,7 +63,6 @@ impl Rejection {
             Self::BadEscape => "The path contains a percent sign without two hexadecimal digits, or %00.",
             Self::BadText => "The percent-encoded characters of the path are not UTF-8.",
             Self::AboveRoot => "The path leads above the root.",
-            Self::UpgradeWithBody => "A request with a body cannot request an upgrade.",
         }
     }
 
@@ -86,7 +82,6 @@ impl Rejection {
             Self::BadEscape => "bad_escape",
             Self::BadText => "bad_text",
             Self::AboveRoot => "above_root",
-            Self::UpgradeWithBody => "upgrade_with_body",
         }
     }
 
@@ -109,7 +104,6 @@ mod tests {
             (Rejection::Trace, 405, false),
             (Rejection::Framing, 400, true),
             (Rejection::NoHost, 400, true),
-            (Rejection::UpgradeWithBody, 400, true),
             (Rejection::AboveRoot, 400, false),
         ];
         for (rejection, status, closes) in cases {

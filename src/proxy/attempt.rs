@@ -1,8 +1,9 @@
 //! One attempt at one server: the request is sent while the response is received, and either may end first.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use http::Version;
 
@@ -67,24 +68,42 @@ async fn exchange(
     let timeouts = &attempt.exchange.record.snapshot.config.timeouts;
     let reused = connection.reused;
     let (mut to_server, mut from_server) = connection.upstream.start(attempt.outgoing(), &context.resources);
-    attempt.exchange.record.wait_body(Phase::Upload);
+    // A stream is as fast as it is: a body of unknown length needs no minimum rate.
+    let is_stream = attempt.exchange.plan.length == BodyLength::Unknown;
+    let limits = &attempt.exchange.record.snapshot.config.limits;
+    timer.wait_body(Phase::Upload, timeouts.body_idle, if is_stream { 0 } else { limits.body_rate });
     let responded = {
-        let mut sending = pin!(upload.run(&mut to_server, timer, timeouts));
+        let (sent, mut switched) = (Cell::new(false), false);
+        let mut sending = pin!(async {
+            if let Err(error) = upload.send(&mut to_server, timer, timeouts).await {
+                return error;
+            }
+            sent.set(true);
+            upload.client_leaves(timer).await;
+            ProxyError::ClientGone
+        });
         let mut receiving = pin!(receive(attempt, &mut from_server, response, reused));
-        let both = poll_fn(|context| match sending.as_mut().poll(context) {
+        let both = poll_fn(|context| {
             // Sending is polled first, because the response depends on it.
-            Poll::Ready(error) => Poll::Ready(Err(error)),
-            Poll::Pending => receiving.as_mut().poll(context),
+            if let Poll::Ready(error) = sending.as_mut().poll(context) {
+                return Poll::Ready(Err(error));
+            }
+            if !switched && let Responded::Completely = ready!(receiving.as_mut().poll(context))? {
+                return Poll::Ready(Ok(Responded::Completely));
+            }
+            // A tunnel starts after the whole request, even if the server switches earlier (RFC 9110, section 7.8).
+            switched = true;
+            if sent.get() { Poll::Ready(Ok(Responded::Switched)) } else { Poll::Pending }
         });
         timer.run(both).await.map_err(ProxyError::from).flatten()
     };
     match responded {
         Ok(Responded::Completely) => {}
         Ok(Responded::Switched) => {
-            timer.wait_unlimited(Phase::Tunnel);
+            timer.start_tunnel(timeouts.tunnel);
             let record = &mut attempt.exchange.record;
             let (client, server) = ((upload.body(), response), (&mut to_server, &mut from_server));
-            let relayed = tunnel::run(client, server, |bytes| record.count_bytes(bytes));
+            let relayed = tunnel::run(client, server, (timer, timeouts.tunnel), |bytes| record.count_bytes(bytes));
             match timer.run(relayed).await {
                 Ok(Ok(())) => attempt.end_tunnel(None),
                 Ok(Err(_)) => attempt.end_tunnel(Some(ProxyError::TunnelBroken)),
@@ -116,7 +135,7 @@ async fn connect(
         tokio::select! {
             biased;
             opened = upstreams.open(server, record.context.worker) => opened.map_err(ProxyError::from),
-            () = upload.closed() => Err(ProxyError::ClientGone),
+            () = upload.client_leaves(record.timer) => Err(ProxyError::ClientGone),
         }
     });
     opened.await.map_err(ProxyError::from).flatten()

@@ -92,15 +92,12 @@ pub struct RequestRules<'a> {
 
 /// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
 /// the client's address.
-///
-/// # Errors
-/// [`Rejection::UpgradeWithBody`].
 pub fn rewrite(
     head: &mut RequestHead,
     length: BodyLength,
     normalized: Normalized,
     rules: &RequestRules<'_>,
-) -> Result<(AttemptPlan, std::net::IpAddr), ProxyError> {
+) -> (AttemptPlan, std::net::IpAddr) {
     let version = head.version;
     let headers = &mut head.headers;
     let token = rules.sticky.and_then(|rule| cookie::requested(rule, headers));
@@ -112,7 +109,7 @@ pub fn rewrite(
     }
     let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
     let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
-    let upgrade = hop_by_hop::prepare_request(headers, version)?;
+    let upgrade = hop_by_hop::prepare_request(headers, version);
     if rules.proxy.via {
         hop_by_hop::add_via(headers, version);
     }
@@ -133,7 +130,7 @@ pub fn rewrite(
         request_trailers,
         response_trailers: TrailerRule::None,
     };
-    Ok((plan, client))
+    (plan, client)
 }
 
 /// The sticky rule of a pool, with the tokens of the client and of the server that responded.

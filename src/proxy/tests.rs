@@ -178,6 +178,7 @@ async fn one_request_that_fails_does_not_disturb_the_others() {
         tokio::task::yield_now().await;
         // Its response is under way: only the slow one is to be late.
         timers[0].wait(Phase::Download, Duration::from_secs(100));
+        connection.context.watchdog.sweep(now, Duration::from_secs(61));
         connection.context.watchdog.sweep(now + Duration::from_secs(61), Duration::ZERO);
         tokio::task::yield_now().await;
         connection.respond("/good", " and ends");

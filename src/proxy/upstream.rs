@@ -99,10 +99,7 @@ impl RequestWriter<'_> {
         match self {
             Self::Http1(writer) => writer.send(piece, end).await,
             #[cfg(test)]
-            Self::Memory(sender) => {
-                sender.send(piece, end.is_some());
-                Ok(())
-            }
+            Self::Memory(sender) => sender.send(piece, end.is_some()),
         }
     }
 
@@ -124,10 +121,7 @@ impl RequestWriter<'_> {
         match self {
             Self::Http1(writer) => writer.send_raw(bytes).await,
             #[cfg(test)]
-            Self::Memory(sender) => {
-                sender.send(bytes, false);
-                Ok(())
-            }
+            Self::Memory(sender) => sender.send(bytes, false),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every key of the file but one takes effect without a restart.
 
 use std::fs;
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::failures::resets;
 use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, servers};
-use crate::support::servers::{Gate, Server};
+use crate::support::servers::{Gate, Server, respond};
 
 const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
@@ -102,6 +103,28 @@ fn timeouts() {
     scene.gate.open();
     scene.with("");
     assert_eq!(scene.response("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+}
+
+#[test]
+fn the_timeout_of_tunnels() {
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let lb = Lb::in_front_of(&server, "");
+    let tunnel = || {
+        let mut client = Client::connect(lb.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+        assert_eq!(client.try_head().expect("a head").0, 101);
+        client
+    };
+    let _open = tunnel();
+    lb.apply(&format!("{NO_CHECKS}[timeouts]\ntunnel = \"100ms\"\n{}", server.table("server1")));
+    assert!(tunnel().is_closed());
+    // An open tunnel keeps the timeout that it has started with.
+    assert_eq!(lb.server("server1")["active_requests"], 1);
 }
 
 #[test]

@@ -12,6 +12,7 @@ impl ProxyError {
         Some(match self {
             Self::Rejected(rejection) => rejection.rule(),
             Self::BadHead(error) => head_rule(error),
+            Self::HeadTimeout => "request_header",
             Self::BodyTooLarge => "body_bytes",
             Self::BadBody => "chunk",
             Self::Unresolved => "unresolved",
@@ -32,6 +33,7 @@ impl ProxyError {
             | Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken
+            | Self::TunnelTimeout
             | Self::Aborted
             | Self::Panicked => return None,
         })

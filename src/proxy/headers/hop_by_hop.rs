@@ -11,23 +11,16 @@ use http::Version;
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
 use crate::http1::persistence::connection_options;
-use crate::http1::rejection::Rejection;
 
 /// Prepares a client's headers for a server: removes hop-by-hop headers, those that `Connection` lists,
 /// and those that a server could mistake for ours. `version` is the client's.
 ///
 /// Returns the value of `Upgrade` if the client requests an upgrade. `h2c` is ignored, because its
 /// requests would bypass the routes.
-///
-/// # Errors
-/// [`Rejection::UpgradeWithBody`].
-pub fn prepare_request(headers: &mut Headers, version: Version) -> Result<Option<Vec<u8>>, Rejection> {
+pub fn prepare_request(headers: &mut Headers, version: Version) -> Option<Vec<u8>> {
     let upgrade = if version == Version::HTTP_11 { requested_upgrade(headers) } else { None };
-    if upgrade.is_some() && has_body(headers) {
-        return Err(Rejection::UpgradeWithBody);
-    }
     remove(headers, HOP_BY_HOP.with(HeaderName::Disguised));
-    Ok(upgrade)
+    upgrade
 }
 
 /// Prepares a server's headers for a client: removes hop-by-hop headers, those that `Connection` lists,
@@ -64,11 +57,6 @@ fn requested_upgrade(headers: &Headers) -> Option<Vec<u8>> {
         && connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
         && protocols.all(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"));
     usable.then(|| upgrade.to_vec())
-}
-
-fn has_body(headers: &Headers) -> bool {
-    headers.has(HeaderName::TransferEncoding)
-        || headers.get(HeaderName::ContentLength).is_some_and(|length| length != b"0")
 }
 
 /// Removes the headers that `Connection` lists, and those in `names`. Allocates only if `Connection` has
@@ -151,7 +139,7 @@ mod tests {
     #[track_caller]
     fn assert_forwarded(sent: &str, forwarded: &str) {
         let mut headers = headers(sent);
-        prepare_request(&mut headers, Version::HTTP_11).expect("a valid request");
+        prepare_request(&mut headers, Version::HTTP_11);
         assert_eq!(text(&headers), forwarded, "{sent}");
     }
 
@@ -209,30 +197,28 @@ mod tests {
     #[test]
     fn an_upgrade_is_removed_and_returned() {
         let cases = [
-            ("Connection: Upgrade\nUpgrade: websocket", Ok(Some("websocket"))),
-            ("Connection: keep-alive, upgrade\nUpgrade: websocket", Ok(Some("websocket"))),
-            ("Connection: upgrade\nUpgrade: foo/1, bar\nContent-Length: 0", Ok(Some("foo/1, bar"))),
-            ("Upgrade: websocket", Ok(None)),
-            ("Connection: upgrade", Ok(None)),
-            ("Connection: upgrade\nUpgrade:", Ok(None)),
-            ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", Ok(None)),
+            ("Connection: Upgrade\nUpgrade: websocket", Some("websocket")),
+            ("Connection: keep-alive, upgrade\nUpgrade: websocket", Some("websocket")),
+            ("Connection: upgrade\nUpgrade: foo/1, bar\nContent-Length: 0", Some("foo/1, bar")),
+            ("Upgrade: websocket", None),
+            ("Connection: upgrade", None),
+            ("Connection: upgrade\nUpgrade:", None),
+            ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", None),
             // Case: upgrade-h2c
-            ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", Ok(None)),
-            ("Connection: upgrade\nUpgrade: websocket, H2C", Ok(None)),
-            ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", Ok(None)),
-            ("Connection: upgrade\nUpgrade: foo\nTransfer-Encoding: chunked", Err(Rejection::UpgradeWithBody)),
-            ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Err(Rejection::UpgradeWithBody)),
+            ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", None),
+            ("Connection: upgrade\nUpgrade: websocket, H2C", None),
+            ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", None),
+            ("Connection: upgrade\nUpgrade: foo\nTransfer-Encoding: chunked", Some("foo")),
+            ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Some("foo")),
         ];
         for (sent, expected) in cases {
             let mut headers = headers(sent);
             let upgrade = prepare_request(&mut headers, Version::HTTP_11);
-            assert_eq!(upgrade, expected.map(|protocol| protocol.map(Vec::from)), "{sent}");
-            if upgrade.is_ok() {
-                assert!(!headers.has(HeaderName::Upgrade) && !headers.has(HeaderName::Connection), "{sent}");
-            }
+            assert_eq!(upgrade, expected.map(Vec::from), "{sent}");
+            assert!(!headers.has(HeaderName::Upgrade) && !headers.has(HeaderName::Connection), "{sent}");
         }
         let mut http_10 = headers("Connection: upgrade\nUpgrade: foo");
-        assert_eq!(prepare_request(&mut http_10, Version::HTTP_10), Ok(None), "HTTP/1.0 has no upgrades");
+        assert_eq!(prepare_request(&mut http_10, Version::HTTP_10), None, "HTTP/1.0 has no upgrades");
     }
 
     #[test]

@@ -328,6 +328,53 @@ fn a_client_that_uploads_before_it_reads_gets_an_early_response() {
     assert_well(&lb, &server, "response-during-upload");
 }
 
+/// Uploads slowly for longer than two seconds, and only then reads the response.
+fn uploads_slowly(lb: &Lb, head: &str) -> u16 {
+    let client = Client::connect(lb.address());
+    let mut writer = client.socket();
+    writer.write_all(head.as_bytes()).expect("sent");
+    for _ in 0..27 {
+        writer.write_all(&[b'x'; 10_000]).unwrap_or_else(|error| panic!("{head}: {error}"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    { client }.response().status
+}
+
+// Case: response-during-upload
+#[test]
+fn a_rejected_upload_is_not_reset_while_its_client_still_sends() {
+    // Responds at once; then it reads the rest, or closes.
+    let server = Server::scripted(|mut stream, recorder| {
+        let Some(request) = Request::read_head(&mut stream) else { return };
+        recorder.add(&request);
+        respond(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
+        if request.path() == "/reads" {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let (lb, _healthy) = in_front_of(&server, "[limits]\nbody_bytes = \"1MiB\"\n");
+    let none = Lb::start(&format!("{}[[route]]\nhost = \"b\"\npool = \"default\"\n{}", NO_CHECKS, server.table("a")));
+    let own = "Content-Length: 270000\r\n\r\n";
+    // The balancer, the head, the status.
+    let cases = [
+        (&lb, format!("POST /reads HTTP/1.1\r\nHost: a\r\n{own}"), 413),
+        (&lb, format!("POST /closes HTTP/1.1\r\nHost: a\r\n{own}"), 413),
+        (&lb, "POST /reads HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n41EB0\r\n".to_owned(), 413),
+        (&lb, format!("POST /reads HTTP/1.0\r\n{own}"), 413),
+        (&lb, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n".to_owned(), 413),
+        (&lb, format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n{own}"), 417),
+        (&lb, format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n{own}"), 400),
+        (&lb, "nonsense\r\n\r\n".to_owned(), 400),
+        (&none, format!("POST / HTTP/1.1\r\nHost: a\r\n{own}"), 404),
+    ];
+    std::thread::scope(|scope| {
+        for (lb, head, status) in &cases {
+            scope.spawn(move || assert_eq!(uploads_slowly(lb, head), *status, "{head}"));
+        }
+    });
+    assert_well(&lb, &server, "response-during-upload");
+}
+
 // Case: client-leaves
 #[test]
 fn a_request_is_aborted_in_any_phase_once_its_client_leaves() {

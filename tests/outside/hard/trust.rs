@@ -1,6 +1,6 @@
 //! Section 3: trust.
 
-use super::{Closed, ONE, Row, Seen, assert_well, bytes, in_front_of, ok, row, run};
+use super::{ONE, Row, Seen, assert_well, bytes, in_front_of, ok, row, run};
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::Lb;
@@ -47,7 +47,11 @@ const HEADERS: &[Row] = &[
                         "Connection: Upgrade¶Upgrade: websocket, H2C", "Upgrade: websocket"],
         Seen("GET / HTTP/1.1", "", NO_UPGRADE)),
     row("upgrade-h2c", "GET / HTTP/1.0¶Host: a¶Connection: Upgrade¶Upgrade: websocket¶¶", ONE, Seen("GET / HTTP/1.1", "", NO_UPGRADE)),
-    row("upgrade-h2c", "P+Connection: Upgrade¶Upgrade: x¶Transfer-Encoding: chunked¶¶0¶¶", ONE, Closed(&[400])),
+    row("upgrade-h2c", "P+Connection: Upgrade¶Upgrade: {}¶Content-Length: 5¶¶hello", &["h2c", "x, h2c"], Seen("POST / HTTP/1.1", "hello", NO_UPGRADE)),
+    row("upgrade-with-body", "P+Connection: Upgrade¶Upgrade: tcp¶{}", &["Content-Length: 5¶¶hello", "Transfer-Encoding: chunked¶¶5¶hello¶0¶¶"],
+        Seen("POST / HTTP/1.1", "hello", &[("upgrade", &["tcp"]), ("connection", &["upgrade"])])),
+    row("upgrade-with-body", "P+Connection: Upgrade¶Upgrade: tcp¶Expect: 100-continue¶Content-Length: 5¶¶hello", ONE,
+        Seen("POST / HTTP/1.1", "hello", &[("upgrade", &["tcp"]), ("expect", &["100-continue"])])),
 ];
 
 #[test]

@@ -220,7 +220,7 @@ fn an_idle_tunnel_has_the_drain_timeout_when_its_server_or_listener_is_removed()
     let edits = [
         (file(&both, &format!("{one}weight = 3\n{two}")), true),
         (file(&stays, &format!("{one}{two}")), false),
-        (file(&both, &format!("{two}")), false),
+        (file(&both, &two), false),
         (file(&both, &format!("{}{two}", one.replace(&server.address.to_string(), &other.address.to_string()))), false),
         (file(&both, &format!("{one}enabled = false\n{two}")), false),
     ];

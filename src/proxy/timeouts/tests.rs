@@ -120,17 +120,18 @@ fn respond(timer: &RequestTimer) {
 
 #[test]
 fn a_client_that_has_ended_its_side_gets_a_response_that_starts_within_a_second() {
-    let wait: fn(&RequestTimer) = |timer| timer.wait(Phase::Response, seconds(1000));
-    let ends: fn(&RequestTimer) = RequestTimer::client_ended;
-    let moves: fn(&RequestTimer) = |timer| {
+    type Step = fn(&RequestTimer);
+    let wait: Step = |timer| timer.wait(Phase::Response, seconds(1000));
+    let ends: Step = RequestTimer::client_ended;
+    let moves: Step = |timer| {
         timer.body_rests(Phase::Download);
         timer.body_moves(Phase::Download, 1);
     };
-    let rests: fn(&RequestTimer) = |timer| timer.body_rests(Phase::Download);
-    let nothing: fn(&RequestTimer) = |_| {};
-    let tunnel: fn(&RequestTimer) = |timer| timer.start_tunnel(seconds(1000));
+    let rests: Step = |timer| timer.body_rests(Phase::Download);
+    let nothing: Step = |_| {};
+    let tunnel: Step = |timer| timer.start_tunnel(seconds(1000));
     // The steps of a request, after each of which half a second passes; whether the client counts as gone at the end.
-    let cases: Vec<(Vec<fn(&RequestTimer)>, bool)> = vec![
+    let cases: Vec<(Vec<Step>, bool)> = vec![
         (vec![wait, ends], false),
         (vec![wait, ends, nothing, nothing], true),
         // Another attempt does not give it more time.

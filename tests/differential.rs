@@ -369,7 +369,6 @@ fn requests_are_read_as_hyper_reads_them_or_a_rule_explains_the_difference() {
         Codings,
         RepeatedLength,
         LengthDigits,
-        UpgradeWithBody,
         ChunkSize,
         ChunkExtension,
         Trailers,

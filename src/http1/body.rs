@@ -206,14 +206,31 @@ impl<'c> BodyReader<'c> {
         !self.input.is_empty() && !self.is_done()
     }
 
-    /// Reads ahead until the peer closes the connection, and keeps the current piece. Never returns once more
+    /// Reads ahead until the peer ends its sending direction, and keeps the current piece. Never returns once more
     /// than `limit` bytes have been read ahead.
-    pub async fn closed(&mut self, limit: usize) {
-        while matches!(self.read().await, Ok(1..)) {
+    ///
+    /// # Errors
+    /// The system's error, if the connection breaks.
+    pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
+        while self.read().await? > 0 {
             if self.input.len() > limit {
                 std::future::pending::<()>().await;
             }
         }
+        self.release();
+        Ok(())
+    }
+
+    /// Waits until the peer, which has ended its sending direction, resets the connection.
+    pub async fn reset(&self) {
+        self.transport.reset().await;
+    }
+
+    /// Treats everything from here to the end of the connection as the body, and keeps the connection alive.
+    pub fn tunnel(&mut self) {
+        self.consume_piece();
+        self.set_framing(Framing::UntilClose);
+        self.transport.keep_alive();
     }
 
     pub fn consume_piece(&mut self) {

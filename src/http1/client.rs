@@ -125,6 +125,12 @@ impl ClientConnection {
         self.transport.is_quiet()
     }
 
+    /// Like [`ClientConnection::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        self.transport.is_quiet_now()
+    }
+
     /// Whether the connection can carry another request.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
@@ -180,14 +186,14 @@ pub struct Http1RequestWriter<'c> {
 }
 
 impl Http1RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one.
+    /// Sends a piece of the body; `end` marks the last one and has the trailers.
     ///
     /// # Errors
     /// The system's error.
-    pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
-        let result = self.writer.send(piece, end.then_some(b"")).await;
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+        let result = self.writer.send(piece, end).await;
         match &result {
-            Ok(()) if end => self.progress.sent.set(Sent::All),
+            Ok(()) if end.is_some() => self.progress.sent.set(Sent::All),
             Err(_) if self.writer.sent() == 0 => self.progress.sent.set(Sent::Nothing),
             Ok(()) | Err(_) => {}
         }
@@ -310,7 +316,7 @@ impl Http1ResponseReader<'_> {
 
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
-        self.reader.set_framing(Framing::UntilClose);
+        self.reader.tunnel();
     }
 }
 

@@ -36,9 +36,6 @@ pub enum Rejection {
     /// A path that matches another route with its dot segments than without them: a server that takes it literally
     /// would get a request that was meant for another.
     AmbiguousPath,
-    /// An `Upgrade` (RFC 9110, section 7.8) on a request with a body: client and server could disagree about
-    /// where the body ends and the new protocol starts.
-    UpgradeWithBody,
 }
 
 impl Rejection {
@@ -71,7 +68,26 @@ impl Rejection {
             Self::Overlong => "The path contains a character in an overlong encoding.",
             Self::AboveRoot => "The path leads above the root.",
             Self::AmbiguousPath => "The path matches different routes with and without its dot segments.",
-            Self::UpgradeWithBody => "A request with a body cannot request an upgrade.",
+        }
+    }
+
+    /// The violated rule as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Trace => "trace",
+            Self::Framing => "framing",
+            Self::TargetForm => "target_form",
+            Self::TargetBytes => "target_bytes",
+            Self::Scheme => "scheme",
+            Self::NoHost => "no_host",
+            Self::ManyHosts => "many_hosts",
+            Self::BadHost => "bad_host",
+            Self::BadEscape => "bad_escape",
+            Self::Overlong => "overlong",
+            Self::AboveRoot => "above_root",
+            Self::AmbiguousPath => "ambiguous_path",
         }
     }
 
@@ -94,7 +110,6 @@ mod tests {
             (Rejection::Trace, 405, false),
             (Rejection::Framing, 400, true),
             (Rejection::NoHost, 400, true),
-            (Rejection::UpgradeWithBody, 400, true),
             (Rejection::AboveRoot, 400, false),
         ];
         for (rejection, status, closes) in cases {

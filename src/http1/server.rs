@@ -171,16 +171,26 @@ impl ServerConnection {
 
     /// Closes the connection in a way that lets the client read the whole response: discards incoming bytes
     /// until the client closes too, because closing with unread bytes would make the system reset the
-    /// connection (RFC 9112, section 9.6).
-    pub async fn linger(&mut self, resources: &Resources) {
+    /// connection (RFC 9112, section 9.6). `goes_on` is called with the number of bytes of each read, and returns
+    /// whether to wait for more.
+    pub async fn linger(&mut self, resources: &Resources, mut goes_on: impl FnMut(usize) -> bool) {
+        self.input.clear();
+        self.release(resources);
         if self.transport.shutdown_write().is_err() {
             return;
         }
-        let mut discarded = Vec::new();
-        while matches!(self.transport.read(&mut discarded, &resources.buffers).await, Ok(1..)) {
-            discarded.clear();
+        let mut more = true;
+        while more && let Ok(bytes @ 1..) = self.transport.read(&mut self.input, &resources.buffers).await {
+            self.input.clear();
+            self.release(resources);
+            more = goes_on(bytes);
         }
-        resources.buffers.put(discarded);
+    }
+
+    /// Whether the client may still be sending the request that was responded to, or bytes of a tunnel.
+    #[must_use]
+    pub fn may_be_sending(&self) -> bool {
+        !self.progress.received.get() || self.progress.response.get() == ResponseState::Tunnel
     }
 
     /// Puts the input buffer back if it is empty.
@@ -240,16 +250,30 @@ impl Http1RequestBody<'_> {
         self.reader.piece()
     }
 
+    /// The trailer section, each line with its CRLF; empty until [`Http1RequestBody::is_done`].
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        self.reader.trailers()
+    }
+
     /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.reader.is_done()
     }
 
-    /// Waits until the client closes the connection, and keeps the current piece. Never returns once more than
-    /// `limit` bytes have been read ahead.
-    pub async fn closed(&mut self, limit: usize) {
-        self.reader.closed(limit).await;
+    /// Waits until the client ends its side of the connection, and keeps the current piece. Never returns once more
+    /// than `limit` bytes have been read ahead.
+    ///
+    /// # Errors
+    /// The system's error, if the connection breaks.
+    pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
+        self.reader.ended(limit).await
+    }
+
+    /// Waits until the client, which has ended its side, resets the connection.
+    pub async fn reset(&self) {
+        self.reader.reset().await;
     }
 
     pub fn consume_piece(&mut self) {
@@ -258,8 +282,7 @@ impl Http1RequestBody<'_> {
 
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
-        self.reader.consume_piece();
-        self.reader.set_framing(Framing::UntilClose);
+        self.reader.tunnel();
     }
 
     fn update_progress(&self) {

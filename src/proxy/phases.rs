@@ -3,16 +3,15 @@
 use std::borrow::Cow;
 
 use http::Version;
-use ipnet::IpNet;
 
-use crate::config::{PathMode, StickyConfig};
+use crate::config::{PathMode, ProxyConfig, StickyConfig};
 use crate::http1::body::BodyLength;
 use crate::http1::framing;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::http1::target::{self, RequestTarget, Resource};
-use crate::http1::trailers;
+use crate::http1::trailers::{self, TrailerRule};
 use crate::live::snapshot::Snapshot;
 use crate::live::token::Token;
 use crate::proxy::client::Client;
@@ -109,23 +108,19 @@ impl ServerTarget {
 #[derive(Debug)]
 pub struct RequestRules<'a> {
     pub client: &'a Client,
-    /// `proxy.trusted_proxies`.
-    pub trusted: &'a [IpNet],
+    pub proxy: &'a ProxyConfig,
     /// The sticky rule of the pool.
     pub sticky: Option<&'a StickyConfig>,
 }
 
 /// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
 /// the client's address.
-///
-/// # Errors
-/// [`Rejection::UpgradeWithBody`].
 pub fn rewrite(
     head: &mut RequestHead,
     length: BodyLength,
     target: ServerTarget,
     rules: &RequestRules<'_>,
-) -> Result<(AttemptPlan, std::net::IpAddr), ProxyError> {
+) -> (AttemptPlan, std::net::IpAddr) {
     let version = head.version;
     let expects_continue = expectations(head).next().is_some();
     let headers = &mut head.headers;
@@ -136,9 +131,16 @@ pub fn rewrite(
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
         headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
     }
-    let trailers = trailers::accepted(headers);
-    let upgrade = hop_by_hop::prepare_request(headers, version)?;
-    let client = rules.client.headers.set(headers, rules.trusted);
+    let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
+    let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
+    let upgrade = hop_by_hop::prepare_request(headers, version);
+    if rules.proxy.via {
+        hop_by_hop::add_via(headers, version);
+    }
+    if accepts_trailers {
+        headers.add(HeaderName::Te, b"trailers");
+    }
+    let client = rules.client.headers.set(headers, rules.proxy.forwarded, &rules.proxy.trusted_proxies);
     framing::normalise_length(headers);
     if headers.has(HeaderName::Expect) {
         headers.remove(HeaderName::Expect);
@@ -147,7 +149,16 @@ pub fn rewrite(
             headers.add(HeaderName::Expect, CONTINUE);
         }
     }
-    Ok((AttemptPlan { token, upgrade, length, target: target.target, trailers }, client))
+    let plan = AttemptPlan {
+        token,
+        upgrade,
+        length,
+        target: target.target,
+        accepts_trailers,
+        request_trailers,
+        response_trailers: TrailerRule::None,
+    };
+    (plan, client)
 }
 
 /// The sticky rule of a pool, with the tokens of the client and of the server that responded.
@@ -159,9 +170,13 @@ pub struct Stickiness<'a> {
     pub server: Option<Token>,
 }
 
-/// Turns the head of a response into the one that the client gets. Returns the protocol that a 101 switches to.
-pub fn response_rules(head: &mut ResponseHead, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
-    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
+/// Turns the head of a response, even of an interim one, into the one that the client gets. Returns the protocol that a
+/// 101 switches to.
+pub fn response_rules(head: &mut ResponseHead, via: bool, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
+    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status);
+    if via {
+        hop_by_hop::add_via(&mut head.headers, head.version);
+    }
     if let Some(Stickiness { rule, client, server: Some(token) }) = sticky
         && client != Some(token)
     {

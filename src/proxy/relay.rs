@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use crate::http1::body::BodyError;
 use crate::http1::client::BadResponse;
-use crate::http1::trailers;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
@@ -32,7 +31,6 @@ pub async fn relay(
     response: &mut ResponseWriter<'_>,
 ) -> Result<(), ProxyError> {
     let timer = attempt.exchange.record.timer;
-    let trailers_accepted = attempt.exchange.plan.trailers;
     attempt.exchange.record.wait_body(Phase::Download);
     let has_piece = !from_server.is_done() && first_piece(from_server).await.map_err(of_body)?;
     attempt.responded(status);
@@ -45,10 +43,7 @@ pub async fn relay(
         from_server.advance().await.map_err(of_body)?;
     }
     loop {
-        let trailers = match trailers_accepted {
-            true => trailers::forwardable(from_server.trailers()),
-            false => Vec::new(),
-        };
+        let trailers = attempt.exchange.plan.response_trailers.forwarded(from_server.trailers());
         let end = from_server.is_done().then(|| attempt.complete()).map(|()| &trailers[..]);
         timer.body_rests(Phase::Download);
         response.send(from_server.piece(), end).await.map_err(|_| ProxyError::ClientGone)?;

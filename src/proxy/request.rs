@@ -1,7 +1,7 @@
 //! Serves one request, phase by phase, whatever protocol it arrived over.
 
 use crate::http1::body::BodyLength;
-use crate::http1::head::{HeadError, RequestHead};
+use crate::http1::head::RequestHead;
 use crate::proxy::attempts;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
@@ -40,15 +40,14 @@ pub async fn serve(
     }
 }
 
-/// Rejects a head that is invalid or too large. It never becomes a request.
+/// Rejects a head that is invalid, too large or too slow. It never becomes a request.
 pub async fn reject_bad_head(
     context: &Context,
     client: &Client,
     timer: &RequestTimer,
     mut response: ResponseWriter<'_>,
-    error: HeadError,
+    error: ProxyError,
 ) {
-    let error = ProxyError::from(error);
     record_bad_head(context, client, error);
     let (head, body) = Reply::Error(error).write();
     response.start(&head, BodyLength::Known(body.len() as u64), None);
@@ -71,20 +70,14 @@ fn run_phases<'c>(
         Err(reply) => return Err(Box::new((record, reply))),
     };
     let pool = record.set_route(found);
-    let rules = RequestRules {
-        client: record.client,
-        trusted: &config.proxy.trusted_proxies,
-        sticky: pool.config.balance.sticky.as_ref(),
-    };
-    let rewritten = phases::admit(&record.head, length, config.limits.body_bytes)
-        .and_then(|()| phases::rewrite(&mut record.head, length, target, &rules));
-    match rewritten {
-        Ok((plan, address)) => {
-            record.client_address = address;
-            Ok(Routed { record, route: found, pool, plan })
-        }
-        Err(error) => Err(Box::new((record, Reply::Error(error)))),
+    let rules =
+        RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.config.balance.sticky.as_ref() };
+    if let Err(error) = phases::admit(&record.head, length, config.limits.body_bytes) {
+        return Err(Box::new((record, Reply::Error(error))));
     }
+    let (plan, address) = phases::rewrite(&mut record.head, length, target, &rules);
+    record.client_address = address;
+    Ok(Routed { record, route: found, pool, plan })
 }
 
 /// Validates the request and finds its route.

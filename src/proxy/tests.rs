@@ -70,7 +70,7 @@ impl Connection {
         for _ in 0..requests {
             let upstream = Upstream::Memory(server.clone());
             let connection = context.upstreams.adopt(upstream, SERVER.into(), &live, 0);
-            context.upstreams.put(&live, connection, Instant::now());
+            context.upstreams.put(&live, connection, Instant::now(), None);
         }
         Self { context, client, server, failing }
     }
@@ -168,7 +168,7 @@ async fn one_request_that_fails_does_not_disturb_the_others() {
     let now = Instant::now();
     connection.context.watchdog.sweep(now, Duration::ZERO);
     let (good, to_good) = connection.request(&timers[0], "GET /good HTTP/1.1¶Host: a.example¶¶", &[]);
-    let (closed, to_closed) = connection.request(&timers[1], "GET /closed HTTP/1.1¶Host: a.example¶¶", &[]);
+    let (closed, to_closed) = connection.request(&timers[1], "PATCH /closed HTTP/1.1¶Host: a.example¶¶", &[]);
     let (slow, to_slow) = connection.request(&timers[2], "GET /slow HTTP/1.1¶Host: a.example¶¶", &[]);
     let (stray, to_stray) = connection.request(&timers[3], "GET /stray HTTP/1.1¶Host: b.example¶¶", &[]);
     let script = async {
@@ -178,6 +178,7 @@ async fn one_request_that_fails_does_not_disturb_the_others() {
         tokio::task::yield_now().await;
         // Its response is under way: only the slow one is to be late.
         timers[0].wait(Phase::Download, Duration::from_secs(100));
+        connection.context.watchdog.sweep(now, Duration::from_secs(61));
         connection.context.watchdog.sweep(now + Duration::from_secs(61), Duration::ZERO);
         tokio::task::yield_now().await;
         connection.respond("/good", " and ends");

@@ -38,9 +38,6 @@ pub(crate) enum Because {
     RepeatedLength,
     /// We accept 19 digits of a length after leading zeros; hyper accepts any that fits 64 bits.
     LengthDigits,
-    /// We reject an upgrade of a request with a body, because client and server could disagree about where
-    /// the new protocol starts (RFC 9110, section 7.8).
-    UpgradeWithBody,
     /// We accept at most 16 digits of a chunk size, and white space after it only before an extension (RFC 9112,
     /// section 7.1).
     ChunkSize,
@@ -205,7 +202,6 @@ fn rejected_request(rejection: Rejection, head: &[u8], theirs: &Message) -> Opti
             let is_valid = target.starts_with(b"/") && is_plain(target, b"/?=") && !has_dots;
             (!is_valid, Because::Target)
         }
-        Rejection::UpgradeWithBody => (theirs.all("upgrade").count() == 1, Because::UpgradeWithBody),
         Rejection::Framing => return framing(head, true),
     };
     explains.then_some(rule)

@@ -7,7 +7,6 @@ use lb::http1::head::{HeadError, HeadLimits, Headers, RequestHead, ResponseHead}
 use lb::http1::persistence;
 use lb::http1::rejection::Rejection;
 use lb::http1::target;
-use lb::proxy::headers::hop_by_hop;
 
 use super::{End, Header, Message, Reading, sorted};
 
@@ -52,7 +51,6 @@ pub(crate) fn first_request(bytes: &[u8]) -> Result<Option<(Message, Option<usiz
     let Some(length) = head.parse(bytes, LIMITS).map_err(StopReason::Head)? else { return Ok(None) };
     let framing = framing::request(&head.headers, head.version).map_err(StopReason::Request)?;
     target::target(&head.method, head.target(), head.version, &head.headers).map_err(StopReason::Request)?;
-    hop_by_hop::prepare_request(&mut head.headers.clone(), head.version).map_err(StopReason::Request)?;
     let body = body(Sender::Client, &bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
     let keep_alive = persistence::keeps_alive(&head.headers, head.version);

@@ -39,7 +39,7 @@ const HEADS: &[Row] = &[
         Seen("GET / HTTP/1.1", "", &[])),
     row("host-names", "GET http://a!b$c/ HTTP/1.1¶Host: x¶¶", ONE, Seen("GET / HTTP/1.1", "", &[("host", &["a!b$c"])])),
     // HTTP/1.0 does not require a `Host`.
-    row("bad-host", "GET /old HTTP/1.0¶¶", ONE, Seen("GET /old HTTP/1.1", "", &[("via", &["1.0 lb"])])),
+    row("bad-host", "GET /old HTTP/1.0¶¶", ONE, Seen("GET /old HTTP/1.1", "", &[("via", &[])])),
     row("path-normal-form", "GET {} HTTP/1.1¶Host: a¶¶", &["/%00", "/a%00b", "/%c0%af", "/%C1%9C", "/%e0%80%af", "/%f0%80%80%af", "/%c0%ae%c0%ae/a",
         "/..", "/a/../../b", "/%2e%2e/a", "/%zz", "/%4", "/%", "http://a/.."], Own(400)),
     row("path-normal-form", "GET /a/../admin HTTP/1.1¶Host: a¶¶", ONE, Seen("GET /a/../admin HTTP/1.1", "", &[])),

@@ -85,7 +85,12 @@ async fn exchange(
     request: Request<Bytes>,
     body_limit: Option<usize>,
 ) -> Result<Response<Bytes>, SendError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // As on the request path, a server may deviate from the grammar.
+    let mut builder = http1::Builder::new();
+    builder.allow_obsolete_multiline_headers_in_responses(true);
+    builder.allow_spaces_after_header_name_in_responses(true);
+    builder.ignore_invalid_headers_in_responses(true);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let response = async {
         let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
         let body = match body_limit {

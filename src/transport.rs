@@ -6,14 +6,22 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// The size of a buffer, and so the most that is read or forwarded at once.
 pub const BUFFER_SIZE: usize = 64 * 1024;
+/// The silence after which the system asks a peer whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// The time between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// The number of questions without an answer after which the peer counts as gone.
+const KEEPALIVE_RETRIES: u32 = 4;
 /// The most unused buffers that a worker keeps.
 const MAX_UNUSED: usize = 256;
 
@@ -138,7 +146,32 @@ impl Transport {
         SockRef::from(stream).shutdown(Shutdown::Write)
     }
 
-    /// Whether the peer has neither sent anything nor closed. Usually costs no system call if so.
+    /// Waits until the peer, which has ended its sending direction, resets the connection.
+    pub async fn reset(&self) {
+        let Self::Plain(stream) = self;
+        // An error means that the runtime ends.
+        let _ = stream.ready(Interest::ERROR).await;
+    }
+
+    /// Makes the system ask a silent peer whether it is still there, so that a connection ends soon after its peer
+    /// has vanished, and devices on the way do not forget it.
+    pub fn keep_alive(&self) {
+        let Self::Plain(stream) = self;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+        // If setting it fails, the connection still works.
+        let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
+    }
+
+    /// Like [`Transport::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        let Self::Plain(stream) = self;
+        let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the peer has neither sent anything nor closed, as far as the runtime has been told. Usually costs no system
+    /// call if so.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let Self::Plain(stream) = self;

@@ -4,6 +4,7 @@
 mod client_limit;
 pub mod connection;
 pub mod fd_limit;
+mod linger;
 mod pool;
 pub mod socket;
 
@@ -111,8 +112,14 @@ impl Worker {
     /// than a fifth if it is 50 ms or longer.
     fn tick_length(&self) -> Duration {
         let timeouts = &self.context.snapshot().config.timeouts;
-        let shortest =
-            [timeouts.request_header, timeouts.idle, timeouts.connect, timeouts.response_header, timeouts.body_idle];
+        let shortest = [
+            timeouts.request_header,
+            timeouts.idle,
+            timeouts.connect,
+            timeouts.response_header,
+            timeouts.body_idle,
+            timeouts.tunnel,
+        ];
         let shortest = shortest.into_iter().min().unwrap_or(MAX_TICK);
         (shortest / 10).clamp(MIN_TICK, MAX_TICK)
     }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use lb::config::ForwardedMode;
 use lb::http1::head::{HeadLimits, RequestHead};
 use lb::http1::name::HeaderName;
 use lb::proxy::headers::forwarded::{ClientHeaders, client_address};
@@ -29,8 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
     let proxies = ["192.0.2.0/24", "10.0.0.0/8", "::/0"].map(|network| network.parse().expect("a network"));
     for trusted in [&[][..], &proxies] {
         let mut headers = head.headers.clone();
-        let client = ClientHeaders::new(peer, "http").set(&mut headers, trusted);
-        assert_eq!(client, client_address(&head.headers, peer.ip(), trusted));
+        let client = ClientHeaders::new(peer, "http").set(&mut headers, ForwardedMode::Both, trusted);
+        assert_eq!(client, client_address(&head.headers, ForwardedMode::Both, peer.ip(), trusted));
         if trusted.is_empty() {
             assert_eq!(client, peer.ip());
             assert_eq!(headers.get(HeaderName::ForwardedFor), Some(&b"192.0.2.1"[..]));

@@ -18,6 +18,12 @@ fuzz_target!(|bytes: &[u8]| {
     text.extend_from_slice(b"\r\n");
     let mut reparsed = ResponseHead::default();
     assert_eq!(reparsed.parse(&text, HeadLimits { bytes: usize::MAX, headers: 100 }), Ok(Some(text.len())));
-    assert_eq!(head.status, reparsed.status);
+    assert_eq!((head.status, head.reason()), (reparsed.status, reparsed.reason()));
+    // The text has neither control characters nor folds, whatever the server sent.
+    let lines = text.split(|byte| *byte == b'\n').all(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.iter().all(|byte| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f) && !line.starts_with(b" ")
+    });
+    assert!(lines, "{}", text.escape_ascii());
     assert!(head.headers.iter().eq(reparsed.headers.iter()));
 });

@@ -14,10 +14,11 @@ use crate::cli::api::{Api, QueryError, RoutesReply, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, load, print_invalid};
 use crate::cli::output::{OutputOptions, print_json};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
-use crate::config::{Config, HostPattern, PoolConfig, RouteConfig};
+use crate::config::{Config, HostPattern, PathMode, PoolConfig, RouteConfig};
 use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
-use crate::http1::target::{RequestTarget, target};
+use crate::http1::rejection::Rejection;
+use crate::http1::target::{RequestTarget, Resource, target};
 use crate::live::pool::Status;
 use crate::live::route::RouteTable;
 use crate::proxy::retry::{Progress, RetryContext, decide};
@@ -126,12 +127,15 @@ fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation
     }
     // Only HTTP/1.0 allows a request without a Host.
     let version = if request.host.is_some() { Version::HTTP_11 } else { Version::HTTP_10 };
+    let config = &basis.config;
     let (host, path) = match target(request.method, request.target.as_bytes(), version, &headers) {
+        Ok(RequestTarget::Resource(target)) if is_ambiguous(&target, config) => {
+            return Err(rejected(Rejection::AmbiguousPath));
+        }
         Ok(RequestTarget::Resource(target)) => (target.host.into_owned(), target.path.into_owned()),
         Ok(RequestTarget::Balancer) => return Err("handled by the balancer itself".to_owned()),
-        Err(rejection) => return Err(format!("rejected with {}: {}", rejection.status(), rejection.detail())),
+        Err(rejection) => return Err(rejected(rejection)),
     };
-    let config = &basis.config;
     let Some(route) = RouteTable::new(&config.routes).find(&host, &path).and_then(|index| config.routes.get(index))
     else {
         return Err(format!("no route matches {}{path}: the response is 404", host_or_none(&host)));
@@ -151,6 +155,20 @@ fn follow<'a>(request: &RequestSpec<'_>, basis: &'a Basis) -> Result<Explanation
         route,
         pool,
     })
+}
+
+fn rejected(rejection: Rejection) -> String {
+    format!("rejected with {}: {}", rejection.status(), rejection.detail())
+}
+
+/// Whether the path would have another route with its dot segments, and they would be forwarded.
+fn is_ambiguous(target: &Resource<'_>, config: &Config) -> bool {
+    let table = RouteTable::new(&config.routes);
+    let found = table.find(&target.host, &target.path);
+    config.proxy.path == PathMode::AsSent
+        && target
+            .with_dot_segments()
+            .is_some_and(|paths| paths.iter().any(|path| table.find(&target.host, path) != found))
 }
 
 impl Explanation<'_> {
@@ -346,7 +364,13 @@ mod tests {
         let basis = Basis { config, live: None, held_by: HashMap::new() };
         let cases = [
             (Some("api.example.com"), "/v1/users", "api, then wild any"),
-            (Some("API.example.com.:8080"), "/a/../v1", "api, then wild any"),
+            (Some("API.example.com.:8080"), "/v1/a/../b", "api, then wild any"),
+            (Some("api.example.com"), "/%761", "api, then wild any"),
+            (
+                Some("api.example.com"),
+                "/a/../v1",
+                "rejected with 400 Bad Request: The path matches different routes with and without its dot segments.",
+            ),
             (None, "http://api.example.com/v1?q", "api, then wild any"),
             (Some("www.example.com"), "/", "wild, then "),
             (None, "/v1", "any, then "),

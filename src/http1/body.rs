@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::http1::chunked::{BadChunk, Decoder};
-use crate::http1::framing::Framing;
+use crate::http1::framing::{Framing, Sender};
 use crate::transport::{Buffers, Transport};
 
 /// The length of a body, as far as the head of the message declares it.
@@ -42,6 +42,7 @@ pub struct BodyReader<'c> {
     /// Bytes that have been received and not yet consumed: the rest of the body, then whatever follows it.
     input: &'c mut Vec<u8>,
     buffers: &'c Buffers,
+    sender: Sender,
     state: BodyState,
     /// The length of the current piece, which is at the start of `input`; 0 if the piece is in `decoded`.
     piece_length: usize,
@@ -66,7 +67,7 @@ pub enum BodyError {
     /// The connection ended or broke.
     Truncated,
     /// The framing is invalid: two readers could disagree about where the body ends.
-    Malformed,
+    Malformed(BadChunk),
 }
 
 impl From<io::Error> for BodyError {
@@ -76,19 +77,26 @@ impl From<io::Error> for BodyError {
 }
 
 impl From<BadChunk> for BodyError {
-    fn from(_: BadChunk) -> Self {
-        Self::Malformed
+    fn from(bad: BadChunk) -> Self {
+        Self::Malformed(bad)
     }
 }
 
 impl<'c> BodyReader<'c> {
     /// A reader for the body that follows a head. `input` has the bytes that were already received.
     #[must_use]
-    pub fn new(transport: &'c Transport, input: &'c mut Vec<u8>, buffers: &'c Buffers, framing: Framing) -> Self {
+    pub fn new(
+        transport: &'c Transport,
+        input: &'c mut Vec<u8>,
+        buffers: &'c Buffers,
+        sender: Sender,
+        framing: Framing,
+    ) -> Self {
         let mut reader = Self {
             transport,
             input,
             buffers,
+            sender,
             state: BodyState::Done,
             piece_length: 0,
             decoded: Vec::new(),
@@ -103,7 +111,7 @@ impl<'c> BodyReader<'c> {
         self.state = match framing {
             Framing::None | Framing::Length(0) => BodyState::Done,
             Framing::Length(length) => BodyState::Length(length),
-            Framing::Chunked => BodyState::Chunked(Box::default()),
+            Framing::Chunked => BodyState::Chunked(Box::new(Decoder::new(self.sender))),
             Framing::UntilClose => BodyState::UntilClose,
         };
     }
@@ -198,14 +206,31 @@ impl<'c> BodyReader<'c> {
         !self.input.is_empty() && !self.is_done()
     }
 
-    /// Reads ahead until the peer closes the connection, and keeps the current piece. Never returns once more
+    /// Reads ahead until the peer ends its sending direction, and keeps the current piece. Never returns once more
     /// than `limit` bytes have been read ahead.
-    pub async fn closed(&mut self, limit: usize) {
-        while matches!(self.read().await, Ok(1..)) {
+    ///
+    /// # Errors
+    /// The system's error, if the connection breaks.
+    pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
+        while self.read().await? > 0 {
             if self.input.len() > limit {
                 std::future::pending::<()>().await;
             }
         }
+        self.release();
+        Ok(())
+    }
+
+    /// Waits until the peer, which has ended its sending direction, resets the connection.
+    pub async fn reset(&self) {
+        self.transport.reset().await;
+    }
+
+    /// Treats everything from here to the end of the connection as the body, and keeps the connection alive.
+    pub fn tunnel(&mut self) {
+        self.consume_piece();
+        self.set_framing(Framing::UntilClose);
+        self.transport.keep_alive();
     }
 
     pub fn consume_piece(&mut self) {

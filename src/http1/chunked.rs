@@ -1,24 +1,43 @@
 //! The chunked coding (RFC 9112, section 7.1): a body in chunks, each preceded by its size. Pure.
 //!
-//! The decoder accepts the grammar and nothing else: another implementation may understand a deviation
-//! differently, which is how requests are smuggled. Lines end with CR LF, and a size has 1 to 16
-//! hexadecimal digits.
+//! From a client, the decoder accepts the grammar and nothing else: another implementation may understand a
+//! deviation differently, which is how requests are smuggled. Lines end with CR LF, and a size has 1 to 16
+//! hexadecimal digits. From a server, it also accepts the deviations that all clients accept
+//! ([`Decoder::tolerate`]): they leave no doubt where the body ends, and `lb` does not forward them.
+
+mod extension;
 
 use std::fmt;
 
-/// The longest chunk extension, in bytes. Extensions are skipped.
+use self::extension::ExtensionPart;
+use crate::http1::framing::Sender;
+use crate::http1::headers::{is_text, is_token};
+
+/// The longest chunk extension, in bytes, with the white space before it. Extensions are skipped.
 const MAX_EXTENSION: usize = 4 << 10;
+/// The extensions of a body may have this many bytes more than its data.
+const MAX_EXTENSIONS: u64 = 16 << 10;
 /// The longest trailer section, in bytes.
 const MAX_TRAILER_BYTES: usize = 8 << 10;
 /// The most trailers in a trailer section.
 const MAX_TRAILERS: usize = 64;
 /// The most digits of a size; 16 fit 64 bits.
 const MAX_DIGITS: usize = 16;
+/// The most digits of a server's size, with leading zeros.
+const MAX_PADDED_DIGITS: usize = 256;
 
 /// An incremental decoder of one body: the input may be split anywhere.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Decoder {
+    sender: Sender,
     state: ChunkState,
+    /// Whether the last size ended with a lone LF, so that the data may end with one. Otherwise data that is one byte
+    /// short, and ends with CR LF, would seem to be complete.
+    lone_line_feed: bool,
+    /// The number of bytes of data so far.
+    content: u64,
+    /// The number of bytes of extensions so far.
+    extensions: u64,
     /// The lines of the trailer section, each with its CR LF.
     trailers: Vec<u8>,
     trailer_count: usize,
@@ -38,7 +57,8 @@ pub struct Decoded {
 pub enum BadChunk {
     /// A size that is not 1 to 16 hexadecimal digits, followed by nothing but an extension (section 7.1).
     Size,
-    /// An extension of more than 4 KiB, or with a control character (section 7.1.1).
+    /// An extension that does not follow the grammar or exceeds 4 KiB, or extensions that exceed the data by more
+    /// than 16 KiB (section 7.1.1).
     Extension,
     /// A line, or a chunk's data, that does not end with CR LF (sections 2.2 and 7.1).
     LineEnd,
@@ -56,7 +76,7 @@ enum ChunkState {
     /// White space after the size; an extension must follow.
     Space { length: usize, size: u64 },
     /// Within an extension.
-    Extension { length: usize, size: u64 },
+    Extension { part: ExtensionPart, length: usize, size: u64 },
     /// The LF after the size or its extension.
     SizeEnd { size: u64 },
     /// Within a chunk's data.
@@ -69,6 +89,8 @@ enum ChunkState {
     Trailer,
     /// Within a trailer's name.
     TrailerName,
+    /// White space after a trailer's name; only from servers.
+    TrailerSpace,
     /// Within a trailer's value.
     TrailerValue,
     /// The LF of a trailer.
@@ -81,8 +103,16 @@ enum ChunkState {
 
 impl Decoder {
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(sender: Sender) -> Self {
+        Self {
+            sender,
+            state: ChunkState::default(),
+            lone_line_feed: false,
+            content: 0,
+            extensions: 0,
+            trailers: Vec::new(),
+            trailer_count: 0,
+        }
     }
 
     /// Decodes `input`, at most to the end of the body, and appends the data to `out`: never more bytes
@@ -97,7 +127,7 @@ impl Decoder {
                 ChunkState::Done => break,
                 ChunkState::Data { remaining } => self.copy_data(remaining, rest, out),
                 state => {
-                    self.state = self.next(state, *byte)?;
+                    self.state = self.next(state, *byte).or_else(|bad| self.tolerate(state, *byte, bad))?;
                     after
                 }
             };
@@ -110,8 +140,8 @@ impl Decoder {
         matches!(self.state, ChunkState::Done)
     }
 
-    /// The trailer section as received, each line with its CR LF. Trailers must not be merged into the
-    /// headers: RFC 9110, section 6.5.1, lists those that are meaningless or harmful there.
+    /// The trailer section, each line in canonical form and with its CR LF. Trailers must not be merged into
+    /// the headers: RFC 9110, section 6.5.1, lists those that are meaningless or harmful there.
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
@@ -123,46 +153,48 @@ impl Decoder {
         let available = usize::try_from(remaining).unwrap_or(usize::MAX).min(input.len());
         let (content, rest) = input.split_at(available);
         out.extend_from_slice(content);
+        self.content = self.content.saturating_add(available as u64);
         let remaining = remaining - available as u64;
         self.state = if remaining == 0 { ChunkState::DataCr } else { ChunkState::Data { remaining } };
         rest
     }
 
-    /// Returns the state after `byte`, which is not chunk data.
+    /// Returns the state after `byte`, which is not chunk data, by the grammar.
     fn next(&mut self, state: ChunkState, byte: u8) -> Result<ChunkState, BadChunk> {
         use ChunkState::{End, Extension, Size, SizeEnd, Space, Trailer, TrailerEnd, TrailerName, TrailerValue};
         Ok(match (state, byte) {
             (Size { digits: 1.., size }, b'\r') => SizeEnd { size },
-            (Size { digits: 1.., size } | Space { size, .. }, b';') => Extension { length: 1, size },
-            (Size { digits: 1.., size }, b' ' | b'\t') => Space { length: 1, size },
+            (Size { digits: 1.., size } | Space { size, .. }, b';') => {
+                let length = self.count_extension(0)?;
+                Extension { part: ExtensionPart::Semicolon, length, size }
+            }
+            (Size { digits: 1.., size }, b' ' | b'\t') => Space { length: self.count_extension(0)?, size },
             (Size { digits, size }, _) if digits < MAX_DIGITS => {
-                let digit = char::from(byte).to_digit(16).ok_or(BadChunk::Size)?;
-                Size { digits: digits + 1, size: size << 4 | u64::from(digit) }
+                Size { digits: digits + 1, size: size << 4 | u64::from(hex_digit(byte)?) }
             }
             (Size { .. }, _) => return Err(BadChunk::Size),
 
-            (Space { length, size }, b' ' | b'\t') if length < MAX_EXTENSION => Space { length: length + 1, size },
-            (Extension { size, .. }, b'\r') => SizeEnd { size },
-            (Extension { length, size }, _) if length < MAX_EXTENSION && is_text(byte) => {
-                Extension { length: length + 1, size }
+            (Space { length, size }, b' ' | b'\t') => Space { length: self.count_extension(length)?, size },
+            (Extension { part, size, .. }, b'\r') if part.may_end() => SizeEnd { size },
+            (Extension { part, length, size }, _) => {
+                let part = part.next(byte).ok_or(BadChunk::Extension)?;
+                Extension { part, length: self.count_extension(length)?, size }
             }
-            (Space { .. } | Extension { .. }, _) => return Err(BadChunk::Extension),
+            (Space { .. }, _) => return Err(BadChunk::Extension),
 
-            (SizeEnd { size: 0 }, b'\n') => Trailer,
-            (SizeEnd { size: remaining }, b'\n') => ChunkState::Data { remaining },
+            (SizeEnd { size }, b'\n') => {
+                self.lone_line_feed = false;
+                after_size(size)
+            }
             (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
-            (ChunkState::DataLf, b'\n') => Size { digits: 0, size: 0 },
+            (ChunkState::DataLf, b'\n') => ChunkState::default(),
 
             (Trailer, b'\r') => End,
             (TrailerName, b':') | (TrailerValue, _) if is_text(byte) => self.push_trailer(byte, TrailerValue)?,
             (Trailer | TrailerName, _) if is_token(byte) => self.push_trailer(byte, TrailerName)?,
             (TrailerValue, b'\r') => self.push_trailer(byte, TrailerEnd)?,
-            (TrailerEnd, b'\n') if self.trailer_count == MAX_TRAILERS => return Err(BadChunk::TooManyTrailers),
-            (TrailerEnd, b'\n') => {
-                self.trailer_count += 1;
-                self.push_trailer(byte, Trailer)?
-            }
-            (Trailer | TrailerName | TrailerValue, _) => return Err(BadChunk::Trailer),
+            (TrailerEnd, b'\n') => self.end_trailer()?,
+            (Trailer | TrailerName | ChunkState::TrailerSpace | TrailerValue, _) => return Err(BadChunk::Trailer),
             (End, b'\n') => ChunkState::Done,
 
             (SizeEnd { .. } | ChunkState::DataCr | ChunkState::DataLf | TrailerEnd | End, _) => {
@@ -170,6 +202,54 @@ impl Decoder {
             }
             (ChunkState::Data { .. } | ChunkState::Done, _) => state,
         })
+    }
+
+    /// Returns the state after a byte that violates the grammar, if a server sent it and it is one of the usual
+    /// deviations: a lone LF as a line end; white space after the size; leading zeros; anything in an extension; and,
+    /// in a trailer, white space before the colon, folding, and control characters (which become spaces).
+    #[cold]
+    fn tolerate(&mut self, state: ChunkState, byte: u8, bad: BadChunk) -> Result<ChunkState, BadChunk> {
+        use ChunkState::{DataCr, Extension, Size, SizeEnd, Space, Trailer, TrailerName, TrailerSpace, TrailerValue};
+        if self.sender == Sender::Client || bad == BadChunk::TooManyTrailers {
+            return Err(bad);
+        }
+        Ok(match (state, byte) {
+            (Size { digits: 1.., size } | Space { size, .. } | Extension { size, .. }, b'\n') => {
+                self.lone_line_feed = true;
+                after_size(size)
+            }
+            (Space { size, .. } | Extension { size, .. }, b'\r') => SizeEnd { size },
+            (Size { digits: digits @ MAX_DIGITS..MAX_PADDED_DIGITS, size }, _) if size >> 60 == 0 => {
+                Size { digits: digits + 1, size: size << 4 | u64::from(hex_digit(byte)?) }
+            }
+            (Extension { length, size, .. }, 1..) => {
+                Extension { part: ExtensionPart::Invalid, length: self.count_extension(length)?, size }
+            }
+            (DataCr, b'\n') if self.lone_line_feed => ChunkState::default(),
+            (Trailer, b'\n') => ChunkState::Done,
+            (Trailer, b' ' | b'\t') if self.trailer_count > 0 => {
+                self.trailers.truncate(self.trailers.len() - b"\r\n".len());
+                self.trailer_count -= 1;
+                self.push_trailer(b' ', TrailerValue)?
+            }
+            (TrailerName | TrailerSpace, b' ' | b'\t') => TrailerSpace,
+            (TrailerSpace, b':') => self.push_trailer(byte, TrailerValue)?,
+            (TrailerValue, b'\n') => {
+                self.push_trailer(b'\r', TrailerValue)?;
+                self.end_trailer()?
+            }
+            (TrailerValue, 1..) => self.push_trailer(b' ', TrailerValue)?,
+            _ => return Err(bad),
+        })
+    }
+
+    /// Counts a byte of an extension that has this length so far, and returns its new length.
+    fn count_extension(&mut self, length: usize) -> Result<usize, BadChunk> {
+        if length == MAX_EXTENSION || self.extensions == self.content.saturating_add(MAX_EXTENSIONS) {
+            return Err(BadChunk::Extension);
+        }
+        self.extensions += 1;
+        Ok(length + 1)
     }
 
     /// Keeps a byte of the trailer section and returns `next`.
@@ -180,6 +260,23 @@ impl Decoder {
         self.trailers.push(byte);
         Ok(next)
     }
+
+    /// Ends a trailer with its LF.
+    fn end_trailer(&mut self) -> Result<ChunkState, BadChunk> {
+        if self.trailer_count == MAX_TRAILERS {
+            return Err(BadChunk::TooManyTrailers);
+        }
+        self.trailer_count += 1;
+        self.push_trailer(b'\n', ChunkState::Trailer)
+    }
+}
+
+fn after_size(size: u64) -> ChunkState {
+    if size == 0 { ChunkState::Trailer } else { ChunkState::Data { remaining: size } }
+}
+
+fn hex_digit(byte: u8) -> Result<u32, BadChunk> {
+    char::from(byte).to_digit(16).ok_or(BadChunk::Size)
 }
 
 impl Default for ChunkState {
@@ -188,209 +285,33 @@ impl Default for ChunkState {
     }
 }
 
+impl BadChunk {
+    /// The violated rule as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Size => "chunk_size",
+            Self::Extension => "chunk_extension",
+            Self::LineEnd => "chunk_end",
+            Self::Trailer => "trailer",
+            Self::TooManyTrailers => "too_many_trailers",
+        }
+    }
+}
+
 impl fmt::Display for BadChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Size => "a chunk size is not a hexadecimal number of 1 to 16 digits",
-            Self::Extension => "a chunk extension is longer than 4 KiB or contains a control character",
+            Self::Extension => "a chunk extension is invalid or too long",
             Self::LineEnd => "a line or a chunk's data does not end with CR LF",
             Self::Trailer => "a trailer is not a valid header line",
-            Self::TooManyTrailers => "the trailer section has more than 64 trailers or more than 8 KiB",
+            Self::TooManyTrailers => "there are more than 64 trailers, or more than 8 KiB of them",
         })
     }
 }
 
 impl std::error::Error for BadChunk {}
 
-/// A byte of a token (RFC 9110, section 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// A byte of a field value (RFC 9110, section 5.5); extensions are held to the same bytes.
-fn is_text(byte: u8) -> bool {
-    byte == b'\t' || byte >= b' ' && byte != 0x7f
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The data, the trailers, and the bytes after the body, which are `None` if the body has not ended.
-    type DecodedBody = Result<(Vec<u8>, Vec<u8>, Option<Vec<u8>>), BadChunk>;
-
-    /// Decodes a body that arrives in these pieces.
-    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> DecodedBody {
-        let (mut decoder, mut content, mut after) = (Decoder::new(), Vec::new(), None);
-        for piece in pieces {
-            let before = content.len();
-            let Decoded { consumed, done } = decoder.decode(piece, &mut content)?;
-            assert!(content.len() - before <= consumed && (done || consumed == piece.len()));
-            if done {
-                after.get_or_insert_with(Vec::new).extend_from_slice(&piece[consumed..]);
-            }
-            assert_eq!(done, decoder.is_done());
-        }
-        Ok((content, decoder.trailers().to_vec(), after))
-    }
-
-    /// Decodes `input` at once, byte by byte, and split in two at every position: the results must be equal.
-    #[track_caller]
-    fn decode_in_every_split(input: &[u8]) -> DecodedBody {
-        let at_once = decode([input]);
-        assert_eq!(decode(input.chunks(1)), at_once, "byte by byte: {}", input.escape_ascii());
-        for at in 0..=input.len() {
-            let (left, right) = input.split_at(at);
-            assert_eq!(decode([left, right]), at_once, "split at {at}: {}", input.escape_ascii());
-        }
-        at_once
-    }
-
-    /// `¶` is CR LF.
-    fn bytes(text: &str) -> Vec<u8> {
-        text.replace('¶', "\r\n").into_bytes()
-    }
-
-    #[test]
-    fn a_body_consists_of_its_chunks_and_ends_with_the_last_one() {
-        /// Input; data, trailers, bytes after the body.
-        type BodyCase<'a> = (&'a str, &'a str, &'a str, &'a str);
-        let cases: [BodyCase<'_>; 16] = [
-            ("0¶¶", "", "", ""),
-            ("000¶¶", "", "", ""),
-            ("5¶hello¶0¶¶", "hello", "", ""),
-            ("5¶hello¶1¶ ¶05¶world¶0¶¶", "hello world", "", ""),
-            ("a¶0123456789¶A¶0123456789¶0¶¶", "01234567890123456789", "", ""),
-            ("0000000000000002¶ab¶0¶¶", "ab", "", ""),
-            ("2¶¶¶0¶¶", "\r\n", "", ""),
-            ("5¶0¶¶¶0¶¶", "0¶¶", "", ""),
-            // Bytes after the body belong to the next message.
-            ("0¶¶GET / HTTP/1.1¶", "", "", "GET / HTTP/1.1¶"),
-            ("1¶a¶0¶¶¶", "a", "", "¶"),
-            // Extensions.
-            ("1;a¶a¶0;b=\"c;\\\"\";d¶¶", "a", "", ""),
-            ("1 ;\ta = b\t¶a¶0\t ; \u{e9}¶¶", "a", "", ""),
-            ("1;¶a¶0;;=¶¶", "a", "", ""),
-            // Case: trailers
-            ("0¶X: 1¶¶", "", "X: 1¶", ""),
-            ("0¶Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶¶G", "", "Content-Length: 7¶Host: evil¶!#$:\t\u{e9}¶", "G"),
-            ("0¶A:¶B::¶¶", "", "A:¶B::¶", ""),
-        ];
-        for (input, content, trailers, after) in cases {
-            let expected = (bytes(content), bytes(trailers), Some(bytes(after)));
-            assert_eq!(decode_in_every_split(&bytes(input)), Ok(expected), "{input}");
-        }
-    }
-
-    #[test]
-    fn ambiguous_bodies_are_rejected() {
-        use BadChunk::{Extension, LineEnd, Size, Trailer};
-        let cases = [
-            // Case: bad-chunk
-            ("0x5¶hello¶0¶¶", Size),
-            ("+5¶hello¶0¶¶", Size),
-            ("-1¶hello¶0¶¶", Size),
-            (" 5¶hello¶0¶¶", Size),
-            ("5_0¶hello¶0¶¶", Size),
-            ("¶hello¶0¶¶", Size),
-            (";a¶hello¶0¶¶", Size),
-            ("FFFFFFFFFFFFFFFF0¶hello¶0¶¶", Size),
-            ("00000000000000005¶hello¶0¶¶", Size),
-            ("5¶hello!!¶0¶¶", LineEnd),
-            ("5¶hello0¶¶", LineEnd),
-            ("5\nhello¶0¶¶", Size),
-            ("5\r\rhello¶0¶¶", LineEnd),
-            ("5\rhello¶0¶¶", LineEnd),
-            ("5¶hello\n0¶¶", LineEnd),
-            ("5¶hello\r\r0¶¶", LineEnd),
-            ("5¶hello¶0\n¶", Size),
-            ("5¶hello¶0¶\n", Trailer),
-            ("5¶hello¶0¶\r\r", LineEnd),
-            ("5¶hello¶¶0¶¶", Size),
-            ("5;a\nhello¶0¶¶", Extension),
-            ("5;a\rb¶hello¶0¶¶", LineEnd),
-            ("5;a=\"¶\"¶hello¶0¶¶", LineEnd),
-            ("5;\0¶hello¶0¶¶", Extension),
-            ("5;\u{7f}¶hello¶0¶¶", Extension),
-            // White space is allowed only before an extension.
-            ("5 ¶hello¶0¶¶", Extension),
-            ("5 0¶hello¶0¶¶", Extension),
-            ("5 a¶hello¶0¶¶", Extension),
-            ("g¶hello¶0¶¶", Size),
-            ("5g¶hello¶0¶¶", Size),
-            ("\u{665}¶hello¶0¶¶", Size),
-            ("0¶ X: 1¶¶", Trailer),
-            ("0¶X: 1¶ 2¶¶", Trailer),
-            ("0¶X : 1¶¶", Trailer),
-            ("0¶: 1¶¶", Trailer),
-            ("0¶X¶¶", Trailer),
-            ("0¶\u{e9}: 1¶¶", Trailer),
-            ("0¶X: \0¶¶", Trailer),
-            ("0¶X: 1\n¶", Trailer),
-            ("0¶X: 1\rY: 2¶¶", LineEnd),
-            ("0¶GET / HTTP/1.1¶Host: a¶¶", Trailer),
-        ];
-        for (input, bad) in cases {
-            assert_eq!(decode_in_every_split(&bytes(input)), Err(bad), "{input}");
-        }
-    }
-
-    #[test]
-    fn extensions_and_trailers_have_limits() {
-        let extension = |length: usize| format!("1;{}¶a¶0¶¶", "x".repeat(length - 1));
-        let spaces = |length: usize| format!("1{};¶a¶0¶¶", " ".repeat(length));
-        let trailer = |length: usize| format!("0¶X:{}¶¶", "x".repeat(length - "X:\r\n".len()));
-        let trailers = |count: usize| format!("0¶{}¶", "X: 1¶".repeat(count));
-        let cases = [
-            (extension(MAX_EXTENSION), None),
-            (extension(MAX_EXTENSION + 1), Some(BadChunk::Extension)),
-            (extension(64 << 10), Some(BadChunk::Extension)),
-            (spaces(MAX_EXTENSION), None),
-            (spaces(MAX_EXTENSION + 1), Some(BadChunk::Extension)),
-            (trailer(MAX_TRAILER_BYTES), None),
-            (trailer(MAX_TRAILER_BYTES + 1), Some(BadChunk::TooManyTrailers)),
-            (trailers(MAX_TRAILERS), None),
-            (trailers(MAX_TRAILERS + 1), Some(BadChunk::TooManyTrailers)),
-        ];
-        for (input, expected) in cases {
-            let input = bytes(&input);
-            assert_eq!(decode([&input[..]]).err(), expected, "{}", input.len());
-            assert_eq!(decode(input.chunks(1)).err(), expected, "{}", input.len());
-        }
-    }
-
-    #[test]
-    fn a_truncated_body_is_not_done() {
-        let input = bytes("5;a=b¶hello¶0¶X: 1¶¶");
-        for end in 0..input.len() {
-            let (_, _, after) = decode([&input[..end]]).expect("valid so far");
-            assert_eq!(after, None, "{end}");
-        }
-        let (content, ..) = decode([&b"ffffffffffffffff\r\nabc"[..]]).expect("valid so far");
-        assert_eq!(content, b"abc", "the part of a large chunk that has arrived is available at once");
-    }
-
-    #[test]
-    fn mutated_bodies_never_panic_and_decode_the_same_in_pieces() {
-        let seeds = ["5¶hello¶0¶¶G", "5;a=\"b\"¶hello¶A ;c¶0123456789¶0¶X: 1¶Y: 2¶¶G", "ffffffffffffffff¶a"].map(bytes);
-        let mut rng = fastrand::Rng::with_seed(9);
-        let (mut complete, mut rejected) = (0, 0);
-        for _ in 0..100_000 {
-            let mut input = rng.choice(&seeds).cloned().unwrap_or_default();
-            for _ in 0..rng.usize(1..4) {
-                let at = rng.usize(..input.len());
-                match rng.u8(..4) {
-                    0 => input[at] = rng.u8(..),
-                    1 => input.insert(at, *rng.choice(b"\r\n0;: F\t\0").unwrap_or(&0)),
-                    2 => drop(input.remove(at)),
-                    _ => input.extend_from_within(at..),
-                }
-            }
-            let at_once = decode([&input[..]]);
-            assert_eq!(decode(input.chunks(rng.usize(1..8))), at_once, "{}", input.escape_ascii());
-            complete += usize::from(matches!(at_once, Ok((_, _, Some(_)))));
-            rejected += usize::from(at_once.is_err());
-        }
-        assert!(complete > 1000 && rejected > 1000, "{complete} were complete, {rejected} were rejected");
-    }
-}
+mod tests;

@@ -1,13 +1,15 @@
 //! A connection to a server: sends requests and receives their responses, one at a time.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 
 use http::{Method, Version};
 
 use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
-use crate::http1::framing::{self, Framing};
-use crate::http1::head::{HeadLimits, RequestHead, ResponseHead};
+use crate::http1::chunked::BadChunk;
+use crate::http1::framing::{self, BadFraming, Framing, Sender};
+use crate::http1::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::persistence::keeps_alive;
 use crate::http1::resources::Resources;
@@ -65,8 +67,49 @@ pub enum ResponseError {
     Closed(Sent),
     /// The connection closed in the middle of the head.
     TruncatedHead,
-    /// The response is not valid HTTP/1, its framing is ambiguous, or it is a 101 that the client did not request.
-    Malformed,
+    Malformed(BadResponse),
+}
+
+/// Why a response is invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadResponse {
+    Head(HeadError),
+    /// Its framing is ambiguous.
+    Framing,
+    /// It is a 101 that the client did not request.
+    Switch,
+    /// Its body is not valid chunked coding.
+    Chunk(BadChunk),
+}
+
+impl BadResponse {
+    /// The violated rule as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Head(error) => error.rule(),
+            Self::Framing => "framing",
+            Self::Switch => "switch",
+            Self::Chunk(bad) => bad.rule(),
+        }
+    }
+}
+
+impl fmt::Display for BadResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head(error) => error.fmt(f),
+            Self::Framing => BadFraming.fmt(f),
+            Self::Switch => f.write_str("a switch of protocols that the client did not request"),
+            Self::Chunk(bad) => bad.fmt(f),
+        }
+    }
+}
+
+impl From<BadResponse> for ResponseError {
+    fn from(bad: BadResponse) -> Self {
+        Self::Malformed(bad)
+    }
 }
 
 impl ClientConnection {
@@ -80,6 +123,12 @@ impl ClientConnection {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.transport.is_quiet()
+    }
+
+    /// Like [`ClientConnection::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        self.transport.is_quiet_now()
     }
 
     /// Whether the connection can carry another request.
@@ -100,7 +149,7 @@ impl ClientConnection {
         let head = write_head(request, resources.buffers.take());
         let writer = BodyWriter::new(transport, &resources.buffers, head, chunked);
         let reader = Http1ResponseReader {
-            reader: BodyReader::new(transport, input, &resources.buffers, Framing::None),
+            reader: BodyReader::new(transport, input, &resources.buffers, Sender::Server, Framing::None),
             progress,
             method: request.head.method.clone(),
             offers_upgrade: request.upgrade.is_some(),
@@ -137,14 +186,14 @@ pub struct Http1RequestWriter<'c> {
 }
 
 impl Http1RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one.
+    /// Sends a piece of the body; `end` marks the last one and has the trailers.
     ///
     /// # Errors
     /// The system's error.
-    pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
-        let result = self.writer.send(piece, end.then_some(b"")).await;
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+        let result = self.writer.send(piece, end).await;
         match &result {
-            Ok(()) if end => self.progress.sent.set(Sent::All),
+            Ok(()) if end.is_some() => self.progress.sent.set(Sent::All),
             Err(_) if self.writer.sent() == 0 => self.progress.sent.set(Sent::Nothing),
             Ok(()) | Err(_) => {}
         }
@@ -196,7 +245,7 @@ impl Http1ResponseReader<'_> {
         loop {
             let input = self.reader.input();
             if !input.is_empty()
-                && let Some(length) = head.parse(input, RESPONSE_LIMITS).map_err(|_| ResponseError::Malformed)?
+                && let Some(length) = head.parse(input, RESPONSE_LIMITS).map_err(BadResponse::Head)?
             {
                 input.drain(..length);
                 return if head.is_interim() { Ok(()) } else { self.accept(head) };
@@ -211,12 +260,13 @@ impl Http1ResponseReader<'_> {
         }
     }
 
-    fn accept(&mut self, head: &ResponseHead) -> Result<(), ResponseError> {
+    fn accept(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
         let framing = framing::response(&head.headers, head.version, head.status, &self.method)
-            .map_err(|_| ResponseError::Malformed)?;
+            .map_err(|BadFraming| BadResponse::Framing)?;
         if head.status == 101 && !(self.offers_upgrade && head.headers.has(HeaderName::Upgrade)) {
-            return Err(ResponseError::Malformed);
+            return Err(BadResponse::Switch.into());
         }
+        framing::normalise_length(&mut head.headers);
         self.framing = framing;
         self.reader.set_framing(framing);
         self.persistent = framing != Framing::UntilClose
@@ -266,7 +316,7 @@ impl Http1ResponseReader<'_> {
 
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
-        self.reader.set_framing(Framing::UntilClose);
+        self.reader.tunnel();
     }
 }
 

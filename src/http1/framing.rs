@@ -12,7 +12,7 @@ use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 
-/// The most digits of a length: 19 always fit 64 bits, and no body needs more.
+/// The most digits of a length after leading zeros: 19 always fit 64 bits, and no body needs more.
 const MAX_DIGITS: usize = 19;
 
 /// The way a message delimits its body.
@@ -26,6 +26,17 @@ pub enum Framing {
     Chunked,
     /// A body that ends when the connection closes; only responses may have one.
     UntilClose,
+}
+
+/// The sender of a message.
+///
+/// A client is held to the grammar: a request that two recipients could read differently is an attack on the
+/// second. A server is one's own, and speaks only to `lb`, which writes its response canonically. So a server
+/// may deviate in the ways that other clients accept, as long as they leave no doubt about the length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    Client,
+    Server,
 }
 
 /// A response whose headers are ambiguous or invalid about its body's length (RFC 9112, section 6.3).
@@ -77,8 +88,18 @@ fn declared(headers: &Headers, version: Version) -> Result<Option<Framing>, BadF
     }
 }
 
+/// Writes the length without leading zeros, because some recipients would read `010` as an octal number.
+pub fn normalise_length(headers: &mut Headers) {
+    if let Some(text @ [b'0', _, ..]) = headers.get(HeaderName::ContentLength)
+        && let Some(length) = number(text)
+    {
+        headers.set(HeaderName::ContentLength, itoa::Buffer::new().format(length).as_bytes());
+    }
+}
+
 fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > MAX_DIGITS {
+    let zeros = text.iter().take_while(|byte| **byte == b'0').count();
+    if text.is_empty() || text.len() - zeros > MAX_DIGITS {
         return None;
     }
     text.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
@@ -104,7 +125,7 @@ mod tests {
 
     #[test]
     fn one_plain_header_determines_the_framing() {
-        let cases: [(&[&str], &[&str], Framing); 9] = [
+        let cases: [(&[&str], &[&str], Framing); 10] = [
             (&[], &[], None),
             (&["chunked"], &[], Chunked),
             (&["Chunked"], &[], Chunked),
@@ -112,6 +133,7 @@ mod tests {
             (&[], &["0"], Length(0)),
             (&[], &["5"], Length(5)),
             (&[], &["007"], Length(7)),
+            (&[], &["00000000000000000005"], Length(5)),
             (&[], &["1234567890"], Length(1_234_567_890)),
             (&[], &["9999999999999999999"], Length(9_999_999_999_999_999_999)),
         ];
@@ -145,7 +167,7 @@ mod tests {
             (&[], &["5a"]),
             (&[], &[""]),
             (&[], &["99999999999999999999"]),
-            (&[], &["00000000000000000005"]),
+            (&[], &["018446744073709551615"]),
             (&[], &["5."]),
             (&[], &["\u{665}"]),
             // Case: bad-coding
@@ -182,6 +204,16 @@ mod tests {
                 let response = response(&headers, Version::HTTP_11, status, &method);
                 assert_eq!(response, Err(BadFraming), "{codings:?} {lengths:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_length_is_written_without_leading_zeros() {
+        // Case: bad-length
+        for (sent, written) in [("010", "10"), ("000", "0"), ("0", "0"), ("10", "10"), ("0x5", "0x5")] {
+            let mut headers = headers(&[], &[sent]);
+            normalise_length(&mut headers);
+            assert_eq!(headers.all(HeaderName::ContentLength).collect::<Vec<_>>(), [written.as_bytes()], "{sent}");
         }
     }
 

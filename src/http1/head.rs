@@ -1,14 +1,21 @@
-//! Message heads: parsed strictly, with headers in the order and case in which they were received. Pure.
+//! Message heads, with headers in the order and case in which they were received. Pure.
+//!
+//! A request's head is parsed strictly. A response's head is, too; if that fails, [`tolerant`] parses it.
 //!
 //! A head owns its text, and a header is two spans of it. Headers that are added go at the end of the
 //! text. So a head needs a single buffer, which is reused, and no header costs an allocation.
 
+mod bad_line;
+mod tolerant;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use http::{Method, StatusCode, Version};
 
+pub use self::bad_line::{BadLine, HeadRule};
 pub use crate::http1::headers::Headers;
 use crate::http1::headers::{Header, LINE_END, SEPARATOR, TextSpan, span};
 use crate::http1::name::HeaderName;
@@ -65,11 +72,13 @@ pub struct HeadLimits {
 /// The reason why a head was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadError {
-    /// Violates RFC 9112 on lines (section 2.2), the start line (3, 4) or headers (5; 5.1: no space before
-    /// the colon; 5.2: no folding), or RFC 9110 on their names and values (sections 5.1, 5.5).
-    Malformed,
-    /// An HTTP version other than 1.0 and 1.1 (RFC 9112, section 2.3; RFC 9110, section 15.6.6).
+    /// A line that violates a rule.
+    Malformed(BadLine),
+    /// A valid request line with an HTTP version other than 1.0 and 1.1 (RFC 9112, section 2.3; RFC 9110, section
+    /// 15.6.6).
     Version,
+    /// A method of more than 256 bytes (RFC 9112, section 3; RFC 9110, section 15.6.2).
+    MethodTooLong,
     /// More bytes than the limit (RFC 6585, section 5).
     TooLarge,
     /// A target of more than 64 KiB (RFC 9112, section 3; RFC 9110, section 15.5.15).
@@ -78,7 +87,37 @@ pub enum HeadError {
     TooManyHeaders,
 }
 
-/// The maximum length of a target, regardless of the limit of the whole head.
+impl HeadError {
+    /// The violated rule or limit as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Malformed(line) => line.rule.label(),
+            Self::Version => "version",
+            Self::MethodTooLong => "method_length",
+            Self::TooLarge => "head_bytes",
+            Self::TargetTooLong => "target_length",
+            Self::TooManyHeaders => "headers",
+        }
+    }
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(line) => line.fmt(f),
+            Self::Version => f.write_str("an HTTP version other than 1.0 and 1.1"),
+            Self::MethodTooLong => f.write_str("the method is too long"),
+            Self::TooLarge => f.write_str("the head is too large"),
+            Self::TargetTooLong => f.write_str("the target is too long"),
+            Self::TooManyHeaders => f.write_str("too many headers"),
+        }
+    }
+}
+
+/// The maximum length of a method, regardless of the limit of the whole head.
+const MAX_METHOD: usize = 256;
+/// The maximum length of a target, likewise.
 const MAX_TARGET: usize = 64 * 1024;
 /// Up to this limit, headers are parsed on the stack; above it, parsing allocates.
 const STACK_HEADERS: usize = 128;
@@ -98,20 +137,36 @@ impl RequestHead {
         with_header_slots(limits.headers, |slots| {
             let mut request = httparse::Request::new(&mut []);
             let parsed = request.parse_with_uninit_headers(bytes, slots);
-            let length = complete_length(parsed, limits);
+            if request.method.map_or_else(|| method_length(bytes), str::len) > MAX_METHOD {
+                return Err(HeadError::MethodTooLong);
+            }
             if request.path.map_or(bytes.len(), str::len) > MAX_TARGET && request.method.is_some() {
                 return Err(HeadError::TargetTooLong);
             }
-            let Some(length) = length? else {
-                return if bytes.len() <= limits.bytes { Ok(None) } else { Err(HeadError::TooLarge) };
+            let length = match parsed {
+                Ok(httparse::Status::Complete(length)) if length > limits.bytes => return Err(HeadError::TooLarge),
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) => return incomplete(bytes, limits),
+                Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+                Err(httparse::Error::Version) => match bad_line::has_other_version(bytes) {
+                    None => return incomplete(bytes, limits),
+                    Some(true) => return Err(HeadError::Version),
+                    Some(false) => return Err(HeadError::Malformed(BadLine::START_LINE)),
+                },
+                Err(httparse::Error::Token) => return Err(HeadError::Malformed(BadLine::START_LINE)),
+                Err(_) => return Err(HeadError::Malformed(BadLine::find(bytes))),
             };
             let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
-                return Err(HeadError::Malformed);
+                return Err(HeadError::Malformed(BadLine::START_LINE));
             };
-            self.method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
+            self.method =
+                Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed(BadLine::START_LINE))?;
             self.version = version_from_minor(version);
             self.target = span_of(target.as_bytes(), bytes);
-            self.headers.fill(&bytes[..length], method.as_bytes(), request.headers).map(|()| Some(length))
+            match self.headers.fill(&bytes[..length], method.as_bytes(), request.headers) {
+                true => Ok(Some(length)),
+                false => Err(HeadError::Malformed(BadLine::find(bytes))),
+            }
         })
     }
 
@@ -134,23 +189,38 @@ impl ResponseHead {
     /// # Errors
     /// [`HeadError`], also for an incomplete head that is invalid or too large already.
     pub fn parse(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, HeadError> {
+        match self.parse_strictly(bytes, limits) {
+            Some(Ok(httparse::Status::Complete(length))) => Ok(Some(length)),
+            Some(Ok(httparse::Status::Partial)) => incomplete(bytes, limits),
+            Some(Err(error)) => Err(error),
+            None => tolerant::parse(self, bytes, limits),
+        }
+    }
+
+    /// Parses a head that follows the grammar; returns `None` if it does not.
+    fn parse_strictly(
+        &mut self,
+        bytes: &[u8],
+        limits: HeadLimits,
+    ) -> Option<Result<httparse::Status<usize>, HeadError>> {
         with_header_slots(limits.headers, |slots| {
             let mut response = httparse::Response::new(&mut []);
             let parsed =
                 httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, slots);
-            let Some(length) = complete_length(parsed, limits)? else {
-                return if bytes.len() <= limits.bytes { Ok(None) } else { Err(HeadError::TooLarge) };
+            let length = match parsed {
+                Ok(httparse::Status::Complete(length)) if length > limits.bytes => {
+                    return Some(Err(HeadError::TooLarge));
+                }
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) => return Some(Ok(httparse::Status::Partial)),
+                Err(httparse::Error::TooManyHeaders) => return Some(Err(HeadError::TooManyHeaders)),
+                Err(_) => return None,
             };
-            let (Some(status), Some(version)) = (response.code, response.version) else {
-                return Err(HeadError::Malformed);
-            };
-            if !(100..1000).contains(&status) {
-                return Err(HeadError::Malformed);
-            }
-            self.status = status;
-            self.version = version_from_minor(version);
+            self.status = response.code.filter(|status| (100..1000).contains(status))?;
+            self.version = version_from_minor(response.version?);
             self.reason = response.reason.map_or(TextSpan::default(), |reason| span_of(reason.as_bytes(), bytes));
-            self.headers.fill(&bytes[..length], b"HTTP/", response.headers).map(|()| Some(length))
+            let is_canonical = self.headers.fill(&bytes[..length], b"HTTP/", response.headers);
+            is_canonical.then_some(Ok(httparse::Status::Complete(length)))
         })
     }
 
@@ -192,9 +262,9 @@ impl Headers {
     /// Replaces the headers with those of a parsed head, which becomes the text. Its start line begins
     /// with `first`.
     ///
-    /// Every line must end with CR LF (RFC 9112, section 2.2). The parser also accepts a lone LF as a line
-    /// end, but not every recipient does. It rejects a lone LF anywhere else.
-    fn fill(&mut self, head: &[u8], first: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), HeadError> {
+    /// Returns whether every line ends with CR LF (RFC 9112, section 2.2). The parser also accepts a lone LF as
+    /// a line end, but not every recipient does. It rejects a lone LF anywhere else.
+    fn fill(&mut self, head: &[u8], first: &[u8], headers: &[httparse::Header<'_>]) -> bool {
         self.clear();
         self.text.extend_from_slice(head);
         let mut well_ended = head.ends_with(b"\r\n\r\n") && (head.starts_with(first) || starts_with_empty_lines(head));
@@ -207,7 +277,7 @@ impl Headers {
             self.list.push(Header { id, verbatim, name, value });
             self.seen |= id.bit();
         }
-        if well_ended { Ok(()) } else { Err(HeadError::Malformed) }
+        well_ended
     }
 }
 
@@ -227,19 +297,14 @@ fn with_header_slots<'b, T>(limit: usize, parse: impl FnOnce(&mut [MaybeUninit<h
     }
 }
 
-/// Returns the length of a complete head.
-fn complete_length(
-    parsed: Result<httparse::Status<usize>, httparse::Error>,
-    limits: HeadLimits,
-) -> Result<Option<usize>, HeadError> {
-    match parsed {
-        Ok(httparse::Status::Partial) => Ok(None),
-        Ok(httparse::Status::Complete(length)) if length > limits.bytes => Err(HeadError::TooLarge),
-        Ok(httparse::Status::Complete(length)) => Ok(Some(length)),
-        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyHeaders),
-        Err(httparse::Error::Version) => Err(HeadError::Version),
-        Err(_) => Err(HeadError::Malformed),
-    }
+/// The result for a head that is valid so far.
+fn incomplete(bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, HeadError> {
+    if bytes.len() <= limits.bytes { Ok(None) } else { Err(HeadError::TooLarge) }
+}
+
+/// The length of a method that has not ended yet, after empty lines.
+fn method_length(bytes: &[u8]) -> usize {
+    bytes.len() - bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len())
 }
 
 fn version_from_minor(minor: u8) -> Version {

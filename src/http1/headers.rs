@@ -211,3 +211,13 @@ pub(super) fn span(range: Range<usize>) -> TextSpan {
 fn offset(position: usize) -> u32 {
     position as u32
 }
+
+/// Whether a byte may be part of a token, such as a header's name (RFC 9110, section 5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a byte may be part of a header's value (RFC 9110, section 5.5) or of a quoted string (section 5.6.4).
+pub(super) fn is_text(byte: u8) -> bool {
+    byte == b'\t' || byte >= b' ' && byte != 0x7f
+}

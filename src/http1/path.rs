@@ -1,4 +1,4 @@
-//! Path normalisation (RFC 3986, section 6.2.2), so that routes are matched on the path that the server will see. Pure.
+//! Path normalisation (RFC 3986, section 6.2.2), so that routes match the resource that a path means. Pure.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::http1::rejection::Rejection;
 ///
 /// # Errors
 /// [`Rejection::TargetForm`] unless the path starts with `/`, [`Rejection::TargetBytes`],
-/// [`Rejection::BadEscape`], [`Rejection::BadText`], and [`Rejection::AboveRoot`]: RFC 3986 would stop at
+/// [`Rejection::BadEscape`], [`Rejection::Overlong`], and [`Rejection::AboveRoot`]: RFC 3986 would stop at
 /// the root, but such a path is an attempt to find a server that does not.
 pub fn normalise(path: &str) -> Result<Cow<'_, str>, Rejection> {
     if !path.starts_with('/') {
@@ -46,9 +46,12 @@ fn inspect(mut rest: &[u8]) -> Result<PathChanges, Rejection> {
         rest = match rest {
             [] => return Ok(changes),
             [b'%', ..] => {
-                let (first, after) = decode_escape(rest).ok_or(Rejection::BadEscape)?;
-                changes.unreserved |= is_unreserved(first);
-                skip_character(first, after)?
+                let (byte, after) = decode_escape(rest).filter(|(byte, _)| *byte != 0).ok_or(Rejection::BadEscape)?;
+                if starts_overlong(byte, after) {
+                    return Err(Rejection::Overlong);
+                }
+                changes.unreserved |= is_unreserved(byte);
+                after
             }
             [b'/', after @ ..] => {
                 changes.dots |= starts_with_dot_segment(after);
@@ -67,30 +70,30 @@ fn decode_escape(text: &[u8]) -> Option<(u8, &[u8])> {
     Some((digit(*high)? << 4 | digit(*low)?, after))
 }
 
-/// Returns the text after a UTF-8 character whose first byte was escaped; its other bytes must be, too.
-fn skip_character(first: u8, mut after: &[u8]) -> Result<&[u8], Rejection> {
-    let length = match first {
-        0 => return Err(Rejection::BadEscape),
-        0x01..=0x7f => return Ok(after),
-        0xc2..=0xdf => 2,
-        0xe0..=0xef => 3,
-        0xf0..=0xf4 => 4,
-        _ => return Err(Rejection::BadText),
-    };
-    let mut character = [first, 0, 0, 0];
-    for byte in &mut character[1..length] {
-        (*byte, after) = decode_escape(after).ok_or(Rejection::BadText)?;
+/// Whether the escape of `first` and the escape at the start of `after` begin a longer encoding than UTF-8 has for
+/// the character (RFC 3629, section 3): a lenient decoder would see a `/` or a `.` that we do not. Other bytes that
+/// are not UTF-8 are no such danger: they are text in another encoding, or a name of a file.
+fn starts_overlong(first: u8, after: &[u8]) -> bool {
+    if first < 0xc0 {
+        return false;
     }
-    // Rejects overlong encodings and surrogates.
-    std::str::from_utf8(&character[..length]).map(|_| after).map_err(|_| Rejection::BadText)
+    decode_escape(after).is_some_and(|(second, _)| match first {
+        // Some decoders do not check the second byte.
+        0xc0 | 0xc1 => second < 0xc0,
+        0xe0 => (0x80..0xa0).contains(&second),
+        0xf0 => (0x80..0x90).contains(&second),
+        0xf8 => (0x80..0x88).contains(&second),
+        0xfc => (0x80..0x84).contains(&second),
+        _ => false,
+    })
 }
 
 fn starts_with_dot_segment(rest: &[u8]) -> bool {
     matches!(rest, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
 }
 
-/// Decodes escapes of unreserved characters in a path that [`inspect`] has accepted.
-fn decode_unreserved(path: &str) -> String {
+/// Decodes escapes of unreserved characters in a valid path or host.
+pub(super) fn decode_unreserved(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
@@ -191,6 +194,19 @@ mod tests {
             "/.well-known/x",
             "/%E2%82%AC/%c3%bc",
             "/%f0%9f%a6%80",
+            // Case: path-bytes
+            "/caf%E9",
+            "/%e2%82",
+            "/%e2%82x",
+            "/%80",
+            "/%ff",
+            "/%ed%a0%80",
+            "/%f4%90%80%80",
+            "/%C0",
+            "/%C0propos",
+            "/%C0%C9",
+            "/%e0%a0%80",
+            "/%f0%90%80%80",
             "/a:@!$&'()*+,;=|\"{}\\^",
             "/%0d%0a%20%7f",
         ];
@@ -201,26 +217,27 @@ mod tests {
 
     #[test]
     fn unsafe_paths_are_rejected() {
-        use Rejection::{AboveRoot, BadEscape, BadText, TargetBytes, TargetForm};
+        use Rejection::{AboveRoot, BadEscape, Overlong, TargetBytes, TargetForm};
         let cases = [
             // Case: path-normal-form
             ("/%00", BadEscape),
             ("/a%00.png", BadEscape),
-            ("/%c0%af", BadText),
+            ("/%c0%af", Overlong),
             ("/..", AboveRoot),
             ("/../admin", AboveRoot),
             ("/a/../../admin", AboveRoot),
             ("/%2e%2e/admin", AboveRoot),
             ("/./..", AboveRoot),
-            // UTF-8 that is truncated, overlong, a surrogate, or beyond the last character.
-            ("/%e2%82", BadText),
-            ("/%e2%82x", BadText),
-            ("/%e9", BadText),
-            ("/%80", BadText),
-            ("/%ff", BadText),
-            ("/%e0%80%af", BadText),
-            ("/%ed%a0%80", BadText),
-            ("/%f4%90%80%80", BadText),
+            ("/%C1%9c", Overlong),
+            ("/%c0%80", Overlong),
+            ("/%c0%2f", Overlong),
+            ("/%c0%ae%c0%ae/admin", Overlong),
+            ("/%e0%80%af", Overlong),
+            ("/%E0%9F%BF", Overlong),
+            ("/%f0%80%80%af", Overlong),
+            ("/%f8%80%80%80%af", Overlong),
+            ("/%fc%80%80%80%80%af", Overlong),
+            ("/%c3%c0%af", Overlong),
             ("/%", BadEscape),
             ("/%4", BadEscape),
             ("/%zz", BadEscape),

@@ -1,5 +1,7 @@
 //! Whether a connection persists after a message (RFC 9112, section 9.3). Pure.
 
+use std::time::Duration;
+
 use http::Version;
 
 use crate::http1::head::Headers;
@@ -12,6 +14,18 @@ pub fn keeps_alive(headers: &Headers, version: Version) -> bool {
     if version == Version::HTTP_10 { has(b"keep-alive") && !has(b"close") } else { !has(b"close") }
 }
 
+/// The time for which the sender keeps a connection without a request, if its `Keep-Alive` header says so (RFC 2068,
+/// section 19.7.1).
+#[must_use]
+pub fn idle_timeout(headers: &Headers) -> Option<Duration> {
+    let parameters = headers.all(HeaderName::KeepAlive).flat_map(|value| value.split(|byte| *byte == b','));
+    let seconds = parameters.filter_map(|parameter| {
+        let (name, value) = str::from_utf8(parameter).ok()?.split_once('=')?;
+        if name.trim().eq_ignore_ascii_case("timeout") { value.trim().parse::<u32>().ok() } else { None }
+    });
+    seconds.min().map(|seconds| Duration::from_secs(seconds.into()))
+}
+
 /// The options listed in the `Connection` headers.
 pub fn connection_options(headers: &Headers) -> impl Iterator<Item = &[u8]> {
     let options = headers.all(HeaderName::Connection).flat_map(|value| value.split(|byte| *byte == b','));
@@ -21,6 +35,24 @@ pub fn connection_options(headers: &Headers) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_may_say_how_long_it_keeps_a_connection() {
+        let cases = [
+            ("timeout=5", Some(5)),
+            ("timeout=5, max=100", Some(5)),
+            ("max=100,Timeout = 15", Some(15)),
+            ("timeout=0", Some(0)),
+            ("300", None),
+            ("timeout=-1", None),
+            ("", None),
+        ];
+        for (value, seconds) in cases {
+            let headers = Headers::from_pairs([("Keep-Alive", value)]);
+            assert_eq!(idle_timeout(&headers), seconds.map(Duration::from_secs), "{value}");
+        }
+        assert_eq!(idle_timeout(&Headers::new()), None);
+    }
 
     #[test]
     fn http_1_1_persists_by_default_and_http_1_0_only_on_request() {

@@ -28,13 +28,14 @@ pub enum Rejection {
     /// An escape in the path that is not `%` and two hexadecimal digits (RFC 3986, section 2.1), or that
     /// encodes NUL (section 7.3).
     BadEscape,
-    /// Escapes in the path that do not form UTF-8 (RFC 3629, section 3), such as an overlong `/`.
-    BadText,
+    /// Escapes in the path that encode a character in more bytes than UTF-8 allows (RFC 3629, section 3), such as an
+    /// overlong `/`.
+    Overlong,
     /// A path with a `..` that would lead above the root. RFC 3986, section 5.2.4, would ignore it.
     AboveRoot,
-    /// An `Upgrade` (RFC 9110, section 7.8) on a request with a body: client and server could disagree about
-    /// where the body ends and the new protocol starts.
-    UpgradeWithBody,
+    /// A path that matches another route with its dot segments than without them: a server that takes it literally
+    /// would get a request that was meant for another.
+    AmbiguousPath,
 }
 
 impl Rejection {
@@ -64,9 +65,29 @@ impl Rejection {
             Self::ManyHosts => "There is more than one Host header.",
             Self::BadHost => "The host is not a name or an IP address with an optional port.",
             Self::BadEscape => "The path contains a percent sign without two hexadecimal digits, or %00.",
-            Self::BadText => "The percent-encoded characters of the path are not UTF-8.",
+            Self::Overlong => "The path contains a character in an overlong encoding.",
             Self::AboveRoot => "The path leads above the root.",
-            Self::UpgradeWithBody => "A request with a body cannot request an upgrade.",
+            Self::AmbiguousPath => "The path matches different routes with and without its dot segments.",
+        }
+    }
+
+    /// The violated rule as one word, for the log.
+    #[must_use]
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Trace => "trace",
+            Self::Framing => "framing",
+            Self::TargetForm => "target_form",
+            Self::TargetBytes => "target_bytes",
+            Self::Scheme => "scheme",
+            Self::NoHost => "no_host",
+            Self::ManyHosts => "many_hosts",
+            Self::BadHost => "bad_host",
+            Self::BadEscape => "bad_escape",
+            Self::Overlong => "overlong",
+            Self::AboveRoot => "above_root",
+            Self::AmbiguousPath => "ambiguous_path",
         }
     }
 
@@ -74,7 +95,7 @@ impl Rejection {
     /// where the next message starts. An invalid path leaves no such doubt.
     #[must_use]
     pub fn closes(self) -> bool {
-        !matches!(self, Self::Trace | Self::BadEscape | Self::BadText | Self::AboveRoot)
+        !matches!(self, Self::Trace | Self::BadEscape | Self::Overlong | Self::AboveRoot | Self::AmbiguousPath)
     }
 }
 
@@ -89,7 +110,6 @@ mod tests {
             (Rejection::Trace, 405, false),
             (Rejection::Framing, 400, true),
             (Rejection::NoHost, 400, true),
-            (Rejection::UpgradeWithBody, 400, true),
             (Rejection::AboveRoot, 400, false),
         ];
         for (rejection, status, closes) in cases {

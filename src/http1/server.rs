@@ -9,7 +9,7 @@ use std::io;
 use http::Version;
 
 use crate::http1::body::{BodyError, BodyLength, BodyReader, BodyWriter};
-use crate::http1::framing::{self, Framing};
+use crate::http1::framing::{self, Framing, Sender};
 use crate::http1::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::persistence::keeps_alive;
@@ -134,7 +134,8 @@ impl ServerConnection {
             ..ServerProgress::default()
         };
         let Self { transport, input, progress } = self;
-        let reader = BodyReader::new(transport, input, &resources.buffers, framing.unwrap_or(Framing::None));
+        let reader =
+            BodyReader::new(transport, input, &resources.buffers, Sender::Client, framing.unwrap_or(Framing::None));
         ServerStream {
             body: Http1RequestBody { reader, progress, length: framing.map(BodyLength::from) },
             response: Http1ResponseWriter {
@@ -144,6 +145,7 @@ impl ServerConnection {
                 closing,
                 version: head.version,
                 writer: None,
+                started: ResponseState::Started,
             },
         }
     }
@@ -156,7 +158,8 @@ impl ServerConnection {
     ) -> Http1ResponseWriter<'c> {
         self.progress = ServerProgress { has_body: Cell::new(true), ..ServerProgress::default() };
         let Self { transport, progress, .. } = self;
-        Http1ResponseWriter { transport, resources, progress, closing, version: Version::HTTP_11, writer: None }
+        let (version, started) = (Version::HTTP_11, ResponseState::Started);
+        Http1ResponseWriter { transport, resources, progress, closing, version, writer: None, started }
     }
 
     /// The next step of the connection after the exchange; `closing` rules out another request, even if the
@@ -168,16 +171,26 @@ impl ServerConnection {
 
     /// Closes the connection in a way that lets the client read the whole response: discards incoming bytes
     /// until the client closes too, because closing with unread bytes would make the system reset the
-    /// connection (RFC 9112, section 9.6).
-    pub async fn linger(&mut self, resources: &Resources) {
+    /// connection (RFC 9112, section 9.6). `goes_on` is called with the number of bytes of each read, and returns
+    /// whether to wait for more.
+    pub async fn linger(&mut self, resources: &Resources, mut goes_on: impl FnMut(usize) -> bool) {
+        self.input.clear();
+        self.release(resources);
         if self.transport.shutdown_write().is_err() {
             return;
         }
-        let mut discarded = Vec::new();
-        while matches!(self.transport.read(&mut discarded, &resources.buffers).await, Ok(1..)) {
-            discarded.clear();
+        let mut more = true;
+        while more && let Ok(bytes @ 1..) = self.transport.read(&mut self.input, &resources.buffers).await {
+            self.input.clear();
+            self.release(resources);
+            more = goes_on(bytes);
         }
-        resources.buffers.put(discarded);
+    }
+
+    /// Whether the client may still be sending the request that was responded to, or bytes of a tunnel.
+    #[must_use]
+    pub fn may_be_sending(&self) -> bool {
+        !self.progress.received.get() || self.progress.response.get() == ResponseState::Tunnel
     }
 
     /// Puts the input buffer back if it is empty.
@@ -237,16 +250,30 @@ impl Http1RequestBody<'_> {
         self.reader.piece()
     }
 
+    /// The trailer section, each line with its CRLF; empty until [`Http1RequestBody::is_done`].
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        self.reader.trailers()
+    }
+
     /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.reader.is_done()
     }
 
-    /// Waits until the client closes the connection, and keeps the current piece. Never returns once more than
-    /// `limit` bytes have been read ahead.
-    pub async fn closed(&mut self, limit: usize) {
-        self.reader.closed(limit).await;
+    /// Waits until the client ends its side of the connection, and keeps the current piece. Never returns once more
+    /// than `limit` bytes have been read ahead.
+    ///
+    /// # Errors
+    /// The system's error, if the connection breaks.
+    pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
+        self.reader.ended(limit).await
+    }
+
+    /// Waits until the client, which has ended its side, resets the connection.
+    pub async fn reset(&self) {
+        self.reader.reset().await;
     }
 
     pub fn consume_piece(&mut self) {
@@ -255,8 +282,7 @@ impl Http1RequestBody<'_> {
 
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
-        self.reader.consume_piece();
-        self.reader.set_framing(Framing::UntilClose);
+        self.reader.tunnel();
     }
 
     fn update_progress(&self) {
@@ -273,6 +299,8 @@ pub struct Http1ResponseWriter<'c> {
     /// The client's HTTP version.
     version: Version,
     writer: Option<BodyWriter<'c>>,
+    /// The state of the response once some of it may have been sent.
+    started: ResponseState,
 }
 
 impl Http1ResponseWriter<'_> {
@@ -307,6 +335,8 @@ impl Http1ResponseWriter<'_> {
     }
 
     /// Starts the response; its head is sent with the first piece. `upgrade` is the protocol that a 101 switches to.
+    ///
+    /// Until the first piece is sent, another response can be started instead.
     pub fn start(&mut self, head: &ResponseHead, length: BodyLength, upgrade: Option<&[u8]>) {
         let progress = self.progress;
         let is_http_10 = self.version == Version::HTTP_10;
@@ -315,7 +345,7 @@ impl Http1ResponseWriter<'_> {
         let has_end = chunked || length != BodyLength::Unknown;
         let persistent = progress.persists(has_end, self.closing.get());
         progress.persistent.set(persistent);
-        progress.response.set(if upgrade.is_some() { ResponseState::Tunnel } else { ResponseState::Started });
+        self.started = if upgrade.is_some() { ResponseState::Tunnel } else { ResponseState::Started };
 
         let mut bytes = self.resources.buffers.take();
         head.write(&mut bytes);
@@ -343,6 +373,7 @@ impl Http1ResponseWriter<'_> {
     /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        self.progress.response.set(self.started);
         writer.send(piece, end).await?;
         if end.is_some() {
             self.progress.response.set(ResponseState::Complete);

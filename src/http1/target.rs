@@ -28,10 +28,14 @@ pub struct Resource<'a> {
     pub path: Cow<'a, str>,
     /// As received, without the `?`.
     pub query: Option<&'a str>,
-    /// Path and query as received; may start with `?` if the target is absolute.
+    /// The path as received; `/` if an absolute target has none.
+    path_as_sent: &'a str,
+    /// Path and query as received; may be empty or start with `?` if the target is absolute.
     as_sent: &'a str,
     /// Whether the target as received has an authority.
     absolute: bool,
+    /// Whether the server itself is meant: `OPTIONS` with an absolute target without path and query.
+    asterisk: bool,
 }
 
 /// Returns the target of a request; `target` is the one in its request line.
@@ -66,15 +70,23 @@ pub fn target<'a>(
         Some((path, query)) => (path, Some(query)),
         None => (as_sent, None),
     };
-    let path = path::normalise(if absolute.is_some() && path.is_empty() { "/" } else { path })?;
+    let path_as_sent = if absolute.is_some() && path.is_empty() { "/" } else { path };
+    let path = path::normalise(path_as_sent)?;
     query.map_or(Ok(()), path::check_query)?;
-    Ok(RequestTarget::Resource(Resource { host, authority, path, query, as_sent, absolute: absolute.is_some() }))
+    let asterisk = *method == Method::OPTIONS && as_sent.is_empty();
+    let absolute = absolute.is_some();
+    Ok(RequestTarget::Resource(Resource { host, authority, path, query, path_as_sent, as_sent, absolute, asterisk }))
 }
 
 impl Resource<'_> {
-    /// Returns the target for the server, in origin form; borrowed if it is the one that the client sent.
+    /// Returns the target for the server with the normalised path; borrowed if it is the one that the client sent.
+    ///
+    /// It is in origin form, except that of `OPTIONS` without a path, which is `*` (RFC 9112, section 3.2.4).
     #[must_use]
-    pub fn path_and_query(&self) -> Cow<'_, str> {
+    pub fn normalised(&self) -> Cow<'_, str> {
+        if self.asterisk {
+            return Cow::Borrowed("*");
+        }
         if matches!(self.path, Cow::Borrowed(_)) && self.as_sent.starts_with('/') {
             return Cow::Borrowed(self.as_sent);
         }
@@ -82,6 +94,29 @@ impl Resource<'_> {
             Some(query) => Cow::Owned([&*self.path, "?", query].concat()),
             None => Cow::Borrowed(&self.path),
         }
+    }
+
+    /// Returns the target for the server with the path as received, in the form of [`Resource::normalised`]; borrowed
+    /// unless the client sent no path.
+    #[must_use]
+    pub fn as_sent(&self) -> Cow<'_, str> {
+        match self.as_sent {
+            "" if self.asterisk => Cow::Borrowed("*"),
+            "" => Cow::Borrowed("/"),
+            query if query.starts_with('?') => Cow::Owned(["/", query].concat()),
+            path => Cow::Borrowed(path),
+        }
+    }
+
+    /// The path as a server reads it that keeps dot segments: one that takes it literally, and one that decodes
+    /// escapes. `None` if there are no dot segments.
+    #[must_use]
+    pub fn with_dot_segments(&self) -> Option<[Cow<'_, str>; 2]> {
+        if matches!(self.path, Cow::Borrowed(_)) {
+            return None;
+        }
+        let decoded = path::decode_unreserved(self.path_as_sent);
+        if decoded == *self.path { None } else { Some([Cow::Borrowed(self.path_as_sent), Cow::Owned(decoded)]) }
     }
 
     /// Returns the `Host` that must replace the client's, because an absolute target takes precedence over
@@ -143,7 +178,7 @@ mod tests {
     fn a_resource_has_a_host_and_a_path() {
         /// Request line and hosts; host and path for routing; `Host` and target for the server.
         type ResourceCase<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, &'a str);
-        let cases: [ResourceCase<'_>; 19] = [
+        let cases: [ResourceCase<'_>; 23] = [
             ("GET / 1.1", &["a"], "a/", "a", "/"),
             ("GET /x?y=/../%00 1.1", &["a:80"], "a/x", "a:80", "/x?y=/../%00"),
             ("OPTIONS /x 1.1", &["a"], "a/x", "a", "/x"),
@@ -154,8 +189,12 @@ mod tests {
             ("GET http://b/x 1.1", &["a"], "b/x", "b", "/x"),
             ("GET https://B:8080?q 1.1", &["a"], "b/", "B:8080", "/?q"),
             ("GET HTTP://b 1.1", &["a"], "b/", "b", "/"),
-            ("GET hTTps://[::1]:80/a/../x?q=http://c 1.1", &["a"], "[::1]/x", "[::1]:80", "/x?q=http://c"),
-            ("OPTIONS http://b 1.1", &["b"], "b/", "b", "/"),
+            ("GET hTTps://[::1]:80/a/../x?q=http://c 1.1", &["a"], "[::1]/x", "[::1]:80", "/a/../x?q=http://c"),
+            // Case: methods-without-server
+            ("OPTIONS http://b 1.1", &["b"], "b/", "b", "*"),
+            ("OPTIONS http://b/ 1.1", &["b"], "b/", "b", "/"),
+            ("OPTIONS http://b? 1.1", &["b"], "b/", "b", "/?"),
+            ("OPTIONS http://b/* 1.1", &["b"], "b/*", "b", "/*"),
             ("GET http://b/x?q 1.0", &[], "b/x", "b", "/x?q"),
             ("GET https://b/x 2", &[], "b/x", "b", "/x"),
             ("GET /x 2", &["a"], "a/x", "a", "/x"),
@@ -165,8 +204,9 @@ mod tests {
             ("GET /x 1.1", &["[::1]:80"], "[::1]/x", "[::1]:80", "/x"),
             ("GET /x 1.0", &[], "/x", "", "/x"),
             // Case: path-normal-form
-            // The path is normalised for both.
-            ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/admin?q"),
+            // The path is normalised for routing.
+            ("GET /a/../admin?q 1.1", &["a"], "a/admin", "a", "/a/../admin?q"),
+            ("GET http://a/%61/./x 1.1", &["a"], "a/a/x", "a", "/%61/./x"),
             ("GET //admin 1.1", &["a"], "a//admin", "a", "//admin"),
         ];
         for (line, hosts, route, authority, forwarded) in cases {
@@ -174,7 +214,13 @@ mod tests {
                 let Ok(RequestTarget::Resource(resource)) = target else { panic!("{line}: {target:?}") };
                 assert_eq!(format!("{}{}", resource.host, resource.path), route, "{line}");
                 assert_eq!(resource.authority, authority, "{line}");
-                assert_eq!(resource.path_and_query(), forwarded, "{line}");
+                assert_eq!(resource.as_sent(), forwarded, "{line}");
+                let normalised = match resource.query {
+                    _ if forwarded == "*" => "*".to_owned(),
+                    Some(query) => format!("{}?{query}", resource.path),
+                    None => resource.path.to_string(),
+                };
+                assert_eq!(resource.normalised(), normalised, "{line}");
                 let sent = hosts.first().copied().unwrap_or_default();
                 assert_eq!(resource.new_host().unwrap_or(sent), authority, "{line}");
             });
@@ -247,6 +293,26 @@ mod tests {
         for as_sent in [&b"/\xe9"[..], b"/?\xff", b"\x80", b"/a\xc3\xa9", b"http://a/\xe9"] {
             let target = target(&Method::GET, as_sent, Version::HTTP_11, &headers);
             assert!(matches!(target, Err(Rejection::TargetBytes)), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_with_dot_segments_has_two_other_readings() {
+        // Case: path-normal-form
+        let cases = [
+            ("/a/../b", Some(["/a/../b", "/a/../b"])),
+            ("/%61/%2e%2e/b", Some(["/%61/%2e%2e/b", "/a/../b"])),
+            ("/a/.", Some(["/a/.", "/a/."])),
+            ("/%61/b%2Dc", None),
+            ("/a/b", None),
+            ("/..%2fa//b", None),
+        ];
+        for (path, readings) in cases {
+            check_target(&format!("GET {path} 1.1"), &["a"], |target| {
+                let Ok(RequestTarget::Resource(resource)) = target else { panic!("{path}: {target:?}") };
+                let found = resource.with_dot_segments();
+                assert_eq!(found, readings.map(|readings| readings.map(Cow::Borrowed)), "{path}");
+            });
         }
     }
 

@@ -10,9 +10,9 @@ const RESERVE: f64 = 10.0;
 /// Why a request was retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
-    /// Connecting to the server failed.
+    /// Connecting to the server took too long, or failed for lack of descriptors or ports.
     Connect,
-    /// The idle connection was closed before the request was sent.
+    /// The new connection was closed before the request was sent.
     NotSent,
     /// The connection failed after the request was sent and before a response.
     Broken,

@@ -1,16 +1,24 @@
 //! One attempt at one server: the request is sent while the response is received, and either may end first.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
+use http::Version;
+
+use crate::http1::body::BodyLength;
+use crate::http1::client::Sent;
 use crate::http1::head::ResponseHead;
+use crate::http1::name::HeaderName;
+use crate::http1::persistence;
+use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
-use crate::proxy::headers::hop_by_hop;
 use crate::proxy::phases::{Stickiness, response_rules};
 use crate::proxy::relay::relay;
+use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::Phase;
 use crate::proxy::tunnel;
 use crate::proxy::upload::Upload;
@@ -18,6 +26,10 @@ use crate::proxy::upstream::ResponseReader;
 use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// Sends the request and relays the response. `only_new` rules out idle connections.
+///
+/// If an idle connection turns out to have been closed, the request is sent again on a new one, if that is safe. The
+/// server may be up, and says nothing by closing, so this is the same attempt: nothing is counted, and the client stays
+/// with the server.
 ///
 /// # Errors
 /// If the client has not been sent a whole response.
@@ -27,29 +39,71 @@ pub async fn run(
     response: &mut ResponseWriter<'_>,
     only_new: bool,
 ) -> Result<(), ProxyError> {
+    let mut connection = connect(attempt, upload, only_new).await?;
+    let mut done = exchange(attempt, upload, response, &mut connection).await;
+    if let Err(error @ ProxyError::IdleClosed(_)) = done {
+        attempt.exchange.record.context.upstreams.found_closed(attempt.server().id, &connection);
+        drop(connection);
+        if !error.progress().is_some_and(|progress| attempt.may_repeat(progress)) {
+            return Err(error);
+        }
+        connection = connect(attempt, upload, true).await?;
+        done = exchange(attempt, upload, response, &mut connection).await;
+    }
+    done?;
+    if connection.upstream.is_reusable() {
+        attempt.keep(connection);
+    }
+    Ok(())
+}
+
+/// Sends the request and relays the response on one connection.
+async fn exchange(
+    attempt: &mut Attempt<'_, '_>,
+    upload: &mut Upload<'_, '_>,
+    response: &mut ResponseWriter<'_>,
+    connection: &mut UpstreamConnection,
+) -> Result<(), ProxyError> {
     let (context, timer) = (attempt.exchange.record.context, attempt.exchange.record.timer);
     let timeouts = &attempt.exchange.record.snapshot.config.timeouts;
-    let mut connection = connect(attempt, upload, only_new).await?;
     let reused = connection.reused;
     let (mut to_server, mut from_server) = connection.upstream.start(attempt.outgoing(), &context.resources);
-    attempt.exchange.record.wait_body(Phase::Upload);
+    // A stream is as fast as it is: a body of unknown length needs no minimum rate.
+    let is_stream = attempt.exchange.plan.length == BodyLength::Unknown;
+    let limits = &attempt.exchange.record.snapshot.config.limits;
+    timer.wait_body(Phase::Upload, timeouts.body_idle, if is_stream { 0 } else { limits.body_rate });
     let responded = {
-        let mut sending = pin!(upload.run(&mut to_server, timer, timeouts));
+        let (sent, mut switched) = (Cell::new(false), false);
+        let mut sending = pin!(async {
+            if let Err(error) = upload.send(&mut to_server, timer, timeouts).await {
+                return error;
+            }
+            sent.set(true);
+            upload.client_leaves(timer).await;
+            ProxyError::ClientGone
+        });
         let mut receiving = pin!(receive(attempt, &mut from_server, response, reused));
-        let both = poll_fn(|context| match sending.as_mut().poll(context) {
+        let both = poll_fn(|context| {
             // Sending is polled first, because the response depends on it.
-            Poll::Ready(error) => Poll::Ready(Err(error)),
-            Poll::Pending => receiving.as_mut().poll(context),
+            if let Poll::Ready(error) = sending.as_mut().poll(context) {
+                return Poll::Ready(Err(error));
+            }
+            if !switched && let Responded::Completely = ready!(receiving.as_mut().poll(context))? {
+                return Poll::Ready(Ok(Responded::Completely));
+            }
+            // A tunnel starts after the whole request, even if the server switches earlier (RFC 9110, section 7.8).
+            switched = true;
+            if sent.get() { Poll::Ready(Ok(Responded::Switched)) } else { Poll::Pending }
         });
         timer.run(both).await.map_err(ProxyError::from).flatten()
     };
     match responded {
         Ok(Responded::Completely) => {}
         Ok(Responded::Switched) => {
-            timer.wait_unlimited(Phase::Tunnel);
+            timer.start_tunnel(timeouts.tunnel);
             let record = &mut attempt.exchange.record;
             let (client, server) = ((upload.body(), response), (&mut to_server, &mut from_server));
-            let relayed = tunnel::run(client, server, |bytes| record.count_bytes(bytes));
+            let relayed = tunnel::run(client, server, (timer, timeouts.tunnel), |bytes| record.count_bytes(bytes));
             match timer.run(relayed).await {
                 Ok(Ok(())) => attempt.end_tunnel(None),
                 Ok(Err(_)) => attempt.end_tunnel(Some(ProxyError::TunnelBroken)),
@@ -62,10 +116,6 @@ pub async fn run(
         }
         Err(error) => return Err(error),
     }
-    drop((to_server, from_server));
-    if connection.upstream.is_reusable() {
-        attempt.keep(connection);
-    }
     Ok(())
 }
 
@@ -77,7 +127,7 @@ async fn connect(
 ) -> Result<UpstreamConnection, ProxyError> {
     let record = &attempt.exchange.record;
     let (upstreams, server) = (&record.context.upstreams, attempt.server());
-    if !only_new && let Some(idle) = upstreams.take(server.id) {
+    if !only_new && let Some(idle) = upstreams.take(server.id, attempt.may_repeat(Progress::Sent)) {
         return Ok(idle);
     }
     record.timer.wait(Phase::Connect, record.snapshot.config.timeouts.connect);
@@ -85,11 +135,10 @@ async fn connect(
         tokio::select! {
             biased;
             opened = upstreams.open(server, record.context.worker) => opened.map_err(ProxyError::from),
-            () = upload.closed() => Err(ProxyError::ClientGone),
+            () = upload.client_leaves(record.timer) => Err(ProxyError::ClientGone),
         }
     });
-    let opened = opened.await.map_err(ProxyError::from).flatten();
-    opened.inspect_err(|error| tracing::debug!(server = %server.key, %error, "cannot connect"))
+    opened.await.map_err(ProxyError::from).flatten()
 }
 
 /// How an attempt succeeded.
@@ -108,25 +157,46 @@ async fn receive(
     reused: bool,
 ) -> Result<Responded, ProxyError> {
     let heads = &attempt.exchange.record.context.resources.heads;
+    let via = attempt.exchange.record.snapshot.config.proxy.via;
     let mut head = ResponseHead::new(heads.take());
+    // A server that has sent an interim response has not closed an idle connection.
+    let mut has_interim = false;
     loop {
-        from_server.read_head(&mut head).await.map_err(|error| ProxyError::of_response(error, reused))?;
+        let is_idle = reused && !has_interim;
+        from_server.read_head(&mut head).await.map_err(|error| ProxyError::of_response(error, is_idle))?;
         if !head.is_interim() {
             break;
         }
-        hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
+        has_interim = true;
+        response_rules(&mut head, via, None);
         response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
     }
-    attempt.responded(head.status);
+    if reused && !has_interim && attempt.may_repeat(Progress::Sent) && gives_up(&head) {
+        return Err(ProxyError::IdleClosed(Sent::All));
+    }
+    let status = head.status;
+    attempt.idle_timeout = persistence::idle_timeout(&head.headers);
     let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
     let (client, server) = (attempt.exchange.plan.token, attempt.token());
-    let upgrade = response_rules(&mut head, rule.map(|rule| Stickiness { rule, client, server }));
+    let client_version = attempt.exchange.record.head.version;
+    let is_chunked = head.headers.has(HeaderName::TransferEncoding) && from_server.length() == BodyLength::Unknown;
+    let plan = &mut attempt.exchange.plan;
+    let can_follow = is_chunked && client_version != Version::HTTP_10;
+    plan.response_trailers = TrailerRule::announce(&mut head.headers, can_follow, plan.accepts_trailers);
+    let upgrade = response_rules(&mut head, via, rule.map(|rule| Stickiness { rule, client, server }));
     response.start(&head, from_server.length(), upgrade.as_deref());
     heads.put(head.headers);
     if upgrade.is_some() {
+        attempt.responded(status);
         response.send(b"", None).await.map_err(|_| ProxyError::ClientGone)?;
         return Ok(Responded::Switched);
     }
-    relay(attempt, from_server, response).await?;
+    relay(attempt, status, from_server, response).await?;
     Ok(Responded::Completely)
+}
+
+/// Whether a response on an idle connection is not about the request: the server had given up waiting for one (RFC 9110,
+/// section 15.5.9), and closes the connection.
+fn gives_up(head: &ResponseHead) -> bool {
+    head.status == 408 && !persistence::keeps_alive(&head.headers, head.version)
 }

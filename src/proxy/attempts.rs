@@ -1,6 +1,7 @@
 //! The attempts of a request: which server is next, and whether there is a next one.
 
 use crate::live::pool::Pool;
+use crate::live::retry_budget::RetryReason;
 use crate::live::server::ServerId;
 use crate::live::token::Token;
 use crate::proxy::attempt;
@@ -21,30 +22,39 @@ pub async fn run(
 ) -> Result<(), ProxyError> {
     let (pool, token) = (exchange.pool, exchange.plan.token);
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
+    upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
     let mut tried = Tried::default();
-    let mut error = ProxyError::NoServer;
+    let mut member = tried.pick(pool, token).ok_or(ProxyError::NoServer)?;
     let mut reason = None;
     loop {
-        let Some(member) = tried.pick(pool, token) else { return Err(error) };
         let mut attempt = exchange.attempt(member, reason);
-        error = match attempt::run(&mut attempt, &mut upload, response, tried.only_new).await {
+        let error = match attempt::run(&mut attempt, &mut upload, response, tried.only_new).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
         attempt.fail(error);
-        let record = &exchange.record;
-        let context = RetryContext {
-            method: &record.head.method,
-            has_body: exchange.plan.length.has_body(),
-            attempts: record.attempts(),
-            max_retries: pool.config.retry.attempts,
-        };
-        reason = error.progress().and_then(|progress| retry::decide(progress, context));
-        if !reason.is_some_and(|reason| exchange.spend_retry(reason)) {
+        reason = retry_reason(exchange, error);
+        if !error.is_refusal() && !reason.is_some_and(|reason| exchange.spend_retry(reason)) {
             return Err(error);
         }
         tried.add(pool.members[member].server.id, error.progress());
+        member = tried.pick(pool, token).ok_or(error)?;
+        if error.is_refusal() {
+            exchange.record.forget_attempt();
+            reason = None;
+        }
     }
+}
+
+/// The reason for an attempt after one that failed with this error; `None` if there should be none.
+fn retry_reason(exchange: &Routed<'_>, error: ProxyError) -> Option<RetryReason> {
+    let context = RetryContext {
+        method: &exchange.record.head.method,
+        has_body: exchange.plan.length.has_body(),
+        attempts: exchange.record.attempts(),
+        max_retries: exchange.pool.config.retry.attempts,
+    };
+    retry::decide(error.progress()?, context)
 }
 
 /// The servers that were tried, and the consequences for the next attempt.

@@ -98,6 +98,16 @@ impl RequestBody<'_> {
         }
     }
 
+    /// The trailer section, each line with its CRLF, once the body is complete.
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        match self {
+            Self::Http1(body) => body.trailers(),
+            #[cfg(test)]
+            Self::Memory(_) => b"",
+        }
+    }
+
     /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -117,10 +127,22 @@ impl RequestBody<'_> {
         }
     }
 
-    /// Waits until the client gives the request up. Up to `limit` bytes that follow the current piece are read ahead.
-    pub async fn closed(&mut self, limit: usize) {
+    /// Waits until the client ends its side. Up to `limit` bytes that follow the current piece are read ahead.
+    ///
+    /// # Errors
+    /// If the client gives the request up.
+    pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
         match self {
-            Self::Http1(body) => body.closed(limit).await,
+            Self::Http1(body) => body.ended(limit).await,
+            #[cfg(test)]
+            Self::Memory(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the client, which has ended its side, gives the request up.
+    pub async fn reset(&self) {
+        match self {
+            Self::Http1(body) => body.reset().await,
             #[cfg(test)]
             Self::Memory(_) => std::future::pending().await,
         }

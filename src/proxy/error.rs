@@ -1,13 +1,15 @@
 //! The ways in which a request can fail. Only this file decides what each one means: its status, its label, who is
 //! to blame, and whether a retry makes sense.
 
+mod rule;
+
 use std::fmt;
 use std::io;
 
 use http::StatusCode;
 
 use crate::http1::body::BodyError;
-use crate::http1::client::{ResponseError, Sent};
+use crate::http1::client::{BadResponse, ResponseError, Sent};
 use crate::http1::head::HeadError;
 use crate::http1::rejection::Rejection;
 use crate::proxy::retry::Progress;
@@ -30,6 +32,8 @@ pub enum ProxyError {
     BodyTooLarge,
     /// The body of the request has invalid framing (RFC 9112, section 7.1).
     BadBody,
+    /// The client sends the head of its request too slowly.
+    HeadTimeout,
     /// The client sends its body, or accepts the response, too slowly.
     ClientTooSlow,
     /// The client has closed the connection.
@@ -51,7 +55,7 @@ pub enum ProxyError {
     /// The server closed the connection in the middle of the response's head.
     TruncatedHead,
     /// The server's response is not valid HTTP/1.1.
-    BadResponse,
+    BadResponse(BadResponse),
     /// The server did not respond, or did not accept the request, in time.
     ResponseTimeout,
     /// The body of the response ended early.
@@ -60,6 +64,8 @@ pub enum ProxyError {
     ResponseTooSlow,
     /// A tunnel ended with an error.
     TunnelBroken,
+    /// No byte passed through a tunnel for too long.
+    TunnelTimeout,
     /// `lb` aborted the request: a drain timeout was reached, or the process ended.
     Aborted,
     /// The request was ended by a panic.
@@ -87,24 +93,27 @@ impl ProxyError {
             Self::Rejected(rejection) => rejection.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::BadHead(HeadError::Malformed) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::Malformed(_)) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::MethodTooLong) => StatusCode::NOT_IMPLEMENTED,
             Self::BadHead(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::BadHead(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
             Self::BadHead(HeadError::TooLarge | HeadError::TooManyHeaders) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimeout | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
             Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow | Self::TunnelTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Unresolved
             | Self::Unreachable(_)
             | Self::LocalShortage
             | Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTruncated
             | Self::TunnelBroken => StatusCode::BAD_GATEWAY,
         };
@@ -115,23 +124,26 @@ impl ProxyError {
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
-            Self::Rejected(_) | Self::BadHead(HeadError::Malformed | HeadError::Version) => "bad_request",
-            Self::BadHead(HeadError::TooLarge | HeadError::TargetTooLong) => "head_too_large",
+            Self::Rejected(_) | Self::BadHead(HeadError::Malformed(_) | HeadError::Version) => "bad_request",
+            Self::BadHead(HeadError::TooLarge | HeadError::MethodTooLong | HeadError::TargetTooLong) => {
+                "head_too_large"
+            }
             Self::BadHead(HeadError::TooManyHeaders) => "too_many_headers",
             Self::NoRoute => "no_route",
             Self::Expectation => "expectation",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
-            Self::ClientTooSlow => "client_too_slow",
+            Self::HeadTimeout | Self::ClientTooSlow => "client_too_slow",
             Self::ClientGone => "client_gone",
             Self::NoServer => "no_server",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
-            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse => "bad_response",
+            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse(_) => "bad_response",
             Self::ResponseTimeout => "response_timeout",
             Self::ResponseTruncated => "response_truncated",
             Self::ResponseTooSlow => "response_too_slow",
             Self::TunnelBroken => "tunnel_broken",
+            Self::TunnelTimeout => "tunnel_timeout",
             Self::Aborted => "aborted",
             Self::Panicked => "panic",
         }
@@ -147,6 +159,7 @@ impl ProxyError {
             | Self::Expectation
             | Self::BodyTooLarge
             | Self::BadBody
+            | Self::HeadTimeout
             | Self::ClientTooSlow
             | Self::ClientGone => Blame::Client,
             Self::Unresolved
@@ -154,12 +167,13 @@ impl ProxyError {
             | Self::ConnectTimeout
             | Self::Closed(_)
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTimeout => Blame::Server,
             // A server that has begun its response is up, and a server may close an idle connection at any time.
             Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken
+            | Self::TunnelTimeout
             | Self::IdleClosed(_)
             | Self::NoServer
             | Self::LocalShortage
@@ -183,18 +197,27 @@ impl ProxyError {
             | Self::Expectation
             | Self::BodyTooLarge
             | Self::BadBody
+            | Self::HeadTimeout
             | Self::ClientTooSlow
             | Self::ClientGone
             | Self::NoServer
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTimeout
             | Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken
+            | Self::TunnelTimeout
             | Self::Aborted
             | Self::Panicked => None,
         }
+    }
+
+    /// Whether the failure costs no attempt while other servers are untried: connecting failed without taking time.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        let takes_time = matches!(self, Self::Unreachable(io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut));
+        !takes_time && matches!(self, Self::Unresolved | Self::Unreachable(_))
     }
 
     /// Whether the client's connection must close after the response, because its next bytes could be misread.
@@ -202,7 +225,7 @@ impl ProxyError {
     pub fn closes(self) -> bool {
         match self {
             Self::Rejected(rejection) => rejection.closes(),
-            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
+            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::HeadTimeout | Self::ClientTooSlow => true,
             // Only what a client has sent can be misread.
             _ => false,
         }
@@ -215,13 +238,15 @@ impl ProxyError {
             Self::Rejected(rejection) => rejection.detail(),
             Self::NoRoute => "No route matches this host and path.",
             Self::Expectation => "Unsupported Expect value.",
-            Self::BadHead(HeadError::Malformed) => "The head of the request is not valid HTTP/1.1.",
+            Self::BadHead(HeadError::Malformed(line)) => line.rule.detail(),
+            Self::BadHead(HeadError::MethodTooLong) => "The method is too long.",
             Self::BadHead(HeadError::Version) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
             Self::BadHead(HeadError::TooLarge) => "The head of the request is too large.",
             Self::BadHead(HeadError::TargetTooLong) => "The request target is too long.",
             Self::BadHead(HeadError::TooManyHeaders) => "The request has too many headers.",
             Self::BodyTooLarge => "The request body is too large.",
             Self::BadBody => "The request body is not valid chunked coding.",
+            Self::HeadTimeout => "The head of the request was received too slowly.",
             Self::ClientTooSlow => "The request body was received too slowly.",
             Self::NoServer => "No server is available.",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "No server could be reached.",
@@ -229,10 +254,12 @@ impl ProxyError {
             Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
-            | Self::BadResponse
+            | Self::BadResponse(_)
             | Self::ResponseTruncated
             | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
-            Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
+            Self::ResponseTimeout | Self::ResponseTooSlow | Self::TunnelTimeout => {
+                "The server did not respond in time."
+            }
             Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
         }
     }
@@ -248,7 +275,7 @@ impl fmt::Display for ProxyError {
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead => {
                 f.write_str("connection closed before a response")
             }
-            Self::BadResponse => f.write_str("the response is not valid HTTP/1.1"),
+            Self::BadResponse(bad) => write!(f, "invalid response; {bad}"),
             Self::ResponseTimeout => f.write_str("response timeout"),
             other => f.write_str(other.label()),
         }
@@ -272,7 +299,7 @@ impl From<BodyError> for ProxyError {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Truncated => Self::ClientGone,
-            BodyError::Malformed => Self::BadBody,
+            BodyError::Malformed(_) => Self::BadBody,
         }
     }
 }
@@ -281,10 +308,12 @@ impl From<Interrupt> for ProxyError {
     fn from(interrupt: Interrupt) -> Self {
         match interrupt {
             Interrupt::Abort => Self::Aborted,
+            Interrupt::ClientGone => Self::ClientGone,
             Interrupt::Timeout { phase: Phase::Connect, .. } => Self::ConnectTimeout,
             Interrupt::Timeout { phase: Phase::Upload | Phase::Download, client: true } => Self::ClientTooSlow,
             Interrupt::Timeout { phase: Phase::Download, client: false } => Self::ResponseTooSlow,
-            Interrupt::Timeout { phase: Phase::Upload | Phase::Response | Phase::Tunnel, .. } => Self::ResponseTimeout,
+            Interrupt::Timeout { phase: Phase::Upload | Phase::Response, .. } => Self::ResponseTimeout,
+            Interrupt::Timeout { phase: Phase::Tunnel, .. } => Self::TunnelTimeout,
         }
     }
 }
@@ -307,85 +336,10 @@ impl ProxyError {
             ResponseError::Closed(sent) if reused => Self::IdleClosed(sent),
             ResponseError::Closed(sent) => Self::Closed(sent),
             ResponseError::TruncatedHead => Self::TruncatedHead,
-            ResponseError::Malformed => Self::BadResponse,
+            ResponseError::Malformed(bad) => Self::BadResponse(bad),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
-        use Blame::{Client, Neither, Server};
-        use io::ErrorKind::ConnectionRefused;
-        let cases = [
-            (ProxyError::Rejected(Rejection::Framing), 400, "bad_request", Client, None, true),
-            (ProxyError::Rejected(Rejection::Trace), 405, "bad_request", Client, None, false),
-            (ProxyError::BadHead(HeadError::Malformed), 400, "bad_request", Client, None, true),
-            (ProxyError::BadHead(HeadError::Version), 505, "bad_request", Client, None, true),
-            (ProxyError::BadHead(HeadError::TooLarge), 431, "head_too_large", Client, None, true),
-            (ProxyError::BadHead(HeadError::TargetTooLong), 414, "head_too_large", Client, None, true),
-            (ProxyError::BadHead(HeadError::TooManyHeaders), 431, "too_many_headers", Client, None, true),
-            (ProxyError::NoRoute, 404, "no_route", Client, None, false),
-            (ProxyError::Expectation, 417, "expectation", Client, None, false),
-            (ProxyError::BodyTooLarge, 413, "body_too_large", Client, None, true),
-            (ProxyError::BadBody, 400, "bad_body", Client, None, true),
-            (ProxyError::ClientTooSlow, 408, "client_too_slow", Client, None, true),
-            (ProxyError::ClientGone, 499, "client_gone", Client, None, false),
-            (ProxyError::NoServer, 503, "no_server", Neither, None, false),
-            (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::NotConnected), false),
-            (
-                ProxyError::Unreachable(ConnectionRefused),
-                502,
-                "unreachable",
-                Server,
-                Some(Progress::NotConnected),
-                false,
-            ),
-            (ProxyError::LocalShortage, 502, "unreachable", Neither, Some(Progress::NotConnected), false),
-            (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::NotConnected), false),
-            (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
-            (ProxyError::Closed(Sent::All), 502, "bad_response", Server, Some(Progress::Sent), false),
-            (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Neither, Some(Progress::NotSent), false),
-            (ProxyError::IdleClosed(Sent::Part), 502, "bad_response", Neither, Some(Progress::Sent), false),
-            (ProxyError::TruncatedHead, 502, "bad_response", Server, None, false),
-            (ProxyError::BadResponse, 502, "bad_response", Server, None, false),
-            (ProxyError::ResponseTimeout, 504, "response_timeout", Server, None, false),
-            (ProxyError::ResponseTruncated, 502, "response_truncated", Neither, None, false),
-            (ProxyError::ResponseTooSlow, 504, "response_too_slow", Neither, None, false),
-            (ProxyError::TunnelBroken, 502, "tunnel_broken", Neither, None, false),
-            (ProxyError::Aborted, 503, "aborted", Neither, None, false),
-            (ProxyError::Panicked, 503, "panic", Neither, None, false),
-        ];
-        for (error, status, label, blame, progress, closes) in cases {
-            assert_eq!((error.status(), error.label(), error.blame()), (status, label, blame), "{error:?}");
-            assert_eq!((error.progress(), error.closes()), (progress, closes), "{error:?}");
-            assert!(error.detail().ends_with('.'), "{error:?}");
-        }
-    }
-
-    #[test]
-    fn a_local_shortage_is_not_blamed_on_the_server() {
-        let error = |code| ProxyError::from(ConnectError::Io(io::Error::from_raw_os_error(code)));
-        let (refused, too_many_open_files, no_port) = (error(111), error(24), error(99));
-        assert_eq!(refused, ProxyError::Unreachable(io::ErrorKind::ConnectionRefused));
-        assert_eq!((too_many_open_files, no_port), (ProxyError::LocalShortage, ProxyError::LocalShortage));
-    }
-
-    #[test]
-    fn the_error_of_a_timeout_names_the_side_that_was_waited_for() {
-        let cases = [
-            (Phase::Connect, false, ProxyError::ConnectTimeout),
-            (Phase::Upload, true, ProxyError::ClientTooSlow),
-            (Phase::Upload, false, ProxyError::ResponseTimeout),
-            (Phase::Response, false, ProxyError::ResponseTimeout),
-            (Phase::Download, true, ProxyError::ClientTooSlow),
-            (Phase::Download, false, ProxyError::ResponseTooSlow),
-        ];
-        for (phase, client, error) in cases {
-            assert_eq!(ProxyError::from(Interrupt::Timeout { phase, client }), error, "{phase:?} {client}");
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,11 @@
 //! The stages of a request after it was received: routed to a pool, then in an attempt at one of the pool's servers.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::http1::body::BodyLength;
 use crate::http1::client::OutgoingRequest;
+use crate::http1::trailers::TrailerRule;
 use crate::live::pool::{Member, Pool};
 use crate::live::retry_budget::RetryReason;
 use crate::live::server::Server;
@@ -13,6 +14,7 @@ use crate::proxy::context::Failing;
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
+use crate::proxy::retry::{self, Progress};
 use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// A request and the pool that it was routed to.
@@ -37,7 +39,11 @@ pub struct AttemptPlan {
     /// The target for the server, if it is not the one that the client sent.
     pub target: Option<Vec<u8>>,
     /// Whether the client accepts trailers.
-    pub trailers: bool,
+    pub accepts_trailers: bool,
+    /// The trailers of the request that servers get.
+    pub request_trailers: TrailerRule,
+    /// The trailers of the response that the client gets.
+    pub response_trailers: TrailerRule,
 }
 
 impl<'c> Routed<'c> {
@@ -53,7 +59,7 @@ impl<'c> Routed<'c> {
         let member = &self.pool.members[member];
         member.server.counters().of(worker).started.add(1);
         record.timer.set_server(Some(member.server.id));
-        Attempt { exchange: self, member, started, trace, status: None, ended: None }
+        Attempt { exchange: self, member, started, trace, status: None, idle_timeout: None, ended: None }
     }
 
     /// Whether the pool's retry budget allows another attempt for this reason. If so, the budget is charged.
@@ -80,6 +86,8 @@ pub struct Attempt<'e, 'c> {
     trace: Option<TraceContext>,
     /// The status of the server's response, once there is one.
     status: Option<u16>,
+    /// How long the server keeps the connection without a request, if it says so.
+    pub idle_timeout: Option<Duration>,
     ended: Option<Instant>,
 }
 
@@ -113,6 +121,13 @@ impl<'c> Attempt<'_, 'c> {
         }
     }
 
+    /// Whether the request may be sent again after it got this far.
+    #[must_use]
+    pub fn may_repeat(&self, progress: Progress) -> bool {
+        let Routed { record, plan, .. } = &*self.exchange;
+        retry::may_repeat(progress, &record.head.method, plan.length.has_body())
+    }
+
     /// Whether the server has responded.
     #[must_use]
     pub fn has_response(&self) -> bool {
@@ -135,6 +150,7 @@ impl<'c> Attempt<'_, 'c> {
     /// Ends the attempt with an error. If the server is to blame, and has failed often enough in a row, it is
     /// reported to the control plane.
     pub fn fail(mut self, error: ProxyError) {
+        tracing::debug!(server = %self.server().key, %error, "attempt failed");
         if error.blame() == Blame::Server {
             let failures = self.server().record_failure();
             if self.exchange.pool.should_eject(failures) {
@@ -158,7 +174,7 @@ impl<'c> Attempt<'_, 'c> {
         let server = self.server();
         if !server.is_leaving() {
             let now = self.ended.unwrap_or_else(Instant::now);
-            self.exchange.record.context.upstreams.put(server, connection, now);
+            self.exchange.record.context.upstreams.put(server, connection, now, self.idle_timeout);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A downstream and an upstream in memory, for tests: requests without a connection, servers without a socket.
 
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -103,7 +104,11 @@ pub struct SeenRequest {
 
 /// The sending half of an exchange.
 #[derive(Debug)]
-pub struct MemorySender(Rc<RefCell<String>>);
+pub struct MemorySender {
+    body: Rc<RefCell<String>>,
+    /// Whether the server accepts no more of the body.
+    closed: bool,
+}
 
 /// The receiving half of an exchange.
 #[derive(Debug)]
@@ -130,13 +135,22 @@ impl MemoryServer {
             body: Rc::clone(&body),
             respond: Some(respond),
         });
-        (MemorySender(body), MemoryReceiver { pieces, first: None, piece: "", done: false })
+        (MemorySender { body, closed: false }, MemoryReceiver { pieces, first: None, piece: "", done: false })
     }
 }
 
 impl MemorySender {
-    pub fn send(&mut self, piece: &[u8], _end: bool) {
-        self.0.borrow_mut().push_str(&String::from_utf8_lossy(piece));
+    /// To a server that accepts nothing.
+    pub fn closed() -> Self {
+        Self { body: Rc::default(), closed: true }
+    }
+
+    pub fn send(&mut self, piece: &[u8], _end: bool) -> io::Result<()> {
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.body.borrow_mut().push_str(&String::from_utf8_lossy(piece));
+        Ok(())
     }
 }
 

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use http::Version;
-use ipnet::IpNet;
 
-use crate::config::StickyConfig;
+use crate::config::{PathMode, ProxyConfig, StickyConfig};
 use crate::http1::body::BodyLength;
+use crate::http1::framing;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::http1::target::{self, RequestTarget, Resource};
-use crate::http1::trailers;
+use crate::http1::trailers::{self, TrailerRule};
 use crate::live::snapshot::Snapshot;
 use crate::live::token::Token;
 use crate::proxy::client::Client;
@@ -37,12 +37,21 @@ pub fn validate(
     }
 }
 
-/// Finds the route of a request.
+/// Finds the route of a request by its normalised path.
+///
+/// If the server gets the path as sent, it may keep its dot segments. So the path must have the same route with them.
 ///
 /// # Errors
-/// [`ProxyError::NoRoute`].
+/// [`ProxyError::NoRoute`] or [`Rejection::AmbiguousPath`].
 pub fn find_route(snapshot: &Snapshot, target: &Resource<'_>) -> Result<RouteMatch, ProxyError> {
-    let (route, pool) = snapshot.route(&target.host, &target.path).ok_or(ProxyError::NoRoute)?;
+    let found = snapshot.route(&target.host, &target.path);
+    if snapshot.config.proxy.path == PathMode::AsSent
+        && let Some(paths) = target.with_dot_segments()
+        && paths.iter().any(|path| snapshot.route(&target.host, path) != found)
+    {
+        return Err(Rejection::AmbiguousPath.into());
+    }
+    let (route, pool) = found.ok_or(ProxyError::NoRoute)?;
     Ok(RouteMatch { route, pool })
 }
 
@@ -57,28 +66,41 @@ pub fn admit(head: &RequestHead, length: BodyLength, limit: u64) -> Result<(), P
     {
         return Err(ProxyError::BodyTooLarge);
     }
-    if head.headers.all(HeaderName::Expect).any(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
+    if expectations(head).any(|expected| !expected.eq_ignore_ascii_case(CONTINUE)) {
         return Err(ProxyError::Expectation);
     }
     Ok(())
 }
 
+/// The only expectation that is defined (RFC 9110, section 10.1.1).
+const CONTINUE: &[u8] = b"100-continue";
+
+/// The members of the list in `Expect`, which may be empty (RFC 9110, section 5.6.1).
+fn expectations(head: &RequestHead) -> impl Iterator<Item = &[u8]> {
+    let members = head.headers.all(HeaderName::Expect).flat_map(|value| value.split(|byte| *byte == b','));
+    members.map(<[u8]>::trim_ascii).filter(|expected| !expected.is_empty())
+}
+
 /// The target and the host for the server, where they differ from those that the client sent.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Normalized {
+pub struct ServerTarget {
     target: Option<Vec<u8>>,
     host: Option<String>,
 }
 
-impl Normalized {
+impl ServerTarget {
     /// Compares `target` with `sent`, the client's target.
     #[must_use]
-    pub fn new(target: &Resource<'_>, sent: &[u8]) -> Self {
-        let normal = match target.path_and_query() {
+    pub fn new(target: &Resource<'_>, mode: PathMode, sent: &[u8]) -> Self {
+        let forwarded = match mode {
+            PathMode::AsSent => target.as_sent(),
+            PathMode::Normalized => target.normalised(),
+        };
+        let changed = match forwarded {
             Cow::Borrowed(part) if part.len() == sent.len() => None,
             other => Some(other.into_owned().into_bytes()),
         };
-        Self { target: normal, host: target.new_host().map(str::to_owned) }
+        Self { target: changed, host: target.new_host().map(str::to_owned) }
     }
 }
 
@@ -86,40 +108,57 @@ impl Normalized {
 #[derive(Debug)]
 pub struct RequestRules<'a> {
     pub client: &'a Client,
-    /// `proxy.trusted_proxies`.
-    pub trusted: &'a [IpNet],
+    pub proxy: &'a ProxyConfig,
     /// The sticky rule of the pool.
     pub sticky: Option<&'a StickyConfig>,
 }
 
 /// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
 /// the client's address.
-///
-/// # Errors
-/// [`Rejection::UpgradeWithBody`].
 pub fn rewrite(
     head: &mut RequestHead,
     length: BodyLength,
-    normalized: Normalized,
+    target: ServerTarget,
     rules: &RequestRules<'_>,
-) -> Result<(AttemptPlan, std::net::IpAddr), ProxyError> {
+) -> (AttemptPlan, std::net::IpAddr) {
     let version = head.version;
+    let expects_continue = expectations(head).next().is_some();
     let headers = &mut head.headers;
     let token = rules.sticky.and_then(|rule| cookie::requested(rule, headers));
-    if let Some(host) = normalized.host {
+    if let Some(host) = target.host {
         headers.set(HeaderName::Host, host.as_bytes());
     } else if !headers.has(HeaderName::Host) {
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
         headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
     }
-    let trailers = trailers::accepted(headers);
-    let upgrade = hop_by_hop::prepare_request(headers, version)?;
-    let client = rules.client.headers.set(headers, rules.trusted);
-    if version == Version::HTTP_10 {
-        // An HTTP/1.0 client does not wait for a 100 and must not be sent one.
-        headers.remove(HeaderName::Expect);
+    let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
+    let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
+    let upgrade = hop_by_hop::prepare_request(headers, version);
+    if rules.proxy.via {
+        hop_by_hop::add_via(headers, version);
     }
-    Ok((AttemptPlan { token, upgrade, length, target: normalized.target, trailers }, client))
+    if accepts_trailers {
+        headers.add(HeaderName::Te, b"trailers");
+    }
+    let client = rules.client.headers.set(headers, rules.proxy.forwarded, &rules.proxy.trusted_proxies);
+    framing::normalise_length(headers);
+    if headers.has(HeaderName::Expect) {
+        headers.remove(HeaderName::Expect);
+        // An HTTP/1.0 client does not wait for a 100 and must not be sent one.
+        if expects_continue && version != Version::HTTP_10 {
+            headers.add(HeaderName::Expect, CONTINUE);
+        }
+    }
+    let plan = AttemptPlan {
+        token,
+        upgrade,
+        length,
+        target: target.target,
+        accepts_trailers,
+        request_trailers,
+        response_trailers: TrailerRule::None,
+    };
+    (plan, client)
 }
 
 /// The sticky rule of a pool, with the tokens of the client and of the server that responded.
@@ -131,9 +170,13 @@ pub struct Stickiness<'a> {
     pub server: Option<Token>,
 }
 
-/// Turns the head of a response into the one that the client gets. Returns the protocol that a 101 switches to.
-pub fn response_rules(head: &mut ResponseHead, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
-    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status, head.version);
+/// Turns the head of a response, even of an interim one, into the one that the client gets. Returns the protocol that a
+/// 101 switches to.
+pub fn response_rules(head: &mut ResponseHead, via: bool, sticky: Option<Stickiness<'_>>) -> Option<Vec<u8>> {
+    let upgrade = hop_by_hop::prepare_response(&mut head.headers, head.status);
+    if via {
+        hop_by_hop::add_via(&mut head.headers, head.version);
+    }
     if let Some(Stickiness { rule, client, server: Some(token) }) = sticky
         && client != Some(token)
     {

@@ -3,7 +3,7 @@
 mod spans;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,7 +62,9 @@ enum Stage {
         route: RouteMatch,
         /// The index of the pool's member that the last attempt was made at.
         member: usize,
-        attempts: NonZeroU32,
+        attempts: u32,
+        /// Those that do not count.
+        forgotten: u32,
     },
 }
 
@@ -117,17 +119,31 @@ impl<'c> RequestRecord<'c> {
 
     /// Counts another attempt, at a member of the route's pool, and returns its start. The first starts with the request.
     pub fn start_attempt(&mut self, route: RouteMatch, member: usize) -> Instant {
-        let attempts = NonZeroU32::MIN.saturating_add(self.attempts());
-        self.stage = Stage::Attempted { route, member, attempts };
-        if attempts == NonZeroU32::MIN { self.started } else { Instant::now() }
+        let is_first = matches!(self.stage, Stage::Routed(_));
+        let (attempts, forgotten) = self.all_attempts();
+        self.stage = Stage::Attempted { route, member, attempts: attempts + 1, forgotten };
+        if is_first { self.started } else { Instant::now() }
     }
 
-    /// The number of attempts so far.
+    /// Takes the last attempt out of the count, because another server is tried in its place.
+    pub fn forget_attempt(&mut self) {
+        if let Stage::Attempted { forgotten, .. } = &mut self.stage {
+            *forgotten += 1;
+        }
+    }
+
+    /// The number of attempts so far that count.
     #[must_use]
     pub fn attempts(&self) -> u32 {
+        let (attempts, forgotten) = self.all_attempts();
+        attempts - forgotten
+    }
+
+    /// The number of all attempts so far, and of those that do not count.
+    fn all_attempts(&self) -> (u32, u32) {
         match self.stage {
-            Stage::Received | Stage::Routed(_) => 0,
-            Stage::Attempted { attempts, .. } => attempts.get(),
+            Stage::Received | Stage::Routed(_) => (0, 0),
+            Stage::Attempted { attempts, forgotten, .. } => (attempts, forgotten),
         }
     }
 
@@ -237,6 +253,7 @@ impl<'c> RequestRecord<'c> {
                 trace_id: self.trace_id(),
                 generation: self.snapshot.generation,
                 error: self.error.map(ProxyError::label),
+                rule: self.error.and_then(ProxyError::rule),
             },
         );
     }
@@ -290,6 +307,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
             trace_id: None,
             generation: snapshot.generation,
             error: Some(error.label()),
+            rule: error.rule(),
         };
         context.log().line(snapshot.config.log.format, &entry);
     }

@@ -1,41 +1,79 @@
-//! The body of a response on its way from the server to the client.
+//! The response on its way from the server to the client: the head together with the first bytes of the body.
 
-use crate::http1::trailers;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::http1::body::BodyError;
+use crate::http1::client::BadResponse;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
 use crate::proxy::timeouts::Phase;
 use crate::proxy::upstream::ResponseReader;
 
-/// Relays a body piece by piece, and with the first piece the head of the response.
+/// How long the head waits for the first bytes of the body. They mostly arrive with it. If they are invalid, or if
+/// the server closes the connection instead, the client still gets a 502. A client that waits for a slow body must
+/// not wait for the head, too.
+const HOLD: Duration = Duration::from_millis(50);
+
+/// Relays a response with this status, which has been started, piece by piece.
 ///
 /// # Errors
 /// If the client does not get all of it.
 pub async fn relay(
     attempt: &mut Attempt<'_, '_>,
+    status: u16,
     from_server: &mut ResponseReader<'_>,
     response: &mut ResponseWriter<'_>,
 ) -> Result<(), ProxyError> {
     let timer = attempt.exchange.record.timer;
-    let trailers_accepted = attempt.exchange.plan.trailers;
     attempt.exchange.record.wait_body(Phase::Download);
-    if !from_server.has_input() {
-        // A client that waits for a slow body sees the head at once.
+    let has_piece = !from_server.is_done() && first_piece(from_server).await.map_err(of_body)?;
+    attempt.responded(status);
+    if !has_piece {
         let end = from_server.is_done().then(|| attempt.complete()).map(|()| &b""[..]);
         response.send(b"", end).await.map_err(|_| ProxyError::ClientGone)?;
+        if end.is_some() {
+            return Ok(());
+        }
+        from_server.advance().await.map_err(of_body)?;
     }
-    while !from_server.is_done() {
-        from_server.advance().await.map_err(|_| ProxyError::ResponseTruncated)?;
-        let trailers = match trailers_accepted {
-            true => trailers::forwardable(from_server.trailers()),
-            false => Vec::new(),
-        };
+    loop {
+        let trailers = attempt.exchange.plan.response_trailers.forwarded(from_server.trailers());
         let end = from_server.is_done().then(|| attempt.complete()).map(|()| &trailers[..]);
         timer.body_rests(Phase::Download);
         response.send(from_server.piece(), end).await.map_err(|_| ProxyError::ClientGone)?;
         let bytes = from_server.piece().len();
         timer.body_moves(Phase::Download, bytes);
         attempt.exchange.record.count_bytes(bytes);
+        if end.is_some() {
+            return Ok(());
+        }
+        from_server.advance().await.map_err(of_body)?;
     }
-    Ok(())
+}
+
+/// Waits for the first piece of the body, or for its end, but not longer than [`HOLD`]. Returns whether there is one.
+async fn first_piece(from_server: &mut ResponseReader<'_>) -> Result<bool, BodyError> {
+    let mut advancing = pin!(from_server.advance());
+    // A body that has arrived costs no timer.
+    let received = match poll_fn(|context| Poll::Ready(advancing.as_mut().poll(context))).await {
+        Poll::Ready(received) => Ok(received),
+        Poll::Pending => timeout(HOLD, advancing).await,
+    };
+    match received {
+        Ok(received) => received.map(|_| true),
+        Err(_) => Ok(false),
+    }
+}
+
+fn of_body(error: BodyError) -> ProxyError {
+    match error {
+        BodyError::Truncated => ProxyError::ResponseTruncated,
+        BodyError::Malformed(bad) => ProxyError::BadResponse(BadResponse::Chunk(bad)),
+    }
 }

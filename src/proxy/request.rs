@@ -1,7 +1,7 @@
 //! Serves one request, phase by phase, whatever protocol it arrived over.
 
 use crate::http1::body::BodyLength;
-use crate::http1::head::{HeadError, RequestHead};
+use crate::http1::head::RequestHead;
 use crate::proxy::attempts;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
@@ -9,7 +9,7 @@ use crate::proxy::downstream::{Downstream, RequestBody, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Routed;
 use crate::proxy::local::{self, Reply};
-use crate::proxy::phases::{self, Normalized, RequestRules};
+use crate::proxy::phases::{self, RequestRules, ServerTarget};
 use crate::proxy::record::{RequestRecord, RouteMatch, record_bad_head};
 use crate::proxy::timeouts::{Phase, RequestTimer};
 
@@ -40,15 +40,14 @@ pub async fn serve(
     }
 }
 
-/// Rejects a head that is invalid or too large. It never becomes a request.
+/// Rejects a head that is invalid, too large or too slow. It never becomes a request.
 pub async fn reject_bad_head(
     context: &Context,
     client: &Client,
     timer: &RequestTimer,
     mut response: ResponseWriter<'_>,
-    error: HeadError,
+    error: ProxyError,
 ) {
-    let error = ProxyError::from(error);
     record_bad_head(context, client, error);
     let (head, body) = Reply::Error(error).write();
     response.start(&head, BodyLength::Known(body.len() as u64), None);
@@ -66,33 +65,28 @@ fn run_phases<'c>(
     body: &RequestBody<'_>,
 ) -> Result<Routed<'c>, Box<(RequestRecord<'c>, Reply)>> {
     let config = &record.snapshot.config;
-    let (found, length, normalized) = match validate_and_route(&record, body) {
+    let (found, length, target) = match validate_and_route(&record, body) {
         Ok(found) => found,
         Err(reply) => return Err(Box::new((record, reply))),
     };
     let pool = record.set_route(found);
-    let rules = RequestRules {
-        client: record.client,
-        trusted: &config.proxy.trusted_proxies,
-        sticky: pool.config.balance.sticky.as_ref(),
-    };
-    let rewritten = phases::admit(&record.head, length, config.limits.body_bytes)
-        .and_then(|()| phases::rewrite(&mut record.head, length, normalized, &rules));
-    match rewritten {
-        Ok((plan, address)) => {
-            record.client_address = address;
-            Ok(Routed { record, route: found, pool, plan })
-        }
-        Err(error) => Err(Box::new((record, Reply::Error(error)))),
+    let rules =
+        RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.config.balance.sticky.as_ref() };
+    if let Err(error) = phases::admit(&record.head, length, config.limits.body_bytes) {
+        return Err(Box::new((record, Reply::Error(error))));
     }
+    let (plan, address) = phases::rewrite(&mut record.head, length, target, &rules);
+    record.client_address = address;
+    Ok(Routed { record, route: found, pool, plan })
 }
 
 /// Validates the request and finds its route.
 fn validate_and_route(
     record: &RequestRecord<'_>,
     body: &RequestBody<'_>,
-) -> Result<(RouteMatch, BodyLength, Normalized), Reply> {
+) -> Result<(RouteMatch, BodyLength, ServerTarget), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
     let found = phases::find_route(record.snapshot, &target)?;
-    Ok((found, length, Normalized::new(&target, record.head.target())))
+    let mode = record.snapshot.config.proxy.path;
+    Ok((found, length, ServerTarget::new(&target, mode, record.head.target())))
 }

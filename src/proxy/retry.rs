@@ -1,4 +1,4 @@
-//! The decision whether a failed attempt is followed by another. Pure.
+//! The decision whether a failed attempt is followed by another, or its request is sent again on a new connection. Pure.
 
 use http::Method;
 
@@ -33,13 +33,22 @@ pub struct RetryContext<'a> {
 /// without a body, because the body has been consumed.
 #[must_use]
 pub fn decide(progress: Progress, context: RetryContext<'_>) -> Option<RetryReason> {
-    if context.attempts > context.max_retries {
+    if context.attempts > context.max_retries || !may_repeat(progress, context.method, context.has_body) {
         return None;
     }
+    Some(match progress {
+        Progress::NotConnected => RetryReason::Connect,
+        Progress::NotSent => RetryReason::NotSent,
+        Progress::Sent => RetryReason::Broken,
+    })
+}
+
+/// Whether a request that got this far may be sent again.
+#[must_use]
+pub fn may_repeat(progress: Progress, method: &Method, has_body: bool) -> bool {
     match progress {
-        Progress::NotConnected => Some(RetryReason::Connect),
-        Progress::NotSent => Some(RetryReason::NotSent),
-        Progress::Sent => (context.method.is_idempotent() && !context.has_body).then_some(RetryReason::Broken),
+        Progress::NotConnected | Progress::NotSent => true,
+        Progress::Sent => method.is_idempotent() && !has_body,
     }
 }
 

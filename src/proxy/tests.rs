@@ -70,7 +70,7 @@ impl Connection {
         for _ in 0..requests {
             let upstream = Upstream::Memory(server.clone());
             let connection = context.upstreams.adopt(upstream, SERVER.into(), &live, 0);
-            context.upstreams.put(&live, connection, Instant::now());
+            context.upstreams.put(&live, connection, Instant::now(), None);
         }
         Self { context, client, server, failing }
     }
@@ -136,11 +136,11 @@ async fn concurrent_requests_of_one_connection_get_their_own_responses() {
         connection.seen(3).await;
         assert_eq!(connection.pool().members[0].server.active_requests(), 3);
         // The last request is responded to first, in pieces that mix with those of the others.
-        for (target, piece) in [("/3", "three"), ("/2", "two"), ("/1", "one"), ("/3", "!"), ("/1", "?")] {
+        for (target, piece) in [("/%33", "three"), ("/2", "two"), ("/1", "one"), ("/%33", "!"), ("/1", "?")] {
             connection.respond(target, piece);
             tokio::task::yield_now().await;
         }
-        ["/2", "/3", "/1"].into_iter().for_each(|target| connection.end(target));
+        ["/2", "/%33", "/1"].into_iter().for_each(|target| connection.end(target));
     };
     tokio::join!(first, second, third, script);
     for (received, body) in [(to_first, "one?"), (to_second, "two"), (to_third, "three!")] {
@@ -168,7 +168,7 @@ async fn one_request_that_fails_does_not_disturb_the_others() {
     let now = Instant::now();
     connection.context.watchdog.sweep(now, Duration::ZERO);
     let (good, to_good) = connection.request(&timers[0], "GET /good HTTP/1.1¶Host: a.example¶¶", &[]);
-    let (closed, to_closed) = connection.request(&timers[1], "GET /closed HTTP/1.1¶Host: a.example¶¶", &[]);
+    let (closed, to_closed) = connection.request(&timers[1], "PATCH /closed HTTP/1.1¶Host: a.example¶¶", &[]);
     let (slow, to_slow) = connection.request(&timers[2], "GET /slow HTTP/1.1¶Host: a.example¶¶", &[]);
     let (stray, to_stray) = connection.request(&timers[3], "GET /stray HTTP/1.1¶Host: b.example¶¶", &[]);
     let script = async {
@@ -178,6 +178,7 @@ async fn one_request_that_fails_does_not_disturb_the_others() {
         tokio::task::yield_now().await;
         // Its response is under way: only the slow one is to be late.
         timers[0].wait(Phase::Download, Duration::from_secs(100));
+        connection.context.watchdog.sweep(now, Duration::from_secs(61));
         connection.context.watchdog.sweep(now + Duration::from_secs(61), Duration::ZERO);
         tokio::task::yield_now().await;
         connection.respond("/good", " and ends");

@@ -43,7 +43,7 @@ pub enum Phase {
     Response,
     /// More of the response's body, or the client to accept some.
     Download,
-    /// Bytes of a tunnel, in either direction, without a timeout.
+    /// Bytes of a tunnel, in either direction.
     Tunnel,
 }
 
@@ -57,9 +57,24 @@ pub enum Interrupt {
         /// Whether the request waited for the client, not for the server.
         client: bool,
     },
+    /// The client has ended its side of the connection, and no response has started in time.
+    ClientGone,
     /// The drain timeout was reached, or the process stops at once.
     Abort,
 }
+
+/// Why a connection without an open request ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The rest of a request's head has not arrived in time.
+    HeadTimeout,
+    /// Any other timeout was reached, the connection was aborted, or it was idle when a drain began.
+    Close,
+}
+
+/// How long a client that has ended its side of the connection waits for a response: it may have sent all that it
+/// wants to send, or it may be gone.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
 
 /// A client connection in the [`Watchdog`]: its phase and deadline, and whether it has to end.
 #[derive(Debug)]
@@ -68,7 +83,7 @@ pub struct ConnectionSlot {
     listener: ListenerId,
     phase: Cell<ConnectionPhase>,
     deadline: Cell<Option<Instant>>,
-    must_end: Cell<bool>,
+    ending: Cell<Option<Ending>>,
     /// Whether the current or the next response is the last.
     pub closing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -87,6 +102,8 @@ pub struct RequestTimer {
     deadline: Cell<Option<Instant>>,
     upload: Cell<BodyRate>,
     download: Cell<BodyRate>,
+    /// When the client counts as gone, if it has ended its side of the connection.
+    gone_at: Cell<Option<Instant>>,
     interrupt: Cell<Option<Interrupt>>,
     /// Whether the request was aborted. Stays set, because a request that is dropped before it sees the interrupt is
     /// recorded as aborted too.
@@ -114,7 +131,7 @@ impl ConnectionSlot {
             listener,
             phase: Cell::new(ConnectionPhase::Idle),
             deadline: Cell::default(),
-            must_end: Cell::default(),
+            ending: Cell::default(),
             closing: Cell::default(),
             waker: RefCell::default(),
             now: Rc::clone(now),
@@ -140,18 +157,22 @@ impl ConnectionSlot {
         self.phase.get()
     }
 
-    /// Ready once the connection has to end: a timeout was reached, it was aborted, or it was idle when a drain began.
-    pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        if self.must_end.get() {
-            return Poll::Ready(());
+    /// Ready once the connection has to end.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<Ending> {
+        if let Some(ending) = self.ending.take() {
+            return Poll::Ready(ending);
         }
         register(&self.waker, context);
         Poll::Pending
     }
 
-    fn end(&self) {
+    fn expire(&self) {
+        self.end(if self.phase.get() == ConnectionPhase::Head { Ending::HeadTimeout } else { Ending::Close });
+    }
+
+    fn end(&self, ending: Ending) {
         self.deadline.set(None);
-        self.must_end.set(true);
+        self.ending.set(Some(ending));
         wake(&self.waker);
     }
 }
@@ -165,6 +186,7 @@ impl RequestTimer {
             deadline: Cell::default(),
             upload: Cell::default(),
             download: Cell::default(),
+            gone_at: Cell::default(),
             interrupt: Cell::default(),
             aborted: Cell::default(),
             waker: RefCell::default(),
@@ -178,7 +200,9 @@ impl RequestTimer {
         if !self.aborted.get() {
             self.interrupt.set(None);
         }
-        self.wait_unlimited(Phase::Connect);
+        self.gone_at.set(None);
+        self.phase.set(Phase::Connect);
+        self.deadline.set(None);
     }
 
     /// Runs `future` to its end, unless a timeout is reached or the request is aborted first.
@@ -204,19 +228,29 @@ impl RequestTimer {
         self.deadline.set(self.now.get().checked_add(timeout));
     }
 
-    /// Sets a phase that has no timeout.
-    pub fn wait_unlimited(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.deadline.set(None);
-    }
-
     /// Sets the phase to that of a body: it may go without a byte for `idle`, and the client has to send or accept
     /// `rate` bytes per second, averaged over `idle`.
     pub fn wait_body(&self, phase: Phase, idle: Duration, rate: u64) {
         if let Some(cell) = self.rate(phase) {
             cell.set(BodyRate::new(idle, rate));
         }
+        if phase == Phase::Download {
+            // A client that has ended its side gets the whole response.
+            self.gone_at.set(None);
+        }
         self.wait(phase, idle);
+    }
+
+    /// Sets the phase to that of a tunnel, which may be silent for `silence`.
+    pub fn start_tunnel(&self, silence: Duration) {
+        self.gone_at.set(None);
+        self.wait(Phase::Tunnel, silence);
+    }
+
+    /// Notes that the client has ended its side of the connection. If no response starts within a second, or if this
+    /// happens during the response and then no byte follows for a second, the client counts as gone.
+    pub fn client_ended(&self) {
+        self.gone_at.set(self.now.get().checked_add(HALF_CLOSED));
     }
 
     /// Begins to wait for the client to send or accept more of this phase's body.
@@ -235,6 +269,9 @@ impl RequestTimer {
         let mut rate = cell.get();
         let is_enough = rate.moves(bytes, self.now.get());
         cell.set(rate);
+        if phase == Phase::Download && self.gone_at.get().is_some() {
+            self.client_ended();
+        }
         if !is_enough {
             self.expire(true);
         } else if !self.waits_for_client() {
@@ -272,6 +309,16 @@ impl RequestTimer {
         self.aborted.get()
     }
 
+    /// Interrupts the request if a time of its is over at `now`.
+    fn check(&self, now: Instant) {
+        if is_over(&self.deadline, now) {
+            self.expire(self.waits_for_client());
+        } else if is_over(&self.gone_at, now) && !self.waits_for_client() {
+            self.gone_at.set(None);
+            self.interrupt(Interrupt::ClientGone);
+        }
+    }
+
     fn expire(&self, client: bool) {
         self.deadline.set(None);
         self.interrupt(Interrupt::Timeout { phase: self.phase.get(), client });
@@ -283,6 +330,14 @@ impl RequestTimer {
         }
         wake(&self.waker);
     }
+}
+
+fn is_over(deadline: &Cell<Option<Instant>>, now: Instant) -> bool {
+    deadline.get().is_some_and(|deadline| deadline <= now)
+}
+
+fn postpone(deadline: &Cell<Option<Instant>>, by: Duration) {
+    deadline.set(deadline.get().and_then(|deadline| deadline.checked_add(by)));
 }
 
 fn register(waker: &RefCell<Option<Waker>>, context: &Context<'_>) {

@@ -1,34 +1,73 @@
 //! Tunnels: a connection after the server has switched protocols (RFC 9110, section 7.8).
 
+use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
 use crate::proxy::downstream::{RequestBody, ResponseWriter};
+use crate::proxy::timeouts::{Phase, RequestTimer};
 use crate::proxy::upstream::{RequestWriter, ResponseReader};
 
-/// Relays bytes in both directions until both sides have ended. `relayed` counts those to the client.
+/// How long a tunnel may be silent once one side has ended: the other may have been told nothing.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+
+/// Relays bytes in both directions until both sides have ended. Each byte lets the tunnel be silent for `silence` again.
+/// `relayed` counts those to the client.
 ///
 /// # Errors
 /// If a side breaks.
 pub async fn run(
     (from_client, to_client): (&mut RequestBody<'_>, &mut ResponseWriter<'_>),
     (to_server, from_server): (&mut RequestWriter<'_>, &mut ResponseReader<'_>),
+    (timer, silence): (&RequestTimer, Duration),
     mut relayed: impl FnMut(usize),
 ) -> io::Result<()> {
     from_client.tunnel();
     from_server.tunnel();
     let broken = |_| io::ErrorKind::ConnectionReset;
+    let half_closed = Cell::new(false);
+    let moves = || timer.wait(Phase::Tunnel, limit(silence, half_closed.get()));
+    let ends = || {
+        half_closed.set(true);
+        moves();
+    };
     let up = async {
         while from_client.advance().await.map_err(broken)? {
+            moves();
             to_server.send_raw(from_client.piece()).await?;
+            moves();
         }
+        ends();
         to_server.shutdown()
     };
     let down = async {
         while from_server.advance().await.map_err(broken)? {
+            moves();
             to_client.send_raw(from_server.piece()).await?;
+            moves();
             relayed(from_server.piece().len());
         }
+        ends();
         to_client.shutdown()
     };
     tokio::try_join!(up, down).map(|_| ())
+}
+
+/// How long a tunnel may be silent. `silence` is `timeouts.tunnel`.
+fn limit(silence: Duration, half_closed: bool) -> Duration {
+    if half_closed { silence.min(HALF_CLOSED) } else { silence }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_closed_tunnel_may_be_silent_for_a_minute_at_most() {
+        let seconds = Duration::from_secs;
+        for (silence, half_closed, expected) in [(3600, false, 3600), (3600, true, 60), (30, false, 30), (30, true, 30)]
+        {
+            assert_eq!(limit(seconds(silence), half_closed), seconds(expected), "{silence} {half_closed}");
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use std::future::pending;
 
 use crate::config::TimeoutsConfig;
+use crate::http1::body::BodyError;
 use crate::http1::client::Sent;
+use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::timeouts::{Phase, RequestTimer};
@@ -19,6 +21,10 @@ pub struct Upload<'b, 'c> {
     /// `limits.body_bytes`; 0 is no limit.
     limit: u64,
     received: u64,
+    /// The trailers that the server gets.
+    pub(super) trailers: TrailerRule,
+    /// Whether the client has ended its side of the connection.
+    ended: bool,
 }
 
 impl<'b, 'c> Upload<'b, 'c> {
@@ -29,7 +35,7 @@ impl<'b, 'c> Upload<'b, 'c> {
     pub fn new(body: &'b mut RequestBody<'c>, limit: u64) -> Result<Self, ProxyError> {
         body.start()?;
         let received = body.piece().len() as u64;
-        let upload = Self { body, limit, received };
+        let upload = Self { body, limit, received, trailers: TrailerRule::None, ended: false };
         if upload.is_too_large() { Err(ProxyError::BodyTooLarge) } else { Ok(upload) }
     }
 
@@ -37,32 +43,42 @@ impl<'b, 'c> Upload<'b, 'c> {
         self.limit > 0 && self.received > self.limit
     }
 
-    /// Waits until the client disconnects, while there is no connection to a server to send on.
-    pub(super) async fn closed(&mut self) {
-        self.body.closed(MAX_AHEAD).await;
+    /// Waits until the client disconnects, while there is nothing to send. A client that only ends its side may still
+    /// read the response: `timer` decides how long it is waited for.
+    pub(super) async fn client_leaves(&mut self, timer: &RequestTimer) {
+        if !self.ended {
+            if self.body.ended(MAX_AHEAD).await.is_err() {
+                return;
+            }
+            self.ended = true;
+            timer.client_ended();
+        }
+        self.body.reset().await;
     }
 
-    /// Sends the body, then watches the client. Returns only if the client disconnects, or if its body is invalid
-    /// or too large.
+    /// Sends the body. Returns when all of it has been sent, or the server accepts no more and the rest is discarded.
+    ///
+    /// # Errors
+    /// If the client disconnects, or if its body is invalid or too large.
     ///
     /// `Expect: 100-continue` is left to the server: a client that gets no 100 sends its body anyway after a while
     /// (RFC 9110, section 10.1.1).
-    pub(super) async fn run(
+    pub(super) async fn send(
         &mut self,
         out: &mut RequestWriter<'_>,
         timer: &RequestTimer,
         timeouts: &TimeoutsConfig,
-    ) -> ProxyError {
+    ) -> Result<(), ProxyError> {
         loop {
             let end = self.body.is_done();
-            if let Err(error) = out.send(self.body.piece(), end).await {
+            let trailers = self.trailers.forwarded(self.body.trailers());
+            if let Err(error) = out.send(self.body.piece(), end.then_some(&trailers)).await {
                 tracing::debug!(%error, "the server accepts no more of the request");
                 if out.sent() == Sent::Nothing {
                     // Keep the current piece for the next attempt.
                     return pending().await;
                 }
-                // Wait for the response: a server that stops reading the body may still respond, and say why.
-                break;
+                return self.discard(timer).await;
             }
             if end {
                 if timer.phase() == Phase::Upload {
@@ -71,23 +87,57 @@ impl<'b, 'c> Upload<'b, 'c> {
                 break;
             }
             timer.body_rests(Phase::Upload);
-            if let Err(error) = self.body.advance().await {
-                return error.into();
-            }
+            self.body.advance().await?;
             let bytes = self.body.piece().len();
             timer.body_moves(Phase::Upload, bytes);
             self.received += bytes as u64;
             if self.is_too_large() {
-                return ProxyError::BodyTooLarge;
+                return Err(ProxyError::BodyTooLarge);
             }
         }
         self.body.consume_piece();
-        self.closed().await;
-        ProxyError::ClientGone
+        Ok(())
+    }
+
+    /// Reads the rest of a body that the server does not accept. The server may still respond and say why, and the
+    /// client may not read that before it has sent everything.
+    async fn discard(&mut self, timer: &RequestTimer) -> Result<(), ProxyError> {
+        while !self.body.is_done() {
+            timer.body_rests(Phase::Upload);
+            match self.body.advance().await {
+                Ok(_) => timer.body_moves(Phase::Upload, self.body.piece().len()),
+                Err(BodyError::Truncated) => return Err(ProxyError::ClientGone),
+                // The response comes first; the connection ends with it.
+                Err(BodyError::Malformed(_)) => break,
+            }
+        }
+        self.body.consume_piece();
+        Ok(())
     }
 
     /// The body, for a tunnel.
     pub(super) fn body(&mut self) -> &mut RequestBody<'c> {
         self.body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::listener::ListenerId;
+    use crate::proxy::downstream::Downstream;
+    use crate::proxy::memory::{MemoryRequest, MemorySender};
+    use crate::proxy::timeouts::Watchdog;
+
+    #[tokio::test]
+    async fn the_rest_of_a_body_that_the_server_does_not_accept_is_discarded() {
+        let (request, _received) = MemoryRequest::new(&["one", "two", "three"]);
+        let (mut body, _response) = Downstream::Memory(request).split();
+        let mut upload = Upload::new(&mut body, 0).expect("no limit");
+        let watchdog = Watchdog::new();
+        let timer = watchdog.request(ListenerId(1));
+        let mut out = RequestWriter::Memory(MemorySender::closed());
+        let sent = upload.send(&mut out, &timer, &TimeoutsConfig::default()).await;
+        assert_eq!((sent, upload.body().is_done(), upload.body().piece()), (Ok(()), true, &b""[..]));
     }
 }

@@ -78,21 +78,28 @@ impl Upstream {
             Self::Memory(_) => true,
         }
     }
+
+    /// Like [`Upstream::is_quiet`], but as of now: costs a system call.
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_quiet_now(),
+            #[cfg(test)]
+            Self::Memory(_) => true,
+        }
+    }
 }
 
 impl RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one.
+    /// Sends a piece of the body; `end` marks the last one and has the trailers.
     ///
     /// # Errors
     /// If the server accepts no more.
-    pub async fn send(&mut self, piece: &[u8], end: bool) -> io::Result<()> {
+    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         match self {
             Self::Http1(writer) => writer.send(piece, end).await,
             #[cfg(test)]
-            Self::Memory(sender) => {
-                sender.send(piece, end);
-                Ok(())
-            }
+            Self::Memory(sender) => sender.send(piece, end.is_some()),
         }
     }
 
@@ -114,10 +121,7 @@ impl RequestWriter<'_> {
         match self {
             Self::Http1(writer) => writer.send_raw(bytes).await,
             #[cfg(test)]
-            Self::Memory(sender) => {
-                sender.send(bytes, false);
-                Ok(())
-            }
+            Self::Memory(sender) => sender.send(bytes, false),
         }
     }
 

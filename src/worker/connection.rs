@@ -5,21 +5,21 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::Instant;
 
-use crate::http1::head::{HeadError, HeadLimits, RequestHead};
+use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::server::{Next, ServerConnection};
 use crate::live::listener::LiveListener;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
 use crate::proxy::downstream::{Downstream, ResponseWriter};
+use crate::proxy::error::ProxyError;
 use crate::proxy::request;
-use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Registered, RequestTimer};
+use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
 use crate::transport::Transport;
 use crate::worker::WorkerPlace;
-
-/// The longest time that a client gets to read the last response and close.
-const LINGER: Duration = Duration::from_secs(2);
+use crate::worker::linger::Linger;
 
 /// A client connection with its timeouts.
 #[derive(Debug)]
@@ -31,6 +31,17 @@ pub struct Connection {
     timer: Registered<RequestTimer>,
     /// The connection's place among those of its worker, if it has one.
     _place: Option<WorkerPlace>,
+}
+
+/// How a connection ends after its last request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// At once.
+    Close,
+    /// Once the client has had time to read the last response.
+    Linger,
+    /// With a response to a head that did not become a request.
+    Reject(ProxyError),
 }
 
 impl Connection {
@@ -56,38 +67,39 @@ impl Connection {
     pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
         async move {
             let mut http = ServerConnection::new(transport);
-            let mut requests = pin!(self.requests(&mut http));
-            poll_fn(|context| match self.slot.poll(context).is_ready() {
-                true => std::task::Poll::Ready(()),
-                false => requests.as_mut().poll(context),
-            })
-            .await;
+            let last = {
+                let mut requests = pin!(self.requests(&mut http));
+                poll_fn(|context| match self.slot.poll(context) {
+                    Poll::Ready(Ending::HeadTimeout) => Poll::Ready(Last::Reject(ProxyError::HeadTimeout)),
+                    Poll::Ready(Ending::Close) => Poll::Ready(Last::Close),
+                    Poll::Pending => requests.as_mut().poll(context),
+                })
+                .await
+            };
+            if last != Last::Close {
+                self.finish(&mut http, last).await;
+            }
         }
     }
 
-    async fn requests(&self, http: &mut ServerConnection) {
+    /// Serves requests until none may follow.
+    async fn requests(&self, http: &mut ServerConnection) -> Last {
         let Self { context, slot, timer, .. } = self;
-        let resources = &context.resources;
         loop {
-            let head = match http.read_head(resources, || self.limits()).await {
+            let head = match http.read_head(&context.resources, || self.limits()).await {
                 Ok(Some(head)) => head,
-                Ok(None) => return,
-                Err(error) => {
-                    self.reject(http, error).await;
-                    break;
-                }
+                Ok(None) => return Last::Close,
+                Err(error) => return Last::Reject(error.into()),
             };
             self.exchange(http, head).await;
             timer.reset();
             match http.next(slot.closing.get()) {
-                _ if timer.is_aborted() => return,
+                _ if timer.is_aborted() => return Last::Close,
                 Next::Request => slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle),
-                Next::Linger => break,
-                Next::Close => return,
+                Next::Linger => return Last::Linger,
+                Next::Close => return Last::Close,
             }
         }
-        slot.wait(ConnectionPhase::Linger, LINGER);
-        http.linger(resources).await;
     }
 
     /// Serves a request. Boxed, and no `async fn` itself, so that the future of an idle connection stays small.
@@ -98,12 +110,41 @@ impl Connection {
         Box::pin(request::serve(context, client, timer, downstream, head))
     }
 
-    /// Rejects an invalid head. Boxed like [`Connection::exchange`].
-    fn reject<'c>(&'c self, http: &'c mut ServerConnection, error: HeadError) -> Pin<Box<impl Future<Output = ()>>> {
+    /// Sends the last response, if it is still to be sent, and lingers so that the client can read it. Boxed like
+    /// [`Connection::exchange`].
+    fn finish<'c>(&'c self, http: &'c mut ServerConnection, last: Last) -> Pin<Box<impl Future<Output = ()>>> {
+        Box::pin(async move {
+            let mut rest = pin!(async {
+                if let Last::Reject(error) = last {
+                    self.reject(http, error).await;
+                }
+                self.linger(http).await;
+            });
+            poll_fn(|context| match self.slot.poll(context) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => rest.as_mut().poll(context),
+            })
+            .await;
+        })
+    }
+
+    /// Rejects an invalid head.
+    async fn reject(&self, http: &mut ServerConnection, error: ProxyError) {
         let Self { context, client, slot, timer, .. } = self;
         slot.busy();
         let response = ResponseWriter::Http1(http.respond_to_bad_head(&context.resources, &slot.closing));
-        Box::pin(request::reject_bad_head(context, client, timer, response, error))
+        request::reject_bad_head(context, client, timer, response, error).await;
+    }
+
+    /// Discards what the client still sends.
+    async fn linger(&self, http: &mut ServerConnection) {
+        let mut linger = Linger::new(Instant::now(), http.may_be_sending());
+        let mut goes_on = |bytes| {
+            let wait = linger.discards(bytes, Instant::now());
+            wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
+        };
+        goes_on(0);
+        http.linger(&self.context.resources, goes_on).await;
     }
 
     /// Returns the limits for a head of which a part has been received, and starts its timeout with the first part.
@@ -134,6 +175,6 @@ mod tests {
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
         let task = size(Connection::serve);
-        assert!(entries + task < 1024, "{entries} and {task} bytes");
+        assert!(entries + task < 896, "{entries} and {task} bytes");
     }
 }

@@ -14,8 +14,13 @@ use super::{End, Message, Reading};
 /// The reason why two readings differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Because {
-    /// We accept only CR LF as a line end; hyper also accepts a lone LF (RFC 9112, section 2.2).
+    /// From clients, we accept only CR LF as a line end; hyper also accepts a lone LF (RFC 9112, section 2.2).
     BareLineFeed,
+    /// We reject another version once the request line has ended, because then we know the status, and a server's line
+    /// once it has ended; hyper rejects the byte.
+    UnfinishedLine,
+    /// We reject a method of more than 256 bytes (RFC 9112, section 3).
+    LongMethod,
     /// We reject CONNECT and TRACE (RFC 9110, sections 9.3.6 and 9.3.8); hyper leaves methods to its user.
     UnsupportedMethod,
     /// We require exactly one `Host` with a valid host (RFC 9112, section 3.2); hyper checks none.
@@ -31,16 +36,17 @@ pub(crate) enum Because {
     /// We accept a single length; hyper also accepts repetitions of it, in a response even in a list (RFC 9112,
     /// section 6.3).
     RepeatedLength,
-    /// We accept 19 digits of a length; hyper accepts any that fits 64 bits, with any number of leading zeros.
+    /// We accept 19 digits of a length after leading zeros; hyper accepts any that fits 64 bits.
     LengthDigits,
-    /// We reject an upgrade of a request with a body, because client and server could disagree about where
-    /// the new protocol starts (RFC 9110, section 7.8).
-    UpgradeWithBody,
     /// We accept at most 16 digits of a chunk size, and white space after it only before an extension (RFC 9112,
     /// section 7.1).
     ChunkSize,
-    /// We accept only text in a chunk extension (RFC 9112, section 7.1.1); hyper rejects only line feeds.
+    /// From clients, we accept only the grammar of a chunk extension (RFC 9112, section 7.1.1); hyper rejects only line
+    /// feeds.
     ChunkExtension,
+    /// From servers, we accept deviations that hyper rejects: folded headers, white space before a colon, control
+    /// characters in values, unusual status lines, and lone LFs, white space and leading zeros in chunked coding.
+    Tolerance,
     /// We check trailers as they arrive, and at most 64; hyper checks them once they are complete, and accepts
     /// a lone LF there, too.
     Trailers,
@@ -93,13 +99,35 @@ impl Difference<'_> {
     /// Returns the rule that explains the difference. `method` is the request's if `bytes` are a response.
     pub(crate) fn because(&self, bytes: &[u8], method: Option<&Method>) -> Option<Because> {
         let rest = &bytes[self.length.min(bytes.len())..];
+        if self.stop.is_none() && self.theirs.is_err() {
+            let is_in_head = self.ours == Err(End::Truncated) && self.unfinished[0].is_none();
+            let is_unfinished = match method {
+                None => !rest.trim_ascii_start().contains(&b'\n'),
+                Some(_) => !rest.ends_with(b"\n"),
+            };
+            if is_in_head && is_unfinished {
+                return Some(Because::UnfinishedLine);
+            }
+            if method.is_some() && (deviates(rest) || deviates(bytes)) {
+                return Some(Because::Tolerance);
+            }
+        }
         match (self.ours.ok().or(self.unfinished[0]), self.stop, self.theirs.ok().or(self.unfinished[1])) {
-            (Some(ours), _, Some(theirs)) => different_message(ours, theirs),
+            (Some(ours), _, Some(theirs)) => {
+                // hyper looks for the end of the trailers in another way.
+                let is_same = Message { keep_alive: theirs.keep_alive, ..ours.clone() } == *theirs;
+                let is_tolerated = is_same && method.is_some() && deviates(rest);
+                if is_tolerated { Some(Because::Trailers) } else { different_message(ours, theirs) }
+            }
             (Some(ours), _, None) => {
                 let (_, target) = ours.line.split_once(' ')?;
                 Uri::try_from(target).is_err().then_some(Because::HyperTarget)
             }
-            (_, Some(StopReason::Head(HeadError::Malformed)), _) => {
+            (_, Some(StopReason::Head(HeadError::MethodTooLong)), _) => {
+                let method = rest.trim_ascii_start().split(|byte| *byte == b' ').next();
+                method.is_some_and(|method| method.len() > 256).then_some(Because::LongMethod)
+            }
+            (_, Some(StopReason::Head(HeadError::Malformed(_))), _) => {
                 bare_line_feed(head(rest)).then_some(Because::BareLineFeed)
             }
             (_, Some(StopReason::Request(rejection)), Some(theirs)) => rejected_request(rejection, head(rest), theirs),
@@ -137,9 +165,7 @@ fn rejected_chunk(bad: BadChunk, body: &[u8]) -> Option<Because> {
         }
         BadChunk::Extension => {
             let ends_with_space = |line: &[u8]| line.ends_with(b" \r") || line.ends_with(b"\t\r");
-            let is_control = |byte: &u8| *byte < b' ' && !b"\t\r".contains(byte) || *byte == 0x7f;
-            let is_not_text = |line: &[u8]| line.contains(&b';') && line.iter().any(is_control);
-            if lines.clone().any(is_not_text) {
+            if lines.clone().any(|line| line.contains(&b';')) {
                 Some(Because::ChunkExtension)
             } else {
                 lines.any(ends_with_space).then_some(Because::ChunkSize)
@@ -169,13 +195,13 @@ fn rejected_request(rejection: Rejection, head: &[u8], theirs: &Message) -> Opti
         | Rejection::TargetBytes
         | Rejection::Scheme
         | Rejection::BadEscape
-        | Rejection::BadText
+        | Rejection::Overlong
+        | Rejection::AmbiguousPath
         | Rejection::AboveRoot => {
             let has_dots = target.windows(2).any(|pair| pair == b"..");
             let is_valid = target.starts_with(b"/") && is_plain(target, b"/?=") && !has_dots;
             (!is_valid, Because::Target)
         }
-        Rejection::UpgradeWithBody => (theirs.all("upgrade").count() == 1, Because::UpgradeWithBody),
         Rejection::Framing => return framing(head, true),
     };
     explains.then_some(rule)
@@ -206,6 +232,31 @@ fn framing(head: &[u8], request: bool) -> Option<Because> {
         ([], [length]) if length.len() > 19 && length.iter().all(u8::is_ascii_digit) => Some(Because::LengthDigits),
         _ => None,
     }
+}
+
+/// Whether a response deviates from the grammar in a way that we tolerate.
+fn deviates(response: &[u8]) -> bool {
+    let head = head(response);
+    let is_control = |byte: &u8| *byte < b' ' && !b"\t\r\n".contains(byte) || *byte == 0x7f;
+    let is_folded = |line: &[u8]| line.starts_with(b" ") || line.starts_with(b"\t");
+    let has_space = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        name.ends_with(b" ") || name.ends_with(b"\t")
+    };
+    let mut lines = head.trim_ascii_start().split(|byte| *byte == b'\n');
+    let status_line = lines.next().unwrap_or_default();
+    let (start, rest) = status_line.split_at(status_line.len().min("HTTP/1.1 200".len()));
+    let is_usual = (start.starts_with(b"HTTP/1.1 ") || start.starts_with(b"HTTP/1.0 "))
+        && start[9..].iter().all(u8::is_ascii_digit)
+        && (rest.is_empty() || rest[0] == b' ' || rest[0] == b'\r');
+    let body = &response[head.len()..];
+    !is_usual
+        || head.iter().any(is_control)
+        || lines.any(|line| is_folded(line) || has_space(line))
+        // In chunked coding.
+        || bare_line_feed(body)
+        || body.iter().any(is_control)
+        || body.split(|byte| *byte == b'\n').any(|line| is_folded(line) || has_space(line) || line.len() > 16)
 }
 
 fn same_number(one: &[u8], other: &[u8]) -> bool {

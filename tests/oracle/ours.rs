@@ -2,12 +2,11 @@
 
 use http::{Method, Version};
 use lb::http1::chunked::{BadChunk, Decoder};
-use lb::http1::framing::{self, BadFraming, Framing};
+use lb::http1::framing::{self, BadFraming, Framing, Sender};
 use lb::http1::head::{HeadError, HeadLimits, Headers, RequestHead, ResponseHead};
 use lb::http1::persistence;
 use lb::http1::rejection::Rejection;
 use lb::http1::target;
-use lb::proxy::headers::hop_by_hop;
 
 use super::{End, Header, Message, Reading, sorted};
 
@@ -52,8 +51,7 @@ pub(crate) fn first_request(bytes: &[u8]) -> Result<Option<(Message, Option<usiz
     let Some(length) = head.parse(bytes, LIMITS).map_err(StopReason::Head)? else { return Ok(None) };
     let framing = framing::request(&head.headers, head.version).map_err(StopReason::Request)?;
     target::target(&head.method, head.target(), head.version, &head.headers).map_err(StopReason::Request)?;
-    hop_by_hop::prepare_request(&mut head.headers.clone(), head.version).map_err(StopReason::Request)?;
-    let body = body(&bytes[length..], framing)?;
+    let body = body(Sender::Client, &bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
     let keep_alive = persistence::keeps_alive(&head.headers, head.version);
     let line = format!("{} {}", head.method, String::from_utf8_lossy(head.target()));
@@ -98,7 +96,7 @@ pub(crate) fn first_response(method: &Method, bytes: &[u8]) -> Result<Option<Fir
     if head.status == 101 {
         return Err(StopReason::UnrequestedUpgrade);
     }
-    let body = body(&bytes[length..], framing)?;
+    let body = body(Sender::Server, &bytes[length..], framing)?;
     let length = body.as_ref().map(|body| length + body.length);
     let keep_alive = framing != Framing::UntilClose && persistence::keeps_alive(&head.headers, head.version);
     let line = head.status.to_string();
@@ -114,7 +112,7 @@ struct Body {
 }
 
 /// Reads the body at the start of `bytes`, if it is complete.
-fn body(bytes: &[u8], framing: Framing) -> Result<Option<Body>, StopReason> {
+fn body(sender: Sender, bytes: &[u8], framing: Framing) -> Result<Option<Body>, StopReason> {
     let plain = |length: usize| {
         bytes.get(..length).map(|content| Body { content: content.to_vec(), trailers: Vec::new(), length })
     };
@@ -123,7 +121,7 @@ fn body(bytes: &[u8], framing: Framing) -> Result<Option<Body>, StopReason> {
         Framing::Length(length) => plain(usize::try_from(length).unwrap_or(usize::MAX)),
         Framing::UntilClose => plain(bytes.len()),
         Framing::Chunked => {
-            let (mut decoder, mut content) = (Decoder::new(), Vec::new());
+            let (mut decoder, mut content) = (Decoder::new(sender), Vec::new());
             let decoded = decoder.decode(bytes, &mut content).map_err(StopReason::Chunk)?;
             let length = decoded.consumed;
             decoded.done.then(|| Body { content, trailers: trailers(decoder.trailers()), length })

@@ -253,6 +253,63 @@ fn an_invalid_head_is_logged_and_counted() {
 }
 
 #[test]
+fn the_log_names_the_rule_that_ended_a_request() {
+    let server = Server::scripted(|mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
+            match request.path() {
+                "/closes" => return,
+                "/half" => return respond(&mut stream, "HTTP/1.1 200 OK\r\nConten"),
+                _ => respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+            }
+        }
+    });
+    let refusing = Refusing::new();
+    let more = "[limits]\nbody_bytes = \"4B\"\nheaders = 9\n[retry]\nattempts = 0\n";
+    let routes = "[[route]]\npool = \"default\"\n[[route]]\npath = \"/refused\"\npool = \"refusing\"\n";
+    let pool = format!("[[pool.refusing.server]]\nname = \"r\"\naddress = \"{}\"\n", refusing.address);
+    let cases = [
+        ("GET /..%00 HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "bad_escape"),
+        ("GET /%c0%af HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "bad_text"),
+        ("GET /.. HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "above_root"),
+        ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "target_bytes"),
+        ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "target_form"),
+        ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "scheme"),
+        ("GET / HTTP/1.1\r\n\r\n", "bad_request", "no_host"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "bad_request", "many_hosts"),
+        ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "bad_request", "bad_host"),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "trace"),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "bad_request", "connect"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", "bad_request", "framing"),
+        ("GET / HTTP/9.9\r\nHost: a\r\n\r\n", "bad_request", "version"),
+        (
+            "GET / HTTP/1.1\r\na:\r\nb:\r\nc:\r\nd:\r\ne:\r\nf:\r\ng:\r\nh:\r\ni:\r\nj:\r\n\r\n",
+            "too_many_headers",
+            "headers",
+        ),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "body_too_large", "body_bytes"),
+        ("GET /refused HTTP/1.1\r\nHost: a\r\n\r\n", "unreachable", "refused"),
+        ("GET /closes HTTP/1.1\r\nHost: a\r\n\r\n", "bad_response", "closed"),
+        ("GET /half HTTP/1.1\r\nHost: a\r\n\r\n", "bad_response", "truncated_head"),
+    ];
+    for format in ["json", "text"] {
+        let log = format!("[log]\nformat = \"{format}\"\n");
+        let lb = Lb::start(&format!("{NO_CHECKS}{log}{more}{}{routes}{pool}", server.table("server1")));
+        for (number, (sent, error, rule)) in (1..).zip(cases) {
+            assert!(Client::connect(lb.address()).request(sent).status >= 400, "{sent}");
+            let line = lines(&lb, number).remove(number - 1);
+            let expected = match format {
+                "json" => format!(",\"error\":\"{error}\",\"rule\":\"{rule}\","),
+                _ => format!(" error={error} rule={rule} "),
+            };
+            assert!(line.contains(&expected), "{sent}: {line}");
+        }
+        assert_eq!(get(lb.address(), "/").status, 200);
+        let line = lines(&lb, cases.len() + 1).pop().expect("a line");
+        assert!(!line.contains("rule"), "{line}");
+    }
+}
+
+#[test]
 fn all_requests_that_a_stop_aborts_are_logged() {
     let silent = Server::scripted(|mut stream, recorder| while recorder.next(&mut stream).is_some() {});
     let mut lb = Lb::in_front_of(&silent, &format!("{JSON}[timeouts]\ndrain = \"50ms\"\n"));

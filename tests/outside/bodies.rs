@@ -142,23 +142,6 @@ fn an_http_1_0_client_gets_no_chunks() {
 }
 
 #[test]
-fn trailers_reach_a_client_that_accepts_them() {
-    let server = Server::responding(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n\
-         5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
-    );
-    let lb = Lb::in_front_of(&server, "");
-    let mut client = Client::connect(lb.address());
-    for (header, trailers) in [("TE: trailers\r\n", vec!["X-Sum: 7"]), ("", vec![])] {
-        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{header}\r\n"));
-        assert_eq!(client.try_head().expect("a head").0, 200);
-        assert_eq!(client.chunk().expect("a chunk"), Piece::Data(b"hello".to_vec()));
-        let trailers = trailers.into_iter().map(str::to_owned).collect();
-        assert_eq!(client.chunk().expect("the last chunk"), Piece::End(trailers), "{header}");
-    }
-}
-
-#[test]
 fn a_body_over_the_limit_is_413_however_it_is_framed() {
     let server = echo();
     let lb = Lb::in_front_of(&server, "[limits]\nbody_bytes = \"10B\"\n");

@@ -227,7 +227,7 @@ fn a_listener_can_have_an_ipv6_address() {
     assert_eq!(get(address, "/").status, 200);
     let request = server.requests().remove(0);
     assert_eq!(request.values("x-forwarded-for"), ["::1"]);
-    assert_eq!(request.values("forwarded"), ["for=\"[::1]\";proto=http;host=localhost"]);
+    assert_eq!(request.values("x-real-ip"), ["::1"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The cases of docs/http-cases.md, in a module for each of its first five sections.
+//! The cases of docs/http-cases.md, in a module for each of its first five sections. Its seventh section is
+//! tested in `tunnels.rs` and `half_closed.rs`, and here in `slow`.
 //!
 //! Tables use the page's notation: `¶` is CRLF, and `P+`, `G+` and `C+` start a request. Every other character is the
 //! byte with its number. A row is sent once for each value of `{}`. Tests without a table name their cases in a comment.

@@ -1,15 +1,17 @@
 //! Every key of the file but one takes effect without a restart.
 
 use std::fs;
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::failures::resets;
 use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, run, servers};
-use crate::support::servers::{Gate, Server};
+use crate::support::servers::{Gate, Server, respond};
 
 const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
@@ -101,6 +103,28 @@ fn timeouts() {
     scene.gate.open();
     scene.with("");
     assert_eq!(scene.response("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+}
+
+#[test]
+fn the_timeout_of_tunnels() {
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let lb = Lb::in_front_of(&server, "");
+    let tunnel = || {
+        let mut client = Client::connect(lb.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+        assert_eq!(client.try_head().expect("a head").0, 101);
+        client
+    };
+    let _open = tunnel();
+    lb.apply(&format!("{NO_CHECKS}[timeouts]\ntunnel = \"100ms\"\n{}", server.table("server1")));
+    assert!(tunnel().is_closed());
+    // An open tunnel keeps the timeout that it has started with.
+    assert_eq!(lb.server("server1")["active_requests"], 1);
 }
 
 #[test]
@@ -227,7 +251,8 @@ fn routes_balance_retries_and_sticky_cookies() {
     lb.apply(&format!("{NO_CHECKS}{only_a}{pool}[[route]]\nhost = \"other\"\npool = \"b\"\n"));
     assert_eq!(get(lb.address(), "/").status, 404);
 
-    b.stop();
+    let resets = resets(usize::MAX);
+    let both = servers(&[("a", a.address, 1), ("c", resets.address, 9)]);
     lb.apply(&format!("{NO_CHECKS}[retry]\nattempts = 0\n{both}"));
     let statuses: Vec<u16> = (0..10).map(|_| get(lb.address(), "/").status).collect();
     assert!(statuses.contains(&502), "{statuses:?}");
@@ -281,6 +306,50 @@ fn trusted_proxies_and_tracing() {
             texts.find(|text| text.contains(&format!("\"serviceName\":\"{service}\"")))
         });
     }
+}
+
+#[test]
+fn the_path_that_servers_get() {
+    let scene = Scene::new();
+    let route = "[[route]]\npool = \"default\"\n[[route]]\npath = \"/b\"\npool = \"default\"\n";
+    for (more, sent, status, seen) in [
+        ("", "/a/../c/%7E?%7E", 200, "/a/../c/%7E?%7E"),
+        ("", "/a/../b", 400, ""),
+        ("[proxy]\npath = \"normalized\"\n", "/a/../c/%7E?%7E", 200, "/c/~?%7E"),
+        ("[proxy]\npath = \"normalized\"\n", "/a/../b", 200, "/b"),
+        ("[proxy]\npath = \"as-sent\"\n", "/a/./c", 200, "/a/./c"),
+        ("[proxy]\npath = \"as-sent\"\n", "/./b", 400, ""),
+    ] {
+        scene.with(&format!("{more}# {sent}\n{route}"));
+        let before = scene.server.requests().len();
+        assert_eq!(scene.response(&format!("GET {sent} HTTP/1.1\r\nHost: a\r\n\r\n")).status, status, "{more}{sent}");
+        let requests = scene.server.requests().split_off(before);
+        let paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
+        assert_eq!(paths, if seen.is_empty() { vec![] } else { vec![seen] }, "{more}{sent}");
+    }
+}
+
+#[test]
+fn via_and_forwarded() {
+    let scene = Scene::new();
+    // One connection, which edits reach too.
+    let mut client = scene.client();
+    let mut ask = || {
+        let response = client.request("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = scene.server.requests().pop().expect("a request");
+        let has = |name: &str| !request.values(name).is_empty();
+        let via = (has("via"), response.header("via").is_some());
+        (via, has("x-forwarded-for"), has("x-real-ip"), has("forwarded"))
+    };
+    assert_eq!(ask(), ((false, false), true, true, false));
+    for (mode, x, forwarded) in
+        [("forwarded", false, true), ("both", true, true), ("none", false, false), ("x-forwarded", true, false)]
+    {
+        scene.with(&format!("[proxy]\nforwarded = \"{mode}\""));
+        assert_eq!(ask(), ((false, false), x, x, forwarded), "{mode}");
+    }
+    scene.with("[proxy]\nvia = true");
+    assert_eq!(ask(), ((true, true), true, true, false));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Refusing, Server, respond};
+use crate::support::servers::{Server, hanging, respond};
 
 /// Waits for a figure.
 #[track_caller]
@@ -188,7 +188,7 @@ fn the_memory_of_a_server_is_its_own_figure_or_absent() {
 
 #[test]
 fn retries_and_checks_are_counted_by_what_came_of_them() {
-    let refusing = Refusing::new();
+    let (_listener, _waiting, hanging) = hanging();
     let broken = Server::scripted(|mut stream, recorder| drop(recorder.next(&mut stream)));
     let good = Server::named("good");
     let pool = |name: &str, first| {
@@ -199,10 +199,11 @@ fn retries_and_checks_are_counted_by_what_came_of_them() {
             good.address
         )
     };
-    let pools = format!("{}{}", pool("refusing", refusing.address), pool("broken", broken.address));
-    let lb = Lb::start(&format!("{NO_CHECKS}[log]\nformat = \"json\"\n[retry]\nbudget = \"100%\"\n{pools}"));
+    let timeouts = "[timeouts]\nconnect = \"200ms\"\n";
+    let pools = format!("{}{}", pool("hanging", hanging), pool("broken", broken.address));
+    let lb = Lb::start(&format!("{NO_CHECKS}[log]\nformat = \"json\"\n[retry]\nbudget = \"100%\"\n{timeouts}{pools}"));
     let mut client = Client::connect(lb.address());
-    for path in ["/refusing", "/broken"] {
+    for path in ["/hanging", "/broken"] {
         for _ in 0..4 {
             assert_eq!(client.get(path).text(), "good", "{path}");
         }
@@ -214,16 +215,16 @@ fn retries_and_checks_are_counted_by_what_came_of_them() {
             entries.filter(|entry| entry["pool"] == pool).map(|entry| entry["tries"].as_f64().expect("a number"));
         tries.sum::<f64>()
     };
-    let (refused, broke) = (tries("refusing") - 4.0, tries("broken") - 4.0);
-    assert!(refused >= 2.0 && broke >= 2.0, "{refused} {broke}");
+    let (hung, broke) = (tries("hanging") - 4.0, tries("broken") - 4.0);
+    assert!(hung >= 2.0 && broke >= 2.0, "{hung} {broke}");
     let retries = |pool: &str, reason: &str| format!("lb_retries_total{{pool=\"{pool}\",reason=\"{reason}\"}}");
     let requests = |pool: &str| format!("lb_server_requests_total{{pool=\"{pool}\",server=\"good\",code=\"200\"}}");
     for (series, count) in [
-        (retries("refusing", "connect"), refused),
-        (retries("refusing", "broken"), 0.0),
+        (retries("hanging", "connect"), hung),
+        (retries("hanging", "broken"), 0.0),
         (retries("broken", "broken"), broke),
         (retries("broken", "connect"), 0.0),
-        (requests("refusing"), 4.0),
+        (requests("hanging"), 4.0),
         (requests("broken"), 4.0),
         ("lb_server_active_requests{pool=\"broken\",server=\"bad\"}".to_owned(), 0.0),
         ("lb_server_request_duration_seconds_count{pool=\"broken\",server=\"bad\"}".to_owned(), 0.0),
@@ -233,17 +234,17 @@ fn retries_and_checks_are_counted_by_what_came_of_them() {
     // A client counts once, however often a server was tried.
     becomes(&lb, "lb_requests_total{route=\"*/broken\",method=\"GET\",code=\"200\"}", 4.0);
 
-    let checks = "[health]\nkind = \"tcp\"\ninterval = \"50ms\"\nfall = 1\n";
+    let checks = "[health]\nkind = \"tcp\"\ninterval = \"50ms\"\ntimeout = \"200ms\"\nfall = 1\n";
     lb.apply(&format!("{checks}{pools}"));
     let checks = |server: &str, result: &str| {
-        format!("lb_server_checks_total{{pool=\"refusing\",server=\"{server}\",result=\"{result}\"}}")
+        format!("lb_server_checks_total{{pool=\"hanging\",server=\"{server}\",result=\"{result}\"}}")
     };
     for (server, result, never) in [("bad", "failed", "passed"), ("good", "passed", "failed")] {
         eventually("checks", || lb.metric(&checks(server, result)).filter(|count| *count >= 2.0));
         assert_eq!(lb.metric(&checks(server, never)), Some(0.0));
     }
-    becomes(&lb, "lb_server_up{pool=\"refusing\",server=\"bad\"}", 0.0);
-    becomes(&lb, "lb_server_up{pool=\"refusing\",server=\"good\"}", 1.0);
+    becomes(&lb, "lb_server_up{pool=\"hanging\",server=\"bad\"}", 0.0);
+    becomes(&lb, "lb_server_up{pool=\"hanging\",server=\"good\"}", 1.0);
 }
 
 #[test]

@@ -137,3 +137,98 @@ fn a_tunnel_ends_with_either_side() {
         server.requests().pop().filter(|request| request.line == "the client has left")
     });
 }
+
+/// A body, and what its framing adds to the head and to each part.
+type Framing = (&'static str, [&'static str; 2]);
+
+const FRAMINGS: [Framing; 2] = [
+    ("Content-Length: 10\r\n", ["hello", "world"]),
+    ("Transfer-Encoding: chunked\r\n", ["5\r\nhello\r\n", "5\r\nworld\r\n0\r\n\r\n"]),
+];
+
+fn post(framing: &str, more: &str) -> String {
+    format!("POST /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{framing}{more}\r\n")
+}
+
+fn echo(stream: &mut BufReader<TcpStream>) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        respond(stream, &bytes[..count]);
+    }
+}
+
+// Case: upgrade-with-body
+#[test]
+fn an_upgrade_with_a_body_forwards_the_body_and_then_becomes_a_tunnel() {
+    let server = Server::scripted(|mut stream, recorder| {
+        if let Some(request) = recorder.next(&mut stream) {
+            if !request.values("expect").is_empty() {
+                respond(&mut stream, "HTTP/1.1 103 Early Hints\r\n\r\n");
+            }
+            respond(&mut stream, [SWITCH, "welcome"].concat());
+            echo(&mut stream);
+        }
+    });
+    let lb = Lb::in_front_of(&server, "");
+    for (framing, parts) in FRAMINGS {
+        for more in ["", "Expect: 100-continue\r\n"] {
+            let mut client = Client::connect(lb.address());
+            client.send([&post(framing, more), parts[0]].concat());
+            // Bytes of the new protocol directly follow the body.
+            client.send([parts[1], "early"].concat());
+            if !more.is_empty() {
+                assert_eq!(client.try_head().expect("an interim response").0, 103);
+            }
+            switched(&mut client);
+            assert_eq!(client.read(12), b"welcomeearly", "{framing}");
+            client.send("more");
+            assert_eq!(client.read(4), b"more");
+            let request = server.requests().pop().expect("a request");
+            assert_eq!((&request.body[..], request.values("upgrade")), (&b"helloworld"[..], vec!["tcp"]));
+            assert!(request.is_canonical());
+        }
+    }
+}
+
+// Case: upgrade-with-body
+#[test]
+fn a_tunnel_starts_after_the_whole_request_even_if_the_server_switches_earlier() {
+    let server = Server::scripted(|mut stream, recorder| {
+        let Some(mut request) = Request::read_head(&mut stream) else { return };
+        respond(&mut stream, [SWITCH, "welcome"].concat());
+        if request.read_body(&mut stream).is_some() {
+            recorder.add(&request);
+            echo(&mut stream);
+        }
+    });
+    let lb = Lb::in_front_of(&server, "[limits]\nbody_bytes = \"10B\"\n");
+    for (framing, parts) in FRAMINGS {
+        let mut client = Client::connect(lb.address());
+        client.send([&post(framing, ""), parts[0]].concat());
+        switched(&mut client);
+        client.send([parts[1], "early"].concat());
+        assert_eq!(client.read(12), b"welcomeearly", "{framing}");
+        assert_eq!(server.requests().pop().expect("a request").body, b"helloworld");
+    }
+    // The limits of the body hold, too.
+    let mut client = Client::connect(lb.address());
+    client.send([&post(FRAMINGS[1].0, ""), "5\r\nhello\r\n"].concat());
+    switched(&mut client);
+    client.send("6\r\n world\r\n0\r\n\r\n");
+    assert!(client.is_closed());
+    lb.logs("the body over the limit", |line| line.contains("\" 101 ") && line.contains("body_too_large"));
+}
+
+// Case: upgrade-with-body
+#[test]
+fn a_declined_upgrade_with_a_body_is_an_ordinary_request() {
+    let server = Server::responding("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let lb = Lb::in_front_of(&server, "");
+    for (framing, parts) in FRAMINGS {
+        let mut client = Client::connect(lb.address());
+        client.send([&post(framing, ""), parts[0], parts[1], "GET /next HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
+        assert_eq!([(); 2].map(|()| client.response().text()), ["ok", "ok"], "{framing}");
+        let lines: Vec<_> = server.requests().into_iter().map(|request| request.line).collect();
+        assert_eq!(lines[lines.len() - 2..], ["POST /exec HTTP/1.1", "GET /next HTTP/1.1"]);
+    }
+}

@@ -95,6 +95,13 @@ impl Lb {
         self.child.id()
     }
 
+    /// The memory of the process, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().split(' ').next().and_then(|size| size.parse().ok()).expect("a number")
+    }
+
     /// The address of the first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         let listeners = self.api("/api/listeners");

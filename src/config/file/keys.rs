@@ -88,7 +88,8 @@ pub const PROXY: &[KeySpec] = &[
         "forwarded",
         ValueType::Choice(&["x-forwarded", "forwarded", "both", "none"]),
         "which headers describe the client to servers: `x-forwarded` (`X-Forwarded-For`, `-Proto`, `-Host` and \
-         `X-Real-IP`), `forwarded` (RFC 7239), both or none",
+         `X-Real-IP`), `forwarded` (RFC 7239), `both` or `none`. What a trusted proxy sends in the other family is \
+         translated; with `none` it passes as it is",
     ),
     key(
         "path",
@@ -224,14 +225,14 @@ pub const RETRY: &[KeySpec] = &[
         "attempts",
         ValueType::Integer(0..=100),
         "retries after the first attempt. A request that was never sent may go to any other server; one that was sent is \
-         retried only if its method is idempotent and it has no body",
+         retried only if its method is idempotent and it has no body. Servers that refuse connections while others are \
+         left do not count, nor does sending such a request again because an idle connection had been closed",
     ),
     key(
         "budget",
         ValueType::Percent,
         "retries of sent requests, as a share of the requests of the last ten seconds, plus ten for when traffic is low \
-         (`0%`: none at all); beyond it, failures are returned to the client. Retries of requests that were never sent \
-         do not count. Each worker has its own budget",
+         (`0%`: none at all); beyond it, failures are returned to the client. Each worker has its own budget",
     ),
 ];
 

@@ -1,14 +1,18 @@
 //! The client's address for servers and logs: `X-Forwarded-*`, `X-Real-IP` and `Forwarded` (RFC 7239). Pure.
 //!
-//! Values that an untrusted client sends are replaced. Values from a trusted proxy are kept, and its
-//! lists get one more entry. If the proxy sends only one of the two lists, the other is translated from
-//! it: a server that reads the other one would otherwise mistake the proxy for the client.
+//! `proxy.forwarded` says which of the two families servers get. Values that an untrusted client sends are removed in
+//! either case. Values from a trusted proxy are kept, and its lists get one more entry. A family that is not written is
+//! removed from its requests too, after it was translated, so that the two can never contradict each other.
+//!
+//! Servers differ in which element of `Forwarded` they take the scheme from. So ours has scheme and host only if no
+//! earlier one has, and then the client's, not those of the last hop.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::config::ForwardedMode;
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
 
@@ -21,85 +25,143 @@ pub struct ClientHeaders {
     /// The other end of the connection: the client, or a proxy in front.
     peer: IpAddr,
     proto: &'static str,
-    /// The headers generated for the last request from an untrusted peer. They are reused while the host
-    /// stays the same, which it mostly does.
-    cached: RefCell<Headers>,
+    cached: RefCell<Generated>,
+}
+
+/// The headers generated for the last request from an untrusted peer. They are reused while mode and host stay the
+/// same, which they mostly do.
+#[derive(Debug, Clone)]
+struct Generated {
+    mode: ForwardedMode,
+    host: Box<[u8]>,
+    headers: Headers,
 }
 
 impl ClientHeaders {
     /// The headers for requests from `peer` with this scheme, `http` or `https`.
     #[must_use]
     pub fn new(peer: SocketAddr, scheme: &'static str) -> Self {
-        Self { peer: peer.ip().to_canonical(), proto: scheme, cached: RefCell::default() }
+        let none = Generated { mode: ForwardedMode::None, host: Box::default(), headers: Headers::new() };
+        Self { peer: peer.ip().to_canonical(), proto: scheme, cached: RefCell::new(none) }
     }
 
     /// Sets the headers of a request and returns the [`client_address`]. `Host` must already have the value
     /// that the server will receive.
-    pub fn set(&self, headers: &mut Headers, trusted: &[IpNet]) -> IpAddr {
-        if is_trusted(self.peer, trusted) { self.extend(headers, trusted) } else { self.replace(headers) }
+    pub fn set(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> IpAddr {
+        if is_trusted(self.peer, trusted) { self.extend(headers, mode, trusted) } else { self.replace(headers, mode) }
     }
 
-    fn replace(&self, headers: &mut Headers) -> IpAddr {
+    fn replace(&self, headers: &mut Headers, mode: ForwardedMode) -> IpAddr {
         headers.remove_all(FORWARDING);
-        let host = headers.get(HeaderName::Host).unwrap_or_default();
-        let mut cached = self.cached.borrow_mut();
-        if cached.is_empty() || cached.get(HeaderName::ForwardedHost).unwrap_or_default() != host {
-            *cached = self.generate(host);
+        if mode != ForwardedMode::None {
+            let host = headers.get(HeaderName::Host).unwrap_or_default();
+            let mut cached = self.cached.borrow_mut();
+            if cached.mode != mode || *cached.host != *host {
+                *cached = Generated { mode, host: host.into(), headers: self.generate(host, mode) };
+            }
+            headers.append(&cached.headers);
         }
-        headers.append(&cached);
         self.peer
     }
 
     /// Generates the headers for a request from an untrusted peer.
-    fn generate(&self, host: &[u8]) -> Headers {
-        let address = self.peer.to_string();
+    fn generate(&self, host: &[u8], mode: ForwardedMode) -> Headers {
         let mut headers = Headers::new();
-        headers.add(HeaderName::ForwardedFor, address.as_bytes());
-        headers.add(HeaderName::ForwardedProto, self.proto.as_bytes());
-        if !host.is_empty() {
-            headers.add(HeaderName::ForwardedHost, host);
+        if writes_x_forwarded(mode) {
+            let address = self.peer.to_string();
+            headers.add(HeaderName::ForwardedFor, address.as_bytes());
+            headers.add(HeaderName::ForwardedProto, self.proto.as_bytes());
+            if !host.is_empty() {
+                headers.add(HeaderName::ForwardedHost, host);
+            }
+            headers.add(HeaderName::RealIp, address.as_bytes());
         }
-        headers.add(HeaderName::RealIp, address.as_bytes());
-        headers.add(HeaderName::Forwarded, self.element(host).as_bytes());
+        if writes_forwarded(mode) {
+            let element = self.element(Some(self.proto), ascii(host));
+            headers.add(HeaderName::Forwarded, element.as_bytes());
+        }
         // Kept while the connection is idle.
         headers.shrink();
         headers
     }
 
     /// Returns our element for `Forwarded`.
-    fn element(&self, host: &[u8]) -> String {
-        let host = host_parameter(ascii(host).unwrap_or_default()).concat();
-        format!("for={};proto={}{host}", node(Some(self.peer)), self.proto)
+    fn element(&self, proto: Option<&str>, host: Option<&str>) -> String {
+        let mut element = format!("for={}", node(Some(self.peer)));
+        element.extend(proto.into_iter().flat_map(|proto| [";proto=", proto]));
+        element.extend(host_parameter(host.unwrap_or_default()));
+        element
     }
 
-    fn extend(&self, headers: &mut Headers, trusted: &[IpNet]) -> IpAddr {
+    fn extend(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> IpAddr {
+        let client = client_address(headers, mode, self.peer, trusted);
+        if mode == ForwardedMode::None {
+            return client;
+        }
         for name in [HeaderName::ForwardedProto, HeaderName::ForwardedHost, HeaderName::RealIp] {
             keep_last(headers, name);
         }
-        let host = headers.get(HeaderName::Host).unwrap_or_default().to_vec();
-        let client = client_address(headers, self.peer, trusted);
         match (headers.has(HeaderName::ForwardedFor), headers.has(HeaderName::Forwarded)) {
-            (true, false) => add_forwarded(headers),
-            (false, true) => add_x_forwarded(headers),
+            (true, false) if writes_forwarded(mode) => add_forwarded(headers),
+            (false, true) if writes_x_forwarded(mode) => add_x_forwarded(headers),
             _ => {}
         }
+        if writes_forwarded(mode) {
+            let element = self.last_element(headers);
+            extend_list(headers, HeaderName::Forwarded, element.as_bytes());
+        } else {
+            headers.remove(HeaderName::Forwarded);
+        }
+        if writes_x_forwarded(mode) {
+            self.extend_x_forwarded(headers, client);
+        } else {
+            headers.remove_all(X_FORWARDED);
+        }
+        client
+    }
+
+    /// Returns our element for a `Forwarded` that trusted proxies have built.
+    fn last_element(&self, headers: &Headers) -> String {
+        let proto = match farthest_parameter(headers, "proto") {
+            Some(_) => None,
+            None => farthest(headers, HeaderName::ForwardedProto).filter(|proto| is_scheme(proto)).or(Some(self.proto)),
+        };
+        let host = match farthest_parameter(headers, "host") {
+            Some(_) => None,
+            None => {
+                farthest(headers, HeaderName::ForwardedHost).or_else(|| headers.get(HeaderName::Host).and_then(ascii))
+            }
+        };
+        self.element(proto, host)
+    }
+
+    fn extend_x_forwarded(&self, headers: &mut Headers, client: IpAddr) {
         extend_list(headers, HeaderName::ForwardedFor, self.peer.to_string().as_bytes());
-        extend_list(headers, HeaderName::Forwarded, self.element(&host).as_bytes());
+        let host = headers.get(HeaderName::Host).unwrap_or_default().to_vec();
         if !host.is_empty() {
             add_missing(headers, HeaderName::ForwardedHost, &host);
         }
         add_missing(headers, HeaderName::ForwardedProto, self.proto.as_bytes());
         add_missing(headers, HeaderName::RealIp, client.to_string().as_bytes());
-        client
     }
 }
 
+fn writes_x_forwarded(mode: ForwardedMode) -> bool {
+    matches!(mode, ForwardedMode::XForwarded | ForwardedMode::Both)
+}
+
+fn writes_forwarded(mode: ForwardedMode) -> bool {
+    matches!(mode, ForwardedMode::Forwarded | ForwardedMode::Both)
+}
+
 /// Returns the client's address: the nearest untrusted address in the list that the trusted proxies in
-/// front have built, or the farthest valid one if all are trusted.
+/// front have built, or the farthest valid one if all are trusted. If there are two lists, the one that is written
+/// counts, or else `X-Forwarded-For`.
 #[must_use]
-pub fn client_address(headers: &Headers, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+pub fn client_address(headers: &Headers, mode: ForwardedMode, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let first = if mode == ForwardedMode::Forwarded { HeaderName::Forwarded } else { HeaderName::ForwardedFor };
     let mut client = peer.to_canonical();
-    for address in earlier_addresses(headers) {
+    for address in earlier_addresses(headers, first) {
         match address {
             // The entry was added by `client`, so it counts only if `client` is trusted.
             Some(address) if is_trusted(client, trusted) => client = address,
@@ -131,14 +193,38 @@ const FORWARDING: HeaderSet = HeaderSet::new(&[
     HeaderName::RealIp,
 ]);
 
-/// The addresses of the hops before our peer, nearest first; `None` for an entry that is not an address.
-fn earlier_addresses(headers: &Headers) -> impl Iterator<Item = Option<IpAddr>> {
-    let (name, parse): (_, fn(&str) -> Option<IpAddr>) = if headers.has(HeaderName::ForwardedFor) {
-        (HeaderName::ForwardedFor, parse_address)
-    } else {
-        (HeaderName::Forwarded, |element| parameter(element, "for").and_then(parse_address))
+/// The headers of the one family.
+const X_FORWARDED: HeaderSet = HeaderSet::new(&[
+    HeaderName::ForwardedFor,
+    HeaderName::ForwardedHost,
+    HeaderName::ForwardedProto,
+    HeaderName::RealIp,
+]);
+
+/// The addresses of the hops before our peer, nearest first; `None` for an entry that is not an address. They are taken
+/// from the list `first`, or from the other one if that is missing.
+fn earlier_addresses(headers: &Headers, first: HeaderName) -> impl Iterator<Item = Option<IpAddr>> {
+    let both = [first, HeaderName::ForwardedFor, HeaderName::Forwarded];
+    let name = both.into_iter().find(|name| headers.has(*name)).unwrap_or(first);
+    let parse: fn(&str) -> Option<IpAddr> = match name {
+        HeaderName::ForwardedFor => parse_address,
+        _ => |element| parameter(element, "for").and_then(parse_address),
     };
     elements(headers, name).take(MAX_HOPS).map(parse)
+}
+
+/// The first value of a list, which is about the client.
+fn farthest(headers: &Headers, name: HeaderName) -> Option<&str> {
+    elements(headers, name).last().map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// The first value of a parameter in the elements of `Forwarded`.
+fn farthest_parameter<'h>(headers: &'h Headers, name: &str) -> Option<&'h str> {
+    elements(headers, HeaderName::Forwarded).filter_map(|element| parameter(element, name)).last()
+}
+
+fn is_scheme(proto: &str) -> bool {
+    proto.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
 /// The elements of a list, last first, so that nothing that a client wrote, such as an open quote, can
@@ -172,16 +258,12 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 /// are the ones that the client used.
 fn add_forwarded(headers: &mut Headers) {
     let element = |address| format!("for={}", node(address));
-    let mut elements_nearest_first: Vec<String> = earlier_addresses(headers).map(element).collect();
+    let mut elements_nearest_first: Vec<String> =
+        earlier_addresses(headers, HeaderName::ForwardedFor).map(element).collect();
     if let Some(first) = elements_nearest_first.last_mut() {
-        let farthest = |name| elements(headers, name).last().unwrap_or_default().trim();
-        let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
-        let proto = farthest(HeaderName::ForwardedProto);
-        if !proto.is_empty() && proto.bytes().all(is_scheme) {
-            first.push_str(";proto=");
-            first.push_str(proto);
-        }
-        first.extend(host_parameter(farthest(HeaderName::ForwardedHost)));
+        let proto = farthest(headers, HeaderName::ForwardedProto).filter(|proto| is_scheme(proto));
+        first.extend(proto.into_iter().flat_map(|proto| [";proto=", proto]));
+        first.extend(host_parameter(farthest(headers, HeaderName::ForwardedHost).unwrap_or_default()));
     }
     elements_nearest_first.reverse();
     headers.add(HeaderName::Forwarded, elements_nearest_first.join(", ").as_bytes());
@@ -190,11 +272,9 @@ fn add_forwarded(headers: &mut Headers) {
 /// Translates `Forwarded` to `X-Forwarded-*`.
 fn add_x_forwarded(headers: &mut Headers) {
     let text = |address: Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    let mut addresses: Vec<String> = earlier_addresses(headers).map(text).collect();
+    let mut addresses: Vec<String> = earlier_addresses(headers, HeaderName::Forwarded).map(text).collect();
     addresses.reverse();
-    let first = elements(headers, HeaderName::Forwarded).last().unwrap_or_default();
-    let proto = parameter(first, "proto").map(str::to_owned);
-    let host = parameter(first, "host").map(str::to_owned);
+    let [proto, host] = ["proto", "host"].map(|name| farthest_parameter(headers, name).map(str::to_owned));
     headers.add(HeaderName::ForwardedFor, addresses.join(", ").as_bytes());
     for (name, value) in [(HeaderName::ForwardedProto, proto), (HeaderName::ForwardedHost, host)] {
         if let Some(value) = value {
@@ -238,7 +318,8 @@ fn node(address: Option<IpAddr>) -> String {
 /// Returns the `host` parameter of an element of `Forwarded`, in parts. It is empty without a host, or if
 /// the host would need escapes within quotes.
 fn host_parameter(host: &str) -> [&str; 4] {
-    if host.is_empty() || host.contains(['"', '\\']) {
+    // Not every recipient knows that a delimiter within quotes is none.
+    if host.is_empty() || host.contains(['"', '\\', ',', ';']) {
         return [""; 4];
     }
     let is_token = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));

@@ -1,6 +1,7 @@
 //! Removal of the headers that belong to one connection (RFC 9110, section 7.6), and `Via`. Pure.
 //!
-//! - `TE` is removed entirely: a server may send trailers even if the request does not announce support.
+//! - `TE` is removed, and added again as `TE: trailers` if the client accepts trailers. `Connection` does not list it: a
+//!   proxy behind `lb` that does not know it may as well forward it.
 //! - `Proxy-Authorization`, `Proxy-Authenticate` and `Proxy-Authentication-Info` are removed: `lb` acts for
 //!   the servers, so clients do not authenticate to it as a proxy, nor does it authenticate to servers.
 //! - `Transfer-Encoding` is removed: the code that writes the message decides its framing.
@@ -10,39 +11,41 @@ use http::Version;
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
 use crate::http1::persistence::connection_options;
-use crate::http1::rejection::Rejection;
 
 /// Prepares a client's headers for a server: removes hop-by-hop headers, those that `Connection` lists,
-/// and those that a server could mistake for ours, and adds `Via`. `version` is the client's.
+/// and those that a server could mistake for ours. `version` is the client's.
 ///
 /// Returns the value of `Upgrade` if the client requests an upgrade. `h2c` is ignored, because its
 /// requests would bypass the routes.
-///
-/// # Errors
-/// [`Rejection::UpgradeWithBody`].
-pub fn prepare_request(headers: &mut Headers, version: Version) -> Result<Option<Vec<u8>>, Rejection> {
+pub fn prepare_request(headers: &mut Headers, version: Version) -> Option<Vec<u8>> {
     let upgrade = if version == Version::HTTP_11 { requested_upgrade(headers) } else { None };
-    if upgrade.is_some() && has_body(headers) {
-        return Err(Rejection::UpgradeWithBody);
-    }
     remove(headers, HOP_BY_HOP.with(HeaderName::Disguised));
-    headers.add(HeaderName::Via, via(version));
-    Ok(upgrade)
+    upgrade
 }
 
 /// Prepares a server's headers for a client: removes hop-by-hop headers, those that `Connection` lists,
-/// and `Content-Length` if there cannot be a body, and adds `Via`. `version` is the server's.
+/// and `Content-Length` if there cannot be a body.
 ///
 /// Returns the value of `Upgrade` if `status` is 101.
-pub fn prepare_response(headers: &mut Headers, status: u16, version: Version) -> Option<Vec<u8>> {
+pub fn prepare_response(headers: &mut Headers, status: u16) -> Option<Vec<u8>> {
     let switches = status == 101;
     let upgrade = if switches { headers.get(HeaderName::Upgrade).map(<[u8]>::to_vec) } else { None };
     // A response that cannot have a body must not have a Content-Length (RFC 9110, section 8.6): a client might
     // wait for the body.
     let bodiless = matches!(status, 100..=199 | 204);
     remove(headers, if bodiless { HOP_BY_HOP.with(HeaderName::ContentLength) } else { HOP_BY_HOP });
-    headers.add(HeaderName::Via, via(version));
     upgrade
+}
+
+/// Adds our entry to `Via` (RFC 9110, section 7.6.3): the version of the message received, and a pseudonym.
+pub fn add_via(headers: &mut Headers, version: Version) {
+    let entry: &[u8] = match version {
+        Version::HTTP_10 => b"1.0 lb",
+        Version::HTTP_2 => b"2 lb",
+        Version::HTTP_3 => b"3 lb",
+        _ => b"1.1 lb",
+    };
+    headers.add(HeaderName::Via, entry);
 }
 
 /// Returns the value of `Upgrade` if `Connection` lists it and none of its protocols is `h2c`.
@@ -54,11 +57,6 @@ fn requested_upgrade(headers: &Headers) -> Option<Vec<u8>> {
         && connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
         && protocols.all(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"));
     usable.then(|| upgrade.to_vec())
-}
-
-fn has_body(headers: &Headers) -> bool {
-    headers.has(HeaderName::TransferEncoding)
-        || headers.get(HeaderName::ContentLength).is_some_and(|length| length != b"0")
 }
 
 /// Removes the headers that `Connection` lists, and those in `names`. Allocates only if `Connection` has
@@ -118,16 +116,6 @@ const PROTECTED: HeaderSet = HeaderSet::new(&[
     HeaderName::Via,
 ]);
 
-/// The `Via` entry (RFC 9110, section 7.6.3): the version received, and a pseudonym of the recipient.
-fn via(version: Version) -> &'static [u8] {
-    match version {
-        Version::HTTP_10 => b"1.0 lb",
-        Version::HTTP_2 => b"2 lb",
-        Version::HTTP_3 => b"3 lb",
-        _ => b"1.1 lb",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,9 +139,7 @@ mod tests {
     #[track_caller]
     fn assert_forwarded(sent: &str, forwarded: &str) {
         let mut headers = headers(sent);
-        prepare_request(&mut headers, Version::HTTP_11).expect("a valid request");
-        assert_eq!(headers.get(HeaderName::Via), Some(&b"1.1 lb"[..]));
-        headers.remove(HeaderName::Via);
+        prepare_request(&mut headers, Version::HTTP_11);
         assert_eq!(text(&headers), forwarded, "{sent}");
     }
 
@@ -203,7 +189,7 @@ mod tests {
     fn via_is_added_to_earlier_ones() {
         for (version, last) in [(Version::HTTP_10, "1.0 lb"), (Version::HTTP_11, "1.1 lb"), (Version::HTTP_2, "2 lb")] {
             let mut headers = headers("Via: 1.1 front");
-            prepare_request(&mut headers, version).expect("a valid request");
+            add_via(&mut headers, version);
             assert_eq!(text(&headers), format!("Via: 1.1 front\nVia: {last}"));
         }
     }
@@ -211,30 +197,28 @@ mod tests {
     #[test]
     fn an_upgrade_is_removed_and_returned() {
         let cases = [
-            ("Connection: Upgrade\nUpgrade: websocket", Ok(Some("websocket"))),
-            ("Connection: keep-alive, upgrade\nUpgrade: websocket", Ok(Some("websocket"))),
-            ("Connection: upgrade\nUpgrade: foo/1, bar\nContent-Length: 0", Ok(Some("foo/1, bar"))),
-            ("Upgrade: websocket", Ok(None)),
-            ("Connection: upgrade", Ok(None)),
-            ("Connection: upgrade\nUpgrade:", Ok(None)),
-            ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", Ok(None)),
+            ("Connection: Upgrade\nUpgrade: websocket", Some("websocket")),
+            ("Connection: keep-alive, upgrade\nUpgrade: websocket", Some("websocket")),
+            ("Connection: upgrade\nUpgrade: foo/1, bar\nContent-Length: 0", Some("foo/1, bar")),
+            ("Upgrade: websocket", None),
+            ("Connection: upgrade", None),
+            ("Connection: upgrade\nUpgrade:", None),
+            ("Connection: upgrade\nUpgrade: foo\nUpgrade: bar", None),
             // Case: upgrade-h2c
-            ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", Ok(None)),
-            ("Connection: upgrade\nUpgrade: websocket, H2C", Ok(None)),
-            ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", Ok(None)),
-            ("Connection: upgrade\nUpgrade: foo\nTransfer-Encoding: chunked", Err(Rejection::UpgradeWithBody)),
-            ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Err(Rejection::UpgradeWithBody)),
+            ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: x", None),
+            ("Connection: upgrade\nUpgrade: websocket, H2C", None),
+            ("Connection: upgrade\nUpgrade: h2c\nTransfer-Encoding: chunked", None),
+            ("Connection: upgrade\nUpgrade: foo\nTransfer-Encoding: chunked", Some("foo")),
+            ("Connection: upgrade\nUpgrade: foo\nContent-Length: 5", Some("foo")),
         ];
         for (sent, expected) in cases {
             let mut headers = headers(sent);
             let upgrade = prepare_request(&mut headers, Version::HTTP_11);
-            assert_eq!(upgrade, expected.map(|protocol| protocol.map(Vec::from)), "{sent}");
-            if upgrade.is_ok() {
-                assert!(!headers.has(HeaderName::Upgrade) && !headers.has(HeaderName::Connection), "{sent}");
-            }
+            assert_eq!(upgrade, expected.map(Vec::from), "{sent}");
+            assert!(!headers.has(HeaderName::Upgrade) && !headers.has(HeaderName::Connection), "{sent}");
         }
         let mut http_10 = headers("Connection: upgrade\nUpgrade: foo");
-        assert_eq!(prepare_request(&mut http_10, Version::HTTP_10), Ok(None), "HTTP/1.0 has no upgrades");
+        assert_eq!(prepare_request(&mut http_10, Version::HTTP_10), None, "HTTP/1.0 has no upgrades");
     }
 
     #[test]
@@ -242,8 +226,8 @@ mod tests {
         let sent = "Connection: keep-alive, X-Hop\nKeep-Alive: timeout=5\nTransfer-Encoding: chunked\nX-Hop: 1\n\
              Proxy-Authenticate: Basic\nUpgrade: h2c\nSet-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x";
         let mut headers = headers(sent);
-        assert_eq!(prepare_response(&mut headers, 200, Version::HTTP_11), None);
-        assert_eq!(text(&headers), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x\nVia: 1.1 lb");
+        assert_eq!(prepare_response(&mut headers, 200), None);
+        assert_eq!(text(&headers), "Set-Cookie: a=1\nSet-Cookie: b=2\nContent_Type: x");
     }
 
     #[test]
@@ -251,9 +235,9 @@ mod tests {
         let sent = "Connection: upgrade\nUpgrade: websocket";
         for (status, expected) in [(101, Some("websocket")), (200, None), (426, None)] {
             let mut headers = headers(sent);
-            let upgrade = prepare_response(&mut headers, status, Version::HTTP_11);
+            let upgrade = prepare_response(&mut headers, status);
             assert_eq!(upgrade.as_deref(), expected.map(str::as_bytes), "{status}");
-            assert_eq!(text(&headers), "Via: 1.1 lb", "{status}");
+            assert_eq!(text(&headers), "", "{status}");
         }
     }
 
@@ -261,7 +245,7 @@ mod tests {
     fn a_response_that_cannot_have_a_body_has_no_content_length() {
         for (status, kept) in [(100, false), (103, false), (204, false), (200, true), (304, true)] {
             let mut headers = headers("Content-Length: 5");
-            prepare_response(&mut headers, status, Version::HTTP_11);
+            prepare_response(&mut headers, status);
             assert_eq!(headers.has(HeaderName::ContentLength), kept, "{status}");
         }
     }

@@ -23,8 +23,12 @@ fn length(head: &RequestHead) -> Result<BodyLength, Rejection> {
 }
 
 fn snapshot(routes: &str) -> Snapshot {
+    snapshot_with(routes, "")
+}
+
+fn snapshot_with(routes: &str, proxy: &str) -> Snapshot {
     let text = format!(
-        "listener = [{{ address = \"127.0.0.1:1\" }}]\nserver = [{{ name = \"s\", address = \"127.0.0.1:2\" }}]\n\
+        "proxy = {{ {proxy} }}\nlistener = [{{ address = \"127.0.0.1:1\" }}]\nserver = [{{ name = \"s\", address = \"127.0.0.1:2\" }}]\n\
          pool.api.server = [{{ name = \"s\", address = \"127.0.0.1:3\" }}]\nroute = [{routes}]"
     );
     let config = Arc::new(parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a valid configuration"));
@@ -79,6 +83,67 @@ fn find_route_takes_the_most_specific_route() {
 }
 
 #[test]
+fn a_path_that_its_server_may_read_differently_has_the_same_route_either_way() {
+    // Case: path-normal-form
+    let routes = r#"{ pool = "default" }, { path = "/v1", pool = "api" }, { path = "/v2", pool = "api" }"#;
+    let index = |snapshot: &Snapshot, name: &str| {
+        snapshot.pools.iter().position(|pool| &*pool.live.name == name).expect("a pool")
+    };
+    let ambiguous = Err(ProxyError::Rejected(Rejection::AmbiguousPath));
+    let cases = [
+        ("/a/../b", Ok(0)),
+        ("/v1/x/../y", Ok(1)),
+        ("/v1/./y", Ok(1)),
+        ("/v1/.", Ok(1)),
+        ("/./a", Ok(0)),
+        ("/a/../v1", ambiguous),
+        ("/a/%2e%2e/v1", ambiguous),
+        ("/./v1", ambiguous),
+        ("/v1/..", ambiguous),
+        ("/v1/../a", ambiguous),
+        ("/v1/../v2", ambiguous),
+        ("/%761/../a", ambiguous),
+        ("/a/../%761", ambiguous),
+        ("http://a/v1/../a", ambiguous),
+        // Only escapes of unreserved characters differ.
+        ("/%761/x", Ok(1)),
+        ("/%76%31", Ok(1)),
+        // The path is its own normal form.
+        ("/a/..%2fv1", Ok(0)),
+        ("/v1%2f..%2fa", Ok(0)),
+        ("//v1", Ok(0)),
+        ("/a/%252e%252e/v1", Ok(0)),
+        ("/a/..;/v1", Ok(0)),
+        ("/a\\..\\v1", Ok(0)),
+    ];
+    for (mode, config) in [("as-sent", ""), ("normalized", "path = \"normalized\"")] {
+        let snapshot = snapshot_with(routes, config);
+        let pools = [index(&snapshot, "default"), index(&snapshot, "api"), index(&snapshot, "api")];
+        for (path, found) in cases {
+            let head = head(&format!("GET {path} HTTP/1.1¶Host: a¶¶"));
+            let (target, _) = validate(&head, length(&head)).expect("a valid request");
+            let route = find_route(&snapshot, &target);
+            match found {
+                Err(error) if mode == "as-sent" => assert_eq!(route, Err(error), "{path}"),
+                Err(_) => assert!(route.is_ok(), "{path}"),
+                Ok(found) => assert_eq!(route, Ok(RouteMatch { route: found, pool: pools[found] }), "{mode}: {path}"),
+            }
+        }
+    }
+    // No route is another route than one.
+    let snapshot = snapshot(r#"{ path = "/v1", pool = "api" }"#);
+    for (path, error) in [
+        ("/v1/../a", ProxyError::Rejected(Rejection::AmbiguousPath)),
+        ("/a/../v1", ProxyError::Rejected(Rejection::AmbiguousPath)),
+        ("/a/../b", ProxyError::NoRoute),
+    ] {
+        let head = head(&format!("GET {path} HTTP/1.1¶Host: a¶¶"));
+        let (target, _) = validate(&head, length(&head)).expect("a valid request");
+        assert_eq!(find_route(&snapshot, &target), Err(error), "{path}");
+    }
+}
+
+#[test]
 fn admit_checks_the_declared_length_and_the_expectation() {
     let cases = [
         ("GET / HTTP/1.1¶Host: a¶¶", 10, Ok(())),
@@ -89,6 +154,12 @@ fn admit_checks_the_declared_length_and_the_expectation() {
         ("POST / HTTP/1.1¶Host: a¶Transfer-Encoding: chunked¶¶", 10, Ok(())),
         ("POST / HTTP/1.1¶Host: a¶Expect: 100-Continue¶Content-Length: 1¶¶", 0, Ok(())),
         ("POST / HTTP/1.1¶Host: a¶Expect: payment¶Content-Length: 1¶¶", 0, Err(ProxyError::Expectation)),
+        // Case: expect
+        ("GET / HTTP/1.1¶Host: a¶Expect:¶¶", 0, Ok(())),
+        ("GET / HTTP/1.1¶Host: a¶Expect: , ,¶¶", 0, Ok(())),
+        ("GET / HTTP/1.1¶Host: a¶Expect:¶Expect: 100-continue,¶¶", 0, Ok(())),
+        ("GET / HTTP/1.1¶Host: a¶Expect: 100-continue, 200-ok¶¶", 0, Err(ProxyError::Expectation)),
+        ("GET / HTTP/1.1¶Host: a¶Expect:¶Expect: x¶¶", 0, Err(ProxyError::Expectation)),
     ];
     for (text, limit, expected) in cases {
         let head = head(text);
@@ -109,27 +180,36 @@ fn client() -> Client {
 
 #[test]
 fn rewrite_makes_the_head_the_servers() {
+    use PathMode::{AsSent, Normalized};
     /// The head; the target and `Host` that the server gets, the upgrade, whether trailers are accepted.
     type Case = (&'static str, &'static str, &'static str, Option<&'static str>, bool);
-    let cases: [Case; 6] = [
-        ("GET /a?b HTTP/1.1¶Host: a:80¶¶", "/a?b", "a:80", None, false),
-        ("GET /%61/../b?c HTTP/1.1¶Host: a¶TE: trailers¶¶", "/b?c", "a", None, true),
-        ("GET http://b/x HTTP/1.1¶Host: a¶¶", "/x", "b", None, false),
-        ("GET / HTTP/1.0¶¶", "/", "127.0.0.1:8080", None, false),
-        ("GET / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: websocket¶¶", "/", "a", Some("websocket"), false),
-        ("GET / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: h2c¶¶", "/", "a", None, false),
+    let cases: [(PathMode, Case); 11] = [
+        (AsSent, ("GET /a?b HTTP/1.1¶Host: a:80¶¶", "/a?b", "a:80", None, false)),
+        (AsSent, ("GET /%61/../b?c HTTP/1.1¶Host: a¶TE: trailers¶¶", "/%61/../b?c", "a", None, true)),
+        (Normalized, ("GET /%61/../b?c HTTP/1.1¶Host: a¶TE: trailers¶¶", "/b?c", "a", None, true)),
+        (AsSent, ("GET http://b/x HTTP/1.1¶Host: a¶¶", "/x", "b", None, false)),
+        (AsSent, ("GET http://b/%7Ex/.?%61 HTTP/1.1¶Host: a¶¶", "/%7Ex/.?%61", "b", None, false)),
+        (Normalized, ("GET http://b/%7Ex/.?%61 HTTP/1.1¶Host: a¶¶", "/~x/?%61", "b", None, false)),
+        (AsSent, ("OPTIONS http://b HTTP/1.1¶Host: a¶¶", "*", "b", None, false)),
+        (Normalized, ("OPTIONS http://b HTTP/1.1¶Host: a¶¶", "*", "b", None, false)),
+        (AsSent, ("GET / HTTP/1.0¶¶", "/", "127.0.0.1:8080", None, false)),
+        (
+            AsSent,
+            ("GET / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: websocket¶¶", "/", "a", Some("websocket"), false),
+        ),
+        (AsSent, ("GET / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: h2c¶¶", "/", "a", None, false)),
     ];
-    let client = client();
-    for (text, target, host, upgrade, trailers) in cases {
+    let (client, proxy) = (client(), ProxyConfig::default());
+    for (mode, (text, target, host, upgrade, trailers)) in cases {
         let mut head = head(text);
         let length = length(&head).expect("valid framing");
         let (valid, _) = validate(&head, Ok(length)).expect("a valid request");
-        let normalized = Normalized::new(&valid, head.target());
-        let rules = RequestRules { client: &client, trusted: &[], sticky: None };
-        let (plan, address) = rewrite(&mut head, length, normalized, &rules).expect("an allowed request");
+        let server_target = ServerTarget::new(&valid, mode, head.target());
+        let rules = RequestRules { client: &client, proxy: &proxy, sticky: None };
+        let (plan, address) = rewrite(&mut head, length, server_target, &rules);
         assert_eq!(plan.target.as_deref().unwrap_or(head.target()), target.as_bytes(), "{text}");
         assert_eq!(head.headers.get(HeaderName::Host), Some(host.as_bytes()), "{text}");
-        assert_eq!((plan.upgrade.as_deref(), plan.trailers), (upgrade.map(str::as_bytes), trailers), "{text}");
+        assert_eq!((plan.upgrade.as_deref(), plan.accepts_trailers), (upgrade.map(str::as_bytes), trailers), "{text}");
         assert_eq!((plan.length, plan.token, address.to_string()), (length, None, "192.0.2.1".to_owned()), "{text}");
         assert!(!head.headers.has(HeaderName::Connection), "{text}");
     }
@@ -138,34 +218,38 @@ fn rewrite_makes_the_head_the_servers() {
 #[test]
 fn rewrite_finds_the_server_that_a_cookie_selects_and_rejects_an_upgrade_with_a_body() {
     let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
-    let client = client();
-    let rules = RequestRules { client: &client, trusted: &[], sticky: Some(&rule) };
+    let (client, proxy) = (client(), ProxyConfig::default());
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&rule) };
     let rewritten = |text: &str| {
         let mut head = head(text);
         let length = length(&head).expect("valid framing");
         let (target, _) = validate(&head, Ok(length)).expect("a valid request");
-        let normalized = Normalized::new(&target, head.target());
-        rewrite(&mut head, length, normalized, &rules).map(|(plan, _)| plan.token)
+        let server_target = ServerTarget::new(&target, PathMode::AsSent, head.target());
+        rewrite(&mut head, length, server_target, &rules).0.token
     };
-    assert_eq!(rewritten("GET / HTTP/1.1¶Host: a¶Cookie: lb=0123456789abcdef¶¶"), Ok(Some(*b"0123456789abcdef")));
-    assert_eq!(rewritten("GET / HTTP/1.1¶Host: a¶Cookie: other=0123456789abcdef¶¶"), Ok(None));
-    assert_eq!(
-        rewritten("POST / HTTP/1.1¶Host: a¶Connection: upgrade¶Upgrade: foo¶Content-Length: 5¶¶"),
-        Err(ProxyError::Rejected(Rejection::UpgradeWithBody))
-    );
+    assert_eq!(rewritten("GET / HTTP/1.1¶Host: a¶Cookie: lb=0123456789abcdef¶¶"), Some(*b"0123456789abcdef"));
+    assert_eq!(rewritten("GET / HTTP/1.1¶Host: a¶Cookie: other=0123456789abcdef¶¶"), None);
 }
 
 #[test]
-fn rewrite_removes_an_expectation_of_http_1_0() {
-    let client = client();
-    let rules = RequestRules { client: &client, trusted: &[], sticky: None };
-    for (version, kept) in [("1.0", false), ("1.1", true)] {
-        let mut head = head(&format!("POST / HTTP/{version}¶Host: a¶Expect: 100-continue¶Content-Length: 5¶¶"));
+fn rewrite_makes_expectation_and_length_canonical() {
+    let (client, proxy) = (client(), ProxyConfig::default());
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: None };
+    let cases = [
+        ("1.0", "100-continue", "5", None, "5"),
+        ("1.1", "100-Continue", "05", Some("100-continue"), "5"),
+        ("1.1", ",100-continue, ,", "010", Some("100-continue"), "10"),
+        ("1.1", "", "000", None, "0"),
+        ("1.1", ",,", "10", None, "10"),
+    ];
+    for (version, expect, sent, expected, written) in cases {
+        let mut head = head(&format!("POST / HTTP/{version}¶Host: a¶Expect: {expect}¶Content-Length: {sent}¶¶"));
         let length = length(&head).expect("valid framing");
         let (target, _) = validate(&head, Ok(length)).expect("a valid request");
-        let normalized = Normalized::new(&target, head.target());
-        rewrite(&mut head, length, normalized, &rules).expect("an allowed request");
-        assert_eq!(head.headers.has(HeaderName::Expect), kept, "{version}");
+        let server_target = ServerTarget::new(&target, PathMode::AsSent, head.target());
+        rewrite(&mut head, length, server_target, &rules);
+        assert_eq!(head.headers.get(HeaderName::Expect), expected.map(str::as_bytes), "{version} {expect}");
+        assert_eq!(head.headers.get(HeaderName::ContentLength), Some(written.as_bytes()), "{version} {sent}");
     }
 }
 
@@ -178,7 +262,7 @@ fn response_rules_give_the_client_its_cookie_unless_it_has_it() {
         [(None, false), (sticky(None, one), true), (sticky(one, one), false), (sticky(one, two), true)]
     {
         let mut head = ResponseHead::of_status(200);
-        assert_eq!(response_rules(&mut head, sticky), None);
+        assert_eq!(response_rules(&mut head, false, sticky), None);
         assert_eq!(head.headers.has(HeaderName::SetCookie), cookie, "{sticky:?}");
     }
 }
@@ -189,7 +273,7 @@ fn response_rules_switch_protocols_with_a_101_only() {
         let mut head = ResponseHead::of_status(status);
         head.headers.add_named("Connection", b"upgrade");
         head.headers.add_named("Upgrade", b"websocket");
-        assert_eq!(response_rules(&mut head, None).as_deref(), upgrade);
+        assert_eq!(response_rules(&mut head, false, None).as_deref(), upgrade);
         assert!(!head.headers.has(HeaderName::Upgrade) && !head.headers.has(HeaderName::Connection));
     }
 }

@@ -80,7 +80,7 @@ impl RequestRecord<'_> {
             pool: self.pool().map(|pool| Arc::clone(&pool.live.name)),
             server: Some(Arc::clone(&attempt.server.key.name)),
             generation: self.snapshot.generation,
-            side: SpanSide::Upstream { resend_count: self.attempts().saturating_sub(1) },
+            side: SpanSide::Upstream { resend_count: self.all_attempts().0.saturating_sub(1) },
         });
     }
 

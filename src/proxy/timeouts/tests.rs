@@ -12,8 +12,46 @@ fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
     }
 }
 
+fn ending(slot: &ConnectionSlot) -> Option<Ending> {
+    match slot.poll(&Context::from_waker(Waker::noop())) {
+        Poll::Ready(ending) => Some(ending),
+        Poll::Pending => None,
+    }
+}
+
 fn has_ended(slot: &ConnectionSlot) -> bool {
-    slot.poll(&Context::from_waker(Waker::noop())).is_ready()
+    ending(slot).is_some()
+}
+
+/// A watchdog whose sweeps are on time.
+struct Swept {
+    watchdog: Watchdog,
+    now: Cell<Instant>,
+}
+
+impl Swept {
+    fn new() -> Self {
+        let swept = Self { watchdog: Watchdog::new(), now: Cell::new(Instant::now()) };
+        swept.watchdog.sweep(swept.now.get(), TICK);
+        swept
+    }
+
+    /// Sweeps until `time` has passed.
+    fn pass(&self, time: Duration) {
+        let end = self.now.get() + time;
+        while self.now.get() < end {
+            self.now.set(self.now.get() + TICK);
+            self.watchdog.sweep(self.now.get(), TICK);
+        }
+    }
+}
+
+impl std::ops::Deref for Swept {
+    type Target = Watchdog;
+
+    fn deref(&self) -> &Watchdog {
+        &self.watchdog
+    }
 }
 
 const TICK: Duration = Duration::from_millis(100);
@@ -24,65 +62,116 @@ fn seconds(seconds: u64) -> Duration {
 
 #[test]
 fn a_sweep_interrupts_a_request_that_has_waited_too_long_and_only_once() {
-    let watchdog = Watchdog::new();
+    let watchdog = Swept::new();
     let (slow, quick) = (watchdog.request(ListenerId(1)), watchdog.request(ListenerId(1)));
-    let start = Instant::now();
-    watchdog.sweep(start, TICK);
     slow.wait(Phase::Response, seconds(1));
     quick.wait(Phase::Response, seconds(5));
     let mut waits = [pin!(slow.run(pending::<()>())), pin!(quick.run(pending::<()>()))];
     assert_eq!(waits.each_mut().map(|wait| poll(wait.as_mut())), [None, None]);
-    watchdog.sweep(start + seconds(2), TICK);
+    watchdog.pass(seconds(2));
     let timeout = Interrupt::Timeout { phase: Phase::Response, client: false };
     assert_eq!(waits.each_mut().map(|wait| poll(wait.as_mut())), [Some(Err(timeout)), None]);
-    watchdog.sweep(start + seconds(3), TICK);
+    watchdog.pass(seconds(1));
     assert_eq!(poll(pin!(slow.run(pending::<()>()))), None);
 }
 
 #[test]
 fn a_timeout_is_never_early() {
-    let watchdog = Watchdog::new();
-    let start = Instant::now();
-    watchdog.sweep(start, TICK);
-    let timer = watchdog.request(ListenerId(1));
-    // This wait may begin at any time before the next sweep.
-    timer.wait(Phase::Connect, seconds(1));
-    let mut wait = pin!(timer.run(pending::<()>()));
-    watchdog.sweep(start + seconds(1), TICK);
-    assert_eq!(poll(wait.as_mut()), None);
-    watchdog.sweep(start + seconds(1) + TICK, TICK);
-    assert!(poll(wait).is_some());
+    // How late the sweep after the wait is, in milliseconds. The wait begins just before that sweep.
+    for late in [0, 1, 5, 50, 10_000] {
+        let watchdog = Watchdog::new();
+        let start = Instant::now();
+        watchdog.sweep(start, TICK);
+        let timer = watchdog.request(ListenerId(1));
+        let slot = watchdog.connection(ListenerId(1));
+        timer.wait(Phase::Connect, seconds(1));
+        slot.wait(ConnectionPhase::Idle, seconds(1));
+        let mut wait = pin!(timer.run(pending::<()>()));
+        let began = start + TICK + Duration::from_millis(late);
+        for step in 0..10 {
+            watchdog.sweep(began + step * TICK, TICK);
+            assert_eq!((poll(wait.as_mut()), has_ended(&slot)), (None, false), "{late} ms, after {step} sweeps");
+        }
+        watchdog.sweep(began + 10 * TICK, TICK);
+        watchdog.sweep(began + 11 * TICK, TICK);
+        assert!(poll(wait).is_some() && has_ended(&slot), "{late} ms");
+    }
 }
 
 #[test]
 fn a_client_that_rests_and_a_server_that_rests_are_told_apart() {
-    let watchdog = Watchdog::new();
-    let start = Instant::now();
     for client in [false, true] {
-        watchdog.sweep(start, TICK);
+        let watchdog = Swept::new();
         let timer = watchdog.request(ListenerId(1));
         timer.wait_body(Phase::Download, seconds(1), 1);
         if client {
             timer.body_rests(Phase::Download);
         }
-        watchdog.sweep(start + seconds(2), TICK);
+        watchdog.pass(seconds(2));
         let timeout = Interrupt::Timeout { phase: Phase::Download, client };
         assert_eq!(poll(pin!(timer.run(pending::<()>()))), Some(Err(timeout)));
     }
 }
 
+/// Starts the response of a request, in 1000 seconds at the latest.
+fn respond(timer: &RequestTimer) {
+    timer.wait_body(Phase::Download, seconds(1000), 0);
+}
+
+#[test]
+fn a_client_that_has_ended_its_side_gets_a_response_that_starts_within_a_second() {
+    type Step = fn(&RequestTimer);
+    let wait: Step = |timer| timer.wait(Phase::Response, seconds(1000));
+    let ends: Step = RequestTimer::client_ended;
+    let moves: Step = |timer| {
+        timer.body_rests(Phase::Download);
+        timer.body_moves(Phase::Download, 1);
+    };
+    let rests: Step = |timer| timer.body_rests(Phase::Download);
+    let nothing: Step = |_| {};
+    let tunnel: Step = |timer| timer.start_tunnel(seconds(1000));
+    // The steps of a request, after each of which half a second passes; whether the client counts as gone at the end.
+    let cases: Vec<(Vec<Step>, bool)> = vec![
+        (vec![wait, ends], false),
+        (vec![wait, ends, nothing, nothing], true),
+        // Another attempt does not give it more time.
+        (vec![wait, ends, wait, nothing], true),
+        (vec![wait, ends, respond, nothing, nothing, nothing], false),
+        (vec![wait, ends, tunnel, nothing, nothing, nothing], false),
+        // It ends its side during the response.
+        (vec![respond, ends, nothing, nothing], true),
+        (vec![respond, ends, moves, moves, moves, moves], false),
+        (vec![respond, ends, moves, moves, nothing, nothing], true),
+        (vec![respond, ends, rests, nothing, nothing, nothing], false),
+    ];
+    for (number, (steps, gone)) in cases.into_iter().enumerate() {
+        let watchdog = Swept::new();
+        let timer = watchdog.request(ListenerId(1));
+        for step in steps {
+            step(&timer);
+            watchdog.pass(seconds(1) / 2);
+        }
+        let expected = gone.then_some(Err(Interrupt::ClientGone));
+        assert_eq!(poll(pin!(timer.run(pending::<()>()))), expected, "{number}");
+    }
+}
+
 #[test]
 fn a_connection_ends_when_it_has_waited_too_long() {
-    let watchdog = Watchdog::new();
-    let start = Instant::now();
-    watchdog.sweep(start, TICK);
-    let (idle, busy) = (watchdog.connection(ListenerId(1)), watchdog.connection(ListenerId(1)));
-    for slot in [&idle, &busy] {
-        slot.wait(ConnectionPhase::Idle, seconds(1));
-    }
+    let watchdog = Swept::new();
+    let [idle, head, busy] = [(); 3].map(|()| watchdog.connection(ListenerId(1)));
+    idle.wait(ConnectionPhase::Idle, seconds(1));
+    head.wait(ConnectionPhase::Head, seconds(1));
+    busy.wait(ConnectionPhase::Idle, seconds(1));
     busy.busy();
-    watchdog.sweep(start + seconds(2), TICK);
-    assert_eq!((has_ended(&idle), has_ended(&busy)), (true, false));
+    watchdog.pass(seconds(2));
+    let endings = [&idle, &head, &busy].map(|slot| ending(slot));
+    assert_eq!(endings, [Some(Ending::Close), Some(Ending::HeadTimeout), None]);
+    // The response to a late head has times of its own.
+    head.wait(ConnectionPhase::Linger, seconds(1));
+    assert!(!has_ended(&head));
+    watchdog.pass(seconds(2));
+    assert_eq!(ending(&head), Some(Ending::Close));
 }
 
 #[test]
@@ -118,13 +207,11 @@ fn an_abort_reaches_the_connections_and_requests_that_it_is_meant_for() {
 
 #[test]
 fn a_timeout_does_not_hide_an_abort() {
-    let watchdog = Watchdog::new();
-    let start = Instant::now();
-    watchdog.sweep(start, TICK);
+    let watchdog = Swept::new();
     let timer = watchdog.request(ListenerId(1));
     timer.wait(Phase::Response, seconds(1));
     watchdog.abort_all();
-    watchdog.sweep(start + seconds(2), TICK);
+    watchdog.pass(seconds(2));
     assert_eq!(poll(pin!(timer.run(pending::<()>()))), Some(Err(Interrupt::Abort)));
 }
 

@@ -5,17 +5,20 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::roster::{Place, Roster, RosterEntry};
-use super::{ConnectionPhase, ConnectionSlot, Interrupt, RequestTimer};
+use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, RequestTimer, is_over, postpone};
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
+
+/// How late a sweep may be without consequences; timers are not more exact.
+const SLACK: Duration = Duration::from_millis(5);
 
 /// All connections and requests of a worker.
 #[derive(Debug)]
 pub struct Watchdog {
     connections: Rc<Roster<ConnectionSlot>>,
     requests: Rc<Roster<RequestTimer>>,
-    /// The time of the next sweep, from which timeouts are counted: so setting one needs no look at the clock, and as
-    /// long as sweeps are on time, it is never early and at most two sweeps late.
+    /// The time by which the next sweep is due, from which timeouts are counted: so setting one needs no look at the
+    /// clock. It is never early, and at most two sweeps late as long as sweeps are on time.
     now: Rc<Cell<Instant>>,
 }
 
@@ -44,18 +47,20 @@ impl Watchdog {
 
     /// Wakes those whose time is over at `now`; the next sweep will be `after` that.
     pub fn sweep(&self, now: Instant, after: Duration) {
-        self.now.set(now + after);
-        let is_over = |deadline: &Cell<Option<Instant>>| deadline.get().is_some_and(|deadline| deadline <= now);
+        // Since the last sweep was due, timeouts may have been counted from a time in the past. If the worker or the
+        // machine has stood still, peers must not pay for that.
+        let late = now.saturating_duration_since(self.now.replace(now + after + SLACK));
+        if !late.is_zero() {
+            self.connections.each(|slot| postpone(&slot.deadline, late));
+            self.requests
+                .each(|timer| [&timer.deadline, &timer.gone_at].into_iter().for_each(|time| postpone(time, late)));
+        }
         self.connections.each(|slot| {
-            if is_over(&slot.deadline) {
-                slot.end();
+            if is_over(&slot.deadline, now) {
+                slot.expire();
             }
         });
-        self.requests.each(|timer| {
-            if is_over(&timer.deadline) {
-                timer.expire(timer.waits_for_client());
-            }
-        });
+        self.requests.each(|timer| timer.check(now));
     }
 
     /// Makes the next response on each connection of a listener its last.
@@ -72,7 +77,7 @@ impl Watchdog {
         self.connections.each(|slot| {
             slot.closing.set(true);
             if slot.phase.get() == ConnectionPhase::Idle {
-                slot.end();
+                slot.end(Ending::Close);
             }
         });
     }
@@ -97,7 +102,7 @@ impl Watchdog {
             if connection(slot.listener) {
                 slot.closing.set(true);
                 if slot.phase.get() != ConnectionPhase::Busy {
-                    slot.end();
+                    slot.end(Ending::Close);
                 }
             }
         });

@@ -45,6 +45,8 @@ pub struct AccessLogEntry<'a> {
     pub generation: u64,
     /// A label for why the response is not a server's, or ended early.
     pub error: Option<&'a str>,
+    /// Which rule it was, if the label covers several.
+    pub rule: Option<&'a str>,
 }
 
 impl AccessLogEntry<'_> {
@@ -128,13 +130,14 @@ impl AccessLogEntry<'_> {
     }
 
     /// Values that both formats omit if absent.
-    fn optional(&self) -> [(&'static str, Option<&[u8]>); 5] {
+    fn optional(&self) -> [(&'static str, Option<&[u8]>); 6] {
         [
             ("host", self.host),
             ("route", self.route.map(str::as_bytes)),
             ("pool", self.pool.map(str::as_bytes)),
             ("server", self.server.map(str::as_bytes)),
             ("error", self.error.map(str::as_bytes)),
+            ("rule", self.rule.map(str::as_bytes)),
         ]
     }
 }
@@ -294,6 +297,7 @@ impl AccessLogEntry<'static> {
             trace_id: Some(0x463a_c35c_9f64_13ad_4848_5a39_53bb_6124),
             generation: 3,
             error: None,
+            rule: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Section 1: framing.
 
+use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
 
 use super::{BAD, Closed, ONE, Outcome, Own, Row, Seen, assert_well, bytes, in_front_of, ok, row, run};
@@ -44,6 +45,8 @@ const HEADS: &[Row] = &[
     row("two-lengths", "P+Content-Length: {}¶¶hello", &["5¶Content-Length: 10", "5, 10", "5¶Content-Length: 5", "5, 5"], BAD),
     row("two-lengths", "P+Content-Length: {}¶¶hello", &["5", " 5 "], BY_LENGTH),
     row("bad-length", "P+Content-Length: {}¶¶hello", &["+5", "-1", "-0", "0x5", "1_0", "1 0", "5a", "", "99999999999999999999"], BAD),
+    row("bad-length", "P+Content-Length: {}¶¶hello", &["05", "0000000000000000000000005"], BY_LENGTH),
+    row("bad-length", "P+Content-Length: 010¶¶0123456789", ONE, Seen("POST / HTTP/1.1", "0123456789", &[("content-length", &["10"])])),
     row("bad-coding", "P+Transfer-Encoding: {}¶¶5¶hello¶0¶¶", CODINGS, Closed(&[400, 501])),
     row("bad-coding", "P+Content-Length: 5¶Transfer-Encoding: {}¶¶5¶hello¶0¶¶", CODINGS, Closed(&[400, 501])),
     row("bad-coding", "P+Transfer-Encoding: {}¶Content-Length: 5¶¶5¶hello¶0¶¶", CODINGS, Closed(&[400, 501])),
@@ -60,6 +63,9 @@ const HEADS: &[Row] = &[
 #[rustfmt::skip]
 const EXPECTATIONS: &[Row] = &[
     row("expect", "G+Expect: {}¶¶", &["200-maybe", "100-continue, x", "100-continue¶Expect: x"], Own(417)),
+    row("expect", "G+Expect:{}¶¶", &["", " ", " ,", " , ,\t,"], Seen("GET / HTTP/1.1", "", &[("expect", &[])])),
+    row("expect", "P+Expect:{}¶Content-Length: 5¶¶hello", &[" 100-continue", " 100-Continue", ",100-continue, ", "¶Expect: 100-continue"],
+        Seen("POST / HTTP/1.1", "hello", &[("expect", &["100-continue"])])),
     row("expect", "POST / HTTP/1.0¶Host: a¶Content-Length: 5¶Expect: 100-continue¶¶hello", ONE,
         Seen("POST / HTTP/1.1", "hello", &[("expect", &[])])),
 ];
@@ -70,6 +76,14 @@ const CHUNKS: &[Row] = &[
     row("bad-chunk", "C+{}", &["5¶hello!!¶0¶¶", "5¶hello0¶¶"], BAD),
     row("bad-chunk", "C+{}", &["5\nhello\n0\n\n", "5\nhello¶0¶¶", "5¶hello\n0¶¶", "5¶hello¶0\n¶", "5¶hello¶0¶X: y\n¶", "5\rhello¶0¶¶"], BAD),
     row("bad-chunk", "C+5¶hello¶0¶¶", ONE, BY_CHUNKS),
+    // Only servers may pad a size.
+    row("bad-chunk", "C+{}¶hello¶0¶¶", &["5 ", "5\t", "000000000000000005"], BAD),
+    row("bad-chunk", "C+5¶hello¶{}¶", &["0 ¶", "0¶X : y¶", "0¶X: y¶ z¶", "0¶X: \u{1}¶"], BAD),
+    row("chunk-extensions", "C+5{}¶hello¶0¶¶",
+        &[";a", ";a=b", ";a=\"b c;\\\"\"", " ; a = b\t;c", ";a=\"\u{e9}\";d=e;f"], BY_CHUNKS),
+    row("chunk-extensions", "C+5{}¶hello¶0¶¶",
+        &[";", ";;a", ";a=", ";=b", ";a b", ";a ", ";a=b ", ";a=b=c", ";a=\"b", ";a=\"b\"c", ";\u{1}", ";a=\"\0\"", ";a\u{7f}", ";\u{e9}", ";a=\"\n\"", ";a\rb", ";(a)"], BAD),
+    row("chunk-extensions", "C+5;a\nhello¶0¶¶", ONE, BAD),
 ];
 
 #[test]
@@ -99,6 +113,22 @@ fn an_endless_chunk_extension_ends_the_connection() {
     assert!(client.is_closed());
     assert!(server.requests().is_empty());
     assert_well(&lb, &server, "bad-chunk");
+}
+
+// Case: chunk-extensions
+#[test]
+fn the_extensions_of_a_body_are_limited_by_its_data() {
+    let server = ok();
+    let lb = Lb::in_front_of(&server, "");
+    let chunk = |size: usize| format!("{size:x};{}\r\n{}\r\n", "x".repeat(1000), "d".repeat(size));
+    let body = |size: usize| bytes(&format!("C+{}0¶¶", chunk(size).repeat(30)));
+    assert_eq!(Client::connect(lb.address()).request(body(1000)).status, 200);
+    let mut client = Client::connect(lb.address());
+    // The connection may be closed before all of it has been sent.
+    let _ = client.socket().write_all(&body(1));
+    assert_eq!((client.response().status, client.is_closed()), (400, true));
+    assert_eq!(server.requests().len(), 1);
+    assert_well(&lb, &server, "chunk-extensions");
 }
 
 // Case: trailers

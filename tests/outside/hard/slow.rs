@@ -25,12 +25,17 @@ fn the_header_timeout_runs_however_the_head_arrives() {
     let mut silent = Client::connect(address);
     let mut second = Client::connect(address);
     assert_eq!(second.get("/").status, 200);
-    assert!(silent.is_closed());
+    assert!(silent.is_closed(), "without a response");
     // On a connection with an earlier request, the timeout starts with the first byte; later bytes do not extend it.
-    second.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
-    let took = trickle(&second.socket(), b"x", DEADLINE);
-    assert!(took < DEADLINE / 2, "{took:?}");
-    assert!(second.is_closed());
+    for (client, part) in [(&mut Client::connect(address), "G"), (&mut second, "GET / HTTP/1.1\r\nHost: a\r\nX: ")] {
+        client.send(part);
+        let took = trickle(&client.socket(), b"x", DEADLINE);
+        assert!(took < DEADLINE / 2, "{took:?}");
+        let response = client.response();
+        assert_eq!((response.status, response.keeps_alive()), (408, false), "{part}");
+        assert!(client.is_closed());
+    }
+    lb.logs("the late head", |line| line.contains("\" 408 ") && line.contains("error=client_too_slow"));
     assert_well(&lb, &server, "slow-head");
 }
 
@@ -57,6 +62,23 @@ fn an_upload_below_the_minimum_rate_is_aborted() {
         assert_eq!(slow.response().status, 200);
     });
     lb.logs("the aborted request", |line| line.contains("\" 408 ") && line.contains("client_too_slow"));
+    assert_well(&lb, &server, "slow-body");
+}
+
+// Case: slow-body
+#[test]
+fn an_upload_without_a_length_may_be_as_slow_as_body_idle_allows() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[timeouts]\nbody_idle = \"500ms\"\n[limits]\nbody_rate = \"1MiB\"\n");
+    let mut client = Client::connect(lb.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let took = trickle(&client.socket(), b"1\r\nx\r\n", 25 * STEP);
+    assert!(took >= 25 * STEP, "{took:?}");
+    client.send("0\r\n\r\n");
+    assert_eq!(client.response().status, 200);
+    // Silence ends it all the same.
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+    assert_eq!(client.response().status, 408);
     assert_well(&lb, &server, "slow-body");
 }
 
@@ -94,6 +116,38 @@ fn a_slow_server_does_not_count_against_its_client() {
     let (lb, _healthy) = in_front_of(&server, "[timeouts]\nbody_idle = \"2s\"\n[limits]\nbody_rate = \"1MiB\"\n");
     assert_eq!(Client::connect(lb.address()).get("/").body.len(), 75);
     assert_well(&lb, &server, "slow-body");
+}
+
+// Case: unread-responses
+#[test]
+#[cfg(target_os = "linux")]
+fn clients_that_never_read_cost_little_memory() {
+    const CLIENTS: u64 = 200;
+    let server = Server::scripted(|mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n");
+            respond(&mut stream, vec![b'x'; 1 << 20]);
+        }
+    });
+    let (lb, _healthy) = in_front_of(&server, "[log]\naccess = false\n");
+    assert_well(&lb, &server, "unread-responses");
+    let before = lb.resident_kib();
+    // The memory is released when they leave: a second round needs no more.
+    for round in 1..=2 {
+        let unread: Vec<Client> = (0..CLIENTS)
+            .map(|_| {
+                let mut client = Client::connect(lb.address());
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                client
+            })
+            .collect();
+        eventually("all have asked", || (server.requests().len() as u64 >= round * CLIENTS).then_some(()));
+        let grown = lb.resident_kib().saturating_sub(before);
+        assert!(grown < 60 * CLIENTS, "{grown} KiB for {CLIENTS} clients, round {round}");
+        drop(unread);
+        eventually("all have left", || (clients(&lb) == 0.0).then_some(()));
+    }
+    assert_well(&lb, &server, "unread-responses");
 }
 
 // Case: many-slow-clients

@@ -19,12 +19,23 @@ fn headers(text: &str) -> Headers {
     Headers::from_pairs(text.lines().map(|line| line.split_once(": ").expect("a colon")))
 }
 
-/// Returns the headers of [`FAMILY`] that a request from `peer` has for the server.
+const MODES: [ForwardedMode; 4] =
+    [ForwardedMode::XForwarded, ForwardedMode::Forwarded, ForwardedMode::Both, ForwardedMode::None];
+
+/// Returns the headers of [`FAMILY`] that a request from `peer` has for the server if both families are written.
 fn set(peer: &str, sent: &str) -> [String; 5] {
+    set_in(ForwardedMode::Both, peer, sent)
+}
+
+fn set_in(mode: ForwardedMode, peer: &str, sent: &str) -> [String; 5] {
     let mut headers = headers(sent);
     let peer = SocketAddr::new(peer.parse().expect("an address"), 4711);
-    ClientHeaders::new(peer, "http").set(&mut headers, &networks("10.0.0.0/8 fd00::/8"));
-    assert!(!headers.has(HeaderName::ForwardedOther), "{sent}");
+    let client = ClientHeaders::new(peer, "http");
+    let trusted = networks("10.0.0.0/8 fd00::/8");
+    let address = client.set(&mut headers, mode, &trusted);
+    let is_peer_trusted = is_trusted(peer.ip(), &trusted);
+    assert_eq!(headers.has(HeaderName::ForwardedOther), is_peer_trusted && sent.contains("X-Forwarded-Port"), "{sent}");
+    assert!(is_peer_trusted || address == peer.ip().to_canonical(), "{sent}");
     FAMILY.map(|name| {
         let values: Vec<_> = headers.all(name).map(|value| str::from_utf8(value).expect("UTF-8")).collect();
         values.join(" | ")
@@ -86,7 +97,7 @@ fn values_from_a_trusted_proxy_are_kept_and_extended() {
                 "https",
                 "b",
                 "9.9.9.9",
-                "for=9.9.9.9;proto=https, for=10.0.0.2, for=10.0.0.1;proto=http;host=a",
+                "for=9.9.9.9;proto=https, for=10.0.0.2, for=10.0.0.1;host=b",
             ],
         ),
         // One list only.
@@ -97,7 +108,7 @@ fn values_from_a_trusted_proxy_are_kept_and_extended() {
                 "https",
                 "b:443",
                 "2001:db8::1",
-                "for=unknown;proto=https;host=\"b:443\", for=\"[2001:db8::1]\", for=10.0.0.1;proto=http;host=a",
+                "for=unknown;proto=https;host=\"b:443\", for=\"[2001:db8::1]\", for=10.0.0.1",
             ],
         ),
         (
@@ -107,14 +118,14 @@ fn values_from_a_trusted_proxy_are_kept_and_extended() {
                 "https",
                 "b:443",
                 "2001:db8::1",
-                "for=_x;Proto=https;host=\"b:443\", For=\"[2001:db8::1]:80\", for=10.0.0.1;proto=http;host=a",
+                "for=_x;Proto=https;host=\"b:443\", For=\"[2001:db8::1]:80\", for=10.0.0.1",
             ],
         ),
         // If the proxy adds a header after the client's own, the last one counts.
         (
             "X-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https\nX-Forwarded-Proto: http\nX-Forwarded-Host: b\n\
              X-Forwarded-Host: c\nX-Real-IP: 1.1.1.1\nX-Real-IP: 9.9.9.9",
-            ["9.9.9.9, 10.0.0.1", "http", "c", "9.9.9.9", "for=9.9.9.9;proto=http;host=c, for=10.0.0.1;proto=http"],
+            ["9.9.9.9, 10.0.0.1", "http", "c", "9.9.9.9", "for=9.9.9.9;proto=http;host=c, for=10.0.0.1"],
         ),
         // Values that could break out of an element are not translated.
         (
@@ -124,6 +135,65 @@ fn values_from_a_trusted_proxy_are_kept_and_extended() {
     ];
     for (sent, expected) in cases {
         assert_eq!(set("10.0.0.1", sent), expected, "{sent}");
+    }
+}
+
+#[test]
+fn servers_get_the_family_that_is_configured() {
+    use ForwardedMode::{Both, Forwarded, None, XForwarded};
+    let x = ["192.0.2.1", "http", "a", "192.0.2.1"];
+    let [forwarded, nothing] = ["for=192.0.2.1;proto=http;host=a", ""];
+    let lies =
+        "Host: a\nX-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https\nX-Real-IP: 9.9.9.9\nForwarded: for=9.9.9.9";
+    for sent in ["Host: a", lies] {
+        for mode in MODES {
+            let x = if writes_x_forwarded(mode) { x } else { [nothing; 4] };
+            let forwarded = if writes_forwarded(mode) { forwarded } else { nothing };
+            assert_eq!(set_in(mode, "192.0.2.1", sent), [x[0], x[1], x[2], x[3], forwarded], "{mode:?} {sent}");
+        }
+    }
+    // The facts of a trusted proxy are translated to the family that is written.
+    let x = "Host: a\nX-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https\nX-Forwarded-Host: b";
+    let forwarded = "Host: a\nForwarded: for=9.9.9.9;proto=https;host=b";
+    let proto = "Host: a\nX-Forwarded-Proto: https";
+    let two = "Host: a\nX-Forwarded-For: 9.9.9.9\nForwarded: for=8.8.8.8;proto=https";
+    let x_of = |list| [list, "https", "b", "9.9.9.9", ""];
+    let cases = [
+        (XForwarded, x, x_of("9.9.9.9, 10.0.0.1")),
+        (XForwarded, forwarded, x_of("9.9.9.9, 10.0.0.1")),
+        (XForwarded, proto, ["10.0.0.1", "https", "a", "10.0.0.1", ""]),
+        (XForwarded, two, ["9.9.9.9, 10.0.0.1", "http", "a", "9.9.9.9", ""]),
+        (Forwarded, x, ["", "", "", "", "for=9.9.9.9;proto=https;host=b, for=10.0.0.1"]),
+        (Forwarded, forwarded, ["", "", "", "", "for=9.9.9.9;proto=https;host=b, for=10.0.0.1"]),
+        (Forwarded, proto, ["", "", "", "", "for=10.0.0.1;proto=https;host=a"]),
+        (Forwarded, two, ["", "", "", "", "for=8.8.8.8;proto=https, for=10.0.0.1;host=a"]),
+        (Both, proto, ["10.0.0.1", "https", "a", "10.0.0.1", "for=10.0.0.1;proto=https;host=a"]),
+        (None, x, ["9.9.9.9", "https", "b", "", ""]),
+        (None, forwarded, ["", "", "", "", "for=9.9.9.9;proto=https;host=b"]),
+    ];
+    for (mode, sent, expected) in cases {
+        assert_eq!(set_in(mode, "10.0.0.1", sent), expected, "{mode:?} {sent}");
+    }
+}
+
+#[test]
+fn an_edit_of_the_mode_reaches_a_connection_that_is_open() {
+    let client = ClientHeaders::new(SocketAddr::from(([192, 0, 2, 1], 1)), "http");
+    for mode in MODES.into_iter().chain(MODES) {
+        let mut headers = headers("Host: a");
+        client.set(&mut headers, mode, &[]);
+        let has = (headers.has(HeaderName::ForwardedFor), headers.has(HeaderName::Forwarded));
+        assert_eq!(has, (writes_x_forwarded(mode), writes_forwarded(mode)), "{mode:?}");
+    }
+}
+
+#[test]
+fn of_two_lists_the_one_that_is_written_names_the_client() {
+    let two = headers("X-Forwarded-For: 9.9.9.9\nForwarded: for=8.8.8.8");
+    let peer = IpAddr::from([10, 0, 0, 1]);
+    for mode in MODES {
+        let expected = if mode == ForwardedMode::Forwarded { "8.8.8.8" } else { "9.9.9.9" };
+        assert_eq!(client_address(&two, mode, peer, &networks("10.0.0.0/8")).to_string(), expected, "{mode:?}");
     }
 }
 
@@ -149,8 +219,10 @@ fn the_client_is_the_nearest_untrusted_address() {
     ];
     for (peer, sent, client) in cases {
         let peer = peer.parse().expect("an address");
-        let address = client_address(&headers(sent), peer, &networks("10.0.0.0/8 fd00::/8"));
-        assert_eq!(address.to_string(), client, "{peer} {sent}");
+        for mode in MODES {
+            let address = client_address(&headers(sent), mode, peer, &networks("10.0.0.0/8 fd00::/8"));
+            assert_eq!(address.to_string(), client, "{peer} {sent} {mode:?}");
+        }
     }
 }
 

@@ -51,16 +51,18 @@ fn absent_values_are_omitted() {
         request_id: b"",
         version: Version::HTTP_10,
         error: Some("no server"),
+        rule: Some("tired"),
         elapsed: Duration::new(75, 999_999_999),
         ..AccessLogEntry::example(UNIX_EPOCH)
     };
     assert_eq!(
         text(&entry),
         "1970-01-01T00:00:00.000Z [2001:db8::1]:443 \"GET /path?q=1 HTTP/1.0\" 200 13B 75.999999s \
-         error=\"no server\" tries=1 request_id=\"\" generation=3\n"
+         error=\"no server\" rule=tired tries=1 request_id=\"\" generation=3\n"
     );
     let json = json(&entry);
-    assert_eq!((json.get("server"), json["error"].as_str()), (None, Some("no server")));
+    let reason = (json["error"].as_str(), json["rule"].as_str());
+    assert_eq!((json.get("server"), reason), (None, (Some("no server"), Some("tired"))));
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! How long a connection lingers after its last response, so that the client can read it. Pure.
+
+use std::time::{Duration, Instant};
+
+/// The longest silence of a client that may still be sending its request: it may pause.
+const SILENCE_SENDING: Duration = Duration::from_secs(5);
+/// The longest silence of a client that has sent its whole request: it only has to close.
+const SILENCE_DONE: Duration = Duration::from_secs(2);
+/// The time that every client gets. More has to be earned by [`RATE`].
+const TIME: Duration = Duration::from_secs(30);
+/// The least rate after that, in bytes per second.
+const RATE: u64 = 1024;
+/// The most bytes that are discarded.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// A lingering connection. It ends when the client closes, is silent, sends too slowly, or sends too much.
+#[derive(Debug)]
+pub(super) struct Linger {
+    since: Instant,
+    silence: Duration,
+    /// The number of bytes that have been discarded.
+    discarded: u64,
+}
+
+impl Linger {
+    /// Starts at `now`. `sending` is whether the client may still be sending its request.
+    pub(super) fn new(now: Instant, sending: bool) -> Self {
+        Self { since: now, silence: if sending { SILENCE_SENDING } else { SILENCE_DONE }, discarded: 0 }
+    }
+
+    /// Counts bytes that have been discarded by `now`, and returns how long to wait for more; `None` ends the
+    /// connection.
+    pub(super) fn discards(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
+        self.discarded += bytes as u64;
+        let allowed = TIME + Duration::from_secs(self.discarded / RATE);
+        let left = allowed.checked_sub(now.saturating_duration_since(self.since))?;
+        (self.discarded <= MAX_BYTES && !left.is_zero()).then_some(left.min(self.silence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_lingers_while_its_client_makes_progress() {
+        let start = Instant::now();
+        // Whether the client may be sending; the bytes and the second of each read; the wait after the last, in seconds.
+        type Reads = &'static [(usize, u64)];
+        let cases: [(bool, Reads, Option<u64>); 9] = [
+            (true, &[(0, 0)], Some(5)),
+            (false, &[(0, 0)], Some(2)),
+            (true, &[(1, 4), (1, 8), (1, 27)], Some(3)),
+            (true, &[(1, 4), (1, 8), (1, 30)], None),
+            (true, &[(1 << 20, 29), (1, 40), (1, 1000)], Some(5)),
+            (true, &[(1 << 20, 29), (1, 40), (1, 1054)], None),
+            (true, &[(1 << 29, 1), (1 << 29, 2)], Some(5)),
+            (true, &[(1 << 30, 1), (1, 2)], None),
+            (false, &[(1 << 20, 1), (1 << 20, 100)], Some(2)),
+        ];
+        for (sending, reads, expected) in cases {
+            let mut linger = Linger::new(start, sending);
+            let waits =
+                reads.iter().map(|(bytes, second)| linger.discards(*bytes, start + Duration::from_secs(*second)));
+            assert_eq!(waits.last().flatten(), expected.map(Duration::from_secs), "{sending} {reads:?}");
+        }
+    }
+}

@@ -32,9 +32,7 @@ pub enum ProxyError {
     BodyTooLarge,
     /// The body of the request has invalid framing (RFC 9112, section 7.1).
     BadBody,
-    /// The client sends the head of its request too slowly.
-    HeadTimeout,
-    /// The client sends its body, or accepts the response, too slowly.
+    /// The client sends its request, or accepts the response, too slowly.
     ClientTooSlow,
     /// The client has closed the connection.
     ClientGone,
@@ -101,12 +99,10 @@ impl ProxyError {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::HeadTimeout | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
             Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow | Self::TunnelTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved
             | Self::Unreachable(_)
             | Self::LocalShortage
@@ -115,7 +111,8 @@ impl ProxyError {
             | Self::TruncatedHead
             | Self::BadResponse(_)
             | Self::ResponseTruncated
-            | Self::TunnelBroken => StatusCode::BAD_GATEWAY,
+            | Self::TunnelBroken
+            | Self::TunnelTimeout => StatusCode::BAD_GATEWAY,
         };
         status.as_u16()
     }
@@ -133,7 +130,7 @@ impl ProxyError {
             Self::Expectation => "expectation",
             Self::BodyTooLarge => "body_too_large",
             Self::BadBody => "bad_body",
-            Self::HeadTimeout | Self::ClientTooSlow => "client_too_slow",
+            Self::ClientTooSlow => "client_too_slow",
             Self::ClientGone => "client_gone",
             Self::NoServer => "no_server",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
@@ -159,7 +156,6 @@ impl ProxyError {
             | Self::Expectation
             | Self::BodyTooLarge
             | Self::BadBody
-            | Self::HeadTimeout
             | Self::ClientTooSlow
             | Self::ClientGone => Blame::Client,
             Self::Unresolved
@@ -197,7 +193,6 @@ impl ProxyError {
             | Self::Expectation
             | Self::BodyTooLarge
             | Self::BadBody
-            | Self::HeadTimeout
             | Self::ClientTooSlow
             | Self::ClientGone
             | Self::NoServer
@@ -225,7 +220,7 @@ impl ProxyError {
     pub fn closes(self) -> bool {
         match self {
             Self::Rejected(rejection) => rejection.closes(),
-            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::HeadTimeout | Self::ClientTooSlow => true,
+            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
             // Only what a client has sent can be misread.
             _ => false,
         }
@@ -246,8 +241,7 @@ impl ProxyError {
             Self::BadHead(HeadError::TooManyHeaders) => "The request has too many headers.",
             Self::BodyTooLarge => "The request body is too large.",
             Self::BadBody => "The request body is not valid chunked coding.",
-            Self::HeadTimeout => "The head of the request was received too slowly.",
-            Self::ClientTooSlow => "The request body was received too slowly.",
+            Self::ClientTooSlow => "The request was received too slowly.",
             Self::NoServer => "No server is available.",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "No server could be reached.",
             Self::ConnectTimeout => "No server could be reached in time.",
@@ -257,10 +251,8 @@ impl ProxyError {
             | Self::BadResponse(_)
             | Self::ResponseTruncated
             | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
-            Self::ResponseTimeout | Self::ResponseTooSlow | Self::TunnelTimeout => {
-                "The server did not respond in time."
-            }
-            Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
+            Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
+            Self::TunnelTimeout | Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
         }
     }
 }

@@ -70,7 +70,7 @@ impl Connection {
             let last = {
                 let mut requests = pin!(self.requests(&mut http));
                 poll_fn(|context| match self.slot.poll(context) {
-                    Poll::Ready(Ending::HeadTimeout) => Poll::Ready(Last::Reject(ProxyError::HeadTimeout)),
+                    Poll::Ready(Ending::HeadTimeout) => Poll::Ready(Last::Reject(ProxyError::ClientTooSlow)),
                     Poll::Ready(Ending::Close) => Poll::Ready(Last::Close),
                     Poll::Pending => requests.as_mut().poll(context),
                 })

@@ -1,5 +1,6 @@
 //! Signals: draining, an immediate stop, reading the file again.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -137,4 +138,19 @@ fn a_stop_during_an_edit_is_a_stop() {
         assert!(lb.ends().success());
         assert!(!lb.has_panicked(), "{:#?}", lb.stderr());
     }
+}
+
+#[test]
+fn a_stop_waits_for_a_lingering_upload_until_the_drain_timeout() {
+    let server = Server::named("a");
+    let limits = "[limits]\nbody_bytes = \"10B\"\n[timeouts]\ndrain = \"500ms\"\n";
+    let mut lb = Lb::start(&format!("{NO_CHECKS}{limits}{}", servers(&[("a", server.address, 1)])));
+    let mut client = Client::connect(lb.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    assert_eq!(client.response().status, 413);
+    lb.signal("TERM");
+    eventually("/health shows it", || (lb.ask("/health").status == 503).then_some(()));
+    // It still sends, until `lb` has ended.
+    eventually("the connection ends", || client.socket().write_all(b"x").is_err().then_some(()));
+    assert!(lb.ends().success());
 }

@@ -137,7 +137,11 @@ impl RequestHead {
         with_header_slots(limits.headers, |slots| {
             let mut request = httparse::Request::new(&mut []);
             let parsed = request.parse_with_uninit_headers(bytes, slots);
-            if request.method.map_or_else(|| method_length(bytes), str::len) > MAX_METHOD {
+            let method_length = match parsed {
+                Ok(httparse::Status::Partial) if request.method.is_none() => unfinished_method(bytes),
+                _ => request.method.map_or(0, str::len),
+            };
+            if method_length > MAX_METHOD {
                 return Err(HeadError::MethodTooLong);
             }
             if request.path.map_or(bytes.len(), str::len) > MAX_TARGET && request.method.is_some() {
@@ -303,7 +307,7 @@ fn incomplete(bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, HeadErr
 }
 
 /// The length of a method that has not ended yet, after empty lines.
-fn method_length(bytes: &[u8]) -> usize {
+fn unfinished_method(bytes: &[u8]) -> usize {
     bytes.len() - bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len())
 }
 

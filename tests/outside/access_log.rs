@@ -269,7 +269,7 @@ fn the_log_names_the_rule_that_ended_a_request() {
     let pool = format!("[[pool.refusing.server]]\nname = \"r\"\naddress = \"{}\"\n", refusing.address);
     let cases = [
         ("GET /..%00 HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "bad_escape"),
-        ("GET /%c0%af HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "bad_text"),
+        ("GET /%c0%af HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "overlong"),
         ("GET /.. HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "above_root"),
         ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "target_bytes"),
         ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request", "target_form"),
@@ -286,6 +286,7 @@ fn the_log_names_the_rule_that_ended_a_request() {
             "too_many_headers",
             "headers",
         ),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "bad_request", "header_name"),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "body_too_large", "body_bytes"),
         ("GET /refused HTTP/1.1\r\nHost: a\r\n\r\n", "unreachable", "refused"),
         ("GET /closes HTTP/1.1\r\nHost: a\r\n\r\n", "bad_response", "closed"),

@@ -193,6 +193,7 @@ fn malformed_heads_are_rejected() {
         ("GET / HTTPS/1.1¶¶", StartLine, 1),
         ("GET / HTTP/1.1 ¶¶", StartLine, 1),
         ("GET /¶¶", StartLine, 1),
+        ("nonsense¶¶", StartLine, 1),
         ("GET¶¶", StartLine, 1),
     ];
     for (sent, rule, number) in cases {
@@ -229,6 +230,9 @@ fn limits_apply_to_complete_and_incomplete_heads() {
     assert_eq!(parse(&method(MAX_METHOD)), Ok(Some(MAX_METHOD + " / HTTP/1.1\r\n\r\n".len())));
     assert_eq!(parse(&method(MAX_METHOD + 1)), Err(MethodTooLong));
     assert_eq!(parse(&method(100 << 10)[..MAX_METHOD + 1]), Err(MethodTooLong), "before it has ended");
+    // A start line that is no request line is not a long method, whatever follows it.
+    let nonsense = [b"nonsense\r\n\r\n".to_vec(), method(1000)].concat();
+    assert_eq!(parse(&nonsense), Err(HeadError::Malformed(BadLine::START_LINE)));
     // Likewise in the tolerant form.
     let head_of = |length: usize| {
         let head = "HTTP/1.1 200 OK\nX: \n\n";

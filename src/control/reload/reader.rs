@@ -12,9 +12,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::config::ReloadConfig;
 use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
+use crate::control::reload::completeness::{Because, Edit};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
-use crate::control::reload::watcher::{FileWatcher, Wake, settle};
+use crate::control::reload::watcher::FileWatcher;
 use crate::live::watch_status::WatchStatus;
+
+/// The time between two reads of files that are not complete yet.
+const STEP: Duration = Duration::from_millis(50);
+/// How long files may be incomplete before that is logged; longer if `quiet` is long.
+const RESTLESS: Duration = Duration::from_secs(1);
 
 /// Content that may become a generation.
 #[derive(Debug)]
@@ -125,20 +131,13 @@ impl ConfigReader {
     async fn run(mut self, parsed: mpsc::Sender<ParsedConfig>) {
         self.rewatch();
         loop {
-            let (wake, requested) = tokio::select! {
-                reason = self.wait() => reason,
+            let requested = tokio::select! {
+                requested = self.wait() => requested,
                 () = parsed.closed() => return,
             };
             let noticed = Instant::now();
-            let quiet = self.new_rules.borrow().quiet;
-            let sources = self.read();
-            if sources == self.last && !requested {
-                self.rewatch();
-                continue;
-            }
-            let path = self.source.path().display().to_string();
-            let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let sources = settle(&self.watcher, wake, quiet, sources, || self.read(), restless).await;
+            let (sources, read) = self.complete_read().await;
+            self.watcher.forget(read);
             let changed = sources != self.last;
             self.last = sources;
             if changed || requested {
@@ -156,17 +155,63 @@ impl ConfigReader {
         self.source.read_again(&self.last, &env)
     }
 
-    /// Waits for a reason to read. Returns how the files were written, as far as it is known from events, and
-    /// whether the read was requested.
-    async fn wait(&mut self) -> (Wake, bool) {
+    /// Reads until the files are complete or the same as before. Returns when the read began, too. There are further
+    /// reads in between, because there may be no events. New files are watched from the first read on, which shows who
+    /// still writes them.
+    async fn complete_read(&mut self) -> (Sources, Instant) {
+        let quiet = self.new_rules.borrow().quiet;
+        let mut read = Instant::now();
+        let mut sources = self.read();
+        let (noticed, mut unchanged_since) = (read, read);
+        let mut warned = false;
+        while sources != self.last {
+            let trail = self.source.trail(&self.last).and(self.source.trail(&sources));
+            self.watcher.rewatch(&trail);
+            let changed = self.source.changed(&self.last, &sources);
+            let alone = self.last.includes.is_empty() && sources.includes.is_empty();
+            let edit = Edit { entries: trail.entries, changed, alone, noticed, unchanged_since };
+            let (ready, because) = self.watcher.ready(&edit, quiet);
+            if read >= ready {
+                break;
+            }
+            let now = Instant::now();
+            if !warned && now > noticed + (quiet * 20).max(RESTLESS) {
+                self.warn_of_wait(because);
+                warned = true;
+            }
+            let is_news = self.watcher.pause(ready.saturating_duration_since(now).min(STEP)).await;
+            // Reading shows nothing while a writer has a file open.
+            if is_news || because != Because::Open || Instant::now() >= ready {
+                read = Instant::now();
+                let next = self.read();
+                if next != sources {
+                    sources = next;
+                    unchanged_since = read;
+                }
+            }
+        }
+        (sources, read)
+    }
+
+    fn warn_of_wait(&self, because: Because) {
+        let file = self.source.path().display();
+        match because {
+            Because::Open => tracing::warn!(%file, "a file of the configuration is still open for writing; waiting until it is closed"),
+            Because::Empty => tracing::warn!(%file, "a file of the configuration is empty; waiting for its content"),
+            Because::Quiet => tracing::warn!(%file, "the files keep changing; waiting until they are complete"),
+        }
+    }
+
+    /// Waits for a reason to read. Returns whether the read was requested.
+    async fn wait(&mut self) -> bool {
         let poll = self.rules.poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
-            wake = self.watcher.wake() => (wake, false),
-            () = self.read_now.notified() => (Wake::Other, true),
-            () = poll => (Wake::Other, false),
+            _ = self.watcher.wake() => false,
+            () = self.read_now.notified() => true,
+            () = poll => false,
             // Look once, and wait by the new rules.
-            Ok(()) = self.new_rules.changed() => (Wake::Other, false),
+            Ok(()) = self.new_rules.changed() => false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The configuration's files: reads the main file and those it includes, and finds what to watch for changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,6 +13,7 @@ use crate::config::file::amend::{Baseline, amend};
 use crate::config::file::{self, Env, Include};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
+use crate::control::reload::completeness::{ChangedFile, FileText};
 use crate::control::reload::trail::Trail;
 
 /// The limit for all files together.
@@ -139,6 +140,31 @@ impl Source {
         trail
     }
 
+    /// The files in which a read differs from the one before it.
+    #[must_use]
+    pub fn changed(&self, last: &Sources, now: &Sources) -> Vec<ChangedFile> {
+        let changed_file = |path: &Path, text: FileText| {
+            let mut trail = Trail::default();
+            trail.follow(path);
+            ChangedFile { entries: trail.entries, text }
+        };
+        let (before, after) = (by_path(last), by_path(now));
+        let mut changed = Vec::new();
+        for file in now.files.iter().filter(|file| before.get(file.path.as_path()) != Some(file)) {
+            // A new file that others are included with adds nothing as long as it is empty.
+            let is_emptied = file.bytes.is_empty() && (file.path == self.path || before.contains_key(file.path.as_path()));
+            changed.push(changed_file(&file.path, if is_emptied { FileText::Empty } else { FileText::Some }));
+        }
+        for file in last.files.iter().filter(|file| !after.contains_key(file.path.as_path())) {
+            changed.push(changed_file(&file.path, FileText::None));
+        }
+        if changed.is_empty() {
+            // Other problems than before.
+            changed.push(changed_file(&self.path, FileText::None));
+        }
+        changed
+    }
+
     fn read_included(&self, last: &Sources, budget: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
@@ -230,6 +256,10 @@ impl Source {
             }
         }
     }
+}
+
+fn by_path(sources: &Sources) -> HashMap<&Path, &SourceFile> {
+    sources.files.iter().map(|file| (file.path.as_path(), file)).collect()
 }
 
 impl Sources {

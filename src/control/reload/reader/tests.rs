@@ -11,7 +11,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Fails rather than hangs if the reader does not wake up.
-async fn wakes(reader: &mut ConfigReader) -> (Wake, bool) {
+async fn wakes(reader: &mut ConfigReader) -> bool {
     tokio::time::timeout(Duration::from_secs(20), reader.wait()).await.expect("a wake-up")
 }
 
@@ -30,10 +30,10 @@ fn rules_that_arrive_between_the_warnings_and_the_wait_end_the_wait() {
     let (mut reader, _sender, handle) = reader(&directory);
     block_on(async {
         reader.rewatch();
-        assert_eq!(wakes(&mut reader).await, (Wake::Other, false), "new watches");
+        assert!(!wakes(&mut reader).await, "new watches");
         reader.rewatch();
         handle.set_rules(ReloadRules { poll: Duration::ZERO, ..RULES });
-        assert_eq!(wakes(&mut reader).await, (Wake::Other, false), "new rules");
+        assert!(!wakes(&mut reader).await, "new rules");
         assert_eq!(reader.rules, RULES, "until the warnings are written by the new ones");
         reader.rewatch();
         assert_eq!(reader.rules.poll, Duration::ZERO);
@@ -49,14 +49,10 @@ fn a_request_made_during_a_read_is_kept_until_the_next_wait() {
         handle.read_now();
         handle.read_now();
         let mut wakes_seen = [wakes(&mut reader).await, wakes(&mut reader).await];
-        wakes_seen.sort_by_key(|(_, requested)| *requested);
-        assert_eq!(
-            wakes_seen,
-            [(Wake::Other, false), (Wake::Other, true)],
-            "the watches and one request, in any order"
-        );
+        wakes_seen.sort_unstable();
+        assert_eq!(wakes_seen, [false, true], "the watches and one request, in any order");
         handle.read_now();
-        assert_eq!(wakes(&mut reader).await, (Wake::Other, true));
+        assert!(wakes(&mut reader).await);
     });
 }
 

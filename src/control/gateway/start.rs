@@ -113,6 +113,7 @@ impl Gateway {
             workers,
             state,
             config,
+            pending: None,
             running: Running { registry, listeners, worker_pool, checker, resolver },
             inputs: Inputs { reader, health_changes, failing_servers },
             outputs: Outputs { admin, logs, access_log, traces, last_good: LastGoodCopy::default() },
@@ -184,7 +185,7 @@ fn worker_count(config: &Config) -> usize {
 /// Binds all addresses, or reports every one that cannot be bound.
 fn bind(config: &Config, workers: usize) -> Result<(ListenerSet, NewSockets, NewAdminSocket), StartError> {
     let listeners = ListenerSet::new(workers);
-    match (listeners.prepare(&config.listeners), NewAdminSocket::bind(config.admin.address, &[])) {
+    match (listeners.prepare(&config.listeners, None), NewAdminSocket::bind(config.admin.address, &[])) {
         (Ok(sockets), Ok(admin)) => Ok((listeners, sockets, admin)),
         (sockets, admin) => Err(StartError::Bind(sockets.err().into_iter().flatten().chain(admin.err()).collect())),
     }

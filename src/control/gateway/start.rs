@@ -16,8 +16,8 @@ use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, record};
 use crate::admin;
 use crate::config::guard::guards;
-use crate::config::problem::{Problem, Reason};
-use crate::config::{Config, file};
+use crate::config::Config;
+use crate::config::problem::Problem;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::{self, LastGoodCopy};
@@ -108,6 +108,7 @@ impl Gateway {
         let rules = ReloadRules::from(&config.reload);
         let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.watch_status))?;
 
+        let last_good = LastGoodCopy::start(path.to_owned(), Arc::clone(&state.watch_status));
         let mut gateway = Self {
             path: path.to_owned(),
             workers,
@@ -116,7 +117,7 @@ impl Gateway {
             pending: None,
             running: Running { registry, listeners, worker_pool, checker, resolver },
             inputs: Inputs { reader, health_changes, failing_servers },
-            outputs: Outputs { admin, logs, access_log, traces, last_good: LastGoodCopy::default() },
+            outputs: Outputs { admin, logs, access_log, traces, last_good },
             unpublished: UnpublishedChanges::new(),
             retired: Vec::new(),
         };
@@ -148,15 +149,8 @@ impl Initial {
             Ok((sources, config)) => return Ok(Self { sources, config, file_problems: None }),
             Err(problems) => problems,
         };
-        let Some(directory) = last_good::directory(&file::reload(&files.files, &env), &env) else {
-            return Err(problems);
-        };
-        let copy = match last_good::load(&directory, source.path()) {
-            Ok(Some(files)) => load(source.path(), source.with_files(files)),
-            Ok(None) => return Err(problems),
-            Err(error) => Err(vec![unusable(&directory, &error.to_string())]),
-        };
-        match copy {
+        let start = |files| load(source.path(), source.with_files(files));
+        match last_good::recover(source.path(), files, &env, start) {
             Ok((sources, config)) => Ok(Self { sources, config, file_problems: Some(problems) }),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
@@ -169,10 +163,6 @@ fn load(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Pro
     let config = result?;
     let problems = guards(path, None, &config);
     if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
-}
-
-fn unusable(directory: &Path, reason: &str) -> Problem {
-    Problem::of_file(directory, Reason::new(format!("the last good copy cannot be used: {reason}")))
 }
 
 fn worker_count(config: &Config) -> usize {

@@ -5,6 +5,7 @@
 mod access_log;
 mod balance;
 mod bodies;
+mod complete;
 mod connections;
 mod dashboard;
 mod ejection;
@@ -19,6 +20,7 @@ mod last_good;
 mod live_edit;
 mod many;
 mod metrics;
+mod pending;
 mod plan;
 mod prometheus;
 mod rejected;

@@ -107,7 +107,9 @@ impl ConfigReader {
         rules: ReloadRules,
         status: Arc<WatchStatus>,
     ) -> io::Result<ReaderHandle> {
-        let (reader, parsed, handle) = Self::new(source, last, rules, status);
+        let (mut reader, parsed, handle) = Self::new(source, last, rules, status);
+        // Before the thread runs, so that no edit after the start goes unseen.
+        reader.rewatch();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread = std::thread::Builder::new().name("reader".to_owned());
         thread.spawn(move || runtime.block_on(reader.run(parsed)))?;

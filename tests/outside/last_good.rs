@@ -236,7 +236,11 @@ fn a_copy_that_cannot_be_kept_is_reported_until_it_is() {
     fs::write(scene.place("state"), "in the way").unwrap();
     scene.write(&scene.good(2));
     eventually("the metric shows it", || (saved() == Some(0.0)).then_some(()));
-    assert!(warnings().contains("the last good copy cannot be kept") && warnings().contains("would fail"), "{}", warnings());
+    assert!(
+        warnings().contains("the last good copy cannot be kept") && warnings().contains("would fail"),
+        "{}",
+        warnings()
+    );
     assert_eq!((logged("ERROR"), logged("a start with an invalid file would fail")), (1, 1), "{:#?}", lb.stderr());
     let status = run(&["status", "--admin", &lb.admin.to_string()]).out;
     assert!(status.contains("warning: the last good copy cannot be kept"), "{status}");
@@ -267,7 +271,8 @@ fn two_balancers_do_not_replace_each_others_copy() {
     let other = scene.place("other.toml");
     fs::write(&other, scene.good(7)).unwrap();
     let second = Lb::start_as(command(), TempDir::new().unwrap(), other);
-    let warning = eventually("the second warns", || second.api("/api/config")["warnings"][0].as_str().map(str::to_owned));
+    let warning =
+        eventually("the second warns", || second.api("/api/config")["warnings"][0].as_str().map(str::to_owned));
     assert!(warning.contains("it is a copy of") && warning.contains("its own directory"), "{warning}");
     scene.is_saved("weight = 1");
     // Once the other file is gone, so is its claim.

@@ -155,7 +155,11 @@ fn a_start_with_a_port_in_use_fails() {
     std::fs::write(&path, file(&server, 1, &listener(address))).unwrap();
     let output = command().arg("--config").arg(&path).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), text.contains(&format!("cannot listen on {address}"))), (Some(1), true), "{text}");
+    assert_eq!(
+        (output.status.code(), text.contains(&format!("cannot listen on {address}"))),
+        (Some(1), true),
+        "{text}"
+    );
 }
 
 // Case: port-taken

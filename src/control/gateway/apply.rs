@@ -8,10 +8,10 @@ use super::Gateway;
 use super::admin_server::NewAdminSocket;
 use super::listeners::NewSockets;
 use super::pending::{self, PendingEdit};
+use crate::config::Config;
 use crate::config::diff::diff;
 use crate::config::guard::guards;
 use crate::config::problem::{Problem, Reason};
-use crate::config::Config;
 use crate::config::source::SourceFile;
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
@@ -188,7 +188,6 @@ impl Gateway {
 
 /// The files of a generation with their hashes.
 pub(super) fn file_hashes(sources: &Sources) -> Arc<[FileVersion]> {
-    let file =
-        |file: &SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
+    let file = |file: &SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
 }

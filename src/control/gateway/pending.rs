@@ -99,7 +99,11 @@ mod tests {
             let error = |code: &i32| BindError { address, error: io::Error::from_raw_os_error(*code) };
             let outcome = not_bound(Path::new("lb.toml"), &errors.iter().map(error).collect::<Vec<_>>());
             let (NotApplied::Pending(problems) | NotApplied::Rejected(problems)) = &outcome;
-            assert_eq!((matches!(outcome, NotApplied::Pending(_)), problems.len()), (pending, errors.len()), "{errors:?}");
+            assert_eq!(
+                (matches!(outcome, NotApplied::Pending(_)), problems.len()),
+                (pending, errors.len()),
+                "{errors:?}"
+            );
         }
     }
 }

@@ -106,7 +106,11 @@ impl Writing {
     fn or_closed(self, now: Instant) -> FileState {
         let closes = self.closed_by_writers + self.closed_by_readers;
         let own = u32::from(self.written);
-        if self.closed_by_writers > 0 && closes >= self.opened + own { FileState::Closed(now) } else { FileState::Writing(self) }
+        if self.closed_by_writers > 0 && closes >= self.opened + own {
+            FileState::Closed(now)
+        } else {
+            FileState::Writing(self)
+        }
     }
 }
 

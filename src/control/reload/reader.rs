@@ -198,7 +198,9 @@ impl ConfigReader {
     fn warn_of_wait(&self, because: Because) {
         let file = self.source.path().display();
         match because {
-            Because::Open => tracing::warn!(%file, "a file of the configuration is still open for writing; waiting until it is closed"),
+            Because::Open => {
+                tracing::warn!(%file, "a file of the configuration is still open for writing; waiting until it is closed")
+            }
             Because::Empty => tracing::warn!(%file, "a file of the configuration is empty; waiting for its content"),
             Because::Quiet => tracing::warn!(%file, "the files keep changing; waiting until they are complete"),
         }

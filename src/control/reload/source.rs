@@ -152,7 +152,8 @@ impl Source {
         let mut changed = Vec::new();
         for file in now.files.iter().filter(|file| before.get(file.path.as_path()) != Some(file)) {
             // A new file that others are included with adds nothing as long as it is empty.
-            let is_emptied = file.bytes.is_empty() && (file.path == self.path || before.contains_key(file.path.as_path()));
+            let is_emptied =
+                file.bytes.is_empty() && (file.path == self.path || before.contains_key(file.path.as_path()));
             changed.push(changed_file(&file.path, if is_emptied { FileText::Empty } else { FileText::Some }));
         }
         for file in last.files.iter().filter(|file| !after.contains_key(file.path.as_path())) {

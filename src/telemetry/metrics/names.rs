@@ -54,8 +54,11 @@ pub const CLIENTS_DELAYED: Family = counter(
     &[],
 );
 pub const GENERATION: Family = gauge("lb_config_generation", "Number of the active generation, from 1.", &[]);
-pub const LAST_RELOAD_SUCCESSFUL: Family =
-    gauge("lb_config_last_reload_successful", "1 if the newest reload was neither rejected nor is pending, else 0.", &[]);
+pub const LAST_RELOAD_SUCCESSFUL: Family = gauge(
+    "lb_config_last_reload_successful",
+    "1 if the newest reload was neither rejected nor is pending, else 0.",
+    &[],
+);
 /// Like Prometheus's own metric of this kind, it does not advance while edits are rejected.
 pub const LAST_RELOAD_TIMESTAMP: Family =
     gauge("lb_config_last_reload_timestamp_seconds", "Unix time at which the active configuration was applied.", &[]);

@@ -112,7 +112,10 @@ fn save(directory: &Path, files: &[SourceFile]) -> io::Result<()> {
     let files = files.iter().map(copy).collect::<io::Result<Vec<_>>>()?;
     let mut text = serde_json::to_vec_pretty(&Manifest { main_file, files })?;
     text.push(b'\n');
-    fs::create_dir_all(directory)?;
+    fs::create_dir_all(directory).map_err(|error| match directory.exists() {
+        true => io::Error::other("it is not a directory"),
+        false => error,
+    })?;
     write_new(&directory.join(NAME), &text)
 }
 

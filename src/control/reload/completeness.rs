@@ -33,7 +33,7 @@ pub enum FileEvent {
     Gone,
 }
 
-/// What the events have shown about one file since it was last read. No state: nothing.
+/// A file by the events since it was last read; none of them: no state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileState {
     Writing(Writing),
@@ -83,7 +83,7 @@ impl FileState {
     }
 
     /// The time from which a read counts, as far as this file goes.
-    fn ready(self, edit: &Edit, quiet: Duration) -> Instant {
+    fn ready(self, edit: &UnreadEdit, quiet: Duration) -> Instant {
         match self {
             Self::Writing(writing) if writing.is_open() => {
                 (writing.last + quiet.max(OPEN)).max(edit.unchanged_since + quiet)
@@ -116,7 +116,7 @@ impl Writing {
 
 /// One read that differs from the last accepted one, and what it consists of.
 #[derive(Debug, Clone)]
-pub struct Edit {
+pub struct UnreadEdit {
     /// Every entry that leads to one of its files, or to one of the files before it.
     pub entries: BTreeSet<PathBuf>,
     /// The files that differ, or are new or missing.
@@ -195,7 +195,7 @@ impl Completeness {
 
     /// The time from which a read of the edit counts, and what it waits for.
     #[must_use]
-    pub fn ready(&self, edit: &Edit, quiet: Duration) -> (Instant, Because) {
+    pub fn ready(&self, edit: &UnreadEdit, quiet: Duration) -> (Instant, Because) {
         let states = || edit.entries.iter().filter_map(|entry| self.files.get(entry));
         let mut ready = (edit.noticed, Because::Quiet);
         let mut all_moved = true;

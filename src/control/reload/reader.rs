@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::config::ReloadConfig;
 use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
-use crate::control::reload::completeness::{Because, Edit};
+use crate::control::reload::completeness::{Because, UnreadEdit};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::reload::watcher::FileWatcher;
 use crate::live::watch_status::WatchStatus;
@@ -171,7 +171,7 @@ impl ConfigReader {
             self.watcher.rewatch(&trail);
             let changed = self.source.changed(&self.last, &sources);
             let alone = self.last.includes.is_empty() && sources.includes.is_empty();
-            let edit = Edit { entries: trail.entries, changed, alone, noticed, unchanged_since };
+            let edit = UnreadEdit { entries: trail.entries, changed, alone, noticed, unchanged_since };
             let (ready, because) = self.watcher.ready(&edit, quiet);
             if read >= ready {
                 break;

@@ -11,7 +11,7 @@ use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::control::reload::completeness::{Because, Completeness, Edit, FileEvent};
+use crate::control::reload::completeness::{Because, Completeness, FileEvent, UnreadEdit};
 use crate::control::reload::trail::Trail;
 
 /// Watches a [`Trail`] and wakes the reader. Where files cannot be watched there are no wake-ups, and polling has
@@ -142,7 +142,7 @@ impl FileWatcher {
 
     /// The time from which a read of the edit counts, and what it waits for.
     #[must_use]
-    pub fn ready(&self, edit: &Edit, quiet: Duration) -> (Instant, Because) {
+    pub fn ready(&self, edit: &UnreadEdit, quiet: Duration) -> (Instant, Because) {
         self.events.state.lock().completeness.ready(edit, quiet)
     }
 
@@ -192,7 +192,7 @@ struct EventState {
     pending: Option<Wake>,
     /// The entries of the trail. A file that is moved onto one of them is read soon.
     entries: BTreeSet<PathBuf>,
-    /// What the events have shown about each file.
+    /// The events, by file.
     completeness: Completeness,
     /// Watched paths that have lost their watch, because the file was removed or moved away.
     lost: BTreeSet<PathBuf>,

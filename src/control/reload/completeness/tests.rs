@@ -73,10 +73,10 @@ fn a_file_is_open_from_its_first_write_until_its_writer_closes_it() {
 }
 
 /// An edit of these files, noticed and first read at the same time.
-fn edit(changed: &[(&str, FileText)], alone: bool, at: Instant) -> Edit {
+fn edit(changed: &[(&str, FileText)], alone: bool, at: Instant) -> UnreadEdit {
     let entry = |name: &str| PathBuf::from(format!("/d/{name}"));
     let file = |(name, text): &(&str, FileText)| ChangedFile { entries: BTreeSet::from([entry(name)]), text: *text };
-    Edit {
+    UnreadEdit {
         entries: ["lb.toml", "a", "b"].map(entry).into(),
         changed: changed.iter().map(file).collect(),
         alone,

@@ -25,7 +25,7 @@ pub struct LastGoodCopy {
     task: JoinHandle<()>,
 }
 
-/// What a start with a bad file should find.
+/// The copy that a start with a bad file should find.
 #[derive(Debug)]
 struct Wanted {
     /// `None` if no copy is to be kept.

@@ -262,6 +262,18 @@ fn a_copy_that_cannot_be_kept_is_reported_until_it_is() {
 }
 
 #[test]
+fn a_copy_that_was_deleted_is_saved_again() {
+    let scene = Scene::new();
+    scene.write(&scene.good(1));
+    let lb = scene.start_and_save("weight = 1");
+    fs::remove_dir_all(scene.place("state")).unwrap();
+    scene.is_saved("weight = 1");
+    fs::remove_file(scene.place(".lb.toml.state_dir")).unwrap();
+    eventually("the pointer is there again", || scene.place(".lb.toml.state_dir").exists().then_some(()));
+    assert_eq!(lb.api("/api/config")["warnings"], json!([]));
+}
+
+#[test]
 fn two_balancers_do_not_replace_each_others_copy() {
     let scene = Scene::new();
     scene.write(&scene.good(1));

@@ -123,9 +123,9 @@ impl Gateway {
         };
         gateway.commit_listeners(sockets);
         gateway.record(record::started(&snapshot, started));
-        match file_problems {
-            None => gateway.outputs.last_good.save(&gateway.config.reload, sources.files),
-            Some(problems) => gateway.record(record::fallen_back(file_hash, started, problems)),
+        gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
+        if let Some(problems) = file_problems {
+            gateway.record(record::fallen_back(file_hash, started, problems));
         }
         for listener in gateway.state.listeners().iter() {
             tracing::info!(listener = %listener.name, address = %listener.address, workers, "listening");

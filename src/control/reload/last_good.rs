@@ -93,14 +93,13 @@ pub fn recover<T>(
     Err(problems)
 }
 
-/// Replaces the copy by one of these files, of which the first is the main file.
+/// Replaces the copy by one of these files, of which the first is the main file, which is at `main`.
 ///
 /// # Errors
 /// If the directory cannot be created or written to, has the copy of another file that still exists, or a file is not
 /// UTF-8. Then the old copy stays.
-fn save(directory: &Path, files: &[SourceFile]) -> io::Result<()> {
-    let Some(main) = files.first() else { return Ok(()) };
-    let main_file = std::path::absolute(&main.path)?;
+fn save(directory: &Path, main: &Path, files: &[SourceFile]) -> io::Result<()> {
+    let main_file = std::path::absolute(main)?;
     if let Ok(Some(Manifest { main_file: other, .. })) = read(directory)
         && other != main_file
         && other.exists()
@@ -172,11 +171,11 @@ mod tests {
         for texts in [&["x = 1\n"][..], &["# \"ü\"\r\n", ""], &["y"]] {
             let files: Vec<_> =
                 [main, Path::new("conf.d/b.toml")].iter().zip(texts).map(|(p, t)| SourceFile::new(*p, *t)).collect();
-            save(&state, &files).expect("saved");
+            save(&state, main, &files).expect("saved");
             assert_eq!(load(&state, main).expect("no error"), Some(files));
         }
         assert!(load(&state, Path::new("other.toml")).expect_err("another file's").to_string().contains("lb.toml"));
-        save(&state, &[SourceFile::new(main, b"\xff")]).expect_err("not UTF-8");
+        save(&state, main, &[SourceFile::new(main, b"\xff")]).expect_err("not UTF-8");
         assert_eq!(load(&state, main).expect("still there").map_or(0, |files| files.len()), 1);
         fs::write(state.join(NAME), "{").expect("write");
         load(&state, main).expect_err("half a copy");

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{DIRECTORY_VARIABLE, directory, from_environment, load, pointer, save};
+use super::{DIRECTORY_VARIABLE, NAME, directory, from_environment, load, pointer, save};
 use crate::config::ReloadConfig;
 use crate::config::source::SourceFile;
 use crate::control::reload::reader::env;
 use crate::live::watch_status::WatchStatus;
 
-/// The time between two attempts.
+/// The time between two attempts, and between two looks at whether the copy is still there.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps the last good copy up to date.
@@ -75,23 +75,23 @@ impl LastGoodCopy {
 }
 
 async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, main: Arc<Path>, status: Arc<WatchStatus>) {
-    let mut reported = Saved::default();
+    let (mut reported, mut is_new) = (Saved::default(), true);
     loop {
         let newest = wanted.borrow_and_update().clone();
         if let Some(newest) = newest {
-            let main = Arc::clone(&main);
+            let (main, complete) = (Arc::clone(&main), reported.is_complete());
+            let work = move || (!complete || is_new || !newest.is_kept(&main)).then(|| newest.save(&main));
             // A panic is counted and logged where it happens.
-            let saved = spawn_blocking(move || newest.save(&main)).await.unwrap_or_default();
-            report(&saved, &reported, &status);
-            reported = saved;
+            if let Some(saved) = spawn_blocking(work).await.unwrap_or_default() {
+                report(&saved, &reported, &status);
+                reported = saved;
+            }
         }
-        let next = match reported.is_complete() {
-            true => wanted.changed().await,
-            false => timeout(RETRY, wanted.changed()).await.unwrap_or(Ok(())),
+        is_new = match timeout(RETRY, wanted.changed()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(_)) => return,
+            Err(_) => false,
         };
-        if next.is_err() {
-            return;
-        }
     }
 }
 
@@ -111,12 +111,19 @@ fn report(saved: &Saved, before: &Saved, status: &WatchStatus) {
 }
 
 impl Wanted {
+    /// Whether the copy is still where it was saved, and can be found: somebody may have deleted it.
+    fn is_kept(&self, main: &Path) -> bool {
+        let Some(directory) = &self.directory else { return true };
+        let found = || pointer::read(main) == std::path::absolute(directory).ok();
+        directory.join(NAME).exists() && (!self.needs_pointer || found())
+    }
+
     fn save(&self, main: &Path) -> Saved {
         let Some(directory) = &self.directory else {
             pointer::remove(main);
             return Saved::default();
         };
-        match save(directory, &self.files) {
+        match save(directory, main, &self.files) {
             Ok(()) => Saved { hidden: self.point(main, directory), ..Saved::default() },
             Err(error) => Saved { failure: Some(failure(directory, main, &error)), ..Saved::default() },
         }

@@ -138,7 +138,7 @@ impl ConfigReader {
                 () = parsed.closed() => return,
             };
             let noticed = Instant::now();
-            let (sources, read) = self.complete_read().await;
+            let (sources, read) = self.complete_read(requested).await;
             self.watcher.forget(read);
             let changed = sources != self.last;
             self.last = sources;
@@ -160,19 +160,20 @@ impl ConfigReader {
     /// Reads until the files are complete or the same as before. Returns when the read began, too. There are further
     /// reads in between, because there may be no events. New files are watched from the first read on, which shows who
     /// still writes them.
-    async fn complete_read(&mut self) -> (Sources, Instant) {
+    ///
+    /// A requested read waits for `quiet` although nothing has changed, so that requests in a row become one.
+    async fn complete_read(&mut self, requested: bool) -> (Sources, Instant) {
         let quiet = self.new_rules.borrow().quiet;
         let mut read = Instant::now();
         let mut sources = self.read();
         let (noticed, mut unchanged_since) = (read, read);
         let mut warned = false;
-        while sources != self.last {
-            let trail = self.source.trail(&self.last).and(self.source.trail(&sources));
-            self.watcher.rewatch(&trail);
-            let changed = self.source.changed(&self.last, &sources);
-            let alone = self.last.includes.is_empty() && sources.includes.is_empty();
-            let edit = UnreadEdit { entries: trail.entries, changed, alone, noticed, unchanged_since };
-            let (ready, because) = self.watcher.ready(&edit, quiet);
+        while requested || sources != self.last {
+            let (ready, because) = if sources == self.last {
+                (noticed + quiet.min(RESTLESS), Because::Quiet)
+            } else {
+                self.ready(&sources, noticed, unchanged_since, quiet)
+            };
             if read >= ready {
                 break;
             }
@@ -193,6 +194,22 @@ impl ConfigReader {
             }
         }
         (sources, read)
+    }
+
+    /// The time from which a read counts that found these files, and what it waits for.
+    fn ready(
+        &mut self,
+        sources: &Sources,
+        noticed: Instant,
+        unchanged_since: Instant,
+        quiet: Duration,
+    ) -> (Instant, Because) {
+        let trail = self.source.trail(&self.last).and(self.source.trail(sources));
+        self.watcher.rewatch(&trail);
+        let changed = self.source.changed(&self.last, sources);
+        let alone = self.last.includes.is_empty() && sources.includes.is_empty();
+        let edit = UnreadEdit { entries: trail.entries, changed, alone, noticed, unchanged_since };
+        self.watcher.ready(&edit, quiet)
     }
 
     fn warn_of_wait(&self, because: Because) {

@@ -18,15 +18,15 @@ const PATIENCE: u32 = 20;
 /// One thing that happened to one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileEvent {
-    /// It was created, perhaps as a link.
+    /// It was created by somebody who opened it.
     Created,
+    /// A link to an existing file was created.
+    Linked,
     Written,
     /// Opened by anybody, for reading or writing.
     Opened,
-    /// Closed by somebody who could write.
-    ClosedByWriter,
-    /// Closed by somebody who could only read.
-    ClosedByReader,
+    /// Closed by somebody who could write. Who only reads is not reported.
+    Closed,
     /// Another file was renamed to its path.
     Moved,
     /// It was removed or renamed away.
@@ -37,7 +37,7 @@ pub enum FileEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileState {
     Writing(Writing),
-    /// Its writer has closed it.
+    /// Its writer has closed it, or it is a new link, whose writer is unknown.
     Closed(Instant),
     /// It was renamed into place.
     Moved(Instant),
@@ -50,45 +50,39 @@ struct Writing {
     last: Instant,
     /// Whether anything was written since it was created.
     written: bool,
-    /// How often it was opened since `last`, and closed by somebody who could write or only read. A close that may
-    /// belong to one of these opens, such as that of `touch`, does not show that the earlier writer has closed it.
+    /// How often it was opened since `last`, and closed by somebody who could write. A close that may belong to one of
+    /// these opens, such as that of `touch`, does not show that the earlier writer has closed it.
     opened: u32,
-    closed_by_writers: u32,
-    closed_by_readers: u32,
+    closed: u32,
 }
 
 impl FileState {
     fn after(state: Option<Self>, event: FileEvent, now: Instant) -> Option<Self> {
-        let begun = |written| Writing { last: now, written, opened: 0, closed_by_writers: 0, closed_by_readers: 0 };
+        let begun = |written| Some(Self::Writing(Writing { last: now, written, opened: 0, closed: 0 }));
         match (event, state) {
-            (FileEvent::Created, _) => Some(Self::Writing(begun(false))),
-            (FileEvent::Written, _) => Some(Self::Writing(begun(true))),
+            (FileEvent::Created, _) => begun(false),
+            (FileEvent::Written, _) => begun(true),
             (FileEvent::Moved, _) => Some(Self::Moved(now)),
             (FileEvent::Gone, _) => None,
             (FileEvent::Opened, Some(Self::Writing(writing))) => {
                 Some(Self::Writing(Writing { opened: writing.opened + 1, ..writing }))
             }
-            (FileEvent::ClosedByWriter, Some(Self::Writing(writing))) => {
-                Some(Writing { closed_by_writers: writing.closed_by_writers + 1, ..writing }.or_closed(now))
-            }
-            (FileEvent::ClosedByReader, Some(Self::Writing(writing))) => {
-                Some(Writing { closed_by_readers: writing.closed_by_readers + 1, ..writing }.or_closed(now))
+            (FileEvent::Closed, Some(Self::Writing(writing))) => {
+                Some(Writing { closed: writing.closed + 1, ..writing }.or_closed(now))
             }
             // It was renamed before it was closed.
-            (FileEvent::ClosedByWriter, Some(Self::Moved(at))) => Some(Self::Moved(at)),
+            (FileEvent::Closed, Some(Self::Moved(at))) => Some(Self::Moved(at)),
             // The writes were not seen: a mapping, or a watch that is younger.
-            (FileEvent::ClosedByWriter, _) => Some(Self::Closed(now)),
-            (FileEvent::Opened | FileEvent::ClosedByReader, state) => state,
+            (FileEvent::Closed | FileEvent::Linked, _) => Some(Self::Closed(now)),
+            (FileEvent::Opened, state) => state,
         }
     }
 
     /// The time from which a read counts, as far as this file goes.
     fn ready(self, edit: &UnreadEdit, quiet: Duration) -> Instant {
         match self {
-            Self::Writing(writing) if writing.is_open() => {
-                (writing.last + quiet.max(OPEN)).max(edit.unchanged_since + quiet)
-            }
-            Self::Writing(Writing { last: at, .. }) | Self::Closed(at) => at.max(edit.unchanged_since) + quiet,
+            Self::Writing(Writing { last, .. }) => (last + quiet.max(OPEN)).max(edit.unchanged_since + quiet),
+            Self::Closed(at) => at.max(edit.unchanged_since) + quiet,
             Self::Moved(at) if edit.alone => at,
             Self::Moved(at) => at.max(edit.unchanged_since) + quiet,
         }
@@ -96,17 +90,10 @@ impl FileState {
 }
 
 impl Writing {
-    /// Whether somebody may still write: a file that was created and never opened is a link.
-    fn is_open(self) -> bool {
-        self.written || self.opened > self.closed_by_readers
-    }
-
-    /// The file is closed as soon as there are more closes than opens since the last write, because one of them is
-    /// its writer's. The open that creates a file comes after its creation.
+    /// The file is closed once one of the closes since the last write must be its writer's. The open that creates a
+    /// file comes after its creation.
     fn or_closed(self, now: Instant) -> FileState {
-        let closes = self.closed_by_writers + self.closed_by_readers;
-        let own = u32::from(self.written);
-        if self.closed_by_writers > 0 && closes >= self.opened + own {
+        if self.closed >= self.opened + u32::from(self.written) {
             FileState::Closed(now)
         } else {
             FileState::Writing(self)
@@ -173,8 +160,7 @@ impl Completeness {
             Some(state) => drop(self.files.insert(path.to_owned(), state)),
             None => drop(self.files.remove(path)),
         }
-        let is_done = |state| matches!(state, Some(FileState::Closed(_) | FileState::Moved(_)));
-        !matches!(event, FileEvent::Opened | FileEvent::ClosedByReader) || (is_done(after) && !is_done(before))
+        event != FileEvent::Opened
     }
 
     /// Forgets what a read that began at `read` has seen: files that were complete by then. Files outside of `watched`
@@ -193,6 +179,12 @@ impl Completeness {
         self.files.retain(|_, state| matches!(state, FileState::Writing(_)));
     }
 
+    /// Whether any of these files is open for writing, as far as it is known.
+    #[must_use]
+    pub fn is_open(&self, entries: &BTreeSet<PathBuf>) -> bool {
+        entries.iter().any(|entry| matches!(self.files.get(entry), Some(FileState::Writing(_))))
+    }
+
     /// The time from which a read of the edit counts, and what it waits for.
     #[must_use]
     pub fn ready(&self, edit: &UnreadEdit, quiet: Duration) -> (Instant, Because) {
@@ -206,7 +198,7 @@ impl Completeness {
         };
         for state in states() {
             all_moved &= matches!(state, FileState::Moved(_));
-            let open = matches!(state, FileState::Writing(writing) if writing.is_open());
+            let open = matches!(state, FileState::Writing(_));
             wait(state.ready(edit, quiet), if open { Because::Open } else { Because::Quiet });
         }
         for file in &edit.changed {

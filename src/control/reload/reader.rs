@@ -14,9 +14,11 @@ use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
 use crate::control::reload::completeness::{Because, UnreadEdit};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
-use crate::control::reload::watcher::FileWatcher;
+use crate::control::reload::watcher::{FileWatcher, Wake};
 use crate::live::watch_status::WatchStatus;
 
+/// The time before the first read, unless a file was renamed into place.
+const BURST: Duration = Duration::from_millis(5);
 /// The time between two reads of files that are not complete yet.
 const STEP: Duration = Duration::from_millis(50);
 /// How long files may be incomplete before that is logged; longer if `quiet` is long.
@@ -46,6 +48,17 @@ impl From<&ReloadConfig> for ReloadRules {
     fn from(config: &ReloadConfig) -> Self {
         Self { quiet: config.quiet, poll: config.poll }
     }
+}
+
+/// The reason to read the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadReason {
+    /// A file event.
+    Event(Wake),
+    /// SIGHUP.
+    Request,
+    /// The poll, or new rules for it.
+    Time,
 }
 
 /// The control plane's end of the reader. Dropping it ends the reader.
@@ -133,12 +146,12 @@ impl ConfigReader {
     async fn run(mut self, parsed: mpsc::Sender<ParsedConfig>) {
         self.rewatch();
         loop {
-            let requested = tokio::select! {
-                requested = self.wait() => requested,
+            let reason = tokio::select! {
+                reason = self.wait() => reason,
                 () = parsed.closed() => return,
             };
-            let noticed = Instant::now();
-            let (sources, read) = self.complete_read(requested).await;
+            let (noticed, requested) = (Instant::now(), reason == ReadReason::Request);
+            let (sources, read) = self.complete_read(reason).await;
             self.watcher.forget(read);
             let changed = sources != self.last;
             self.last = sources;
@@ -162,13 +175,18 @@ impl ConfigReader {
     /// still writes them.
     ///
     /// A requested read waits for `quiet` although nothing has changed, so that requests in a row become one.
-    async fn complete_read(&mut self, requested: bool) -> (Sources, Instant) {
+    async fn complete_read(&mut self, reason: ReadReason) -> (Sources, Instant) {
         let quiet = self.new_rules.borrow().quiet;
+        let noticed = Instant::now();
+        if reason == ReadReason::Event(Wake::Other) {
+            // What a writer does in one go is mostly over then.
+            self.watcher.pause(BURST).await;
+        }
         let mut read = Instant::now();
         let mut sources = self.read();
-        let (noticed, mut unchanged_since) = (read, read);
+        let mut unchanged_since = read;
         let mut warned = false;
-        while requested || sources != self.last {
+        while reason == ReadReason::Request || sources != self.last {
             let (ready, because) = if sources == self.last {
                 (noticed + quiet.min(RESTLESS), Because::Quiet)
             } else {
@@ -182,9 +200,9 @@ impl ConfigReader {
                 self.warn_of_wait(because);
                 warned = true;
             }
-            let is_news = self.watcher.pause(ready.saturating_duration_since(now).min(STEP)).await;
-            // Reading shows nothing while a writer has a file open.
-            if is_news || because != Because::Open || Instant::now() >= ready {
+            self.watcher.pause(ready.saturating_duration_since(now).min(STEP)).await;
+            // Reading shows nothing while a writer has a file open, and who opens the file then is not told from others.
+            if Instant::now() >= ready || !self.watcher.is_open(&self.source.trail(&sources).entries) {
                 read = Instant::now();
                 let next = self.read();
                 if next != sources {
@@ -223,16 +241,16 @@ impl ConfigReader {
         }
     }
 
-    /// Waits for a reason to read. Returns whether the read was requested.
-    async fn wait(&mut self) -> bool {
+    /// Waits for a reason to read.
+    async fn wait(&mut self) -> ReadReason {
         let poll = self.rules.poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
-            _ = self.watcher.wake() => false,
-            () = self.read_now.notified() => true,
-            () = poll => false,
+            wake = self.watcher.wake() => ReadReason::Event(wake),
+            () = self.read_now.notified() => ReadReason::Request,
+            () = poll => ReadReason::Time,
             // Look once, and wait by the new rules.
-            Ok(()) = self.new_rules.changed() => false,
+            Ok(()) = self.new_rules.changed() => ReadReason::Time,
         }
     }
 

@@ -127,23 +127,23 @@ impl FileWatcher {
         }
     }
 
-    /// Waits for `at_most`, or until a file is moved into place. Returns whether there were any events.
-    pub async fn pause(&self, at_most: Duration) -> bool {
-        let until = tokio::time::Instant::now() + at_most;
-        let mut any = false;
-        while let Ok(wake) = tokio::time::timeout_at(until, self.wake()).await {
-            any = true;
-            if wake == Wake::Moved {
-                break;
-            }
-        }
-        any
+    /// Waits for `at_most`, or until a file is moved into place.
+    pub async fn pause(&self, at_most: Duration) {
+        let moved = async { while self.wake().await != Wake::Moved {} };
+        // The time is over in most cases.
+        let _ = tokio::time::timeout(at_most, moved).await;
     }
 
     /// The time from which a read of the edit counts, and what it waits for.
     #[must_use]
     pub fn ready(&self, edit: &UnreadEdit, quiet: Duration) -> (Instant, Because) {
         self.events.state.lock().completeness.ready(edit, quiet)
+    }
+
+    /// Whether any of these files is open for writing, as far as it is known.
+    #[must_use]
+    pub fn is_open(&self, entries: &BTreeSet<PathBuf>) -> bool {
+        self.events.state.lock().completeness.is_open(entries)
     }
 
     /// Forgets the events about files that were complete when a read began.
@@ -164,9 +164,11 @@ impl Default for FileWatcher {
 fn file_event(event: &Event) -> Option<(&Path, FileEvent)> {
     let of_file = match event.kind {
         EventKind::Access(AccessKind::Open(_)) => FileEvent::Opened,
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => FileEvent::ClosedByWriter,
-        EventKind::Access(AccessKind::Close(_)) => FileEvent::ClosedByReader,
-        EventKind::Create(kind) if kind != CreateKind::Folder => FileEvent::Created,
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => FileEvent::Closed,
+        EventKind::Create(kind) if kind != CreateKind::Folder => match event.paths.first() {
+            Some(path) if is_link(path) => FileEvent::Linked,
+            _ => FileEvent::Created,
+        },
         EventKind::Modify(ModifyKind::Data(_)) => FileEvent::Written,
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => FileEvent::Moved,
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
@@ -177,6 +179,11 @@ fn file_event(event: &Event) -> Option<(&Path, FileEvent)> {
     };
     let path = event.paths.first()?;
     (of_file != FileEvent::Gone || path.symlink_metadata().is_err()).then_some((path, of_file))
+}
+
+/// Whether the path is a symbolic link, or a further name of an existing file. Nobody has opened it to create it.
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
 }
 
 /// Passes events from the thread that receives them to the task that waits for them.
@@ -206,7 +213,8 @@ impl EventState {
     /// would never end otherwise.
     fn apply(&mut self, event: &Event, now: Instant) -> Option<Wake> {
         let Some((path, of_file)) = file_event(event) else {
-            return (event.kind != EventKind::Access(AccessKind::Read)).then_some(Wake::Other);
+            let reads = matches!(event.kind, EventKind::Access(AccessKind::Read | AccessKind::Close(AccessMode::Read)));
+            return (!reads).then_some(Wake::Other);
         };
         let is_news = self.completeness.apply(path, of_file, now);
         let moved = of_file == FileEvent::Moved && self.entries.contains(path);

@@ -23,7 +23,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use self::api::{Api, QueryError};
-use self::check::CheckFormat;
+use self::check::{CheckFormat, load_as};
 use self::output::{OutputOptions, fail, note, print};
 use self::server::ServerQuery;
 use self::server_edit::EditCommand;
@@ -62,6 +62,13 @@ struct ConfigArgs {
 }
 
 #[derive(Debug, Args)]
+struct PlaceArgs {
+    /// Read the configuration as if it were at this path, beside the files that it includes
+    #[arg(long = "as", value_name = "PATH")]
+    place: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct AdminArgs {
     /// Admin address of the balancer [default: from the configuration]
     #[arg(long, value_name = "HOST:PORT", value_parser = admin_address, global = true)]
@@ -76,8 +83,10 @@ enum CliCommand {
     Demo,
     /// Validate a configuration and report all errors
     Check {
-        /// Configuration to check instead of --config; `-` for standard input
-        file: Option<PathBuf>,
+        /// Configurations to check, each by itself, instead of --config; `-` for standard input
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        place: PlaceArgs,
         /// Output format
         #[arg(long, value_enum, default_value = "text")]
         format: CheckFormat,
@@ -86,6 +95,8 @@ enum CliCommand {
     Plan {
         /// Configuration to compare instead of --config; `-` for standard input
         file: Option<PathBuf>,
+        #[command(flatten)]
+        place: PlaceArgs,
         #[command(flatten)]
         admin: AdminArgs,
         /// Output format
@@ -177,10 +188,21 @@ pub fn main() -> ExitCode {
     match command.unwrap_or(CliCommand::Run) {
         CliCommand::Run => run::run(&config),
         CliCommand::Demo => demo::demo(&config),
-        CliCommand::Check { file, format } => exit_code(check::check(&file.unwrap_or(config), format, colored, out)),
-        CliCommand::Plan { file, admin, format } => {
+        CliCommand::Check { files, place: PlaceArgs { place: Some(_) }, .. } if files.len() > 1 => {
+            note(&"`--as` gives one place, so it takes one file");
+            ExitCode::from(USAGE_OR_TIMEOUT)
+        }
+        CliCommand::Check { files, place: PlaceArgs { place }, format } => {
+            let files = if files.is_empty() { vec![config] } else { files };
+            exit_code(check::check(&files, place.as_deref(), format, colored, out))
+        }
+        CliCommand::Plan { file, place: PlaceArgs { place }, admin, format } => {
             let file = file.as_deref().unwrap_or(&config);
-            admin.query(admin_source(file, &config), |api| plan::plan(file, api, format, colored, out).map(exit_code))
+            let at = place.as_deref().unwrap_or(file);
+            admin.query(admin_source(at, &config), |api| {
+                let plan = plan::plan(load_as(file, place.as_deref()), api, format, colored, out);
+                plan.map(exit_code)
+            })
         }
         CliCommand::Wait { file, targets, timeout } => {
             let file = file.as_deref().unwrap_or(&config);

@@ -6,11 +6,15 @@
 mod defaults;
 pub mod diff;
 pub mod edit;
+mod env_texts;
 pub mod file;
 pub mod guard;
+pub mod log_filter;
+pub mod notes;
 mod pool;
 pub mod problem;
 pub mod schema;
+mod secret;
 pub mod source;
 mod suggest;
 pub mod units;
@@ -25,10 +29,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use env_texts::{EnvTexts, ShownTable};
 pub use pool::{
     Address, Algorithm, BalanceConfig, HealthConfig, HealthKind, PoolConfig, RetryConfig, ServerConfig, StatusRanges,
     StickyConfig,
 };
+pub use secret::{CollectorUrl, mask};
 pub use values::overlap;
 
 /// The name of the pool that top-level `[[server]]` tables form.
@@ -55,6 +61,9 @@ pub struct Config {
     /// Sorted by name; names are unique.
     #[serde(rename = "pool")]
     pub pools: Vec<Arc<PoolConfig>>,
+    /// Of the tables, from `admin` to `limits`.
+    #[serde(default, skip_serializing)]
+    pub env: EnvTexts,
 }
 
 impl Config {
@@ -85,6 +94,8 @@ pub struct ListenerConfig {
     pub name: String,
     /// Bound once, and kept for as long as it is configured.
     pub address: SocketAddr,
+    #[serde(default, skip_serializing)]
+    pub env: EnvTexts,
 }
 
 /// The read-only API, `/metrics` and the dashboard.
@@ -168,7 +179,7 @@ pub enum HoldThen {
 /// The process's own log and the access log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogConfig {
-    /// A valid filter in `tracing`'s syntax.
+    /// A filter of [`log_filter`].
     pub level: String,
     pub format: LogFormat,
     /// Whether there is an access log.
@@ -189,9 +200,9 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TracingConfig {
     /// The URL of Zipkin's collector.
-    pub zipkin: Option<String>,
+    pub zipkin: Option<CollectorUrl>,
     /// The URL of an OTLP collector over HTTP.
-    pub otlp: Option<String>,
+    pub otlp: Option<CollectorUrl>,
     /// The service name in spans.
     pub service: String,
     /// The share (0 to 1) of the traces started here that is recorded.
@@ -252,6 +263,8 @@ pub struct RouteConfig {
     pub path: String,
     #[serde(deserialize_with = "wire::unresolved_pool")]
     pub pool: PoolRef,
+    #[serde(default, skip_serializing)]
+    pub env: EnvTexts,
 }
 
 /// A pool of the same configuration; serialized as the pool's name.

@@ -19,7 +19,7 @@ fn files() -> Vec<PathBuf> {
 
 fn run_check(file: &Path, format: CheckFormat) -> (bool, String) {
     let mut out = Vec::new();
-    let valid = check(file, format, false, &mut out).expect("written");
+    let valid = check(&[file.to_owned()], None, format, false, &mut out).expect("written");
     (valid, String::from_utf8(out).expect("text"))
 }
 

@@ -132,6 +132,23 @@ fn no_two_types_have_the_same_name() {
 }
 
 #[test]
+fn every_module_that_logs_is_a_target_of_the_log_filter() {
+    let mut logging: Vec<String> = Vec::new();
+    for source in sources() {
+        let levels = ["error", "warn", "info", "debug", "trace"];
+        let is_default = |call: &str| !call.trim_start().starts_with("target:");
+        let calls = levels.map(|level| format!("tracing::{level}!("));
+        if calls.iter().any(|call| source.code.split(call.as_str()).skip(1).any(is_default)) {
+            logging.push(["lb".to_owned()].into_iter().chain(source.modules()).collect::<Vec<_>>().join("::"));
+        }
+    }
+    logging.extend(["lb", "lb::health"].map(str::to_owned));
+    logging.sort();
+    assert!(logging.len() > 20, "only {logging:?}");
+    assert_eq!(logging, lb::config::log_filter::TARGETS, "correct TARGETS in src/config/log_filter.rs");
+}
+
+#[test]
 fn no_comment_begins_with_a_relative_clause() {
     let files: Vec<PathBuf> = ["src", "backends", "tests", "fuzz"].into_iter().flat_map(rust_files).collect();
     assert!(files.len() > 200, "only {} files", files.len());

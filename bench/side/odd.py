@@ -86,7 +86,7 @@ def large(c):
 
 def long_poll(c):
     while head(c):
-        time.sleep(30)
+        time.sleep(50)
         c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
 

@@ -111,7 +111,7 @@ pub(super) struct PoolView<'a> {
     name: &'a str,
     algorithm: Algorithm,
     sticky: Option<&'a config::StickyConfig>,
-    health: &'a config::HealthConfig,
+    health: config::ShownTable<'a, config::HealthConfig>,
     /// Whether any server is active.
     ready: bool,
     /// Whether removed servers still serve because no new one has passed a health check yet.
@@ -152,7 +152,7 @@ impl<'a> PoolView<'a> {
             name: &pool.live.name,
             algorithm: pool.config.balance.algorithm,
             sticky: pool.config.balance.sticky.as_ref(),
-            health: &pool.config.health,
+            health: pool.config.env.table("health", &pool.config.health),
             ready: pool.is_ready(),
             holding: pool.holding,
             servers,

@@ -1,14 +1,15 @@
 //! `lb check`: validates a configuration and reports all of its problems.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::{count, print_json, print_problems};
 use crate::config::Config;
 use crate::config::guard::guards;
+use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source};
@@ -24,37 +25,102 @@ pub enum CheckFormat {
     Github,
 }
 
-/// Checks the file at `path` (`-` is standard input) and the files that it includes, and writes the result to `out`.
-/// Returns whether the configuration is valid.
+/// Checks each of `files` (`-` is standard input) and the files that it includes, by itself, and writes the results to
+/// `out`. With `place`, a file is read as if it were at that path. Returns whether all configurations are valid.
 ///
 /// # Errors
 /// Only if `out` cannot be written to.
-pub fn check(path: &Path, format: CheckFormat, colored: bool, out: &mut dyn Write) -> io::Result<bool> {
-    let (source, loaded) = load(path);
-    let result = loaded.result.and_then(|config| {
-        let problems = guards(source.path(), None, &config);
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
-    });
-    match &result {
-        Ok(config) => match format {
-            CheckFormat::Text => writeln!(out, "{}: valid ({})", source.path().display(), summary(config))?,
-            CheckFormat::Json => print_check_json(source.path(), &[], out)?,
-            CheckFormat::Github => {}
-        },
-        Err(problems) => print_invalid(source.path(), problems, format, colored, out)?,
+pub fn check(
+    files: &[PathBuf],
+    place: Option<&Path>,
+    format: CheckFormat,
+    colored: bool,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    let checks: Vec<CheckedConfig> = files.iter().map(|file| CheckedConfig::of(load_as(file, place))).collect();
+    match (format, checks.as_slice()) {
+        (CheckFormat::Json, [check]) => print_json(&check.json(), out)?,
+        (CheckFormat::Json, checks) => print_json(&checks.iter().map(CheckedConfig::json).collect(), out)?,
+        (CheckFormat::Text, checks) => checks.iter().try_for_each(|check| check.text(colored, out))?,
+        (CheckFormat::Github, checks) => checks.iter().try_for_each(|check| check.github(out))?,
     }
-    Ok(result.is_ok())
+    Ok(checks.iter().all(|check| check.result.is_ok()))
+}
+
+/// A configuration that was checked.
+struct CheckedConfig {
+    path: PathBuf,
+    /// The files that were read.
+    files: Vec<PathBuf>,
+    /// The notes, if it is valid.
+    result: Result<(Config, Vec<Note>), Vec<Problem>>,
+}
+
+impl CheckedConfig {
+    fn of((source, LoadedConfig { sources, result }): (Source, LoadedConfig)) -> Self {
+        let path = source.path().to_owned();
+        let result = result.and_then(|config| {
+            let problems = guards(&path, None, &config);
+            let notes = notes(&config, &sources.unmatched);
+            if problems.is_empty() { Ok((config, notes)) } else { Err(problems) }
+        });
+        Self { path, files: sources.files.into_iter().map(|file| file.path).collect(), result }
+    }
+
+    fn text(&self, colored: bool, out: &mut dyn Write) -> io::Result<()> {
+        match &self.result {
+            Ok((config, notes)) => {
+                let files = count(self.files.len(), "file");
+                writeln!(out, "{}: valid ({}; {files})", self.path.display(), summary(config))?;
+                notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
+            }
+            Err(problems) => print_invalid(&self.path, problems, CheckFormat::Text, colored, out),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match &self.result {
+            Ok((_, notes)) => {
+                let mut json = check_json(&self.path, &[]);
+                json["files"] = json!(self.files);
+                json["notes"] = notes.iter().map(Note::to_string).collect();
+                json
+            }
+            Err(problems) => check_json(&self.path, problems),
+        }
+    }
+
+    fn github(&self, out: &mut dyn Write) -> io::Result<()> {
+        match &self.result {
+            Ok((_, notes)) => {
+                notes.iter().try_for_each(|note| writeln!(out, "{}", note.to_github(&self.path, "lb check")))
+            }
+            Err(problems) => print_invalid(&self.path, problems, CheckFormat::Github, false, out),
+        }
+    }
 }
 
 /// Reads the configuration at `path`; `-` is standard input.
 pub(super) fn load(path: &Path) -> (Source, LoadedConfig) {
-    if path == Path::new("-") {
-        let source = Source::new("<stdin>");
-        let sources = source.read_from(io::stdin().lock(), &env);
-        return (source, sources.load(&env));
-    }
-    let source = Source::new(path);
-    let sources = source.read(&env);
+    load_as(path, None)
+}
+
+/// Reads the configuration at `path`; with `place`, as if it were at that path, where it may include other files.
+pub(super) fn load_as(path: &Path, place: Option<&Path>) -> (Source, LoadedConfig) {
+    let is_stdin = path == Path::new("-");
+    let source = Source::new(place.unwrap_or(if is_stdin { Path::new("<stdin>") } else { path }));
+    let sources = match (is_stdin, place) {
+        (true, _) => source.read_from(io::stdin().lock(), &env),
+        (false, None) => source.read(&env),
+        (false, Some(_)) => {
+            let copy = Source::new(path).read(&env);
+            match copy.files.first() {
+                Some(main) => source.read_from(&*main.bytes, &env),
+                // It cannot be read.
+                None => copy,
+            }
+        }
+    };
     (source, sources.load(&env))
 }
 
@@ -71,14 +137,14 @@ pub(super) fn print_invalid(
             print_problems(problems, colored, out)?;
             writeln!(out, "{}: {}", path.display(), count(problems.len(), "problem"))
         }
-        CheckFormat::Json => print_check_json(path, problems, out),
+        CheckFormat::Json => print_json(&check_json(path, problems), out),
         CheckFormat::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", problem.to_github())),
     }
 }
 
-fn print_check_json(path: &Path, problems: &[Problem], out: &mut dyn Write) -> io::Result<()> {
+fn check_json(path: &Path, problems: &[Problem]) -> Value {
     let shapes: Vec<_> = problems.iter().map(Problem::to_json).collect();
-    print_json(&json!({"file": path, "fine": problems.is_empty(), "problems": shapes}), out)
+    json!({"file": path, "fine": problems.is_empty(), "problems": shapes})
 }
 
 fn summary(config: &Config) -> String {
@@ -103,7 +169,7 @@ mod tests {
         let path = directory.path().join("lb.toml");
         std::fs::write(&path, text).expect("write");
         let mut out = Vec::new();
-        let is_valid = check(&path, format, false, &mut out).expect("written");
+        let is_valid = check(std::slice::from_ref(&path), None, format, false, &mut out).expect("written");
         let text = String::from_utf8(out).expect("text");
         (is_valid, text.replace(&path.display().to_string(), "lb.toml"))
     }
@@ -112,10 +178,10 @@ mod tests {
     fn a_valid_file_is_summarized() {
         let (is_valid, text) = checked(GOOD, CheckFormat::Text);
         assert!(is_valid);
-        assert_eq!(text, "lb.toml: valid (1 server in 1 pool, 1 route, 1 listener)\n");
+        assert_eq!(text, "lb.toml: valid (1 server in 1 pool, 1 route, 1 listener; 1 file)\n");
         assert_eq!(checked(GOOD, CheckFormat::Github), (true, String::new()));
         let (_, text) = checked(GOOD, CheckFormat::Json);
-        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let json: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(json["fine"], true);
     }
 
@@ -128,7 +194,7 @@ mod tests {
         assert!(text.starts_with("::error file=lb.toml,line=6,col=1,"), "{text}");
         assert_eq!(text.lines().count(), 2);
         let (_, text) = checked(&bad, CheckFormat::Json);
-        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let json: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(json["problems"][0]["line"], 6);
         assert_eq!(json["problems"][0]["hint"], "did you mean `weight`?");
     }

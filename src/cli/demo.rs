@@ -55,9 +55,10 @@ fn create_config(path: &Path) -> io::Result<bool> {
 async fn bind_servers(config: &Config) -> Result<Vec<Server>, StartError> {
     let mut servers = Vec::new();
     let mut errors = Vec::new();
+    let zipkin = config.tracing.zipkin.as_ref().map(|url| url.expose().to_owned());
     for (name, port) in SERVERS {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let options = Options { zipkin: config.tracing.zipkin.clone(), ..Options::new(name, address) };
+        let options = Options { zipkin: zipkin.clone(), ..Options::new(name, address) };
         match Server::bind(options).await {
             Ok(server) => servers.push(server),
             // The server's own message names the address too, so only the kind is kept.

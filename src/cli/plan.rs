@@ -6,19 +6,23 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::json;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 
 pub(super) use self::shares::{ShareChange, share_changes};
 use crate::cli::api::{Api, ConfigReply, QueryError, ServerReply, ServersReply};
-use crate::cli::check::{CheckFormat, load, print_invalid};
+use crate::cli::check::{CheckFormat, print_invalid};
 use crate::cli::output::{count, print_json, print_problems};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
 use crate::config::diff::{Change, diff};
 use crate::config::guard::guards;
+use crate::config::notes::{Note, unrouted};
 use crate::config::problem::{Problem, annotation};
 use crate::config::units::format_duration;
 use crate::config::{Address, Config, HealthKind};
+use crate::control::reload::reader::env;
+use crate::control::reload::source::{LoadedConfig, Source};
 
 /// With more servers than this, the text shows only those whose share changes, and at most this many of them.
 const MAX_SERVERS: usize = 40;
@@ -42,22 +46,25 @@ struct Plan {
 pub(super) struct RunningConfig {
     #[serde(flatten)]
     reply: ConfigReply,
+    #[serde(deserialize_with = "running_config")]
     pub(super) config: Config,
 }
 
-/// Writes to `out` what the configuration at `path` (`-` is standard input) would change in the running balancer. Returns
-/// whether the balancer would accept it.
+fn running_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Config, D::Error> {
+    Config::from_json(&Value::deserialize(deserializer)?, &env).map_err(D::Error::custom)
+}
+
+/// Writes to `out` what a configuration would change in the running balancer. Returns whether the balancer would accept it.
 ///
 /// # Errors
 /// If the balancer does not respond or rejects a query. If `out` cannot be written to, that is the inner error.
 pub(super) fn plan(
-    path: &Path,
+    (source, loaded): (Source, LoadedConfig),
     api: &Api,
     format: CheckFormat,
     colored: bool,
     out: &mut dyn Write,
 ) -> Result<io::Result<bool>, QueryError> {
-    let (source, loaded) = load(path);
     let path = source.path();
     let config = match loaded.result {
         Ok(config) => config,
@@ -70,7 +77,10 @@ pub(super) fn plan(
     let plan = Plan {
         admin: api.at().clone(),
         problems: if changes.is_empty() { Vec::new() } else { guards(path, Some(&old), &config) },
-        notes: notes(&running, (&old, &config), &changes, &servers, &shares),
+        notes: {
+            let unmatched = loaded.sources.unmatched.iter().map(|include| Note::unmatched(include).to_string());
+            unmatched.chain(notes(&running, (&old, &config), &changes, &servers, &shares)).collect()
+        },
         shares,
         changes: changes.iter().map(ToString::to_string).collect(),
         running,
@@ -195,7 +205,7 @@ fn notes(
         let mut eligible = pool.servers.iter().filter(|server| server.enabled && server.weight > 0);
         let all_new = eligible.all(|server| !existing.contains(&(name, &*server.name, &server.address)));
         if new.routes.iter().all(|route| route.pool.name() != name) {
-            notes.push(format!("no route leads to pool {name}, so it gets no requests"));
+            notes.push(unrouted(name));
         } else if !served.contains(name) {
             notes.push(format!("no server of pool {name} would be available: its requests would get 503"));
         } else if all_new && old.pool(name).is_some() && pool.health.kind != HealthKind::None {

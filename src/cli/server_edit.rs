@@ -11,8 +11,10 @@ use crate::config::diff::diff;
 use crate::config::edit::{self, Edit, EditAction, EditError, EditOutcome, NewServer};
 use crate::config::file::{self, Env};
 use crate::config::guard::guards;
+use crate::config::notes::{unrouted, unrouted_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
+use crate::config::{Config, DEFAULT_POOL};
 use crate::control::reload::reader::env;
 use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
 use crate::control::reload::source::{Source, Sources};
@@ -116,12 +118,20 @@ enum EditResult {
     /// The files already match the edit. The message tells the user that.
     Unchanged(String),
     Written {
-        /// Worded as in the record of reloads.
-        changes: Vec<String>,
+        checked: CheckedEdit,
         file: PathBuf,
         /// Whether the file was overwritten because it could not be replaced.
         in_place: bool,
     },
+}
+
+/// An edit that a balancer would accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CheckedEdit {
+    /// Worded as in the record of reloads.
+    changes: Vec<String>,
+    /// A warning for the user.
+    note: Option<String>,
 }
 
 /// Why the command failed. Nothing was written, except after [`ReplaceError::Torn`].
@@ -144,9 +154,12 @@ pub(super) fn run(path: &Path, command: &EditCommand) -> bool {
             print(&message);
             true
         }
-        Ok(EditResult::Written { changes, file, in_place }) => {
+        Ok(EditResult::Written { checked: CheckedEdit { changes, note: remark }, file, in_place }) => {
             for change in changes {
                 print(&change);
+            }
+            if let Some(remark) = remark {
+                note(&format_args!("note: {remark}"));
             }
             if in_place {
                 note(&format_args!("{} cannot be replaced; it was overwritten in place", file.display()));
@@ -192,22 +205,22 @@ fn edit_files(path: &Path, edit: &Edit, env: &Env<'_>) -> Result<EditResult, Edi
     };
     let mut files = sources.files.clone();
     let old = std::mem::replace(&mut files[index], SourceFile::new(sources.files[index].path.clone(), bytes));
-    let changes = check(path, edit, &sources, &files, env)?;
+    let checked = check(path, edit, &sources, &files, env)?;
     match replace(&old.path, &old.bytes, &files[index].bytes) {
-        Ok(written) => Ok(EditResult::Written { changes, file: old.path, in_place: written == Written::InPlace }),
+        Ok(written) => Ok(EditResult::Written { checked, file: old.path, in_place: written == Written::InPlace }),
         Err(error) => Err(EditCommandError::Replace(old.path, error)),
     }
 }
 
 /// Checks that a balancer that runs the old configuration would accept the new one, and that nothing but the server
-/// changes. Returns the changes in words.
+/// changes.
 fn check(
     path: &Path,
     edit: &Edit,
     old: &Sources,
     new: &[SourceFile],
     env: &Env<'_>,
-) -> Result<Vec<String>, EditCommandError> {
+) -> Result<CheckedEdit, EditCommandError> {
     let old = file::parse(&old.files, env);
     let new = match (file::parse(new, env), &old) {
         (Ok(new), _) => new,
@@ -220,8 +233,9 @@ fn check(
     if !problems.is_empty() {
         return Err(EditCommandError::Problems(problems));
     }
+    let note = unrouted_note(edit, old.as_ref(), &new)?;
     let Some(old) = old else {
-        return Ok(vec![format!("{} is valid again", path.display())]);
+        return Ok(CheckedEdit { changes: vec![format!("{} is valid again", path.display())], note });
     };
     let changes: Vec<String> = diff(&old, &new).iter().map(ToString::to_string).collect();
     let about = format!("/{}: ", edit.server);
@@ -229,13 +243,51 @@ fn check(
         changes.iter().partition(|change| change.starts_with("server ") && change.contains(&about));
     // Changes of the pool itself are accepted, because it may be added or removed with its server.
     let is_pool = |change: &&String| change.starts_with("pool ");
+    if changes.is_empty() {
+        let change = format!("server {}: the value is as before, but no longer from the environment", edit.server);
+        return Ok(CheckedEdit { changes: vec![change], note });
+    }
     if servers.len() == 1 && others.iter().all(is_pool) {
-        return Ok(changes);
+        return Ok(CheckedEdit { changes, note });
     }
     Err(EditCommandError::Invalid(
         Reason::new(format!("this edit would have unintended effects: {}", changes.join("; ")))
             .hint("edit the file by hand"),
     ))
+}
+
+/// The note if no route leads to the pool of a server that is to get requests.
+///
+/// # Errors
+/// If the edit does not name a pool, and would create one that no route leads to.
+fn unrouted_note(edit: &Edit, old: Option<&Config>, new: &Config) -> Result<Option<String>, EditCommandError> {
+    let (is_new, gets_requests) = match edit.action {
+        EditAction::Add(_) => (true, true),
+        EditAction::SetEnabled(enabled) => (false, enabled),
+        EditAction::SetWeight(weight) => (false, weight > 0),
+        EditAction::Remove => (false, false),
+    };
+    let has_server = |pool: &str| {
+        let servers = new.pool(pool).map_or(&[][..], |pool| &pool.servers);
+        servers.iter().any(|server| server.name == edit.server)
+    };
+    let pool = match &edit.pool {
+        Some(pool) => Some(pool.as_str()),
+        None if is_new => Some(DEFAULT_POOL),
+        None => new.pools.iter().map(|pool| pool.name.as_str()).find(|pool| has_server(pool)),
+    };
+    let Some(pool) = pool.filter(|pool| gets_requests && unrouted_pools(new).any(|unrouted| unrouted == *pool)) else {
+        return Ok(None);
+    };
+    if is_new && edit.pool.is_none() && old.is_some_and(|old| old.pool(pool).is_none()) {
+        let others = new.pools.iter().filter(|other| other.name != pool);
+        let others: Vec<String> = others.map(|other| format!("`--pool {}`", other.name)).collect();
+        return Err(EditCommandError::Invalid(
+            Reason::new(format!("there is no pool `{pool}`, and no route leads to it"))
+                .hint(format!("say which pool: {}", others.join(" or "))),
+        ));
+    }
+    Ok(Some(unrouted(pool)))
 }
 
 impl From<EditError> for EditCommandError {

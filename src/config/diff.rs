@@ -3,14 +3,15 @@
 mod change;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    AdminConfig, BalanceConfig, Config, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig, ReloadConfig,
-    RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
+    AdminConfig, BalanceConfig, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig,
+    ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
 };
 
 pub use change::Change;
@@ -22,6 +23,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     listeners(old, new, &mut changes);
     settings(None, &sections(old), &sections(new), &mut changes);
+    collectors(old, new, &mut changes);
     routes(old, new, &mut changes);
     pools(old, new, &mut changes);
     changes
@@ -57,15 +59,22 @@ struct PoolRules<'a> {
     retry: &'a RetryConfig,
 }
 
-fn sections(config: &Config) -> Map<String, Value> {
-    // Every field is named, so that the compiler reports one that is forgotten here.
-    let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits } = config;
-    object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits })
+/// Tables as JSON, with the values in them that may not be shown.
+struct Settings<'a> {
+    json: Map<String, Value>,
+    env: &'a EnvTexts,
 }
 
-fn rules(pool: &PoolConfig) -> Map<String, Value> {
-    let PoolConfig { name: _, servers: _, balance, health, retry } = pool;
-    object(&PoolRules { balance, health, retry })
+fn sections(config: &Config) -> Settings<'_> {
+    // Every field is named, so that the compiler reports one that is forgotten here.
+    let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits, env } =
+        config;
+    Settings { json: object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits }), env }
+}
+
+fn rules(pool: &PoolConfig) -> Settings<'_> {
+    let PoolConfig { name: _, servers: _, balance, health, retry, env } = pool;
+    Settings { json: object(&PoolRules { balance, health, retry }), env }
 }
 
 fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
@@ -73,10 +82,12 @@ fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
         match sides {
             Sides::Old(was) => changes.push(Change::ListenerRemoved(was.clone())),
             Sides::New(is) => changes.push(Change::ListenerAdded(is.clone())),
-            Sides::Both(was, is) if was.address != is.address => {
-                changes.push(Change::ListenerAddress { listener: name.to_owned(), from: was.address, to: is.address });
+            Sides::Both(was, is) => {
+                let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
+                if let Some((from, to)) = address.change() {
+                    changes.push(Change::ListenerAddress { listener: name.to_owned(), from, to });
+                }
             }
-            Sides::Both(..) => {}
         }
     }
 }
@@ -94,13 +105,13 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             }
             Sides::Both(was, is) => (was, is),
         };
-        let values = [
-            ("host", was.host.to_string(), is.host.to_string()),
-            ("path", was.path.clone(), is.path.clone()),
-            ("pool", was.pool.to_string(), is.pool.to_string()),
-        ];
-        let differ = values.into_iter().filter(|(_, from, to)| from != to);
-        changes.extend(differ.map(|(key, from, to)| Change::RouteChanged { route: name.to_owned(), key, from, to }));
+        let route = || name.to_owned();
+        let host = Sided { key: "host", was: (&was.env, &was.host), is: (&is.env, &is.host) };
+        let path = Sided { key: "path", was: (&was.env, &was.path), is: (&is.env, &is.path) };
+        let pool = Sided { key: "pool", was: (&was.env, &was.pool), is: (&is.env, &is.pool) };
+        for (key, change) in [("host", host.change()), ("path", path.change()), ("pool", pool.change())] {
+            changes.extend(change.map(|(from, to)| Change::RouteChanged { route: route(), key, from, to }));
+        }
     }
 }
 
@@ -144,15 +155,15 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
             Sides::Both(was, is) => (was, is),
         };
         let server = || name.to_owned();
-        if was.address != is.address {
-            let (from, to) = (was.address.clone(), is.address.clone());
+        let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
+        let weight = Sided { key: "weight", was: (&was.env, &was.weight), is: (&is.env, &is.weight) };
+        if let Some((from, to)) = address.change() {
             changes.push(Change::ServerAddress { pool: pool(), server: server(), from, to });
         }
-        if was.weight != is.weight {
-            let (from, to) = (was.weight, is.weight);
+        if let Some((from, to)) = weight.change() {
             changes.push(Change::ServerWeight { pool: pool(), server: server(), from, to });
         }
-        if was.enabled != is.enabled {
+        if was.enabled != is.enabled && !was.env.same(&is.env, "enabled") {
             let enabled = is.enabled;
             changes.push(Change::ServerEnabled { pool: pool(), server: server(), enabled });
         }
@@ -162,27 +173,56 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
     }
 }
 
+/// A key's value in both configurations, with what of each may not be shown.
+struct Sided<'a, T> {
+    key: &'a str,
+    was: (&'a EnvTexts, &'a T),
+    is: (&'a EnvTexts, &'a T),
+}
+
+impl<T: Display> Sided<'_, T> {
+    /// Both values as shown, if they differ.
+    fn change(&self) -> Option<(String, String)> {
+        let &Self { key, was: (old, was), is: (new, is) } = self;
+        let (from, to) = (old.show(key, was), new.show(key, is));
+        (from != to && !old.same(new, key)).then_some((from, to))
+    }
+}
+
 /// Adds every key whose value differs. The serialized forms are compared, so that a new key needs no code here.
-fn settings(pool: Option<&str>, old: &Map<String, Value>, new: &Map<String, Value>, changes: &mut Vec<Change>) {
-    let mut pending = vec![(String::new(), old, new)];
-    while let Some((prefix, old, new)) = pending.pop() {
-        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+fn settings(pool: Option<&str>, old: &Settings<'_>, new: &Settings<'_>, changes: &mut Vec<Change>) {
+    let mut pending = vec![(String::new(), &old.json, &new.json)];
+    while let Some((prefix, was, is)) = pending.pop() {
+        let keys: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
         for key in keys {
             let path = match prefix.as_str() {
                 "" => key.clone(),
                 prefix => format!("{prefix}.{key}"),
             };
-            let (was, is) = (old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null));
-            match (was, is) {
-                (Value::Object(was), Value::Object(is)) => pending.push((path, was, is)),
-                (was, is) if was != is => changes.push(Change::Setting {
-                    pool: pool.map(str::to_owned),
-                    key: path,
-                    from: in_words(was),
-                    to: in_words(is),
-                }),
-                _ => {}
+            let (was, is) = (was.get(key).unwrap_or(&Value::Null), is.get(key).unwrap_or(&Value::Null));
+            if let (Value::Object(was), Value::Object(is)) = (was, is) {
+                pending.push((path, was, is));
+                continue;
             }
+            if old.env.same(new.env, &path) {
+                continue;
+            }
+            let (from, to) = (in_words(&path, was, old.env), in_words(&path, is, new.env));
+            if from != to {
+                changes.push(Change::Setting { pool: pool.map(str::to_owned), key: path, from, to });
+            }
+        }
+    }
+}
+
+/// Adds the collectors of which only what is not shown differs.
+fn collectors(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let (was, is) = (&old.tracing, &new.tracing);
+    for (key, was, is) in [("tracing.zipkin", &was.zipkin, &is.zipkin), ("tracing.otlp", &was.otlp, &is.otlp)] {
+        if let (Some(was), Some(is)) = (was, is)
+            && was.differs_unseen(is)
+        {
+            changes.push(Change::Credentials { key, shown: is.to_string() });
         }
     }
 }
@@ -195,17 +235,24 @@ fn object(value: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-fn in_words(value: &Value) -> String {
+/// The value at `path` as shown.
+fn in_words(path: &str, value: &Value, env: &EnvTexts) -> String {
+    if let Some(typed) = env.typed(path) {
+        return typed.to_owned();
+    }
     match value {
         Value::Null => "none".to_owned(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(values) => {
-            let values: Vec<String> = values.iter().map(in_words).collect();
+            let element = |(index, value)| in_words(&format!("{path}.{index}"), value, env);
+            let values: Vec<String> = values.iter().enumerate().map(element).collect();
             format!("[{}]", values.join(", "))
         }
         Value::Object(map) => {
-            let pairs: Vec<String> = map.iter().map(|(key, value)| format!("{key} {}", in_words(value))).collect();
+            let pair =
+                |(key, value): (&String, &Value)| format!("{key} {}", in_words(&format!("{path}.{key}"), value, env));
+            let pairs: Vec<String> = map.iter().map(pair).collect();
             pairs.join(", ")
         }
         other => other.to_string(),

@@ -139,7 +139,7 @@ fn set(
     let value = match new {
         Scalar::Boolean(value) => value.to_string(),
         Scalar::Integer(value) => value.to_string(),
-        Scalar::String(value) => text::quoted(&value),
+        Scalar::String(value) | Scalar::FromEnv(value) => text::quoted(&value),
     };
     let patches = match server.key(name) {
         Some(key) => vec![(key.value.clone(), value)],
@@ -186,7 +186,7 @@ fn add(places: &Places, files: &[SourceFile], edit: &Edit, new: &NewServer) -> R
 fn is_same(existing: &ServerPlace, new: &NewServer) -> bool {
     let scalar = |name: &str, default: Scalar| existing.key(name).map_or(Some(default), |key| key.scalar.clone());
     let address = match scalar("address", Scalar::String(String::new())) {
-        Some(Scalar::String(text)) => values::server_address(&text).ok(),
+        Some(Scalar::String(text) | Scalar::FromEnv(text)) => values::server_address(&text).ok(),
         _ => None,
     };
     address.is_some()

@@ -23,7 +23,7 @@ use memchr::{memchr, memmem};
 use crate::config::DEFAULT_POOL;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
-use crate::config::{AdminConfig, Config, ReloadConfig};
+use crate::config::{AdminConfig, Config, ReloadConfig, mask};
 
 use report::Report;
 use tree::{Location, TomlKind, TomlTable};
@@ -82,11 +82,19 @@ fn merged<'a>(files: usize, env: &Env<'_>, report: &Report<'a>) -> TomlTable<'a>
     root
 }
 
+/// Replaces the references to the environment in a text; `None` if one of them is invalid or not set.
+pub(super) fn expand(text: &str, env: &Env<'_>) -> Option<String> {
+    let env::Expansion { text, reasons, .. } = env::expand(text, env);
+    reasons.is_empty().then_some(text)
+}
+
 /// One entry of the main file's `include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Include {
     /// A path or a glob, relative to the main file's directory.
     pub pattern: String,
+    /// The pattern as it is shown.
+    pub shown: String,
     /// Its place in the file: a problem without a message.
     pub place: Problem,
 }
@@ -111,6 +119,10 @@ pub fn includes(main: &SourceFile, env: &Env<'_>) -> Vec<Include> {
             .filter_map(|value| match &value.kind {
                 TomlKind::String(pattern) => Some(Include {
                     pattern: pattern.to_string(),
+                    shown: match value.template.as_deref().filter(|template| template.is_secret()) {
+                        Some(template) => template.typed.clone(),
+                        None => mask(pattern).into_owned(),
+                    },
                     place: report.problem(value.location, Reason::new("")),
                 }),
                 _ => None,

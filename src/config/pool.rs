@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire;
+use super::{EnvTexts, wire};
 
 /// Interchangeable servers, and the rules that apply to them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,19 +19,23 @@ pub struct PoolConfig {
     /// In the order of the file; names are unique.
     #[serde(rename = "server")]
     pub servers: Vec<ServerConfig>,
+    /// Of the rules.
+    #[serde(default, skip_serializing)]
+    pub env: EnvTexts,
 }
 
 impl PoolConfig {
     /// A copy of the rules, without the servers.
     #[must_use]
     pub fn without_servers(&self) -> Self {
-        let Self { name, balance, health, retry, servers: _ } = self;
+        let Self { name, balance, health, retry, servers: _, env } = self;
         Self {
             name: name.clone(),
             balance: balance.clone(),
             health: health.clone(),
             retry: retry.clone(),
             servers: Vec::new(),
+            env: env.clone(),
         }
     }
 }
@@ -136,6 +140,8 @@ pub struct ServerConfig {
     pub weight: u32,
     /// Whether it gets new requests at all.
     pub enabled: bool,
+    #[serde(default, skip_serializing)]
+    pub env: EnvTexts,
 }
 
 /// A server's address as configured.

@@ -7,6 +7,8 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
 
+use crate::config::mask;
+
 /// An error in the configuration, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -107,8 +109,15 @@ impl Problem {
 /// A workflow command that GitHub shows beside a file. `level` is `error`, `warning` or `notice`.
 #[must_use]
 pub fn annotation(level: &str, file: &Path, title: &str, text: &str) -> String {
+    annotation_at(level, file, 0, title, text)
+}
+
+/// Like [`annotation`], but beside a line of the file, counted from 1; 0 is the whole file.
+#[must_use]
+pub fn annotation_at(level: &str, file: &Path, line: usize, title: &str, text: &str) -> String {
     let (file, title) = (github_property(&file.to_string_lossy()), github_property(title));
-    format!("::{level} file={file},title={title}::{}", github_data(text))
+    let line = if line > 0 { format!(",line={line}") } else { String::new() };
+    format!("::{level} file={file}{line},title={title}::{}", github_data(text))
 }
 
 /// One line, for logs: `lb.toml:3:1: unknown key … (did you mean …?)`.
@@ -134,8 +143,8 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A reason without a hint. A message can quote anything from a file, so control characters are escaped and long
-    /// texts truncated.
+    /// A reason without a hint. A message can quote anything from a file, so control characters are escaped, long texts
+    /// truncated and the user parts of URLs hidden.
     pub fn new(message: impl AsRef<str>) -> Self {
         Self { message: presentable(message.as_ref()), hint: None }
     }
@@ -150,7 +159,7 @@ impl Reason {
 fn presentable(text: &str) -> String {
     const MAX_BYTES: usize = 400;
     let mut shown = String::with_capacity(text.len().min(MAX_BYTES));
-    for c in text.chars() {
+    for c in mask(text).chars() {
         if shown.len() >= MAX_BYTES {
             shown.push('…');
             break;

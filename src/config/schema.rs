@@ -71,12 +71,18 @@ fn property(key: &KeySpec, defaults: &Value) -> Value {
         ValueType::Duration { .. } => string(DURATION),
         ValueType::Size(_) => string(SIZE),
         ValueType::Percent => string(PERCENT),
-        ValueType::Integer(range) => json!({"type": "integer", "minimum": range.start(), "maximum": range.end()}),
-        ValueType::Number(range) => json!({"type": "number", "minimum": range.start(), "maximum": range.end()}),
-        ValueType::Boolean => json!({"type": "boolean"}),
+        ValueType::Integer(range) => {
+            or_reference(&json!({"type": "integer", "minimum": range.start(), "maximum": range.end()}))
+        }
+        ValueType::Number(range) => {
+            or_reference(&json!({"type": "number", "minimum": range.start(), "maximum": range.end()}))
+        }
+        ValueType::Boolean => or_reference(&json!({"type": "boolean"})),
         ValueType::Choice(words) => json!({"type": "string", "anyOf": [{"enum": words}, {"pattern": REFERENCE}]}),
         ValueType::Table(keys) => table(keys, default),
-        ValueType::TableOrFalse(keys) => json!({"anyOf": [table(keys, default), {"const": false}]}),
+        ValueType::TableOrFalse(keys) => {
+            json!({"anyOf": [table(keys, default), {"const": false}, {"type": "string", "pattern": REFERENCE}]})
+        }
         // Every table of an array has the same defaults.
         ValueType::TableArray(keys) => json!({"type": "array", "items": table(keys, &default[0])}),
         ValueType::NamedTables(keys) => json!({
@@ -100,6 +106,11 @@ const NAME: &str = "[A-Za-z0-9._-]{1,128}";
 const DURATION: &str = r"\s*(0|([0-9]+(\.[0-9]+)?\s*[A-Za-zµ]+\s*)+)\s*";
 const SIZE: &str = r"\s*(0+|[0-9]+\s*([KkMmGg][Ii]?)?[Bb])\s*";
 const PERCENT: &str = r"\s*[0-9.]+\s*%\s*";
+
+/// A value, or a string that takes it from the environment.
+fn or_reference(value: &Value) -> Value {
+    json!({"anyOf": [value, {"type": "string", "pattern": REFERENCE}]})
+}
 
 fn string(pattern: &str) -> Value {
     json!({"type": "string", "pattern": format!("^({pattern})$|{REFERENCE}")})

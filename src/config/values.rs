@@ -2,14 +2,19 @@
 //!
 //! Each function is pure, and returns the value or the reason why the text is invalid.
 
+mod files;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use http::Uri;
 use ipnet::IpNet;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::problem::Reason;
-use crate::config::{Address, HostPattern, StatusRanges, suggest};
+use crate::config::units::parse_duration;
+use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
+
+pub(crate) use files::{include, shell_syntax};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
 pub(crate) fn name(text: &str) -> Result<String, Reason> {
@@ -78,8 +83,10 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Reason> {
     };
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let rest = rest.rsplit('@').next().unwrap_or_default();
+        let tls = if scheme == "https" { ", and name a port without TLS" } else { "" };
         return Err(Reason::new(format!("`{text}` is a URL, not an address")).hint(format!(
-            "leave out `{scheme}://` and any path: `{}`",
+            "leave out `{scheme}://` and any path{tls}: `{}`",
             if rest.contains(':') { rest.to_owned() } else { format!("{rest}:80") }
         )));
     }
@@ -87,8 +94,14 @@ fn split_address(text: &str, example: &str) -> Result<(Host, u16), Reason> {
         return Err(reason("it has a path"));
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Reason::new(format!("`{text}` is not an address: IPv6 needs brackets and a port"))
-            .hint(format!("write `[{text}]:8080`")));
+        return Err(Reason::new(format!("`{text}` is not an address: IPv6 needs brackets and a port")).hint(
+            match text.rsplit_once(':').filter(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok()) {
+                Some((ip, port)) if port.parse::<u16>().is_ok() => {
+                    format!("write `[{ip}]:{port}` if the port is {port}, or `[{text}]:8080`")
+                }
+                _ => format!("write `[{text}]:8080`"),
+            },
+        ));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.starts_with('[') || host.ends_with(']') => (host, port),
@@ -137,6 +150,11 @@ pub(crate) fn host_name(text: &str) -> Result<String, Reason> {
     if host.split('.').any(str::is_empty) {
         return Err(reason("it has two dots in a row, or begins with one"));
     }
+    if let Some((name, port)) = host.rsplit_once(':')
+        && port.parse::<u16>().is_ok()
+    {
+        return Err(reason("it has a port").hint(format!("write `{name}`")));
+    }
     if let Some(c) = host.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
         return Err(reason(&format!("it has {c:?}")).hint("use letters, digits, `.`, `_` and `-`"));
     }
@@ -155,6 +173,9 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Reason> {
     }
     if text.is_empty() {
         return Err(Reason::new("a host must not be empty").hint("leave `host` out to match any host"));
+    }
+    if text == "_" {
+        return Err(Reason::new("no request has the host `_`").hint("leave `host` out to match any host"));
     }
     if let Some(domain) = text.strip_prefix("*.") {
         return match domain.contains('*') {
@@ -176,6 +197,10 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Reason> {
         return Err(
             Reason::new(format!("`{text}` is a URL, not a host")).hint(format!("leave out `{scheme}://` and any path"))
         );
+    }
+    if let Some((host, path)) = text.split_once('/') {
+        return Err(Reason::new(format!("`{text}` has a path"))
+            .hint(format!("write `{host}` here, and `path = \"/{path}\"` in the same route")));
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|b| b.is_ascii_digit())
@@ -221,11 +246,36 @@ pub(crate) fn route_path(text: &str) -> Result<String, Reason> {
             );
         }
     }
+    check_escapes(path)?;
     Ok(path.to_owned())
+}
+
+/// Requests are matched by their normalized path, in which no unreserved character is escaped.
+fn check_escapes(path: &str) -> Result<(), Reason> {
+    for (at, _) in path.match_indices('%') {
+        let digits = path.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+            return Err(Reason::new(format!("`{path}` has a `%` without two hexadecimal digits"))
+                .hint("write `%25` for a percent sign"));
+        };
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            let c = char::from(byte);
+            return Err(Reason::new(format!(
+                "`{path}` matches no request, because `{}` counts as `{c}`",
+                &path[at..at + 3]
+            ))
+            .hint(format!("write `{}`", path.replace(&path[at..at + 3], &c.to_string()))));
+        }
+    }
+    Ok(())
 }
 
 /// A path, possibly with a query; it begins with `/`.
 pub(crate) fn absolute_path(text: &str) -> Result<String, Reason> {
+    if let Some((_, rest)) = text.split_once("://") {
+        let path = rest.find('/').map_or("/", |at| &rest[at..]);
+        return Err(Reason::new(format!("`{text}` is a URL, not a path")).hint(format!("write `{path}`")));
+    }
     if !text.starts_with('/') {
         return Err(
             Reason::new(format!("`{text}` is not a path")).hint(format!("a path begins with `/`: write `/{text}`"))
@@ -253,16 +303,20 @@ pub(crate) fn status_ranges(text: &str) -> Result<StatusRanges, Reason> {
         let number = digits.parse().ok().filter(|n| (100..=599).contains(n));
         number.filter(|_| is_number)
     };
-    text.split(',')
-        .map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            match (status(first), status(last)) {
-                (Some(first), Some(last)) if first <= last => Ok(first..=last),
-                _ => Err(reason(part)),
-            }
-        })
-        .collect::<Result<_, _>>()
-        .map(StatusRanges)
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (status(first), status(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(first..=last),
+            _ => Err(reason(part)),
+        }
+    };
+    let ranges = text.split(',').map(range).collect::<Result<Vec<_>, _>>()?;
+    // Interim responses never end a check.
+    if ranges.iter().all(|range| *range.end() < 200) {
+        return Err(Reason::new(format!("`{text}` matches no response, which has a status from 200 to 599"))
+            .hint("write `200-399` or `200, 204`"));
+    }
+    Ok(StatusRanges(ranges))
 }
 
 /// A cookie's name: a token (RFC 6265).
@@ -276,7 +330,7 @@ pub(crate) fn cookie_name(text: &str) -> Result<String, Reason> {
 }
 
 /// A trace collector: an `http://` URL with a host. Empty means none.
-pub(crate) fn collector(text: &str) -> Result<Option<String>, Reason> {
+pub(crate) fn collector(text: &str) -> Result<Option<CollectorUrl>, Reason> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -285,32 +339,28 @@ pub(crate) fn collector(text: &str) -> Result<Option<String>, Reason> {
             .hint("write for example `http://127.0.0.1:9411/api/v2/spans`, or `\"\"` to turn this off")
     };
     let uri: Uri = text.parse().map_err(|_| reason("is not a URL"))?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port =
+        authority.rsplit('@').next().and_then(|host| host.rsplit_once(':')).filter(|(_, port)| !port.ends_with(']'));
+    if port.is_some_and(|(_, port)| port.parse::<u16>().map_or(true, |port| port == 0)) {
+        return Err(reason("has an invalid port"));
+    }
     match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(host)) if !host.is_empty() => Ok(Some(text.to_owned())),
+        (Some("http"), Some(host)) if !host.is_empty() => Ok(Some(text.into())),
         (Some("http"), _) => Err(reason("has no host")),
         (Some("https"), _) => Err(reason("needs TLS, which is not supported here")),
         _ => Err(reason("is not an `http://` URL")),
     }
 }
 
-/// A filter in `tracing`'s syntax.
-pub(crate) fn log_filter(text: &str) -> Result<String, Reason> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let reason = |hint: String| Reason::new(format!("`{text}` is not a log level")).hint(hint);
-    let expected = "write `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,lb=debug`";
-    if text.trim().is_empty() {
-        return Err(reason(expected.to_owned()));
-    }
-    // A word that is not a level is taken as a target, so a misspelled level would silence the log.
-    for word in text.split(',').map(str::trim) {
-        let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
-        if let Some(closest) = suggest::closest(word, LEVELS).filter(|_| !level) {
-            return Err(reason(format!("did you mean `{closest}`?")));
+/// How long browsers keep a cookie; they count in seconds.
+pub(crate) fn sticky_max_age(text: &str) -> Result<Duration, Reason> {
+    match parse_duration(text)? {
+        value if value < Duration::from_secs(1) => {
+            Err(Reason::new(format!("browsers drop a cookie with a `max_age` of `{text}` at once"))
+                .hint("write at least `1s`, or leave `max_age` out to get 1h"))
         }
-    }
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(reason(expected.to_owned())),
+        value => Ok(value),
     }
 }
 

@@ -1,13 +1,19 @@
-//! The configuration as JSON in the API: values are written as in the file, and read back by the same parsers.
+//! The configuration as JSON in the API: values are written as in the file, and read back by the same parsers. A value
+//! from the environment is written as it was typed.
 
 use std::fmt;
+use std::mem;
 use std::str::FromStr;
 
 use serde::de::Error as _;
+use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
+use crate::config::file::keys::{self, KeySpec, TextFormat, ValueType};
+use crate::config::file::{self, Env};
 use crate::config::problem::Reason;
-use crate::config::{Address, Config, HostPattern, PoolRef, StatusRanges, values};
+use crate::config::{Address, Config, HostPattern, PoolConfig, PoolRef, StatusRanges, values};
 
 /// Defines modules for serde's `with`.
 macro_rules! units {
@@ -66,7 +72,129 @@ texts! {
 impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // The derived function, which is not this trait's.
-        Self::serialize(self, serializer)
+        if !uses_env(self) {
+            return Self::serialize(self, serializer);
+        }
+        let mut value = Self::serialize(self, serde_json::value::Serializer).map_err(S::Error::custom)?;
+        cover(self, &mut value);
+        value.serialize(serializer)
+    }
+}
+
+/// Whether any value may not be shown.
+fn uses_env(config: &Config) -> bool {
+    let of_pool = |pool: &PoolConfig| !pool.env.is_empty() || pool.servers.iter().any(|server| !server.env.is_empty());
+    !config.env.is_empty()
+        || config.listeners.iter().any(|listener| !listener.env.is_empty())
+        || config.routes.iter().any(|route| !route.env.is_empty())
+        || config.pools.iter().any(|pool| of_pool(pool))
+}
+
+fn cover(config: &Config, value: &mut Value) {
+    config.env.cover(value);
+    for (index, listener) in config.listeners.iter().enumerate() {
+        listener.env.cover(&mut value["listener"][index]);
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        route.env.cover(&mut value["route"][index]);
+    }
+    for (index, pool) in config.pools.iter().enumerate() {
+        let value = &mut value["pool"][index];
+        pool.env.cover(value);
+        for (index, server) in pool.servers.iter().enumerate() {
+            server.env.cover(&mut value["server"][index]);
+        }
+    }
+}
+
+impl Config {
+    /// Reads the JSON of the API. Values from the environment are taken from this process's own; what it does not have is
+    /// made up, but still shown and compared as it was typed.
+    ///
+    /// # Errors
+    /// If the JSON is not a configuration.
+    pub fn from_json(json: &Value, env: &Env<'_>) -> Result<Self, serde_json::Error> {
+        let read = |env: &Env<'_>| {
+            let mut json = json.clone();
+            uncover(&mut json, keys::ROOT, env);
+            serde_json::from_value(json)
+        };
+        // With another environment, values may be invalid.
+        read(env).or_else(|_| read(&|_| None))
+    }
+}
+
+/// Replaces every text in a table that refers to the environment, and adds these texts to it as `env`.
+fn uncover(table: &mut Value, keys: &[KeySpec], env: &Env<'_>) {
+    let mut texts = Map::new();
+    uncover_table(table, keys, "", env, &mut texts);
+    if let (Value::Object(table), false) = (table, texts.is_empty()) {
+        table.insert("env".to_owned(), texts.into());
+    }
+}
+
+fn uncover_table(table: &mut Value, keys: &[KeySpec], prefix: &str, env: &Env<'_>, texts: &mut Map<String, Value>) {
+    for KeySpec { name, value: kind, .. } in keys {
+        let Some(value) = table.get_mut(*name) else { continue };
+        let path = format!("{prefix}{name}");
+        match (kind, value) {
+            (ValueType::TableArray(keys) | ValueType::NamedTables(keys), Value::Array(tables)) => {
+                tables.iter_mut().for_each(|table| uncover(table, keys, env));
+            }
+            (ValueType::Table(keys) | ValueType::TableOrFalse(keys), value) => {
+                uncover_table(value, keys, &format!("{path}."), env, texts);
+            }
+            (kind, Value::Array(values)) => {
+                for (index, value) in values.iter_mut().enumerate() {
+                    uncover_value(value, kind, format!("{path}.{index}"), env, texts);
+                }
+            }
+            (kind, value) => uncover_value(value, kind, path, env, texts),
+        }
+    }
+}
+
+fn uncover_value(value: &mut Value, kind: &ValueType, path: String, env: &Env<'_>, texts: &mut Map<String, Value>) {
+    let Value::String(typed) = &*value else { return };
+    if !typed.contains("${") {
+        return;
+    }
+    let real = file::expand(typed, env).and_then(|text| from_text(kind, &text));
+    let real = real.unwrap_or_else(|| stand_in(kind, typed));
+    texts.insert(path, mem::replace(value, real));
+}
+
+/// The JSON of a text from the environment.
+fn from_text(kind: &ValueType, text: &str) -> Option<Value> {
+    match kind {
+        ValueType::Integer(_) => text.trim().parse::<i64>().ok().map(Value::from),
+        ValueType::Number(_) => text.trim().parse::<f64>().ok().map(Value::from),
+        ValueType::Boolean => text.trim().parse::<bool>().ok().map(Value::from),
+        ValueType::Text(format) if text.is_empty() && format.may_be_empty() => Some(Value::Null),
+        _ => Some(text.into()),
+    }
+}
+
+/// A valid value in place of one that is not known.
+fn stand_in(kind: &ValueType, typed: &str) -> Value {
+    match kind {
+        ValueType::Text(format) | ValueType::TextList(format) => match format {
+            format if format.may_be_empty() => Value::Null,
+            TextFormat::Address => "0.0.0.0:1".into(),
+            TextFormat::HostPattern => "unknown.invalid".into(),
+            TextFormat::Statuses => "200".into(),
+            TextFormat::Network => "0.0.0.0/32".into(),
+            // Not parsed any further.
+            _ => typed.into(),
+        },
+        ValueType::Duration { .. } => "1s".into(),
+        ValueType::Size(_) => "0".into(),
+        ValueType::Percent => "0%".into(),
+        ValueType::Integer(range) => (*range.start()).into(),
+        ValueType::Number(range) => (*range.start()).into(),
+        ValueType::Boolean => true.into(),
+        ValueType::Choice(words) => words.first().copied().into(),
+        _ => Value::Null,
     }
 }
 

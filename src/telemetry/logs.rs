@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat, log_filter};
 
 /// Starts the process log. If the process already has one, as in tests, that one stays and the
 /// returned control has no effect.
@@ -44,7 +44,7 @@ impl LogControl {
     /// logged and leaves the level as it was.
     pub fn apply(&self, log: &LogConfig) {
         self.json.store(log.format == LogFormat::Json, Relaxed);
-        match EnvFilter::try_new(with_library_limits(&log.level)) {
+        match EnvFilter::try_new(with_rejections(with_library_limits(&log.level))) {
             // Fails only if the process log is not this one.
             Ok(filter) => drop(self.filter.reload(filter)),
             Err(error) => tracing::error!(level = log.level, %error, "log level unchanged; the new one does not parse"),
@@ -61,6 +61,22 @@ fn with_library_limits(level: &str) -> Cow<'_, str> {
         return format!("{level},notify=error").into();
     }
     level.into()
+}
+
+/// Where rejected edits are logged.
+const REJECTIONS: &str = "lb::control::gateway::record";
+
+/// Adds the target of rejected edits, unless the filter shows its errors or turns everything off: nobody who asks for the
+/// lines of one target wants to miss that an edit had no effect.
+fn with_rejections(level: Cow<'_, str>) -> Cow<'_, str> {
+    let most_specific = log_filter::directives(&level)
+        .filter(|directive| directive.covers(REJECTIONS))
+        .max_by_key(|directive| directive.target.map_or(0, str::len));
+    let is_shown = most_specific.is_some_and(|directive| !directive.is_off());
+    if is_shown || log_filter::directives(&level).all(|directive| directive.is_off()) {
+        return level;
+    }
+    format!("{level},{REJECTIONS}=error").into()
 }
 
 fn build<W>(log: &LogConfig, writer: W, colour: bool) -> (impl Subscriber + Send + Sync + 'static, LogControl)
@@ -183,6 +199,32 @@ mod tests {
         ] {
             assert_eq!(with_library_limits(level), expected);
             EnvFilter::try_new(with_library_limits(level)).expect(level);
+        }
+    }
+
+    #[test]
+    fn rejected_edits_are_seen_unless_everything_is_off() {
+        for (level, shown) in [
+            ("trace", true),
+            ("error", true),
+            ("lb=error", true),
+            ("off", false),
+            ("lb=off", false),
+            ("off,lb=off", false),
+            ("lb::health=debug", true),
+            ("notify=error", true),
+            ("info,lb=off", true),
+            ("info,lb::control=off", true),
+            ("info,lb::control::gateway::record=off", true),
+            ("off,lb::health=debug", true),
+            ("off,lb=error", true),
+        ] {
+            let output = SharedOutput::default();
+            let (subscriber, _control) = build_on(&output, &log(level, LogFormat::Text), false);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(target: REJECTIONS, "rejected");
+            });
+            assert_eq!(output.take().contains("rejected"), shown, "{level}");
         }
     }
 

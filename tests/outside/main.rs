@@ -5,6 +5,7 @@
 mod access_log;
 mod balance;
 mod bodies;
+mod check;
 mod complete;
 mod connections;
 mod dashboard;
@@ -27,6 +28,7 @@ mod rejected;
 mod reload;
 mod request;
 mod resets;
+mod secrets;
 mod server_edit;
 mod shutdown;
 mod signals;

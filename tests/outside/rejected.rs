@@ -238,3 +238,29 @@ fn a_file_that_is_too_large_or_not_regular_is_rejected() {
         assert_eq!(lb.next_reload(&rejected)["outcome"], "unchanged");
     }
 }
+
+#[test]
+fn a_rejected_edit_is_logged_at_any_level_but_off() {
+    let server = Server::named("a");
+    for (level, seen) in
+        [("error", true), ("lb::health=debug", true), ("info,lb=off", true), ("notify=warn", true), ("off", false)]
+    {
+        let good = format!("{PORTS}{EVENTS}[log]\nlevel = \"info\"\n{}", servers(&[("a", server.address, 1)]));
+        let lb = Lb::start_file(&good);
+        let quiet = good.replace("level = \"info\"", &format!("level = \"{level}\""));
+        lb.edit_file(&quiet);
+        lb.reaches(2);
+        let (before, lines) = (lb.newest_reload(), lb.stderr().len());
+        lb.edit_file(&format!("{quiet}wieght = 1\n"));
+        let problems = rejection(&lb, &before);
+        assert_eq!(problems.len(), 1);
+        if seen {
+            eventually(&format!("the rejection is logged at {level}"), || {
+                lb.stderr()[lines..].iter().any(|line| line.contains("wieght")).then_some(())
+            });
+        } else {
+            // It would have been logged before the record.
+            assert_eq!(lb.stderr()[lines..], [""; 0]);
+        }
+    }
+}

@@ -91,7 +91,11 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
     let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
     let first = &pools.first().expect("a pool").name;
     Config {
-        listeners: vec![config::ListenerConfig { name: "web".into(), address: loopback(8080) }],
+        listeners: vec![config::ListenerConfig {
+            name: "web".into(),
+            address: loopback(8080),
+            env: config::EnvTexts::default(),
+        }],
         admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
         proxy: config::ProxyConfig {
             trusted_proxies: Vec::new(),
@@ -133,8 +137,10 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
             host: config::HostPattern::Any,
             path: "/".into(),
             pool: config::PoolRef::find(&pools, first).expect("pools sorted by name"),
+            env: config::EnvTexts::default(),
         }],
         pools,
+        env: config::EnvTexts::default(),
     }
 }
 
@@ -157,12 +163,19 @@ pub(crate) fn pool(name: &str, servers: Vec<config::ServerConfig>) -> config::Po
         },
         retry: config::RetryConfig { attempts: 2, budget: 0.2 },
         servers,
+        env: config::EnvTexts::default(),
     }
 }
 
 /// An enabled server at a loopback address that nothing connects to.
 pub(crate) fn server(name: &str, port: u16, weight: u32) -> config::ServerConfig {
-    config::ServerConfig { name: name.into(), address: config::Address::Ip(loopback(port)), weight, enabled: true }
+    config::ServerConfig {
+        name: name.into(),
+        address: config::Address::Ip(loopback(port)),
+        weight,
+        enabled: true,
+        env: config::EnvTexts::default(),
+    }
 }
 
 /// The pool `default`, its servers weighted 2, 3 and 6.

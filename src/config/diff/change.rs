@@ -1,9 +1,8 @@
 //! One change between two configurations, as a value and in words.
 
 use std::fmt;
-use std::net::SocketAddr;
 
-use crate::config::{Address, ListenerConfig, RouteConfig, ServerConfig};
+use crate::config::{ListenerConfig, RouteConfig, ServerConfig};
 
 /// One change between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +12,8 @@ pub enum Change {
     /// The listener of this name has a new address.
     ListenerAddress {
         listener: String,
-        from: SocketAddr,
-        to: SocketAddr,
+        from: String,
+        to: String,
     },
     RouteAdded(RouteConfig),
     RouteRemoved(RouteConfig),
@@ -43,19 +42,26 @@ pub enum Change {
     ServerAddress {
         pool: String,
         server: String,
-        from: Address,
-        to: Address,
+        from: String,
+        to: String,
     },
     ServerWeight {
         pool: String,
         server: String,
-        from: u32,
-        to: u32,
+        from: String,
+        to: String,
     },
     ServerEnabled {
         pool: String,
         server: String,
         enabled: bool,
+    },
+    /// The URL of a collector, of which only the part that is not shown differs.
+    Credentials {
+        /// The dotted key: `tracing.zipkin`.
+        key: &'static str,
+        /// The URL as it is shown.
+        shown: String,
     },
     /// Any other key.
     Setting {
@@ -72,15 +78,16 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ListenerAdded(listener) => {
-                write!(f, "listener {}: added ({})", listener.name, listener.address)
+                write!(f, "listener {}: added ({})", listener.name, listener.env.show("address", &listener.address))
             }
             Self::ListenerRemoved(listener) => {
-                write!(f, "listener {}: removed ({})", listener.name, listener.address)
+                write!(f, "listener {}: removed ({})", listener.name, listener.env.show("address", &listener.address))
             }
             Self::ListenerAddress { listener, from, to } => {
                 write!(f, "listener {listener}: address {from} -> {to}")
             }
-            Self::RouteAdded(RouteConfig { name, host, path, pool }) => {
+            Self::RouteAdded(RouteConfig { name, host, path, pool, env }) => {
+                let (host, path) = (env.show("host", host), env.show("path", path));
                 write!(f, "route {name}: added ({host}{path} to pool {pool})")
             }
             Self::RouteRemoved(route) => write!(f, "route {}: removed", route.name),
@@ -91,7 +98,8 @@ impl fmt::Display for Change {
             Self::PoolRemoved(pool) => write!(f, "pool {pool}: removed"),
             Self::PoolOrder(pool) => write!(f, "pool {pool}: servers reordered"),
             Self::ServerAdded { pool, server } => {
-                let ServerConfig { name, address, weight, enabled } = server;
+                let ServerConfig { name, address, weight, enabled, env } = server;
+                let (address, weight) = (env.show("address", address), env.show("weight", weight));
                 let disabled = if *enabled { "" } else { ", disabled" };
                 write!(f, "server {pool}/{name}: added ({address}, weight {weight}{disabled})")
             }
@@ -108,6 +116,7 @@ impl fmt::Display for Change {
                 let state = if *enabled { "enabled" } else { "disabled" };
                 write!(f, "server {pool}/{server}: {state}")
             }
+            Self::Credentials { key, shown } => write!(f, "{key}: other credentials for {shown}"),
             Self::Setting { pool, key, from, to } => {
                 match pool {
                     Some(pool) => write!(f, "pool {pool}: {key} {from} -> {to}")?,

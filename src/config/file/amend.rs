@@ -104,12 +104,16 @@ mod tests {
     use super::*;
     use crate::config::file::parse;
 
+    fn env(name: &str) -> Option<String> {
+        (name == "W").then(|| "4".to_owned())
+    }
+
     fn file(text: &str) -> SourceFile {
         SourceFile::new("lb.toml", text)
     }
 
     fn baseline(text: &str) -> Option<Baseline> {
-        let config = parse(&[file(text)], &|_| None).ok()?;
+        let config = parse(&[file(text)], &env).ok()?;
         Some(Baseline { file: file(text), config })
     }
 
@@ -144,10 +148,10 @@ mod tests {
             table(4, "") + &table(40, ""),
         ] {
             let new = all(&changed);
-            assert_eq!(amend(&old, &file(&new), &|_| None), baseline(&new).map(|new| new.config), "{changed}");
+            assert_eq!(amend(&old, &file(&new), &env), baseline(&new).map(|new| new.config), "{changed}");
         }
         for changed in [table(3, ""), table(4, "wieght = 1\n"), table(4, "[health]\n"), table(4, "x = \"\"\"\n")] {
-            assert_eq!(amend(&old, &file(&all(&changed)), &|_| None), None, "{changed}");
+            assert_eq!(amend(&old, &file(&all(&changed)), &env), None, "{changed}");
         }
     }
 
@@ -163,6 +167,8 @@ mod tests {
             "address = \"a:1\"",
             "weight = 0",
             "weight = 9",
+            "weight = \"${W}\"",
+            "weight = \"${V:-5}\"",
             "enabled = false",
             "[health]",
             "kind = \"none\"",
@@ -200,7 +206,7 @@ mod tests {
                 }
             }
             let new = edited.join("\n") + ["\n", "", "\r\n"][rng.usize(..3)];
-            if let Some(config) = amend(&old, &file(&new), &|_| None) {
+            if let Some(config) = amend(&old, &file(&new), &env) {
                 amended += 1;
                 assert_eq!(Some(config), baseline(&new).map(|new| new.config), "{text}\n-->\n{new}");
             }

@@ -3,7 +3,24 @@
 use super::Env;
 use super::report::Report;
 use crate::config::file::tree::{Location, TomlKind, TomlTable, TomlValue};
+use crate::config::mask;
 use crate::config::problem::Reason;
+
+/// A string as it was typed, with its references to the environment.
+#[derive(Debug)]
+pub(super) struct EnvTemplate {
+    /// The text of the file, without the user part of a URL.
+    pub(super) typed: String,
+    /// The variables whose values were used; none if only defaults were.
+    pub(super) variables: Vec<String>,
+}
+
+impl EnvTemplate {
+    /// Whether something in the value is not in the file, and may be secret.
+    pub(super) fn is_secret(&self) -> bool {
+        !self.variables.is_empty()
+    }
+}
 
 /// Substitutes in every string of a table. A string with an invalid reference is reported and marked as invalid.
 pub(super) fn substitute(table: &mut TomlTable<'_>, env: &Env<'_>, report: &Report<'_>) {
@@ -15,7 +32,14 @@ fn visit(value: &mut TomlValue<'_>, env: &Env<'_>, report: &Report<'_>) {
         TomlKind::Table(table) => substitute(table, env, report),
         TomlKind::Array(values) => values.iter_mut().for_each(|value| visit(value, env, report)),
         TomlKind::String(text) if text.contains("${") => {
-            let (substituted, reasons) = expand(text, env);
+            let Expansion { text: substituted, references, variables, reasons } = expand(text, env);
+            if references > 0 {
+                let template = EnvTemplate { typed: mask(text).into_owned(), variables };
+                if template.is_secret() {
+                    report.hide(&substituted, &template.typed);
+                }
+                value.template = Some(template.into());
+            }
             value.kind = if reasons.is_empty() { TomlKind::String(substituted.into()) } else { TomlKind::Invalid };
             for (reference, reason) in reasons {
                 report.at(location_in(value.location, &reference, report), reason);
@@ -25,11 +49,22 @@ fn visit(value: &mut TomlValue<'_>, env: &Env<'_>, report: &Report<'_>) {
     }
 }
 
-/// Returns the text with its references replaced, and each reference that is invalid, as typed, with the reason.
-/// `$${` is replaced by a literal `${`.
-fn expand(text: &str, env: &Env<'_>) -> (String, Vec<(String, Reason)>) {
-    let mut expanded = String::with_capacity(text.len());
-    let mut reasons = Vec::new();
+/// A text with its references replaced.
+#[derive(Debug, Default)]
+pub(super) struct Expansion {
+    pub(super) text: String,
+    /// How many there were.
+    references: usize,
+    /// The variables whose values were used.
+    variables: Vec<String>,
+    /// Each reference that is invalid, as typed.
+    pub(super) reasons: Vec<(String, Reason)>,
+}
+
+/// Replaces the references in a text. `$${` is replaced by a literal `${`.
+pub(super) fn expand(text: &str, env: &Env<'_>) -> Expansion {
+    let mut expansion = Expansion::default();
+    let Expansion { text: expanded, references, variables, reasons } = &mut expansion;
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, reference) = rest.split_at(at);
@@ -44,20 +79,32 @@ fn expand(text: &str, env: &Env<'_>) -> (String, Vec<(String, Reason)>) {
             let reason = Reason::new("`${` is never closed")
                 .hint("write `${NAME}` or `${NAME:-default}`, or `$${` for a literal `${`");
             reasons.push((reference.to_owned(), reason));
-            return (expanded, reasons);
+            return expansion;
         };
+        *references += 1;
         match lookup(&reference[2..end], env) {
-            Ok(value) => expanded.push_str(&value),
+            Ok(Lookup::Variable(name, value)) => {
+                expanded.push_str(&value);
+                variables.push(name.to_owned());
+            }
+            Ok(Lookup::Default(value)) => expanded.push_str(value),
             Err(reason) => reasons.push((reference[..=end].to_owned(), reason)),
         }
         rest = &reference[end + 1..];
     }
     expanded.push_str(rest);
-    (expanded, reasons)
+    expansion
+}
+
+/// The value of a reference.
+enum Lookup<'a> {
+    /// The variable's name and value.
+    Variable(&'a str, String),
+    Default(&'a str),
 }
 
 /// As in a shell, the default of `:-` applies to a variable that is unset or empty.
-fn lookup(reference: &str, env: &Env<'_>) -> Result<String, Reason> {
+fn lookup<'a>(reference: &'a str, env: &Env<'_>) -> Result<Lookup<'a>, Reason> {
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (reference, None),
@@ -68,9 +115,9 @@ fn lookup(reference: &str, env: &Env<'_>) -> Result<String, Reason> {
             .hint("write `${NAME}` or `${NAME:-default}`"));
     }
     match (env(name), default) {
-        (Some(value), None) => Ok(value),
-        (Some(value), Some(_)) if !value.is_empty() => Ok(value),
-        (_, Some(default)) => Ok(default.to_owned()),
+        (Some(value), None) => Ok(Lookup::Variable(name, value)),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(Lookup::Variable(name, value)),
+        (_, Some(default)) => Ok(Lookup::Default(default)),
         (None, None) => Err(Reason::new(format!("the environment variable `{name}` is not set"))
             .hint(format!("set it, or give a default: `${{{name}:-default}}`"))),
     }
@@ -118,8 +165,8 @@ mod tests {
             ("${1A}", "", 1),
             ("${A-B}", "", 1),
         ] {
-            let (result, reasons) = expand(text, &env);
-            assert_eq!((result.as_str(), reasons.len()), (expanded, errors), "{text}");
+            let expansion = expand(text, &env);
+            assert_eq!((expansion.text.as_str(), expansion.reasons.len()), (expanded, errors), "{text}");
         }
     }
 }

@@ -50,8 +50,9 @@ pub struct KeyPlace {
 pub enum Scalar {
     Boolean(bool),
     Integer(i64),
-    /// With environment variables substituted.
     String(String),
+    /// A text with references to the environment, after they were replaced. In another environment it differs.
+    FromEnv(String),
 }
 
 #[derive(Debug)]
@@ -102,7 +103,8 @@ pub fn places(files: &[SourceFile], env: &Env<'_>) -> Result<Places, Vec<Problem
 
 impl Places {
     fn add(&mut self, file: usize, pool: &str, table: &TomlTable) {
-        let Some(TomlValue { kind: TomlKind::Array(values), location }) = table.get("server").map(|entry| &entry.value)
+        let Some(TomlValue { kind: TomlKind::Array(values), location, .. }) =
+            table.get("server").map(|entry| &entry.value)
         else {
             return;
         };
@@ -122,7 +124,10 @@ impl Places {
                 .collect();
             keys.sort_by_key(|key| key.key.start);
             let name = keys.iter().find(|key| key.name == "name").and_then(|key| key.scalar.clone());
-            let name = if let Some(Scalar::String(name)) = name { name } else { String::new() };
+            let name = match name {
+                Some(Scalar::String(name) | Scalar::FromEnv(name)) => name,
+                _ => String::new(),
+            };
             let span = value.location.start..value.location.end;
             self.servers.push(ServerPlace {
                 pool: pool.to_owned(),
@@ -147,7 +152,8 @@ fn scalar(value: &TomlValue) -> Option<Scalar> {
     match &value.kind {
         TomlKind::Boolean(value) => Some(Scalar::Boolean(*value)),
         TomlKind::Integer(value) => Some(Scalar::Integer(*value)),
-        TomlKind::String(value) => Some(Scalar::String(value.to_string())),
+        TomlKind::String(text) if value.template.is_some() => Some(Scalar::FromEnv(text.to_string())),
+        TomlKind::String(text) => Some(Scalar::String(text.to_string())),
         _ => None,
     }
 }

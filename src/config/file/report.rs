@@ -1,5 +1,6 @@
 //! Collects problems, and turns locations into lines, columns and excerpts.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,6 +9,7 @@ use memchr::memchr_iter;
 
 use super::Location;
 use crate::config::problem::{Problem, Reason};
+use crate::config::secret::mask_ranges;
 use crate::config::source::SourceFile;
 
 /// Further problems are only counted: nobody reads more, and each keeps a copy of its line.
@@ -25,6 +27,8 @@ pub(super) struct Report<'a> {
     /// syntax error, so only those in other tables are reported.
     unreliable: RefCell<Vec<(usize, RangeInclusive<usize>)>>,
     omitted: Cell<usize>,
+    /// Values that may not be shown, each with the text to show instead.
+    hidden: RefCell<Vec<(String, String)>>,
 }
 
 /// The subject of a problem.
@@ -50,11 +54,19 @@ impl<'a> Report<'a> {
             problems: RefCell::default(),
             unreliable: RefCell::default(),
             omitted: Cell::new(0),
+            hidden: RefCell::default(),
         }
     }
 
     pub(super) fn bytes(&self, file: usize) -> &'a [u8] {
         self.texts[file].bytes
+    }
+
+    /// From now on, messages show `typed` instead of `value`.
+    pub(super) fn hide(&self, value: &str, typed: &str) {
+        if !value.is_empty() {
+            self.hidden.borrow_mut().push((value.to_owned(), typed.to_owned()));
+        }
     }
 
     /// Records a problem.
@@ -95,16 +107,39 @@ impl<'a> Report<'a> {
         let full = String::from_utf8_lossy(text.line(line));
         let before = characters(&text.bytes[text.lines[line]..location.start.min(text.bytes.len())]);
         let rest = full.chars().skip(before).count();
-        let width = characters(&text.bytes[location.start.min(location.end)..location.end]);
+        let width = characters(&text.bytes[location.start.min(location.end)..location.end]).min(rest);
+        let (line_shown, width) = without_secrets(&full, before, width);
         Problem {
             file: text.path.into(),
             line: line + 1,
             column: before + 1,
-            message: reason.message,
-            hint: reason.hint,
-            excerpt: if before < MAX_LINE { full.chars().take(MAX_LINE).collect() } else { String::new() },
-            width: width.min(rest).max(1),
+            message: self.shown(reason.message),
+            hint: reason.hint.map(|hint| self.shown(hint)),
+            excerpt: if before < MAX_LINE { line_shown.chars().take(MAX_LINE).collect() } else { String::new() },
+            width: width.max(1),
         }
+    }
+
+    /// Replaces the values that may not be shown, where they stand by themselves.
+    fn shown(&self, mut text: String) -> String {
+        for (value, typed) in &*self.hidden.borrow() {
+            let mut from = 0;
+            while let Some(at) = text.get(from..).and_then(|rest| rest.find(value.as_str())).map(|at| from + at) {
+                let end = at + value.len();
+                let is_part =
+                    text[..at].ends_with(char::is_alphanumeric) || text[end..].starts_with(char::is_alphanumeric);
+                let is_quoted = text[..at].ends_with('`') && text[end..].starts_with('`');
+                // A short one may be the number of a line.
+                let is_part = is_part || (!is_quoted && value.len() < 6);
+                from = if is_part {
+                    at + text[at..].chars().next().map_or(1, char::len_utf8)
+                } else {
+                    text.replace_range(at..end, typed);
+                    at + typed.len()
+                };
+            }
+        }
+        text
     }
 
     /// Returns where `there` is, in words, for a message at `here`: `on line 3`, `in other.toml:3`.
@@ -173,6 +208,28 @@ impl<'a> SourceText<'a> {
         let next = (start + 1..self.lines.len()).find(header);
         first + 1..=next.unwrap_or(self.lines.len()).max(end + 1)
     }
+}
+
+/// A line without the user parts of URLs, and the width of the place that begins after `before` characters. What is hidden
+/// before that place keeps its length, so that the place stays the same.
+fn without_secrets(line: &str, before: usize, mut width: usize) -> (Cow<'_, str>, usize) {
+    let ranges = mask_ranges(line);
+    if ranges.is_empty() {
+        return (line.into(), width);
+    }
+    let mut shown = line.to_owned();
+    for range in ranges.into_iter().rev() {
+        let (start, length) = (line[..range.start].chars().count(), line[range.clone()].chars().count());
+        if start < before {
+            shown.replace_range(range, &"*".repeat(length));
+        } else {
+            if start < before + width {
+                width = (width + 3).saturating_sub(length);
+            }
+            shown.replace_range(range, "***");
+        }
+    }
+    (shown.into(), width)
 }
 
 fn characters(bytes: &[u8]) -> usize {

@@ -9,7 +9,8 @@ use super::tree::Location;
 use crate::config::file::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use crate::config::problem::Reason;
 use crate::config::{
-    Config, DEFAULT_POOL, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig, ServerConfig, overlap, suggest,
+    Config, DEFAULT_POOL, EnvTexts, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig, ServerConfig,
+    overlap, suggest,
 };
 
 /// Builds the configuration. It is complete only if no problem was reported.
@@ -32,6 +33,7 @@ pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
         limits: draft.limits,
         routes: routes(draft.routes, &pools),
         pools,
+        env: draft.env,
     }
 }
 
@@ -198,20 +200,25 @@ impl<'a, K: Eq + Hash> Duplicates<'a, K> {
 }
 
 fn listener(draft: DraftListener) -> Option<ListenerConfig> {
-    Some(ListenerConfig { name: draft.name?.value, address: draft.address?.value })
+    Some(ListenerConfig { name: draft.name?.value, address: draft.address?.value, env: draft.env })
 }
 
 /// A route whose pool does not exist, which has been reported, is left out.
 fn routes(drafts: Vec<DraftRoute>, pools: &[Arc<PoolConfig>]) -> Vec<RouteConfig> {
     if drafts.is_empty() {
         let pool = PoolRef::find(pools, DEFAULT_POOL);
-        let catch_all =
-            |pool| RouteConfig { name: "default".to_owned(), host: HostPattern::Any, path: "/".to_owned(), pool };
+        let catch_all = |pool| RouteConfig {
+            name: "default".to_owned(),
+            host: HostPattern::Any,
+            path: "/".to_owned(),
+            pool,
+            env: EnvTexts::default(),
+        };
         return pool.map(catch_all).into_iter().collect();
     }
     let route = |draft: DraftRoute| {
         let pool = PoolRef::find(pools, &draft.pool?.value)?;
-        Some(RouteConfig { name: draft.name?.value, host: draft.host?, path: draft.path?, pool })
+        Some(RouteConfig { name: draft.name?.value, host: draft.host?, path: draft.path?, pool, env: draft.env })
     };
     drafts.into_iter().filter_map(route).collect()
 }
@@ -223,6 +230,7 @@ fn pool(name: String, draft: DraftPool) -> PoolConfig {
         health: draft.rules.health,
         retry: draft.rules.retry,
         servers: draft.servers.into_iter().filter_map(server).collect(),
+        env: draft.rules.env,
     }
 }
 
@@ -233,5 +241,6 @@ pub(super) fn server(draft: DraftServer) -> Option<ServerConfig> {
         address: draft.address?,
         weight: draft.weight.value,
         enabled: draft.enabled,
+        env: draft.env,
     })
 }

@@ -1,10 +1,13 @@
 //! From bytes to a tree with locations, or to the syntax errors of a file.
 
+mod error;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use self::error::SyntaxError;
 use super::report::Report;
 use crate::config::file::tree::{Location, TomlTable};
 use crate::config::problem::Reason;
@@ -26,7 +29,7 @@ pub(super) fn parse<'a>(report: &Report<'a>, file: usize) -> Option<TomlTable<'a
         Err(error) => error,
     };
     if original.len() > MAX_RECOVERED_BYTES {
-        SyntaxError::new(original, &error).report_to(report, file);
+        report_to(SyntaxError::new(original, &error), report, file);
         return Some(TomlTable::default());
     }
     let mut text = Cow::Borrowed(original);
@@ -40,14 +43,14 @@ pub(super) fn parse<'a>(report: &Report<'a>, file: usize) -> Option<TomlTable<'a
             Some(span) => {
                 let unclosed = errors.iter().any(|error| is_unexpected_end(&text, error));
                 match unclosed && text[span.end..].trim().is_empty() {
-                    true => SyntaxError::unclosed(&text, &span).report_to(report, file),
-                    false => first.report_to(report, file),
+                    true => report_to(SyntaxError::unclosed(&text, &span), report, file),
+                    false => report_to(first, report, file),
                 }
                 span
             }
             None => {
                 let span = first.start..first.end;
-                first.report_to(report, file);
+                report_to(first, report, file);
                 span
             }
         };
@@ -66,6 +69,11 @@ fn blank(text: &str, span: &Range<usize>) -> String {
     let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
     let blanked = text[start..end].bytes().map(|b| if b == b'\n' { '\n' } else { ' ' });
     text[..start].chars().chain(blanked).chain(text[end..].chars()).collect()
+}
+
+fn report_to(error: SyntaxError, report: &Report<'_>, file: usize) {
+    let SyntaxError { start, end, reason } = error;
+    report.syntax(Location { file, start, end }, reason);
 }
 
 fn text<'a>(report: &Report<'a>, file: usize) -> Option<&'a str> {
@@ -102,86 +110,6 @@ fn text<'a>(report: &Report<'a>, file: usize) -> Option<&'a str> {
             reject(at, at + 1, &message, "save the file as UTF-8")
         }
     }
-}
-
-/// An error of the parser, worded for people, with a hint.
-struct SyntaxError {
-    start: usize,
-    end: usize,
-    reason: Reason,
-}
-
-impl SyntaxError {
-    fn new(text: &str, error: &toml::de::Error) -> Self {
-        let span = error.span().unwrap_or(0..0);
-        let (mut start, mut end) = (span.start.min(text.len()), span.end.min(text.len()));
-        let word = |from: usize| {
-            let rest = text.get(from..).unwrap_or_default();
-            let word = rest.split(['\n', '\r', '#', ',', ']', '}']).next();
-            word.unwrap_or_default().trim_end()
-        };
-        let message = error.message();
-        let reason = if message.starts_with("duplicate key") {
-            let name = text.get(start..end).unwrap_or_default();
-            Reason::new(format!("`{name}` is already defined")).hint("keep one of the two")
-        } else if message.starts_with("string values must be quoted") && start == end {
-            Reason::new("a value is missing after the `=`")
-        } else if message.starts_with("string values must be quoted") {
-            let value = word(start);
-            end = start + value.len();
-            match value.contains('=') {
-                true => one_key_per_line(),
-                false => Reason::new("a string must be quoted").hint(format!("write `\"{value}\"`")),
-            }
-        } else if message.starts_with("invalid basic string") && message.ends_with("expected `\"`") {
-            Reason::new("this string is never closed").hint("end it with `\"`")
-        } else if message.starts_with("invalid literal string") {
-            Reason::new("this string is never closed").hint("end it with `'`")
-        } else if message.starts_with("invalid boolean") {
-            let value = word(start);
-            Reason::new(format!("`{value}` is not a value")).hint(format!("write `{}`", value.to_lowercase()))
-        } else if message.starts_with("unclosed array table") {
-            Reason::new("the table header is never closed").hint("end it with `]]`")
-        } else if message.starts_with("unclosed table") {
-            Reason::new("the table header is never closed").hint("end it with `]`")
-        } else if message.starts_with("invalid float") || message.starts_with("invalid integer") {
-            // The parser's span begins where it stopped, inside the value.
-            let before = text.get(..start).unwrap_or_default();
-            start = before.rfind(['=', ',', '[', '\n']).map_or(0, |at| at + 1);
-            start += text[start..].len() - text[start..].trim_start().len();
-            let value = word(start);
-            end = start + value.len();
-            Reason::new(format!("`{value}` is not a number"))
-                .hint(format!("if it is a string, quote it: `\"{value}\"`"))
-        } else if message.starts_with("key with no value") {
-            Reason::new("a key without a value").hint("write `key = value`")
-        } else if message.starts_with("invalid unquoted key") {
-            Reason::new("an unquoted key may contain only letters, digits, `-` and `_`")
-                .hint("write `key = value`, `[table]` or `[[table]]`")
-        } else if message.starts_with("invalid key-value pair") {
-            Reason::new("this is not a key").hint("write `key = value`, `[table]` or `[[table]]`")
-        } else if message.starts_with("unexpected key or value") {
-            one_key_per_line()
-        } else {
-            Reason::new(message.replacen("literal string", "a string", 1))
-        };
-        Self { start, end, reason }
-    }
-
-    /// An array, inline table or string that begins at the span's start and is not closed before the end of the file.
-    fn unclosed(text: &str, span: &Range<usize>) -> Self {
-        let opener = text[span.start..].chars().next().unwrap_or('[');
-        Self { start: span.start, end: span.end, reason: Reason::new(format!("this `{opener}` is never closed")) }
-    }
-
-    fn report_to(self, report: &Report<'_>, file: usize) {
-        let Self { start, end, reason } = self;
-        report.syntax(Location { file, start, end }, reason);
-    }
-}
-
-fn one_key_per_line() -> Reason {
-    Reason::new("a line can hold only one key and its value").hint("write one key per line, and quote strings")
 }
 
 /// The span of the outermost array, inline table or multi-line string that contains a byte.

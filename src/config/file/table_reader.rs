@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::report::Report;
 use crate::config::file::keys::{self, KeySpec, ValueType};
 use crate::config::file::tree::{EMPTY, Location, TomlEntry, TomlKind, TomlTable, TomlValue};
-use crate::config::file::wording::{self, BOOLEAN, DURATION, PERCENT, SIZE, WHOLE_NUMBER};
+use crate::config::file::wording::{self, BOOLEAN, DURATION, NUMBER, PERCENT, SIZE, WHOLE_NUMBER};
 use crate::config::problem::Reason;
-use crate::config::{suggest, units};
+use crate::config::{EnvTexts, suggest, units};
 
 /// A value and its location in the files.
 #[derive(Debug, Clone)]
@@ -138,13 +138,24 @@ impl<'a> TableReader<'a> {
     pub(super) fn integer<T: TryFrom<i64>>(&self, key: &str) -> Option<Located<T>> {
         let value = &self.entry(key)?.value;
         let location = value.location;
-        let TomlKind::Integer(number) = value.kind else {
-            self.mistyped(key, WHOLE_NUMBER, value);
-            return None;
-        };
         let range = match self.value_type(key) {
             Some(ValueType::Integer(range)) => range.clone(),
             _ => 0..=i64::MAX,
+        };
+        let number = match (&value.kind, value.env_text()) {
+            (TomlKind::Integer(number), _) => *number,
+            (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
+                Some(number) => number,
+                None => {
+                    let wanted = format!("{WHOLE_NUMBER} from {} to {}", range.start(), range.end());
+                    self.report.at(location, wording::not_from_env(key, &wanted, template));
+                    return None;
+                }
+            },
+            _ => {
+                self.mistyped(key, WHOLE_NUMBER, value);
+                return None;
+            }
         };
         match T::try_from(number) {
             Ok(value) if range.contains(&number) => Some(Located { value, location }),
@@ -169,12 +180,20 @@ impl<'a> TableReader<'a> {
         let Some(TomlEntry { value, .. }) = self.entry(key) else {
             return default;
         };
-        let number = match value.kind {
-            TomlKind::Float(number) => number,
+        let number = match (&value.kind, value.env_text()) {
+            (TomlKind::Float(number), _) => *number,
             #[expect(clippy::cast_precision_loss, reason = "every integer in the range is exact")]
-            TomlKind::Integer(number) => number as f64,
+            (TomlKind::Integer(number), _) => *number as f64,
+            (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
+                Some(number) => number,
+                None => {
+                    let wanted = format!("a number from {:?} to {:?}", range.start(), range.end());
+                    self.report.at(value.location, wording::not_from_env(key, &wanted, template));
+                    return default;
+                }
+            },
             _ => {
-                self.mistyped(key, "a number", value);
+                self.mistyped(key, NUMBER, value);
                 return default;
             }
         };
@@ -191,8 +210,14 @@ impl<'a> TableReader<'a> {
         let Some(TomlEntry { value, .. }) = self.entry(key) else {
             return default;
         };
-        match value.kind {
-            TomlKind::Boolean(value) => value,
+        match (&value.kind, value.env_text()) {
+            (TomlKind::Boolean(value), _) => *value,
+            (_, Some(("true", _))) => true,
+            (_, Some(("false", _))) => false,
+            (_, Some((_, template))) => {
+                self.report.at(value.location, wording::not_from_env(key, BOOLEAN, template));
+                default
+            }
             _ => {
                 self.mistyped(key, BOOLEAN, value);
                 default
@@ -202,7 +227,38 @@ impl<'a> TableReader<'a> {
 
     /// Whether the key is set to `false`, which turns off a table that the top level turns on.
     pub(super) fn is_false(&self, key: &str) -> bool {
-        self.entry(key).is_some_and(|entry| matches!(entry.value.kind, TomlKind::Boolean(false)))
+        self.entry(key).is_some_and(|TomlEntry { value, .. }| match (&value.kind, value.env_text()) {
+            (TomlKind::Boolean(value), _) => !value,
+            (_, text) => text.is_some_and(|(text, _)| text == "false"),
+        })
+    }
+
+    /// The text of a key as it was typed, if its value may not be shown.
+    pub(super) fn typed(&self, key: &str) -> Option<&'a str> {
+        let template = self.entry(key)?.value.template.as_deref()?;
+        template.is_secret().then_some(&*template.typed)
+    }
+
+    /// The values from the environment in this table and in those of its tables that `takes` returns true for.
+    pub(super) fn env_texts(&self, takes: impl Fn(&str) -> bool) -> EnvTexts {
+        let mut texts = EnvTexts::default();
+        for (key, entry) in self.table.iter().filter(|(key, _)| takes(key)) {
+            entry.value.add_texts(key, &mut texts);
+        }
+        texts
+    }
+
+    /// Whether neither this table nor one in it sets the key at a dotted path.
+    pub(super) fn leaves_out(&self, path: &str) -> bool {
+        let mut table = self.table;
+        for segment in path.split('.') {
+            match table.get(segment).map(|entry| &entry.value.kind) {
+                None => return true,
+                Some(TomlKind::Table(inner)) => table = inner,
+                Some(_) => return false,
+            }
+        }
+        false
     }
 
     /// An array of strings, each parsed by `parse`. Invalid elements are reported and left out.
@@ -303,6 +359,8 @@ impl<'a> TableReader<'a> {
         match parse(text) {
             Ok(parsed) => Some(Located { value: parsed, location: value.location }),
             Err(reason) => {
+                let secret = value.template.as_deref().filter(|template| template.is_secret());
+                let reason = secret.map_or(reason, |template| wording::not_from_env(key, wanted, template));
                 self.report.at(value.location, reason);
                 None
             }

@@ -9,11 +9,12 @@ use super::report::Report;
 use crate::config::file::keys;
 use crate::config::file::table_reader::{Located, TableReader};
 use crate::config::file::tree::{Location, TomlTable};
+use crate::config::file::wording::DURATION;
 use crate::config::problem::Reason;
 use crate::config::{
-    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, ForwardedMode, HealthConfig, HealthKind, HoldThen,
-    HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig, StickyConfig,
-    TimeoutsConfig, TracingConfig, defaults, values,
+    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HealthConfig, HealthKind,
+    HoldThen, HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig,
+    StickyConfig, TimeoutsConfig, TracingConfig, defaults, log_filter, values,
 };
 
 /// The file's values. An invalid one, which has been reported, is `None` or its default.
@@ -30,6 +31,7 @@ pub(super) struct Draft {
     pub(super) limits: LimitsConfig,
     pub(super) routes: Vec<DraftRoute>,
     pub(super) pools: BTreeMap<String, DraftPool>,
+    pub(super) env: EnvTexts,
     /// The top level's rules, for the pool `default` if the file does not have it.
     pub(super) rules: DraftRules,
 }
@@ -37,6 +39,7 @@ pub(super) struct Draft {
 pub(super) struct DraftListener {
     pub(super) name: Option<Located<String>>,
     pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) env: EnvTexts,
 }
 
 pub(super) struct DraftRoute {
@@ -45,6 +48,7 @@ pub(super) struct DraftRoute {
     pub(super) path: Option<String>,
     pub(super) pool: Option<Located<String>>,
     pub(super) location: Location,
+    pub(super) env: EnvTexts,
 }
 
 #[derive(Default)]
@@ -58,6 +62,7 @@ pub(super) struct DraftServer {
     pub(super) address: Option<Address>,
     pub(super) weight: Located<u32>,
     pub(super) enabled: bool,
+    pub(super) env: EnvTexts,
 }
 
 /// The rules that a pool inherits from the top level, key by key.
@@ -66,7 +71,14 @@ pub(super) struct DraftRules {
     pub(super) balance: BalanceConfig,
     pub(super) health: HealthConfig,
     pub(super) retry: RetryConfig,
+    pub(super) env: EnvTexts,
 }
+
+/// The tables at the top level that are not about pools.
+const SECTIONS: [&str; 7] = ["admin", "proxy", "reload", "log", "tracing", "timeouts", "limits"];
+
+/// The tables that a pool inherits.
+const RULES: [&str; 3] = ["balance", "health", "retry"];
 
 const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("weighted-round-robin", Algorithm::WeightedRoundRobin),
@@ -95,7 +107,7 @@ const HOLD_THEN: [(&str, HoldThen); 2] = [("keep", HoldThen::Keep), ("switch", H
 pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     let root = TableReader::root(root, report);
     // `file::includes` has used it already; this only validates it.
-    root.list("include", "a list of files", include);
+    root.list("include", "a list of files", values::include);
     let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
     let rules = rules(&root, &DraftRules::default());
     Draft {
@@ -110,18 +122,9 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
         limits: limits(&root.table("limits", keys::LIMITS)),
         routes: root.tables("route", keys::ROUTE).iter().map(route).collect(),
         pools: pools(&root, &rules, report),
+        env: root.env_texts(|key| SECTIONS.contains(&key)),
         rules,
     }
-}
-
-fn include(text: &str) -> Result<(), Reason> {
-    if text.is_empty() {
-        return Err(Reason::new("an included file needs a name"));
-    }
-    glob::Pattern::new(text).map(drop).map_err(|error| {
-        Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
-            .hint("write for example `conf.d/*.toml`")
-    })
 }
 
 fn listener(table: &TableReader<'_>, report: &Report<'_>) -> DraftListener {
@@ -141,7 +144,11 @@ fn listener(table: &TableReader<'_>, report: &Report<'_>) -> DraftListener {
         Some(Located { value: text, location })
     });
     let address = address.map(|Located { value: (value, _), location }| Located { value, location });
-    DraftListener { name, address }
+    let mut env = table.env_texts(|_| true);
+    if let Some(typed) = table.typed("address").filter(|_| !table.has("name")) {
+        env.insert("name".to_owned(), typed, true);
+    }
+    DraftListener { name, address, env }
 }
 
 fn admin(table: &TableReader<'_>) -> (AdminConfig, Option<Location>) {
@@ -167,7 +174,10 @@ fn proxy(table: &TableReader<'_>) -> ProxyConfig {
 
 fn reload(table: &TableReader<'_>) -> ReloadConfig {
     let default = ReloadConfig::default();
-    let state_dir = |text: &str| Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()));
+    let state_dir = |text: &str| {
+        values::shell_syntax(text)?;
+        Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty()))
+    };
     ReloadConfig {
         quiet: table.duration("quiet", default.quiet),
         poll: table.duration("poll", default.poll),
@@ -184,7 +194,7 @@ fn log(table: &TableReader<'_>) -> LogConfig {
     let default = LogConfig::default();
     LogConfig {
         level: table
-            .text("level", "a level such as \"info\"", values::log_filter)
+            .text("level", "a level such as \"info\"", log_filter::parse)
             .map_or(default.level, |located| located.value),
         format: table.choice("format", &LOG_FORMATS, default.format),
         access: table.boolean("access", default.access),
@@ -193,7 +203,13 @@ fn log(table: &TableReader<'_>) -> LogConfig {
 
 fn tracing(table: &TableReader<'_>) -> TracingConfig {
     let default = TracingConfig::default();
-    let collector = |key| table.text(key, "a URL", values::collector).and_then(|located| located.value);
+    let collector = |key| {
+        let url = table.text(key, "a URL", values::collector)?.value?;
+        Some(match table.typed(key) {
+            Some(typed) => url.shown_as(typed),
+            None => url,
+        })
+    };
     TracingConfig {
         zipkin: collector("zipkin"),
         otlp: collector("otlp"),
@@ -239,7 +255,13 @@ fn route(table: &TableReader<'_>) -> DraftRoute {
         (false, Some(host), Some(path)) => Some(Located { value: format!("{host}{path}"), location }),
         _ => None,
     };
-    DraftRoute { name, host, path, pool, location }
+    // The name of a pool stands in the file anyway.
+    let mut env = table.env_texts(|key| key != "pool");
+    if let (false, Some(host), Some(path)) = (table.has("name") || env.is_empty(), &host, &path) {
+        let typed = env.show("host", host) + &env.show("path", path);
+        env.insert("name".to_owned(), &typed, typed.contains("${"));
+    }
+    DraftRoute { name, host, path, pool, location, env }
 }
 
 /// Returns the default for a key that is missing, but `None` for one that is invalid.
@@ -268,7 +290,10 @@ fn pools(root: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> BTre
 }
 
 fn rules(table: &TableReader<'_>, base: &DraftRules) -> DraftRules {
+    let mut env = table.env_texts(|key| RULES.contains(&key));
+    env.inherit(&base.env, |path| table.leaves_out(path));
     DraftRules {
+        env,
         balance: balance(&table.table("balance", keys::BALANCE), &base.balance),
         health: health(&table.table("health", keys::HEALTH), &base.health),
         retry: retry(&table.table("retry", keys::RETRY), &base.retry),
@@ -285,7 +310,9 @@ fn balance(table: &TableReader<'_>, base: &BalanceConfig) -> BalanceConfig {
             cookie: sticky
                 .text("cookie", "a cookie's name", values::cookie_name)
                 .map_or(base.cookie, |located| located.value),
-            max_age: sticky.duration("max_age", base.max_age),
+            max_age: sticky
+                .text("max_age", DURATION, values::sticky_max_age)
+                .map_or(base.max_age, |located| located.value),
         })
     } else {
         base.sticky.clone()
@@ -341,5 +368,6 @@ fn server(table: &TableReader<'_>) -> DraftServer {
         address: table.text("address", address, values::server_address).map(|located| located.value),
         weight: table.integer("weight").unwrap_or(Located { value: defaults::WEIGHT, location: table.location() }),
         enabled: table.boolean("enabled", true),
+        env: table.env_texts(|_| true),
     }
 }

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::env::EnvTemplate;
 use super::report::Report;
+use crate::config::EnvTexts;
 use crate::config::problem::Reason;
 
 /// A range of bytes in one of the files, given by its index.
@@ -21,6 +23,8 @@ pub(super) struct Location {
 pub(super) struct TomlValue<'a> {
     pub(super) location: Location,
     pub(super) kind: TomlKind<'a>,
+    /// Of a string with references to the environment, which have been replaced.
+    pub(super) template: Option<Box<EnvTemplate>>,
 }
 
 #[derive(Debug)]
@@ -156,7 +160,35 @@ impl<'a> TomlValue<'a> {
             }
             DeValue::Table(table) => TomlKind::Table(TomlTable::of(file, table, keep, report)),
         };
-        Self { location, kind }
+        Self { location, kind, template: None }
+    }
+
+    /// A string that came from the environment, at least in part, without white space around it.
+    pub(super) fn env_text(&self) -> Option<(&str, &EnvTemplate)> {
+        match (&self.kind, self.template.as_deref()) {
+            (TomlKind::String(text), Some(template)) => Some((text.trim(), template)),
+            _ => None,
+        }
+    }
+
+    /// Adds the values from the environment in this value, which is at `path`.
+    pub(super) fn add_texts(&self, path: &str, texts: &mut EnvTexts) {
+        if let Some(template) = &self.template {
+            texts.insert(path.to_owned(), &template.typed, template.is_secret());
+        }
+        match &self.kind {
+            TomlKind::Array(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    value.add_texts(&format!("{path}.{index}"), texts);
+                }
+            }
+            TomlKind::Table(table) => {
+                for (key, entry) in table.iter() {
+                    entry.value.add_texts(&format!("{path}.{key}"), texts);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Whether it is a table or an array of tables.

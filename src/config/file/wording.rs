@@ -1,36 +1,77 @@
 //! The messages for unknown keys and for values of the wrong type.
 
-use crate::config::file::keys::{self, KeySpec};
+use crate::config::file::env::EnvTemplate;
+use crate::config::file::keys::{self, KeySpec, ValueType};
 use crate::config::file::tree::{TomlKind, TomlValue};
 use crate::config::problem::Reason;
-use crate::config::suggest;
+use crate::config::{suggest, units};
 
 pub(super) const DURATION: &str = "a duration such as \"30s\"";
 pub(super) const SIZE: &str = "a size such as \"32KiB\"";
 pub(super) const PERCENT: &str = "a percentage such as \"20%\"";
 pub(super) const WHOLE_NUMBER: &str = "a whole number";
+pub(super) const NUMBER: &str = "a number";
 pub(super) const BOOLEAN: &str = "true or false";
+
+/// Texts that can look like numbers.
+const QUOTED: [&str; 2] = ["a name", "statuses"];
 
 /// The value has another type than the key takes.
 pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason {
     let reason = Reason::new(format!("`{key}` must be {wanted}, not {}", value.type_name()));
-    let with_suffix = |suffix: &str, example: String| {
-        reason.clone().hint(format!("add the {suffix} and quote it, for example `\"{example}\"`"))
+    // Only what can be written.
+    let with_suffix = |suffix: &str, example: String, is_valid: bool| match is_valid {
+        true => reason.clone().hint(format!("add the {suffix} and quote it, for example `\"{example}\"`")),
+        false => reason.clone(),
     };
     let needs_no_quotes = |text: &str| match wanted {
         WHOLE_NUMBER => text.parse::<i64>().is_ok(),
+        NUMBER => text.parse::<f64>().is_ok_and(f64::is_finite),
         BOOLEAN => matches!(text, "true" | "false"),
         _ => false,
     };
     match &value.kind {
+        TomlKind::String(text) if wanted.starts_with("a list of") => {
+            let typed = value.template.as_deref().map_or(&**text, |template| &template.typed);
+            reason.hint(format!("write it in brackets: `[\"{typed}\"]`"))
+        }
+        TomlKind::String(text) if wanted == NUMBER && text.ends_with('%') => match units::parse_percent(text) {
+            Ok(share) => reason.hint(format!("write `{share}`")),
+            Err(_) => reason,
+        },
+        TomlKind::Integer(number) if QUOTED.iter().any(|quoted| wanted.starts_with(quoted)) => {
+            reason.hint(format!("quote it: `\"{number}\"`"))
+        }
         TomlKind::String(text) if needs_no_quotes(text) => {
             reason.hint(format!("leave out the quotes: `{key} = {text}`"))
         }
-        TomlKind::Integer(number) if wanted == DURATION => with_suffix("unit", format!("{number}s")),
-        TomlKind::Integer(number) if wanted == SIZE => with_suffix("unit", format!("{number}B")),
-        TomlKind::Integer(number) if wanted == PERCENT => with_suffix("`%`", format!("{number}%")),
+        TomlKind::Integer(number) if wanted == DURATION => with_suffix("unit", format!("{number}s"), *number > 0),
+        TomlKind::Integer(number) if wanted == SIZE => with_suffix("unit", format!("{number}B"), *number >= 0),
+        TomlKind::Integer(number) if wanted == PERCENT => {
+            with_suffix("`%`", format!("{number}%"), (0..=100).contains(number))
+        }
+        TomlKind::Float(number) if wanted == DURATION => with_suffix("unit", format!("{number}s"), *number > 0.0),
+        TomlKind::Float(number) if wanted == PERCENT && (0.0..=1.0).contains(number) => {
+            reason.hint(format!("write it as a percentage: `\"{}\"`", units::format_percent(*number)))
+        }
+        TomlKind::Float(number) if wanted == WHOLE_NUMBER && number.fract() == 0.0 && number.abs() < 1e9 => {
+            reason.hint(format!("write `{number:.0}`"))
+        }
+        TomlKind::Integer(_) | TomlKind::Float(_) if wanted == PERCENT => reason.hint("write `\"0%\"` to `\"100%\"`"),
         _ => reason,
     }
+}
+
+/// The value is invalid, and is not shown because it came from the environment.
+pub(super) fn not_from_env(key: &str, wanted: &str, template: &EnvTemplate) -> Reason {
+    let EnvTemplate { typed, variables } = template;
+    let names: Vec<String> = variables.iter().map(|name| format!("`{name}`")).collect();
+    let hint = match names.as_slice() {
+        [] => "correct the default after `:-`".to_owned(),
+        [name] => format!("correct the value of the environment variable {name}"),
+        _ => format!("correct the values of the environment variables {}", names.join(" and ")),
+    };
+    Reason::new(format!("`{key}` must be {wanted}, but `{typed}` is not")).hint(hint)
 }
 
 /// The key takes a table or an array of tables, and has something else.
@@ -51,6 +92,13 @@ pub(super) fn unknown(key: &str, value: &TomlValue<'_>, header: &str, keys: &'st
     };
     if let Some(closest) = suggest::closest(key, keys::names(keys)) {
         return reason.hint(format!("did you mean `{closest}`?"));
+    }
+    if let Some(spec) = keys::ROOT.iter().find(|spec| spec.name == key && !header.is_empty()) {
+        return reason.hint(match spec.value {
+            ValueType::TableArray(_) => format!("`[[{key}]]` stands by itself, not in {header}"),
+            ValueType::Table(_) | ValueType::NamedTables(_) => format!("`[{key}]` stands by itself, not in {header}"),
+            _ => format!("`{key}` stands at the top of the main file, before the first `[`"),
+        });
     }
     let elsewhere =
         keys::TABLES.iter().find(|(table, keys)| !table.is_empty() && keys::names(keys).any(|name| name == key));

@@ -98,6 +98,7 @@ impl Gateway {
             return Err(NotApplied::Rejected(problems));
         }
         let (listeners, admin) = self.bind(config)?;
+        sources.warn_of_unmatched();
         let changes = diff(&self.config, config).iter().map(ToString::to_string).collect();
         let registry = self.running.registry.plan(config, Instant::now());
         let generation = self.state.snapshot.load().generation + 1;

@@ -122,6 +122,7 @@ impl Gateway {
             retired: Vec::new(),
         };
         gateway.commit_listeners(sockets);
+        sources.warn_of_unmatched();
         gateway.record(record::started(&snapshot, started));
         gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
         if let Some(problems) = file_problems {

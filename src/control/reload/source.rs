@@ -1,6 +1,8 @@
 //! The configuration's files: reads the main file and those it includes, and finds what to watch for changes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod changed;
+
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -11,9 +13,9 @@ use glob::{MatchOptions, Pattern};
 use crate::config::Config;
 use crate::config::file::amend::{Baseline, amend};
 use crate::config::file::{self, Env, Include};
+use crate::config::notes::Note;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
-use crate::control::reload::completeness::{ChangedFile, FileText};
 use crate::control::reload::trail::Trail;
 
 /// The limit for all files together.
@@ -39,6 +41,8 @@ pub struct Sources {
     pub hash: String,
     /// The `include` entries of the main file.
     pub includes: Vec<Include>,
+    /// Those of them that are globs and match no file.
+    pub unmatched: Vec<Include>,
     /// The files that could not be read, and why.
     pub problems: Vec<Problem>,
     /// Whether the main file is gone from its directory and only visible through a mount: a file that was mounted
@@ -120,7 +124,7 @@ impl Source {
     #[must_use]
     pub fn with_files(&self, files: Vec<SourceFile>) -> Sources {
         let hash = self.hash(&files);
-        Sources { files, hash, includes: Vec::new(), problems: Vec::new(), unlinked: false }
+        Sources { files, hash, includes: Vec::new(), unmatched: Vec::new(), problems: Vec::new(), unlinked: false }
     }
 
     /// The paths to watch so that no change of these files goes unnoticed: the files, and every directory
@@ -140,39 +144,20 @@ impl Source {
         trail
     }
 
-    /// The files in which a read differs from the one before it.
-    #[must_use]
-    pub fn changed(&self, last: &Sources, now: &Sources) -> Vec<ChangedFile> {
-        let changed_file = |path: &Path, text: FileText| {
-            let mut trail = Trail::default();
-            trail.follow(path);
-            ChangedFile { entries: trail.entries, text }
-        };
-        let (before, after) = (by_path(last), by_path(now));
-        let mut changed = Vec::new();
-        for file in now.files.iter().filter(|file| before.get(file.path.as_path()) != Some(file)) {
-            // A new file that others are included with adds nothing as long as it is empty.
-            let is_emptied =
-                file.bytes.is_empty() && (file.path == self.path || before.contains_key(file.path.as_path()));
-            changed.push(changed_file(&file.path, if is_emptied { FileText::Empty } else { FileText::Some }));
-        }
-        for file in last.files.iter().filter(|file| !after.contains_key(file.path.as_path())) {
-            changed.push(changed_file(&file.path, FileText::None));
-        }
-        if changed.is_empty() {
-            // Other problems than before.
-            changed.push(changed_file(&self.path, FileText::None));
-        }
-        changed
-    }
-
     fn read_included(&self, last: &Sources, budget: &mut u64, sources: &mut Sources) {
         let main = fs::canonicalize(&self.path).ok();
         let mut paths = BTreeSet::new();
         let mut named_directly = BTreeSet::new();
-        for Include { pattern, place } in &sources.includes {
+        // The parser reports an empty one.
+        for include @ Include { pattern, shown, place } in
+            sources.includes.iter().filter(|include| !include.pattern.is_empty())
+        {
             if is_glob(pattern) {
-                paths.extend(self.glob(pattern).filter(|path| !path.is_dir()));
+                let mut found = self.glob(pattern).filter(|path| !path.is_dir()).peekable();
+                if found.peek().is_none() {
+                    sources.unmatched.push(include.clone());
+                }
+                paths.extend(found);
                 continue;
             }
             let path = self.directory().join(pattern);
@@ -187,7 +172,7 @@ impl Source {
                     paths.insert(path);
                 }
                 Err(reason) => sources.problems.push(Problem {
-                    message: format!("`{pattern}`: {}", reason.message),
+                    message: format!("`{shown}`: {}", reason.message),
                     hint: reason.hint,
                     ..place.clone()
                 }),
@@ -204,6 +189,11 @@ impl Source {
                 Ok((file, _)) => sources.files.push(file),
                 // A glob matched it, and it was deleted before it could be read.
                 Err(_) if !named_directly.contains(&path) && fs::symlink_metadata(&path).is_err() => {}
+                Err(_) if is_broken_link(&path) => {
+                    let reason = Reason::new("this is a link to a file that does not exist");
+                    let reason = reason.hint("restore that file, or remove the link");
+                    sources.problems.push(Problem::of_file(path, reason));
+                }
                 Err(reason) => sources.problems.push(Problem::of_file(path, reason)),
             }
         }
@@ -260,11 +250,14 @@ impl Source {
     }
 }
 
-fn by_path(sources: &Sources) -> HashMap<&Path, &SourceFile> {
-    sources.files.iter().map(|file| (file.path.as_path(), file)).collect()
-}
-
 impl Sources {
+    /// Logs the includes that match no file.
+    pub fn warn_of_unmatched(&self) {
+        for include in &self.unmatched {
+            tracing::warn!("{}", Note::unmatched(include));
+        }
+    }
+
     /// Parses the files.
     #[must_use]
     pub fn load(self, env: &Env<'_>) -> LoadedConfig {
@@ -349,7 +342,7 @@ fn require_file(metadata: &Metadata) -> Result<(), Reason> {
     }
     let hint = match metadata.is_dir() {
         true => "name a file in it, or, in `include`, all of them: `conf.d/*.toml`",
-        false => "name a regular file",
+        false => "name a regular file; `lb check -` and `lb plan -` read from a pipe",
     };
     let kind = if metadata.is_dir() { "a directory" } else { "a device, FIFO or socket" };
     Err(Reason::new(format!("this is {kind}, not a file")).hint(hint))
@@ -358,11 +351,16 @@ fn require_file(metadata: &Metadata) -> Result<(), Reason> {
 fn read_fault(error: &io::Error) -> Reason {
     match error.kind() {
         io::ErrorKind::NotFound => Reason::new("there is no such file")
-            .hint("name the file with `--config FILE` or LB_CONFIG, or start with `lb demo`, which writes one"),
+            .hint("check the name; `--config FILE` or LB_CONFIG names another file, and `lb demo` writes one"),
         io::ErrorKind::PermissionDenied => Reason::new("no permission to read it")
             .hint("give lb's user read permission on the file, and access to its directories"),
         _ => Reason::new(format!("it cannot be read: {error}")),
     }
+}
+
+fn is_broken_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+        && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn is_glob(pattern: &str) -> bool {

@@ -16,7 +16,7 @@ use super::Span;
 use super::convention::span_data;
 use super::otlp::OtlpClient;
 use super::zipkin::ZipkinClient;
-use crate::config;
+use crate::config::{self, CollectorUrl};
 use crate::telemetry::LOSS_LOG_INTERVAL;
 use crate::telemetry::log_throttle::LogThrottle;
 
@@ -144,7 +144,7 @@ impl ExporterHandle {
 #[derive(Debug, PartialEq, Eq)]
 struct CollectorConfig {
     /// `None` if spans are not exported.
-    url: Option<String>,
+    url: Option<CollectorUrl>,
     service: String,
 }
 
@@ -224,11 +224,11 @@ impl Exporter {
 
     fn open(&mut self) {
         let (protocol, config) = (self.protocol, self.config.borrow_and_update());
-        self.collector = config.url.as_deref().and_then(|url| {
-            CollectorClient::new(protocol, url, &config.service)
-                .inspect_err(|reason| {
-                    tracing::error!(url, reason, "{} is not usable; spans are not exported", protocol.key())
-                })
+        self.collector = config.url.as_ref().and_then(|url| {
+            CollectorClient::new(protocol, url.expose(), &config.service)
+                .inspect_err(
+                    |reason| tracing::error!(%url, reason, "{} is not usable; spans are not exported", protocol.key()),
+                )
                 .ok()
         });
         self.shared.open.store(self.collector.is_some(), Relaxed);
@@ -257,7 +257,7 @@ impl Exporter {
         self.shared.dropped.fetch_add(lost, Relaxed);
 
         if let Some(spans) = self.throttle.growth(self.shared.dropped.load(Relaxed), Instant::now()) {
-            let url = self.config.borrow().url.clone();
+            let url = self.config.borrow().url.as_ref().map(ToString::to_string);
             let reason = error.as_ref().map_or("the queue was full", |error| &error.reason);
             tracing::error!(spans, url, reason, "spans were lost");
         }

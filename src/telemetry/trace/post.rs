@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, Uri, header};
+use percent_encoding::percent_decode_str;
 
 use crate::http_client::HttpConnection;
 
@@ -26,7 +27,8 @@ pub(super) fn endpoint(url: &str) -> Result<Uri, String> {
     }
 }
 
-/// Sends `request`, whose URI is an [`endpoint`], on a connection of its own. The response may have any status.
+/// Sends `request`, whose URI is an [`endpoint`], on a connection of its own; the URI's user part as Basic credentials
+/// (RFC 7617). The response may have any status.
 ///
 /// # Errors
 /// When there is no complete response within `timeout`.
@@ -35,6 +37,13 @@ pub(super) async fn post(
     timeout: Duration,
 ) -> Result<Response<Bytes>, Box<dyn Error + Send + Sync>> {
     let uri = std::mem::take(request.uri_mut());
+    let user = uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')).map(|(user, _)| user);
+    if let Some(user) = user.filter(|user| !user.is_empty()) {
+        let mut value =
+            HeaderValue::try_from(format!("Basic {}", base64(&percent_decode_str(user).collect::<Vec<u8>>())))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
     let host = uri.host().ok_or("the URL has no host")?;
     let port = uri.port_u16().unwrap_or(80);
     if let Some(path) = uri.path_and_query() {
@@ -43,6 +52,21 @@ pub(super) async fn post(
     request.headers_mut().insert(header::HOST, HeaderValue::try_from(format!("{host}:{port}"))?);
     let connection = HttpConnection::open((host.trim_matches(['[', ']']), port), timeout).await?;
     Ok(connection.send(request, Some(RESPONSE_MAX)).await?)
+}
+
+/// Base64 with padding (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |bits: u32| char::from(DIGITS[(bits & 63) as usize]);
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            text.push(if at <= chunk.len() { digit(bits >> shift) } else { '=' });
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -63,6 +87,20 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(endpoint(url).is_ok(), usable, "{url}");
+        }
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("user:pässword?", "dXNlcjpww6Rzc3dvcmQ/"),
+        ] {
+            assert_eq!(base64(text.as_bytes()), encoded, "{text}");
         }
     }
 

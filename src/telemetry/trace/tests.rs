@@ -104,11 +104,11 @@ impl FakeCollector {
 }
 
 fn config(zipkin: Option<&str>, service: &str) -> config::TracingConfig {
-    config::TracingConfig { zipkin: zipkin.map(str::to_owned), otlp: None, service: service.to_owned(), sample: 1.0 }
+    config::TracingConfig { zipkin: zipkin.map(Into::into), otlp: None, service: service.to_owned(), sample: 1.0 }
 }
 
 fn otlp(url: &str) -> config::TracingConfig {
-    config::TracingConfig { otlp: Some(url.to_owned()), ..config(None, "edge") }
+    config::TracingConfig { otlp: Some(url.into()), ..config(None, "edge") }
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn two_collectors_receive_all_spans_and_do_not_wait_for_each_other() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut collector = FakeCollector::at("/v1/traces", "200 OK", "{}").await;
     let url = format!("http://{}/api/v2/spans", silent.local_addr().expect("an address"));
-    let (sink, export) = start(&config::TracingConfig { zipkin: Some(url), ..otlp(&collector.url) });
+    let (sink, export) = start(&config::TracingConfig { zipkin: Some(url.into()), ..otlp(&collector.url) });
     sink.record(request(1));
     collector.next().await;
     let _connection = timeout(SOON, silent.accept()).await.expect("a connection, soon").expect("a connection");

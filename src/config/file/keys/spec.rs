@@ -77,3 +77,10 @@ pub enum TextFormat {
     Directory,
     Filter,
 }
+
+impl TextFormat {
+    /// Whether an empty text means that there is none.
+    pub(crate) fn may_be_empty(self) -> bool {
+        matches!(self, Self::OptionalPath | Self::Url | Self::Directory)
+    }
+}

@@ -1,0 +1,74 @@
+//! Notes on a valid configuration: parts of it that are probably a mistake. Unlike a problem, a note is no reason to reject an edit.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::config::file::Include;
+use crate::config::problem::annotation_at;
+use crate::config::{Config, PoolConfig};
+
+/// A warning about a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The file and the line, from 1, that it is about, if it is about one.
+    place: Option<(PathBuf, usize)>,
+    message: String,
+}
+
+/// The notes about a configuration; `unmatched` are the includes that no file matches.
+pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
+    let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
+    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(secure_cookies(config)).collect()
+}
+
+/// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.
+fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
+    let cookie = |pool: &'_ PoolConfig| pool.balance.sticky.as_ref().map(|sticky| sticky.cookie.clone());
+    let is_secure = |cookie: &String| {
+        let cookie = cookie.to_ascii_lowercase();
+        cookie.starts_with("__host-") || cookie.starts_with("__secure-")
+    };
+    let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).filter(is_secure).collect();
+    let message =
+        |cookie| format!("browsers keep a cookie named {cookie} only if it is `Secure`, and lb does not set that");
+    cookies.into_iter().map(move |cookie| Note { place: None, message: message(cookie) })
+}
+
+/// The pools that no route leads to, by name.
+pub fn unrouted_pools(config: &Config) -> impl Iterator<Item = &str> {
+    let is_routed = |pool: &str| config.routes.iter().any(|route| route.pool.name() == pool);
+    config.pools.iter().map(|pool| pool.name.as_str()).filter(move |pool| !is_routed(pool))
+}
+
+/// The note about a pool that no route leads to.
+#[must_use]
+pub fn unrouted(pool: &str) -> String {
+    format!("no route leads to pool {pool}, so it gets no requests")
+}
+
+impl Note {
+    /// The note about an include that no file matches.
+    #[must_use]
+    pub fn unmatched(include: &Include) -> Self {
+        let Include { shown, place, .. } = include;
+        let message = format!("include `{shown}` names no file");
+        Self { place: Some((place.file.clone(), place.line)), message }
+    }
+
+    /// A workflow command that shows it in GitHub, beside its line or else beside `file`.
+    #[must_use]
+    pub fn to_github(&self, file: &Path, title: &str) -> String {
+        let (file, line) = self.place.as_ref().map_or((file, 0), |(file, line)| (file, *line));
+        annotation_at("warning", file, line, title, &self.message)
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some((file, line)) => write!(f, "{}:{line}: {}", file.display(), self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}

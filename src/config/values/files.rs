@@ -1,0 +1,30 @@
+//! Parses the names of files and directories.
+
+use crate::config::problem::Reason;
+
+/// A file to include, or a glob.
+pub(crate) fn include(text: &str) -> Result<(), Reason> {
+    if text.is_empty() {
+        return Err(Reason::new("an included file needs a name").hint("write for example `conf.d/*.toml`"));
+    }
+    shell_syntax(text)?;
+    glob::Pattern::new(text).map(drop).map_err(|error| {
+        Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
+            .hint("write for example `conf.d/*.toml`")
+    })
+}
+
+/// A shell replaces these, but `lb` would look for a file of that very name.
+pub(crate) fn shell_syntax(path: &str) -> Result<(), Reason> {
+    if path == "~" || path.starts_with("~/") {
+        return Err(Reason::new(format!("`{path}` begins with `~`, which only a shell replaces"))
+            .hint("write the whole path, or `${HOME}` for `~`"));
+    }
+    let name =
+        |rest: &str| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+    let names = path.split('$').skip(1).map(name);
+    match names.into_iter().find(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')) {
+        Some(name) => Err(Reason::new(format!("`${name}` is not replaced")).hint(format!("write `${{{name}}}`"))),
+        None => Ok(()),
+    }
+}

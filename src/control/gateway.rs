@@ -6,6 +6,7 @@ mod admin_server;
 mod apply;
 mod health;
 pub mod listeners;
+mod pending;
 mod record;
 mod start;
 
@@ -19,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use self::admin_server::AdminServer;
 use self::health::UnpublishedChanges;
 use self::listeners::{LINGER, ListenerSet};
+use self::pending::PendingEdit;
 use crate::config::Config;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
@@ -51,6 +53,8 @@ pub struct Gateway {
     state: Arc<State>,
     /// The configuration of the newest generation, which the next edit is compared with. Replaced by each commit.
     config: Arc<Config>,
+    /// The newest edit, while it cannot be applied yet.
+    pending: Option<PendingEdit>,
     /// Changed by each commit, and outlives every generation.
     running: Running,
     /// Messages to the control plane. Live as long as the process.
@@ -127,6 +131,7 @@ impl Gateway {
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let settled = self.is_settled();
+            let retry = self.pending.as_ref().map(PendingEdit::due);
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => self.inputs.reader.read_now(),
@@ -145,6 +150,7 @@ impl Gateway {
                     self.unpublished.add(change);
                 }
                 () = sleep_until(self.unpublished.due()), if !self.unpublished.is_empty() => self.publish_changes(),
+                () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => self.retry(),
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
         }

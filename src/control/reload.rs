@@ -1,5 +1,6 @@
 //! Reloading: notices changes of the files, reads and parses them, and keeps a copy of the last good configuration.
 
+pub mod completeness;
 pub mod last_good;
 pub mod reader;
 pub mod replace;

@@ -36,7 +36,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OVERFLOW: (&str, &str) = ("OTHER", "other");
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 24] = [
+const STATE_METRICS: [&Family; 25] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -58,6 +58,7 @@ const STATE_METRICS: [&Family; 24] = [
     &CONFIG_INFO,
     &UNWATCHED,
     &OVERFLOWS,
+    &LAST_GOOD_SAVED,
     &RELOADS,
     &RELOAD_DURATION,
     &BUILD_INFO,
@@ -259,10 +260,11 @@ fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {
     ]
 }
 
-fn watching(state: &State) -> [MetricFamily; 2] {
+fn watching(state: &State) -> [MetricFamily; 3] {
     [
         UNWATCHED.of([UNWATCHED.value(&[], float(state.watch_status.unwatched()))]),
         OVERFLOWS.of([OVERFLOWS.value(&[], float(state.watch_status.overflows()))]),
+        LAST_GOOD_SAVED.of([LAST_GOOD_SAVED.value(&[], f64::from(u8::from(state.watch_status.is_copy_saved())))]),
     ]
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::client::get;
 use crate::support::eventually;
-use crate::support::lb::{Lb, PORTS, command, servers};
+use crate::support::lb::{Lb, PORTS, command, run, servers};
 use crate::support::servers::Server;
 
 /// A file and a state directory that outlive processes.
@@ -41,6 +41,15 @@ impl Scene {
         let mut command = command();
         command.envs(environment.iter().copied());
         Lb::start_as(command, TempDir::new().unwrap(), self.place("lb.toml"))
+    }
+
+    /// Starts, and waits until the copy contains these words and can be found.
+    #[track_caller]
+    fn start_and_save(&self, words: &str) -> Lb {
+        let lb = self.start(&[]);
+        self.is_saved(words);
+        eventually("the pointer is there", || self.place(".lb.toml.state_dir").exists().then_some(()));
+        lb
     }
 
     /// Starts, and asserts that the start fails.
@@ -148,12 +157,152 @@ fn an_unusable_copy_is_reported_and_nothing_starts() {
 }
 
 #[test]
-fn a_copy_that_cannot_be_saved_is_logged_and_costs_nothing() {
+fn a_start_finds_the_copy_whatever_is_left_of_the_file() {
     let scene = Scene::new();
-    fs::write(scene.place("state"), "in the way").unwrap();
+    let good = scene.good(1);
+    scene.write(&good);
+    drop(scene.start_and_save("weight = 1"));
+    let pointer = scene.place(".lb.toml.state_dir");
+    assert_eq!(fs::read_to_string(&pointer).unwrap(), format!("{}\n", scene.place("state").display()));
+    let cut = |end: &str| good[..good.find(end).unwrap()].to_owned();
+    for (left, problem) in [
+        (Some(String::new()), "listener"),
+        (Some(cut("[health]")), "no server"),
+        (Some(cut("state_dir")), "no server"),
+        (Some(good.replace("/state\"", "/elsewhere\"") + "wieght = 1\n"), "wieght"),
+        (Some("\0".repeat(100)), "NUL"),
+        (None, "no such file"),
+    ] {
+        match &left {
+            Some(text) => scene.write(text),
+            None => fs::remove_file(scene.place("lb.toml")).unwrap(),
+        }
+        let lb = scene.start(&[]);
+        assert_fell_back(&lb, 1, problem);
+    }
+    // An unreadable pointer is no worse than none.
+    scene.write(&(good + "wieght = 1\n"));
+    for pointed in ["", "relative", "/nowhere\n", "\0"] {
+        fs::write(&pointer, pointed).unwrap();
+        assert_fell_back(&scene.start(&[]), 1, "wieght");
+    }
+}
+
+#[test]
+fn the_copy_moves_with_state_dir_and_ends_with_it() {
+    let scene = Scene::new();
     scene.write(&scene.good(1));
+    let lb = scene.start_and_save("weight = 1");
+    scene.write(&scene.good(2).replace("/state\"", "/second\""));
+    eventually("the copy is saved in the new directory", || {
+        fs::read_to_string(scene.place("second/last_good.json")).ok().filter(|copy| copy.contains("weight = 2"))
+    });
+    eventually("the pointer follows", || {
+        fs::read_to_string(scene.place(".lb.toml.state_dir")).ok().filter(|place| place.contains("/second"))
+    });
+    drop(lb);
+    scene.write("");
     let lb = scene.start(&[]);
-    let is_logged = |line: &String| line.contains("ERROR") && line.contains("cannot be saved");
-    eventually("it is logged", || lb.stderr().iter().any(is_logged).then_some(()));
-    assert_eq!(get(lb.address(), "/").text(), "a");
+    assert_fell_back(&lb, 2, "listener");
+    scene.write(&scene.good(3).replace("state_dir", "# state_dir"));
+    eventually("the pointer is removed", || (!scene.place(".lb.toml.state_dir").exists()).then_some(()));
+    drop(lb);
+    scene.write("");
+    scene.fails();
+    // The environment needs no pointer.
+    scene.write(&scene.good(4).replace("state_dir", "# state_dir"));
+    let state = scene.place("third");
+    let environment = [("LB_STATE_DIR", state.as_path())];
+    let lb = scene.start(&environment);
+    eventually("it is saved", || fs::read_to_string(scene.place("third/last_good.json")).ok());
+    drop(lb);
+    assert!(!scene.place(".lb.toml.state_dir").exists());
+    scene.write("");
+    assert_fell_back(&scene.start(&environment), 4, "listener");
+}
+
+#[test]
+fn a_copy_that_cannot_be_kept_is_reported_until_it_is() {
+    let scene = Scene::new();
+    scene.write(&scene.good(1));
+    let lb = scene.start_and_save("weight = 1");
+    let saved = || lb.metric("lb_config_last_good_saved");
+    let warnings = || lb.api("/api/config")["warnings"].to_string();
+    assert_eq!((saved(), warnings()), (Some(1.0), "[]".to_owned()));
+    let logged = |words: &str| lb.stderr().iter().filter(|line| line.contains(words)).count();
+
+    // A file is in the way of the directory, and so of the copy's temporary file.
+    fs::rename(scene.place("state"), scene.place("kept")).unwrap();
+    fs::write(scene.place("state"), "in the way").unwrap();
+    scene.write(&scene.good(2));
+    eventually("the metric shows it", || (saved() == Some(0.0)).then_some(()));
+    for words in ["the last good copy cannot be kept", "it is not a directory", "would fail"] {
+        assert!(warnings().contains(words), "{}", warnings());
+    }
+    assert_eq!((logged("ERROR"), logged("a start with an invalid file would fail")), (1, 1), "{:#?}", lb.stderr());
+    let status = run(&["status", "--admin", &lb.admin.to_string()]).out;
+    assert!(status.contains("warning: the last good copy cannot be kept"), "{status}");
+    assert_eq!((get(lb.address(), "/").text().as_str(), lb.generation()), ("a", 2));
+
+    // Tried again without an edit.
+    fs::remove_file(scene.place("state")).unwrap();
+    fs::rename(scene.place("kept"), scene.place("state")).unwrap();
+    scene.is_saved("weight = 2");
+    eventually("the warning ends", || (saved() == Some(1.0) && warnings() == "[]").then_some(()));
+    assert_eq!((logged("ERROR"), logged("kept again")), (1, 1));
+
+    // A directory where the copy should be: the older copy is still of use, unlike in the first case.
+    fs::rename(scene.place("state/last_good.json"), scene.place("copy")).unwrap();
+    fs::create_dir_all(scene.place("state/last_good.json/x")).unwrap();
+    scene.write(&scene.good(3));
+    eventually("it is reported again", || (saved() == Some(0.0)).then_some(()));
+    assert_eq!(logged("ERROR"), 2);
+    fs::remove_dir_all(scene.place("state/last_good.json")).unwrap();
+    scene.is_saved("weight = 3");
+}
+
+#[test]
+fn a_copy_that_was_deleted_is_saved_again() {
+    let scene = Scene::new();
+    scene.write(&scene.good(1));
+    let lb = scene.start_and_save("weight = 1");
+    fs::remove_dir_all(scene.place("state")).unwrap();
+    scene.is_saved("weight = 1");
+    fs::remove_file(scene.place(".lb.toml.state_dir")).unwrap();
+    eventually("the pointer is there again", || scene.place(".lb.toml.state_dir").exists().then_some(()));
+    assert_eq!(lb.api("/api/config")["warnings"], json!([]));
+}
+
+#[test]
+fn two_balancers_do_not_replace_each_others_copy() {
+    let scene = Scene::new();
+    scene.write(&scene.good(1));
+    let _lb = scene.start_and_save("weight = 1");
+    let other = scene.place("other.toml");
+    fs::write(&other, scene.good(7)).unwrap();
+    let second = Lb::start_as(command(), TempDir::new().unwrap(), other);
+    let warning =
+        eventually("the second warns", || second.api("/api/config")["warnings"][0].as_str().map(str::to_owned));
+    assert!(warning.contains("it is a copy of") && warning.contains("its own directory"), "{warning}");
+    scene.is_saved("weight = 1");
+    // Once the other file is gone, so is its claim.
+    fs::remove_file(scene.place("lb.toml")).unwrap();
+    scene.is_saved("weight = 7");
+}
+
+#[test]
+fn a_directory_that_cannot_be_remembered_is_a_warning() {
+    let scene = Scene::new();
+    scene.write(&scene.good(1));
+    // Not even root can replace a directory by a file.
+    fs::create_dir_all(scene.place(".lb.toml.state_dir/x")).unwrap();
+    let lb = scene.start_and_save("weight = 1");
+    let warning = eventually("it warns", || lb.api("/api/config")["warnings"][0].as_str().map(str::to_owned));
+    assert!(warning.contains(&format!("set LB_STATE_DIR={}", scene.place("state").display())), "{warning}");
+    drop(lb);
+    let state = scene.place("state");
+    let lb = scene.start(&[("LB_STATE_DIR", &state)]);
+    scene.write(&scene.good(2));
+    scene.is_saved("weight = 2");
+    assert_eq!(lb.api("/api/config")["warnings"], json!([]));
 }

@@ -91,6 +91,7 @@ fn a_file_written_in_pieces_is_read_once_it_is_quiet() {
         // A round trip lets `lb` run between the pieces.
         assert_eq!(lb.generation(), 1);
     }
+    drop(target);
     weight_becomes(&lb, 2);
     assert_eq!(outcomes(&lb), ["applied"; 2]);
     assert_eq!(lb.api("/api/servers")["servers"].as_array().unwrap().len(), 3);

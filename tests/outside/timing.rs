@@ -199,6 +199,7 @@ fn a_file_written_over_a_quarter_of_a_second_is_read_once() {
         target.write_all(piece).unwrap();
         sleep(Duration::from_millis(20));
     }
+    drop(target);
     weight_becomes(&lb, 2);
     assert_eq!(outcomes(&lb), ["applied"; 2]);
 }

@@ -57,17 +57,25 @@ impl AdminServer {
     }
 
     /// The address as configured.
+    #[cfg(test)]
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Binds the configured address if an edit moves it.
-    pub(super) fn prepare(&self, address: SocketAddr) -> Result<Option<NewAdminSocket>, BindError> {
-        if address == self.address {
-            return Ok(None);
-        }
-        let own = overlap(self.address, address).then_some(&self.socket);
-        NewAdminSocket::bind(address, own.as_slice()).map(Some)
+    /// The address and the socket, if an edit moves the admin address to `address`.
+    pub(super) fn moving(&self, address: SocketAddr) -> Option<(SocketAddr, &net::TcpListener)> {
+        (address != self.address).then_some((self.address, &self.socket))
+    }
+
+    /// Binds the configured address if an edit moves it, in spite of listeners that are about to close.
+    pub(super) fn prepare<'a>(
+        &'a self,
+        address: SocketAddr,
+        making_way: impl Iterator<Item = &'a net::TcpListener>,
+    ) -> Result<Option<NewAdminSocket>, BindError> {
+        let Some((old, socket)) = self.moving(address) else { return Ok(None) };
+        let own = overlap(old, address).then_some(socket);
+        NewAdminSocket::bind(address, &making_way.chain(own).collect::<Vec<_>>()).map(Some)
     }
 
     /// Serves the new socket, if there is one. Requests that are open at the old one are finished there.

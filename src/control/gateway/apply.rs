@@ -7,16 +7,17 @@ use std::time::{Instant, SystemTime};
 use super::Gateway;
 use super::admin_server::NewAdminSocket;
 use super::listeners::NewSockets;
+use super::pending::{self, PendingEdit};
+use crate::config::Config;
 use crate::config::diff::diff;
 use crate::config::guard::guards;
 use crate::config::problem::{Problem, Reason};
-use crate::config::{self, Config, overlap};
+use crate::config::source::SourceFile;
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
-use crate::worker::socket::BindError;
 
 /// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
 /// discards the edit and closes its sockets.
@@ -29,7 +30,7 @@ pub(super) struct Prepared {
     /// The socket of the new admin address, if the edit changes it.
     admin: Option<NewAdminSocket>,
     /// The files of the edit, for the last good copy.
-    files: Vec<config::source::SourceFile>,
+    files: Vec<SourceFile>,
     /// The differences from the previous generation, in words.
     pub(super) changes: Vec<String>,
 }
@@ -39,35 +40,48 @@ pub(super) struct Prepared {
 pub(super) enum NotApplied {
     /// It is invalid. It is tried again only when the files change, or on SIGHUP.
     Rejected(Vec<Problem>),
+    /// It needs something that is not available yet. It is tried again by itself.
+    Pending(Vec<Problem>),
 }
 
 impl Gateway {
-    /// Applies or rejects an edit, and records the outcome.
+    /// Applies or rejects an edit, or leaves it pending, and records the outcome.
     pub(super) fn consider(&mut self, parsed: ParsedConfig) {
         let ParsedConfig { loaded: LoadedConfig { sources, result }, noticed, requested } = parsed;
+        // This edit replaces it, or is the same.
+        self.pending = None;
         let unchanged = *sources.hash == *self.state.snapshot.load().hash;
         let result = match result {
             Ok(_) if unchanged => {
-                // Recorded only if SIGHUP asked for it, or if it undoes a rejected edit.
+                // Recorded only if SIGHUP asked for it, or if it undoes an edit that is not in force.
                 if !requested && self.state.reloads().last_successful() {
                     return;
                 }
                 Ok(None)
             }
-            Ok(config) => self.prepare(config, &sources).map(Some),
+            Ok(mut config) => {
+                config.share_with(&self.config);
+                return self.attempt(PendingEdit::new(config, sources), noticed);
+            }
             Err(problems) => Err(NotApplied::Rejected(problems)),
         };
+        self.conclude(&sources, noticed, result);
+    }
+
+    /// Commits what was prepared, if anything was, and records the outcome.
+    pub(super) fn conclude(&mut self, sources: &Sources, began: Instant, result: Result<Option<Prepared>, NotApplied>) {
         let (outcome, changes, problems) = match result {
             Ok(Some(prepared)) => (Outcome::Applied, self.commit(prepared), Vec::new()),
             Ok(None) => (Outcome::Unchanged, Vec::new(), Vec::new()),
             Err(NotApplied::Rejected(problems)) => (Outcome::Rejected, Vec::new(), problems),
+            Err(NotApplied::Pending(problems)) => (Outcome::Pending, Vec::new(), problems),
         };
         self.record(Reload {
             generation: self.state.snapshot.load().generation,
             hash: sources.hash.as_str().into(),
             outcome,
             at: SystemTime::now(),
-            took: noticed.elapsed(),
+            took: began.elapsed(),
             changes,
             problems,
         });
@@ -77,38 +91,48 @@ impl Gateway {
     ///
     /// Touches nothing that runs: no server, no snapshot, no open socket. After an error, everything that it built is
     /// dropped.
-    pub(super) fn prepare(&self, mut config: Config, sources: &Sources) -> Result<Prepared, NotApplied> {
-        config.share_with(&self.config);
-        let problems = guards(&self.path, Some(&self.config), &config);
+    pub(super) fn prepare(&self, config: &Arc<Config>, sources: &Sources) -> Result<Prepared, NotApplied> {
+        let mut problems = guards(&self.path, Some(&self.config), config);
+        problems.extend(self.emptied(sources));
         if !problems.is_empty() {
             return Err(NotApplied::Rejected(problems));
         }
-        let (listeners, admin) = self.bind(&config).map_err(NotApplied::Rejected)?;
+        let (listeners, admin) = self.bind(config)?;
         sources.warn_of_unmatched();
-        let config = Arc::new(config);
-        let changes = diff(&self.config, &config).iter().map(ToString::to_string).collect();
-        let registry = self.running.registry.plan(&config, Instant::now());
+        let changes = diff(&self.config, config).iter().map(ToString::to_string).collect();
+        let registry = self.running.registry.plan(config, Instant::now());
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
         let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
-        Ok(Prepared { config, snapshot, registry, listeners, admin, files: sources.files.clone(), changes })
+        let (config, files) = (Arc::clone(config), sources.files.clone());
+        Ok(Prepared { config, snapshot, registry, listeners, admin, files, changes })
+    }
+
+    /// A problem for each included file that has lost all of its content, as on a full disk.
+    fn emptied(&self, sources: &Sources) -> Vec<Problem> {
+        let snapshot = self.state.snapshot.load();
+        let had_content = |file: &SourceFile| {
+            snapshot.files.iter().any(|before| before.path == file.path && *before.hash != *file.hash)
+        };
+        let emptied = sources.files.iter().filter(|file| file.bytes.is_empty() && had_content(file));
+        let reason = Reason::new("this file had content and is empty now")
+            .hint("write its content again; if nothing should be in it, delete it or leave a comment in it");
+        emptied.map(|file| Problem::of_file(&file.path, reason.clone())).collect()
     }
 
     /// Binds the addresses that `config` adds.
-    fn bind(&self, config: &Config) -> Result<(NewSockets, Option<NewAdminSocket>), Vec<Problem>> {
-        let problems = |errors: Vec<BindError>| errors.iter().map(|error| self.bind_problem(error)).collect::<Vec<_>>();
-        let listeners = self.running.listeners.prepare(&config.listeners).map_err(problems)?;
-        let admin = self.outputs.admin.prepare(config.admin.address).map_err(|error| problems(vec![error]))?;
-        Ok((listeners, admin))
-    }
-
-    fn bind_problem(&self, error: &BindError) -> Problem {
-        let mut ours = self.running.listeners.addresses().chain([self.outputs.admin.address()]);
-        let hint = match ours.find(|bound| overlap(*bound, error.address)) {
-            Some(bound) => format!("lb itself still listens on {bound}: free that address first, in a separate edit"),
-            None => error.hint(),
-        };
-        Problem::of_file(&self.path, Reason::new(error.to_string()).hint(hint))
+    fn bind(&self, config: &Config) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
+        let (listeners, admin) = (&self.running.listeners, &self.outputs.admin);
+        let address = config.admin.address;
+        let sockets = listeners.prepare(&config.listeners, admin.moving(address));
+        let admin = admin.prepare(address, listeners.making_way(address, &config.listeners));
+        match (sockets, admin) {
+            (Ok(sockets), Ok(admin)) => Ok((sockets, admin)),
+            (sockets, admin) => {
+                let errors: Vec<_> = sockets.err().into_iter().flatten().chain(admin.err()).collect();
+                Err(pending::not_bound(&self.path, &errors))
+            }
+        }
     }
 
     /// Makes an edit take effect. Returns its changes in words.
@@ -166,7 +190,6 @@ impl Gateway {
 
 /// The files of a generation with their hashes.
 pub(super) fn file_hashes(sources: &Sources) -> Arc<[FileVersion]> {
-    let file =
-        |file: &config::source::SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
+    let file = |file: &SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
     sources.files.iter().map(file).collect()
 }

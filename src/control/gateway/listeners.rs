@@ -60,18 +60,22 @@ impl ListenerSet {
         Self { workers, next_id: 0, open: HashMap::new(), closing: Vec::new() }
     }
 
-    /// Binds the addresses of `config` that are not bound yet.
+    /// Binds the addresses of `config` that are not bound yet. `admin` is the socket of the admin address, if that moves.
     ///
     /// # Errors
     /// With every address that cannot be bound; then none of the new sockets stays.
-    pub fn prepare(&self, config: &[ListenerConfig]) -> Result<NewSockets, Vec<BindError>> {
+    pub fn prepare(
+        &self,
+        config: &[ListenerConfig],
+        admin: Option<(SocketAddr, &TcpListener)>,
+    ) -> Result<NewSockets, Vec<BindError>> {
         let mut sockets = Vec::new();
         let mut errors = Vec::new();
         for listener in config {
             if self.open.contains_key(&listener.address) || self.is_lingering(listener.address) {
                 continue;
             }
-            match self.bind(listener, config) {
+            match self.bind(listener, config, admin) {
                 Ok(socket) => sockets.push(socket),
                 Err(error) => errors.push(error),
             }
@@ -79,22 +83,30 @@ impl ListenerSet {
         if errors.is_empty() { Ok(NewSockets(sockets)) } else { Err(errors) }
     }
 
-    /// Binds the address of a listener, which may overlap with addresses that `config` removes.
-    fn bind(&self, listener: &ListenerConfig, config: &[ListenerConfig]) -> Result<NewSocket, BindError> {
+    /// Binds the address of a listener, which may be one that other sockets of ours are about to leave.
+    fn bind(
+        &self,
+        listener: &ListenerConfig,
+        config: &[ListenerConfig],
+        admin: Option<(SocketAddr, &TcpListener)>,
+    ) -> Result<NewSocket, BindError> {
         let address = listener.address;
-        let stays = |bound: SocketAddr| config.iter().any(|listener| listener.address == bound);
-        let open = self.open.iter().map(|(bound, listener)| (*bound, &listener.socket));
-        let lingering =
-            self.closing.iter().filter_map(|closing| Some((closing.address, &closing.lingering.as_ref()?.0)));
-        let making_way: Vec<_> = open
-            .chain(lingering)
-            .filter(|(bound, _)| overlap(*bound, address) && !stays(*bound))
-            .map(|(_, socket)| socket)
-            .collect();
+        let admin = admin.filter(|(bound, _)| overlap(*bound, address)).map(|(_, socket)| socket);
+        let making_way: Vec<_> = self.making_way(address, config).chain(admin).collect();
         let socket = socket::bind(address, &making_way)?;
         let copies = (0..self.workers).map(|_| socket.try_clone()).collect::<Result<_, _>>();
         let copies = copies.map_err(|error| BindError { address, error })?;
         Ok(NewSocket { config: listener.clone(), socket, copies })
+    }
+
+    /// The sockets that overlap with `address` and that `config` does not name, or that are closing already.
+    pub fn making_way(&self, address: SocketAddr, config: &[ListenerConfig]) -> impl Iterator<Item = &TcpListener> {
+        let stays = move |bound: SocketAddr| config.iter().any(|listener| listener.address == bound);
+        let open = self.open.iter().map(|(bound, listener)| (*bound, &listener.socket));
+        let lingering =
+            self.closing.iter().filter_map(|closing| Some((closing.address, &closing.lingering.as_ref()?.0)));
+        let leaves = move |(bound, _): &(SocketAddr, &TcpListener)| overlap(*bound, address) && !stays(*bound);
+        open.chain(lingering).filter(leaves).map(|(_, socket)| socket)
     }
 
     fn is_lingering(&self, address: SocketAddr) -> bool {
@@ -173,11 +185,6 @@ impl ListenerSet {
             }
             closing.lingering.is_some() || (!is_over && closing.live.connections() > 0)
         });
-    }
-
-    /// The addresses with an open listener, as configured.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.open.keys().copied()
     }
 
     /// Whether nothing is closing that [`ListenerSet::expire`] would have to close.

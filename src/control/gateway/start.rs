@@ -14,9 +14,9 @@ use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, record};
 use crate::admin;
+use crate::config::Config;
 use crate::config::guard::guards;
-use crate::config::problem::{Problem, Reason};
-use crate::config::{Config, file};
+use crate::config::problem::Problem;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::{self, LastGoodCopy};
@@ -107,23 +107,25 @@ impl Gateway {
         let rules = ReloadRules::from(&config.reload);
         let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.watch_status))?;
 
+        let last_good = LastGoodCopy::start(path.to_owned(), Arc::clone(&state.watch_status));
         let mut gateway = Self {
             path: path.to_owned(),
             workers,
             state,
             config,
+            pending: None,
             running: Running { registry, listeners, worker_pool, checker, resolver },
             inputs: Inputs { reader, health_changes, failing_servers },
-            outputs: Outputs { admin, logs, access_log, traces, last_good: LastGoodCopy::default() },
+            outputs: Outputs { admin, logs, access_log, traces, last_good },
             unpublished: UnpublishedChanges::new(),
             retired: Vec::new(),
         };
         gateway.commit_listeners(sockets);
         sources.warn_of_unmatched();
         gateway.record(record::started(&snapshot, started));
-        match file_problems {
-            None => gateway.outputs.last_good.save(&gateway.config.reload, sources.files),
-            Some(problems) => gateway.record(record::fallen_back(file_hash, started, problems)),
+        gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
+        if let Some(problems) = file_problems {
+            gateway.record(record::fallen_back(file_hash, started, problems));
         }
         for listener in gateway.state.listeners().iter() {
             tracing::info!(listener = %listener.name, address = %listener.address, workers, "listening");
@@ -147,15 +149,8 @@ impl Initial {
             Ok((sources, config)) => return Ok(Self { sources, config, file_problems: None }),
             Err(problems) => problems,
         };
-        let Some(directory) = last_good::directory(&file::reload(&files.files, &env), &env) else {
-            return Err(problems);
-        };
-        let copy = match last_good::load(&directory, source.path()) {
-            Ok(Some(files)) => load(source.path(), source.with_files(files)),
-            Ok(None) => return Err(problems),
-            Err(error) => Err(vec![unusable(&directory, &error.to_string())]),
-        };
-        match copy {
+        let start = |files| load(source.path(), source.with_files(files));
+        match last_good::recover(source.path(), files, &env, start) {
             Ok((sources, config)) => Ok(Self { sources, config, file_problems: Some(problems) }),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
@@ -170,14 +165,10 @@ fn load(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Pro
     if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
 }
 
-fn unusable(directory: &Path, reason: &str) -> Problem {
-    Problem::of_file(directory, Reason::new(format!("the last good copy cannot be used: {reason}")))
-}
-
 /// Binds all addresses, or reports every one that cannot be bound.
 fn bind(config: &Config, workers: usize) -> Result<(ListenerSet, NewSockets, NewAdminSocket), StartError> {
     let listeners = ListenerSet::new(workers);
-    match (listeners.prepare(&config.listeners), NewAdminSocket::bind(config.admin.address, &[])) {
+    match (listeners.prepare(&config.listeners, None), NewAdminSocket::bind(config.admin.address, &[])) {
         (Ok(sockets), Ok(admin)) => Ok((listeners, sockets, admin)),
         (sockets, admin) => Err(StartError::Bind(sockets.err().into_iter().flatten().chain(admin.err()).collect())),
     }

@@ -89,8 +89,10 @@ impl RunningGateway {
         let path = self.directory.path().join("lb.toml");
         let sources = Source::new(&path).with_files(vec![SourceFile::new(path, text.to_owned())]);
         let LoadedConfig { sources, result } = sources.load(&env);
-        let prepared = self.gateway.prepare(result.expect("a valid file"), &sources);
-        prepared.map_err(|NotApplied::Rejected(problems)| problems)
+        let mut config = result.expect("a valid file");
+        config.share_with(&self.gateway.config);
+        let prepared = self.gateway.prepare(&Arc::new(config), &sources);
+        prepared.map_err(|(NotApplied::Rejected(problems) | NotApplied::Pending(problems))| problems)
     }
 
     fn visible(&self) -> Visible {

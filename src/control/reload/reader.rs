@@ -12,9 +12,17 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::config::ReloadConfig;
 use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
+use crate::control::reload::completeness::{Because, UnreadEdit};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
-use crate::control::reload::watcher::{FileWatcher, Wake, settle};
+use crate::control::reload::watcher::{FileWatcher, Wake};
 use crate::live::watch_status::WatchStatus;
+
+/// The time before the first read, unless a file was renamed into place.
+const BURST: Duration = Duration::from_millis(5);
+/// The time between two reads of files that are not complete yet.
+const STEP: Duration = Duration::from_millis(50);
+/// How long files may be incomplete before that is logged; longer if `quiet` is long.
+const RESTLESS: Duration = Duration::from_secs(1);
 
 /// Content that may become a generation.
 #[derive(Debug)]
@@ -40,6 +48,17 @@ impl From<&ReloadConfig> for ReloadRules {
     fn from(config: &ReloadConfig) -> Self {
         Self { quiet: config.quiet, poll: config.poll }
     }
+}
+
+/// The reason to read the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadReason {
+    /// A file event.
+    Event(Wake),
+    /// SIGHUP.
+    Request,
+    /// The poll, or new rules for it.
+    Time,
 }
 
 /// The control plane's end of the reader. Dropping it ends the reader.
@@ -101,7 +120,9 @@ impl ConfigReader {
         rules: ReloadRules,
         status: Arc<WatchStatus>,
     ) -> io::Result<ReaderHandle> {
-        let (reader, parsed, handle) = Self::new(source, last, rules, status);
+        let (mut reader, parsed, handle) = Self::new(source, last, rules, status);
+        // Before the thread runs, so that no edit after the start goes unseen.
+        reader.rewatch();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread = std::thread::Builder::new().name("reader".to_owned());
         thread.spawn(move || runtime.block_on(reader.run(parsed)))?;
@@ -125,20 +146,13 @@ impl ConfigReader {
     async fn run(mut self, parsed: mpsc::Sender<ParsedConfig>) {
         self.rewatch();
         loop {
-            let (wake, requested) = tokio::select! {
+            let reason = tokio::select! {
                 reason = self.wait() => reason,
                 () = parsed.closed() => return,
             };
-            let noticed = Instant::now();
-            let quiet = self.new_rules.borrow().quiet;
-            let sources = self.read();
-            if sources == self.last && !requested {
-                self.rewatch();
-                continue;
-            }
-            let path = self.source.path().display().to_string();
-            let restless = || tracing::warn!(file = %path, "the file keeps changing; waiting until it is complete");
-            let sources = settle(&self.watcher, wake, quiet, sources, || self.read(), restless).await;
+            let (noticed, requested) = (Instant::now(), reason == ReadReason::Request);
+            let (sources, read) = self.complete_read(reason).await;
+            self.watcher.forget(read);
             let changed = sources != self.last;
             self.last = sources;
             if changed || requested {
@@ -156,17 +170,87 @@ impl ConfigReader {
         self.source.read_again(&self.last, &env)
     }
 
-    /// Waits for a reason to read. Returns how the files were written, as far as it is known from events, and
-    /// whether the read was requested.
-    async fn wait(&mut self) -> (Wake, bool) {
+    /// Reads until the files are complete or the same as before. Returns when the read began, too. There are further
+    /// reads in between, because there may be no events. New files are watched from the first read on, which shows who
+    /// still writes them.
+    ///
+    /// A requested read waits for `quiet` although nothing has changed, so that requests in a row become one.
+    async fn complete_read(&mut self, reason: ReadReason) -> (Sources, Instant) {
+        let quiet = self.new_rules.borrow().quiet;
+        let noticed = Instant::now();
+        if reason == ReadReason::Event(Wake::Other) {
+            // What a writer does in one go is mostly over then.
+            self.watcher.pause(BURST).await;
+        }
+        let mut read = Instant::now();
+        let mut sources = self.read();
+        let mut unchanged_since = read;
+        let mut warned = false;
+        while reason == ReadReason::Request || sources != self.last {
+            let (ready, because) = if sources == self.last {
+                (noticed + quiet.min(RESTLESS), Because::Quiet)
+            } else {
+                self.ready(&sources, noticed, unchanged_since, quiet)
+            };
+            if read >= ready {
+                break;
+            }
+            let now = Instant::now();
+            if !warned && now > noticed + (quiet * 20).max(RESTLESS) {
+                self.warn_of_wait(because);
+                warned = true;
+            }
+            self.watcher.pause(ready.saturating_duration_since(now).min(STEP)).await;
+            // Reading shows nothing while a writer has a file open, and who opens the file then is not told from others.
+            if Instant::now() >= ready || !self.watcher.is_open(&self.source.trail(&sources).entries) {
+                read = Instant::now();
+                let next = self.read();
+                if next != sources {
+                    sources = next;
+                    unchanged_since = read;
+                }
+            }
+        }
+        (sources, read)
+    }
+
+    /// The time from which a read counts that found these files, and what it waits for.
+    fn ready(
+        &mut self,
+        sources: &Sources,
+        noticed: Instant,
+        unchanged_since: Instant,
+        quiet: Duration,
+    ) -> (Instant, Because) {
+        let trail = self.source.trail(&self.last).and(self.source.trail(sources));
+        self.watcher.rewatch(&trail);
+        let changed = self.source.changed(&self.last, sources);
+        let alone = self.last.includes.is_empty() && sources.includes.is_empty();
+        let edit = UnreadEdit { entries: trail.entries, changed, alone, noticed, unchanged_since };
+        self.watcher.ready(&edit, quiet)
+    }
+
+    fn warn_of_wait(&self, because: Because) {
+        let file = self.source.path().display();
+        match because {
+            Because::Open => {
+                tracing::warn!(%file, "a file of the configuration is still open for writing; waiting until it is closed")
+            }
+            Because::Empty => tracing::warn!(%file, "a file of the configuration is empty; waiting for its content"),
+            Because::Quiet => tracing::warn!(%file, "the files keep changing; waiting until they are complete"),
+        }
+    }
+
+    /// Waits for a reason to read.
+    async fn wait(&mut self) -> ReadReason {
         let poll = self.rules.poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
-            wake = self.watcher.wake() => (wake, false),
-            () = self.read_now.notified() => (Wake::Other, true),
-            () = poll => (Wake::Other, false),
+            wake = self.watcher.wake() => ReadReason::Event(wake),
+            () = self.read_now.notified() => ReadReason::Request,
+            () = poll => ReadReason::Time,
             // Look once, and wait by the new rules.
-            Ok(()) = self.new_rules.changed() => (Wake::Other, false),
+            Ok(()) = self.new_rules.changed() => ReadReason::Time,
         }
     }
 

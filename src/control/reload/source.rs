@@ -1,6 +1,8 @@
 //! The configuration's files: reads the main file and those it includes, and finds what to watch for changes.
 
-use std::collections::BTreeSet;
+mod changed;
+
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -176,8 +178,9 @@ impl Source {
                 }),
             }
         }
-        // A glob may match the main file itself.
-        paths.retain(|path| main.is_none() || fs::canonicalize(path).ok() != main);
+        // A glob may match the main file itself, and several spellings or links may lead to one file.
+        let mut read: HashSet<PathBuf> = main.into_iter().collect();
+        paths.retain(|path| fs::canonicalize(path).map_or(true, |real| read.insert(real)));
         // Both lists are sorted by path.
         let mut before = last.files.iter().skip(1).peekable();
         for path in paths {

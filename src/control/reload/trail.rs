@@ -18,6 +18,14 @@ pub struct Trail {
 }
 
 impl Trail {
+    /// The paths of both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.watched.extend(other.watched);
+        self.entries.extend(other.entries);
+        self
+    }
+
     /// Adds the path to a file, link by link. If a part of it is missing, the last directory that exists is watched
     /// until that part appears.
     pub fn follow(&mut self, path: &Path) {

@@ -6,15 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::control::reload::completeness::{Because, Completeness, FileEvent, UnreadEdit};
 use crate::control::reload::trail::Trail;
-
-/// Time between two reads of files that are being written.
-const STEP: Duration = Duration::from_millis(50);
 
 /// Watches a [`Trail`] and wakes the reader. Where files cannot be watched there are no wake-ups, and polling has
 /// to find every change.
@@ -31,14 +29,12 @@ pub struct FileWatcher {
 }
 
 /// Something may have changed. Every event leads to a read; its kind decides only how soon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wake {
+    /// Anything but a move.
+    Other,
     /// A complete file was moved onto an entry that leads to a configuration file.
     Moved,
-    /// Such a file is being written in place.
-    Written,
-    /// Anything else.
-    Other,
 }
 
 impl FileWatcher {
@@ -131,16 +127,29 @@ impl FileWatcher {
         }
     }
 
-    /// Waits for `at_most`, or until a file is moved into place. Returns the events of that time as one.
-    async fn pause(&self, at_most: Duration) -> Option<Wake> {
-        let until = tokio::time::Instant::now() + at_most;
-        let mut events = None;
-        while events != Some(Wake::Moved)
-            && let Ok(wake) = tokio::time::timeout_at(until, self.wake()).await
-        {
-            events = Some(wake.after(events));
-        }
-        events
+    /// Waits for `at_most`, or until a file is moved into place.
+    pub async fn pause(&self, at_most: Duration) {
+        let moved = async { while self.wake().await != Wake::Moved {} };
+        // The time is over in most cases.
+        let _ = tokio::time::timeout(at_most, moved).await;
+    }
+
+    /// The time from which a read of the edit counts, and what it waits for.
+    #[must_use]
+    pub fn ready(&self, edit: &UnreadEdit, quiet: Duration) -> (Instant, Because) {
+        self.events.state.lock().completeness.ready(edit, quiet)
+    }
+
+    /// Whether any of these files is open for writing, as far as it is known.
+    #[must_use]
+    pub fn is_open(&self, entries: &BTreeSet<PathBuf>) -> bool {
+        self.events.state.lock().completeness.is_open(entries)
+    }
+
+    /// Forgets the events about files that were complete when a read began.
+    pub fn forget(&self, read: Instant) {
+        let watched: BTreeSet<PathBuf> = self.watched.keys().cloned().collect();
+        self.events.state.lock().completeness.forget(read, &watched);
     }
 }
 
@@ -150,69 +159,31 @@ impl Default for FileWatcher {
     }
 }
 
-/// Reads until the files are complete: until two equal reads are `quiet` apart with no write event in between.
-/// `first` was read after `wake`. There are further reads in between, so that the end of a long write is noticed
-/// soon. A file that was moved into place is complete: one read after the move is enough, and later writes to it
-/// are another edit. Calls `restless` once if the files keep changing for 20 times `quiet`.
-pub async fn settle<T: PartialEq>(
-    watcher: &FileWatcher,
-    mut wake: Wake,
-    quiet: Duration,
-    first: T,
-    mut read: impl FnMut() -> T,
-    restless: impl FnOnce(),
-) -> T {
-    let started = Instant::now();
-    let mut last = first;
-    let mut unchanged_since = started;
-    let mut restless = Some(restless);
-    loop {
-        let remaining = quiet.saturating_sub(unchanged_since.elapsed());
-        if wake == Wake::Moved || remaining.is_zero() {
-            return last;
+/// The event of one file in an event of the system, with its path. The end of an earlier file of that name, which may
+/// be reported after the new one, is none.
+fn file_event(event: &Event) -> Option<(&Path, FileEvent)> {
+    let of_file = match event.kind {
+        EventKind::Access(AccessKind::Open(_)) => FileEvent::Opened,
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => FileEvent::Closed,
+        EventKind::Create(kind) if kind != CreateKind::Folder => match event.paths.first() {
+            Some(path) if is_link(path) => FileEvent::Linked,
+            _ => FileEvent::Created,
+        },
+        EventKind::Modify(ModifyKind::Data(_)) => FileEvent::Written,
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => FileEvent::Moved,
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
+            return event.paths.get(1).map(|path| (path.as_path(), FileEvent::Moved));
         }
-        let events = watcher.pause(remaining.min(STEP)).await;
-        wake = events.map_or(wake, |events| events.after(Some(wake)));
-        let next = read();
-        // The event counts as well: a file that is rewritten again and again may be empty at each read.
-        if next != last || events == Some(Wake::Written) {
-            unchanged_since = Instant::now();
-            last = next;
-        }
-        if started.elapsed() > quiet * 20
-            && let Some(restless) = restless.take()
-        {
-            restless();
-        }
-    }
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => FileEvent::Gone,
+        _ => return None,
+    };
+    let path = event.paths.first()?;
+    (of_file != FileEvent::Gone || path.symlink_metadata().is_err()).then_some((path, of_file))
 }
 
-impl Wake {
-    fn of(event: &notify::Result<Event>, entries: &BTreeSet<PathBuf>) -> Option<Self> {
-        let Ok(event) = event else {
-            return Some(Self::Other);
-        };
-        let leads = |path: Option<&PathBuf>| path.is_some_and(|path| entries.contains(path));
-        match event.kind {
-            // Reading causes these events, so to read again after each would never end. They change nothing.
-            EventKind::Access(AccessKind::Open(_) | AccessKind::Read)
-            | EventKind::Access(AccessKind::Close(AccessMode::Read)) => None,
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)) if leads(event.paths.first()) => Some(Self::Moved),
-            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) if leads(event.paths.get(1)) => Some(Self::Moved),
-            EventKind::Modify(ModifyKind::Data(_)) | EventKind::Create(_) if leads(event.paths.first()) => {
-                Some(Self::Written)
-            }
-            _ => Some(Self::Other),
-        }
-    }
-
-    /// Both as one wake-up: the newest event about a file itself counts.
-    fn after(self, earlier: Option<Self>) -> Self {
-        match (self, earlier) {
-            (Self::Other, Some(earlier)) => earlier,
-            _ => self,
-        }
-    }
+/// Whether the path is a symbolic link, or a further name of an existing file. Nobody has opened it to create it.
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
 }
 
 /// Passes events from the thread that receives them to the task that waits for them.
@@ -226,13 +197,29 @@ struct FileEvents {
 struct EventState {
     /// The events since the last wake-up, as one.
     pending: Option<Wake>,
-    /// The entries of the trail, by which [`Wake::of`] judges an event.
+    /// The entries of the trail. A file that is moved onto one of them is read soon.
     entries: BTreeSet<PathBuf>,
+    /// The events, by file.
+    completeness: Completeness,
     /// Watched paths that have lost their watch, because the file was removed or moved away.
     lost: BTreeSet<PathBuf>,
     /// Whether any watch may be lost, because events were dropped.
     all_lost: bool,
     overflows: u64,
+}
+
+impl EventState {
+    /// Takes an event into account. `None` if it is only of somebody who reads, such as the reader itself, which
+    /// would never end otherwise.
+    fn apply(&mut self, event: &Event, now: Instant) -> Option<Wake> {
+        let Some((path, of_file)) = file_event(event) else {
+            let reads = matches!(event.kind, EventKind::Access(AccessKind::Read | AccessKind::Close(AccessMode::Read)));
+            return (!reads).then_some(Wake::Other);
+        };
+        let is_news = self.completeness.apply(path, of_file, now);
+        let moved = of_file == FileEvent::Moved && self.entries.contains(path);
+        is_news.then_some(if moved { Wake::Moved } else { Wake::Other })
+    }
 }
 
 impl FileEvents {
@@ -241,13 +228,17 @@ impl FileEvents {
         if event.as_ref().is_ok_and(Event::need_rescan) {
             state.all_lost = true;
             state.overflows += 1;
+            state.completeness.doubt();
         }
         if let Ok(event) = event
             && let EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) = event.kind
         {
             state.lost.extend(event.paths.iter().cloned());
         }
-        let wake = Wake::of(event, &state.entries);
+        let wake = match event {
+            Ok(event) => state.apply(event, Instant::now()),
+            Err(_) => Some(Wake::Other),
+        };
         drop(state);
         if let Some(wake) = wake {
             self.wake(wake);
@@ -256,7 +247,7 @@ impl FileEvents {
 
     fn wake(&self, wake: Wake) {
         let mut state = self.state.lock();
-        state.pending = Some(wake.after(state.pending));
+        state.pending = state.pending.max(Some(wake));
         drop(state);
         self.arrived.notify_one();
     }

@@ -11,7 +11,6 @@ impl ProxyError {
         Some(match self {
             Self::Rejected(rejection) => rejection.rule(),
             Self::BadHead(error) => error.rule(),
-            Self::HeadTimeout => "request_header",
             Self::BodyTooLarge => "body_bytes",
             Self::BadBody => "chunk",
             Self::Unresolved => "unresolved",

@@ -56,8 +56,11 @@ pub const CLIENTS_DELAYED: Family = counter(
     &[],
 );
 pub const GENERATION: Family = gauge("lb_config_generation", "Number of the active generation, from 1.", &[]);
-pub const LAST_RELOAD_SUCCESSFUL: Family =
-    gauge("lb_config_last_reload_successful", "1 if the newest reload was not rejected, else 0.", &[]);
+pub const LAST_RELOAD_SUCCESSFUL: Family = gauge(
+    "lb_config_last_reload_successful",
+    "1 if the newest reload was neither rejected nor is pending, else 0.",
+    &[],
+);
 /// Like Prometheus's own metric of this kind, it does not advance while edits are rejected.
 pub const LAST_RELOAD_TIMESTAMP: Family =
     gauge("lb_config_last_reload_timestamp_seconds", "Unix time at which the active configuration was applied.", &[]);
@@ -68,6 +71,11 @@ pub const UNWATCHED: Family =
 pub const OVERFLOWS: Family = counter(
     "lb_config_watch_overflows_total",
     "Times the system dropped file events, after which all files were read again.",
+    &[],
+);
+pub const LAST_GOOD_SAVED: Family = gauge(
+    "lb_config_last_good_saved",
+    "1 if the last good copy is up to date or none is kept, 0 while it cannot be saved.",
     &[],
 );
 pub const RELOADS: Family = counter("lb_reloads_total", "Reloads by outcome.", &["result"]);

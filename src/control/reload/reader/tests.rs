@@ -11,7 +11,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Fails rather than hangs if the reader does not wake up.
-async fn wakes(reader: &mut ConfigReader) -> (Wake, bool) {
+async fn wakes(reader: &mut ConfigReader) -> ReadReason {
     tokio::time::timeout(Duration::from_secs(20), reader.wait()).await.expect("a wake-up")
 }
 
@@ -30,10 +30,10 @@ fn rules_that_arrive_between_the_warnings_and_the_wait_end_the_wait() {
     let (mut reader, _sender, handle) = reader(&directory);
     block_on(async {
         reader.rewatch();
-        assert_eq!(wakes(&mut reader).await, (Wake::Other, false), "new watches");
+        assert_eq!(wakes(&mut reader).await, ReadReason::Event(Wake::Other), "new watches");
         reader.rewatch();
         handle.set_rules(ReloadRules { poll: Duration::ZERO, ..RULES });
-        assert_eq!(wakes(&mut reader).await, (Wake::Other, false), "new rules");
+        assert_eq!(wakes(&mut reader).await, ReadReason::Time, "new rules");
         assert_eq!(reader.rules, RULES, "until the warnings are written by the new ones");
         reader.rewatch();
         assert_eq!(reader.rules.poll, Duration::ZERO);
@@ -48,15 +48,11 @@ fn a_request_made_during_a_read_is_kept_until_the_next_wait() {
         reader.rewatch();
         handle.read_now();
         handle.read_now();
-        let mut wakes_seen = [wakes(&mut reader).await, wakes(&mut reader).await];
-        wakes_seen.sort_by_key(|(_, requested)| *requested);
-        assert_eq!(
-            wakes_seen,
-            [(Wake::Other, false), (Wake::Other, true)],
-            "the watches and one request, in any order"
-        );
+        let mut requests = [wakes(&mut reader).await, wakes(&mut reader).await].map(|wake| wake == ReadReason::Request);
+        requests.sort_unstable();
+        assert_eq!(requests, [false, true], "the watches and one request, in any order");
         handle.read_now();
-        assert_eq!(wakes(&mut reader).await, (Wake::Other, true));
+        assert_eq!(wakes(&mut reader).await, ReadReason::Request);
     });
 }
 

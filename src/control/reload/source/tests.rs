@@ -76,6 +76,29 @@ fn included_files_are_sorted_by_path_and_read_once() {
 }
 
 #[test]
+fn a_file_that_is_included_by_several_spellings_counts_once() {
+    let server = "[[server]]\nname = \"b\"\naddress = \"b:1\"\n";
+    for include in [
+        "\"conf.d/b.toml\", \"conf.d/b.toml\"",
+        "\"./conf.d/b.toml\", \"conf.d/b.toml\"",
+        "\"conf.d/*.toml\", \"conf.d//b.toml\", \"conf.d/./b.toml\", \"conf.d/../conf.d/b.toml\"",
+        "\"link.toml\", \"conf.d/b.toml\"",
+        "\"conf.d/*.toml\", \"linked.d/*.toml\", \"link.toml\", \"./lb.toml\", \"main.toml\"",
+        "\"DIRECTORY/conf.d/b.toml\", \"*.d/*.toml\"",
+    ] {
+        let directory = TestDirectory::new(&[("conf.d/b.toml", server)]);
+        symlink("conf.d/b.toml", directory.path("link.toml")).expect("a link");
+        symlink("conf.d", directory.path("linked.d")).expect("a link");
+        symlink("lb.toml", directory.path("main.toml")).expect("a link");
+        let include = include.replace("DIRECTORY", &directory.0.path().display().to_string());
+        fs::write(directory.path("lb.toml"), format!("include = [{include}]\n{MAIN}")).expect("write");
+        let loaded = directory.load();
+        assert!(loaded.result.is_ok(), "{include}: {:?}", loaded.result);
+        assert_eq!(loaded.sources.files.len(), 2, "{include}: {:?}", names(&loaded.sources));
+    }
+}
+
+#[test]
 fn an_include_that_cannot_be_read_is_a_problem_with_its_place() {
     let directory = TestDirectory::new(&[]);
     fs::write(directory.path("lb.toml"), format!("include = [\"gone.toml\", \"d\", \"e/*.toml\"]\n{MAIN}"))

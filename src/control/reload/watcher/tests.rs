@@ -1,6 +1,5 @@
 //! Pure parts by table, the rest with real files and events.
 
-use std::cell::Cell;
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::symlink;
@@ -20,7 +19,6 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn every_event_but_those_of_reading_wakes() {
-    let entries = BTreeSet::from([PathBuf::from("/d/lb.toml"), PathBuf::from("/d/..data")]);
     let access = |kind| EventKind::Access(kind);
     let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
     let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
@@ -34,90 +32,34 @@ fn every_event_but_those_of_reading_wakes() {
         (renamed(RenameMode::From), vec!["/d/lb.toml"], Some(Wake::Other)),
         (renamed(RenameMode::Both), vec!["/d/4913", "/d/lb.toml"], Some(Wake::Moved)),
         (renamed(RenameMode::Both), vec!["/d/lb.toml", "/d/lb.toml~"], Some(Wake::Other)),
-        (data, vec!["/d/lb.toml"], Some(Wake::Written)),
-        (data, vec!["/d/other"], Some(Wake::Other)),
-        (EventKind::Create(CreateKind::File), vec!["/d/lb.toml"], Some(Wake::Written)),
+        (data, vec!["/d/lb.toml"], Some(Wake::Other)),
+        (EventKind::Create(CreateKind::File), vec!["/d/lb.toml"], Some(Wake::Other)),
+        (EventKind::Create(CreateKind::Folder), vec!["/d/conf.d"], Some(Wake::Other)),
         (EventKind::Remove(RemoveKind::File), vec!["/d/lb.toml"], Some(Wake::Other)),
         (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), vec!["/d/lb.toml"], Some(Wake::Other)),
         (EventKind::Any, vec![], Some(Wake::Other)),
     ] {
+        let events = FileEvents::default();
+        events.set_entries(BTreeSet::from([PathBuf::from("/d/lb.toml"), PathBuf::from("/d/..data")]));
         let event = paths.iter().fold(Event::new(kind), |event, path| event.add_path(path.into()));
-        assert_eq!(Wake::of(&Ok(event), &entries), expected, "{kind:?} {paths:?}");
+        events.handle(&Ok(event));
+        assert_eq!(events.state.lock().pending, expected, "{kind:?} {paths:?}");
     }
-    let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-    assert_eq!(Wake::of(&Ok(overflow), &entries), Some(Wake::Other));
-    let error = notify::Error::generic("queue");
-    assert_eq!(Wake::of(&Err(error), &entries), Some(Wake::Other));
-}
-
-#[test]
-fn the_newest_event_about_a_file_counts() {
-    use Wake::{Moved, Other, Written};
-    for (wakes, expected) in [
-        (vec![Other], Other),
-        (vec![Moved], Moved),
-        (vec![Moved, Other], Moved),
-        (vec![Other, Moved], Moved),
-        (vec![Moved, Written], Written),
-        (vec![Moved, Written, Other], Written),
-        (vec![Written, Other, Moved, Other], Moved),
-    ] {
-        let wake = wakes.iter().fold(None, |earlier, wake| Some(wake.after(earlier)));
-        assert_eq!(wake, Some(expected), "{wakes:?}");
+    for event in [Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)), Err(notify::Error::generic("queue"))] {
+        let events = FileEvents::default();
+        events.handle(&event);
+        assert_eq!(events.state.lock().pending, Some(Wake::Other));
     }
 }
 
 #[test]
-fn settling_takes_two_equal_reads_that_are_quiet_apart() {
-    let quiet = Duration::from_millis(20);
-    let watcher = FileWatcher::new();
-    let count = Cell::new(0_u32);
-    let changing = || {
-        count.set(count.get() + 1);
-        count.get().min(4)
-    };
-    let started = Instant::now();
-    assert_eq!(block_on(settle(&watcher, Wake::Written, quiet, 0, changing, || ())), 4);
-    assert!(started.elapsed() >= quiet * 5 && count.get() >= 5);
-    let warned = Cell::new(0);
-    let busy = || {
-        count.set(count.get() + 1);
-        count.get() * u32::from(warned.get() == 0)
-    };
-    block_on(settle(&watcher, Wake::Written, Duration::from_millis(1), 0, busy, || warned.set(warned.get() + 1)));
-    assert_eq!(warned.get(), 1);
-}
-
-#[test]
-fn a_file_that_is_written_is_not_quiet_even_if_each_read_finds_the_same() {
-    let quiet = Duration::from_millis(20);
-    let watcher = FileWatcher::new();
-    let reads = Cell::new(0);
-    let always_empty = || {
-        reads.set(reads.get() + 1);
-        if reads.get() < 5 {
-            watcher.events.wake(Wake::Written);
-        }
-    };
-    let started = Instant::now();
-    always_empty();
-    block_on(settle(&watcher, Wake::Written, quiet, (), always_empty, || ()));
-    assert!(started.elapsed() >= quiet * 5 && reads.get() >= 6, "{reads:?}");
-}
-
-#[test]
-fn a_file_that_is_moved_into_place_is_complete_at_once() {
-    let long = Duration::from_secs(3600);
-    let watcher = FileWatcher::new();
-    let never = || panic!("it is read once");
-    assert_eq!(block_on(settle(&watcher, Wake::Moved, long, 1, never, || ())), 1);
-    let reads = Cell::new(0);
-    let moved_at_the_second_read = || {
-        reads.set(reads.get() + 1);
-        watcher.events.wake(if reads.get() == 2 { Wake::Moved } else { Wake::Other });
-        reads.get()
-    };
-    assert_eq!(block_on(settle(&watcher, Wake::Written, long, 0, moved_at_the_second_read, || ())), 3);
+fn the_end_of_an_earlier_file_of_that_name_is_no_event_of_the_new_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("lb.toml");
+    let event = Event::new(EventKind::Remove(RemoveKind::File)).add_path(path.clone());
+    assert_eq!(file_event(&event), Some((path.as_path(), FileEvent::Gone)));
+    fs::write(&path, "new").expect("a file");
+    assert_eq!(file_event(&event), None);
 }
 
 /// A directory in which `a/lb.toml` is watched.

@@ -1,0 +1,41 @@
+//! The files in which two reads differ.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::{Source, Sources};
+use crate::config::source::SourceFile;
+use crate::control::reload::completeness::{ChangedFile, FileText};
+use crate::control::reload::trail::Trail;
+
+impl Source {
+    /// The files in which a read differs from the one before it.
+    #[must_use]
+    pub fn changed(&self, last: &Sources, now: &Sources) -> Vec<ChangedFile> {
+        let changed_file = |path: &Path, text: FileText| {
+            let mut trail = Trail::default();
+            trail.follow(path);
+            ChangedFile { entries: trail.entries, text }
+        };
+        let (before, after) = (by_path(last), by_path(now));
+        let mut changed = Vec::new();
+        for file in now.files.iter().filter(|file| before.get(file.path.as_path()) != Some(file)) {
+            // A new file that others are included with adds nothing as long as it is empty.
+            let is_emptied =
+                file.bytes.is_empty() && (file.path == self.path || before.contains_key(file.path.as_path()));
+            changed.push(changed_file(&file.path, if is_emptied { FileText::Empty } else { FileText::Some }));
+        }
+        for file in last.files.iter().filter(|file| !after.contains_key(file.path.as_path())) {
+            changed.push(changed_file(&file.path, FileText::None));
+        }
+        if changed.is_empty() {
+            // Other problems than before.
+            changed.push(changed_file(&self.path, FileText::None));
+        }
+        changed
+    }
+}
+
+fn by_path(sources: &Sources) -> HashMap<&Path, &SourceFile> {
+    sources.files.iter().map(|file| (file.path.as_path(), file)).collect()
+}

@@ -40,7 +40,7 @@ pub const TARGETS: [&str; 26] = [
     "lb::control::gateway::record",
     "lb::control::gateway::start",
     "lb::control::registry::pool_entry",
-    "lb::control::reload::last_good",
+    "lb::control::reload::last_good::saver",
     "lb::control::reload::reader",
     "lb::control::reload::source",
     "lb::control::resolver",

@@ -23,7 +23,7 @@ struct PanickingLog;
 
 impl Subscriber for PanickingLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "lb::proxy::attempt" && *metadata.level() == Level::DEBUG
+        metadata.target() == "lb::proxy::exchange" && *metadata.level() == Level::DEBUG
     }
 
     fn event(&self, _: &Event<'_>) {

@@ -122,7 +122,7 @@ impl Gateway {
 
     async fn play(&self, script: &[u8]) -> Transcript {
         // Idle connections of the previous script.
-        while self.context.upstreams.take(self.server.id).is_some() {}
+        while self.context.upstreams.take(self.server.id, true).is_some() {}
         let (mut client, stream) = FarEnd::pair();
         let (mut servers, streams): (Vec<FarEnd>, Vec<TcpStream>) =
             (0..SERVER_CONNECTIONS).map(|_| FarEnd::pair()).unzip();
@@ -131,7 +131,7 @@ impl Gateway {
             let upstreams = &self.context.upstreams;
             let upstream = Upstream::Http1(ClientConnection::new(Transport::Plain(stream)));
             let connection = upstreams.adopt(upstream, self.unreachable.1, &self.server, self.context.worker);
-            upstreams.put(&self.server, connection, Instant::now());
+            upstreams.put(&self.server, connection, Instant::now(), None);
         }
         let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into(), None);
         let mut serving = pin!(connection.serve(Transport::Plain(stream)));

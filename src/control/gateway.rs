@@ -6,6 +6,7 @@ mod admin_server;
 mod apply;
 mod health;
 pub mod listeners;
+mod names;
 mod pending;
 mod record;
 mod start;
@@ -131,7 +132,6 @@ impl Gateway {
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let settled = self.is_settled();
-            let retry = self.pending.as_ref().map(PendingEdit::due);
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => self.inputs.reader.read_now(),
@@ -150,7 +150,7 @@ impl Gateway {
                     self.unpublished.add(change);
                 }
                 () = sleep_until(self.unpublished.due()), if !self.unpublished.is_empty() => self.publish_changes(),
-                () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => self.retry(),
+                () = PendingEdit::is_due(&mut self.pending) => self.retry(),
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
         }

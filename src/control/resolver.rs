@@ -1,6 +1,6 @@
 //! The resolver: keeps the addresses of servers that are configured by host name up to date, in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use crate::config::Address;
+use crate::config::{Address, Config};
 use crate::control::health::checker::jittered;
 use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
@@ -27,7 +27,10 @@ const SOON: Duration = Duration::from_secs(1);
 const MAX_CONCURRENT: usize = 32;
 
 /// A host name and a port.
-type HostPort = (String, u16);
+pub type HostPort = (String, u16);
+
+/// Names with their addresses.
+pub type Addresses = HashMap<HostPort, Vec<SocketAddr>>;
 
 /// The lookups of all names. Dropping it ends them.
 #[derive(Debug)]
@@ -67,6 +70,45 @@ impl Resolver {
         let all = async { while lookups.join_next().await.is_some() {} };
         // A timeout is no failure: the remaining names are resolved in the background.
         let _ = tokio::time::timeout(timeout, all).await;
+    }
+
+    /// The names of enabled servers that `after` has and `before`, which is in force, does not, unless their address is
+    /// known.
+    #[must_use]
+    pub fn new_names(&self, before: &Config, after: &Config) -> BTreeSet<HostPort> {
+        let mut names: BTreeSet<_> = enabled_names(after).collect();
+        if !names.is_empty() {
+            for name in enabled_names(before) {
+                names.remove(&name);
+            }
+        }
+        names.into_iter().filter(|name| self.target(name, &Addresses::new()).is_none()).collect()
+    }
+
+    /// Resolves names once. The result has them in any order.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn resolve(
+        &self,
+        names: impl IntoIterator<Item = HostPort>,
+    ) -> JoinSet<(HostPort, io::Result<Vec<SocketAddr>>)> {
+        let lookups = names.into_iter().map(|name| {
+            let permits = Arc::clone(&self.permits);
+            async move {
+                let result = lookup(&name, &permits).await;
+                (name, result)
+            }
+        });
+        lookups.collect()
+    }
+
+    /// The address for a new server with this name: the one that others with the name have, or else one of `addresses`.
+    #[must_use]
+    pub fn target(&self, name: &HostPort, addresses: &Addresses) -> Option<SocketAddr> {
+        let lookup = self.lookups.get(name);
+        let known = lookup.and_then(|lookup| lookup.servers.borrow().iter().find_map(|server| server.target()));
+        known.or_else(|| choose(None, addresses.get(name)?))
     }
 
     /// Resolves the names of `snapshot` and no others from now on.
@@ -167,6 +209,14 @@ async fn lookup((host, port): &HostPort, permits: &Semaphore) -> io::Result<Vec<
     let _permit = permits.acquire().await;
     let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
     if addresses.is_empty() { Err(io::Error::other("no address")) } else { Ok(addresses) }
+}
+
+fn enabled_names(config: &Config) -> impl Iterator<Item = HostPort> {
+    let servers = config.pools.iter().flat_map(|pool| &pool.servers).filter(|server| server.enabled);
+    servers.filter_map(|server| match &server.address {
+        Address::Name(host, port) => Some((host.clone(), *port)),
+        Address::Ip(_) => None,
+    })
 }
 
 /// The names in `snapshot`, each with the servers that have it.

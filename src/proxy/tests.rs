@@ -51,7 +51,7 @@ impl Connection {
         let config = parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a valid configuration");
         let config = Arc::new(config);
         let mut registry = crate::control::registry::Registry::new(1);
-        let plan = registry.plan(&config, Instant::now());
+        let plan = registry.plan(&config, Instant::now(), |_| None);
         let snapshot = plan.snapshot(1, "".into(), [].into(), SystemTime::now());
         registry.commit(plan);
         let log = AccessLogWriter::start(std::io::sink()).expect("a thread").worker();

@@ -1,8 +1,11 @@
 //! An edit that needs a port in use is pending as a whole: reported, and applied by itself once the port is free.
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::reload::outcomes;
 use crate::support::client::get;
@@ -150,7 +153,7 @@ fn a_pending_edit_ends_when_the_file_changes() {
 fn a_start_with_a_port_in_use_fails() {
     let server = Server::named("a");
     let (_socket, address) = taken();
-    let directory = tempfile::TempDir::new().unwrap();
+    let directory = TempDir::new().unwrap();
     let path = directory.path().join("lb.toml");
     std::fs::write(&path, file(&server, 1, &listener(address))).unwrap();
     let output = command().arg("--config").arg(&path).output().unwrap();
@@ -184,4 +187,69 @@ fn one_edit_may_exchange_the_addresses_of_a_listener_and_the_admin_address() {
         assert_eq!(get(front, "/").text(), "a");
         assert!(!outcomes(&lb).contains(&"rejected".to_owned()), "{:#}", lb.api("/api/reloads"));
     }
+}
+
+// Case: name-not-resolved
+#[test]
+fn an_edit_whose_server_name_cannot_be_resolved_is_pending() {
+    let server = Server::named("a");
+    let lb = Lb::start_file(&file(&server, 1, ""));
+    let named = "[[server]]\nname = \"b\"\naddress = \"name.invalid:80\"\n";
+    lb.edit_file(&file(&server, 2, named));
+    let pending = becomes(&lb, "pending");
+    let message = pending["problems"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("`name.invalid` cannot be resolved: "), "{pending:#}");
+    assert_eq!((&lb.server("a")["weight"], &lb.api("/api/config")["state"]), (&json!(1), &json!("pending")));
+    // An invalid edit is rejected for that, and at once.
+    lb.edit_file(&file(&server, 2, &named.replace("\"b\"", "\"a\"")));
+    becomes(&lb, "rejected");
+    lb.edit_file(&file(&server, 0, named));
+    becomes(&lb, "pending");
+    // A disabled server needs no address.
+    lb.edit_file(&file(&server, 3, &format!("{named}enabled = false\n")));
+    becomes(&lb, "applied");
+    assert_eq!(lb.server("a")["weight"], 3);
+    lb.edit_file(&file(&server, 4, named));
+    becomes(&lb, "pending");
+    // The undone edit leaves nothing behind.
+    lb.edit_file(&file(&server, 3, &format!("{named}enabled = false\n")));
+    becomes(&lb, "unchanged");
+}
+
+// Case: name-not-resolved
+#[test]
+fn an_edit_is_applied_once_the_names_of_its_servers_are_resolved() {
+    let directory = TempDir::new().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    // The process gets a file of host names of its own.
+    let mount = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let own_hosts = |program: &OsStr| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", mount]).arg(&hosts).arg(program);
+        command
+    };
+    if !own_hosts(OsStr::new("true")).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user may not create mount namespaces");
+        return;
+    }
+    let (old, new) = (Server::named("old"), Server::named("new"));
+    let path = directory.path().join("lb.toml");
+    std::fs::write(&path, file(&old, 1, "")).unwrap();
+    let lb = Lb::start_as(own_hosts(command().get_program()), directory, path);
+    let named = format!("{PORTS}{EVENTS}[[server]]\nname = \"b\"\naddress = \"app.test:{}\"\n", new.address.port());
+    lb.edit_file(&named);
+    let pending = becomes(&lb, "pending");
+    assert_eq!(get(lb.address(), "/").text(), "old");
+    std::fs::write(&hosts, "127.0.0.1 localhost app.test\n").unwrap();
+    let applied = becomes(&lb, "applied");
+    assert_eq!(applied["hash"], pending["hash"]);
+    assert_eq!(outcomes(&lb), ["applied", "pending", "applied"], "it is tried silently");
+    // Its address is there with the edit; no request finds a server without one.
+    assert_eq!(get(lb.address(), "/").text(), "new");
+    // A name that is known stays usable, even if it is not resolved any more, so later edits do not wait for it.
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    lb.edit_file(&format!("{named}weight = 2\n"));
+    assert_eq!(lb.next_reload(&applied)["outcome"], "applied");
+    assert_eq!(lb.server("b")["weight"], 2);
 }

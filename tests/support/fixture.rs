@@ -78,7 +78,7 @@ fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> A
     let hash: Arc<str> = format!("{generation:064x}").into();
     let files = [FileVersion { path: "lb.toml".into(), hash: Arc::clone(&hash) }].into();
     let applied_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
-    let plan = registry.plan(config, Instant::now());
+    let plan = registry.plan(config, Instant::now(), |_| None);
     let snapshot = plan.snapshot(generation, hash, files, applied_at);
     registry.commit(plan);
     Arc::new(snapshot)

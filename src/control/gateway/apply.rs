@@ -16,6 +16,7 @@ use crate::config::source::SourceFile;
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
+use crate::control::resolver::{Addresses, HostPort};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 
@@ -61,7 +62,7 @@ impl Gateway {
             }
             Ok(mut config) => {
                 config.share_with(&self.config);
-                return self.attempt(PendingEdit::new(config, sources), noticed);
+                return self.attempt(PendingEdit::new(config, sources, noticed));
             }
             Err(problems) => Err(NotApplied::Rejected(problems)),
         };
@@ -87,25 +88,35 @@ impl Gateway {
         });
     }
 
-    /// Checks an edit against the guards, binds its new addresses and builds everything else that it needs.
+    /// Checks an edit against the guards, binds its new addresses and builds everything else that it needs. `addresses`
+    /// has those of its servers' names that are new.
     ///
     /// Touches nothing that runs: no server, no snapshot, no open socket. After an error, everything that it built is
     /// dropped.
-    pub(super) fn prepare(&self, config: &Arc<Config>, sources: &Sources) -> Result<Prepared, NotApplied> {
-        let mut problems = guards(&self.path, Some(&self.config), config);
-        problems.extend(self.emptied(sources));
-        if !problems.is_empty() {
-            return Err(NotApplied::Rejected(problems));
-        }
+    pub(super) fn prepare(
+        &self,
+        config: &Arc<Config>,
+        sources: &Sources,
+        addresses: &Addresses,
+    ) -> Result<Prepared, NotApplied> {
+        self.check(config, sources)?;
         let (listeners, admin) = self.bind(config)?;
         sources.warn_of_unmatched();
         let changes = diff(&self.config, config).iter().map(ToString::to_string).collect();
-        let registry = self.running.registry.plan(config, Instant::now());
+        let target = |name: &HostPort| self.running.resolver.target(name, addresses);
+        let registry = self.running.registry.plan(config, Instant::now(), target);
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
         let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
         let (config, files) = (Arc::clone(config), sources.files.clone());
         Ok(Prepared { config, snapshot, registry, listeners, admin, files, changes })
+    }
+
+    /// Checks an edit against the guards.
+    pub(super) fn check(&self, config: &Config, sources: &Sources) -> Result<(), NotApplied> {
+        let mut problems = guards(&self.path, Some(&self.config), config);
+        problems.extend(self.emptied(sources));
+        if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
     }
 
     /// A problem for each included file that has lost all of its content, as on a full disk.

@@ -1,19 +1,23 @@
-//! An edit that needs something that is not available yet, such as a port in use: it is tried again until it can be
-//! applied or the files change.
+//! An edit that needs something that is not available yet, such as a port in use or the address of a server's name: it
+//! is tried again until it can be applied or the files change.
 
+use std::future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::sleep_until;
+
 use super::Gateway;
-use super::apply::NotApplied;
+use super::apply::{NotApplied, Prepared};
+use super::names::{NameLookups, Resolution};
 use crate::config::Config;
 use crate::config::problem::{Problem, Reason};
 use crate::control::reload::source::Sources;
 use crate::worker::socket::BindError;
 
-/// The time between two attempts.
+/// The time between two attempts, and how long names may take to resolve before the edit is reported as pending.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A valid edit, and why it could not be applied.
@@ -23,43 +27,75 @@ pub(super) struct PendingEdit {
     sources: Sources,
     /// As recorded. Only other problems are recorded again.
     problems: Vec<Problem>,
-    /// The next attempt.
+    names: NameLookups,
+    /// When the change was noticed or, once the edit is on record as pending, the newest attempt began.
+    began: Instant,
+    /// The next attempt, unless the lookups of names end earlier.
     due: Instant,
 }
 
 impl PendingEdit {
     /// An edit that has not been tried yet.
-    pub(super) fn new(config: Config, sources: Sources) -> Self {
-        Self { config: Arc::new(config), sources, problems: Vec::new(), due: Instant::now() }
+    pub(super) fn new(config: Config, sources: Sources, noticed: Instant) -> Self {
+        let (config, problems, names) = (Arc::new(config), Vec::new(), NameLookups::default());
+        Self { config, sources, problems, names, began: noticed, due: noticed }
     }
 
-    pub(super) fn due(&self) -> Instant {
-        self.due
+    /// Waits until the edit should be tried again; for ever if there is none.
+    pub(super) async fn is_due(pending: &mut Option<Self>) {
+        let Some(edit) = pending else { return future::pending().await };
+        tokio::select! {
+            () = edit.names.ended() => {}
+            () = sleep_until(edit.due.into()) => {}
+        }
     }
 }
 
 impl Gateway {
     /// Tries the pending edit again.
     pub(super) fn retry(&mut self) {
-        if let Some(edit) = self.pending.take() {
-            self.attempt(edit, Instant::now());
+        if let Some(mut edit) = self.pending.take() {
+            if !edit.problems.is_empty() {
+                edit.began = Instant::now();
+            }
+            self.attempt(edit);
         }
     }
 
     /// Applies or rejects an edit, or leaves it pending. The outcome is recorded, unless it is still the same.
-    pub(super) fn attempt(&mut self, mut edit: PendingEdit, began: Instant) {
-        let result = self.prepare(&edit.config, &edit.sources);
+    pub(super) fn attempt(&mut self, mut edit: PendingEdit) {
+        edit.due = Instant::now() + RETRY;
+        let Some(result) = self.try_to_prepare(&mut edit) else {
+            self.pending = Some(edit);
+            return;
+        };
         let mut is_news = true;
-        let sources = edit.sources.clone();
+        let (sources, began) = (edit.sources.clone(), edit.began);
         if let Err(NotApplied::Pending(problems)) = &result {
             is_news = edit.problems != *problems;
             edit.problems.clone_from(problems);
-            edit.due = Instant::now() + RETRY;
             self.pending = Some(edit);
         }
         if is_news {
             self.conclude(&sources, began, result.map(Some));
         }
+    }
+
+    /// Prepares an edit once the names of its new servers are resolved. `None` while it is too early to say whether they
+    /// can be.
+    fn try_to_prepare(&self, edit: &mut PendingEdit) -> Option<Result<Prepared, NotApplied>> {
+        let resolver = &self.running.resolver;
+        let names = resolver.new_names(&self.config, &edit.config);
+        let addresses = match edit.names.proceed(resolver, names, &self.path) {
+            Resolution::Resolved(addresses) => addresses,
+            // What is wrong with the edit itself is reported at once.
+            Resolution::Running => return self.check(&edit.config, &edit.sources).err().map(Err),
+            Resolution::Failed(problems) => {
+                let checked = self.check(&edit.config, &edit.sources);
+                return Some(checked.and(Err(NotApplied::Pending(problems))));
+            }
+        };
+        Some(self.prepare(&edit.config, &edit.sources, addresses))
     }
 }
 

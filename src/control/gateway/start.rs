@@ -176,7 +176,7 @@ fn bind(config: &Config, workers: usize) -> Result<(ListenerSet, NewSockets, New
 
 fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize) -> (Registry, Arc<Snapshot>) {
     let mut registry = Registry::new(workers);
-    let plan = registry.plan(config, Instant::now());
+    let plan = registry.plan(config, Instant::now(), |_| None);
     let snapshot = plan.snapshot(1, sources.hash.as_str().into(), file_hashes(sources), SystemTime::now());
     registry.commit(plan);
     (registry, Arc::new(snapshot))

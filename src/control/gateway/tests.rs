@@ -11,6 +11,7 @@ use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source};
+use crate::control::resolver::Addresses;
 use crate::live::health::HealthState;
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
@@ -91,7 +92,7 @@ impl RunningGateway {
         let LoadedConfig { sources, result } = sources.load(&env);
         let mut config = result.expect("a valid file");
         config.share_with(&self.gateway.config);
-        let prepared = self.gateway.prepare(&Arc::new(config), &sources);
+        let prepared = self.gateway.prepare(&Arc::new(config), &sources, &Addresses::new());
         prepared.map_err(|(NotApplied::Rejected(problems) | NotApplied::Pending(problems))| problems)
     }
 

@@ -1,13 +1,14 @@
 //! The first half of an edit: builds everything that it changes beside the running state.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Registry;
 use super::holds::{Holds, OldServers, RouteHold, Standing, standing};
 use super::pool_entry::{Marks, PoolEntry, ServerFactory};
-use crate::config::{self, Config, HealthKind, HoldThen, RouteConfig};
+use crate::config::{self, Address, Config, HealthKind, HoldThen, RouteConfig};
 use crate::live::health::HealthState;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
@@ -57,7 +58,12 @@ impl Registry {
     /// Builds everything that `config` changes. An unchanged pool costs only a comparison; in a changed one,
     /// only the servers between the first and the last difference are looked up.
     #[must_use]
-    pub fn plan(&self, config: &Arc<Config>, now: Instant) -> RegistryPlan {
+    pub fn plan(
+        &self,
+        config: &Arc<Config>,
+        now: Instant,
+        target: impl Fn(&(String, u16)) -> Option<SocketAddr>,
+    ) -> RegistryPlan {
         let mut factory = self.factory;
         let mut planned = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
@@ -74,12 +80,26 @@ impl Registry {
                 false => self.change(Some(entry), &empty, now, &mut factory),
             });
         }
+        self.set_first_targets(&planned, target);
         let holds = self.plan_holds(config, &planned, now);
         if !self.factory.starting {
             self.set_first_states(config, &planned, &holds);
         }
         factory.starting = false;
         self.build(config, factory, planned, holds)
+    }
+
+    /// Gives new servers that are configured by name their first address, if it is known.
+    fn set_first_targets(&self, planned: &[Planned<'_>], target: impl Fn(&(String, u16)) -> Option<SocketAddr>) {
+        let changed = planned.iter().filter(|planned| !planned.is_same());
+        let servers = changed.flat_map(|planned| planned.entry().servers());
+        for (_, server) in servers.filter(|(_, server)| self.factory.precedes(server)) {
+            if let Address::Name(host, port) = &server.key.address
+                && let Some(target) = target(&(host.clone(), *port))
+            {
+                server.set_target(target);
+            }
+        }
     }
 
     fn change<'a>(

@@ -81,7 +81,7 @@ impl EditedRegistry {
     }
 
     fn apply(&mut self) {
-        let plan = self.registry.plan(&self.config, self.now);
+        let plan = self.registry.plan(&self.config, self.now, |_| None);
         let snapshot = plan.snapshot(1, "".into(), [].into(), SystemTime::now());
         self.registry.commit(plan);
         self.pools = snapshot.pools.clone();
@@ -284,7 +284,7 @@ fn a_plan_that_is_dropped_changes_nothing() {
     let (shown, b) = (edited.show(), edited.server("b"));
     b.set_state(HealthState::Down);
     for edit in ["p: a=1 | q: c=3", "p: a=1:off b=9", "unchecked: a=1", "p: d=4 | q: c=3 | r: e=5"] {
-        drop(edited.registry.plan(&Arc::new(config(edit)), edited.now));
+        drop(edited.registry.plan(&Arc::new(config(edit)), edited.now, |_| None));
         assert!(edited.registry.is_settled(), "{edit}");
         assert!(edited.pools.iter().flat_map(|pool| &pool.members).all(|member| !member.server.is_leaving()), "{edit}");
     }
@@ -304,7 +304,7 @@ fn a_plan_shows_servers_that_are_no_longer_checked_as_up_before_it_is_committed(
     let pool = Arc::make_mut(config.pools.iter_mut().find(|pool| pool.name == "p").expect("a pool"));
     pool.health.kind = crate::config::HealthKind::None;
     let config = Arc::new(config);
-    let plan = edited.registry.plan(&config, edited.now);
+    let plan = edited.registry.plan(&config, edited.now, |_| None);
     let c = edited.server("c");
     assert_eq!(c.state(), HealthState::Checking);
     assert!(plan.pools.iter().flat_map(|pool| &pool.members).all(|member| member.state.serves()));

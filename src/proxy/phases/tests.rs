@@ -33,7 +33,7 @@ fn snapshot_with(routes: &str, proxy: &str) -> Snapshot {
     );
     let config = Arc::new(parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a valid configuration"));
     let mut registry = crate::control::registry::Registry::new(1);
-    let plan = registry.plan(&config, Instant::now());
+    let plan = registry.plan(&config, Instant::now(), |_| None);
     let snapshot = plan.snapshot(1, "".into(), [].into(), SystemTime::now());
     registry.commit(plan);
     snapshot

@@ -78,14 +78,15 @@ fn rules(pool: &PoolConfig) -> Settings<'_> {
 }
 
 fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
-    for (name, sides) in pairs(&old.listeners, &new.listeners, |listener| &listener.name) {
+    for sides in pairs(&old.listeners, &new.listeners, |listener| &listener.name).into_values() {
         match sides {
             Sides::Old(was) => changes.push(Change::ListenerRemoved(was.clone())),
             Sides::New(is) => changes.push(Change::ListenerAdded(is.clone())),
             Sides::Both(was, is) => {
                 let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
                 if let Some((from, to)) = address.change() {
-                    changes.push(Change::ListenerAddress { listener: name.to_owned(), from, to });
+                    let listener = is.env.show("name", &is.name);
+                    changes.push(Change::ListenerAddress { listener, from, to });
                 }
             }
         }
@@ -93,7 +94,7 @@ fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
 }
 
 fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
-    for (name, sides) in pairs(&old.routes, &new.routes, |route| &route.name) {
+    for sides in pairs(&old.routes, &new.routes, |route| &route.name).into_values() {
         let (was, is) = match sides {
             Sides::Old(was) => {
                 changes.push(Change::RouteRemoved(was.clone()));
@@ -105,7 +106,7 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             }
             Sides::Both(was, is) => (was, is),
         };
-        let route = || name.to_owned();
+        let route = || is.env.show("name", &is.name);
         let host = Sided { key: "host", was: (&was.env, &was.host), is: (&is.env, &is.host) };
         let path = Sided { key: "path", was: (&was.env, &was.path), is: (&is.env, &is.path) };
         let pool = Sided { key: "pool", was: (&was.env, &was.pool), is: (&is.env, &is.pool) };
@@ -140,7 +141,7 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
     let (old, new) = (&old[prefix..old.len() - suffix], &new[prefix..new.len() - suffix]);
     let pool = || pool.to_owned();
     let mut same_names = true;
-    for (name, sides) in pairs(old, new, |server| &server.name) {
+    for sides in pairs(old, new, |server| &server.name).into_values() {
         let (was, is) = match sides {
             Sides::Old(was) => {
                 same_names = false;
@@ -154,7 +155,7 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
             }
             Sides::Both(was, is) => (was, is),
         };
-        let server = || name.to_owned();
+        let server = || is.env.show("name", &is.name);
         let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
         let weight = Sided { key: "weight", was: (&was.env, &was.weight), is: (&is.env, &is.weight) };
         if let Some((from, to)) = address.change() {

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    AdminConfig, BalanceConfig, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig,
-    ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
+    AdminConfig, BalanceConfig, CollectorUrl, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig,
+    ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
 };
 
 pub use change::Change;
@@ -218,14 +218,23 @@ fn settings(pool: Option<&str>, old: &Settings<'_>, new: &Settings<'_>, changes:
 
 /// Adds the collectors of which only what is not shown differs.
 fn collectors(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let differ = collector_pairs(old, new).filter(|(_, was, is)| was.differs_unseen(is));
+    changes.extend(differ.map(|(key, _, is)| Change::Credentials { key, shown: is.to_string() }));
+}
+
+/// The keys of the collectors whose credentials cannot be compared, if `old` was read in the form that is shown.
+pub fn hidden_credentials<'a>(old: &'a Config, new: &'a Config) -> impl Iterator<Item = &'static str> {
+    collector_pairs(old, new).filter(|(_, was, is)| was.alike_but_hidden(is)).map(|(key, ..)| key)
+}
+
+/// The collectors that both have, with their keys.
+fn collector_pairs<'a>(
+    old: &'a Config,
+    new: &'a Config,
+) -> impl Iterator<Item = (&'static str, &'a CollectorUrl, &'a CollectorUrl)> {
     let (was, is) = (&old.tracing, &new.tracing);
-    for (key, was, is) in [("tracing.zipkin", &was.zipkin, &is.zipkin), ("tracing.otlp", &was.otlp, &is.otlp)] {
-        if let (Some(was), Some(is)) = (was, is)
-            && was.differs_unseen(is)
-        {
-            changes.push(Change::Credentials { key, shown: is.to_string() });
-        }
-    }
+    let both = [("tracing.zipkin", &was.zipkin, &is.zipkin), ("tracing.otlp", &was.otlp, &is.otlp)];
+    both.into_iter().filter_map(|(key, was, is)| Some((key, was.as_ref()?, is.as_ref()?)))
 }
 
 fn object(value: &impl Serialize) -> Map<String, Value> {

@@ -121,7 +121,7 @@ impl EjectionView {
 pub(super) struct PoolView<'a> {
     name: &'a str,
     algorithm: Algorithm,
-    sticky: Option<&'a config::StickyConfig>,
+    sticky: Option<config::ShownTable<'a, config::StickyConfig>>,
     health: config::ShownTable<'a, config::HealthConfig>,
     /// Whether a route leads to it.
     routed: bool,
@@ -183,7 +183,7 @@ impl<'a> PoolView<'a> {
         Self {
             name: &pool.live.name,
             algorithm: pool.config.balance.algorithm,
-            sticky: pool.config.balance.sticky.as_ref(),
+            sticky: pool.config.balance.sticky.as_ref().map(|sticky| pool.config.env.table("balance.sticky", sticky)),
             health: pool.config.env.table("health", &pool.config.health),
             routed: false,
             ready: pool.is_ready(),

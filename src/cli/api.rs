@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::admin::ConfigState;
 use crate::config::problem::Problem;
-use crate::config::{Address, Algorithm};
+use crate::config::{Address, Algorithm, HostPattern};
 use crate::http_client::{HttpConnection, SendError};
 use crate::live::availability::Availability;
 use crate::live::pool::Status;
@@ -187,6 +187,9 @@ pub(super) struct RoutesReply {
 #[derive(Debug, Deserialize)]
 pub(super) struct RouteReply {
     pub(super) name: String,
+    pub(super) host: HostPattern,
+    pub(super) path: String,
+    pub(super) pool: String,
     /// The pool whose old servers serve it, during a hold.
     pub(super) held_by: Option<String>,
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::plan::{RunningConfig, share_changes};
 use super::server::algorithm;
-use crate::cli::api::{Api, QueryError, RoutesReply, ServerReply, ServersReply};
+use crate::cli::api::{Api, QueryError, RouteReply, RoutesReply, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, load, print_invalid};
 use crate::cli::output::{OutputOptions, print_json};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
@@ -56,11 +56,12 @@ pub(super) fn explain(
     out: &mut dyn Write,
 ) -> Result<io::Result<bool>, QueryError> {
     let basis = match api.get::<RunningConfig>("/api/config") {
-        Ok(running) => {
+        Ok(RunningConfig { mut config, .. }) => {
             let ServersReply { servers } = api.get("/api/servers")?;
             let RoutesReply { routes } = api.get("/api/routes")?;
+            take_live_routes(&mut config, &routes);
             let held_by = routes.into_iter().filter_map(|route| Some((route.name, route.held_by?))).collect();
-            Basis { config: running.config, live: Some(servers), held_by }
+            Basis { config, live: Some(servers), held_by }
         }
         Err(QueryError::Unreachable(..)) => {
             let (source, loaded) = load(path);
@@ -88,6 +89,17 @@ pub(super) fn explain(
         Err(reason) => writeln!(out, "{reason} ({origin})"),
     };
     Ok(written.map(|()| explanation.is_ok_and(|explanation| explanation.is_served())))
+}
+
+/// Takes over what the balancer's routes match. If that came from its environment, this command's may have another value.
+fn take_live_routes(config: &mut Config, live: &[RouteReply]) {
+    // An edit in between may have changed them.
+    let is_same = |(route, live): (&RouteConfig, &RouteReply)| route.pool.name() == live.pool;
+    if config.routes.len() == live.len() && config.routes.iter().zip(live).all(is_same) {
+        for (route, RouteReply { name, host, path, .. }) in config.routes.iter_mut().zip(live) {
+            (route.name, route.host, route.path) = (name.clone(), host.clone(), path.clone());
+        }
+    }
 }
 
 /// The route, pool and servers of a request.
@@ -182,12 +194,14 @@ impl Explanation<'_> {
         for other in &self.less_specific {
             writeln!(out, "  also matches but is less specific: {}, pool {}", pattern(other), other.pool)?;
         }
-        writeln!(out, "pool {}: {}", self.pool.name, algorithm(self.pool.balance.algorithm))?;
+        let PoolConfig { name, balance, env, .. } = self.pool;
+        writeln!(out, "pool {name}: {}", env.show("balance.algorithm", &algorithm(balance.algorithm)))?;
         if let Some(held_by) = self.held_by {
             writeln!(out, "  no server of it is up yet: the old servers of pool {held_by} serve until one is")?;
         }
-        if let Some(sticky) = &self.pool.balance.sticky {
-            writeln!(out, "  sticky: a client with a cookie `{}` goes to the server that it names", sticky.cookie)?;
+        if let Some(sticky) = &balance.sticky {
+            let cookie = env.show("balance.sticky.cookie", &sticky.cookie);
+            writeln!(out, "  sticky: a client with a cookie `{cookie}` goes to the server that it names")?;
         }
         writeln!(out, "  {}", self.retry)?;
         let mut table = TextTable::new(&[
@@ -214,7 +228,7 @@ impl Explanation<'_> {
             "route": self.route,
             "why": self.reason,
             "less_specific": self.less_specific,
-            "pool": {"name": self.pool.name, "balance": self.pool.balance},
+            "pool": {"name": self.pool.name, "balance": self.pool.env.table("balance", &self.pool.balance)},
             "held_by": self.held_by,
             "retry": self.retry,
             "servers": self.servers,

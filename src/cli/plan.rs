@@ -15,7 +15,7 @@ use crate::cli::api::{Api, ConfigReply, QueryError, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, print_invalid};
 use crate::cli::output::{count, print_json, print_problems};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
-use crate::config::diff::{Change, diff};
+use crate::config::diff::{Change, diff, hidden_credentials};
 use crate::config::guard::guards;
 use crate::config::notes::{Note, unrouted};
 use crate::config::problem::{Problem, annotation};
@@ -40,6 +40,8 @@ struct Plan {
     shares: Vec<ShareChange>,
     /// Consequences that the changes do not show.
     notes: Vec<String>,
+    /// Whether there may be changes that are not shown.
+    hides: bool,
 }
 
 /// `/api/config`, with the values of the configuration.
@@ -75,13 +77,22 @@ pub(super) fn plan(
     let ServersReply { servers } = api.get("/api/servers")?;
     let changes = if running.hash == loaded.sources.hash { Vec::new() } else { diff(&old, &config) };
     let shares = share_changes(&servers, &config);
+    let hidden: Vec<&str> = match running.hash == loaded.sources.hash {
+        true => Vec::new(),
+        false => hidden_credentials(&old, &config).collect(),
+    };
     let plan = Plan {
         admin: api.at().clone(),
         problems: if changes.is_empty() { Vec::new() } else { guards(path, Some(&old), &config) },
         notes: {
             let unmatched = loaded.sources.unmatched.iter().map(|include| Note::unmatched(include).to_string());
-            unmatched.chain(notes(&running, (&old, &config), &changes, &servers, &shares)).collect()
+            let hidden = hidden.iter().map(|key| {
+                format!("whether the credentials in {key} change is unknown, because the balancer does not show them")
+            });
+            let others = notes(&running, (&old, &config), &changes, &servers, &shares);
+            unmatched.chain(hidden).chain(others).collect()
         },
+        hides: !hidden.is_empty(),
         shares,
         changes: changes.iter().map(ToString::to_string).collect(),
         running,
@@ -155,6 +166,7 @@ impl Plan {
         let running = format!("running at {} (generation {})", self.admin, self.running.generation);
         match self.changes.len() {
             0 if self.hash == self.running.hash => format!("no changes: already {running}"),
+            0 if self.hides => format!("no visible changes to the configuration {running}"),
             0 => format!("only the formatting differs from the configuration {running}"),
             changes => format!("{} to the configuration {running}", count(changes, "change")),
         }

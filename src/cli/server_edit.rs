@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
@@ -14,7 +15,7 @@ use crate::config::guard::guards;
 use crate::config::notes::{unrouted, unrouted_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
-use crate::config::{Config, DEFAULT_POOL};
+use crate::config::{Config, DEFAULT_POOL, PoolConfig};
 use crate::control::reload::reader::env;
 use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
 use crate::control::reload::source::{Source, Sources};
@@ -238,7 +239,8 @@ fn check(
         return Ok(CheckedEdit { changes: vec![format!("{} is valid again", path.display())], note });
     };
     let changes: Vec<String> = diff(&old, &new).iter().map(ToString::to_string).collect();
-    let about = format!("/{}: ", edit.server);
+    let name = shown_name(edit, &old).or_else(|| shown_name(edit, &new));
+    let about = format!("/{}: ", name.as_ref().unwrap_or(&edit.server));
     let (servers, others): (Vec<&String>, Vec<&String>) =
         changes.iter().partition(|change| change.starts_with("server ") && change.contains(&about));
     // Changes of the pool itself are accepted, because it may be added or removed with its server.
@@ -254,6 +256,13 @@ fn check(
         Reason::new(format!("this edit would have unintended effects: {}", changes.join("; ")))
             .hint("edit the file by hand"),
     ))
+}
+
+/// The name of the edited server as changes show it.
+fn shown_name(edit: &Edit, config: &Config) -> Option<String> {
+    let in_pool = |pool: &&Arc<PoolConfig>| edit.pool.as_ref().is_none_or(|name| *name == pool.name);
+    let mut servers = config.pools.iter().filter(in_pool).flat_map(|pool| &pool.servers);
+    servers.find(|server| server.name == edit.server).map(|server| server.env.show("name", &server.name))
 }
 
 /// The note if no route leads to the pool of a server that is to get requests.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    AdminConfig, BalanceConfig, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig, ProxyConfig,
-    ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
+    AdminConfig, BalanceConfig, CollectorUrl, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig,
+    ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
 };
 
 pub use change::Change;
@@ -78,14 +78,15 @@ fn rules(pool: &PoolConfig) -> Settings<'_> {
 }
 
 fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
-    for (name, sides) in pairs(&old.listeners, &new.listeners, |listener| &listener.name) {
+    for sides in pairs(&old.listeners, &new.listeners, |listener| &listener.name).into_values() {
         match sides {
             Sides::Old(was) => changes.push(Change::ListenerRemoved(was.clone())),
             Sides::New(is) => changes.push(Change::ListenerAdded(is.clone())),
             Sides::Both(was, is) => {
                 let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
                 if let Some((from, to)) = address.change() {
-                    changes.push(Change::ListenerAddress { listener: name.to_owned(), from, to });
+                    let listener = is.env.show("name", &is.name);
+                    changes.push(Change::ListenerAddress { listener, from, to });
                 }
             }
         }
@@ -93,7 +94,7 @@ fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
 }
 
 fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
-    for (name, sides) in pairs(&old.routes, &new.routes, |route| &route.name) {
+    for sides in pairs(&old.routes, &new.routes, |route| &route.name).into_values() {
         let (was, is) = match sides {
             Sides::Old(was) => {
                 changes.push(Change::RouteRemoved(was.clone()));
@@ -105,7 +106,7 @@ fn routes(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             }
             Sides::Both(was, is) => (was, is),
         };
-        let route = || name.to_owned();
+        let route = || is.env.show("name", &is.name);
         let host = Sided { key: "host", was: (&was.env, &was.host), is: (&is.env, &is.host) };
         let path = Sided { key: "path", was: (&was.env, &was.path), is: (&is.env, &is.path) };
         let pool = Sided { key: "pool", was: (&was.env, &was.pool), is: (&is.env, &is.pool) };
@@ -140,7 +141,7 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
     let (old, new) = (&old[prefix..old.len() - suffix], &new[prefix..new.len() - suffix]);
     let pool = || pool.to_owned();
     let mut same_names = true;
-    for (name, sides) in pairs(old, new, |server| &server.name) {
+    for sides in pairs(old, new, |server| &server.name).into_values() {
         let (was, is) = match sides {
             Sides::Old(was) => {
                 same_names = false;
@@ -154,7 +155,7 @@ fn servers(pool: &str, old: &[ServerConfig], new: &[ServerConfig], changes: &mut
             }
             Sides::Both(was, is) => (was, is),
         };
-        let server = || name.to_owned();
+        let server = || is.env.show("name", &is.name);
         let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
         let weight = Sided { key: "weight", was: (&was.env, &was.weight), is: (&is.env, &is.weight) };
         if let Some((from, to)) = address.change() {
@@ -217,14 +218,23 @@ fn settings(pool: Option<&str>, old: &Settings<'_>, new: &Settings<'_>, changes:
 
 /// Adds the collectors of which only what is not shown differs.
 fn collectors(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let differ = collector_pairs(old, new).filter(|(_, was, is)| was.differs_unseen(is));
+    changes.extend(differ.map(|(key, _, is)| Change::Credentials { key, shown: is.to_string() }));
+}
+
+/// The keys of the collectors whose credentials cannot be compared, if `old` was read in the form that is shown.
+pub fn hidden_credentials<'a>(old: &'a Config, new: &'a Config) -> impl Iterator<Item = &'static str> {
+    collector_pairs(old, new).filter(|(_, was, is)| was.alike_but_hidden(is)).map(|(key, ..)| key)
+}
+
+/// The collectors that both have, with their keys.
+fn collector_pairs<'a>(
+    old: &'a Config,
+    new: &'a Config,
+) -> impl Iterator<Item = (&'static str, &'a CollectorUrl, &'a CollectorUrl)> {
     let (was, is) = (&old.tracing, &new.tracing);
-    for (key, was, is) in [("tracing.zipkin", &was.zipkin, &is.zipkin), ("tracing.otlp", &was.otlp, &is.otlp)] {
-        if let (Some(was), Some(is)) = (was, is)
-            && was.differs_unseen(is)
-        {
-            changes.push(Change::Credentials { key, shown: is.to_string() });
-        }
-    }
+    let both = [("tracing.zipkin", &was.zipkin, &is.zipkin), ("tracing.otlp", &was.otlp, &is.otlp)];
+    both.into_iter().filter_map(|(key, was, is)| Some((key, was.as_ref()?, is.as_ref()?)))
 }
 
 fn object(value: &impl Serialize) -> Map<String, Value> {

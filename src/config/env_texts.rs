@@ -29,15 +29,15 @@ pub enum ShownTable<'a, T> {
 }
 
 impl EnvTexts {
-    /// The table at `key` as it is shown.
+    /// The table at `path` as it is shown.
     #[must_use]
-    pub fn table<'a, T: Serialize>(&self, key: &str, table: &'a T) -> ShownTable<'a, T> {
+    pub fn table<'a, T: Serialize>(&self, path: &str, table: &'a T) -> ShownTable<'a, T> {
         if self.is_empty() {
             return ShownTable::Plain(table);
         }
-        let mut whole = json!({ key: table });
+        let mut whole = path.rsplit('.').fold(json!(table), |inner, key| json!({ key: inner }));
         self.cover(&mut whole);
-        ShownTable::Covered(whole[key].take())
+        ShownTable::Covered(path.split('.').fold(whole, |mut outer, key| outer[key].take()))
     }
 
     #[must_use]
@@ -112,6 +112,10 @@ mod tests {
         let mut table = json!({"a": {"b": 5, "c": 6}, "list": ["x", "y"], "d": 1, "gone": null});
         texts.cover(&mut table);
         assert_eq!(table, json!({"a": {"b": "${B}", "c": 6}, "list": ["x", "x${C}"], "d": 1, "gone": null}));
+        let inner = serde_json::to_value(texts.table("a", &json!({"b": 5, "c": 6}))).expect("JSON");
+        assert_eq!(inner, json!({"b": "${B}", "c": 6}));
+        let innermost = serde_json::to_value(texts.table("gone.e", &5)).expect("JSON");
+        assert_eq!(innermost, json!("${E}"));
         assert_eq!((texts.show("a.b", &5), texts.show("d", &1)), ("${B}".to_owned(), "1".to_owned()));
         let mut inherited = EnvTexts::default();
         inherited.inherit(&texts, |path| path != "a.b");

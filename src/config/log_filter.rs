@@ -103,9 +103,16 @@ pub fn directives(filter: &str) -> impl Iterator<Item = LogDirective<'_>> {
 pub(crate) fn parse(text: &str) -> Result<String, Reason> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let parts = parts.map(directive).collect::<Result<Vec<_>, _>>()?;
-    match parts.is_empty() {
-        true => Err(Reason::new(format!("`{text}` is not a log level")).hint(EXAMPLES)),
-        false => Ok(parts.join(",")),
+    let filter = parts.join(",");
+    if parts.is_empty() {
+        return Err(Reason::new(format!("`{text}` is not a log level")).hint(EXAMPLES));
+    }
+    let concerns_lb = directives(&filter).any(|part| part.target.is_none_or(|target| is_within(target, "lb")));
+    match concerns_lb {
+        true => Ok(filter),
+        // A library's name alone turns everything else off.
+        false => Err(Reason::new(format!("`{text}` turns off the log of lb itself"))
+            .hint(format!("add a level for everything else: `info,{filter}`"))),
     }
 }
 
@@ -199,6 +206,8 @@ mod tests {
             ("warn,lb::worker::client_limit=trace", "warn,lb::worker::client_limit=trace"),
             ("info,notify=debug", "info,notify=debug"),
             ("info,notify::inotify=debug", "info,notify::inotify=debug"),
+            ("off,notify=debug", "off,notify=debug"),
+            ("lb::health", "lb::health"),
         ] {
             assert_eq!(parse(text).as_deref(), Ok(filter), "{text}");
             assert_eq!(parse(filter).as_deref(), Ok(filter), "{text}");
@@ -234,6 +243,8 @@ mod tests {
             ("lb==debug", "`=debug` is not a log level", "did you mean `debug`?"),
             ("[request]=debug", "lb's log has no spans", "name a target"),
             ("lb[request{id=.*}]=debug", "lb's log has no spans", "name a target"),
+            ("notify=debug", "`notify=debug` turns off the log of lb itself", "`info,notify=debug`"),
+            ("hyper, notify=off", "turns off the log of lb itself", "`info,hyper,notify=off`"),
             ("info;lb=debug", "no part of lb logs as `info;lb`", "`lb` is all of it"),
             ("lb.*=debug", "no part of lb logs as `lb.*`", "`lb` is all of it"),
         ] {

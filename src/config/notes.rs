@@ -24,12 +24,15 @@ pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
 
 /// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.
 fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
-    let cookie = |pool: &'_ PoolConfig| pool.balance.sticky.as_ref().map(|sticky| sticky.cookie.clone());
-    let is_secure = |cookie: &String| {
+    let is_secure = |cookie: &str| {
         let cookie = cookie.to_ascii_lowercase();
         cookie.starts_with("__host-") || cookie.starts_with("__secure-")
     };
-    let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).filter(is_secure).collect();
+    let cookie = |pool: &'_ PoolConfig| {
+        let cookie = pool.balance.sticky.as_ref().map(|sticky| &sticky.cookie).filter(|cookie| is_secure(cookie))?;
+        Some(pool.env.show("balance.sticky.cookie", cookie))
+    };
+    let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).collect();
     let message =
         |cookie| format!("browsers keep a cookie named {cookie} only if it is `Secure`, and lb does not set that");
     cookies.into_iter().map(move |cookie| Note { place: None, message: message(cookie) })

@@ -30,6 +30,11 @@ impl CollectorUrl {
         Self { shown: mask(typed).into_owned(), ..self }
     }
 
+    /// Whether two URLs look alike and a part of them is not shown.
+    pub(crate) fn alike_but_hidden(&self, other: &Self) -> bool {
+        self.shown == other.shown && self.shown.contains(MASK)
+    }
+
     /// Whether two URLs that look alike differ in what is not shown. Unknown, and so `false`, for one that was read in the
     /// form that is shown.
     pub(crate) fn differs_unseen(&self, other: &Self) -> bool {
@@ -190,5 +195,7 @@ mod tests {
         assert!(url.differs_unseen(&other) && !url.differs_unseen(&url));
         let read: CollectorUrl = serde_json::from_str(&json).expect("text");
         assert!(!read.differs_unseen(&url) && !url.differs_unseen(&read));
+        assert!(read.alike_but_hidden(&url) && !url.alike_but_hidden(&CollectorUrl::from("http://u:p@i/")));
+        assert!(!CollectorUrl::from("http://h/").alike_but_hidden(&CollectorUrl::from("http://h/")));
     }
 }

@@ -14,7 +14,7 @@ use crate::config::problem::Reason;
 use crate::config::units::parse_duration;
 use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
 
-pub(crate) use files::{include, shell_syntax};
+pub(crate) use files::{include, shell_syntax, unbraced};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
 pub(crate) fn name(text: &str) -> Result<String, Reason> {

@@ -141,7 +141,7 @@ fn uncover_table(table: &mut Value, keys: &[KeySpec], prefix: &str, env: &Env<'_
             (ValueType::TableArray(keys) | ValueType::NamedTables(keys), Value::Array(tables)) => {
                 tables.iter_mut().for_each(|table| uncover(table, keys, env));
             }
-            (ValueType::Table(keys) | ValueType::TableOrFalse(keys), value) => {
+            (ValueType::Table(keys) | ValueType::TableOrFalse(keys), value @ Value::Object(_)) => {
                 uncover_table(value, keys, &format!("{path}."), env, texts);
             }
             (kind, Value::Array(values)) => {
@@ -170,6 +170,8 @@ fn from_text(kind: &ValueType, text: &str) -> Option<Value> {
         ValueType::Integer(_) => text.trim().parse::<i64>().ok().map(Value::from),
         ValueType::Number(_) => text.trim().parse::<f64>().ok().map(Value::from),
         ValueType::Boolean => text.trim().parse::<bool>().ok().map(Value::from),
+        // It can only be `false`.
+        ValueType::TableOrFalse(_) => Some(Value::Null),
         ValueType::Text(format) if text.is_empty() && format.may_be_empty() => Some(Value::Null),
         _ => Some(text.into()),
     }

@@ -180,3 +180,22 @@ fn effects_beyond_the_changes_are_noted() {
     let ran = scene.plan(&disabled, "text");
     assert_eq!((ran.code, ran.out.contains("its requests would get 503")), (Some(0), true), "{ran:#?}");
 }
+
+#[test]
+fn credentials_that_are_not_shown_may_have_changed() {
+    let tracing = |password: &str| format!("[tracing]\notlp = \"http://u:{password}@127.0.0.1:1/\"\nsample = 0.0\n");
+    let scene = Scene::new(NO_CHECKS);
+    let rest = servers(&[("a", scene.a.address, 1), ("b", scene.b.address, 3)]);
+    scene.lb.apply(&format!("{NO_CHECKS}{}{rest}", tracing("one")));
+    let note =
+        "note: whether the credentials in tracing.otlp change is unknown, because the balancer does not show them";
+    let plan = scene.plan(&format!("{}{rest}", tracing("two")), "text");
+    assert!(plan.out.contains("no visible changes") && plan.out.contains(note) && plan.code == Some(0), "{plan:#?}");
+    let plan = scene.plan(&format!("{}{rest}", tracing("one")), "text");
+    assert!(plan.out.contains("no changes: already running") && !plan.out.contains("note"), "{plan:#?}");
+    let plan = scene.plan(&format!("{rest}# other\n"), "text");
+    assert!(
+        plan.out.contains("tracing.otlp: http://***@127.0.0.1:1/ -> none") && !plan.out.contains("unknown"),
+        "{plan:#?}"
+    );
+}

@@ -243,7 +243,7 @@ fn a_file_that_is_too_large_or_not_regular_is_rejected() {
 fn a_rejected_edit_is_logged_at_any_level_but_off() {
     let server = Server::named("a");
     for (level, seen) in
-        [("error", true), ("lb::health=debug", true), ("info,lb=off", true), ("notify=warn", true), ("off", false)]
+        [("error", true), ("lb::health=debug", true), ("info,lb=off", true), ("off,notify=warn", true), ("off", false)]
     {
         let good = format!("{PORTS}{EVENTS}[log]\nlevel = \"info\"\n{}", servers(&[("a", server.address, 1)]));
         let lb = Lb::start_file(&good);

@@ -221,12 +221,59 @@ fn an_invalid_value_from_the_environment_is_not_quoted() {
         ),
         ("[tracing]\nsample = \"${X}\"", "s3cr3t", "`sample` must be a number from 0.0 to 1.0, but `${X}` is not"),
         ("[tracing]\nsample = \"${X}\"", "nan", "`sample` must be a number from 0.0 to 1.0, but `${X}` is not"),
-        ("[timeouts]\nidle = \"${X}\"", "s3cr3t", "`idle` must be a duration such as \"30s\", but `${X}` is not"),
-        ("[retry]\nbudget = \"${X}\"", "s3cr3t%", "`budget` must be a percentage such as \"20%\", but `${X}` is not"),
+        (
+            "[timeouts]\nidle = \"${X}\"",
+            "s3cr3t",
+            "`idle` must be a duration above 0s such as \"30s\", but `${X}` is not",
+        ),
+        ("[reload]\npoll = \"${X}\"", "s3cr3t", "`poll` must be a duration such as \"30s\", but `${X}` is not"),
+        ("[retry]\nbudget = \"${X}\"", "s3cr3t%", "`budget` must be a percentage from 0% to 100%, but `${X}` is not"),
+        ("[retry]\nbudget = \"${X}\"", "150%", "`budget` must be a percentage from 0% to 100%, but `${X}` is not"),
+        (
+            "[timeouts]\nconnect = \"${X}\"",
+            "0ms",
+            "`connect` must be a duration above 0s such as \"30s\", but `${X}` is not",
+        ),
+        (
+            "[limits]\nheader_bytes = \"${X}\"",
+            "17GiB",
+            "`header_bytes` must be a size from 256B to 16MiB, but `${X}` is not",
+        ),
         ("[health]\nkind = \"${X}\"", "s3cr3t", "but `${X}` is not"),
         ("[admin]\naddress = \"127.0.0.1:${X}\"", "s3cr3t", "but `127.0.0.1:${X}` is not"),
-        ("[proxy]\ntrusted_proxies = [\"${X}\"]", "s3cr3t", "but `${X}` is not"),
+        ("[proxy]\ntrusted_proxies = [\"${X}\"]", "s3cr3t", "a list of networks, but `${X}` cannot be in it"),
         ("[[route]]\npool = \"${X}\"", "s3cr3t", "there is no pool `${X}`"),
+        ("[[route]]\npool = \"${X}\"", "s3cr3t", "correct the value of the environment variable `X`"),
+        (
+            "[[route]]\nhost = \"${X}\"\npool = \"default\"\n[[route]]\nhost = \"${X}\"\npool = \"default\"",
+            "s3cr3t",
+            "another route already matches `${X}/`",
+        ),
+        (
+            "[[route]]\nname = \"${X}\"\npool = \"default\"\n[[route]]\nname = \"${X}\"\npath = \"/a\"\npool = \"default\"",
+            "s3cr3t",
+            "another route is already named `${X}`",
+        ),
+        (
+            "[[listener]]\nname = \"${X}\"\naddress = \"127.0.0.1:1\"\n[[listener]]\nname = \"${X}\"\naddress = \"127.0.0.1:2\"",
+            "s3cr3t",
+            "another listener is already named `${X}`",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:${X}\"\n[[listener]]\naddress = \"127.0.0.1:${X}\"",
+            "34567",
+            "already has the address 127.0.0.1:${X}",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:${X}\"\n[[listener]]\naddress = \"0.0.0.0:${X}\"",
+            "34567",
+            "0.0.0.0:${X} overlaps with the listener at 127.0.0.1:${X}",
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:${X}\"\n[[listener]]\naddress = \"127.0.0.1:${X}\"",
+            "34567",
+            "[admin] already listens on 127.0.0.1:${X}",
+        ),
         (
             "[[server]]\nname = \"${X}\"\naddress = \"a:1\"\n[[server]]\nname = \"${X}\"\naddress = \"a:1\"",
             "s3cr3t",
@@ -245,6 +292,82 @@ fn an_invalid_value_from_the_environment_is_not_quoted() {
         let ran = run(&[("X", value)], &["--config", path.to_str().unwrap()]);
         assert!(ran.code == Some(1) && !ran.err.contains(value), "{key}: {ran:#?}");
     }
+}
+
+#[test]
+fn a_value_from_the_environment_changes_no_other_words_of_a_message() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("lb.toml");
+    let text = "[[listener]]\naddress = \"${HOST}:1\"\n[tracing]\nservice = \"${WORD}\"\nzipkin = \"ftp://x\"\n\
+                [[server]]\nname = \"${WORD}\"\n[[route]]\npool = \"wbe\"\n[[pool.web.server]]\nname = \"a\"\n";
+    fs::write(&path, text).unwrap();
+    let ran = run(&[("HOST", "127.0.0.1"), ("WORD", "address")], &["check", path.to_str().unwrap()]);
+    for words in [
+        "write for example `http://127.0.0.1:9411/api/v2/spans`",
+        "this [[server]] has no `address`",
+        "add `address = \"127.0.0.1:8081\"`",
+        "did you mean `web`?",
+    ] {
+        assert!(ran.out.contains(words), "{words}: {ran:#?}");
+    }
+}
+
+#[test]
+fn names_routes_and_cookies_from_the_environment_are_shown_as_typed() {
+    let server = Server::named("a");
+    let env = [("ROUTE", "s3cr3t.example"), ("COOKIE", "s3cr3tcookie"), ("NAME", "s3cr3t"), ("STICKY", "false")];
+    let elsewhere = [("ROUTE", "h"), ("COOKIE", "c"), ("NAME", "n"), ("STICKY", "false")];
+    let routed = "[[route]]\nhost = \"${ROUTE}\"\npool = \"p\"\n[pool.p.balance]\nsticky = \"${STICKY}\"\n\
+                  [[pool.p.server]]\nname = \"${NAME}\"\naddress = \"127.0.0.1:1\"\n";
+    let base = format!("{NO_CHECKS}[balance]\nsticky = {{ cookie = \"${{COOKIE}}\" }}\n{}", server.table("a"))
+        + "[[route]]\npool = \"default\"\n";
+    let lb = start(&env, &format!("{base}{routed}"));
+    let (path, admin) = (lb.path(), lb.admin.to_string());
+    let path = path.to_str().unwrap();
+    let config = lb.api("/api/config")["config"]["pool"].clone();
+    assert_eq!(config[0]["balance"]["sticky"]["cookie"], "${COOKIE}", "{config:#}");
+    assert_eq!(config[1]["balance"]["sticky"], "${STICKY}", "{config:#}");
+    assert_eq!(lb.api("/api/pools")["pools"][0]["sticky"]["cookie"], "${COOKIE}");
+
+    // The routes are those of the balancer, whatever the environment of the command is.
+    for variables in [&env[..], &elsewhere, &[]] {
+        let explain = |host: &str| run(variables, &["explain", "/", "--host", host, "--admin", &admin]).out;
+        assert!(explain("s3cr3t.example").contains("\npool p: weighted"), "{}", explain("s3cr3t.example"));
+        let other = explain("h");
+        assert!(other.contains("\npool default: ") && other.contains("a cookie `${COOKIE}` goes"), "{other}");
+        let json = run(variables, &["explain", "/", "--json", "--host", "h", "--admin", &admin]).out;
+        assert!(json.contains("\"cookie\": \"${COOKIE}\"") && !json.contains("s3cr3t"), "{json}");
+    }
+    let new = lb.path().with_file_name("new.toml");
+    let text = fs::read_to_string(path).unwrap();
+    fs::write(&new, text.replace("[balance]", "[timeouts]\ndrain = \"9s\"\n[balance]")).unwrap();
+    for variables in [&env, &elsewhere] {
+        let plan = run(variables, &["plan", new.to_str().unwrap(), "--admin", &admin, "--format", "json"]);
+        let plan: Value = serde_json::from_str(&plan.out).expect("JSON");
+        assert_eq!(plan["changes"], json!(["timeouts.drain: 30s -> 9s"]), "{plan:#}");
+    }
+
+    let ran = run(&env, &["--config", path, "server", "weight", "s3cr3t", "5"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "server p/${NAME}: weight 1 -> 5\n"), "{ran:#?}");
+    lb.reaches(2);
+    lb.apply(&base);
+    let changes = lb.newest_reload()["changes"].to_string();
+    assert!(changes.contains("route ${ROUTE}/: removed") && changes.contains("server p/${NAME}: removed"), "{changes}");
+    assert!(!lb.api("/api/reloads").to_string().contains("s3cr3t"));
+}
+
+#[test]
+fn a_pending_edit_does_not_show_a_name_from_the_environment() {
+    let server = Server::named("a");
+    let lb = start(&[("HOST", "s3cr3t.invalid")], &format!("{NO_CHECKS}{}", server.table("a")));
+    let before = lb.newest_reload();
+    let new = "[[server]]\nname = \"b\"\naddress = \"${HOST}:80\"\n";
+    lb.edit(&format!("{NO_CHECKS}{}{new}", server.table("a")));
+    let pending = lb.next_reload(&before);
+    let message = pending["problems"][0]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("`${HOST}:80` cannot be resolved: "), "{pending:#}");
+    assert_eq!(pending["outcome"], "pending");
+    assert!(!shown(&lb).contains(SECRET));
 }
 
 #[test]

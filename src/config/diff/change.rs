@@ -77,20 +77,20 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ListenerAdded(listener) => {
-                write!(f, "listener {}: added ({})", listener.name, listener.env.show("address", &listener.address))
+            Self::ListenerAdded(ListenerConfig { name, address, env }) => {
+                write!(f, "listener {}: added ({})", env.show("name", name), env.show("address", address))
             }
-            Self::ListenerRemoved(listener) => {
-                write!(f, "listener {}: removed ({})", listener.name, listener.env.show("address", &listener.address))
+            Self::ListenerRemoved(ListenerConfig { name, address, env }) => {
+                write!(f, "listener {}: removed ({})", env.show("name", name), env.show("address", address))
             }
             Self::ListenerAddress { listener, from, to } => {
                 write!(f, "listener {listener}: address {from} -> {to}")
             }
             Self::RouteAdded(RouteConfig { name, host, path, pool, env }) => {
-                let (host, path) = (env.show("host", host), env.show("path", path));
+                let (name, host, path) = (env.show("name", name), env.show("host", host), env.show("path", path));
                 write!(f, "route {name}: added ({host}{path} to pool {pool})")
             }
-            Self::RouteRemoved(route) => write!(f, "route {}: removed", route.name),
+            Self::RouteRemoved(route) => write!(f, "route {}: removed", route.env.show("name", &route.name)),
             Self::RouteChanged { route, key, from, to } => {
                 write!(f, "route {route}: {key} {from} -> {to}")
             }
@@ -99,12 +99,13 @@ impl fmt::Display for Change {
             Self::PoolOrder(pool) => write!(f, "pool {pool}: servers reordered"),
             Self::ServerAdded { pool, server } => {
                 let ServerConfig { name, address, weight, enabled, env } = server;
+                let name = env.show("name", name);
                 let (address, weight) = (env.show("address", address), env.show("weight", weight));
                 let disabled = if *enabled { "" } else { ", disabled" };
                 write!(f, "server {pool}/{name}: added ({address}, weight {weight}{disabled})")
             }
             Self::ServerRemoved { pool, server } => {
-                write!(f, "server {pool}/{}: removed", server.name)
+                write!(f, "server {pool}/{}: removed", server.env.show("name", &server.name))
             }
             Self::ServerAddress { pool, server, from, to } => {
                 write!(f, "server {pool}/{server}: address {from} -> {to}")

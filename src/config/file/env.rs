@@ -35,9 +35,6 @@ fn visit(value: &mut TomlValue<'_>, env: &Env<'_>, report: &Report<'_>) {
             let Expansion { text: substituted, references, variables, reasons } = expand(text, env);
             if references > 0 {
                 let template = EnvTemplate { typed: mask(text).into_owned(), variables };
-                if template.is_secret() {
-                    report.hide(&substituted, &template.typed);
-                }
                 value.template = Some(template.into());
             }
             value.kind = if reasons.is_empty() { TomlKind::String(substituted.into()) } else { TomlKind::Invalid };

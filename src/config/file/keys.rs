@@ -108,8 +108,8 @@ pub const RELOAD: &[KeySpec] = &[
     key(
         "quiet",
         DURATION,
-        "how long a file written in place must stay unchanged before it is read; a file that was moved into place is \
-         read at once",
+        "how long a file written in place must stay unchanged before it is read. A file that is renamed into place is read \
+         at once, or after the same time if files are included, because others may follow",
     ),
     key(
         "poll",

@@ -27,8 +27,6 @@ pub(super) struct Report<'a> {
     /// syntax error, so only those in other tables are reported.
     unreliable: RefCell<Vec<(usize, RangeInclusive<usize>)>>,
     omitted: Cell<usize>,
-    /// Values that may not be shown, each with the text to show instead.
-    hidden: RefCell<Vec<(String, String)>>,
 }
 
 /// The subject of a problem.
@@ -54,19 +52,11 @@ impl<'a> Report<'a> {
             problems: RefCell::default(),
             unreliable: RefCell::default(),
             omitted: Cell::new(0),
-            hidden: RefCell::default(),
         }
     }
 
     pub(super) fn bytes(&self, file: usize) -> &'a [u8] {
         self.texts[file].bytes
-    }
-
-    /// From now on, messages show `typed` instead of `value`.
-    pub(super) fn hide(&self, value: &str, typed: &str) {
-        if !value.is_empty() {
-            self.hidden.borrow_mut().push((value.to_owned(), typed.to_owned()));
-        }
     }
 
     /// Records a problem.
@@ -113,33 +103,11 @@ impl<'a> Report<'a> {
             file: text.path.into(),
             line: line + 1,
             column: before + 1,
-            message: self.shown(reason.message),
-            hint: reason.hint.map(|hint| self.shown(hint)),
+            message: reason.message,
+            hint: reason.hint,
             excerpt: if before < MAX_LINE { line_shown.chars().take(MAX_LINE).collect() } else { String::new() },
             width: width.max(1),
         }
-    }
-
-    /// Replaces the values that may not be shown, where they stand by themselves.
-    fn shown(&self, mut text: String) -> String {
-        for (value, typed) in &*self.hidden.borrow() {
-            let mut from = 0;
-            while let Some(at) = text.get(from..).and_then(|rest| rest.find(value.as_str())).map(|at| from + at) {
-                let end = at + value.len();
-                let is_part =
-                    text[..at].ends_with(char::is_alphanumeric) || text[end..].starts_with(char::is_alphanumeric);
-                let is_quoted = text[..at].ends_with('`') && text[end..].starts_with('`');
-                // A short one may be the number of a line.
-                let is_part = is_part || (!is_quoted && value.len() < 6);
-                from = if is_part {
-                    at + text[at..].chars().next().map_or(1, char::len_utf8)
-                } else {
-                    text.replace_range(at..end, typed);
-                    at + typed.len()
-                };
-            }
-        }
-        text
     }
 
     /// Returns where `there` is, in words, for a message at `here`: `on line 3`, `in other.toml:3`.

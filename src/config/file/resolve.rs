@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::report::Report;
@@ -51,21 +52,23 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
         let Some(address) = &listener.address else {
             continue;
         };
+        let shown = listener.env.show("address", &address.value);
         let is_new = addresses.check(address.value, address.location, |first| {
-            Reason::new(format!("another listener already has the address {}, {first}", address.value))
+            Reason::new(format!("another listener already has the address {shown}, {first}"))
                 .hint("give this one its own address, or remove it")
         });
-        let overlapping = before.iter().find(|other| **other != address.value && overlap(**other, address.value));
-        if let Some(other) = overlapping {
-            let reason = Reason::new(format!("{} overlaps with the listener at {other}", address.value));
+        let overlaps = |other: &SocketAddr| *other != address.value && overlap(*other, address.value);
+        if let Some((_, other)) = before.iter().find(|(other, _)| overlaps(other)) {
+            let reason = Reason::new(format!("{shown} overlaps with the listener at {other}"));
             report.at(
                 address.location,
                 reason.hint("only one of them can be bound: keep the one that covers both, or use another port"),
             );
         }
-        before.push(address.value);
+        before.push((address.value, shown));
         if overlap(draft.admin.address, address.value) {
-            let reason = Reason::new(format!("[admin] already listens on {}", draft.admin.address));
+            let admin = draft.env.show("admin.address", &draft.admin.address);
+            let reason = Reason::new(format!("[admin] already listens on {admin}"));
             let (location, hint) = match draft.admin_location {
                 Some(location) => (location, "give [admin] another port"),
                 None => (address.location, "use another port, or set `address` in [admin]"),
@@ -75,8 +78,11 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
         // The name defaults to the address, so a duplicate address would be reported twice.
         if let Some(name) = listener.name.as_ref().filter(|_| is_new) {
             names.check(name.value.as_str(), name.location, |first| {
-                Reason::new(format!("another listener is already named `{}`, {first}", name.value))
-                    .hint("a listener's name is a metric label: give each its own")
+                Reason::new(format!(
+                    "another listener is already named `{}`, {first}",
+                    listener.env.show("name", &name.value)
+                ))
+                .hint("a listener's name is a metric label: give each its own")
             });
         }
     }
@@ -89,20 +95,27 @@ fn check_routes(draft: &Draft, report: &Report<'_>) {
         let mut is_new = true;
         if let (Some(host), Some(path)) = (&route.host, &route.path) {
             is_new = matches.check((host, path), route.location, |first| {
+                let (host, path) = (route.env.show("host", host), route.env.show("path", path));
                 Reason::new(format!("another route already matches `{host}{path}`, {first}"))
                     .hint("give them different hosts or paths, or remove one")
             });
         }
         if let Some(name) = route.name.as_ref().filter(|_| is_new) {
             names.check(name.value.as_str(), name.location, |first| {
-                Reason::new(format!("another route is already named `{}`, {first}", name.value))
-                    .hint("a route's name is a metric label: give each its own")
+                Reason::new(format!(
+                    "another route is already named `{}`, {first}",
+                    route.env.show("name", &name.value)
+                ))
+                .hint("a route's name is a metric label: give each its own")
             });
         }
         if let Some(pool) = &route.pool
             && !pool_exists(&pool.value, draft)
         {
-            report.at_with(pool.location, || unknown_pool(&pool.value, draft));
+            report.at_with(pool.location, || match &route.unknown_pool {
+                Some(reason) => reason.clone(),
+                None => unknown_pool(&pool.value, draft),
+            });
         }
     }
 }
@@ -125,8 +138,11 @@ fn check_pool(pool: &str, draft: &DraftPool, report: &Report<'_>) {
     for server in &draft.servers {
         let Some(name) = &server.name else { continue };
         names.check(name.value.as_str(), name.location, |first| {
-            Reason::new(format!("pool `{pool}` already has a server `{}`, {first}", name.value))
-                .hint("a server's name must be unique in its pool")
+            Reason::new(format!(
+                "pool `{pool}` already has a server `{}`, {first}",
+                server.env.show("name", &name.value)
+            ))
+            .hint("a server's name must be unique in its pool")
         });
     }
     let enabled = || draft.servers.iter().filter(|server| server.enabled);

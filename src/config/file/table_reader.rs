@@ -4,19 +4,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::env::EnvTemplate;
 use super::report::Report;
 use crate::config::file::keys::{self, KeySpec, ValueType};
-use crate::config::file::tree::{EMPTY, Location, TomlEntry, TomlKind, TomlTable, TomlValue};
+use crate::config::file::tree::{EMPTY, Located, Location, TomlEntry, TomlKind, TomlTable, TomlValue};
 use crate::config::file::wording::{self, BOOLEAN, DURATION, NUMBER, PERCENT, SIZE, WHOLE_NUMBER};
 use crate::config::problem::Reason;
 use crate::config::{EnvTexts, suggest, units};
-
-/// A value and its location in the files.
-#[derive(Debug, Clone)]
-pub(super) struct Located<T> {
-    pub(super) value: T,
-    pub(super) location: Location,
-}
 
 /// A table of the file together with the keys it may hold. Unknown keys are reported on construction.
 pub(super) struct TableReader<'a> {
@@ -147,8 +141,7 @@ impl<'a> TableReader<'a> {
             (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
                 Some(number) => number,
                 None => {
-                    let wanted = format!("{WHOLE_NUMBER} from {} to {}", range.start(), range.end());
-                    self.report.at(location, wording::not_from_env(key, &wanted, template));
+                    self.report.at(location, self.not_from_env(key, WHOLE_NUMBER, template));
                     return None;
                 }
             },
@@ -187,8 +180,7 @@ impl<'a> TableReader<'a> {
             (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
                 Some(number) => number,
                 None => {
-                    let wanted = format!("a number from {:?} to {:?}", range.start(), range.end());
-                    self.report.at(value.location, wording::not_from_env(key, &wanted, template));
+                    self.report.at(value.location, self.not_from_env(key, NUMBER, template));
                     return default;
                 }
             },
@@ -215,7 +207,7 @@ impl<'a> TableReader<'a> {
             (_, Some(("true", _))) => true,
             (_, Some(("false", _))) => false,
             (_, Some((_, template))) => {
-                self.report.at(value.location, wording::not_from_env(key, BOOLEAN, template));
+                self.report.at(value.location, self.not_from_env(key, BOOLEAN, template));
                 default
             }
             _ => {
@@ -235,8 +227,12 @@ impl<'a> TableReader<'a> {
 
     /// The text of a key as it was typed, if its value may not be shown.
     pub(super) fn typed(&self, key: &str) -> Option<&'a str> {
-        let template = self.entry(key)?.value.template.as_deref()?;
-        template.is_secret().then_some(&*template.typed)
+        self.template(key).map(|template| &*template.typed)
+    }
+
+    /// A key's text with its references to the environment, if its value may not be shown.
+    pub(super) fn template(&self, key: &str) -> Option<&'a EnvTemplate> {
+        self.entry(key)?.value.template.as_deref().filter(|template| template.is_secret())
     }
 
     /// The values from the environment in this table and in those of its tables that `takes` returns true for.
@@ -327,7 +323,7 @@ impl<'a> TableReader<'a> {
         for (name, TomlEntry { key: location, value }) in table.iter() {
             let header: Rc<str> = format!("[{key}.{name}]").into();
             let TomlKind::Table(table) = &value.kind else {
-                self.not_a_table(name, &header, value);
+                self.wrong(value, || wording::not_a_named_table(key, name, value));
                 continue;
             };
             let reader = Self::new(table, keys, header, *location, self.report);
@@ -359,25 +355,33 @@ impl<'a> TableReader<'a> {
         match parse(text) {
             Ok(parsed) => Some(Located { value: parsed, location: value.location }),
             Err(reason) => {
-                let secret = value.template.as_deref().filter(|template| template.is_secret());
-                let reason = secret.map_or(reason, |template| wording::not_from_env(key, wanted, template));
+                let reason = match value.template.as_deref() {
+                    Some(template) if template.is_secret() => self.not_from_env(key, wanted, template),
+                    Some(_) => reason,
+                    None => wording::not_replaced(text).map_or(reason.clone(), |hint| reason.hint(hint)),
+                };
                 self.report.at(value.location, reason);
                 None
             }
         }
     }
 
+    fn not_from_env(&self, key: &str, wanted: &str, template: &EnvTemplate) -> Reason {
+        wording::not_from_env(key, wanted, self.value_type(key), template)
+    }
+
     fn mistyped(&self, key: &str, wanted: &str, value: &TomlValue<'_>) {
-        if !matches!(value.kind, TomlKind::Invalid) {
-            let reason = wording::mistyped(key, wanted, value);
-            self.report.at(value.location, reason);
-        }
+        self.wrong(value, || wording::mistyped(key, wanted, value));
     }
 
     fn not_a_table(&self, key: &str, header: &str, value: &TomlValue<'_>) {
+        self.wrong(value, || wording::not_a_table(key, header, value));
+    }
+
+    /// Reports a value, unless it has been reported.
+    fn wrong(&self, value: &TomlValue<'_>, reason: impl FnOnce() -> Reason) {
         if !matches!(value.kind, TomlKind::Invalid) {
-            let reason = wording::not_a_table(key, header, value);
-            self.report.at(value.location, reason);
+            self.report.at(value.location, reason());
         }
     }
 

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::report::Report;
 use crate::config::file::keys;
-use crate::config::file::table_reader::{Located, TableReader};
-use crate::config::file::tree::{Location, TomlTable};
-use crate::config::file::wording::DURATION;
+use crate::config::file::table_reader::TableReader;
+use crate::config::file::tree::{Located, Location, TomlTable};
+use crate::config::file::wording::{self, DURATION};
 use crate::config::problem::Reason;
 use crate::config::{
     Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HealthConfig, HealthKind,
@@ -47,6 +47,8 @@ pub(super) struct DraftRoute {
     pub(super) host: Option<HostPattern>,
     pub(super) path: Option<String>,
     pub(super) pool: Option<Located<String>>,
+    /// The problem if there is no such pool and its name may not be shown.
+    pub(super) unknown_pool: Option<Reason>,
     pub(super) location: Location,
     pub(super) env: EnvTexts,
 }
@@ -248,6 +250,7 @@ fn route(table: &TableReader<'_>) -> DraftRoute {
     let path = table.text("path", "a path such as \"/v1\"", values::route_path);
     let path = default_if_missing(table.has("path"), path, "/".to_owned());
     let pool = table.text("pool", "the name of a pool", values::name);
+    let unknown_pool = table.template("pool").map(wording::no_pool_from_env);
     table.require("pool", &format!("\"{DEFAULT_POOL}\""));
     let location = table.location();
     let name = match (table.has("name"), &host, &path) {
@@ -261,7 +264,7 @@ fn route(table: &TableReader<'_>) -> DraftRoute {
         let typed = env.show("host", host) + &env.show("path", path);
         env.insert("name".to_owned(), &typed, typed.contains("${"));
     }
-    DraftRoute { name, host, path, pool, location, env }
+    DraftRoute { name, host, path, pool, unknown_pool, location, env }
 }
 
 /// Returns the default for a key that is missing, but `None` for one that is invalid.

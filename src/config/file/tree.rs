@@ -18,6 +18,13 @@ pub(super) struct Location {
     pub(super) end: usize,
 }
 
+/// A value that was read, and its location.
+#[derive(Debug, Clone)]
+pub(super) struct Located<T> {
+    pub(super) value: T,
+    pub(super) location: Location,
+}
+
 /// A value with its location; a table's is that of its header.
 #[derive(Debug)]
 pub(super) struct TomlValue<'a> {

@@ -20,11 +20,15 @@ pub(crate) fn shell_syntax(path: &str) -> Result<(), Reason> {
         return Err(Reason::new(format!("`{path}` begins with `~`, which only a shell replaces"))
             .hint("write the whole path, or `${HOME}` for `~`"));
     }
-    let name =
-        |rest: &str| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
-    let names = path.split('$').skip(1).map(name);
-    match names.into_iter().find(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')) {
+    match unbraced(path) {
         Some(name) => Err(Reason::new(format!("`${name}` is not replaced")).hint(format!("write `${{{name}}}`"))),
         None => Ok(()),
     }
+}
+
+/// The name in `$NAME`, which a shell would replace.
+pub(crate) fn unbraced(text: &str) -> Option<&str> {
+    let name = |rest: &'_ str| rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+    let names = text.split('$').skip(1).map(|rest| &rest[..name(rest)]);
+    names.into_iter().find(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'))
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use tokio::task::JoinSet;
 
 use crate::config::problem::{Problem, Reason};
+use crate::config::{Address, Config};
 use crate::control::resolver::{Addresses, HostPort, Resolver};
 
 /// The lookups for one edit.
@@ -54,13 +55,14 @@ impl NameLookups {
         }
     }
 
-    /// Looks up the new `names` of the edit of `file`, and evaluates what is known of them. Called when the lookups have
-    /// ended, and from time to time.
+    /// Looks up the new `names` of the edit of `file` to `config`, and evaluates what is known of them. Called when the
+    /// lookups have ended, and from time to time.
     pub(super) fn proceed(
         &mut self,
         resolver: &Resolver,
         mut names: BTreeSet<HostPort>,
         file: &Path,
+        config: &Config,
     ) -> Resolution<'_> {
         names.retain(|name| !self.addresses.contains_key(name));
         if names.is_empty() {
@@ -68,7 +70,7 @@ impl NameLookups {
         }
         if self.is_fresh {
             self.is_fresh = false;
-            return Resolution::Failed(self.problems(file));
+            return Resolution::Failed(self.problems(file, config));
         }
         self.is_fresh = true;
         if self.unresolved.is_empty() {
@@ -79,10 +81,18 @@ impl NameLookups {
         Resolution::Running
     }
 
-    fn problems(&self, file: &Path) -> Vec<Problem> {
-        let failed = self.failed.iter().map(|((host, _), error)| format!("`{host}` cannot be resolved: {error}"));
-        let unresolved = self.unresolved.iter().map(|(host, _)| format!("`{host}` is still being resolved"));
+    fn problems(&self, file: &Path, config: &Config) -> Vec<Problem> {
+        let shown = |name| shown(name, config);
+        let failed = self.failed.iter().map(|(name, error)| format!("`{}` cannot be resolved: {error}", shown(name)));
+        let unresolved = self.unresolved.iter().map(|name| format!("`{}` is still being resolved", shown(name)));
         let hint = "correct the name, or wait: the edit is applied as soon as the name is resolved";
         failed.chain(unresolved).map(|text| Problem::of_file(file, Reason::new(text).hint(hint))).collect()
     }
+}
+
+/// A host as it is shown: the text of the file, if it came from the environment.
+fn shown<'a>((host, port): &'a HostPort, config: &'a Config) -> &'a str {
+    let mut servers = config.pools.iter().flat_map(|pool| &pool.servers);
+    let server = servers.find(|server| matches!(&server.address, Address::Name(own, at) if own == host && at == port));
+    server.and_then(|server| server.env.typed("address")).unwrap_or(host)
 }

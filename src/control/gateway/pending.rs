@@ -86,7 +86,7 @@ impl Gateway {
     fn try_to_prepare(&self, edit: &mut PendingEdit) -> Option<Result<Prepared, NotApplied>> {
         let resolver = &self.running.resolver;
         let names = resolver.new_names(&self.config, &edit.config);
-        let addresses = match edit.names.proceed(resolver, names, &self.path) {
+        let addresses = match edit.names.proceed(resolver, names, &self.path, &edit.config) {
             Resolution::Resolved(addresses) => addresses,
             // What is wrong with the edit itself is reported at once.
             Resolution::Running => return self.check(&edit.config, &edit.sources).err().map(Err),

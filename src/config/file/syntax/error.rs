@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::file::keys::{self, ValueType};
 use crate::config::problem::Reason;
-use crate::config::suggest;
+use crate::config::{suggest, values};
 
 /// An error of the parser, worded for people, with a hint.
 pub(super) struct SyntaxError {
@@ -96,6 +96,11 @@ fn of_value(text: &str, start: usize, message: &str) -> Option<SyntaxError> {
 
 /// A value that begins like a number.
 fn number(value: &str) -> Reason {
+    if let Some((number, _)) = value.split_once([';', '/']).filter(|(number, _)| number.trim().parse::<f64>().is_ok()) {
+        let reason = Reason::new(format!("`{value}` is not a number"));
+        return reason
+            .hint(format!("write `{}`; a line has no end mark, and a comment begins with `#`", number.trim()));
+    }
     if let Some(first) = value.split_whitespace().next().filter(|first| first.len() < value.len())
         && first.parse::<f64>().is_ok()
     {
@@ -120,6 +125,9 @@ fn word(key: &str, value: &str) -> Reason {
     let lower = value.to_ascii_lowercase();
     match kind {
         _ if value.contains("${") => string(value),
+        _ if let Some(name) = values::unbraced(value) => {
+            reason.hint(format!("write `\"${{{name}}}\"` to take it from the environment"))
+        }
         Some(ValueType::Integer(_) | ValueType::Number(_)) | None if like_number => number(value),
         Some(ValueType::Integer(range)) => {
             reason.hint(format!("write a number from {} to {}", range.start(), range.end()))
@@ -213,6 +221,9 @@ fn of_statement(message: &str, text: &str, span: Range<usize>) -> Option<Reason>
         _ if message.starts_with("key with no value") || message.starts_with("missing assignment") => {
             Reason::new("a key without a value").hint("write `key = value`")
         }
+        _ if rest.starts_with("//") => Reason::new("this is not a comment").hint("begin it with `#`"),
+        _ if message.starts_with("missing key for inline table") => Reason::new("a key is missing in an inline table")
+            .hint("write for example `{ a = 1 }`; what stands in `{{ … }}` in a template must be filled in first"),
         _ if message.starts_with("invalid unquoted key") => {
             Reason::new("an unquoted key may contain only letters, digits, `-` and `_`").hint(STATEMENTS)
         }

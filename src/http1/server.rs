@@ -237,6 +237,11 @@ impl Http1ResponseWriter<'_> {
         self.progress.has_body.set(true);
     }
 
+    /// Makes the connection close without lingering, although the response or the tunnel has not ended.
+    pub fn close_at_once(&mut self) {
+        self.progress.response.set(ResponseState::Started);
+    }
+
     /// Sends an interim response (1xx), unless the client speaks HTTP/1.0, which has none.
     ///
     /// # Errors

@@ -104,12 +104,15 @@ async fn exchange(
         Ok(Responded::Switched) => {
             timer.start_tunnel(timeouts.tunnel);
             let record = &mut attempt.exchange.record;
-            let (client, server) = ((upload.body(), response), (&mut to_server, &mut from_server));
+            let (client, server) = ((upload.body(), &mut *response), (&mut to_server, &mut from_server));
             let relayed = tunnel::run(client, server, (timer, timeouts.tunnel), |bytes| record.count_bytes(bytes));
             match timer.run(relayed).await {
                 Ok(Ok(())) => attempt.end_tunnel(None),
                 Ok(Err(_)) => attempt.end_tunnel(Some(ProxyError::TunnelBroken)),
-                Err(interrupt) => return Err(interrupt.into()),
+                Err(interrupt) => {
+                    response.close_at_once();
+                    return Err(interrupt.into());
+                }
             }
         }
         // An interim response was sent in part, because the client does not read. Nothing else can be sent now.

@@ -105,6 +105,11 @@ impl ServerConnection {
         limits: impl Fn() -> HeadLimits,
     ) -> Result<Option<RequestHead>, HeadError> {
         loop {
+            // Empty lines before a head are ignored (RFC 9112, section 2.2), and do not start its timeout.
+            while self.input.starts_with(b"\r\n") {
+                self.input.drain(..2);
+            }
+            self.release(resources);
             if !self.input.is_empty() {
                 let mut head = RequestHead::new(resources.heads.take());
                 if let Some(length) = head.parse(&self.input, limits())? {

@@ -26,6 +26,9 @@ const EARLY: Duration = Duration::from_secs(1);
 /// The number of connections closed early, in a row, from which on a request that could not be sent again gets a new
 /// connection.
 const MAX_CLOSED_EARLY: u8 = 3;
+/// A server that keeps an idle connection for this long may serve another request on it: one that cannot be sent again
+/// finds out.
+const LONG: Duration = Duration::from_secs(10);
 /// The most idle connections that are kept per server and worker.
 const MAX_IDLE: usize = 256;
 
@@ -198,7 +201,7 @@ impl IdleConnections {
         self.connections.retain(|IdleConnection { connection, since, limit }| {
             let (age, is_quiet) = (now.saturating_duration_since(*since), connection.upstream.is_quiet());
             match is_quiet {
-                true if age >= EARLY => *closed_early = 0,
+                true if age >= LONG => *closed_early = (*closed_early).min(MAX_CLOSED_EARLY - 1),
                 false if age < EARLY => *closed_early = closed_early.saturating_add(1),
                 _ => {}
             }
@@ -321,7 +324,7 @@ mod tests {
         upstreams.sweep(now);
         upstreams.put(&server, open().await, now, None);
         assert!(upstreams.take(server.id, false).is_none());
-        // One that is reused, or that stays open, restores the trust.
+        // One that is reused, or that stays open for long, restores the trust.
         for reused in [true, false] {
             let taken = upstreams.take(server.id, true).expect("an idle connection");
             for _ in 0..3 {
@@ -333,6 +336,8 @@ mod tests {
                 upstreams.put(&server, open().await, now, None);
                 assert!(upstreams.take(server.id, false).is_none());
                 upstreams.sweep(now + EARLY);
+                assert!(upstreams.take(server.id, false).is_none(), "it may close when the next request arrives");
+                upstreams.sweep(now + LONG);
             }
             let taken = upstreams.take(server.id, false).expect("an idle connection");
             upstreams.put(&server, taken, now, None);

@@ -219,6 +219,14 @@ impl Worker {
 #[derive(Debug)]
 pub struct WorkerPlace(Rc<Worker>);
 
+impl WorkerPlace {
+    /// Whether the connection limit is reached, so that new clients have to wait.
+    fn is_at_limit(&self) -> bool {
+        let Worker { context, shared } = &*self.0;
+        shared.connections() >= shared.client_limit.limit(context.snapshot().config.limits.connections)
+    }
+}
+
 impl Drop for WorkerPlace {
     fn drop(&mut self) {
         self.0.shared.leave(self.0.context.worker);

@@ -144,7 +144,8 @@ impl RequestHead {
             if method_length > MAX_METHOD {
                 return Err(HeadError::MethodTooLong);
             }
-            if request.path.map_or(bytes.len(), str::len) > MAX_TARGET && request.method.is_some() {
+            let max_target = MAX_TARGET.min(limits.bytes);
+            if request.path.map_or(bytes.len(), str::len) > max_target && request.method.is_some() {
                 return Err(HeadError::TargetTooLong);
             }
             let length = match parsed {

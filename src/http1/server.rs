@@ -105,6 +105,11 @@ impl ServerConnection {
         limits: impl Fn() -> HeadLimits,
     ) -> Result<Option<RequestHead>, HeadError> {
         loop {
+            // Empty lines before a head are ignored (RFC 9112, section 2.2), and do not start its timeout.
+            while self.input.starts_with(b"\r\n") {
+                self.input.drain(..2);
+            }
+            self.release(resources);
             if !self.input.is_empty() {
                 let mut head = RequestHead::new(resources.heads.take());
                 if let Some(length) = head.parse(&self.input, limits())? {
@@ -235,6 +240,11 @@ impl Http1ResponseWriter<'_> {
     pub fn close_after(&mut self) {
         self.progress.keeps_alive.set(false);
         self.progress.has_body.set(true);
+    }
+
+    /// Makes the connection close without lingering, although the response or the tunnel has not ended.
+    pub fn close_at_once(&mut self) {
+        self.progress.response.set(ResponseState::Started);
     }
 
     /// Sends an interim response (1xx), unless the client speaks HTTP/1.0, which has none.

@@ -42,7 +42,7 @@ pub async fn run(
     let mut connection = connect(attempt, upload, only_new).await?;
     let mut done = exchange(attempt, upload, response, &mut connection).await;
     if let Err(error @ ProxyError::IdleClosed(_)) = done {
-        attempt.exchange.record.context.upstreams.found_closed(attempt.server().id, &connection);
+        attempt.exchange.record.context.upstreams.found_closed(attempt.server(), &connection);
         drop(connection);
         if !error.progress().is_some_and(|progress| attempt.may_repeat(progress)) {
             return Err(error);
@@ -53,6 +53,8 @@ pub async fn run(
     done?;
     if connection.upstream.is_reusable() {
         attempt.keep(connection);
+    } else if attempt.server_gave_up {
+        attempt.exchange.record.context.upstreams.found_closed(attempt.server(), &connection);
     }
     Ok(())
 }
@@ -102,12 +104,15 @@ async fn exchange(
         Ok(Responded::Switched) => {
             timer.start_tunnel(timeouts.tunnel);
             let record = &mut attempt.exchange.record;
-            let (client, server) = ((upload.body(), response), (&mut to_server, &mut from_server));
+            let (client, server) = ((upload.body(), &mut *response), (&mut to_server, &mut from_server));
             let relayed = tunnel::run(client, server, (timer, timeouts.tunnel), |bytes| record.count_bytes(bytes));
             match timer.run(relayed).await {
                 Ok(Ok(())) => attempt.end_tunnel(None),
                 Ok(Err(_)) => attempt.end_tunnel(Some(ProxyError::TunnelBroken)),
-                Err(interrupt) => return Err(interrupt.into()),
+                Err(interrupt) => {
+                    response.close_at_once();
+                    return Err(interrupt.into());
+                }
             }
         }
         // An interim response was sent in part, because the client does not read. Nothing else can be sent now.
@@ -171,8 +176,11 @@ async fn receive(
         response_rules(&mut head, via, None);
         response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
     }
-    if reused && !has_interim && attempt.may_repeat(Progress::Sent) && gives_up(&head) {
-        return Err(ProxyError::IdleClosed(Sent::All));
+    if reused && !has_interim && gives_up(&head) {
+        if attempt.may_repeat(Progress::Sent) {
+            return Err(ProxyError::IdleClosed(Sent::All));
+        }
+        attempt.server_gave_up = true;
     }
     let status = head.status;
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);

@@ -178,6 +178,15 @@ impl ResponseWriter<'_> {
         }
     }
 
+    /// Makes the connection close without waiting for the client, which has had its time.
+    pub fn close_at_once(&mut self) {
+        match self {
+            Self::Http1(response) => response.close_at_once(),
+            #[cfg(test)]
+            Self::Memory(_) => {}
+        }
+    }
+
     /// Sends an interim response (1xx), if the client can take it.
     ///
     /// # Errors

@@ -59,7 +59,16 @@ impl<'c> Routed<'c> {
         let member = &self.pool.members[member];
         member.server.counters().of(worker).started.add(1);
         record.timer.set_server(Some(member.server.id));
-        Attempt { exchange: self, member, started, trace, status: None, idle_timeout: None, ended: None }
+        Attempt {
+            exchange: self,
+            member,
+            started,
+            trace,
+            status: None,
+            idle_timeout: None,
+            server_gave_up: false,
+            ended: None,
+        }
     }
 
     /// Whether the pool's retry budget allows another attempt for this reason. If so, the budget is charged.
@@ -88,6 +97,8 @@ pub struct Attempt<'e, 'c> {
     status: Option<u16>,
     /// How long the server keeps the connection without a request, if it says so.
     pub idle_timeout: Option<Duration>,
+    /// Whether the server had given up waiting for a request on an idle connection.
+    pub server_gave_up: bool,
     ended: Option<Instant>,
 }
 

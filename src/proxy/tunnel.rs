@@ -14,6 +14,9 @@ const HALF_CLOSED: Duration = Duration::from_secs(60);
 /// Relays bytes in both directions until both sides have ended. Each byte lets the tunnel be silent for `silence` again.
 /// `relayed` counts those to the client.
 ///
+/// A side that accepts no more may have closed after its last bytes, which may not have been read yet. So that ends only
+/// one direction. A side that cannot be read any more ends the tunnel.
+///
 /// # Errors
 /// If a side breaks.
 pub async fn run(
@@ -24,7 +27,7 @@ pub async fn run(
 ) -> io::Result<()> {
     from_client.tunnel();
     from_server.tunnel();
-    let broken = |_| io::ErrorKind::ConnectionReset;
+    let broken = |_| io::Error::from(io::ErrorKind::ConnectionReset);
     let half_closed = Cell::new(false);
     let moves = || timer.wait(Phase::Tunnel, limit(silence, half_closed.get()));
     let ends = || {
@@ -34,23 +37,30 @@ pub async fn run(
     let up = async {
         while from_client.advance().await.map_err(broken)? {
             moves();
-            to_server.send_raw(from_client.piece()).await?;
+            if let Err(error) = to_server.send_raw(from_client.piece()).await {
+                ends();
+                return Ok(Err(error));
+            }
             moves();
         }
         ends();
-        to_server.shutdown()
+        io::Result::Ok(to_server.shutdown())
     };
     let down = async {
         while from_server.advance().await.map_err(broken)? {
             moves();
-            to_client.send_raw(from_server.piece()).await?;
+            if let Err(error) = to_client.send_raw(from_server.piece()).await {
+                ends();
+                return Ok(Err(error));
+            }
             moves();
             relayed(from_server.piece().len());
         }
         ends();
-        to_client.shutdown()
+        io::Result::Ok(to_client.shutdown())
     };
-    tokio::try_join!(up, down).map(|_| ())
+    let (up, down) = tokio::try_join!(up, down)?;
+    up.and(down)
 }
 
 /// How long a tunnel may be silent. `silence` is `timeouts.tunnel`.

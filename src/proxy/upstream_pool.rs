@@ -26,6 +26,9 @@ const EARLY: Duration = Duration::from_secs(1);
 /// The number of connections closed early, in a row, from which on a request that could not be sent again gets a new
 /// connection.
 const MAX_CLOSED_EARLY: u8 = 3;
+/// A server that keeps an idle connection for this long may serve another request on it: one that cannot be sent again
+/// finds out.
+const LONG: Duration = Duration::from_secs(10);
 /// The most idle connections that are kept per server and worker.
 const MAX_IDLE: usize = 256;
 
@@ -158,11 +161,7 @@ impl UpstreamPool {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let idle = idle.entry(server.id).or_insert_with(|| IdleConnections {
-            server: Arc::clone(server),
-            connections: Vec::new(),
-            closed_early: 0,
-        });
+        let idle = idle.entry(server.id).or_insert_with(|| IdleConnections::new(server));
         if connection.reused {
             idle.closed_early = 0;
         }
@@ -173,9 +172,11 @@ impl UpstreamPool {
     }
 
     /// Notes that the server had closed an idle connection when a request was sent on it.
-    pub fn found_closed(&self, server: ServerId, connection: &UpstreamConnection) {
-        if let (Some(since), Some(idle)) = (connection.idle_since, self.idle.borrow_mut().get_mut(&server)) {
-            idle.count_closed(since);
+    pub fn found_closed(&self, server: &Arc<Server>, connection: &UpstreamConnection) {
+        if let Some(since) = connection.idle_since {
+            // A sweep may have forgotten the server meanwhile.
+            let mut idle = self.idle.borrow_mut();
+            idle.entry(server.id).or_insert_with(|| IdleConnections::new(server)).count_closed(since);
         }
     }
 
@@ -191,12 +192,16 @@ impl UpstreamPool {
 }
 
 impl IdleConnections {
+    fn new(server: &Arc<Server>) -> Self {
+        Self { server: Arc::clone(server), connections: Vec::new(), closed_early: 0 }
+    }
+
     fn sweep(&mut self, now: Instant) {
         let (server, closed_early) = (&self.server, &mut self.closed_early);
         self.connections.retain(|IdleConnection { connection, since, limit }| {
             let (age, is_quiet) = (now.saturating_duration_since(*since), connection.upstream.is_quiet());
             match is_quiet {
-                true if age >= EARLY => *closed_early = 0,
+                true if age >= LONG => *closed_early = (*closed_early).min(MAX_CLOSED_EARLY - 1),
                 false if age < EARLY => *closed_early = closed_early.saturating_add(1),
                 _ => {}
             }
@@ -308,15 +313,22 @@ mod tests {
             for _ in 0..closed {
                 upstreams.put(&server, open().await, Instant::now(), None);
                 let taken = upstreams.take(server.id, true).expect("an idle connection");
-                upstreams.found_closed(server.id, &taken);
+                upstreams.found_closed(&server, &taken);
             }
             assert_eq!(upstreams.take(server.id, false).is_some(), is_taken, "{closed}");
         }
-        // One that is reused, or that stays open, restores the trust.
+        // A sweep in between forgets a server of which nothing is known.
+        let taken = upstreams.take(server.id, true).expect("an idle connection");
+        upstreams.idle.borrow_mut().clear();
+        (0..3).for_each(|_| upstreams.found_closed(&server, &taken));
+        upstreams.sweep(now);
+        upstreams.put(&server, open().await, now, None);
+        assert!(upstreams.take(server.id, false).is_none());
+        // One that is reused, or that stays open for long, restores the trust.
         for reused in [true, false] {
             let taken = upstreams.take(server.id, true).expect("an idle connection");
             for _ in 0..3 {
-                upstreams.found_closed(server.id, &taken);
+                upstreams.found_closed(&server, &taken);
             }
             if reused {
                 upstreams.put(&server, taken, now, None);
@@ -324,6 +336,8 @@ mod tests {
                 upstreams.put(&server, open().await, now, None);
                 assert!(upstreams.take(server.id, false).is_none());
                 upstreams.sweep(now + EARLY);
+                assert!(upstreams.take(server.id, false).is_none(), "it may close when the next request arrives");
+                upstreams.sweep(now + LONG);
             }
             let taken = upstreams.take(server.id, false).expect("an idle connection");
             upstreams.put(&server, taken, now, None);

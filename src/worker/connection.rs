@@ -30,7 +30,7 @@ pub struct Connection {
     /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
     /// The connection's place among those of its worker, if it has one.
-    _place: Option<WorkerPlace>,
+    place: Option<WorkerPlace>,
 }
 
 /// How a connection ends after its last request.
@@ -57,7 +57,7 @@ impl Connection {
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, _place: place }
+        Self { client: Client::plain(listener, peer), context, slot, timer, place }
     }
 
     /// Serves HTTP/1 to the end of the connection.
@@ -140,7 +140,8 @@ impl Connection {
     async fn linger(&self, http: &mut ServerConnection) {
         let mut linger = Linger::new(Instant::now(), http.may_be_sending());
         let mut goes_on = |bytes| {
-            let wait = linger.discards(bytes, Instant::now());
+            let at_limit = self.place.as_ref().is_some_and(WorkerPlace::is_at_limit);
+            let wait = linger.discards(bytes, Instant::now(), at_limit);
             wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
         };
         goes_on(0);

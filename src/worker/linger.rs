@@ -10,10 +10,13 @@ const SILENCE_DONE: Duration = Duration::from_secs(2);
 const TIME: Duration = Duration::from_secs(30);
 /// The least rate after that, in bytes per second.
 const RATE: u64 = 1024;
+/// The time that a client gets while the connection limit is reached: others may be waiting for its place.
+const TIME_AT_LIMIT: Duration = Duration::from_secs(5);
 /// The most bytes that are discarded.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// A lingering connection. It ends when the client closes, is silent, sends too slowly, or sends too much.
+/// A lingering connection. It ends when the client closes, is silent, sends too slowly, or sends too much, and soon if
+/// the connection limit is reached.
 #[derive(Debug)]
 pub(super) struct Linger {
     since: Instant,
@@ -29,10 +32,11 @@ impl Linger {
     }
 
     /// Counts bytes that have been discarded by `now`, and returns how long to wait for more; `None` ends the
-    /// connection.
-    pub(super) fn discards(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
+    /// connection. `at_limit` is whether the connection limit is reached.
+    pub(super) fn discards(&mut self, bytes: usize, now: Instant, at_limit: bool) -> Option<Duration> {
         self.discarded += bytes as u64;
-        let allowed = TIME + Duration::from_secs(self.discarded / RATE);
+        let earned = TIME + Duration::from_secs(self.discarded / RATE);
+        let allowed = if at_limit { TIME_AT_LIMIT } else { earned };
         let left = allowed.checked_sub(now.saturating_duration_since(self.since))?;
         (self.discarded <= MAX_BYTES && !left.is_zero()).then_some(left.min(self.silence))
     }
@@ -60,9 +64,22 @@ mod tests {
         ];
         for (sending, reads, expected) in cases {
             let mut linger = Linger::new(start, sending);
-            let waits =
-                reads.iter().map(|(bytes, second)| linger.discards(*bytes, start + Duration::from_secs(*second)));
+            let waits = reads
+                .iter()
+                .map(|(bytes, second)| linger.discards(*bytes, start + Duration::from_secs(*second), false));
             assert_eq!(waits.last().flatten(), expected.map(Duration::from_secs), "{sending} {reads:?}");
+        }
+    }
+
+    #[test]
+    fn at_the_connection_limit_it_ends_soon_however_much_its_client_sends() {
+        let start = Instant::now();
+        for (second, at_limit, expected) in
+            [(0, true, Some(5)), (3, true, Some(2)), (5, true, None), (5, false, Some(5))]
+        {
+            let mut linger = Linger::new(start, true);
+            let wait = linger.discards(1 << 20, start + Duration::from_secs(second), at_limit);
+            assert_eq!(wait, expected.map(Duration::from_secs), "{second} {at_limit}");
         }
     }
 }

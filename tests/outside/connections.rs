@@ -1,12 +1,14 @@
 //! Connections to clients and to servers: kept open, reused, closed when they should be.
 
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use crate::support::client::{Client, get};
-use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::{Recorder, Request, Server, hanging, respond};
+use crate::support::{DEADLINE, eventually};
+use crate::timeouts::STEP;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -258,4 +260,25 @@ fn clients_over_the_limit_wait_and_are_served() {
     assert!(server.requests().iter().all(|request| request.path() == "/"));
     drop(first.pop());
     assert_eq!(third.response().status, 200);
+}
+
+#[test]
+fn a_rejected_upload_that_goes_on_keeps_its_place_for_seconds_at_most_if_others_wait() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[limits]\nconnections = 1\nbody_bytes = \"10B\"\n");
+    let mut rejected = Client::connect(lb.address());
+    rejected.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+    assert_eq!(rejected.response().status, 413);
+    let mut waiting = Client::connect(lb.address());
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut writer, start) = (rejected.socket(), Instant::now());
+    std::thread::scope(|scope| {
+        // The upload goes on, until `lb` closes the connection.
+        scope.spawn(move || {
+            while start.elapsed() < 2 * DEADLINE && writer.write_all(&[b'x'; 1000]).is_ok() {
+                std::thread::sleep(STEP);
+            }
+        });
+        assert_eq!(waiting.response().status, 200);
+    });
 }

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
@@ -209,6 +209,24 @@ fn a_408_for_an_idle_connection_reaches_no_request_that_can_be_sent_again() {
     let server = Server::responding(GIVES_UP);
     let lb = Lb::in_front_of(&server, ONE_WORKER);
     assert_eq!((get(lb.address(), "/").status, server.requests().len()), (408, 1));
+}
+
+#[test]
+fn a_server_that_gives_idle_connections_up_soon_gets_each_post_on_a_new_one() {
+    // Reads the second request of a connection, and takes its time for the 408.
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, OK);
+        }
+        if recorder.next(&mut stream).is_some() {
+            std::thread::sleep(Duration::from_millis(150));
+            respond(&mut stream, "HTTP/1.0 408 Request Time-out\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let lb = Lb::in_front_of(&server, ONE_WORKER);
+    let statuses: Vec<u16> = (0..20).map(|_| post(lb.address())).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 408).count(), 3, "{statuses:?}");
+    assert!(statuses[10..].iter().all(|status| *status == 200), "{statuses:?}");
 }
 
 #[test]

@@ -76,11 +76,12 @@ fn a_silent_tunnel_is_closed_and_counted_and_its_place_is_free() {
 fn a_silent_tunnel_whose_client_does_not_close_is_closed_all_the_same() {
     let server = Server::scripted(echoing);
     let lb = Lb::in_front_of(&server, "[timeouts]\ntunnel = \"100ms\"\n");
-    // The client neither reads nor closes.
-    let client = tunnel(lb.address());
+    // The client neither reads nor closes, and has no time to: it may have vanished.
+    let (start, client) = (Instant::now(), tunnel(lb.address()));
     eventually("no client is counted", || {
         (lb.metric("lb_client_connections{listener=\"127.0.0.1:0\"}") == Some(0.0)).then_some(())
     });
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     drop(client);
 }
 
@@ -145,6 +146,31 @@ fn after_one_side_has_ended_the_other_may_continue_to_send() {
     assert_eq!(received(), [b'y'; 20]);
     eventually("no tunnel is open", || (lb.server("server1")["active_requests"] == 0).then_some(()));
     assert!(!lb.stdout().iter().any(|line| line.contains("error=")), "{:#?}", lb.stdout());
+}
+
+// Case: half-closed-tunnel
+#[test]
+fn the_last_bytes_of_a_server_that_closes_reach_a_client_that_still_sends() {
+    const LENGTH: usize = 16 << 10;
+    let server = Server::scripted(|mut stream, recorder| {
+        if recorder.next(&mut stream).is_some() {
+            respond(&mut stream, SWITCH);
+            // Closes with unread bytes: a reset follows the last bytes.
+            let _ = stream.get_ref().peek(&mut [0]);
+            respond(&mut stream, [b's'; LENGTH]);
+        }
+    });
+    let lb = Lb::in_front_of(&server, "");
+    for number in 0..20 {
+        let mut client = tunnel(lb.address());
+        let mut writer = client.socket();
+        std::thread::scope(|scope| {
+            scope.spawn(move || while writer.write_all(&[b'c'; 1000]).is_ok() {});
+            assert_eq!(client.rest().expect("an end").len(), LENGTH, "{number}");
+            client.socket().shutdown(Shutdown::Both).expect("a socket");
+        });
+    }
+    eventually("no tunnel is open", || (lb.server("server1")["active_requests"] == 0).then_some(()));
 }
 
 // Case: half-closed-tunnel

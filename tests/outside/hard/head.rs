@@ -104,6 +104,12 @@ fn headers_and_bytes_of_a_head_have_configured_limits() {
     assert_eq!(Client::connect(address).request(long(2 << 10)).status, 200);
     assert_eq!(rejected(long((2 << 10) + 1)), (431, true));
     assert_eq!(rejected(long(1 << 20)), (431, true));
+    // A target over the limit, however it arrives.
+    for length in [3 << 10, 70 << 10] {
+        let target = "x".repeat(length);
+        assert_eq!(rejected(format!("GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n")), (414, true), "{length}");
+        assert_eq!(rejected(format!("GET /{target}")), (414, true), "{length}, not ended");
+    }
     // More headers than the default limit, and a target over the fixed limit.
     lb.apply(&format!(
         "[health]\nkind = \"none\"\n[limits]\nheaders = 150\nheader_bytes = \"256KiB\"\n{}",

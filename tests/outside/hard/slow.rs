@@ -39,6 +39,26 @@ fn the_header_timeout_runs_however_the_head_arrives() {
     assert_well(&lb, &server, "slow-head");
 }
 
+// Case: slow-head
+#[test]
+fn empty_lines_before_a_head_do_not_start_its_timeout() {
+    let server = Server::responding(OK);
+    let lb = Lb::in_front_of(&server, "[timeouts]\nrequest_header = \"200ms\"\nidle = \"1s\"\n");
+    let (mut new, mut kept) = (Client::connect(lb.address()), Client::connect(lb.address()));
+    // Some clients send an empty line after the body of a POST.
+    let response = kept.request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok\r\n");
+    assert_eq!(response.status, 200);
+    let start = Instant::now();
+    new.send("\r\n");
+    trickle(&kept.socket(), b"\r\n", 6 * STEP);
+    assert_eq!(kept.get("/").status, 200, "longer than a head may take");
+    assert!(start.elapsed() >= 6 * STEP);
+    kept.send("\r\n\r\n");
+    assert!(new.is_closed() && kept.is_closed(), "without a response");
+    assert!(!lb.stdout().iter().any(|line| line.contains("\" 408 ")));
+    assert_well(&lb, &server, "slow-head");
+}
+
 // Case: slow-body
 #[test]
 fn an_upload_below_the_minimum_rate_is_aborted() {

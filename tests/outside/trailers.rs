@@ -120,6 +120,16 @@ fn a_request_has_the_trailers_that_it_announces() {
 }
 
 #[test]
+fn a_response_with_too_many_trailers_is_complete() {
+    let te = "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";
+    for more in ["X: 1\r\n".repeat(100), format!("X: {}\r\n", "x".repeat(9000))] {
+        let body = format!("5\r\nhello\r\n0\r\nX-Sum: 7\r\n{more}\r\n");
+        let (_, trailers) = response(te, "Transfer-Encoding: chunked\r\n", &body);
+        assert!(trailers.len() <= 64 && trailers[0] == "X-Sum: 7", "{trailers:?}");
+    }
+}
+
+#[test]
 fn a_trailer_section_that_is_too_long_is_400() {
     let server = Server::responding("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let lb = Lb::in_front_of(&server, "");

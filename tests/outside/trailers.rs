@@ -65,6 +65,9 @@ fn a_response_has_the_trailers_that_its_client_accepts_or_that_it_announces() {
         (te, "", expected("", both)),
         (te, "Trailer: X-Sum\r\n", expected("X-Sum", both)),
         (te, ALL, expected("X-Sum, X-Two", both)),
+        // They are not for the client.
+        (te, "Connection: X-Two\r\n", expected("", &["X-Sum: 7"])),
+        (get, "Connection: X-Two\r\nTrailer: X-Sum, X-Two\r\n", expected("X-Sum", &["X-Sum: 7"])),
         // HTTP/1.0 has no trailers.
         ("GET / HTTP/1.0\r\nTE: trailers\r\n\r\n", ALL, expected("", &[])),
     ];
@@ -103,6 +106,7 @@ fn a_request_has_the_trailers_that_it_announces() {
         ("Trailer: x-sum\r\n", expected("x-sum", &["X-Sum: 7"])),
         (ALL, expected("X-Sum, X-Two", &["X-Sum: 7", "X-Two: 2"])),
         ("Trailer: Host, Content-Length\r\n", expected("", &[])),
+        ("Connection: X-Two\r\nTrailer: X-Sum, X-Two\r\n", expected("X-Sum", &["X-Sum: 7"])),
         // It is about the response.
         ("TE: trailers\r\n", expected("", &[])),
     ];

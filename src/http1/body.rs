@@ -200,12 +200,6 @@ impl<'c> BodyReader<'c> {
         self.is_done() && self.piece_length == self.input.len()
     }
 
-    /// Whether a part of the body has been received with the head. Meaningful only before the first piece.
-    #[must_use]
-    pub fn has_input(&self) -> bool {
-        !self.input.is_empty() && !self.is_done()
-    }
-
     /// Reads ahead until the peer ends its sending direction, and keeps the current piece. Never returns once more
     /// than `limit` bytes have been read ahead.
     ///

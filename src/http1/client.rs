@@ -308,12 +308,6 @@ impl Http1ResponseReader<'_> {
         self.reader.is_done()
     }
 
-    /// Whether a part of the body has been received with the head. Meaningful only before the first piece.
-    #[must_use]
-    pub fn has_input(&self) -> bool {
-        self.reader.has_input()
-    }
-
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
         self.reader.tunnel();

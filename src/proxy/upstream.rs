@@ -203,16 +203,6 @@ impl ResponseReader<'_> {
         }
     }
 
-    /// Whether a part of the body has been received and not been made a piece yet.
-    #[must_use]
-    pub fn has_input(&self) -> bool {
-        match self {
-            Self::Http1(reader) => reader.has_input(),
-            #[cfg(test)]
-            Self::Memory(_) => true,
-        }
-    }
-
     /// Makes everything that follows the body of a tunnel.
     pub fn tunnel(&mut self) {
         match self {

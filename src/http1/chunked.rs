@@ -15,7 +15,7 @@ use crate::http1::headers::{is_text, is_token};
 
 /// The longest chunk extension, in bytes, with the white space before it. Extensions are skipped.
 const MAX_EXTENSION: usize = 4 << 10;
-/// The extensions of a body may have this many bytes more than its data.
+/// The extensions of a client's body may have this many bytes more than its data.
 const MAX_EXTENSIONS: u64 = 16 << 10;
 /// The longest trailer section, in bytes.
 const MAX_TRAILER_BYTES: usize = 8 << 10;
@@ -31,8 +31,8 @@ const MAX_PADDED_DIGITS: usize = 256;
 pub struct Decoder {
     sender: Sender,
     state: ChunkState,
-    /// Whether the last size ended with a lone LF, so that the data may end with one. Otherwise data that is one byte
-    /// short, and ends with CR LF, would seem to be complete.
+    /// Whether a lone LF may end the data: the size ended with one too, or the data does not end with CR. Otherwise data
+    /// that is one byte short, and ends with CR LF, would seem to be complete.
     lone_line_feed: bool,
     /// The number of bytes of data so far.
     content: u64,
@@ -41,6 +41,8 @@ pub struct Decoder {
     /// The lines of the trailer section, each with its CR LF.
     trailers: Vec<u8>,
     trailer_count: usize,
+    /// Whether the rest of the trailers is dropped, because a server sends more than the limits allow.
+    drops_trailers: bool,
 }
 
 /// The result of decoding one piece of input.
@@ -57,14 +59,14 @@ pub struct Decoded {
 pub enum BadChunk {
     /// A size that is not 1 to 16 hexadecimal digits, followed by nothing but an extension (section 7.1).
     Size,
-    /// An extension that does not follow the grammar or exceeds 4 KiB, or extensions that exceed the data by more
-    /// than 16 KiB (section 7.1.1).
+    /// An extension that does not follow the grammar or exceeds 4 KiB, or a client's extensions that exceed the data by
+    /// more than 16 KiB (section 7.1.1).
     Extension,
     /// A line, or a chunk's data, that does not end with CR LF (sections 2.2 and 7.1).
     LineEnd,
     /// A trailer that is not a valid header line (sections 5 and 7.1.2).
     Trailer,
-    /// More than 64 trailers, or more than 8 KiB of them (RFC 6585, section 5).
+    /// More than 64 trailers, or more than 8 KiB of them, from a client (RFC 6585, section 5).
     TooManyTrailers,
 }
 
@@ -112,6 +114,7 @@ impl Decoder {
             extensions: 0,
             trailers: Vec::new(),
             trailer_count: 0,
+            drops_trailers: false,
         }
     }
 
@@ -155,6 +158,7 @@ impl Decoder {
         out.extend_from_slice(content);
         self.content = self.content.saturating_add(available as u64);
         let remaining = remaining - available as u64;
+        self.lone_line_feed |= remaining == 0 && !content.ends_with(b"\r");
         self.state = if remaining == 0 { ChunkState::DataCr } else { ChunkState::Data { remaining } };
         rest
     }
@@ -206,11 +210,12 @@ impl Decoder {
 
     /// Returns the state after a byte that violates the grammar, if a server sent it and it is one of the usual
     /// deviations: a lone LF as a line end; white space after the size; leading zeros; anything in an extension; and,
-    /// in a trailer, white space before the colon, folding, and control characters (which become spaces).
+    /// in a trailer, white space before the colon, folding, and control characters (which become spaces). Trailers beyond
+    /// the limits are dropped.
     #[cold]
     fn tolerate(&mut self, state: ChunkState, byte: u8, bad: BadChunk) -> Result<ChunkState, BadChunk> {
         use ChunkState::{DataCr, Extension, Size, SizeEnd, Space, Trailer, TrailerName, TrailerSpace, TrailerValue};
-        if self.sender == Sender::Client || bad == BadChunk::TooManyTrailers {
+        if self.sender == Sender::Client {
             return Err(bad);
         }
         Ok(match (state, byte) {
@@ -228,8 +233,10 @@ impl Decoder {
             (DataCr, b'\n') if self.lone_line_feed => ChunkState::default(),
             (Trailer, b'\n') => ChunkState::Done,
             (Trailer, b' ' | b'\t') if self.trailer_count > 0 => {
-                self.trailers.truncate(self.trailers.len() - b"\r\n".len());
-                self.trailer_count -= 1;
+                if !self.drops_trailers {
+                    self.trailers.truncate(self.trailers.len() - b"\r\n".len());
+                    self.trailer_count -= 1;
+                }
                 self.push_trailer(b' ', TrailerValue)?
             }
             (TrailerName | TrailerSpace, b' ' | b'\t') => TrailerSpace,
@@ -245,7 +252,9 @@ impl Decoder {
 
     /// Counts a byte of an extension that has this length so far, and returns its new length.
     fn count_extension(&mut self, length: usize) -> Result<usize, BadChunk> {
-        if length == MAX_EXTENSION || self.extensions == self.content.saturating_add(MAX_EXTENSIONS) {
+        // A server that pads its sizes may stream small chunks for hours.
+        let is_limited = self.sender == Sender::Client;
+        if length == MAX_EXTENSION || is_limited && self.extensions == self.content.saturating_add(MAX_EXTENSIONS) {
             return Err(BadChunk::Extension);
         }
         self.extensions += 1;
@@ -255,19 +264,33 @@ impl Decoder {
     /// Keeps a byte of the trailer section and returns `next`.
     fn push_trailer(&mut self, byte: u8, next: ChunkState) -> Result<ChunkState, BadChunk> {
         if self.trailers.len() == MAX_TRAILER_BYTES {
-            return Err(BadChunk::TooManyTrailers);
+            self.drop_trailers()?;
         }
-        self.trailers.push(byte);
+        if !self.drops_trailers {
+            self.trailers.push(byte);
+        }
         Ok(next)
     }
 
     /// Ends a trailer with its LF.
     fn end_trailer(&mut self) -> Result<ChunkState, BadChunk> {
         if self.trailer_count == MAX_TRAILERS {
+            self.drop_trailers()?;
+        }
+        let next = self.push_trailer(b'\n', ChunkState::Trailer)?;
+        self.trailer_count += usize::from(!self.drops_trailers);
+        Ok(next)
+    }
+
+    /// Drops the current trailer and those that follow, if a server sends too many. They do not affect where the body ends.
+    fn drop_trailers(&mut self) -> Result<(), BadChunk> {
+        if self.sender == Sender::Client {
             return Err(BadChunk::TooManyTrailers);
         }
-        self.trailer_count += 1;
-        self.push_trailer(b'\n', ChunkState::Trailer)
+        let complete = self.trailers.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.trailers.truncate(complete);
+        self.drops_trailers = true;
+        Ok(())
     }
 }
 
@@ -297,17 +320,25 @@ impl BadChunk {
             Self::TooManyTrailers => "too_many_trailers",
         }
     }
+
+    /// The explanation of a violation, in one sentence.
+    #[must_use]
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Size => "A chunk size is not a hexadecimal number of 1 to 16 digits.",
+            Self::Extension => "A chunk extension is invalid or too long.",
+            Self::LineEnd => "A line or a chunk's data does not end with CR LF.",
+            Self::Trailer => "A trailer is not a valid header line.",
+            Self::TooManyTrailers => "There are more than 64 trailers, or more than 8 KiB of them.",
+        }
+    }
 }
 
 impl fmt::Display for BadChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Size => "a chunk size is not a hexadecimal number of 1 to 16 digits",
-            Self::Extension => "a chunk extension is invalid or too long",
-            Self::LineEnd => "a line or a chunk's data does not end with CR LF",
-            Self::Trailer => "a trailer is not a valid header line",
-            Self::TooManyTrailers => "there are more than 64 trailers, or more than 8 KiB of them",
-        })
+        let detail = self.detail().trim_end_matches('.');
+        let (first, rest) = detail.split_at(1);
+        write!(f, "{}{rest}", first.to_lowercase())
     }
 }
 

@@ -221,6 +221,10 @@ impl ResponseHead {
                 Err(httparse::Error::TooManyHeaders) => return Some(Err(HeadError::TooManyHeaders)),
                 Err(_) => return None,
             };
+            // The parser drops a reason that is not ASCII.
+            if response.reason == Some("") && !bytes[..length].split(|byte| *byte == b'\n').next()?.is_ascii() {
+                return None;
+            }
             self.status = response.code.filter(|status| (100..1000).contains(status))?;
             self.version = version_from_minor(response.version?);
             self.reason = response.reason.map_or(TextSpan::default(), |reason| span_of(reason.as_bytes(), bytes));

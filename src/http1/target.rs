@@ -100,12 +100,7 @@ impl Resource<'_> {
     /// unless the client sent no path.
     #[must_use]
     pub fn as_sent(&self) -> Cow<'_, str> {
-        match self.as_sent {
-            "" if self.asterisk => Cow::Borrowed("*"),
-            "" => Cow::Borrowed("/"),
-            query if query.starts_with('?') => Cow::Owned(["/", query].concat()),
-            path => Cow::Borrowed(path),
-        }
+        if self.asterisk { Cow::Borrowed("*") } else { origin_form(self.as_sent) }
     }
 
     /// The path as a server reads it that keeps dot segments: one that takes it literally, and one that decodes
@@ -124,6 +119,26 @@ impl Resource<'_> {
     #[must_use]
     pub fn new_host(&self) -> Option<&str> {
         self.absolute.then_some(self.authority)
+    }
+}
+
+/// Returns path and query of a target as received, for logs: without the authority of an absolute one, which may have
+/// user information.
+#[must_use]
+pub fn path_and_query(target: &[u8]) -> Cow<'_, str> {
+    match split(target) {
+        Ok((Some(_), rest)) => origin_form(rest),
+        Ok((None, target)) => Cow::Borrowed(target),
+        Err(_) => String::from_utf8_lossy(target),
+    }
+}
+
+/// Completes the path and query of an absolute target, whose path may be empty.
+fn origin_form(rest: &str) -> Cow<'_, str> {
+    match rest {
+        "" => Cow::Borrowed("/"),
+        query if query.starts_with('?') => Cow::Owned(["/", query].concat()),
+        path => Cow::Borrowed(path),
     }
 }
 
@@ -314,6 +329,24 @@ mod tests {
                 assert_eq!(found, readings.map(|readings| readings.map(Cow::Borrowed)), "{path}");
             });
         }
+    }
+
+    #[test]
+    fn the_authority_of_an_absolute_target_is_not_logged() {
+        // Case: absolute-target
+        let cases = [
+            ("/a?b", "/a?b"),
+            ("http://b/x/../y?z", "/x/../y?z"),
+            ("HTTPS://u:p@b", "/"),
+            ("http://b?q", "/?q"),
+            ("/http://b/", "/http://b/"),
+            ("ftp://b/x", "ftp://b/x"),
+            ("*", "*"),
+        ];
+        for (target, logged) in cases {
+            assert_eq!(path_and_query(target.as_bytes()), logged, "{target}");
+        }
+        assert_eq!(path_and_query(b"/\xff"), "/\u{fffd}");
     }
 
     #[test]

@@ -173,8 +173,11 @@ async fn receive(
             break;
         }
         has_interim = true;
-        response_rules(&mut head, via, None);
-        response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
+        // A client that expects no 100 may take one for the response. It may be discarded then (RFC 9110, section 15.2.1).
+        if head.status != 100 || attempt.exchange.record.head.headers.has(HeaderName::Expect) {
+            response_rules(&mut head, via, None);
+            response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
+        }
     }
     if reused && !has_interim && gives_up(&head) {
         if attempt.may_repeat(Progress::Sent) {

@@ -9,6 +9,7 @@ use std::io;
 use http::StatusCode;
 
 use crate::http1::body::BodyError;
+use crate::http1::chunked::BadChunk;
 use crate::http1::client::{BadResponse, ResponseError, Sent};
 use crate::http1::head::HeadError;
 use crate::http1::rejection::Rejection;
@@ -31,7 +32,7 @@ pub enum ProxyError {
     /// The body of the request exceeds `limits.body_bytes` (RFC 9110, section 15.5.14).
     BodyTooLarge,
     /// The body of the request has invalid framing (RFC 9112, section 7.1).
-    BadBody,
+    BadBody(BadChunk),
     /// The client sends its request, or accepts the response, too slowly.
     ClientTooSlow,
     /// The client has closed the connection.
@@ -91,7 +92,7 @@ impl ProxyError {
             Self::Rejected(rejection) => rejection.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::BadHead(HeadError::Malformed(_)) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadHead(HeadError::Malformed(_)) | Self::BadBody(_) => StatusCode::BAD_REQUEST,
             Self::BadHead(HeadError::MethodTooLong) => StatusCode::NOT_IMPLEMENTED,
             Self::BadHead(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::BadHead(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
@@ -129,7 +130,7 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::Expectation => "expectation",
             Self::BodyTooLarge => "body_too_large",
-            Self::BadBody => "bad_body",
+            Self::BadBody(_) => "bad_body",
             Self::ClientTooSlow => "client_too_slow",
             Self::ClientGone => "client_gone",
             Self::NoServer => "no_server",
@@ -155,7 +156,7 @@ impl ProxyError {
             | Self::NoRoute
             | Self::Expectation
             | Self::BodyTooLarge
-            | Self::BadBody
+            | Self::BadBody(_)
             | Self::ClientTooSlow
             | Self::ClientGone => Blame::Client,
             Self::Unresolved
@@ -192,7 +193,7 @@ impl ProxyError {
             | Self::NoRoute
             | Self::Expectation
             | Self::BodyTooLarge
-            | Self::BadBody
+            | Self::BadBody(_)
             | Self::ClientTooSlow
             | Self::ClientGone
             | Self::NoServer
@@ -220,7 +221,7 @@ impl ProxyError {
     pub fn closes(self) -> bool {
         match self {
             Self::Rejected(rejection) => rejection.closes(),
-            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody | Self::ClientTooSlow => true,
+            Self::BadHead(_) | Self::BodyTooLarge | Self::BadBody(_) | Self::ClientTooSlow => true,
             // Only what a client has sent can be misread.
             _ => false,
         }
@@ -240,7 +241,7 @@ impl ProxyError {
             Self::BadHead(HeadError::TargetTooLong) => "The request target is too long.",
             Self::BadHead(HeadError::TooManyHeaders) => "The request has too many headers.",
             Self::BodyTooLarge => "The request body is too large.",
-            Self::BadBody => "The request body is not valid chunked coding.",
+            Self::BadBody(bad) => bad.detail(),
             Self::ClientTooSlow => "The request was received too slowly.",
             Self::NoServer => "No server is available.",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "No server could be reached.",
@@ -291,7 +292,7 @@ impl From<BodyError> for ProxyError {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Truncated => Self::ClientGone,
-            BodyError::Malformed(_) => Self::BadBody,
+            BodyError::Malformed(bad) => Self::BadBody(bad),
         }
     }
 }

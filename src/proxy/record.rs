@@ -11,6 +11,7 @@ use http::Version;
 
 use crate::http1::head::RequestHead;
 use crate::http1::name::HeaderName;
+use crate::http1::target;
 use crate::live::method;
 use crate::live::pool::{Member, Pool};
 use crate::live::route::LiveRoute;
@@ -239,7 +240,7 @@ impl<'c> RequestRecord<'c> {
                 time: self.started_at(),
                 client: SocketAddr::new(self.client_address, port),
                 method: self.head.method.as_str(),
-                path: &String::from_utf8_lossy(self.head.target()),
+                path: &target::path_and_query(self.head.target()),
                 version: self.head.version,
                 host: self.head.headers.get(HeaderName::Host),
                 status,
@@ -281,8 +282,8 @@ impl Drop for RequestRecord<'_> {
     }
 }
 
-/// Counts and logs a rejected head, which never became a request.
-pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
+/// Counts and logs a rejected head, which never became a request. `bytes` is the length of the response's body.
+pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, bytes: usize) {
     let snapshot = context.snapshot();
     let status = error.status();
     let counters = snapshot.unrouted.counters.of(context.worker);
@@ -297,7 +298,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError) {
             version: Version::HTTP_11,
             host: None,
             status,
-            bytes: 0,
+            bytes: bytes as u64,
             elapsed: Duration::ZERO,
             route: None,
             pool: None,

@@ -8,6 +8,7 @@ use crate::proxy::context::Context;
 use crate::proxy::downstream::{Downstream, RequestBody, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Routed;
+use crate::proxy::headers::forwarded;
 use crate::proxy::local::{self, Reply};
 use crate::proxy::phases::{self, RequestRules, ServerTarget};
 use crate::proxy::record::{RequestRecord, RouteMatch, record_bad_head};
@@ -48,8 +49,8 @@ pub async fn reject_bad_head(
     mut response: ResponseWriter<'_>,
     error: ProxyError,
 ) {
-    record_bad_head(context, client, error);
     let (head, body) = Reply::Error(error).write();
+    record_bad_head(context, client, error, body.len());
     response.start(&head, BodyLength::Known(body.len() as u64), None);
     let config = &context.snapshot().config;
     timer.reset();
@@ -67,17 +68,25 @@ fn run_phases<'c>(
     let config = &record.snapshot.config;
     let (found, length, target) = match validate_and_route(&record, body) {
         Ok(found) => found,
-        Err(reply) => return Err(Box::new((record, reply))),
+        Err(reply) => return Err(early(record, reply)),
     };
     let pool = record.set_route(found);
     let rules =
         RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.config.balance.sticky.as_ref() };
     if let Err(error) = phases::admit(&record.head, length, config.limits.body_bytes) {
-        return Err(Box::new((record, Reply::Error(error))));
+        return Err(early(record, Reply::Error(error)));
     }
     let (plan, address) = phases::rewrite(&mut record.head, length, target, &rules);
     record.client_address = address;
     Ok(Routed { record, route: found, pool, plan })
+}
+
+/// Ends the phases with a response of our own. The client's address is known although its headers are not rewritten.
+fn early<'c>(mut record: RequestRecord<'c>, reply: Reply) -> Box<(RequestRecord<'c>, Reply)> {
+    let proxy = &record.snapshot.config.proxy;
+    let (headers, peer) = (&record.head.headers, record.client.peer.ip());
+    record.client_address = forwarded::client_address(headers, proxy.forwarded, peer, &proxy.trusted_proxies);
+    Box::new((record, reply))
 }
 
 /// Validates the request and finds its route.

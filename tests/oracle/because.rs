@@ -47,8 +47,8 @@ pub(crate) enum Because {
     /// From servers, we accept deviations that hyper rejects: folded headers, white space before a colon, control
     /// characters in values, unusual status lines, and lone LFs, white space and leading zeros in chunked coding.
     Tolerance,
-    /// We check trailers as they arrive, and at most 64; hyper checks them once they are complete, and accepts
-    /// a lone LF there, too.
+    /// We check trailers as they arrive, and accept at most 64 from clients; hyper checks them once they are complete, and
+    /// accepts a lone LF there, too.
     Trailers,
     /// hyper normalises an absolute target: `HTTP://a?b` becomes `http://a/?b`.
     TargetText,

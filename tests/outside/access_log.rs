@@ -230,6 +230,19 @@ fn the_log_tells_who_ended_a_request_early() {
     }
 }
 
+// Case: absolute-target
+#[test]
+fn the_path_of_an_absolute_target_is_logged_without_its_authority() {
+    let server = Server::named("server1");
+    let lb = Lb::in_front_of(&server, JSON);
+    let cases = [("http://b/x/../y?z", "b", "/x/../y?z"), ("http://b:8", "b:8", "/"), ("http://u:p@b/x", "a", "/x")];
+    for (number, (target, host, path)) in (1..).zip(cases) {
+        Client::connect(lb.address()).request(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let entry = entries(&lb, number).remove(number - 1);
+        assert_eq!((&entry["host"], &entry["path"]), (&host.into(), &path.into()), "{entry}");
+    }
+}
+
 #[test]
 fn an_invalid_head_is_logged_and_counted() {
     let server = Server::named("server1");
@@ -246,6 +259,7 @@ fn an_invalid_head_is_logged_and_counted() {
         let entry = entries(&lb, number).remove(number - 1);
         let logged = (&entry["method"], &entry["path"], &entry["status"], &entry["error"], &entry["tries"]);
         assert_eq!(logged, (&"-".into(), &"-".into(), &status.into(), &error.into(), &0.into()), "{entry}");
+        assert!(entry["bytes"].as_u64() > Some(50), "the explanation: {entry}");
         let series = format!("lb_requests_total{{route=\"-\",method=\"OTHER\",code=\"{status}\"}}");
         assert_eq!(lb.metric(&series), Some(1.0));
     }
@@ -288,6 +302,10 @@ fn the_log_names_the_rule_that_ended_a_request() {
         ),
         ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "bad_request", "header_name"),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "body_too_large", "body_bytes"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", "bad_body", "chunk_size"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;\r\n", "bad_body", "chunk_extension"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc", "bad_body", "chunk_end"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX\r\n", "bad_body", "trailer"),
         ("GET /refused HTTP/1.1\r\nHost: a\r\n\r\n", "unreachable", "refused"),
         ("GET /closes HTTP/1.1\r\nHost: a\r\n\r\n", "bad_response", "closed"),
         ("GET /half HTTP/1.1\r\nHost: a\r\n\r\n", "bad_response", "truncated_head"),
@@ -338,6 +356,10 @@ fn a_client_behind_proxies_is_logged_without_the_port_of_the_proxy() {
     let mut client = Client::connect(lb.address());
     client.request("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
     client.request("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 2001:db8::1\r\n\r\n");
-    let entries = entries(&lb, 2);
-    assert_eq!((&entries[0]["client"], &entries[1]["client"]), (&"203.0.113.9".into(), &"2001:db8::1".into()));
+    // A request that gets no further is logged with its client too.
+    client.request("GET /.. HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.8\r\n\r\n");
+    client.request("GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n");
+    let entries = entries(&lb, 4);
+    let clients: Vec<_> = entries.iter().map(|entry| entry["client"].as_str().expect("a client")).collect();
+    assert_eq!(clients, ["203.0.113.9", "2001:db8::1", "203.0.113.8", "203.0.113.7"]);
 }

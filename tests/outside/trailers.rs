@@ -65,6 +65,9 @@ fn a_response_has_the_trailers_that_its_client_accepts_or_that_it_announces() {
         (te, "", expected("", both)),
         (te, "Trailer: X-Sum\r\n", expected("X-Sum", both)),
         (te, ALL, expected("X-Sum, X-Two", both)),
+        // They are not for the client.
+        (te, "Connection: X-Two\r\n", expected("", &["X-Sum: 7"])),
+        (get, "Connection: X-Two\r\nTrailer: X-Sum, X-Two\r\n", expected("X-Sum", &["X-Sum: 7"])),
         // HTTP/1.0 has no trailers.
         ("GET / HTTP/1.0\r\nTE: trailers\r\n\r\n", ALL, expected("", &[])),
     ];
@@ -103,6 +106,7 @@ fn a_request_has_the_trailers_that_it_announces() {
         ("Trailer: x-sum\r\n", expected("x-sum", &["X-Sum: 7"])),
         (ALL, expected("X-Sum, X-Two", &["X-Sum: 7", "X-Two: 2"])),
         ("Trailer: Host, Content-Length\r\n", expected("", &[])),
+        ("Connection: X-Two\r\nTrailer: X-Sum, X-Two\r\n", expected("X-Sum", &["X-Sum: 7"])),
         // It is about the response.
         ("TE: trailers\r\n", expected("", &[])),
     ];
@@ -117,6 +121,16 @@ fn a_request_has_the_trailers_that_it_announces() {
     }
     let sent = "POST / HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum\r\nContent-Length: 5\r\n\r\nhello";
     assert_eq!(request(&lb, &server, sent).0, expected("", &[]));
+}
+
+#[test]
+fn a_response_with_too_many_trailers_is_complete() {
+    let te = "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";
+    for more in ["X: 1\r\n".repeat(100), format!("X: {}\r\n", "x".repeat(9000))] {
+        let body = format!("5\r\nhello\r\n0\r\nX-Sum: 7\r\n{more}\r\n");
+        let (_, trailers) = response(te, "Transfer-Encoding: chunked\r\n", &body);
+        assert!(trailers.len() <= 64 && trailers[0] == "X-Sum: 7", "{trailers:?}");
+    }
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn ambiguous_bodies_are_rejected() {
 fn a_server_may_deviate_where_that_leaves_no_doubt() {
     /// Input; data, trailers, bytes after the body.
     type BodyCase<'a> = (&'a str, &'a str, &'a str, &'a str);
-    let cases: [BodyCase<'_>; 21] = [
+    let cases: [BodyCase<'_>; 23] = [
         // Case: padded-chunks
         ("3   ¶hi!¶0   ¶¶", "hi!", "", ""),
         ("3\t \t¶hi!¶0\t¶¶G", "hi!", "", "G"),
@@ -158,6 +158,8 @@ fn a_server_may_deviate_where_that_leaves_no_doubt() {
         ("3\nhi!¶0¶\nG", "hi!", "", "G"),
         ("3\nhi!\n3¶hi!¶0\n¶", "hi!hi!", "", ""),
         ("3 \nhi!\n0 \n\n", "hi!", "", ""),
+        ("3¶hi!\n3¶hi\n\n0¶¶", "hi!hi\n", "", ""),
+        ("3\nhi\r\n0\n\n", "hi\r", "", ""),
         ("3;a\nhi!\n0;a=\"\n\n", "hi!", "", ""),
         ("3\n\n\n\n\n0\n\n", "\n\n\n", "", ""),
         ("3;¶hi!¶0;;=(\u{e9}\u{1}¶¶", "hi!", "", ""),
@@ -199,7 +201,6 @@ fn a_server_may_not_deviate_where_the_length_is_in_doubt() {
         ("3;\0¶hi!¶0¶¶", Extension),
         ("3¶hi!!¶0¶¶", LineEnd),
         ("3¶hi¶0¶¶", LineEnd),
-        ("3¶hi!\n0¶¶", LineEnd),
         ("1\na\n3¶hi¶0¶¶", LineEnd),
         ("3¶hi!0¶¶", LineEnd),
         ("3¶hi!\r\r0¶¶", LineEnd),
@@ -221,18 +222,19 @@ fn a_server_may_not_deviate_where_the_length_is_in_doubt() {
 }
 
 #[test]
-fn the_extensions_of_a_body_have_a_limit_by_its_data() {
+fn the_extensions_of_a_clients_body_have_a_limit_by_its_data() {
     // Case: chunk-extensions
     let body = |chunks: usize, size: usize, extension: usize| {
         let extension = "x".repeat(extension - 1);
         let chunk = format!("{size:x};{extension}¶{}¶", "d".repeat(size));
         bytes(&format!("{}0¶¶", chunk.repeat(chunks)))
     };
-    for sender in [Client, Server] {
-        assert!(decode(sender, [&body(1000, 100, 100)[..]]).is_ok());
-        assert!(decode(sender, [&body(16, 1, 1 << 10)[..]]).is_ok());
-        assert_eq!(decode(sender, [&body(17, 1, 1 << 10)[..]]), Err(BadChunk::Extension));
-        assert_eq!(decode(sender, [&body(1000, 1, 100)[..]]), Err(BadChunk::Extension));
+    for (chunks, size, extension, is_ok) in
+        [(1000, 100, 100, true), (16, 1, 1 << 10, true), (17, 1, 1 << 10, false), (1000, 1, 100, false)]
+    {
+        let body = body(chunks, size, extension);
+        assert_eq!(decode(Client, [&body[..]]).err(), (!is_ok).then_some(BadChunk::Extension));
+        assert_eq!(decode(Server, [&body[..]]).err(), None);
     }
 }
 
@@ -256,10 +258,34 @@ fn extensions_and_trailers_have_limits() {
     for (input, expected) in cases {
         let input = bytes(&input);
         for sender in [Client, Server] {
+            let expected = expected.filter(|bad| sender == Client || *bad == BadChunk::Extension);
             assert_eq!(decode(sender, [&input[..]]).err(), expected, "{}", input.len());
             assert_eq!(decode(sender, input.chunks(1)).err(), expected, "{}", input.len());
         }
     }
+}
+
+#[test]
+fn a_servers_trailers_beyond_the_limits_are_dropped() {
+    let long = |length: usize| format!("X:{}¶", "x".repeat(length - "X:\r\n".len()));
+    let many = |count: usize| "X: 1¶".repeat(count);
+    // The trailers that are kept, and those that follow.
+    let cases = [
+        (many(MAX_TRAILERS), many(1)),
+        (many(MAX_TRAILERS), "X: 2¶ 3\n".repeat(9000)),
+        (long(MAX_TRAILER_BYTES), many(1)),
+        (long(8000), long(192 + 1) + &many(1)),
+        (String::new(), long(MAX_TRAILER_BYTES + 1)),
+        (many(3), format!("X: 1¶ {}¶ 2¶Y: 1¶", "x".repeat(9000))),
+    ];
+    for (kept, dropped) in cases {
+        let input = bytes(&format!("2¶ok¶0¶{kept}{dropped}¶G"));
+        let expected = (b"ok".to_vec(), bytes(&kept), Some(b"G".to_vec()));
+        assert_eq!(decode(Server, [&input[..]]), Ok(expected.clone()), "{}", input.len());
+        assert_eq!(decode(Server, input.chunks(1)), Ok(expected), "{}", input.len());
+        assert!(decode(Client, [&input[..]]).is_err(), "{}", input.len());
+    }
+    assert_eq!(decode(Server, [&bytes(&format!("0¶{}bad¶¶", many(65)))[..]]), Err(BadChunk::Trailer));
 }
 
 #[test]

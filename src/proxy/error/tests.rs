@@ -21,7 +21,7 @@ fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
         (ProxyError::NoRoute, 404, "no_route", Client, None, false),
         (ProxyError::Expectation, 417, "expectation", Client, None, false),
         (ProxyError::BodyTooLarge, 413, "body_too_large", Client, None, true),
-        (ProxyError::BadBody, 400, "bad_body", Client, None, true),
+        (ProxyError::BadBody(BadChunk::Size), 400, "bad_body", Client, None, true),
         (ProxyError::ClientTooSlow, 408, "client_too_slow", Client, None, true),
         (ProxyError::ClientGone, 499, "client_gone", Client, None, false),
         (ProxyError::NoServer, 503, "no_server", Neither, None, false),

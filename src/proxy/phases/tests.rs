@@ -216,7 +216,7 @@ fn rewrite_makes_the_head_the_servers() {
 }
 
 #[test]
-fn rewrite_finds_the_server_that_a_cookie_selects_and_rejects_an_upgrade_with_a_body() {
+fn rewrite_finds_the_server_that_a_cookie_selects() {
     let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
     let (client, proxy) = (client(), ProxyConfig::default());
     let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&rule) };

@@ -9,6 +9,7 @@ use http::uri::Authority;
 use super::RequestRecord;
 use crate::config::Address;
 use crate::http1::name::HeaderName;
+use crate::http1::target;
 use crate::live::server::Server;
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers::trace_context::TraceContext;
@@ -90,7 +91,7 @@ impl RequestRecord<'_> {
 
     /// The path without the query, which may contain secrets.
     fn path(&self) -> Arc<str> {
-        let target = String::from_utf8_lossy(self.head.target());
+        let target = target::path_and_query(self.head.target());
         target.split('?').next().unwrap_or_default().into()
     }
 }

@@ -222,6 +222,7 @@ const TOLERATED: &[(&str, &str, &str)] = &[
     ("HTTP/1.1  200  OK¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
     ("HTTP/1.1 200\nContent-Length: 2\n\nok", "HTTP/1.1 200 ¶Content-Length: 2¶", "ok"),
     ("HTTP/1.1 200 O\u{1}K¶Content-Length: 2¶¶ok", "HTTP/1.1 200 O K¶Content-Length: 2¶", "ok"),
+    ("HTTP/1.1 200 Tr\u{e8}s bien¶X: \u{e9}¶Content-Length: 2¶¶ok", "HTTP/1.1 200 Tr\u{e8}s bien¶X: \u{e9}¶Content-Length: 2¶", "ok"),
     ("http/1.1 200 OK¶Content-Length: 2¶¶ok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
     ("HTTP/1.1 200 OK¶Content-Length: 002¶¶ok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
     ("HTTP/1.1 103 Early\nLink: x\n\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok", "HTTP/1.1 200 OK¶Content-Length: 2¶", "ok"),
@@ -233,7 +234,7 @@ const TOLERATED: &[(&str, &str, &str)] = &[
 #[rustfmt::skip]
 const PADDED: &[&str] = &[
     "2   ¶ok¶0   ¶¶", "2\t¶ok¶0 \t¶¶", "2 ;a¶ok¶0 ; a=b ¶¶", "000000000000000002¶ok¶000000000000000000¶¶",
-    "2\nok\n0\n\n", "2\nok¶0¶¶", "2¶ok¶0\n\n", "2;a b¶ok¶0;¶¶", "2¶ok¶0\nX: y\n z\n\n", "2¶ok¶0¶X : \u{1}¶¶",
+    "2\nok\n0\n\n", "2\nok¶0¶¶", "2¶ok\n0¶¶", "2¶ok¶0\n\n", "2;a b¶ok¶0;¶¶", "2¶ok¶0\nX: y\n z\n\n", "2¶ok¶0¶X : \u{1}¶¶",
 ];
 
 // Cases: tolerated-response, padded-chunks
@@ -262,6 +263,16 @@ fn a_server_may_deviate_where_that_leaves_no_doubt_and_its_response_is_canonical
     }
     assert_eq!(server.connections(), 1, "the connection persists");
     assert_well(&lb, &server, "tolerated-response");
+}
+
+// Case: padded-chunks
+#[test]
+fn a_stream_may_have_more_padding_than_data() {
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let server = Server::responding(format!("{head}{}0     \r\n\r\n", "1     \r\nx\r\n".repeat(5000)));
+    let (lb, _healthy) = in_front_of(&server, "");
+    assert_eq!(get(lb.address(), "/").text(), "x".repeat(5000));
+    assert_well(&lb, &server, "padded-chunks");
 }
 
 // Case: tolerated-response

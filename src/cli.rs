@@ -207,7 +207,7 @@ pub fn main() -> ExitCode {
         CliCommand::Wait { file, targets, timeout } => {
             let file = file.as_deref().unwrap_or(&config);
             let targets = if targets.is_empty() { vec![admin_of(admin_source(file, &config))] } else { targets };
-            wait(file, targets, timeout)
+            wait((file, &config), targets, timeout)
         }
         CliCommand::Status { admin, watch, json } => admin.query(&config, |api| {
             let options = OutputOptions { json, colored };
@@ -227,7 +227,7 @@ pub fn main() -> ExitCode {
             let done = server_edit::run(&config, &command);
             if done && command.waits() {
                 let target = admin.admin.unwrap_or_else(|| admin_of(&config));
-                return wait(&config, vec![target], EDIT_TIMEOUT);
+                return wait((&config, &config), vec![target], EDIT_TIMEOUT);
             }
             exit_code(Ok(done))
         }
@@ -280,13 +280,14 @@ fn admin_of(config: &Path) -> Address {
     Address::Ip(file::admin(&Source::new(config).read(&env).files, &env).address)
 }
 
-fn wait(file: &Path, targets: Vec<Address>, timeout: Duration) -> ExitCode {
+/// Waits for `file`, or for standard input in place of `config`.
+fn wait((file, config): (&Path, &Path), targets: Vec<Address>, timeout: Duration) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
     let err = (&mut io::stderr().lock() as &mut dyn io::Write, in_colour(&io::stderr()));
-    let outcome = runtime.block_on(wait::wait(file, targets, timeout, &mut io::stdout().lock(), err));
+    let outcome = runtime.block_on(wait::wait((file, config), targets, timeout, &mut io::stdout().lock(), err));
     // A name lookup may still be running.
     runtime.shutdown_background();
     match outcome {

@@ -23,7 +23,7 @@ use crate::config::units::format_duration;
 use crate::config::{Address, Config, HealthKind, HoldThen};
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source};
-use crate::live::route::RouteTable;
+use crate::live::route::{EarlierRoutes, RouteTable};
 
 /// With more servers than this, the text shows only those whose share changes, and at most this many of them.
 const MAX_SERVERS: usize = 40;
@@ -231,10 +231,11 @@ fn notes(
 /// The note that the servers of a new pool, or all new servers of a pool, wait for their first check while others serve.
 fn hold_note(pool: &str, old: &Config, new: &Config, servers: &[ServerReply]) -> Option<String> {
     let table = RouteTable::new(&old.routes);
-    let before = |route| Some(old.routes.get(table.covering(route)?)?.pool.name());
+    let mut earlier = EarlierRoutes::new(&old.routes, &table, &new.routes);
     let serves = |name: &&str| servers.iter().any(|server| server.pool == *name && server.share > 0.0);
-    let routes = new.routes.iter().filter(|route| route.pool.name() == pool);
-    let from: BTreeSet<&str> = routes.filter_map(before).filter(serves).collect();
+    let routes = new.routes.iter().enumerate().filter(|(_, route)| route.pool.name() == pool);
+    let before = routes.filter_map(|(place, route)| Some(earlier.of(place, route)?.pool.name()));
+    let from: BTreeSet<&str> = before.filter(serves).collect();
     let old_ones = match Vec::from_iter(from)[..] {
         [] => return None,
         [name] if name == pool => "the old ones".to_owned(),

@@ -1,6 +1,8 @@
 //! `lb wait`: waits until one or more balancers serve exactly the given configuration with servers that are up, or until
 //! it is certain that one of them will not.
 
+mod pools;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,17 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::de::IgnoredAny;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::pools::Pools;
 use crate::admin::ConfigState;
-use crate::cli::api::{ConfigReply, PoolReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, get};
+use crate::cli::api::{ConfigReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, get};
 use crate::cli::check::load;
 use crate::cli::output::print_problems;
 use crate::config::Address;
 use crate::config::problem::Problem;
-use crate::control::reload::source::LoadedConfig;
-use crate::live::availability::Availability;
+use crate::config::source::SourceFile;
+use crate::control::reload::source::{LoadedConfig, Source};
 use crate::live::reloads::Outcome;
 
 /// The shortest and the longest pause between two polls of a balancer.
@@ -56,56 +60,13 @@ enum TargetState {
     Down { generation: u64, pools: Pools },
 }
 
-/// The pools that a route reaches and whose own servers are not available yet, each with the reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Pools {
-    /// No server can be expected to come up.
-    down: Vec<String>,
-    /// Every check has failed so far, but there is time left.
-    failing: Vec<String>,
-    /// Everything else is open.
-    waiting: Vec<String>,
-}
-
-impl Pools {
-    fn of(pools: &[PoolReply]) -> Self {
-        use Availability::{Available, Empty, Failed, Unavailable, Unchecked};
-        let mut found = Self::default();
-        for pool in pools.iter().filter(|pool| pool.routed) {
-            let (list, reason) = match (pool.availability, pool.holding, pool.overdue) {
-                (Available, false, _) => continue,
-                (Empty, ..) => (&mut found.down, "no server may get new requests"),
-                (Failed, _, true) => (&mut found.down, "every server's check fails"),
-                (Failed, false, false) => (&mut found.failing, "every server's check fails"),
-                (_, true, _) => (&mut found.waiting, "no new server has passed a check yet; the old servers serve"),
-                (Unchecked, ..) => (&mut found.waiting, "a server has not been checked yet"),
-                (Unavailable, ..) => (&mut found.waiting, "no server is up"),
-            };
-            list.push(format!("pool {}: {reason}", pool.name));
-        }
-        found
-    }
-
-    fn is_empty(&self) -> bool {
-        self == &Self::default()
-    }
-}
-
-impl fmt::Display for Pools {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pools: Vec<&str> =
-            [&self.down, &self.failing, &self.waiting].into_iter().flatten().map(|pool| &**pool).collect();
-        f.write_str(&pools.join("; "))
-    }
-}
-
-/// Waits until each of `targets` serves the current contents of the file at `path` (`-` is standard input). Success
-/// goes to `out`, anything else to `err`, in colour if asked for.
+/// Waits until each of `targets` serves the current contents of the file at `path`. `-` is standard input in place of the
+/// main file at `config`. Success goes to `out`, anything else to `err`, in colour if asked for.
 ///
 /// # Errors
 /// If `out` or `err` cannot be written to, or a poll panics.
 pub(super) async fn wait(
-    path: &Path,
+    (path, config): (&Path, &Path),
     targets: Vec<Address>,
     timeout: Duration,
     out: &mut dyn Write,
@@ -116,6 +77,7 @@ pub(super) async fn wait(
         print_problems(&sources.problems, colored, err)?;
         return Ok(WaitOutcome::Failed);
     }
+    let hash = if path == Path::new("-") { hash_as(config, sources.files) } else { sources.hash };
     // Problems found here have an excerpt of the file; those read from the API do not.
     let local_problems = result.err().unwrap_or_default();
     let is_invalid = local_problems.iter().any(is_certain);
@@ -123,7 +85,7 @@ pub(super) async fn wait(
     let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));
     let mut polls = JoinSet::new();
     for (index, target) in targets.iter().cloned().enumerate() {
-        let mut poller = Poller { target, hash: sources.hash.clone(), last: None, started_at: None };
+        let mut poller = Poller { target, hash: hash.clone(), last: None, started_at: None };
         let states = Arc::clone(&states);
         let store = move |state: TargetState| states.lock()[index] = state;
         polls.spawn(timeout_at(deadline, async move { poller.poll_until_decided(store).await }));
@@ -136,7 +98,16 @@ pub(super) async fn wait(
     }
     drop(polls);
     let states = states.lock().clone();
-    report(path, &sources.hash, (&local_problems, is_invalid), targets.iter().zip(&states), out, (err, colored))
+    report(path, &hash, (&local_problems, is_invalid), targets.iter().zip(&states), out, (err, colored))
+}
+
+/// The hash of `files` if the first one, which has no name, were at `main`. It counts only if there are included files.
+fn hash_as(main: &Path, mut files: Vec<SourceFile>) -> String {
+    let main = main.file_name().map_or(main, Path::new);
+    if let Some(first) = files.first_mut() {
+        main.clone_into(&mut first.path);
+    }
+    Source::new(main).with_files(files).hash
 }
 
 /// Writes the state of each balancer, and the problems if there are any.
@@ -301,6 +272,8 @@ impl Poller {
     async fn availability(&self, generation: u64) -> Result<TargetState, QueryError> {
         let PoolsReply { generation: of_pools, pools } = get(&self.target, "/api/pools").await?;
         let pools = Pools::of(&pools);
+        // A balancer that is stopping serves no new client. Another may take its place.
+        get::<IgnoredAny>(&self.target, "/health").await?;
         Ok(match generation == of_pools {
             true if pools.is_empty() => TargetState::Applied { generation },
             true if !pools.down.is_empty() => TargetState::Down { generation, pools },
@@ -354,42 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn pools_that_routes_reach_decide() {
-        let pool = |name: &str, availability: &str, flags: &str| -> PoolReply {
-            let pool = json!({
-                "name": name, "algorithm": "random", "routed": !flags.contains('u'), "ready": true,
-                "availability": availability, "holding": flags.contains('h'), "overdue": flags.contains('o'),
-                "active_requests": 0, "requests_total": 0,
-            });
-            serde_json::from_value(pool).expect("a pool")
-        };
-        // Flags: unrouted, holding, overdue. Expected: the numbers of pools that are down, that fail, and that wait.
-        let cases = [
-            ("available", "", [0, 0, 0]),
-            ("available", "h", [0, 0, 1]),
-            ("unchecked", "", [0, 0, 1]),
-            ("unchecked", "o", [0, 0, 1]),
-            ("unchecked", "ho", [0, 0, 1]),
-            ("unavailable", "o", [0, 0, 1]),
-            ("failed", "", [0, 1, 0]),
-            ("failed", "o", [1, 0, 0]),
-            ("failed", "h", [0, 0, 1]),
-            ("failed", "ho", [1, 0, 0]),
-            ("empty", "", [1, 0, 0]),
-            ("failed", "uo", [0, 0, 0]),
-        ];
-        for (availability, flags, expected) in cases {
-            let pools = Pools::of(&[pool("web", availability, flags)]);
-            let counts = [&pools.down, &pools.failing, &pools.waiting].map(Vec::len);
-            assert_eq!(counts, expected, "{availability} {flags}");
-            assert!(pools.is_empty() || pools.to_string().contains("pool web: "), "{pools}");
-        }
-    }
-
-    #[test]
     fn a_variable_that_is_not_set_here_does_not_make_the_file_invalid() {
         use crate::config::file::parse;
-        use crate::config::source::SourceFile;
         let file = "[[listener]]\naddress = \"${ADDRESS}\"\n[[server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
         for (file, certain) in [(file.to_owned(), false), (format!("{file}wieght = 1\n"), true)] {
             let problems = parse(&[SourceFile::new("lb.toml", file)], &|_| None).expect_err("a bad file");

@@ -100,6 +100,46 @@ impl Paths {
     }
 }
 
+/// Finds the route before an edit whose requests one after it gets.
+#[derive(Debug)]
+pub struct EarlierRoutes<'a> {
+    before: &'a [RouteConfig],
+    table: &'a RouteTable,
+    after: &'a [RouteConfig],
+    /// By the position of a route after the edit, if one is wider than those before.
+    narrower: Option<HashMap<usize, Option<&'a RouteConfig>>>,
+}
+
+impl<'a> EarlierRoutes<'a> {
+    /// For the edit from `before`, of which `table` is, to `after`.
+    #[must_use]
+    pub fn new(before: &'a [RouteConfig], table: &'a RouteTable, after: &'a [RouteConfig]) -> Self {
+        Self { before, table, after, narrower: None }
+    }
+
+    /// The earlier route of `route`, which is at `place` after the edit: the one that covers it, or else a narrower one that
+    /// it takes over from, as `/` does from `/v1`. `None` if there are several of those and their pools differ: then the
+    /// servers of one would get the requests of another.
+    pub fn of(&mut self, place: usize, route: &RouteConfig) -> Option<&'a RouteConfig> {
+        if let Some(before) = self.table.covering(route) {
+            return self.before.get(before);
+        }
+        let narrower = self.narrower.get_or_insert_with(|| narrower_routes(self.before, self.after));
+        narrower.get(&place).copied().flatten()
+    }
+}
+
+fn narrower_routes<'a>(before: &'a [RouteConfig], after: &[RouteConfig]) -> HashMap<usize, Option<&'a RouteConfig>> {
+    let table = RouteTable::new(after);
+    let mut found: HashMap<usize, Option<&RouteConfig>> = HashMap::new();
+    for route in before {
+        let Some(place) = table.covering(route) else { continue };
+        let known = found.entry(place).or_insert(Some(route));
+        *known = known.filter(|known| known.pool.name() == route.pool.name());
+    }
+    found
+}
+
 /// The part of a route that outlives a generation. Lives as long as a configuration has a route of this name.
 #[derive(Debug)]
 pub struct LiveRoute {
@@ -201,6 +241,40 @@ mod tests {
             assert_eq!(table(&old).covering(&config.routes[0]), expected, "{host}{path}");
         }
         assert_eq!(table(&[("a.org", "/x")]).covering(&parsed(&[("a.org", "/")]).routes[0]), None);
+    }
+
+    #[test]
+    fn a_route_that_no_earlier_one_covers_may_take_over_from_narrower_ones() {
+        let pools = "pool = { a = { server = [{ name = \"a\", address = \"a:1\" }] }, b = { server = [{ name = \"b\", \
+                     address = \"b:1\" }] } }\n";
+        // Each route is its host, path and pool.
+        let routes = |routes: &str| {
+            let mut file = format!("listener = [{{ address = \"127.0.0.1:1\" }}]\n{pools}");
+            for route in routes.split(' ') {
+                let (place, pool) = route.split_once('>').expect(route);
+                let (host, path) = place.split_at(place.find('/').expect(route));
+                file += &format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\npool = \"{pool}\"\n");
+            }
+            parse(&[SourceFile::new("lb.toml", file.as_str())], &|_| None).expect(&file).routes
+        };
+        // After the edit, the first route is the one to find an earlier one for.
+        let cases = [
+            ("*/>a", "*/>b", Some("/")),
+            ("*/v1>a", "*/>b", Some("/v1")),
+            ("*/v1>a */v2>a", "*/>b", Some("/v1")),
+            ("*/v1>a */v2>b", "*/>b", None),
+            ("*/v1>a */v2>b", "*/>b */v1>a", Some("/v2")),
+            ("*/v1>a", "*/>b */v1>a", None),
+            ("x.org/>a", "*.org/>b", Some("/")),
+            ("x.org/v1>a", "x.org/v2>b", None),
+            ("x.org/v1>a", "y.org/>b", None),
+        ];
+        for (before, after, expected) in cases {
+            let (before, after) = (routes(before), routes(after));
+            let table = RouteTable::new(&before);
+            let found = EarlierRoutes::new(&before, &table, &after).of(0, &after[0]);
+            assert_eq!(found.map(|route| route.path.as_str()), expected, "{before:?} {after:?}");
+        }
     }
 
     #[test]

@@ -60,6 +60,19 @@ fn every_kind_of_replacement_waits_for_a_server_that_is_up() {
             &blue,
             pool("blue", &old) + &pool("green", &new) + &route("/", "blue") + &route("/x", "green"),
         ),
+        ("a wider path, too", &(pool("blue", &old) + &route("/x", "blue")), pool("green", &new) + &route("/", "green")),
+        (
+            "a wider host, too",
+            &(pool("blue", &old) + &route("/", "blue") + "host = \"127.0.0.1\"\n"),
+            pool("green", &new) + &route("/", "green"),
+        ),
+        ("a narrower path, too", &blue, pool("green", &new) + &route("/x", "green")),
+        (
+            "routes merged",
+            &(pool("blue", &old) + &route("/x", "blue") + &route("/y", "blue")),
+            pool("green", &new) + &route("/", "green"),
+        ),
+        ("route with a path moved to the top level", &(pool("blue", &old) + &route("/x", "blue")), new.table("green")),
         (
             "checked by another rule",
             &blue,
@@ -82,6 +95,25 @@ fn every_kind_of_replacement_waits_for_a_server_that_is_up() {
         eventually(&format!("{name}: the hold ends"), || (state(&lb) == "current").then_some(()));
         all_from(&lb, "/x", "new");
     }
+}
+
+#[test]
+fn a_wider_route_is_not_held_by_servers_of_which_only_some_had_its_requests() {
+    let [a, b, c] = ["a", "b", "c"].map(Server::named);
+    let before = pool("one", &a) + &pool("two", &b) + &route("/one", "one") + &route("/two", "two");
+    let lb = Lb::start(&format!("{CHECKS}{before}"));
+    is_checked(&lb, "two");
+    // Neither route alone could serve both.
+    lb.apply(&format!("{CHECKS}{}{}", pool("three", &c), route("/", "three")));
+    assert_eq!(state(&lb), "current");
+    all_from(&lb, "/one", "c");
+    all_from(&lb, "/two", "c");
+    lb.apply(&format!("{CHECKS}{before}"));
+    eventually("the hold ends", || (state(&lb) == "current").then_some(()));
+    // Narrower routes that stay keep their servers for themselves.
+    lb.apply(&format!("{CHECKS}{}{}{}", before, pool("four", &c), route("/", "four")));
+    assert_eq!(state(&lb), "current");
+    all_from(&lb, "/", "c");
 }
 
 #[test]
@@ -185,6 +217,23 @@ fn a_rule_that_changes_during_a_hold_applies_to_it() {
     all_from(&lb, "/", "old");
     lb.apply(&format!("{}{}", rules("switch"), new.table("new")));
     eventually("the old one leaves", || (lb.ask("/api/servers/old").status == 404).then_some(()));
+}
+
+#[test]
+fn more_time_for_a_hold_that_is_overdue_counts_at_once() {
+    let (old, new) = (Server::named("old"), Server::named("new"));
+    new.set_healthy(false);
+    let rules = |hold: &str| format!("{CHECKS}[reload]\nhold = \"{hold}\"\n");
+    let lb = Lb::start(&format!("{}{}", rules("100ms"), old.table("old")));
+    lb.apply(&format!("{}{}", rules("100ms"), new.table("new")));
+    let overdue = || lb.api("/api/pools")["pools"][0]["overdue"] == true;
+    for _ in 0..5 {
+        eventually("it is overdue", || overdue().then_some(()));
+        lb.apply(&format!("{}{}", rules("1h"), new.table("new")));
+        assert!(!overdue(), "{:#}", lb.api("/api/pools"));
+        assert_eq!(state(&lb), "holding");
+        lb.apply(&format!("{}{}", rules("100ms"), new.table("new")));
+    }
 }
 
 #[test]

@@ -306,3 +306,30 @@ fn a_directory_that_cannot_be_remembered_is_a_warning() {
     scene.is_saved("weight = 2");
     assert_eq!(lb.api("/api/config")["warnings"], json!([]));
 }
+
+#[test]
+fn a_copy_in_a_relative_directory_is_named_once_and_in_full() {
+    let scene = Scene::new();
+    let good = scene.good(1).replace(&format!("{}/", scene.root.path().display()), "");
+    let start = || {
+        let mut command = command();
+        command.current_dir(scene.root.path());
+        command
+    };
+    scene.write(&good);
+    fs::create_dir_all(scene.place(".lb.toml.state_dir/x")).unwrap();
+    let lb = Lb::start_as(start(), TempDir::new().unwrap(), scene.place("lb.toml"));
+    scene.is_saved("weight = 1");
+    let warning = eventually("it warns", || lb.api("/api/config")["warnings"][0].as_str().map(str::to_owned));
+    let state = scene.place("state").canonicalize().unwrap();
+    assert!(warning.contains(&format!("LB_STATE_DIR={}", state.display())), "{warning}");
+    drop(lb);
+
+    fs::remove_dir_all(scene.place(".lb.toml.state_dir")).unwrap();
+    fs::write(scene.place(".lb.toml.state_dir"), format!("{}\n", state.display())).unwrap();
+    scene.write(&(good + "oops"));
+    fs::write(scene.place("state/last_good.json"), "{").unwrap();
+    let output = start().arg("--config").arg(scene.place("lb.toml")).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.matches("the last good copy cannot be used").count(), 1, "{text}");
+}

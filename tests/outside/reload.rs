@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -149,6 +149,35 @@ fn a_deleted_directory_changes_nothing_until_it_is_back() {
         assert_eq!(get(lb.address(), "/").text(), "a");
         fill(lb.path().parent().unwrap().parent().unwrap(), &file(&server, EVENTS, weight));
         weight_becomes(&lb, weight);
+    }
+}
+
+// Case: file-deleted
+#[test]
+fn a_file_or_directory_that_is_soon_created_again_is_one_reload() {
+    let server = Server::named("a");
+    let fill = |root: &Path, text: &str| {
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::write(root.join("etc/lb.toml"), text).unwrap();
+    };
+    let lb = start(&server, EVENTS, "etc/lb.toml", fill);
+    let directory = lb.path().parent().unwrap().to_owned();
+    let removals: [fn(&Path); 2] = [
+        |directory| fs::remove_file(directory.join("lb.toml")).unwrap(),
+        |directory| fs::remove_dir_all(directory).unwrap(),
+    ];
+    for (weight, remove) in (2..).zip(removals) {
+        let deleted = Instant::now();
+        remove(&directory);
+        // Many times `quiet`, as another edit by another balancer shows.
+        let other = Lb::start_file(&file(&server, EVENTS, 1));
+        fs::write(other.path(), file(&server, EVENTS, weight)).unwrap();
+        weight_becomes(&other, weight);
+        let soon = deleted.elapsed() < Duration::from_millis(900);
+        fill(directory.parent().unwrap(), &file(&server, EVENTS, weight));
+        weight_becomes(&lb, weight);
+        let rejected = outcomes(&lb).contains(&"rejected".to_owned());
+        assert!(!soon || !rejected, "{:#}", lb.api("/api/reloads"));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::client::get;
+use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, command, run, servers};
 use crate::support::servers::{Gate, Refusing, Request, Server, respond};
 use crate::support::{DEADLINE, eventually};
@@ -297,4 +297,41 @@ fn included_files_count() {
     fs::write(more.join("b.toml"), servers(&[("b", server.address, 1)])).unwrap();
     assert_eq!(wait(&lb, &lb.admin.to_string(), "30s").code, Some(0));
     assert_eq!(lb.server("b")["weight"], 1);
+}
+
+#[test]
+fn standard_input_stands_for_the_main_file() {
+    let server = Server::named("a");
+    let lb = start(&format!("include = [\"more/*.toml\"]\n{}", file(&server, 1)));
+    let more = lb.path().with_file_name("more");
+    fs::create_dir(&more).unwrap();
+    for alone in [true, false] {
+        if !alone {
+            fs::write(more.join("b.toml"), servers(&[("b", server.address, 1)])).unwrap();
+        }
+        let mut command = command();
+        command.current_dir(lb.path().parent().unwrap()).stdin(fs::File::open(lb.path()).unwrap());
+        command.args(["wait", "-", "--targets", &lb.admin.to_string(), "--timeout", "30s"]);
+        let ran: Ran = command.output().unwrap().into();
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+    }
+    assert_eq!(lb.server("b")["weight"], 1);
+}
+
+#[test]
+fn a_balancer_that_is_stopping_does_not_count() {
+    let gate = Gate::default();
+    let server = Server::gated("a", &gate);
+    let mut lb = start(&file(&server, 1));
+    let mut slow = Client::connect(lb.address());
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("it is open", || (lb.server("a")["active_requests"] == 1).then_some(()));
+    assert_eq!(wait(&lb, &lb.admin.to_string(), "30s").code, Some(0));
+    lb.signal("TERM");
+    eventually("it is stopping", || (lb.ask("/health").status == 503).then_some(()));
+    let ran = wait(&lb, &lb.admin.to_string(), "200ms");
+    assert_eq!((ran.code, ran.err.contains("shutting down")), (Some(2), true), "{ran:#?}");
+    gate.open();
+    assert_eq!(slow.response().text(), "a");
+    assert!(lb.ends().success());
 }

@@ -142,14 +142,29 @@ impl RouteHold {
         Self { old, pool, since: now, since_time: SystemTime::now(), overdue: false }
     }
 
-    /// The same hold after an edit. If that has changed the new servers, they have as much time as the first ones had.
-    pub(super) fn after_edit(&self, old: Arc<OldServers>, pool: Arc<str>, same_servers: bool, now: Instant) -> Self {
-        if same_servers && pool == self.pool { Self { old, ..self.clone() } } else { Self::new(old, pool, now) }
+    /// The same hold after an edit, by its rules if it waits for the same servers. Others have as much time as the first
+    /// ones had.
+    pub(super) fn after_edit(
+        &self,
+        old: Arc<OldServers>,
+        pool: Arc<str>,
+        same_servers: Option<&ReloadConfig>,
+        now: Instant,
+    ) -> Self {
+        match same_servers.filter(|_| pool == self.pool) {
+            // That it is overdue from now on is logged when it is noticed.
+            Some(rules) => Self { old, overdue: self.overdue && self.is_late(rules, now), ..self.clone() },
+            None => Self::new(old, pool, now),
+        }
+    }
+
+    fn is_late(&self, rules: &ReloadConfig, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= rules.hold
     }
 
     /// The effect of time at `now`. Marks it as overdue if it is.
     pub(super) fn lateness(&mut self, rules: &ReloadConfig, now: Instant) -> Lateness {
-        let late = now.saturating_duration_since(self.since) >= rules.hold;
+        let late = self.is_late(rules, now);
         self.overdue = late;
         match (late, rules.hold_then) {
             (false, _) => Lateness::InTime,

@@ -11,7 +11,7 @@ use super::pool_entry::{Marks, PoolEntry, ServerFactory};
 use crate::config::{self, Address, Config, HealthKind, HoldThen, RouteConfig};
 use crate::live::health::HealthState;
 use crate::live::pool::Pool;
-use crate::live::route::{LiveRoute, RouteTable};
+use crate::live::route::{EarlierRoutes, LiveRoute, RouteTable};
 use crate::live::server::{Server, ServerId};
 use crate::live::snapshot::{FileVersion, Route, Snapshot};
 
@@ -156,6 +156,7 @@ impl Registry {
             entry.candidates().any(|server| entry.state_of(server) == HealthState::Up && server.target().is_some())
         };
         let mut up: Vec<Option<bool>> = vec![None; config.pools.len()];
+        let mut earlier = EarlierRoutes::new(&old.routes, table, &config.routes);
         let leaving = self.newly_leaving(planned);
         let mut sources = EarlierServers { registry: self, leaving, pools: HashMap::new(), held: Vec::new() };
         for (place, route) in config.routes.iter().enumerate() {
@@ -163,7 +164,7 @@ impl Registry {
             if self.holds.is_empty() && target.is_same() && old.routes.get(place) == Some(route) {
                 continue;
             }
-            let Some(before) = table.covering(route).and_then(|before| old.routes.get(before)) else { continue };
+            let Some(before) = earlier.of(place, route) else { continue };
             let held = self.holds.get(before.name.as_str());
             let untouched = held.is_none() && target.is_same() && before.pool.name() == route.pool.name();
             if untouched || *up[index].get_or_insert_with(|| is_up(target)) {
@@ -176,7 +177,7 @@ impl Registry {
             }
             let pool = Arc::clone(&entry.live.name);
             let hold = match held {
-                Some(held) => held.after_edit(servers, pool, target.is_same(), now),
+                Some(held) => held.after_edit(servers, pool, target.is_same().then_some(&config.reload), now),
                 None => RouteHold::new(servers, pool, now),
             };
             holds.insert(route.name.as_str().into(), hold);

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub const OPEN: Duration = Duration::from_secs(5);
 /// How long a file that became empty in place must stay so: nobody means that, and more will follow.
 pub const EMPTY: Duration = Duration::from_secs(5);
+/// How long the main file must be missing: it is often deleted and created again, with its directory or alone.
+pub const MISSING: Duration = Duration::from_secs(1);
 /// After this many times `quiet`, files that are still renamed into place one after the other are read nevertheless.
 const PATIENCE: u32 = 20;
 
@@ -129,6 +131,8 @@ pub struct ChangedFile {
 pub enum FileText {
     /// It is missing or cannot be read.
     None,
+    /// The same of the main file, without which there is no configuration.
+    NoMain,
     Empty,
     Some,
 }
@@ -207,6 +211,7 @@ impl Completeness {
             match file.text {
                 FileText::Some | FileText::Empty if moved => continue,
                 FileText::Empty => wait(edit.unchanged_since + quiet.max(EMPTY), Because::Empty),
+                FileText::NoMain => wait(edit.unchanged_since + quiet.max(MISSING), Because::Quiet),
                 FileText::Some if states().next().is_some() => {}
                 FileText::Some | FileText::None => wait(edit.unchanged_since + quiet, Because::Quiet),
             }

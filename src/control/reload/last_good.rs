@@ -57,7 +57,8 @@ fn from_environment(env: &Env<'_>) -> Option<PathBuf> {
 fn directories(main: &Path, files: &Sources, env: &Env<'_>) -> Vec<PathBuf> {
     let configured = file::reload(&files.files, env).state_dir;
     let mut directories: Vec<PathBuf> = Vec::new();
-    for directory in [pointer::read(main), configured, from_environment(env)].into_iter().flatten() {
+    let named = [pointer::read(main), configured, from_environment(env)].into_iter().flatten();
+    for directory in named.filter_map(|directory| std::path::absolute(directory).ok()) {
         if !directories.contains(&directory) {
             directories.push(directory);
         }

@@ -81,7 +81,7 @@ fn edit(changed: &[(&str, FileText)], alone: bool, at: Instant) -> UnreadEdit {
 
 #[test]
 fn an_edit_is_read_when_all_of_its_files_are_complete() {
-    use FileText::{Empty, None, Some};
+    use FileText::{Empty, NoMain, None, Some};
     let (main, a, b) = (("lb.toml", Some), ("a", Some), ("b", Some));
     let (at_once, quiet, open) = (Duration::ZERO, QUIET, OPEN);
     for (name, events, changed, alone, expected) in [
@@ -93,8 +93,9 @@ fn an_edit_is_read_when_all_of_its_files_are_complete() {
         ("written", &[("lb.toml", Written)], &[main], true, (open, Because::Open)),
         ("emptied", &[("lb.toml", Written), ("lb.toml", Closed)], &[("lb.toml", Empty)], true, (EMPTY, Because::Empty)),
         ("emptied without an event", &[], &[("lb.toml", Empty)], true, (EMPTY, Because::Empty)),
-        ("missing", &[], &[("lb.toml", None)], true, (quiet, Because::Quiet)),
-        ("missing after a rename", &[("lb.toml", Moved)], &[("lb.toml", None)], true, (quiet, Because::Quiet)),
+        ("an included file is missing", &[], &[("a", None)], false, (quiet, Because::Quiet)),
+        ("the main file is missing", &[], &[("lb.toml", NoMain)], true, (MISSING, Because::Quiet)),
+        ("missing after a rename", &[("lb.toml", Moved)], &[("lb.toml", NoMain)], true, (MISSING, Because::Quiet)),
         (
             "one is renamed, one written",
             &[("lb.toml", Written), ("a", Moved)],

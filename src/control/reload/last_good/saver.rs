@@ -63,6 +63,8 @@ impl LastGoodCopy {
     pub fn save(&self, config: &ReloadConfig, files: Vec<SourceFile>) {
         let directory = directory(config, &env);
         let needs_pointer = directory.is_some() && directory != from_environment(&env);
+        // Messages name it so that it is the same elsewhere.
+        let directory = directory.map(|directory| std::path::absolute(&directory).unwrap_or(directory));
         self.wanted.send_replace(Some(Arc::new(Wanted { directory, needs_pointer, files })));
     }
 

@@ -26,7 +26,8 @@ impl Source {
             changed.push(changed_file(&file.path, if is_emptied { FileText::Empty } else { FileText::Some }));
         }
         for file in last.files.iter().filter(|file| !after.contains_key(file.path.as_path())) {
-            changed.push(changed_file(&file.path, FileText::None));
+            let text = if file.path == self.path { FileText::NoMain } else { FileText::None };
+            changed.push(changed_file(&file.path, text));
         }
         if changed.is_empty() {
             // Other problems than before.

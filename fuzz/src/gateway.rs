@@ -190,7 +190,7 @@ fn snapshot(server: SocketAddr) -> Snapshot {
         "#
     );
     let config = Arc::new(parse(&[SourceFile::new("lb.toml", text)], &|_| None).expect("a configuration"));
-    Registry::new(1).plan(&config, Instant::now()).snapshot(1, "".into(), [].into(), SystemTime::now())
+    Registry::new(1).plan(&config, Instant::now(), |_| None).snapshot(1, "".into(), [].into(), SystemTime::now())
 }
 
 /// The far end of one of the engine's connections.

@@ -90,7 +90,7 @@ impl LogDirective<'_> {
     }
 }
 
-/// The parts of a filter that [`parse`] returned.
+/// The parts of a filter that `parse` returned.
 pub fn directives(filter: &str) -> impl Iterator<Item = LogDirective<'_>> {
     filter.split(',').map(|part| match part.split_once('=') {
         Some((target, level)) => LogDirective { target: Some(target), level },

@@ -3,7 +3,7 @@
 //! From a client, the decoder accepts the grammar and nothing else: another implementation may understand a
 //! deviation differently, which is how requests are smuggled. Lines end with CR LF, and a size has 1 to 16
 //! hexadecimal digits. From a server, it also accepts the deviations that all clients accept
-//! ([`Decoder::tolerate`]): they leave no doubt where the body ends, and `lb` does not forward them.
+//! (`Decoder::tolerate`): they leave no doubt where the body ends, and `lb` does not forward them.
 
 mod extension;
 

@@ -1,6 +1,6 @@
 //! Message heads, with headers in the order and case in which they were received. Pure.
 //!
-//! A request's head is parsed strictly. A response's head is, too; if that fails, [`tolerant`] parses it.
+//! A request's head is parsed strictly. A response's head is, too; if that fails, `head/tolerant.rs` parses it.
 //!
 //! A head owns its text, and a header is two spans of it. Headers that are added go at the end of the
 //! text. So a head needs a single buffer, which is reused, and no header costs an allocation.

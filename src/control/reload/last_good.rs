@@ -2,7 +2,7 @@
 //! or missing.
 //!
 //! One file holds the content of all, included ones too, so that a copy is complete or absent. The directory must be
-//! found without the file that names it, because that file may be cut off: see [`pointer`].
+//! found without the file that names it, because that file may be cut off: see `last_good/pointer.rs`.
 
 mod pointer;
 mod saver;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::failures::resets;
 use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, Lines, NO_CHECKS, lines, servers};
-use crate::support::servers::Refusing;
 
 /// The limit for starting Zipkin, on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -95,13 +95,13 @@ fn served_at(child: &mut Child, log: &Lines) -> SocketAddr {
 #[test]
 fn the_access_log_leads_to_the_trace_of_a_slow_request() {
     let Some(zipkin) = Zipkin::start() else { return };
-    let refusing = Refusing::new();
+    let resetting = resets(usize::MAX);
     let demo = Demo::start("server1", Some(&zipkin.spans_url()));
-    let servers = servers(&[("server0", refusing.address, 1), ("server1", demo.address, 1)]);
+    let servers = servers(&[("server0", resetting.address, 1), ("server1", demo.address, 1)]);
     let tracing = format!("[tracing]\nzipkin = \"{}\"\n[retry]\nbudget = \"100%\"\n", zipkin.spans_url());
     let lb = Lb::start(&format!("{NO_CHECKS}{tracing}[log]\nformat = \"json\"\n{servers}"));
     let mut client = Client::connect(lb.address());
-    // The first attempt of one of two requests is at the server that refuses.
+    // The first attempt of one of two requests is at the server that resets its connections.
     for _ in 0..2 {
         assert_eq!(client.get("/slow?seconds=0.05").status, 200);
     }
@@ -116,15 +116,15 @@ fn the_access_log_leads_to_the_trace_of_a_slow_request() {
     };
     let (server, client) = (Value::from("SERVER"), Value::from("CLIENT"));
     let request = find("lb", &server, &"server1".into());
-    let refused = find("lb", &client, &"server0".into());
+    let failed = find("lb", &client, &"server0".into());
     let second = find("lb", &client, &"server1".into());
     let served = find("server1", &server, &Value::Null);
     let slept = find("server1", &Value::Null, &Value::Null);
     assert_eq!(request["parentId"], Value::Null);
-    for (child, parent) in [(refused, request), (second, request), (served, second), (slept, served)] {
+    for (child, parent) in [(failed, request), (second, request), (served, second), (slept, served)] {
         assert_eq!(child["parentId"], parent["id"], "{trace:#?}");
     }
-    assert_eq!(refused["tags"]["error.type"], "unreachable");
+    assert_eq!(failed["tags"]["error.type"], "bad_response");
     // The dependencies show which service calls which.
     eventually("the dependency of one service on the other", || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();

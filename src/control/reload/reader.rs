@@ -176,7 +176,6 @@ impl ConfigReader {
     ///
     /// A requested read waits for `quiet` although nothing has changed, so that requests in a row become one.
     async fn complete_read(&mut self, reason: ReadReason) -> (Sources, Instant) {
-        let quiet = self.new_rules.borrow().quiet;
         let noticed = Instant::now();
         if reason == ReadReason::Event(Wake::Other) {
             // What a writer does in one go is mostly over then.
@@ -187,6 +186,8 @@ impl ConfigReader {
         let mut unchanged_since = read;
         let mut warned = false;
         while reason == ReadReason::Request || sources != self.last {
+            // The edit before this one may still be on its way to the control plane, and change it.
+            let quiet = self.new_rules.borrow().quiet;
             let (ready, because) = if sources == self.last {
                 (noticed + quiet.min(RESTLESS), Because::Quiet)
             } else {

@@ -57,6 +57,26 @@ fn a_request_made_during_a_read_is_kept_until_the_next_wait() {
 }
 
 #[test]
+fn new_rules_apply_to_a_read_that_waits_for_files_to_be_complete() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut reader, _sender, handle) = reader(&directory);
+    block_on(async {
+        handle.set_rules(ReloadRules { quiet: Duration::from_secs(3600), ..RULES });
+        reader.rewatch();
+        std::fs::write(directory.path().join("lb.toml"), "# edited").expect("a file");
+        let edited = async {
+            // The read has begun by the old rules.
+            tokio::task::yield_now().await;
+            handle.set_rules(RULES);
+        };
+        let read = tokio::time::timeout(Duration::from_secs(20), reader.complete_read(ReadReason::Time));
+        let (read, ()) = tokio::join!(read, edited);
+        let (sources, _) = read.expect("it ends by the new rules");
+        assert_eq!(&*sources.files[0].bytes, b"# edited");
+    });
+}
+
+#[test]
 fn the_reader_hands_over_new_content_and_ends_with_its_handle() {
     let directory = tempfile::tempdir().expect("a directory");
     let (reader, sender, mut handle) = reader(&directory);

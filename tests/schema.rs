@@ -75,6 +75,7 @@ fn invalid_files_are_rejected_where_a_schema_can_tell() {
         "empty.toml",
         "environment.toml",
         "log-level.toml",
+        "log-of-libraries.toml",
         "log-target.toml",
         "nothing-to-do.toml",
         "unknown-pool.toml",

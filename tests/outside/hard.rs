@@ -6,6 +6,7 @@
 
 mod framing;
 mod head;
+mod responses;
 pub(crate) mod servers;
 mod slow;
 mod trust;

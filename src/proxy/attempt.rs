@@ -70,7 +70,7 @@ async fn exchange(
     let timeouts = &attempt.exchange.record.snapshot.config.timeouts;
     let reused = connection.reused;
     let (mut to_server, mut from_server) = connection.upstream.start(attempt.outgoing(), &context.resources);
-    // A stream is as fast as it is: a body of unknown length needs no minimum rate.
+    // A body of unknown length may be a stream, which is as slow as its source, so it has no minimum rate.
     let is_stream = attempt.exchange.plan.length == BodyLength::Unknown;
     let limits = &attempt.exchange.record.snapshot.config.limits;
     timer.wait_body(Phase::Upload, timeouts.body_idle, if is_stream { 0 } else { limits.body_rate });

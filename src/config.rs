@@ -33,8 +33,8 @@ use serde::{Deserialize, Serialize};
 
 pub use env_texts::{EnvTexts, ShownTable};
 pub use pool::{
-    Address, Algorithm, BalanceConfig, HealthConfig, HealthKind, PoolConfig, RetryConfig, ServerConfig, StatusRanges,
-    StickyConfig,
+    Address, Algorithm, BalanceConfig, CheckMethod, EjectConfig, HealthConfig, HealthKind, PoolConfig, Resolve,
+    RetryConfig, ServerConfig, StatusRanges, StickyConfig, UpstreamConfig,
 };
 pub use secret::{CollectorUrl, mask};
 pub use values::overlap;
@@ -194,8 +194,46 @@ pub struct LogConfig {
     /// A filter of [`log_filter`].
     pub level: String,
     pub format: LogFormat,
-    /// Whether there is an access log.
-    pub access: bool,
+    pub access: AccessLogTarget,
+    /// The format of the access log; `None` means that of `format`.
+    pub access_format: Option<AccessFormat>,
+    /// Request headers in the access log, as typed.
+    pub headers: Vec<String>,
+}
+
+/// The destination of the access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    Off,
+    Stdout,
+    File(LogFile),
+}
+
+/// A file for a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// As typed.
+    pub path: PathBuf,
+    /// The directory of the configuration file that names it; empty if unknown.
+    pub base: PathBuf,
+}
+
+impl LogFile {
+    /// The path to open: relative to the configuration file that names it.
+    #[must_use]
+    pub fn full_path(&self) -> PathBuf {
+        self.base.join(&self.path)
+    }
+}
+
+/// The format of the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    Text,
+    Json,
+    /// The combined format of Apache and nginx.
+    Combined,
 }
 
 /// The format of log lines.

@@ -1,13 +1,14 @@
 //! The default of every key.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::{
-    AdminConfig, Algorithm, BalanceConfig, ForwardedMode, HealthConfig, HealthKind, HoldThen, LimitsConfig, LogConfig,
-    LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig,
-    TracingConfig,
+    AccessLogTarget, AdminConfig, Algorithm, BalanceConfig, CheckMethod, EjectConfig, ForwardedMode, HealthConfig,
+    HealthKind, HoldThen, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, Resolve,
+    RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig, UpstreamConfig,
 };
 
 /// A server's default weight.
@@ -48,7 +49,13 @@ impl Default for ReloadConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text, access: true }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            access: AccessLogTarget::Stdout,
+            access_format: None,
+            headers: Vec::new(),
+        }
     }
 }
 
@@ -86,7 +93,7 @@ impl Default for BalanceConfig {
 
 impl Default for StickyConfig {
     fn default() -> Self {
-        Self { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
+        Self { cookie: "lb".to_owned(), max_age: None }
     }
 }
 
@@ -95,6 +102,12 @@ impl Default for HealthConfig {
         Self {
             kind: HealthKind::Http,
             path: "/health".to_owned(),
+            default_path: true,
+            method: CheckMethod::Get,
+            host: None,
+            port: 0,
+            headers: BTreeMap::new(),
+            body: None,
             expect: StatusRanges(vec![200..=399]),
             interval: Duration::from_secs(5),
             retry: Duration::from_secs(1),
@@ -102,12 +115,19 @@ impl Default for HealthConfig {
             rise: NonZeroU32::MIN.saturating_add(1),
             fall: NonZeroU32::MIN.saturating_add(2),
             memory: None,
+            eject: EjectConfig { failures: None, statuses: Vec::new(), max: 0.5 },
         }
     }
 }
 
 impl Default for RetryConfig {
     fn default() -> Self {
-        Self { attempts: 2, budget: 0.2 }
+        Self { attempts: 2, budget: 0.2, statuses: Vec::new() }
+    }
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(60), idle_connections: 1000, resolve: Resolve::One }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{
     AdminConfig, BalanceConfig, CollectorUrl, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig,
-    ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig,
+    ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig, UpstreamConfig,
 };
 
 pub use change::Change;
@@ -57,6 +57,7 @@ struct PoolRules<'a> {
     balance: &'a BalanceConfig,
     health: &'a HealthConfig,
     retry: &'a RetryConfig,
+    upstream: &'a UpstreamConfig,
 }
 
 /// Tables as JSON, with the values in them that may not be shown.
@@ -73,8 +74,15 @@ fn sections(config: &Config) -> Settings<'_> {
 }
 
 fn rules(pool: &PoolConfig) -> Settings<'_> {
-    let PoolConfig { name: _, servers: _, balance, health, retry, env } = pool;
-    Settings { json: object(&PoolRules { balance, health, retry }), env }
+    let PoolConfig { name: _, servers: _, balance, health, retry, upstream, env } = pool;
+    let mut json = object(&PoolRules { balance, health, retry, upstream });
+    // A path that is left out is more than its default.
+    if let Some(Value::Object(json)) = json.get_mut("health")
+        && json.remove("default_path").is_some()
+    {
+        json.insert("path".to_owned(), format!("{} by default", health.path).into());
+    }
+    Settings { json, env }
 }
 
 fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {

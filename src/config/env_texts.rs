@@ -77,15 +77,28 @@ impl EnvTexts {
     /// Replaces the values in a table's JSON that may not be shown.
     pub(crate) fn cover(&self, table: &mut Value) {
         for (path, text) in self.0.iter().filter(|(_, text)| text.secret) {
-            let place = path.split('.').try_fold(&mut *table, |value, segment| match value {
-                Value::Object(map) => map.get_mut(segment),
-                Value::Array(values) => values.get_mut(segment.parse::<usize>().ok()?),
-                _ => None,
-            });
-            if let Some(place) = place {
+            if let Some(place) = find(table, path) {
                 *place = text.typed.clone().into();
             }
         }
+    }
+}
+
+/// The value at a dotted path. The last key may contain dots itself: some have any name, such as a header's.
+fn find<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
+    let is_key = matches!(value, Value::Object(map) if map.contains_key(path));
+    let (first, rest) = match path.split_once('.').filter(|_| !is_key) {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (path, None),
+    };
+    let inner = match value {
+        Value::Object(map) => map.get_mut(first)?,
+        Value::Array(values) => values.get_mut(first.parse::<usize>().ok()?)?,
+        _ => return None,
+    };
+    match rest {
+        Some(rest) => find(inner, rest),
+        None => Some(inner),
     }
 }
 
@@ -104,14 +117,21 @@ mod tests {
     fn covered_values_are_shown_as_typed() {
         let mut texts = EnvTexts::default();
         assert!(texts.is_empty());
-        for (path, typed, secret) in
-            [("a.b", "${B}", true), ("list.1", "x${C}", true), ("d", "${D:-1}", false), ("gone.e", "${E}", true)]
-        {
+        for (path, typed, secret) in [
+            ("a.b", "${B}", true),
+            ("a.x.y", "${Y}", true),
+            ("list.1", "x${C}", true),
+            ("d", "${D:-1}", false),
+            ("gone.e", "${E}", true),
+        ] {
             texts.insert(path.to_owned(), typed, secret);
         }
-        let mut table = json!({"a": {"b": 5, "c": 6}, "list": ["x", "y"], "d": 1, "gone": null});
+        let mut table = json!({"a": {"b": 5, "c": 6, "x.y": "z"}, "list": ["x", "y"], "d": 1, "gone": null});
         texts.cover(&mut table);
-        assert_eq!(table, json!({"a": {"b": "${B}", "c": 6}, "list": ["x", "x${C}"], "d": 1, "gone": null}));
+        assert_eq!(
+            table,
+            json!({"a": {"b": "${B}", "c": 6, "x.y": "${Y}"}, "list": ["x", "x${C}"], "d": 1, "gone": null})
+        );
         let inner = serde_json::to_value(texts.table("a", &json!({"b": 5, "c": 6}))).expect("JSON");
         assert_eq!(inner, json!({"b": "${B}", "c": 6}));
         let innermost = serde_json::to_value(texts.table("gone.e", &5)).expect("JSON");

@@ -1,8 +1,9 @@
 //! Pools: servers, and the rules for choosing, checking and retrying them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::ops::RangeInclusive;
+use std::ops::{Not, RangeInclusive};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ pub struct PoolConfig {
     pub balance: BalanceConfig,
     pub health: HealthConfig,
     pub retry: RetryConfig,
+    pub upstream: UpstreamConfig,
     /// In the order of the file; names are unique.
     #[serde(rename = "server")]
     pub servers: Vec<ServerConfig>,
@@ -28,12 +30,13 @@ impl PoolConfig {
     /// A copy of the rules, without the servers.
     #[must_use]
     pub fn without_servers(&self) -> Self {
-        let Self { name, balance, health, retry, servers: _, env } = self;
+        let Self { name, balance, health, retry, upstream, servers: _, env } = self;
         Self {
             name: name.clone(),
             balance: balance.clone(),
             health: health.clone(),
             retry: retry.clone(),
+            upstream: upstream.clone(),
             servers: Vec::new(),
             env: env.clone(),
         }
@@ -67,17 +70,30 @@ pub enum Algorithm {
 pub struct StickyConfig {
     /// The cookie's name.
     pub cookie: String,
-    /// How long browsers keep it.
-    #[serde(with = "wire::duration")]
-    pub max_age: Duration,
+    /// How long browsers keep it after its last use; `None` means until they are closed.
+    #[serde(with = "wire::optional_duration")]
+    pub max_age: Option<Duration>,
 }
 
 /// How servers are checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthConfig {
     pub kind: HealthKind,
     /// For [`HealthKind::Http`]: the path to request.
     pub path: String,
+    /// Whether the file leaves `path` out. Then a server that has no such page counts as up.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub default_path: bool,
+    /// For [`HealthKind::Http`]: the method of the request.
+    pub method: CheckMethod,
+    /// For [`HealthKind::Http`]: the `Host` header; `None` means the server's address.
+    pub host: Option<String>,
+    /// The port to check; 0 means the server's own.
+    pub port: u16,
+    /// For [`HealthKind::Http`]: more headers of the request, by name in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// For [`HealthKind::Http`]: text that the response's body must contain.
+    pub body: Option<String>,
     /// For [`HealthKind::Http`]: the statuses that pass.
     pub expect: StatusRanges,
     /// From the start of one check to the start of the next, jittered by a tenth.
@@ -95,6 +111,29 @@ pub struct HealthConfig {
     pub fall: NonZeroU32,
     /// The path of the server's own Prometheus page, if its memory is read from there.
     pub memory: Option<String>,
+    pub eject: EjectConfig,
+}
+
+/// When failed requests take a server out, although its checks pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EjectConfig {
+    /// Consecutive failed requests; `None` means as many as [`HealthConfig::fall`].
+    pub failures: Option<NonZeroU32>,
+    /// Responses that count as failed requests, besides requests without a response.
+    pub statuses: Vec<StatusRanges>,
+    /// The share (0 to 1) of a pool's servers that may be ejected at once.
+    #[serde(with = "wire::percent")]
+    pub max: f64,
+}
+
+/// The method of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum CheckMethod {
+    Get,
+    Head,
+    Options,
+    Post,
 }
 
 /// The kind of a health check.
@@ -128,6 +167,27 @@ pub struct RetryConfig {
     /// Retries as a share (0 to 1) of the recent requests.
     #[serde(with = "wire::percent")]
     pub budget: f64,
+    /// Responses that are retried too, if the request is idempotent and has no body.
+    pub statuses: Vec<StatusRanges>,
+}
+
+/// How to talk to servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamConfig {
+    /// How long an unused connection is kept.
+    #[serde(with = "wire::duration")]
+    pub idle: Duration,
+    /// The limit for unused connections per server and worker.
+    pub idle_connections: usize,
+    pub resolve: Resolve,
+}
+
+/// The servers that a host name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolve {
+    /// One, at whichever of the name's addresses answers.
+    One,
 }
 
 /// One address that serves requests.

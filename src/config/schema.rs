@@ -42,7 +42,7 @@ fn defaults() -> Value {
     let mut all = parsed.and_then(|config| serde_json::to_value(config).ok()).unwrap_or_default();
     // A pool's inherited rules are at the top level of the file.
     let pool = all["pool"][0].take();
-    for key in ["balance", "health", "retry", "server"] {
+    for key in ["balance", "health", "retry", "upstream", "server"] {
         all[key] = pool[key].clone();
     }
     all["include"] = json!([]);
@@ -68,6 +68,7 @@ fn property(key: &KeySpec, defaults: &Value) -> Value {
     let mut property = match &key.value {
         ValueType::Text(text) => string(pattern(*text)),
         ValueType::TextList(text) => json!({"type": "array", "items": string(pattern(*text))}),
+        ValueType::TextTable => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         ValueType::Duration { .. } => string(DURATION),
         ValueType::Size(_) => string(SIZE),
         ValueType::Percent => string(PERCENT),
@@ -78,6 +79,7 @@ fn property(key: &KeySpec, defaults: &Value) -> Value {
             or_reference(&json!({"type": "number", "minimum": range.start(), "maximum": range.end()}))
         }
         ValueType::Boolean => or_reference(&json!({"type": "boolean"})),
+        ValueType::BooleanOrText(text) => json!({"anyOf": [{"type": "boolean"}, string(pattern(*text))]}),
         ValueType::Choice(words) => json!({"type": "string", "anyOf": [{"enum": words}, {"pattern": REFERENCE}]}),
         ValueType::Table(keys) => table(keys, default),
         ValueType::TableOrFalse(keys) => {
@@ -131,6 +133,9 @@ fn pattern(text: TextFormat) -> &'static str {
         TextFormat::Cookie => r"[^\s=;,]+",
         TextFormat::Url => r"(http://\S+)?",
         TextFormat::Network => r"[0-9a-fA-F:.]+(/[0-9]{1,3})?",
-        TextFormat::Directory => r"[\s\S]*",
+        TextFormat::Directory | TextFormat::OptionalText => r"[\s\S]*",
+        TextFormat::Authority => r"[^\s/]*",
+        TextFormat::OptionalDuration => r"(\s*(0|([0-9]+(\.[0-9]+)?\s*[A-Za-zµ]+\s*)+)\s*)?",
+        TextFormat::HeaderName => r"[^\s:]+",
     }
 }

@@ -3,6 +3,7 @@
 //! Each function is pure, and returns the value or the reason why the text is invalid.
 
 mod files;
+mod requests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::config::problem::Reason;
 use crate::config::units::parse_duration;
 use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
 
-pub(crate) use files::{include, shell_syntax, unbraced};
+pub(crate) use files::{include, log_file, shell_syntax, unbraced};
+pub(crate) use requests::{authority, check_body, check_header, log_header};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
 pub(crate) fn name(text: &str) -> Result<String, Reason> {
@@ -353,14 +355,17 @@ pub(crate) fn collector(text: &str) -> Result<Option<CollectorUrl>, Reason> {
     }
 }
 
-/// How long browsers keep a cookie; they count in seconds.
-pub(crate) fn sticky_max_age(text: &str) -> Result<Duration, Reason> {
+/// How long browsers keep a cookie; they count in seconds. Empty means until they are closed.
+pub(crate) fn sticky_max_age(text: &str) -> Result<Option<Duration>, Reason> {
+    if text.is_empty() {
+        return Ok(None);
+    }
     match parse_duration(text)? {
         value if value < Duration::from_secs(1) => {
             Err(Reason::new(format!("browsers drop a cookie with a `max_age` of `{text}` at once"))
-                .hint("write at least `1s`, or leave `max_age` out to get 1h"))
+                .hint("write at least `1s`, or leave `max_age` out to get a session cookie"))
         }
-        value => Ok(value),
+        value => Ok(Some(value)),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::mem;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -13,7 +14,9 @@ use serde_json::{Map, Value};
 use crate::config::file::keys::{self, KeySpec, TextFormat, ValueType};
 use crate::config::file::{self, Env};
 use crate::config::problem::Reason;
-use crate::config::{Address, Config, HostPattern, PoolConfig, PoolRef, StatusRanges, values};
+use crate::config::{
+    AccessLogTarget, Address, Config, HostPattern, LogFile, PoolConfig, PoolRef, StatusRanges, values,
+};
 
 /// Defines modules for serde's `with`.
 macro_rules! units {
@@ -36,6 +39,48 @@ units! {
     duration, std::time::Duration, crate::config::units::format_duration, crate::config::units::parse_duration;
     size, u64, crate::config::units::format_size, crate::config::units::parse_size;
     percent, f64, crate::config::units::format_percent, crate::config::units::parse_percent;
+}
+
+pub(super) mod optional_duration {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::units::{format_duration, parse_duration};
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(format_duration).serialize(serializer)
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| parse_duration(&text)).transpose().map_err(|reason| D::Error::custom(reason.message))
+    }
+}
+
+impl Serialize for AccessLogTarget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::Stdout => serializer.serialize_bool(true),
+            Self::File(file) => serializer.collect_str(&file.path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessLogTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Bool(false) => Ok(Self::Off),
+            Value::Bool(true) => Ok(Self::Stdout),
+            Value::String(path) => Ok(Self::File(LogFile { path: path.into(), base: PathBuf::new() })),
+            other => Err(D::Error::custom(format!("invalid destination of the access log: {other}"))),
+        }
+    }
 }
 
 /// Serializes types as the text that they display as.
@@ -144,6 +189,11 @@ fn uncover_table(table: &mut Value, keys: &[KeySpec], prefix: &str, env: &Env<'_
             (ValueType::Table(keys) | ValueType::TableOrFalse(keys), value @ Value::Object(_)) => {
                 uncover_table(value, keys, &format!("{path}."), env, texts);
             }
+            (kind @ ValueType::TextTable, Value::Object(texts_by_name)) => {
+                for (name, value) in texts_by_name {
+                    uncover_value(value, kind, format!("{path}.{name}"), env, texts);
+                }
+            }
             (kind, Value::Array(values)) => {
                 for (index, value) in values.iter_mut().enumerate() {
                     uncover_value(value, kind, format!("{path}.{index}"), env, texts);
@@ -170,6 +220,7 @@ fn from_text(kind: &ValueType, text: &str) -> Option<Value> {
         ValueType::Integer(_) => text.trim().parse::<i64>().ok().map(Value::from),
         ValueType::Number(_) => text.trim().parse::<f64>().ok().map(Value::from),
         ValueType::Boolean => text.trim().parse::<bool>().ok().map(Value::from),
+        ValueType::BooleanOrText(_) => Some(text.trim().parse::<bool>().map_or_else(|_| text.into(), Value::from)),
         // It can only be `false`.
         ValueType::TableOrFalse(_) => Some(Value::Null),
         ValueType::Text(format) if text.is_empty() && format.may_be_empty() => Some(Value::Null),
@@ -194,7 +245,8 @@ fn stand_in(kind: &ValueType, typed: &str) -> Value {
         ValueType::Percent => "0%".into(),
         ValueType::Integer(range) => (*range.start()).into(),
         ValueType::Number(range) => (*range.start()).into(),
-        ValueType::Boolean => true.into(),
+        ValueType::Boolean | ValueType::BooleanOrText(_) => true.into(),
+        ValueType::TextTable => typed.into(),
         ValueType::Choice(words) => words.first().copied().into(),
         _ => Value::Null,
     }

@@ -32,13 +32,13 @@ mod tests {
     use super::*;
 
     fn rule() -> StickyConfig {
-        StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
+        StickyConfig { cookie: "lb".to_owned(), max_age: None }
     }
 
     #[test]
     fn a_token_depends_only_on_cookie_pool_and_name() {
         let other = StickyConfig { cookie: "other".to_owned(), ..rule() };
-        let longer = StickyConfig { max_age: Duration::from_secs(1), ..rule() };
+        let longer = StickyConfig { max_age: Some(Duration::from_secs(1)), ..rule() };
         let rule = rule();
         let first = token(&rule, "default", "server1");
         assert_eq!(first, token(&longer, "default", "server1"));

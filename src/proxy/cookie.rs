@@ -20,8 +20,8 @@ pub fn requested(rule: &StickyConfig, headers: &Headers) -> Option<Token> {
 #[must_use]
 pub fn set_cookie(rule: &StickyConfig, token: &Token) -> String {
     let token = String::from_utf8_lossy(token);
-    let (cookie, seconds) = (&rule.cookie, rule.max_age.as_secs());
-    format!("{cookie}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax")
+    let max_age = rule.max_age.map_or_else(String::new, |age| format!("; Max-Age={}", age.as_secs()));
+    format!("{}={token}{max_age}; Path=/; HttpOnly; SameSite=Lax", rule.cookie)
 }
 
 #[cfg(test)]
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     fn rule() -> StickyConfig {
-        StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(3600) }
+        StickyConfig { cookie: "lb".to_owned(), max_age: Some(Duration::from_secs(3600)) }
     }
 
     #[test]

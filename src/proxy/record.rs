@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
 
+use crate::config::AccessLogTarget;
 use crate::http1::head::RequestHead;
 use crate::http1::name::HeaderName;
 use crate::http1::target;
@@ -272,7 +273,7 @@ impl Drop for RequestRecord<'_> {
         let counters = self.live_route().counters.of(self.context.worker);
         counters.codes.add(method::key(&self.head.method, status));
         counters.seconds.observe(took);
-        if self.snapshot.config.log.access {
+        if self.snapshot.config.log.access != AccessLogTarget::Off {
             self.log(status, took);
         }
         if let Some(trace) = self.recorded(self.trace) {
@@ -289,7 +290,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, by
     let counters = snapshot.unrouted.counters.of(context.worker);
     counters.codes.add(method::key_without_method(status));
     counters.seconds.observe(Duration::ZERO);
-    if snapshot.config.log.access {
+    if snapshot.config.log.access != AccessLogTarget::Off {
         let entry = AccessLogEntry {
             time: SystemTime::now(),
             client: client.peer,

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn log(level: &str, format: LogFormat) -> LogConfig {
-        LogConfig { level: level.to_owned(), format, access: true }
+        LogConfig { level: level.to_owned(), format, ..LogConfig::default() }
     }
 
     fn build_on(

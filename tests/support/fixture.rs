@@ -1,5 +1,6 @@
 //! Configurations and live states without files or sockets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -113,7 +114,13 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
             state_dir: None,
             history: 100,
         },
-        log: config::LogConfig { level: "info".into(), format: config::LogFormat::Text, access: true },
+        log: config::LogConfig {
+            level: "info".into(),
+            format: config::LogFormat::Text,
+            access: config::AccessLogTarget::Stdout,
+            access_format: None,
+            headers: Vec::new(),
+        },
         tracing: config::TracingConfig { zipkin: None, otlp: None, service: "lb".into(), sample: 1.0 },
         timeouts: config::TimeoutsConfig {
             request_header: seconds(10),
@@ -152,6 +159,12 @@ pub(crate) fn pool(name: &str, servers: Vec<config::ServerConfig>) -> config::Po
         health: config::HealthConfig {
             kind: config::HealthKind::Http,
             path: "/health".into(),
+            default_path: true,
+            method: config::CheckMethod::Get,
+            host: None,
+            port: 0,
+            headers: BTreeMap::new(),
+            body: None,
             expect: config::StatusRanges(vec![200..=399]),
             interval: Duration::from_secs(5),
             retry: Duration::from_secs(1),
@@ -159,8 +172,14 @@ pub(crate) fn pool(name: &str, servers: Vec<config::ServerConfig>) -> config::Po
             rise: two,
             fall: two.saturating_add(1),
             memory: None,
+            eject: config::EjectConfig { failures: None, statuses: Vec::new(), max: 0.5 },
         },
-        retry: config::RetryConfig { attempts: 2, budget: 0.2 },
+        retry: config::RetryConfig { attempts: 2, budget: 0.2, statuses: Vec::new() },
+        upstream: config::UpstreamConfig {
+            idle: Duration::from_secs(60),
+            idle_connections: 1000,
+            resolve: config::Resolve::One,
+        },
         servers,
         env: config::EnvTexts::default(),
     }

@@ -61,7 +61,7 @@ fn each_change_is_described() {
         (
             "[[pool.api.server]]",
             "[pool.api.balance]\nsticky = {}\n[[pool.api.server]]",
-            &["pool api: balance.sticky none -> cookie lb, max_age 1h"],
+            &["pool api: balance.sticky none -> cookie lb, max_age none"],
         ),
         (
             "[[pool.api.server]]",

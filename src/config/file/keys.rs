@@ -38,6 +38,7 @@ pub const ROOT: &[KeySpec] = &[
     optional("retry", ValueType::Table(RETRY), "when a failed attempt is retried"),
     optional("balance", ValueType::Table(BALANCE), "how a server is chosen"),
     optional("health", ValueType::Table(HEALTH), "how servers are checked"),
+    optional("upstream", ValueType::Table(UPSTREAM), "how connections to servers are used"),
     optional("server", ValueType::TableArray(SERVER), "a server of the pool `default`"),
     optional(
         "route",
@@ -156,8 +157,19 @@ pub const LOG: &[KeySpec] = &[
     key("format", ValueType::Choice(&["text", "json"]), "`text` or `json`, for both logs"),
     key(
         "access",
-        ValueType::Boolean,
-        "one line per request, on standard output. The process's own log goes to standard error",
+        ValueType::BooleanOrText(TextFormat::Files),
+        "one line per request, on standard output, or in a file: `\"logs/access.log\"`, relative to the configuration \
+         file. The process's own log goes to standard error",
+    ),
+    optional(
+        "access_format",
+        ValueType::Choice(&["text", "json", "combined"]),
+        "the format of the access log: that of `format`, or another; `combined` is that of Apache and nginx",
+    ),
+    key(
+        "headers",
+        ValueType::TextList(TextFormat::HeaderName),
+        "request headers to add to each line of the access log: `[\"Referer\"]`; headers with credentials are rejected",
     ),
 ];
 
@@ -234,6 +246,30 @@ pub const RETRY: &[KeySpec] = &[
         "retries of sent requests, as a share of the requests of the last ten seconds, plus ten for when traffic is low \
          (`0%`: none at all); beyond it, failures are returned to the client. Each worker has its own budget",
     ),
+    key(
+        "statuses",
+        ValueType::TextList(TextFormat::Statuses),
+        "responses that are retried too: `[\"502-504\"]`; only if the request's method is idempotent and it has no body. \
+         If no retry gets another response, the client gets the last one",
+    ),
+];
+
+pub const UPSTREAM: &[KeySpec] = &[
+    key(
+        "idle",
+        POSITIVE_DURATION,
+        "how long an unused connection to a server is kept; less if the server's `Keep-Alive` header says so",
+    ),
+    key(
+        "idle_connections",
+        ValueType::Integer(0..=1_000_000),
+        "how many unused connections are kept per server and worker; the least recently used is closed first. 0: none",
+    ),
+    key(
+        "resolve",
+        ValueType::Choice(&["one"]),
+        "`one`: a host name is one server, at whichever of its addresses answers",
+    ),
 ];
 
 pub const BALANCE: &[KeySpec] = &[
@@ -246,14 +282,18 @@ pub const BALANCE: &[KeySpec] = &[
     optional(
         "sticky",
         ValueType::TableOrFalse(STICKY),
-        "a cookie keeps a client with its server: `sticky = { cookie = \"lb\", max_age = \"1h\" }`",
+        "a cookie keeps a client with its server: `sticky = { cookie = \"lb\" }`",
     ),
 ];
 
 /// `[balance.sticky]`
 pub const STICKY: &[KeySpec] = &[
     key("cookie", ValueType::Text(TextFormat::Cookie), "the cookie's name"),
-    key("max_age", POSITIVE_DURATION, "how long a browser keeps it"),
+    key(
+        "max_age",
+        ValueType::Text(TextFormat::OptionalDuration),
+        "how long a browser keeps it after the last request; empty: until the browser is closed",
+    ),
 ];
 
 pub const HEALTH: &[KeySpec] = &[
@@ -262,22 +302,52 @@ pub const HEALTH: &[KeySpec] = &[
         ValueType::Choice(&["http", "tcp", "none"]),
         "`http`: a GET request; `tcp`: a connection; `none`: a server always counts as up",
     ),
-    key("path", ValueType::Text(TextFormat::Path), "the path that an `http` check requests"),
+    key(
+        "path",
+        ValueType::Text(TextFormat::Path),
+        "the path that an `http` check requests. If the file does not set it, 404, 405 and 501 pass too: the server \
+         answers, but has no such page",
+    ),
+    key("method", ValueType::Choice(&["GET", "HEAD", "OPTIONS", "POST"]), "the method of an `http` check"),
+    key(
+        "host",
+        ValueType::Text(TextFormat::Authority),
+        "the `Host` header of an `http` check: `\"shop.example.com\"`; empty: the server's address",
+    ),
+    key("port", ValueType::Integer(0..=65_535), "the port that is checked; 0: the server's own"),
+    key("headers", ValueType::TextTable, "more headers of an `http` check: `{ Authorization = \"Bearer ${TOKEN}\" }`"),
+    key(
+        "body",
+        ValueType::Text(TextFormat::OptionalText),
+        "text that the response to an `http` check must contain; empty: any response",
+    ),
     key("expect", ValueType::Text(TextFormat::Statuses), "statuses that pass: `\"200\"`, `\"200-299, 404\"`"),
     key("interval", POSITIVE_DURATION, "time from one check to the next, give or take a tenth"),
     key("retry", POSITIVE_DURATION, "the same after a failed check, but at most `interval`"),
     key("timeout", POSITIVE_DURATION, "how long a whole check may take"),
     key("rise", ValueType::Integer(1..=1000), "consecutive passed checks before a server that was down is up again"),
-    key(
-        "fall",
-        ValueType::Integer(1..=1000),
-        "consecutive failed checks before a server is down; the same number of consecutive failed requests ejects it",
-    ),
+    key("fall", ValueType::Integer(1..=1000), "consecutive failed checks before a server is down"),
     key(
         "memory",
         ValueType::Text(TextFormat::OptionalPath),
         "path of the server's own Prometheus metrics; `process_resident_memory_bytes` is shown as its memory",
     ),
+    optional(
+        "eject",
+        ValueType::Table(EJECT),
+        "when failed requests take a server out although its checks pass: `eject = { statuses = [\"503\"] }`",
+    ),
+];
+
+/// `[health.eject]`
+pub const EJECT: &[KeySpec] = &[
+    optional("failures", ValueType::Integer(1..=1000), "consecutive failed requests; as many as `fall` if left out"),
+    key(
+        "statuses",
+        ValueType::TextList(TextFormat::Statuses),
+        "responses that count as failed requests: `[\"500\", \"502-504\"]`",
+    ),
+    key("max", ValueType::Percent, "the share of a pool's servers that may be out for failed requests at once"),
 ];
 
 pub const SERVER: &[KeySpec] = &[
@@ -324,6 +394,11 @@ pub const POOL: &[KeySpec] = &[
         ValueType::Table(RETRY),
         "when a failed attempt is retried; each key that is left out is taken from the top level",
     ),
+    optional(
+        "upstream",
+        ValueType::Table(UPSTREAM),
+        "how connections to its servers are used; each key that is left out is taken from the top level",
+    ),
     optional("server", ValueType::TableArray(SERVER), "the pool's servers, `[[pool.NAME.server]]`, like `[[server]]`"),
 ];
 
@@ -342,13 +417,17 @@ pub const TABLES: &[(&str, &[KeySpec])] = &[
     ("balance", BALANCE),
     ("balance.sticky", STICKY),
     ("health", HEALTH),
+    ("health.eject", EJECT),
+    ("upstream", UPSTREAM),
     ("server", SERVER),
     ("route", ROUTE),
     ("pool.*", POOL),
     ("pool.*.balance", BALANCE),
     ("pool.*.balance.sticky", STICKY),
     ("pool.*.health", HEALTH),
+    ("pool.*.health.eject", EJECT),
     ("pool.*.retry", RETRY),
+    ("pool.*.upstream", UPSTREAM),
     ("pool.*.server", SERVER),
 ];
 

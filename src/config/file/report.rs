@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memchr::memchr_iter;
 
@@ -57,6 +57,11 @@ impl<'a> Report<'a> {
 
     pub(super) fn bytes(&self, file: usize) -> &'a [u8] {
         self.texts[file].bytes
+    }
+
+    /// The directory of the file that a location is in.
+    pub(super) fn directory(&self, location: Location) -> PathBuf {
+        self.texts[location.file].path.parent().map_or_else(PathBuf::new, Path::to_owned)
     }
 
     /// Records a problem.

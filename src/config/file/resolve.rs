@@ -245,6 +245,7 @@ fn pool(name: String, draft: DraftPool) -> PoolConfig {
         balance: draft.rules.balance,
         health: draft.rules.health,
         retry: draft.rules.retry,
+        upstream: draft.rules.upstream,
         servers: draft.servers.into_iter().filter_map(server).collect(),
         env: draft.rules.env,
     }

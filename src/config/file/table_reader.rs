@@ -1,6 +1,8 @@
 //! Reads the keys of one table into their types. A key that is missing or invalid yields the default or `None`;
 //! an invalid one is reported.
 
+mod scalars;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,9 +10,11 @@ use super::env::EnvTemplate;
 use super::report::Report;
 use crate::config::file::keys::{self, KeySpec, ValueType};
 use crate::config::file::tree::{EMPTY, Located, Location, TomlEntry, TomlKind, TomlTable, TomlValue};
-use crate::config::file::wording::{self, BOOLEAN, DURATION, NUMBER, PERCENT, SIZE, WHOLE_NUMBER};
+use crate::config::file::wording::{self, DURATION, PERCENT, SIZE};
 use crate::config::problem::Reason;
 use crate::config::{EnvTexts, suggest, units};
+
+pub(super) use scalars::BooleanOr;
 
 /// A table of the file together with the keys it may hold. Unknown keys are reported on construction.
 pub(super) struct TableReader<'a> {
@@ -114,6 +118,11 @@ impl<'a> TableReader<'a> {
 
     /// One of `words`, which must be those in `keys.rs`.
     pub(super) fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+        self.optional_choice(key, words).unwrap_or(default)
+    }
+
+    /// The same for a key without a default.
+    pub(super) fn optional_choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<T> {
         debug_assert!(
             matches!(self.value_type(key), Some(ValueType::Choice(listed)) if listed.iter().eq(words.iter().map(|(word, _)| word))),
             "keys.rs lists other words for `{key}`"
@@ -126,95 +135,7 @@ impl<'a> TableReader<'a> {
             })
         };
         let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        self.text(key, &words.join(" or "), parse).map_or(default, |choice| choice.value)
-    }
-
-    pub(super) fn integer<T: TryFrom<i64>>(&self, key: &str) -> Option<Located<T>> {
-        let value = &self.entry(key)?.value;
-        let location = value.location;
-        let range = match self.value_type(key) {
-            Some(ValueType::Integer(range)) => range.clone(),
-            _ => 0..=i64::MAX,
-        };
-        let number = match (&value.kind, value.env_text()) {
-            (TomlKind::Integer(number), _) => *number,
-            (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
-                Some(number) => number,
-                None => {
-                    self.report.at(location, self.not_from_env(key, WHOLE_NUMBER, template));
-                    return None;
-                }
-            },
-            _ => {
-                self.mistyped(key, WHOLE_NUMBER, value);
-                return None;
-            }
-        };
-        match T::try_from(number) {
-            Ok(value) if range.contains(&number) => Some(Located { value, location }),
-            _ => {
-                let reason = Reason::new(format!("`{key}` cannot be {number}")).hint(format!(
-                    "write {} to {}",
-                    range.start(),
-                    range.end()
-                ));
-                self.report.at(location, reason);
-                None
-            }
-        }
-    }
-
-    /// A number, with or without a decimal point.
-    pub(super) fn number(&self, key: &str, default: f64) -> f64 {
-        let range = match self.value_type(key) {
-            Some(ValueType::Number(range)) => range.clone(),
-            _ => f64::MIN..=f64::MAX,
-        };
-        let Some(TomlEntry { value, .. }) = self.entry(key) else {
-            return default;
-        };
-        let number = match (&value.kind, value.env_text()) {
-            (TomlKind::Float(number), _) => *number,
-            #[expect(clippy::cast_precision_loss, reason = "every integer in the range is exact")]
-            (TomlKind::Integer(number), _) => *number as f64,
-            (_, Some((text, template))) => match text.parse().ok().filter(|number| range.contains(number)) {
-                Some(number) => number,
-                None => {
-                    self.report.at(value.location, self.not_from_env(key, NUMBER, template));
-                    return default;
-                }
-            },
-            _ => {
-                self.mistyped(key, NUMBER, value);
-                return default;
-            }
-        };
-        if range.contains(&number) {
-            return number;
-        }
-        let (first, last) = range.into_inner();
-        let reason = Reason::new(format!("`{key}` cannot be {number}")).hint(format!("write {first:?} to {last:?}"));
-        self.report.at(value.location, reason);
-        default
-    }
-
-    pub(super) fn boolean(&self, key: &str, default: bool) -> bool {
-        let Some(TomlEntry { value, .. }) = self.entry(key) else {
-            return default;
-        };
-        match (&value.kind, value.env_text()) {
-            (TomlKind::Boolean(value), _) => *value,
-            (_, Some(("true", _))) => true,
-            (_, Some(("false", _))) => false,
-            (_, Some((_, template))) => {
-                self.report.at(value.location, self.not_from_env(key, BOOLEAN, template));
-                default
-            }
-            _ => {
-                self.mistyped(key, BOOLEAN, value);
-                default
-            }
-        }
+        self.text(key, &words.join(" or "), parse).map(|choice| choice.value)
     }
 
     /// Whether the key is set to `false`, which turns off a table that the top level turns on.
@@ -271,6 +192,21 @@ impl<'a> TableReader<'a> {
             .filter_map(|value| self.parse_text(key, wanted, value, &parse))
             .map(|element| element.value)
             .collect()
+    }
+
+    /// A table of strings, each parsed by `parse` with its key. Invalid ones are reported and left out.
+    pub(super) fn text_table<T>(&self, key: &str, parse: impl Fn(&str, &str) -> Result<T, Reason>) -> Vec<T> {
+        let Some(TomlEntry { value, .. }) = self.entry(key) else {
+            return Vec::new();
+        };
+        let TomlKind::Table(table) = &value.kind else {
+            self.not_a_table(key, &format!("{key} = {{ }}"), value);
+            return Vec::new();
+        };
+        let read = |(name, entry): (&str, &TomlEntry<'_>)| {
+            self.parse_text(name, "a string", &entry.value, |text| parse(name, text)).map(|located| located.value)
+        };
+        table.iter().filter_map(read).collect()
     }
 
     /// `[key]`; empty if it is missing.

@@ -1,21 +1,24 @@
 //! Reads every table into a draft, in which each value has its type but nothing has been compared with anything else.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use super::report::Report;
 use crate::config::file::keys;
-use crate::config::file::table_reader::TableReader;
+use crate::config::file::table_reader::{BooleanOr, TableReader};
 use crate::config::file::tree::{Located, Location, TomlTable};
-use crate::config::file::wording::{self, DURATION};
+use crate::config::file::wording;
 use crate::config::problem::Reason;
 use crate::config::{
-    Address, AdminConfig, Algorithm, BalanceConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HealthConfig, HealthKind,
-    HoldThen, HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, RetryConfig,
-    StickyConfig, TimeoutsConfig, TracingConfig, defaults, log_filter, values,
+    AccessFormat, AccessLogTarget, Address, AdminConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HoldThen, HostPattern,
+    LimitsConfig, LogConfig, LogFile, LogFormat, PathMode, ProxyConfig, ReloadConfig, TimeoutsConfig, TracingConfig,
+    defaults, log_filter, values,
 };
+
+pub(super) use rules::DraftRules;
 
 /// The file's values. An invalid one, which has been reported, is `None` or its default.
 pub(super) struct Draft {
@@ -67,32 +70,13 @@ pub(super) struct DraftServer {
     pub(super) env: EnvTexts,
 }
 
-/// The rules that a pool inherits from the top level, key by key.
-#[derive(Clone, Default)]
-pub(super) struct DraftRules {
-    pub(super) balance: BalanceConfig,
-    pub(super) health: HealthConfig,
-    pub(super) retry: RetryConfig,
-    pub(super) env: EnvTexts,
-}
-
 /// The tables at the top level that are not about pools.
 const SECTIONS: [&str; 7] = ["admin", "proxy", "reload", "log", "tracing", "timeouts", "limits"];
 
-/// The tables that a pool inherits.
-const RULES: [&str; 3] = ["balance", "health", "retry"];
-
-const ALGORITHMS: [(&str, Algorithm); 4] = [
-    ("weighted-round-robin", Algorithm::WeightedRoundRobin),
-    ("round-robin", Algorithm::RoundRobin),
-    ("random", Algorithm::Random),
-    ("least-connections", Algorithm::LeastConnections),
-];
-
-const HEALTH_KINDS: [(&str, HealthKind); 3] =
-    [("http", HealthKind::Http), ("tcp", HealthKind::Tcp), ("none", HealthKind::None)];
-
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const ACCESS_FORMATS: [(&str, AccessFormat); 3] =
+    [("text", AccessFormat::Text), ("json", AccessFormat::Json), ("combined", AccessFormat::Combined)];
 
 const FORWARDED_MODES: [(&str, ForwardedMode); 4] = [
     ("x-forwarded", ForwardedMode::XForwarded),
@@ -111,14 +95,14 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     // `file::includes` has used it already; this only validates it.
     root.list("include", "a list of files", values::include);
     let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
-    let rules = rules(&root, &DraftRules::default());
+    let rules = rules::rules(&root, &DraftRules::default());
     Draft {
         listeners: root.tables("listener", keys::LISTENER).iter().map(|t| listener(t, report)).collect(),
         admin,
         admin_location,
         proxy: proxy(&root.table("proxy", keys::PROXY)),
         reload: reload(&root.table("reload", keys::RELOAD)),
-        log: log(&root.table("log", keys::LOG)),
+        log: log(&root.table("log", keys::LOG), report),
         tracing: tracing(&root.table("tracing", keys::TRACING)),
         timeouts: timeouts(&root.table("timeouts", keys::TIMEOUTS)),
         limits: limits(&root.table("limits", keys::LIMITS)),
@@ -192,14 +176,24 @@ fn reload(table: &TableReader<'_>) -> ReloadConfig {
     }
 }
 
-fn log(table: &TableReader<'_>) -> LogConfig {
+fn log(table: &TableReader<'_>, report: &Report<'_>) -> LogConfig {
     let default = LogConfig::default();
+    let access = match table.boolean_or_text("access", "true, false or a file", values::log_file) {
+        Some(BooleanOr::Boolean(false)) => AccessLogTarget::Off,
+        Some(BooleanOr::Boolean(true)) => AccessLogTarget::Stdout,
+        Some(BooleanOr::Text(Located { value: path, location })) => {
+            AccessLogTarget::File(LogFile { path, base: report.directory(location) })
+        }
+        None => default.access,
+    };
     LogConfig {
         level: table
             .text("level", "a level such as \"info\"", log_filter::parse)
             .map_or(default.level, |located| located.value),
         format: table.choice("format", &LOG_FORMATS, default.format),
-        access: table.boolean("access", default.access),
+        access,
+        access_format: table.optional_choice("access_format", &ACCESS_FORMATS),
+        headers: table.list("headers", "a list of header names", values::log_header),
     }
 }
 
@@ -286,76 +280,10 @@ fn pools(root: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> BTre
         }
         // `[pool.default]` adds to the pool that the top level's servers form.
         let pool = pools.entry(name.value.to_owned()).or_default();
-        pool.rules = rules(&table, base);
+        pool.rules = rules::rules(&table, base);
         pool.servers.extend(self::servers(&table));
     }
     pools
-}
-
-fn rules(table: &TableReader<'_>, base: &DraftRules) -> DraftRules {
-    let mut env = table.env_texts(|key| RULES.contains(&key));
-    env.inherit(&base.env, |path| table.leaves_out(path));
-    DraftRules {
-        env,
-        balance: balance(&table.table("balance", keys::BALANCE), &base.balance),
-        health: health(&table.table("health", keys::HEALTH), &base.health),
-        retry: retry(&table.table("retry", keys::RETRY), &base.retry),
-    }
-}
-
-fn balance(table: &TableReader<'_>, base: &BalanceConfig) -> BalanceConfig {
-    let sticky = if table.is_false("sticky") {
-        None
-    } else if table.has("sticky") {
-        let base = base.sticky.clone().unwrap_or_default();
-        let sticky = table.table("sticky", keys::STICKY);
-        Some(StickyConfig {
-            cookie: sticky
-                .text("cookie", "a cookie's name", values::cookie_name)
-                .map_or(base.cookie, |located| located.value),
-            max_age: sticky
-                .text("max_age", DURATION, values::sticky_max_age)
-                .map_or(base.max_age, |located| located.value),
-        })
-    } else {
-        base.sticky.clone()
-    };
-    BalanceConfig { algorithm: table.choice("algorithm", &ALGORITHMS, base.algorithm), sticky }
-}
-
-fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
-    let count = |key, default| {
-        let count = table.integer(key).and_then(|located| NonZeroU32::new(located.value));
-        count.unwrap_or(default)
-    };
-    let optional_path = |text: &str| match text {
-        "" => Ok(None),
-        _ => values::absolute_path(text).map(Some),
-    };
-    HealthConfig {
-        kind: table.choice("kind", &HEALTH_KINDS, base.kind),
-        path: table
-            .text("path", "a path such as \"/health\"", values::absolute_path)
-            .map_or_else(|| base.path.clone(), |located| located.value),
-        expect: table
-            .text("expect", "statuses such as \"200-399\"", values::status_ranges)
-            .map_or_else(|| base.expect.clone(), |located| located.value),
-        interval: table.duration("interval", base.interval),
-        retry: table.duration("retry", base.retry),
-        timeout: table.duration("timeout", base.timeout),
-        rise: count("rise", base.rise),
-        fall: count("fall", base.fall),
-        memory: table
-            .text("memory", "a path such as \"/metrics\"", optional_path)
-            .map_or_else(|| base.memory.clone(), |located| located.value),
-    }
-}
-
-fn retry(table: &TableReader<'_>, base: &RetryConfig) -> RetryConfig {
-    RetryConfig {
-        attempts: table.integer("attempts").map_or(base.attempts, |located| located.value),
-        budget: table.percent("budget", base.budget),
-    }
 }
 
 fn servers(table: &TableReader<'_>) -> Vec<DraftServer> {

@@ -57,12 +57,13 @@ fn a_pool_inherits_missing_keys_one_by_one() {
         attempts = 1"
     ));
     let pool = |name: &str| config.pool(name).expect(name).clone();
-    let sticky = |hours: u64| Some(StickyConfig { cookie: "c".to_owned(), max_age: Duration::from_secs(hours * 3600) });
+    let sticky =
+        |hours: u64| Some(StickyConfig { cookie: "c".to_owned(), max_age: Some(Duration::from_secs(hours * 3600)) });
     assert_eq!(pool("a").balance.algorithm, Algorithm::Random);
     assert_eq!(pool("a").balance.sticky, sticky(3));
     assert_eq!(pool("b").balance.algorithm, Algorithm::RoundRobin);
     assert_eq!(pool("b").balance.sticky, None);
-    assert_eq!(pool("b").retry, RetryConfig { attempts: 5, budget: 0.01 });
+    assert_eq!(pool("b").retry, RetryConfig { attempts: 5, budget: 0.01, statuses: Vec::new() });
     assert_eq!(pool("c").balance.sticky, sticky(2));
     assert_eq!(pool("default").retry.attempts, 1);
     assert_eq!(pool("default").servers.len(), 1);

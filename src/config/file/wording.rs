@@ -14,7 +14,7 @@ pub(super) const NUMBER: &str = "a number";
 pub(super) const BOOLEAN: &str = "true or false";
 
 /// Texts that can look like numbers.
-const QUOTED: [&str; 2] = ["a name", "statuses"];
+const QUOTED: [&str; 4] = ["a name", "statuses", "a list of statuses", "a string"];
 
 /// The value has another type than the key takes.
 pub(super) fn mistyped(key: &str, wanted: &str, value: &TomlValue<'_>) -> Reason {

@@ -1,5 +1,7 @@
 //! Parses the names of files and directories.
 
+use std::path::PathBuf;
+
 use crate::config::problem::Reason;
 
 /// A file to include, or a glob.
@@ -12,6 +14,24 @@ pub(crate) fn include(text: &str) -> Result<(), Reason> {
         Reason::new(format!("`{text}` is not a file or a glob: {}", error.msg))
             .hint("write for example `conf.d/*.toml`")
     })
+}
+
+/// A file to write a log to.
+pub(crate) fn log_file(text: &str) -> Result<PathBuf, Reason> {
+    if text.trim().is_empty() {
+        return Err(Reason::new("a log file needs a name")
+            .hint("write for example `logs/access.log`, or `false` to turn the access log off"));
+    }
+    if text.ends_with('/') {
+        return Err(
+            Reason::new(format!("`{text}` is a directory")).hint(format!("write for example `{text}access.log`"))
+        );
+    }
+    if text.contains('\0') {
+        return Err(Reason::new("the name of a file cannot have a NUL character"));
+    }
+    shell_syntax(text)?;
+    Ok(PathBuf::from(text))
 }
 
 /// A shell replaces these, but `lb` would look for a file of that very name.

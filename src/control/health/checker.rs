@@ -312,7 +312,7 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
-    use crate::config::{Address, StatusRanges};
+    use crate::config::Address;
     use crate::http_client::SendError;
     use crate::live::server::{ServerId, ServerKey};
 
@@ -322,14 +322,9 @@ mod tests {
         let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
         let rule = config::HealthConfig {
             kind: HealthKind::Tcp,
-            path: String::new(),
-            expect: StatusRanges(Vec::new()),
-            interval: SOON,
-            retry: SOON,
-            timeout: SOON,
             rise: NonZeroU32::MIN,
             fall: NonZeroU32::MIN,
-            memory: None,
+            ..config::HealthConfig::default()
         };
         let (changes, mut reported) = unbounded_channel();
         let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));

@@ -217,7 +217,7 @@ fn rewrite_makes_the_head_the_servers() {
 
 #[test]
 fn rewrite_finds_the_server_that_a_cookie_selects() {
-    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
+    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Some(Duration::from_secs(60)) };
     let (client, proxy) = (client(), ProxyConfig::default());
     let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&rule) };
     let rewritten = |text: &str| {
@@ -255,7 +255,7 @@ fn rewrite_makes_expectation_and_length_canonical() {
 
 #[test]
 fn response_rules_give_the_client_its_cookie_unless_it_has_it() {
-    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Duration::from_secs(60) };
+    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Some(Duration::from_secs(60)) };
     let (one, two) = (Some([b'1'; 16]), Some([b'2'; 16]));
     let sticky = |client, server| Some(Stickiness { rule: &rule, client, server });
     for (sticky, cookie) in

@@ -29,6 +29,8 @@ pub enum ValueType {
     Text(TextFormat),
     /// An array of strings.
     TextList(TextFormat),
+    /// A table of strings, with any keys.
+    TextTable,
     /// `"10s"`
     Duration {
         /// Whether `"0s"` is allowed.
@@ -39,6 +41,8 @@ pub enum ValueType {
     Integer(RangeInclusive<i64>),
     Number(RangeInclusive<f64>),
     Boolean,
+    /// `true`, `false`, or a string.
+    BooleanOrText(TextFormat),
     Choice(&'static [&'static str]),
     /// `[key]`
     Table(&'static [KeySpec]),
@@ -66,6 +70,13 @@ pub enum TextFormat {
     Path,
     /// A path, or empty.
     OptionalPath,
+    /// A `Host` header, or empty.
+    Authority,
+    /// Anything, or empty.
+    OptionalText,
+    /// A duration, or empty.
+    OptionalDuration,
+    HeaderName,
     Statuses,
     Cookie,
     /// `http://…`, or empty.
@@ -81,6 +92,14 @@ pub enum TextFormat {
 impl TextFormat {
     /// Whether an empty text means that there is none.
     pub(crate) fn may_be_empty(self) -> bool {
-        matches!(self, Self::OptionalPath | Self::Url | Self::Directory)
+        matches!(
+            self,
+            Self::OptionalPath
+                | Self::Authority
+                | Self::OptionalText
+                | Self::OptionalDuration
+                | Self::Url
+                | Self::Directory
+        )
     }
 }

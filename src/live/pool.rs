@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
-use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, HealthKind};
-use crate::live::balance::{Candidate, Picker};
+use crate::config::{self, Algorithm, HealthKind};
+use crate::live::balance::{Candidate, Picker, Turns};
 use crate::live::counters::{Counter, PerWorker};
 use crate::live::health::HealthState;
 use crate::live::retry_budget::{RetryBudget, RetryReason};
@@ -35,8 +34,8 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct LivePool {
     pub name: Arc<str>,
-    /// The balancing position, shared by all workers so that the order is exact. It survives edits.
-    position: CachePadded<AtomicU64>,
+    /// The balancing positions, which survive edits.
+    turns: Turns,
     pub counters: PerWorker<PoolCounters>,
 }
 
@@ -160,7 +159,7 @@ impl Member {
 impl LivePool {
     #[must_use]
     pub fn new(name: Arc<str>, workers: usize) -> Self {
-        Self { name, position: CachePadded::default(), counters: PerWorker::new(workers) }
+        Self { name, turns: Turns::random(), counters: PerWorker::new(workers) }
     }
 }
 
@@ -228,16 +227,34 @@ impl Pool {
         shares
     }
 
+    /// Whether a failed attempt makes a server less likely to be selected for a while.
+    #[must_use]
+    pub fn penalises_failures(&self) -> bool {
+        self.config.balance.algorithm == Algorithm::LeastConnections
+    }
+
     /// Selects a member for a request, and returns its index: the one that the cookie names, or else one by the pool's
     /// algorithm. Servers whose ids are in `tried` are excluded; `None` if no other is left.
     #[inline]
     pub fn pick(&self, tried: &[ServerId], token: Option<Token>) -> Option<usize> {
+        self.pick_in_turn(tried, token, !tried.is_empty())
+    }
+
+    /// Like [`Pool::pick`], for a retry, even if no server is excluded. It takes no turn from other requests.
+    pub fn pick_again(&self, tried: &[ServerId], token: Option<Token>) -> Option<usize> {
+        self.pick_in_turn(tried, token, true)
+    }
+
+    #[inline]
+    fn pick_in_turn(&self, tried: &[ServerId], token: Option<Token>, is_retry: bool) -> Option<usize> {
         let server = |index: u32| &self.members[index as usize].server;
         let excluded = |index| !tried.is_empty() && tried.contains(&server(index).id);
+        let (open, penalty) =
+            (|index| server(index).active_requests(), |index| server(index).penalty.count(Instant::now));
         let named = token.and_then(|token| self.tokens.get(&token).copied());
         named
             .filter(|index| !excluded(*index))
-            .or_else(|| self.picker.pick(&self.live.position, excluded, |index| server(index).active_requests()))
+            .or_else(|| self.picker.pick(self.live.turns.of(is_retry), excluded, open, penalty))
             .map(|index| index as usize)
     }
 }

@@ -4,12 +4,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::config::Address;
+use crate::live::balance::Penalty;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
 use crate::live::health::HealthState;
 
@@ -57,6 +58,8 @@ pub struct Server {
     /// Consecutive attempts that failed because of the server. Written only when an attempt fails and when such a series
     /// ends, so that a successful request writes nothing that is shared between workers.
     failures: AtomicU32,
+    /// Recent failures, which least-connections counts as open requests.
+    pub penalty: Penalty,
     /// Set from an ejection until the server is up again or one of its checks fails too.
     ejection: Mutex<Option<Arc<Ejection>>>,
     /// Written by the control plane.
@@ -129,6 +132,7 @@ impl Server {
             since: Mutex::new(SystemTime::now()),
             last_check: Mutex::default(),
             failures: AtomicU32::new(0),
+            penalty: Penalty::new(Instant::now()),
             ejection: Mutex::default(),
             ejections: Counter::default(),
             memory: AtomicU64::new(UNKNOWN),

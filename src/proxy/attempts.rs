@@ -24,7 +24,7 @@ pub async fn run(
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
     upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
     let mut tried = Tried::default();
-    let mut member = tried.pick(pool, token).ok_or(ProxyError::NoServer)?;
+    let mut member = pool.pick(&[], token).ok_or(ProxyError::NoServer)?;
     let mut reason = None;
     loop {
         let mut attempt = exchange.attempt(member, reason);
@@ -66,10 +66,10 @@ struct Tried {
 }
 
 impl Tried {
-    /// Selects the member for the next attempt. Once all have been tried, any of them may be tried again if the last
+    /// Selects the member for a retry. Once all have been tried, any of them may be tried again if the last
     /// attempt's connection was closed, but none if that attempt could not connect.
     fn pick(&self, pool: &Pool, token: Option<Token>) -> Option<usize> {
-        pool.pick(&self.servers, token).or_else(|| pool.pick(&[], token).filter(|_| self.only_new))
+        pool.pick_again(&self.servers, token).or_else(|| pool.pick_again(&[], token).filter(|_| self.only_new))
     }
 
     /// Adds an attempt at a server that failed at this stage.

@@ -201,6 +201,12 @@ impl<'c> Attempt<'_, 'c> {
             counters.codes.add(u32::from(status));
             counters.seconds.observe(took);
         }
+        // Before it counts as finished, so that the server does not look idle in between.
+        let failed = self.status.is_some_and(|status| status >= 500)
+            || error.is_some_and(|error| error.blame() == Blame::Server);
+        if failed && self.exchange.pool.penalises_failures() {
+            self.server().penalty.add(now);
+        }
         counters.finished.add(1);
         let Self { started, trace, status, .. } = *self;
         record.record_attempt(&EndedAttempt { server: self.server(), trace, started, took, status, error });

@@ -75,11 +75,15 @@ impl Wheel {
         server
     }
 
+    /// The number of a server's slots, which are its visits per revolution.
+    pub(super) fn visits(&self, server: usize) -> u64 {
+        self.ends[server] - if server == 0 { 0 } else { self.ends[server - 1] }
+    }
+
     /// A server's share of the circle, 0 to 1.
     pub(super) fn share(&self, server: usize) -> f64 {
-        let start = if server == 0 { 0 } else { self.ends[server - 1] };
         #[allow(clippy::cast_precision_loss, reason = "the share is for display")]
-        let share = (self.ends[server] - start) as f64 / self.len() as f64;
+        let share = self.visits(server) as f64 / self.len() as f64;
         share
     }
 }

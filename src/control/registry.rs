@@ -95,15 +95,14 @@ impl Registry {
         self.current = Some((config, table));
     }
 
-    /// Ends drains and holds that have timed out. A drain also ends with the last open request, unless cookies may
-    /// still lead to the server; a hold also ends when a new server is up.
+    /// Ends drains and holds that have timed out. A drain also ends with the last open request; a hold also
+    /// ends when a new server is up.
     pub fn expire(&mut self, config: &Config, now: Instant) -> Expired {
         let mut expired = Expired { holds_changed: self.end_holds(), ..Expired::default() };
         self.expire_holds(config, now, &mut expired);
         let (held, drain) = (held_servers(&self.holds), config.timeouts.drain);
-        for (name, entry) in &mut self.pools {
-            let sticky = config.pool(name).is_some_and(|pool| pool.balance.sticky.is_some());
-            expired.servers.extend(entry.expire_drains(&held, sticky, drain, now));
+        for entry in self.pools.values_mut() {
+            expired.servers.extend(entry.expire_drains(&held, drain, now));
         }
         if !expired.servers.is_empty() {
             self.pools.retain(|name, entry| entry.is_draining() || config.pool(name).is_some());

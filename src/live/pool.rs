@@ -1,6 +1,5 @@
 //! A pool as requests see it: its servers, which of them are eligible, and the picker that selects one.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +13,7 @@ use crate::live::counters::{Counter, PerWorker};
 use crate::live::health::HealthState;
 use crate::live::retry_budget::{RetryBudget, RetryReason};
 use crate::live::server::{Server, ServerId};
-use crate::live::token::{self, Token};
+use crate::live::token::{Sticky, Token};
 
 /// One pool in one snapshot. Immutable; what changes lives in the servers and in [`LivePool`].
 #[derive(Debug)]
@@ -25,8 +24,7 @@ pub struct Pool {
     /// The configured servers, in order, then removed ones that are draining.
     pub members: Vec<Member>,
     picker: Picker,
-    /// The members that a sticky session's cookie can select.
-    tokens: HashMap<Token, u32>,
+    sticky: Option<Sticky>,
 }
 
 /// The part of a pool that outlives a generation. Lives as long as the configuration has a pool of this name or one of
@@ -57,7 +55,7 @@ pub struct Member {
     /// 0 to 1000.
     pub weight: u32,
     pub membership: Membership,
-    /// Whether it is draining: its open requests may finish, and cookies that name it still select it.
+    /// Whether it is draining: its open requests may finish.
     pub draining: bool,
     /// Its health when the snapshot was built, so that the API shows what requests see.
     pub state: HealthState,
@@ -151,8 +149,9 @@ impl Member {
         self.is_candidate() && self.state.serves()
     }
 
+    /// Whether cookies that name it select it, whatever its weight.
     fn serves_known(&self) -> bool {
-        (self.membership == Membership::Enabled || self.draining) && self.state.serves()
+        self.membership == Membership::Enabled && self.state.serves()
     }
 }
 
@@ -173,24 +172,25 @@ impl Pool {
             .map(|(index, member)| Candidate { index, weight: member.weight })
             .collect();
         let picker = Picker::new(config.balance.algorithm, candidates);
-        let mut tokens = HashMap::new();
-        if let Some(rule) = &config.balance.sticky {
-            for (index, member) in (0..).zip(&mut members) {
-                let token = token::token(rule, &config.name, &member.server.key.name);
-                member.token = Some(token);
-                // If the server moved to another address, its cookie selects the new one, not the draining one.
-                if member.serves_known() {
-                    tokens.entry(token).or_insert(index);
-                }
-            }
+        let mut sticky = config.balance.sticky.as_ref().map(|rule| Sticky::new(rule, &config.name));
+        if let Some(sticky) = &mut sticky {
+            let servers = members.iter().map(|member| (&member.server.key, member.serves_known()));
+            let tokens = sticky.add(servers);
+            members.iter_mut().zip(tokens).for_each(|(member, token)| member.token = Some(token));
         }
-        Self { config, live, members, picker, tokens }
+        Self { config, live, members, picker, sticky }
     }
 
     /// Whether it was built from the same members in the same state.
     #[must_use]
     pub fn is_current(&self, members: &[Member]) -> bool {
         self.members.len() == members.len() && self.members.iter().zip(members).all(|(a, b)| a.is_like(b))
+    }
+
+    /// Its sticky sessions, if it has any.
+    #[must_use]
+    pub fn sticky(&self) -> Option<&Sticky> {
+        self.sticky.as_ref()
     }
 
     /// Whether some server is eligible.
@@ -251,7 +251,7 @@ impl Pool {
         let excluded = |index| !tried.is_empty() && tried.contains(&server(index).id);
         let (open, penalty) =
             (|index| server(index).active_requests(), |index| server(index).penalty.count(Instant::now));
-        let named = token.and_then(|token| self.tokens.get(&token).copied());
+        let named = token.zip(self.sticky()).and_then(|(token, sticky)| sticky.member(token));
         named
             .filter(|index| !excluded(*index))
             .or_else(|| self.picker.pick(self.live.turns.of(is_retry), excluded, open, penalty))

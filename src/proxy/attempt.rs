@@ -16,7 +16,7 @@ use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Attempt;
-use crate::proxy::phases::{Stickiness, response_rules};
+use crate::proxy::phases::response_rules;
 use crate::proxy::relay::relay;
 use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::Phase;
@@ -187,14 +187,12 @@ async fn receive(
     }
     let status = head.status;
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);
-    let rule = attempt.exchange.pool.config.balance.sticky.as_ref();
-    let (client, server) = (attempt.exchange.plan.token, attempt.token());
     let client_version = attempt.exchange.record.head.version;
     let is_chunked = head.headers.has(HeaderName::TransferEncoding) && from_server.length() == BodyLength::Unknown;
     let plan = &mut attempt.exchange.plan;
     let can_follow = is_chunked && client_version != Version::HTTP_10;
     plan.response_trailers = TrailerRule::announce(&mut head.headers, can_follow, plan.accepts_trailers);
-    let upgrade = response_rules(&mut head, via, rule.map(|rule| Stickiness { rule, client, server }));
+    let upgrade = response_rules(&mut head, via, attempt.stickiness());
     response.start(&head, from_server.length(), upgrade.as_deref());
     heads.put(head.headers);
     if upgrade.is_some() {

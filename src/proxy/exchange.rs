@@ -1,7 +1,7 @@
 //! The stages of a request after it was received: routed to a pool, then in an attempt at one of the pool's servers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::http1::body::BodyLength;
 use crate::http1::client::OutgoingRequest;
@@ -11,8 +11,10 @@ use crate::live::retry_budget::RetryReason;
 use crate::live::server::Server;
 use crate::live::token::Token;
 use crate::proxy::context::Failing;
+use crate::proxy::cookie::Requested;
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::headers::trace_context::TraceContext;
+use crate::proxy::phases::Stickiness;
 use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
 use crate::proxy::retry::{self, Progress};
 use crate::proxy::upstream_pool::UpstreamConnection;
@@ -32,6 +34,8 @@ pub struct Routed<'c> {
 pub struct AttemptPlan {
     /// The token in the client's sticky cookie, which names a server.
     pub token: Option<Token>,
+    /// That cookie.
+    pub cookie: Requested,
     /// The protocol that the client offers to switch to.
     pub upgrade: Option<Vec<u8>>,
     /// The length of the request's body.
@@ -108,10 +112,13 @@ impl<'c> Attempt<'_, 'c> {
         &self.member.server
     }
 
-    /// The token of the server, if the pool is sticky.
+    /// The facts for the sticky cookie, if the pool is sticky.
     #[must_use]
-    pub fn token(&self) -> Option<Token> {
-        self.member.token
+    pub fn stickiness(&self) -> Option<Stickiness<'_>> {
+        let (sticky, server) = (self.exchange.pool.sticky()?, self.member.token?);
+        let Routed { record, plan, .. } = &*self.exchange;
+        let now = record.context.time_of(self.started).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Some(Stickiness { sticky, cookie: plan.cookie, request: &record.head.headers, server, now })
     }
 
     /// Writes this attempt's trace context into the head, and returns the request to send.

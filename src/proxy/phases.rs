@@ -4,18 +4,18 @@ use std::borrow::Cow;
 
 use http::Version;
 
-use crate::config::{PathMode, ProxyConfig, StickyConfig};
+use crate::config::{PathMode, ProxyConfig};
 use crate::http1::body::BodyLength;
 use crate::http1::framing;
-use crate::http1::head::{RequestHead, ResponseHead};
+use crate::http1::head::{Headers, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::http1::target::{self, RequestTarget, Resource};
 use crate::http1::trailers::{self, TrailerRule};
 use crate::live::snapshot::Snapshot;
-use crate::live::token::Token;
+use crate::live::token::{Sticky, Token};
 use crate::proxy::client::Client;
-use crate::proxy::cookie;
+use crate::proxy::cookie::{self, Requested};
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::AttemptPlan;
 use crate::proxy::headers::hop_by_hop;
@@ -109,8 +109,8 @@ impl ServerTarget {
 pub struct RequestRules<'a> {
     pub client: &'a Client,
     pub proxy: &'a ProxyConfig,
-    /// The sticky rule of the pool.
-    pub sticky: Option<&'a StickyConfig>,
+    /// The sticky sessions of the pool.
+    pub sticky: Option<&'a Sticky>,
 }
 
 /// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
@@ -124,7 +124,7 @@ pub fn rewrite(
     let version = head.version;
     let expects_continue = expectations(head).next().is_some();
     let headers = &mut head.headers;
-    let token = rules.sticky.and_then(|rule| cookie::requested(rule, headers));
+    let cookie = rules.sticky.map_or_else(Default::default, |sticky| cookie::requested(sticky, headers));
     if let Some(host) = target.host {
         headers.set(HeaderName::Host, host.as_bytes());
     } else if !headers.has(HeaderName::Host) {
@@ -150,7 +150,8 @@ pub fn rewrite(
         }
     }
     let plan = AttemptPlan {
-        token,
+        token: cookie.token,
+        cookie,
         upgrade,
         length,
         target: target.target,
@@ -161,13 +162,17 @@ pub fn rewrite(
     (plan, client)
 }
 
-/// The sticky rule of a pool, with the tokens of the client and of the server that responded.
+/// The facts that decide whether a response sets the sticky cookie.
 #[derive(Debug, Clone, Copy)]
 pub struct Stickiness<'a> {
-    pub rule: &'a StickyConfig,
-    /// The token in the client's cookie.
-    pub client: Option<Token>,
-    pub server: Option<Token>,
+    pub sticky: &'a Sticky,
+    /// The client's cookie, and the headers of its request.
+    pub cookie: Requested,
+    pub request: &'a Headers,
+    /// The token of the server that responded.
+    pub server: Token,
+    /// The time in seconds since 1970.
+    pub now: u64,
 }
 
 /// Turns the head of a response, even of an interim one, into the one that the client gets. Returns the protocol that a
@@ -177,10 +182,8 @@ pub fn response_rules(head: &mut ResponseHead, via: bool, sticky: Option<Stickin
     if via {
         hop_by_hop::add_via(&mut head.headers, head.version);
     }
-    if let Some(Stickiness { rule, client, server: Some(token) }) = sticky
-        && client != Some(token)
-    {
-        head.headers.add(HeaderName::SetCookie, cookie::set_cookie(rule, &token).as_bytes());
+    if let Some(Stickiness { sticky, cookie, request, server, now }) = sticky {
+        cookie::set(sticky, cookie, server, (request, &mut head.headers), now);
     }
     upgrade
 }

@@ -71,8 +71,7 @@ fn run_phases<'c>(
         Err(reply) => return Err(early(record, reply)),
     };
     let pool = record.set_route(found);
-    let rules =
-        RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.config.balance.sticky.as_ref() };
+    let rules = RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.sticky() };
     if let Err(error) = phases::admit(&record.head, length, config.limits.body_bytes) {
         return Err(early(record, Reply::Error(error)));
     }

@@ -179,7 +179,6 @@ impl PoolEntry {
     pub(super) fn expire_drains(
         &mut self,
         held: &HashSet<ServerId>,
-        sticky: bool,
         drain: Duration,
         now: Instant,
     ) -> Vec<(Arc<Server>, bool)> {
@@ -190,7 +189,7 @@ impl PoolEntry {
                 return true;
             }
             let open = draining.server.active_requests() > 0;
-            let over = now.saturating_duration_since(draining.since) >= drain || (!open && !sticky);
+            let over = !open || now.saturating_duration_since(draining.since) >= drain;
             if over {
                 expired.push((Arc::clone(&draining.server), open));
             }

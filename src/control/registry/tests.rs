@@ -264,7 +264,7 @@ fn a_server_that_stays_or_comes_back_is_the_same_server() {
 fn a_drain_ends_with_the_last_request_or_at_its_deadline() {
     let (little, rest) = (Duration::from_secs(1), DRAIN);
     for (pool, open, at_once, in_time) in
-        [("p", false, "a", ""), ("p", true, "", "a!"), ("sticky", false, "", "a"), ("sticky", true, "", "a!")]
+        [("p", false, "a", ""), ("p", true, "", "a!"), ("sticky", false, "a", ""), ("sticky", true, "", "a!")]
     {
         let mut edited = EditedRegistry::new(&format!("{pool}: a=1 b=2"));
         let a = edited.server("a");

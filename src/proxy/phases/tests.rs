@@ -1,14 +1,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::*;
+use crate::config::StickyConfig;
 use crate::config::file::parse;
 use crate::config::source::SourceFile;
 use crate::http1::framing;
 use crate::http1::head::HeadLimits;
 use crate::live::counters::PerWorker;
 use crate::live::listener::{ListenerId, LiveListener};
+use crate::live::server::ServerKey;
 
 /// A head as a client sends it; `¶` is CRLF.
 fn head(text: &str) -> RequestHead {
@@ -217,9 +219,9 @@ fn rewrite_makes_the_head_the_servers() {
 
 #[test]
 fn rewrite_finds_the_server_that_a_cookie_selects() {
-    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Some(Duration::from_secs(60)) };
+    let (sticky, token) = sticky();
     let (client, proxy) = (client(), ProxyConfig::default());
-    let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&rule) };
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&sticky) };
     let rewritten = |text: &str| {
         let mut head = head(text);
         let length = length(&head).expect("valid framing");
@@ -227,8 +229,8 @@ fn rewrite_finds_the_server_that_a_cookie_selects() {
         let server_target = ServerTarget::new(&target, PathMode::AsSent, head.target());
         rewrite(&mut head, length, server_target, &rules).0.token
     };
-    assert_eq!(rewritten("GET / HTTP/1.1¶Host: a¶Cookie: lb=0123456789abcdef¶¶"), Some(*b"0123456789abcdef"));
-    assert_eq!(rewritten("GET / HTTP/1.1¶Host: a¶Cookie: other=0123456789abcdef¶¶"), None);
+    assert_eq!(rewritten(&format!("GET / HTTP/1.1¶Host: a¶Cookie: lb={token}¶¶")), Some(token));
+    assert_eq!(rewritten(&format!("GET / HTTP/1.1¶Host: a¶Cookie: other={token}¶¶")), None);
 }
 
 #[test]
@@ -253,17 +255,25 @@ fn rewrite_makes_expectation_and_length_canonical() {
     }
 }
 
+/// The sessions of a pool with one server, and that server's token.
+fn sticky() -> (Sticky, Token) {
+    let address = crate::config::Address::Name("app".to_owned(), 80);
+    let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
+    let mut sticky = Sticky::new(&StickyConfig { cookie: "lb".to_owned(), max_age: None }, "default");
+    let token = sticky.add([(&key, true)].into_iter())[0];
+    (sticky, token)
+}
+
 #[test]
 fn response_rules_give_the_client_its_cookie_unless_it_has_it() {
-    let rule = StickyConfig { cookie: "lb".to_owned(), max_age: Some(Duration::from_secs(60)) };
-    let (one, two) = (Some([b'1'; 16]), Some([b'2'; 16]));
-    let sticky = |client, server| Some(Stickiness { rule: &rule, client, server });
-    for (sticky, cookie) in
-        [(None, false), (sticky(None, one), true), (sticky(one, one), false), (sticky(one, two), true)]
-    {
+    let (sticky, server) = sticky();
+    for (cookie, is_set) in [(String::new(), true), (format!("lb={server}"), false)] {
+        let request = Headers::from_pairs([("Cookie", &*cookie)]);
+        let cookie = cookie::requested(&sticky, &request);
+        let stickiness = Stickiness { sticky: &sticky, cookie, request: &request, server, now: 0 };
         let mut head = ResponseHead::of_status(200);
-        assert_eq!(response_rules(&mut head, false, sticky), None);
-        assert_eq!(head.headers.has(HeaderName::SetCookie), cookie, "{sticky:?}");
+        assert_eq!(response_rules(&mut head, false, Some(stickiness)), None);
+        assert_eq!(head.headers.has(HeaderName::SetCookie), is_set, "{cookie:?}");
     }
 }
 

@@ -1,12 +1,12 @@
 //! Notes on a valid configuration: parts of it that are probably a mistake. Unlike a problem, a note is no reason to reject an edit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
-use crate::config::{Config, PoolConfig};
+use crate::config::{Address, Config, PoolConfig, ServerConfig};
 
 /// A warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,28 @@ pub struct Note {
 /// The notes about a configuration; `unmatched` are the includes that no file matches.
 pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
-    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(secure_cookies(config)).collect()
+    let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
+    let shared = shared.map(|message| Note { place: None, message });
+    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(secure_cookies(config)).chain(shared).collect()
+}
+
+/// A message for each address that several enabled servers of a pool have.
+pub fn shared_addresses(pool: &PoolConfig) -> impl Iterator<Item = String> {
+    let mut by_address: HashMap<&Address, Vec<&ServerConfig>> = HashMap::with_capacity(pool.servers.len());
+    for server in pool.servers.iter().filter(|server| server.enabled) {
+        by_address.entry(&server.address).or_default().push(server);
+    }
+    let mut shared: Vec<_> = by_address.into_iter().filter(|(_, servers)| servers.len() > 1).collect();
+    shared.sort_unstable_by_key(|(address, _)| *address);
+    shared.into_iter().map(|(address, servers)| {
+        let name = |place: usize| servers[place].env.show("name", &servers[place].name);
+        let names = match servers.len() - 2 {
+            0 => format!("{} and {}", name(0), name(1)),
+            more => format!("{}, {} and {more} more", name(0), name(1)),
+        };
+        let (pool, address) = (&pool.name, servers[0].env.show("address", address));
+        format!("servers {names} of pool {pool} have the same address {address}, which gets the shares of all of them")
+    })
 }
 
 /// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.

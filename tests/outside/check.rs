@@ -161,6 +161,37 @@ fn a_pool_that_no_route_leads_to_is_noted_and_not_made_by_accident() {
 }
 
 #[test]
+fn an_address_that_two_servers_of_a_pool_have_is_noted_and_warned_of() {
+    let server = |name: &str, port: u16, rest: &str| {
+        format!("[[server]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n{rest}")
+    };
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let pool_of = |name: &str, tables: &str| tables.replace("[[server]]", &format!("[[pool.{name}.server]]"));
+    // One that is disabled, or in another pool, is meant.
+    let fine = [server("a", 1, ""), server("b", 2, ""), server("c", 1, "enabled = false\n")].concat();
+    let routes = "[[route]]\npool = \"default\"\n[[route]]\npath = \"/x\"\npool = \"x\"\n";
+    let fine = format!("{listener}{routes}{fine}{}", pool_of("x", &server("a", 1, "")));
+    let twice = format!("{listener}{}", [server("a", 1, ""), server("b", 2, ""), server("c", 1, "")].concat());
+    let thrice = format!("{twice}{}", server("d", 1, ""));
+    let two = "servers a and c of pool default have the same address 127.0.0.1:1";
+    let three = "servers a, c and 1 more of pool default have the same address 127.0.0.1:1";
+    for (file, note) in [(&fine, None), (&twice, Some(two)), (&thrice, Some(three))] {
+        let files = directory(&[("lb.toml", file)]);
+        let ran = lb(files.path(), "check");
+        assert_eq!((ran.code, ran.out.contains("same address")), (Some(0), note.is_some()), "{ran:#?}");
+        assert!(note.is_none_or(|note| ran.out.contains(&format!("note: {note}, which gets"))), "{ran:#?}");
+    }
+    let file = |text: &str| text.replace(listener, NO_CHECKS);
+    let lb = Lb::start(&file(&twice));
+    let warnings = |note: &str| lb.stderr().iter().filter(|line| line.contains("WARN") && line.contains(note)).count();
+    assert_eq!(warnings(two), 1, "{:#?}", lb.stderr());
+    lb.apply(&file(&thrice));
+    assert_eq!(warnings(three), 1, "{:#?}", lb.stderr());
+    lb.apply(&format!("[log]\nformat = \"text\"\nlevel = \"warn\"\n{}", file(&thrice)));
+    assert_eq!(warnings(three), 1, "only an edit of the pool repeats it: {:#?}", lb.stderr());
+}
+
+#[test]
 fn a_pipe_is_read_from_standard_input() {
     let files = directory(&[("lb.toml", GOOD)]);
     let shell = |script: &str| -> Ran {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::support::client::{Client, Response};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Server, respond};
+use crate::support::lb::{Lb, NO_CHECKS, command};
+use crate::support::servers::{Gate, Server, respond};
 
-const STICKY: &str = "[balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\n";
+const STICKY: &str = "[balance]\nsticky = { cookie = \"lb\" }\n";
 
 /// Sends a request with this cookie, if any.
 fn request(lb: &Lb, cookie: Option<&str>) -> Response {
@@ -60,12 +60,16 @@ fn a_cookie_leads_to_its_server_and_is_set_once() {
     }
     assert_eq!(cookies.len(), 3, "{cookies:?}");
     let attributes = request(&lb, None).header("set-cookie").expect("a cookie").to_owned();
-    for attribute in ["; Max-Age=3600", "; Path=/", "; HttpOnly", "; SameSite=Lax"] {
-        assert!(attributes.contains(attribute), "{attributes}");
+    let (_, attributes) = attributes.split_once("; ").expect("attributes");
+    assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax", "a session cookie");
+    // A cookie without a server gets one; the token may be of another pool, and stays.
+    for unknown in ["lb=0123456789abcdef", "lb=rubbish", "lb="] {
+        let response = request(&lb, Some(unknown));
+        let new = cookie(&response).expect("another cookie");
+        assert!(cookies.iter().any(|cookie| new.ends_with(cookie.trim_start_matches("lb="))), "{new}");
+        assert_eq!(new.contains("0123456789abcdef"), unknown.contains("0123456789abcdef"), "{new}");
+        assert_stays(&lb, &new, &response.text());
     }
-    // A cookie without a server is replaced.
-    let response = request(&lb, Some("lb=0123456789abcdef"));
-    assert!(cookie(&response).is_some_and(|cookie| cookies.contains(&cookie)), "{response:?}");
 }
 
 #[test]
@@ -125,29 +129,81 @@ fn a_client_of_a_server_that_refuses_gets_another_at_once() {
 }
 
 #[test]
-fn a_drained_server_keeps_its_clients_until_the_drain_ends() {
+fn a_cookie_is_understood_however_the_client_writes_it() {
     let servers = three();
-    let file = |drain: &str, enabled: bool| {
-        let rest = tables(&servers[1..]);
-        format!(
-            "[timeouts]\ndrain = \"{drain}\"\n{NO_CHECKS}{STICKY}{rest}{}enabled = {enabled}\n",
-            servers[0].1.table("server1")
-        )
+    let lb = Lb::start(&format!("{NO_CHECKS}{STICKY}{}", tables(&servers)));
+    let cookie = cookie_of(&lb, "server2");
+    let value = cookie.trim_start_matches("lb=");
+    // Versions up to 0.1 set only the last part.
+    let old = &value[8..];
+    for cookies in [
+        format!("lb=\"{value}\""),
+        format!("lb = {value} "),
+        format!("lb={old}"),
+        format!("lb=\"{old}\""),
+        format!("lb=rubbish; lb={value}"),
+        format!("lb={value}; lb=rubbish"),
+        format!("lb={}; lb=\"{value}\"", "x".repeat(10_000)),
+        format!("lb=0123456789abcdef.{value}"),
+    ] {
+        assert_stays(&lb, &cookies, "server2");
+    }
+}
+
+#[test]
+fn a_disabled_or_removed_server_loses_its_clients_at_once_but_not_with_weight_0() {
+    let gate = Gate::default();
+    let servers = [("server1", Server::gated("server1", &gate)), ("server2", Server::named("server2"))];
+    let file = |of_first: &str| {
+        let first = if of_first == "removed" { String::new() } else { servers[0].1.table("server1") + of_first };
+        format!("[timeouts]\ndrain = \"1h\"\n{NO_CHECKS}{STICKY}{first}{}", servers[1].1.table("server2"))
     };
-    let lb = Lb::start(&file("1h", true));
-    let cookie_of_first = cookie_of(&lb, "server1");
-    lb.apply(&file("1h", false));
-    assert_eq!(lb.server("server1")["status"], "draining");
-    assert_stays(&lb, &cookie_of_first, "server1");
-    let new: Vec<String> = (0..12).map(|_| request(&lb, None).text()).collect();
-    assert!(!new.contains(&"server1".to_owned()), "{new:?}");
-    // Enabled, and drained again with a short timeout.
-    lb.apply(&file("100ms", true));
-    lb.apply(&file("100ms", false));
+    let lb = Lb::start(&file(""));
+    let old = cookie_of(&lb, "server1");
+    lb.apply(&file("weight = 0\n"));
+    assert_stays(&lb, &old, "server1");
+    // An open request keeps it draining, so that it could still serve.
+    let mut open = Client::connect(lb.address());
+    open.send(format!("GET /slow HTTP/1.1\r\nHost: a\r\nCookie: {old}\r\n\r\n"));
+    eventually("the request", || servers[0].1.requests().iter().any(|request| request.path() == "/slow").then_some(()));
+    for edit in ["enabled = false\n", "removed"] {
+        lb.apply(&file(edit));
+        assert_eq!(lb.server("server1")["status"], "draining", "{edit:?}");
+        let response = request(&lb, Some(&old));
+        let new = cookie(&response).expect("another cookie");
+        assert!(response.text() == "server2" && new != old, "{edit:?}: {response:?}");
+        assert_stays(&lb, &new, "server2");
+        lb.apply(&file(""));
+        assert_stays(&lb, &old, "server1");
+    }
+    lb.apply(&file("enabled = false\n"));
+    gate.open();
+    assert_eq!(open.response().text(), "server1", "an open request finishes");
+    // Nothing leads there any more, so the drain ends with it.
     lb.server_is("server1", "disabled");
-    let response = request(&lb, Some(&cookie_of_first));
-    assert_ne!(response.text(), "server1");
-    assert!(cookie(&response).is_some(), "{response:?}");
+}
+
+#[test]
+fn nobody_reaches_a_server_once_the_command_that_disables_it_has_returned() {
+    let servers = three();
+    let lb = Lb::start(&format!("{NO_CHECKS}{STICKY}{}", tables(&servers)));
+    let cookie = cookie_of(&lb, "server1");
+    let path = lb.path();
+    let run = |arguments: &[&str]| {
+        let admin = lb.admin.to_string();
+        let mut command = command();
+        command.args(arguments).arg("--config").arg(&path).args(["--wait", "--admin", &admin]);
+        let output = command.output().expect("lb runs");
+        assert!(output.status.success(), "{output:?}");
+    };
+    run(&["server", "disable", "server1"]);
+    let before = servers[0].1.requests().len();
+    for _ in 0..20 {
+        assert_ne!(request(&lb, Some(&cookie)).text(), "server1");
+    }
+    assert_eq!(servers[0].1.requests().len(), before);
+    run(&["server", "enable", "server1"]);
+    assert_stays(&lb, &cookie, "server1");
 }
 
 #[test]

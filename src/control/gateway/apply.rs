@@ -8,11 +8,12 @@ use super::Gateway;
 use super::admin_server::NewAdminSocket;
 use super::listeners::NewSockets;
 use super::pending::{self, PendingEdit};
-use crate::config::Config;
 use crate::config::diff::diff;
 use crate::config::guard::guards;
+use crate::config::notes::shared_addresses;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
+use crate::config::{Config, PoolConfig};
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
@@ -102,6 +103,8 @@ impl Gateway {
         self.check(config, sources)?;
         let (listeners, admin) = self.bind(config)?;
         sources.warn_of_unmatched();
+        let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
+        warn_of_shared_addresses(config.pools.iter().filter(|pool| !is_same(pool)));
         let changes = diff(&self.config, config).iter().map(ToString::to_string).collect();
         let target = |name: &HostPort| self.running.resolver.target(name, addresses);
         let registry = self.running.registry.plan(config, Instant::now(), target);
@@ -196,6 +199,13 @@ impl Gateway {
         if old.proxy.workers != self.config.proxy.workers && self.config.proxy.worker_count() != self.workers {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed; it takes effect at the next start");
         }
+    }
+}
+
+/// Warns of servers that have the same address, which is hardly meant.
+pub(super) fn warn_of_shared_addresses<'a>(pools: impl Iterator<Item = &'a Arc<PoolConfig>>) {
+    for message in pools.flat_map(|pool| shared_addresses(pool)) {
+        tracing::warn!("{message}");
     }
 }
 

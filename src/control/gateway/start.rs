@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::admin_server::{AdminServer, NewAdminSocket};
-use super::apply::file_hashes;
+use super::apply::{file_hashes, warn_of_shared_addresses};
 use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, record};
@@ -122,6 +122,7 @@ impl Gateway {
         };
         gateway.commit_listeners(sockets);
         sources.warn_of_unmatched();
+        warn_of_shared_addresses(gateway.config.pools.iter());
         gateway.record(record::started(&snapshot, started));
         gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
         if let Some(problems) = file_problems {

@@ -52,7 +52,7 @@ pub(super) enum EditCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Disable a server: no new requests; open ones finish
+    /// Disable a server: no new requests, from sticky clients neither; open ones finish
     Disable {
         #[command(flatten)]
         server: ServerArgs,

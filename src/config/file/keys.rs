@@ -363,7 +363,11 @@ pub const SERVER: &[KeySpec] = &[
         "how many requests it gets relative to the pool's other servers, 0 to 1000. With 0 it gets no new clients; \
          those whose cookie names it still reach it",
     ),
-    key("enabled", ValueType::Boolean, "`false`: no new requests; open ones finish within `timeouts.drain`"),
+    key(
+        "enabled",
+        ValueType::Boolean,
+        "`false`: no new requests, from sticky clients neither; open ones finish within `timeouts.drain`",
+    ),
 ];
 
 pub const ROUTE: &[KeySpec] = &[

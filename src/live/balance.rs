@@ -119,7 +119,7 @@ impl Picker {
         let slot = match self.algorithm {
             Algorithm::WeightedRoundRobin | Algorithm::RoundRobin => first_allowed(turn, allowed),
             Algorithm::Random => first_allowed(|| self.draw(), allowed),
-            Algorithm::LeastConnections => self.least(turn(), &allowed, open, penalty),
+            Algorithm::LeastConnections => self.least(turn(), allowed, open, penalty),
         };
         let slot = slot.or_else(|| self.draw_among(allowed));
         slot.map(|slot| self.candidates[slot].index)

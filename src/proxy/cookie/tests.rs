@@ -194,7 +194,7 @@ fn the_servers_own_cookies_are_left_alone() {
 #[test]
 fn a_cookie_with_a_lifetime_is_renewed_while_it_is_used() {
     // The pool's `max_age`; the age and the lifetime of the stamp; the lifetime that is set.
-    let cases: [(Option<u64>, Option<(i64, u64)>, Option<u64>); 17] = [
+    let cases = [
         (None, None, None),
         (Some(3600), None, Some(3600)),
         (Some(3600), Some((0, 3600)), None),

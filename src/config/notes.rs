@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, HealthConfig, HealthKind, PoolConfig};
 
 /// A warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,38 @@ pub struct Note {
 /// The notes about a configuration; `unmatched` are the includes that no file matches.
 pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
-    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(secure_cookies(config)).collect()
+    let others = secure_cookies(config).chain(unused_checks(config));
+    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
+}
+
+/// The keys of `http` checks that pools with `tcp` checks set, unless another pool makes use of the same value: then they
+/// were probably set for both.
+fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
+    let of = |kind| config.pools.iter().filter(move |pool| pool.health.kind == kind);
+    let keys = |(mine, theirs): (&HealthConfig, &HealthConfig)| {
+        [
+            ("path", mine.path != theirs.path),
+            ("method", mine.method != theirs.method),
+            ("host", mine.host != theirs.host),
+            ("headers", mine.headers != theirs.headers),
+            ("body", mine.body != theirs.body),
+            ("expect", mine.expect != theirs.expect),
+        ]
+    };
+    of(HealthKind::Tcp).filter_map(move |pool| {
+        let default = HealthConfig::default();
+        let mut set = keys((&pool.health, &default));
+        for other in of(HealthKind::Http) {
+            for (own, (_, differs)) in set.iter_mut().zip(keys((&pool.health, &other.health))) {
+                own.1 &= differs;
+            }
+        }
+        let set: Vec<_> = set.iter().filter(|(_, set)| *set).map(|(key, _)| format!("`health.{key}`")).collect();
+        let verb = if set.len() == 1 { "has" } else { "have" };
+        let message =
+            format!("{} {verb} no effect on the checks of pool {}, which are `tcp`", set.join(", "), pool.name);
+        (!set.is_empty()).then_some(Note { place: None, message })
+    })
 }
 
 /// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, ServerConfig, StatusRanges};
 use lb::control::health::checker::{Checker, StateChange};
@@ -258,6 +258,35 @@ async fn a_failed_check_is_repeated_soon_and_a_passed_one_after_the_interval() {
     let change = next(&mut changes).await;
     assert_eq!((change.from, change.to), (HealthState::Down, HealthState::Up));
     assert_eq!(change.server.checks(), [1, 2]);
+}
+
+#[tokio::test]
+async fn replicas_that_start_together_do_not_check_in_step() {
+    const REPLICAS: usize = 10;
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let fake = replying({
+        let times = Arc::clone(&times);
+        move |_, _| {
+            times.lock().expect("times").push(Instant::now());
+            status(200)
+        }
+    });
+    let interval = Duration::from_secs(1);
+    let rule = HealthConfig { interval, ..health() };
+    let replicas: Vec<_> = (0..REPLICAS)
+        .map(|_| {
+            let (mut checker, changes) = checker();
+            checker.apply(&start(vec![pool("default", rule.clone(), &[fake.address])]).snapshot());
+            (checker, changes)
+        })
+        .collect();
+    connected(&fake, 2 * REPLICAS).await;
+    eventually("each has checked twice", || times.lock().expect("times").len() >= 2 * REPLICAS).await;
+    drop(replicas);
+    let times = times.lock().expect("times");
+    // Jitter alone would spread them over a fifth of the interval.
+    let spread = times[2 * REPLICAS - 1] - times[REPLICAS];
+    assert!(spread > interval / 4, "{spread:?}");
 }
 
 #[tokio::test]

@@ -105,9 +105,9 @@ impl Checker {
                         continue;
                     }
                 }
-                match before.remove(&server.id).filter(|check| check.still_follows(&rule)) {
-                    Some(mut check) => {
-                        check.log_return(server);
+                let running = before.remove(&server.id).map(|check| check.log_return(server));
+                match running.filter(|check| check.still_follows(&rule)) {
+                    Some(check) => {
                         self.checks.insert(server.id, check);
                     }
                     None => new.push((Arc::clone(server), rule)),
@@ -184,13 +184,14 @@ impl Checker {
 
 impl RunningCheck {
     /// Logs that a server is down, if that was of no interest before.
-    fn log_return(&mut self, server: &Server) {
+    fn log_return(mut self, server: &Server) -> Self {
         let was_leaving = mem::replace(&mut self.leaving, server.is_leaving());
         if was_leaving && !self.leaving && server.state() == HealthState::Down {
             let (pool, name) = (&server.key.pool, &server.key.name);
             let reason = server.last_check().and_then(|check| check.error.clone());
             tracing::warn!(target: LOG_TARGET, %pool, server = %name, reason, "server is down");
         }
+        self
     }
 
     /// Whether the task is running and follows this rule. Only a panic ends a task; it is then replaced, so that its

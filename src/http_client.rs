@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client for health checks, exporters and commands; the request path does not use it.
+//! A small HTTP/1.1 client for exporters and commands; neither the request path nor health checks use it.
 //!
 //! Each request has its own connection, and one timeout from connecting to the last byte of the response.
 

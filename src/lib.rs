@@ -7,7 +7,7 @@
 //!
 //! The modules; each imports only from those before it in this list:
 //!
-//! - [`http_client`]: one-shot requests, for health checks, exporters and commands.
+//! - [`http_client`]: one-shot requests, for exporters and commands.
 //! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
 //! - [`transport`]: the only code on the request path that reads and writes sockets.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.

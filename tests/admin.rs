@@ -21,7 +21,12 @@ fn a_server_is_shown_in_full() {
     let mut fixture = Fixture::new(config(vec![three()]));
     let two = fixture.server("server2");
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
-    two.set_last_check(Check { at, took: Duration::from_millis(8), error: Some("connection refused".into()) });
+    two.set_last_check(Check {
+        at,
+        took: Duration::from_millis(8),
+        error: Some("connection refused".into()),
+        hint: None,
+    });
     two.set_memory(Some(12_345_678));
     two.counters().of(0).started.add(5);
     two.counters().of(1).finished.add(1);
@@ -370,7 +375,12 @@ fn metrics_are_served_as_text() {
 fn responses_conform_to_the_openapi_document() {
     let mut fixture = mixed();
     fixture.server("server2").set_memory(Some(1));
-    fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
+    fixture.server("server2").set_last_check(Check {
+        at: SystemTime::now(),
+        took: Duration::ZERO,
+        error: None,
+        hint: None,
+    });
     fixture.eject("server2", "a request failed: no response in time");
     fixture.state.reloads().add(Arc::new(reload(Outcome::Rejected)), 9);
     let document = ok(&fixture, "/api/openapi.json");

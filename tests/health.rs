@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, ServerConfig, StatusRanges};
-use lb::control::health::checker::{Checker, StateChange, jittered};
+use lb::control::health::checker::{Checker, StateChange};
+use lb::control::health::schedule::jittered;
 use lb::control::resolver::Resolver;
 use lb::live::health::HealthState;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -77,8 +78,7 @@ fn edit(fixture: &mut Fixture, pools: Vec<PoolConfig>) -> Arc<lb::live::snapshot
     fixture.snapshot()
 }
 
-/// A server that speaks first. It runs on the thread of the checker, whose request is therefore written before the
-/// banner arrives; the other order is reported as a closed connection.
+/// A server that speaks first.
 async fn ssh() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -107,7 +107,7 @@ async fn rise_and_fall_are_counted_exactly() {
 
     let down = next(&mut changes).await;
     assert_eq!((down.from, down.to), (HealthState::Up, HealthState::Down));
-    assert_eq!(down.error.as_deref(), Some("status 507, expected 200-399"), "the third failure in a row");
+    assert_eq!(down.error.as_deref(), Some("GET /health: status 507, expected 200-399"), "the third failure in a row");
     assert_eq!(down.server.state(), HealthState::Down, "set before the change is sent");
     assert_eq!(down.server.last_check().expect("a check").error, down.error);
     assert_eq!(down.server.checks(), [2, 5]);
@@ -119,7 +119,9 @@ async fn rise_and_fall_are_counted_exactly() {
 
 #[tokio::test]
 async fn the_first_check_decides_at_once_and_says_why() {
+    const NOT_HTTP: &str = "GET /health: invalid response; the start line is not valid HTTP/1.1 (line 1 of the head)";
     let refusing = Refusing::new();
+    let refused = format!("connection refused by {}", refusing.address);
     let (ok, hanging) = (always(status(204)), silent());
     let (garbage, closing) = (always("SSH-2.0-OpenSSH_9.2\r\n"), always(""));
     let (ssh, hanging_up) = (ssh().await, Fake::scripted(|_, _| ()));
@@ -131,23 +133,23 @@ async fn the_first_check_decides_at_once_and_says_why() {
     unresolved.servers[0].address = Address::Name("name.invalid".to_owned(), 80);
     let cases: Vec<(PoolConfig, Option<&str>)> = vec![
         (pool("ok", health(), &[ok.address]), None),
-        (pool("refusing", health(), &[refusing.address]), Some("connection refused")),
-        (pool("hanging", impatient, &[hanging.address]), Some("no response within 50ms")),
-        (pool("garbage", health(), &[garbage.address]), Some("the response is not HTTP/1.1")),
-        (pool("closing", health(), &[closing.address]), Some("connection closed before a response")),
-        (pool("ssh", health(), &[ssh]), Some("the response is not HTTP/1.1")),
-        (pool("hanging-up", health(), &[hanging_up.address]), Some("connection closed before a response")),
-        (pool("failing", health(), &[failing.address]), Some("status 503, expected 200-399")),
+        (pool("refusing", health(), &[refusing.address]), Some(&*refused)),
+        (pool("hanging", impatient, &[hanging.address]), Some("GET /health: no response within 50ms")),
+        (pool("garbage", health(), &[garbage.address]), Some(NOT_HTTP)),
+        (pool("closing", health(), &[closing.address]), Some("GET /health: connection closed before a response")),
+        (pool("ssh", health(), &[ssh]), Some(NOT_HTTP)),
+        (pool("hanging-up", health(), &[hanging_up.address]), Some("GET /health: connection closed before a response")),
+        (pool("failing", health(), &[failing.address]), Some("GET /health: status 503, expected 200-399")),
         (unresolved, Some("host name not resolved")),
-        (pool("strict", expecting(vec![200..=200]), &[ok.address]), Some("status 204, expected 200")),
+        (pool("strict", expecting(vec![200..=200]), &[ok.address]), Some("GET /health: status 204, expected 200")),
         (pool("mixed", expecting(vec![200..=200, 204..=204]), &[ok.address]), None),
         (
             pool("bounds", expecting(vec![400..=502, 504..=599]), &[failing.address]),
-            Some("status 503, expected 400-502, 504-599"),
+            Some("GET /health: status 503, expected 400-502, 504-599"),
         ),
         (pool("wanted", expecting(vec![503..=503]), &[failing.address]), None),
         (pool("tcp-open", tcp(), &[hanging.address]), None),
-        (pool("tcp-refusing", tcp(), &[refusing.address]), Some("connection refused")),
+        (pool("tcp-refusing", tcp(), &[refusing.address]), Some(&*refused)),
     ];
     let (pools, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
     let names: Vec<_> = pools.iter().map(|pool| pool.name.clone()).collect();
@@ -256,6 +258,35 @@ async fn a_failed_check_is_repeated_soon_and_a_passed_one_after_the_interval() {
     let change = next(&mut changes).await;
     assert_eq!((change.from, change.to), (HealthState::Down, HealthState::Up));
     assert_eq!(change.server.checks(), [1, 2]);
+}
+
+#[tokio::test]
+async fn replicas_that_start_together_do_not_check_in_step() {
+    const REPLICAS: usize = 10;
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let fake = replying({
+        let times = Arc::clone(&times);
+        move |_, _| {
+            times.lock().expect("times").push(Instant::now());
+            status(200)
+        }
+    });
+    let interval = Duration::from_secs(1);
+    let rule = HealthConfig { interval, ..health() };
+    let replicas: Vec<_> = (0..REPLICAS)
+        .map(|_| {
+            let (mut checker, changes) = checker();
+            checker.apply(&start(vec![pool("default", rule.clone(), &[fake.address])]).snapshot());
+            (checker, changes)
+        })
+        .collect();
+    connected(&fake, 2 * REPLICAS).await;
+    eventually("each has checked twice", || times.lock().expect("times").len() >= 2 * REPLICAS).await;
+    drop(replicas);
+    let times = times.lock().expect("times");
+    // Jitter alone would spread them over a fifth of the interval.
+    let spread = times[2 * REPLICAS - 1] - times[REPLICAS];
+    assert!(spread > interval / 4, "{spread:?}");
 }
 
 #[tokio::test]

@@ -42,6 +42,8 @@ struct CheckView {
     at: SystemTime,
     ok: bool,
     error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
     #[serde(serialize_with = "as_seconds")]
     seconds: Duration,
 }
@@ -107,7 +109,13 @@ impl<'a> ServerView<'a> {
 
 impl CheckView {
     fn new(check: &server::Check) -> Self {
-        Self { at: check.at, ok: check.error.is_none(), error: check.error.clone(), seconds: check.took }
+        Self {
+            at: check.at,
+            ok: check.error.is_none(),
+            error: check.error.clone(),
+            hint: check.hint.clone(),
+            seconds: check.took,
+        }
     }
 }
 

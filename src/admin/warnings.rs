@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use crate::config::units::format_duration;
+use crate::live::pool::Pool;
+use crate::live::server::Server;
 use crate::live::snapshot::{Route, Snapshot};
 use crate::live::state::State;
 
-/// The warnings of now: edits that may go unnoticed, holds that take too long, and a restart that is needed.
+/// The warnings of now: edits that may go unnoticed, holds that take too long, checks that may not suit their servers,
+/// and a restart that is needed.
 pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = state.watch_status.warnings().to_vec();
     warnings.extend(overdue_holds(snapshot));
+    warnings.extend(snapshot.pools.iter().flat_map(|pool| unsuitable_checks(pool)));
     warnings.extend(restart(snapshot.unrouted.counters.workers(), snapshot.config.proxy.worker_count()));
     warnings
 }
@@ -35,6 +39,21 @@ fn overdue_holds(snapshot: &Snapshot) -> Vec<String> {
         )
     };
     by_pool.into_iter().map(warning).collect()
+}
+
+/// A warning for each hint about the checks of a pool's servers, with the first server that it is about.
+fn unsuitable_checks(pool: &Pool) -> Vec<String> {
+    let mut servers: BTreeMap<String, (&Server, usize)> = BTreeMap::new();
+    for server in pool.members.iter().map(|member| &*member.server).filter(|server| !server.is_leaving()) {
+        let Some(check) = server.last_check().filter(|check| check.hint.is_some()) else { continue };
+        let words: Vec<_> = check.error.iter().chain(&check.hint).map(String::as_str).collect();
+        servers.entry(words.join("; ")).or_insert((server, 0)).1 += 1;
+    }
+    let warning = |(words, (server, count)): (String, (&Server, usize))| match count {
+        1 => format!("{}: {words}", server.key),
+        _ => format!("{} and {} more of its pool: {words}", server.key, count - 1),
+    };
+    servers.into_iter().map(warning).collect()
 }
 
 fn restart(running: usize, configured: usize) -> Option<String> {

@@ -147,6 +147,8 @@ pub(super) struct ServerReply {
 pub(super) struct CheckReply {
     at: String,
     pub(super) error: Option<String>,
+    /// How to change the check, if it may not suit the server.
+    pub(super) hint: Option<String>,
     pub(super) seconds: f64,
 }
 

@@ -128,6 +128,9 @@ fn details(server: &ServerReply) -> TextTable {
             Some(error) => Cell::from(&format!("failed {age} ago: {error}")).tone(Tone::Bad),
         };
         row("last check", result);
+        if let Some(hint) = &check.hint {
+            row("hint", Cell::from(hint));
+        }
     }
     table
 }

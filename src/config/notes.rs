@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
-use crate::config::{Address, Config, PoolConfig, ServerConfig};
+use crate::config::{Address, Config, HealthConfig, HealthKind, PoolConfig, ServerConfig};
 
 /// A warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,8 @@ pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
     let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
     let shared = shared.map(|message| Note { place: None, message });
-    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(secure_cookies(config)).chain(shared).collect()
+    let others = secure_cookies(config).chain(unused_checks(config)).chain(shared);
+    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
 }
 
 /// A message for each address that several enabled servers of a pool have.
@@ -40,6 +41,36 @@ pub fn shared_addresses(pool: &PoolConfig) -> impl Iterator<Item = String> {
         };
         let (pool, address) = (&pool.name, servers[0].env.show("address", address));
         format!("servers {names} of pool {pool} have the same address {address}, which gets the shares of all of them")
+    })
+}
+
+/// The keys of `http` checks that pools with `tcp` checks set, unless another pool makes use of the same value: then they
+/// were probably set for both.
+fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
+    let of = |kind| config.pools.iter().filter(move |pool| pool.health.kind == kind);
+    let keys = |(mine, theirs): (&HealthConfig, &HealthConfig)| {
+        [
+            ("path", mine.path != theirs.path),
+            ("method", mine.method != theirs.method),
+            ("host", mine.host != theirs.host),
+            ("headers", mine.headers != theirs.headers),
+            ("body", mine.body != theirs.body),
+            ("expect", mine.expect != theirs.expect),
+        ]
+    };
+    of(HealthKind::Tcp).filter_map(move |pool| {
+        let default = HealthConfig::default();
+        let mut set = keys((&pool.health, &default));
+        for other in of(HealthKind::Http) {
+            for (own, (_, differs)) in set.iter_mut().zip(keys((&pool.health, &other.health))) {
+                own.1 &= differs;
+            }
+        }
+        let set: Vec<_> = set.iter().filter(|(_, set)| *set).map(|(key, _)| format!("`health.{key}`")).collect();
+        let verb = if set.len() == 1 { "has" } else { "have" };
+        let message =
+            format!("{} {verb} no effect on the checks of pool {}, which are `tcp`", set.join(", "), pool.name);
+        (!set.is_empty()).then_some(Note { place: None, message })
     })
 }
 

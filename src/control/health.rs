@@ -4,5 +4,9 @@
 const LOG_TARGET: &str = "lb::health";
 
 pub mod checker;
+pub mod error;
+mod exchange;
 pub mod memory;
 pub mod probe;
+pub mod schedule;
+mod task;

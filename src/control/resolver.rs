@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 use crate::config::{Address, Config};
-use crate::control::health::checker::jittered;
+use crate::control::health::schedule::jittered;
 use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
 

@@ -17,7 +17,7 @@ use crate::http1::server::line;
 use crate::transport::Transport;
 
 /// The limits for the head of a response.
-const RESPONSE_LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 256 };
+pub const RESPONSE_LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 256 };
 
 /// A connection to a server, on which `lb` is the client.
 #[derive(Debug)]

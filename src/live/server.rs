@@ -106,6 +106,8 @@ pub struct Check {
     pub took: Duration,
     /// `None` if it passed.
     pub error: Option<String>,
+    /// How to change the check, if it may not suit the server.
+    pub hint: Option<String>,
 }
 
 /// Why a server gets no requests although its checks pass.

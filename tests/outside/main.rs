@@ -6,6 +6,7 @@ mod access_log;
 mod balance;
 mod bodies;
 mod check;
+mod checks;
 mod complete;
 mod connections;
 mod cookies;

@@ -69,6 +69,14 @@ impl<'a> TableReader<'a> {
         self.report.at(self.location, reason);
     }
 
+    /// Reports that the values of `keys` do not go together, at the first of them that this table sets. If it sets
+    /// none, all are inherited from a table that has been reported.
+    pub(super) fn conflict(&self, keys: &[&str], reason: Reason) {
+        if let Some(location) = keys.iter().find_map(|key| self.key_location(key)) {
+            self.report.at(location, reason);
+        }
+    }
+
     /// Whether the key is set, even to an invalid value.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entry(key).is_some()

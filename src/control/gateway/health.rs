@@ -49,7 +49,8 @@ impl Gateway {
         let started = Instant::now();
         self.publish();
         self.unpublished.due = (started + started.elapsed() * PAUSE).into();
-        for change in self.unpublished.changes.drain(..) {
+        // Nobody waits for the health of a server that an edit has disabled or removed.
+        for change in self.unpublished.changes.drain(..).filter(|change| !change.server.is_leaving()) {
             self.state.events.publish(change.into());
         }
     }

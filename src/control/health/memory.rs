@@ -1,13 +1,8 @@
 //! A server's resident memory, as its own Prometheus page reports it.
 
-use std::time::Duration;
-
 use crate::control::health::LOG_TARGET;
-use crate::control::health::probe::{self, ProbeRequest};
+use crate::control::health::probe::{self, CheckRule};
 use crate::live::server::Server;
-
-/// The longest page that is read, in bytes.
-const PAGE_BYTES: usize = 1024 * 1024;
 
 /// After so many failed readings in a row the last figure is discarded.
 const STALE: u32 = 3;
@@ -32,18 +27,16 @@ impl Readings {
 }
 
 /// Fetches the page at `path` once and returns the server's resident bytes, if it has them.
-pub async fn read(server: &Server, path: &str, timeout: Duration) -> Option<u64> {
-    let accept = "text/plain;version=0.0.4";
-    let request = ProbeRequest { path, accept, body_limit: Some(PAGE_BYTES), timeout };
-    let reason = match probe::get(server, request).await {
-        Ok(page) if page.status() == 200 => match resident_bytes(&String::from_utf8_lossy(page.body())) {
+pub async fn read(server: &Server, rule: &CheckRule, path: &str) -> Option<u64> {
+    let reason = match probe::page(server, rule, path, "text/plain;version=0.0.4").await {
+        Ok((200, page)) => match resident_bytes(&String::from_utf8_lossy(&page)) {
             Some(bytes) => return Some(bytes),
             None => format!("no {NAME} on the page"),
         },
-        Ok(response) => format!("status {}", response.status().as_u16()),
+        Ok((status, _)) => format!("status {status}"),
         Err(error) => error.to_string(),
     };
-    tracing::debug!(target: LOG_TARGET, pool = %server.key.pool, server = %server.key.name, path, reason, "memory not read");
+    tracing::debug!(target: LOG_TARGET, pool = %server.key.pool, server = %server.key.name, reason, "memory not read");
     None
 }
 

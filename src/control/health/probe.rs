@@ -1,151 +1,285 @@
-//! One probe of a server: its health check, or a GET that reads no more of the response than needed.
+//! One probe of a server: its health check, or the page that reports its memory.
 
-use std::fmt;
-use std::time::Duration;
+use std::net::SocketAddr;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use http::{Request, Response};
+use http::Method;
 
-use crate::config::units::format_duration;
-use crate::config::{self, HealthKind, StatusRanges};
-use crate::http_client::{HttpConnection, SendError};
+use crate::config::{Address, CheckMethod, HealthConfig, HealthKind, PoolConfig};
+use crate::control::health::error::{CheckError, ResponseFault};
+use crate::control::health::exchange::Exchange;
 use crate::live::server::Server;
-use crate::transport;
 
-const USER: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
 
-/// A GET request of a probe.
-#[derive(Debug, Clone, Copy)]
-pub struct ProbeRequest<'a> {
-    /// With its query, if any.
-    pub path: &'a str,
-    pub accept: &'static str,
-    /// In bytes; `None` leaves the response's body unread.
-    pub body_limit: Option<usize>,
-    /// From connecting to the end of the response.
-    pub timeout: Duration,
+/// How the servers of a pool are checked, with those values in words that messages show: a value from the environment
+/// is shown as typed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckRule {
+    pub config: HealthConfig,
+    pub path: String,
+    memory: String,
+    expect: String,
+    body: String,
 }
 
-/// Why a check failed. Displays as it is logged and shown by the API.
-#[derive(Debug)]
-pub enum CheckError {
-    /// The server's host name has not been resolved.
-    Unresolved,
-    Send(SendError),
-    /// The response's status, and those that were expected.
-    Status(u16, StatusRanges),
+/// A check whose result is known. The response may not have been read to its end.
+#[derive(Debug, Default)]
+pub struct Probe {
+    /// The status of the response, if there was a valid one.
+    pub status: Option<u16>,
+    /// Why it failed.
+    pub error: Option<CheckError>,
+    /// Why it passed although the server has no such page.
+    pub notice: Option<String>,
+    exchange: Option<Exchange>,
 }
 
-/// Checks `server` once, according to `rule`.
-///
-/// # Errors
-/// Why the check failed.
-pub async fn check(server: &Server, rule: &config::HealthConfig) -> Result<(), CheckError> {
-    match rule.kind {
-        HealthKind::None => Ok(()),
-        HealthKind::Tcp => connect(server, rule.timeout).await.map(drop),
-        HealthKind::Http => {
-            let request = ProbeRequest { path: &rule.path, accept: "*/*", body_limit: None, timeout: rule.timeout };
-            let status = get(server, request).await?.status().as_u16();
-            if rule.expect.contains(status) { Ok(()) } else { Err(CheckError::Status(status, rule.expect.clone())) }
+impl CheckRule {
+    /// The rule of a pool.
+    #[must_use]
+    pub fn of(pool: &PoolConfig) -> Self {
+        let (config, env) = (pool.health.clone(), &pool.env);
+        let shown = |key: &str, value: &str| env.show(&format!("health.{key}"), &value);
+        Self {
+            path: shown("path", &config.path),
+            memory: shown("memory", config.memory.as_deref().unwrap_or_default()),
+            expect: shown("expect", &config.expect.to_string()),
+            body: shown("body", config.body.as_deref().unwrap_or_default()),
+            config,
+        }
+    }
+
+    /// A rule whose values are shown as they are.
+    #[cfg(test)]
+    pub(super) fn new(config: HealthConfig) -> Self {
+        Self::of(&PoolConfig {
+            name: String::new(),
+            balance: Default::default(),
+            health: config,
+            retry: Default::default(),
+            upstream: Default::default(),
+            servers: Vec::new(),
+            env: Default::default(),
+        })
+    }
+
+    pub(super) fn method(&self) -> Method {
+        match self.config.method {
+            CheckMethod::Get => Method::GET,
+            CheckMethod::Head => Method::HEAD,
+            CheckMethod::Options => Method::OPTIONS,
+            CheckMethod::Post => Method::POST,
+        }
+    }
+
+    /// The request of a check, as messages name it.
+    #[must_use]
+    pub fn request(&self) -> String {
+        format!("{} {}", self.method(), self.path)
+    }
+
+    /// Whether this status says no more than that the server has no such page, and the file does not say that it should:
+    /// nobody has chosen the path, the statuses or the body.
+    fn lacks_page(&self, status: u16) -> bool {
+        let HealthConfig { default_path, expect, body, .. } = &self.config;
+        *default_path
+            && body.is_none()
+            && *expect == HealthConfig::default().expect
+            && matches!(status, 404 | 405 | 501)
+    }
+
+    /// The addresses of `server` to check, in this order until one accepts.
+    fn targets(&self, server: &Server) -> Vec<SocketAddr> {
+        let with_port = |target: SocketAddr| SocketAddr::new(target.ip(), self.port(target.port()));
+        server.target().into_iter().map(with_port).collect()
+    }
+
+    /// The bytes of a request.
+    fn head(&self, server: &Server, method: &Method, path: &str, accept: &str) -> Vec<u8> {
+        let host = self.config.host.clone().unwrap_or_else(|| self.address(server).to_string());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
+        let mut line = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
+        let sets = |name: &str| self.config.headers.keys().any(|set| set.eq_ignore_ascii_case(name));
+        for (name, value) in [("User-Agent", USER_AGENT), ("Accept", accept)] {
+            if !sets(name) {
+                line(name, value);
+            }
+        }
+        for (name, value) in &self.config.headers {
+            line(name, value);
+        }
+        if *method == Method::POST {
+            line("Content-Length", "0");
+        }
+        line("Connection", "close");
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+
+    /// The address of `server` with the port to check.
+    fn address(&self, server: &Server) -> Address {
+        match &server.key.address {
+            Address::Ip(own) => Address::Ip(SocketAddr::new(own.ip(), self.port(own.port()))),
+            Address::Name(name, port) => Address::Name(name.clone(), self.port(*port)),
+        }
+    }
+
+    /// The port to check of a server with this one.
+    fn port(&self, own: u16) -> u16 {
+        if self.config.port == 0 { own } else { self.config.port }
+    }
+}
+
+impl Probe {
+    /// Ends the exchange.
+    pub async fn finish(self) {
+        if let Some(exchange) = self.exchange {
+            exchange.finish().await;
         }
     }
 }
 
-/// Sends `request` to `server` on a new connection. The response may have any status.
+/// Checks `server` once, according to `rule`. Returns as soon as the result is known; the exchange then has to be
+/// finished.
+pub async fn check(server: &Server, rule: &CheckRule) -> Probe {
+    let mut probe = Probe::default();
+    match Exchange::open(&rule.targets(server), rule.config.timeout).await {
+        Ok(exchange) if rule.config.kind == HealthKind::Http => {
+            let exchange = probe.exchange.insert(exchange);
+            match request(exchange, server, rule).await {
+                Ok(status) => {
+                    probe.status = Some(status);
+                    probe.notice = rule.lacks_page(status).then(|| notice(rule, status));
+                }
+                Err(fault) => {
+                    let error = CheckError::Response { request: rule.request(), fault };
+                    probe.status = error.status();
+                    probe.error = Some(error);
+                }
+            }
+        }
+        Ok(exchange) => probe.exchange = Some(exchange),
+        Err(error) => probe.error = Some(error),
+    }
+    probe
+}
+
+/// Returns the status of the response, if it passes.
+async fn request(exchange: &mut Exchange, server: &Server, rule: &CheckRule) -> Result<u16, ResponseFault> {
+    let (config, method) = (&rule.config, rule.method());
+    let status = exchange.send(&rule.head(server, &method, &config.path, "*/*"), &method).await?;
+    if !config.expect.contains(status) && !rule.lacks_page(status) {
+        return Err(ResponseFault::Status(status, rule.expect.clone()));
+    }
+    match &config.body {
+        Some(body) if !exchange.contains(body.as_bytes()).await? => Err(ResponseFault::Missing(rule.body.clone())),
+        _ => Ok(status),
+    }
+}
+
+fn notice(rule: &CheckRule, status: u16) -> String {
+    format!(
+        "{}: status {status}; counted as up, because `health.path` is not set; set it to a page that shows the server's \
+         health, or `health.kind = \"tcp\"`",
+        rule.request()
+    )
+}
+
+/// GETs a whole page of `server`, at the address and with the headers of its checks. Returns its status and its body.
 ///
 /// # Errors
 /// Why there is no response.
-pub async fn get(server: &Server, request: ProbeRequest<'_>) -> Result<Response<Bytes>, CheckError> {
-    let ProbeRequest { path, accept, body_limit, timeout } = request;
-    let request = Request::get(path)
-        .header(HOST, server.key.address.to_string())
-        .header(USER_AGENT, USER)
-        .header(ACCEPT, accept)
-        .header(CONNECTION, "close")
-        .body(Bytes::new())
-        .map_err(SendError::from)?;
-    Ok(connect(server, timeout).await?.send(request, body_limit).await?)
-}
-
-async fn connect(server: &Server, timeout: Duration) -> Result<HttpConnection, CheckError> {
-    let target = server.target().ok_or(CheckError::Unresolved)?;
-    Ok(HttpConnection::open(target, timeout).await?)
-}
-
-impl From<SendError> for CheckError {
-    fn from(error: SendError) -> Self {
-        Self::Send(error)
-    }
-}
-
-impl CheckError {
-    /// Whether the server accepted the connection.
-    #[must_use]
-    pub fn connected(&self) -> bool {
-        use SendError::{Connect, ConnectTimeout, InvalidRequest};
-        !matches!(self, Self::Unresolved | Self::Send(InvalidRequest(_) | Connect(_) | ConnectTimeout(_)))
-    }
-
-    /// Whether this process could not make the attempt, so that the server's state stays unknown.
-    #[must_use]
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Send(SendError::Connect(error)) if transport::is_local_shortage(error))
-    }
-}
-
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unresolved => f.write_str("host name not resolved"),
-            Self::Send(error) if self.is_ours() => {
-                write!(f, "not checked, because this process is out of file descriptors or ports: {error}")
-            }
-            // In the units of the configuration.
-            Self::Send(SendError::ConnectTimeout(limit)) => {
-                write!(f, "no connection within {}", format_duration(*limit))
-            }
-            Self::Send(SendError::ResponseTimeout(limit)) => {
-                write!(f, "no response within {}", format_duration(*limit))
-            }
-            Self::Send(error) => error.fmt(f),
-            Self::Status(status, expected) => write!(f, "status {status}, expected {expected}"),
-        }
-    }
+pub async fn page(server: &Server, rule: &CheckRule, path: &str, accept: &str) -> Result<(u16, Vec<u8>), CheckError> {
+    let mut exchange = Exchange::open(&rule.targets(server), rule.config.timeout).await?;
+    let read = async {
+        let status = exchange.send(&rule.head(server, &Method::GET, path, accept), &Method::GET).await?;
+        Ok((status, exchange.body().await?))
+    };
+    let response = read.await;
+    exchange.finish().await;
+    response.map_err(|fault| CheckError::Response { request: format!("GET {}", rule.memory), fault })
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::io;
-
     use super::*;
+    use crate::config::StatusRanges;
+    use crate::live::health::HealthState;
+    use crate::live::server::{ServerId, ServerKey};
 
-    #[test]
-    fn errors_are_in_plain_words() {
-        let refused = io::Error::from_raw_os_error(111);
-        let files = io::Error::from_raw_os_error(24);
-        let cases = [
-            (CheckError::Unresolved, "host name not resolved"),
-            (SendError::Connect(refused).into(), "connection refused"),
-            (SendError::ConnectTimeout(Duration::from_millis(1500)).into(), "no connection within 1500ms"),
-            (SendError::ResponseTimeout(Duration::from_secs(2)).into(), "no response within 2s"),
-            (SendError::Closed.into(), "connection closed before a response"),
-            (SendError::NotHttp.into(), "the response is not HTTP/1.1"),
-            (CheckError::Status(503, StatusRanges(vec![200..=399])), "status 503, expected 200-399"),
-        ];
-        for (error, text) in cases {
-            assert_eq!(error.to_string(), text);
-            assert!(!error.is_ours(), "{text}");
-        }
-        assert!(CheckError::Send(SendError::Connect(files)).is_ours());
+    fn server(address: Address) -> Server {
+        let key = ServerKey { pool: "default".into(), name: "server1".into(), address };
+        Server::new(ServerId(1), key, HealthState::Up, 1)
     }
 
     #[test]
-    fn only_some_errors_follow_a_connection() {
-        assert!(!CheckError::Send(SendError::Connect(io::ErrorKind::ConnectionRefused.into())).connected());
-        assert!(!CheckError::Send(SendError::ConnectTimeout(Duration::ZERO)).connected());
-        assert!(CheckError::Send(SendError::ResponseTimeout(Duration::ZERO)).connected());
-        assert!(CheckError::Status(500, StatusRanges(Vec::new())).connected());
+    fn a_missing_page_passes_only_if_the_file_says_nothing_about_the_response() {
+        let default = HealthConfig::default;
+        let set = HealthConfig { default_path: false, ..default() };
+        let expecting = HealthConfig { expect: StatusRanges(vec![200..=200]), ..default() };
+        let containing = HealthConfig { body: Some("ok".to_owned()), ..default() };
+        let statuses = [400, 401, 403, 404, 405, 410, 500, 501, 503];
+        let passing = |config| {
+            let rule = CheckRule::new(config);
+            statuses.into_iter().filter(|status| rule.lacks_page(*status)).collect::<Vec<_>>()
+        };
+        assert_eq!(passing(default()), [404, 405, 501]);
+        for strict in [set, expecting, containing] {
+            assert!(passing(strict).is_empty());
+        }
+    }
+
+    #[test]
+    fn requests_are_as_the_file_says() {
+        let (ip, name) = (
+            || server(Address::Ip("127.0.0.1:8081".parse().unwrap())),
+            || server(Address::Name("app".to_owned(), 8081)),
+        );
+        let host = |host: &str| Some(host.to_owned());
+        let port = 9090;
+        let headers =
+            [("user-agent", "probe"), ("X-A", "b c")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let default = HealthConfig::default;
+        let usual = format!("User-Agent: {USER_AGENT}\r\nAccept: */*\r\n");
+        let cases = [
+            (default(), ip(), format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:8081\r\n{usual}")),
+            (default(), name(), format!("GET / HTTP/1.1\r\nHost: app:8081\r\n{usual}")),
+            (HealthConfig { port, ..default() }, ip(), format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:9090\r\n{usual}")),
+            (HealthConfig { port, ..default() }, name(), format!("GET / HTTP/1.1\r\nHost: app:9090\r\n{usual}")),
+            (
+                HealthConfig { host: host("shop.example.com"), port, ..default() },
+                ip(),
+                format!("GET / HTTP/1.1\r\nHost: shop.example.com\r\n{usual}"),
+            ),
+            (
+                HealthConfig { headers: headers.into(), ..default() },
+                ip(),
+                "GET / HTTP/1.1\r\nHost: 127.0.0.1:8081\r\nAccept: */*\r\nX-A: b c\r\nuser-agent: probe\r\n".to_owned(),
+            ),
+            (
+                HealthConfig { method: CheckMethod::Head, ..default() },
+                ip(),
+                format!("HEAD / HTTP/1.1\r\nHost: 127.0.0.1:8081\r\n{usual}"),
+            ),
+            (
+                HealthConfig { method: CheckMethod::Post, ..default() },
+                ip(),
+                format!("POST / HTTP/1.1\r\nHost: 127.0.0.1:8081\r\n{usual}Content-Length: 0\r\n"),
+            ),
+        ];
+        for (config, server, expected) in cases {
+            let rule = CheckRule::new(config);
+            let head = rule.head(&server, &rule.method(), "/", "*/*");
+            assert_eq!(String::from_utf8(head).unwrap(), format!("{expected}Connection: close\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn another_port_is_that_of_every_address() {
+        let server = server(Address::Ip("[::1]:8081".parse().unwrap()));
+        let targets = |port| CheckRule::new(HealthConfig { port, ..HealthConfig::default() }).targets(&server);
+        assert_eq!(targets(0), ["[::1]:8081".parse().unwrap()]);
+        assert_eq!(targets(9090), ["[::1]:9090".parse().unwrap()]);
     }
 }

@@ -81,7 +81,7 @@ fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
         count.unwrap_or(default)
     };
     let path = table.text("path", "a path such as \"/health\"", values::absolute_path);
-    HealthConfig {
+    let health = HealthConfig {
         kind: table.choice("kind", &HEALTH_KINDS, base.kind),
         default_path: base.default_path && !table.has("path"),
         path: path.map_or_else(|| base.path.clone(), |located| located.value),
@@ -109,7 +109,12 @@ fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
             .text("memory", "a path such as \"/metrics\"", |text| optional(text, values::absolute_path))
             .map_or_else(|| base.memory.clone(), |located| located.value),
         eject: eject(&table.table("eject", keys::EJECT), &base.eject),
+    };
+    if health.method == CheckMethod::Head && health.body.is_some() {
+        let reason = Reason::new("the response to HEAD has no body, so it cannot contain `body`");
+        table.conflict(&["body", "method"], reason.hint("write `method = \"GET\"`, or leave out `body`"));
     }
+    health
 }
 
 /// Parses a text; an empty one means that there is none.

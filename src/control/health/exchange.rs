@@ -1,0 +1,247 @@
+//! One exchange with a server, on a connection of its own. Its response is parsed as on the request path, so that a
+//! server's syntax never counts as an error for checks alone, or for requests alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::control::health::error::{CheckError, ResponseFault};
+use crate::http1::chunked::Decoder;
+use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
+use crate::http1::framing::{self, BadFraming, Framing, Sender};
+use crate::http1::head::ResponseHead;
+
+/// The most of a body that is read, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// How long a server that has sent its response has to close the connection, before this side does.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// The room for the first bytes of a response.
+const FIRST_READ: usize = 4096;
+
+/// A connection for one exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    stream: TcpStream,
+    /// From connecting to the end of the response.
+    timeout: Duration,
+    deadline: Instant,
+    /// Received and not consumed.
+    input: Vec<u8>,
+    /// `None` before the response's head.
+    rest: Option<Rest>,
+    /// The bytes of the body so far.
+    received: usize,
+}
+
+/// The part of a response's body that is missing.
+#[derive(Debug)]
+enum Rest {
+    Nothing,
+    Bytes(u64),
+    Chunks(Box<Decoder>),
+    UntilClose,
+}
+
+impl Exchange {
+    /// Connects to the first of `targets` that accepts; each has its share of `timeout`.
+    ///
+    /// # Errors
+    /// The failure at the last one.
+    pub(super) async fn open(targets: &[SocketAddr], timeout: Duration) -> Result<Self, CheckError> {
+        let deadline = Instant::now() + timeout;
+        let mut failure = CheckError::Unresolved;
+        for (target, left) in targets.iter().zip((1..=targets.len()).rev()) {
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now).div_f64(left as f64);
+            match timeout_at(now + share, connect(*target)).await {
+                Ok(Ok(stream)) => {
+                    return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
+                }
+                Ok(Err(error)) => failure = CheckError::Connect(*target, error),
+                Err(_) => failure = CheckError::ConnectTimeout(*target, timeout),
+            }
+        }
+        Err(failure)
+    }
+
+    /// Sends a request with this method, and returns the status of its response as soon as the head has arrived.
+    ///
+    /// # Errors
+    /// Why there is no valid head.
+    pub(super) async fn send(&mut self, request: &[u8], method: &Method) -> Result<u16, ResponseFault> {
+        let (timeout, deadline) = (self.timeout, self.deadline);
+        let response = timeout_at(deadline, self.response(request, method)).await;
+        response.unwrap_or(Err(ResponseFault::Timeout(timeout)))
+    }
+
+    async fn response(&mut self, request: &[u8], method: &Method) -> Result<u16, ResponseFault> {
+        // A server may respond without reading the request, and close.
+        let _ = self.stream.write_all(request).await;
+        self.input.reserve(FIRST_READ);
+        let mut head = ResponseHead::default();
+        loop {
+            match head.parse(&self.input, RESPONSE_LIMITS).map_err(BadResponse::Head)? {
+                Some(length) => {
+                    self.input.drain(..length);
+                    if !head.is_interim() {
+                        break;
+                    }
+                }
+                None if !matches!(self.stream.read_buf(&mut self.input).await, Ok(1..)) => {
+                    let is_empty = self.input.is_empty();
+                    return Err(if is_empty { ResponseFault::Closed } else { ResponseFault::TruncatedHead });
+                }
+                None => {}
+            }
+        }
+        let framing = framing::response(&head.headers, head.version, head.status, method)
+            .map_err(|BadFraming| BadResponse::Framing)?;
+        if head.status == 101 {
+            return Err(BadResponse::Switch.into());
+        }
+        self.rest = Some(framing.into());
+        Ok(head.status)
+    }
+
+    /// Reads the body, until it contains `text` or ends; returns whether it contains it.
+    ///
+    /// # Errors
+    /// If it is not complete in time, or too long.
+    pub(super) async fn contains(&mut self, text: &[u8]) -> Result<bool, ResponseFault> {
+        let (timeout, deadline) = (self.timeout, self.deadline);
+        let search = async {
+            let mut seen = Vec::new();
+            while let Some(piece) = self.piece().await? {
+                seen.extend_from_slice(&piece);
+                if seen.windows(text.len().max(1)).any(|window| window == text) {
+                    return Ok(true);
+                }
+                // The text may continue in the next piece.
+                seen.drain(..seen.len().saturating_sub(text.len()));
+            }
+            Ok(text.is_empty())
+        };
+        timeout_at(deadline, search).await.unwrap_or(Err(ResponseFault::BodyTimeout(timeout)))
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// If it is not complete in time, or too long.
+    pub(super) async fn body(&mut self) -> Result<Vec<u8>, ResponseFault> {
+        let (timeout, deadline) = (self.timeout, self.deadline);
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(piece) = self.piece().await? {
+                body.extend_from_slice(&piece);
+            }
+            Ok(body)
+        };
+        timeout_at(deadline, read).await.unwrap_or(Err(ResponseFault::BodyTimeout(timeout)))
+    }
+
+    /// Ends the exchange politely: a server that writes into a closed connection would log an error for each check. So
+    /// the rest of the body is read, as far as the timeout and the limit allow, and the server may close first.
+    pub(super) async fn finish(mut self) {
+        let deadline = self.deadline;
+        let whole = async {
+            loop {
+                match self.piece().await {
+                    Ok(Some(_)) => {}
+                    end => return end.is_ok(),
+                }
+            }
+        };
+        if !timeout_at(deadline, whole).await.unwrap_or(false) {
+            return;
+        }
+        if self.rest.is_none() {
+            // Without a request, the server would wait for one.
+            let _ = self.stream.shutdown().await;
+        }
+        let closed = async {
+            while let Ok(1..) = self.stream.read_buf(&mut self.input).await {
+                self.input.clear();
+            }
+        };
+        // Until then, or never: the connection is closed.
+        let _ = timeout_at(Instant::now() + LINGER, closed).await;
+    }
+
+    /// The next piece of the body, or `None` at its end.
+    async fn piece(&mut self) -> Result<Option<Vec<u8>>, ResponseFault> {
+        loop {
+            let piece = self.decode()?;
+            self.received += piece.len();
+            if self.received > MAX_BODY {
+                return Err(ResponseFault::BodyTooLong(MAX_BODY));
+            }
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+            if matches!(self.rest, None | Some(Rest::Nothing)) {
+                return Ok(None);
+            }
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(1..) => {}
+                Ok(0) if matches!(self.rest, Some(Rest::UntilClose)) => self.rest = Some(Rest::Nothing),
+                Ok(0) | Err(_) => return Err(ResponseFault::Truncated),
+            }
+        }
+    }
+
+    /// Takes from the input what belongs to the body.
+    fn decode(&mut self) -> Result<Vec<u8>, ResponseFault> {
+        let piece = match &mut self.rest {
+            None | Some(Rest::Nothing) => Vec::new(),
+            Some(Rest::UntilClose) => self.input.drain(..).collect(),
+            Some(Rest::Bytes(left)) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                *left -= length as u64;
+                self.input.drain(..length).collect()
+            }
+            Some(Rest::Chunks(decoder)) => {
+                let mut data = Vec::new();
+                let decoded = decoder.decode(&self.input, &mut data).map_err(BadResponse::Chunk)?;
+                self.input.drain(..decoded.consumed);
+                data
+            }
+        };
+        let ended = match &self.rest {
+            Some(Rest::Bytes(left)) => *left == 0,
+            Some(Rest::Chunks(decoder)) => decoder.is_done(),
+            _ => false,
+        };
+        if ended {
+            self.rest = Some(Rest::Nothing);
+        }
+        Ok(piece)
+    }
+}
+
+impl From<Framing> for Rest {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::Nothing,
+            Framing::Length(length) => Self::Bytes(length),
+            Framing::Chunked => Self::Chunks(Box::new(Decoder::new(Sender::Server))),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
+async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(target).await?;
+    // If nothing listens on a local port, the kernel may assign that very port to our end, which then connects to itself.
+    if stream.local_addr().is_ok_and(|local| stream.peer_addr().is_ok_and(|peer| local == peer)) {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}

@@ -21,6 +21,8 @@ mod holds;
 mod keys;
 mod last_good;
 mod live_edit;
+mod log_blocked;
+mod log_files;
 mod many;
 mod metrics;
 mod pending;

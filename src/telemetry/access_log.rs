@@ -32,19 +32,19 @@ const SPARE: usize = 4;
 /// The destinations, as the control plane sees them.
 #[derive(Debug)]
 pub struct AccessLogWriter {
-    outputs: Arc<Outputs>,
+    outputs: Arc<Destinations>,
     /// One for each destination whose thread may still run.
     ended: Vec<Receiver<()>>,
 }
 
 /// The destinations, as workers see them.
 #[derive(Debug, Default)]
-struct Outputs {
+struct Destinations {
     list: ArcSwap<Vec<Arc<Output>>>,
     losses: LostLines,
 }
 
-impl Outputs {
+impl Destinations {
     fn find(&self, destination: &AccessLogTarget) -> Option<Arc<Output>> {
         self.list.load().iter().find(|output| output.destination == *destination).map(Arc::clone)
     }
@@ -148,7 +148,7 @@ pub struct AccessLog {
     /// The number of lines in the buffer.
     lines: u64,
     clocks: Clocks,
-    outputs: Arc<Outputs>,
+    outputs: Arc<Destinations>,
     /// The destination of the lines in the buffer, and the newest generation that was found to have it.
     current: Option<(u64, Arc<Output>)>,
     /// Sent with each batch, so that the writer can return the buffer to `spare`.

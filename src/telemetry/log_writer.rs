@@ -128,14 +128,16 @@ impl<W: Write> LogWriter<W> {
 /// The line about lost lines, like those of [`super::logs`].
 fn notice(lines: u64, json: bool) -> String {
     const MESSAGE: &str = "log lines were lost; standard error was too slow or failed";
-    let (time, target) = (humantime::format_rfc3339_micros(SystemTime::now()), module_path!());
+    // The module that users know as the log.
+    const TARGET: &str = "lb::telemetry::logs";
+    let time = humantime::format_rfc3339_micros(SystemTime::now());
     let mut line = String::new();
     // Writing to a string does not fail.
     let _ = if json {
-        let fields = format_args!("\"message\":\"{MESSAGE}\",\"lines\":{lines},\"target\":\"{target}\"");
+        let fields = format_args!("\"message\":\"{MESSAGE}\",\"lines\":{lines},\"target\":\"{TARGET}\"");
         writeln!(line, "{{\"timestamp\":\"{time}\",\"level\":\"ERROR\",{fields}}}")
     } else {
-        writeln!(line, "{time} ERROR {target}: {MESSAGE} lines={lines}")
+        writeln!(line, "{time} ERROR {TARGET}: {MESSAGE} lines={lines}")
     };
     line
 }
@@ -161,5 +163,65 @@ impl Write for &ToQueue {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// An output that takes nothing until it is told to.
+    struct Gated {
+        gate: mpsc::Receiver<()>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            // Once the sender is dropped, the gate is open.
+            let _ = self.gate.recv();
+            self.written.lock().extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stuck_output_costs_lines_that_the_log_counts_where_they_are_missing() {
+        const SOON: Duration = Duration::from_secs(20);
+        for json in [false, true] {
+            let (queue, written) = (Arc::new(LogQueue::default()), Arc::<Mutex<Vec<u8>>>::default());
+            let (open, gate) = mpsc::channel();
+            let out = Gated { gate, written: Arc::clone(&written) };
+            start(Arc::clone(&queue), out, Arc::new(AtomicBool::new(json))).expect("a thread");
+            assert!(queue.flush(Duration::ZERO), "there is nothing to write");
+            let mut sent = 0;
+            while queue.losses.lines() < 10 {
+                queue.add(format!("{sent:0>999}\n").as_bytes());
+                sent += 1;
+                assert!(sent < 4 * QUEUE / 1000, "nothing was dropped");
+            }
+            assert!(!queue.flush(Duration::from_millis(10)));
+            drop(open);
+            assert!(queue.flush(SOON));
+            queue.add(b"after\n");
+            assert!(queue.flush(SOON));
+            let text = String::from_utf8(std::mem::take(&mut *written.lock())).expect("ASCII");
+            let lines: Vec<&str> = text.lines().collect();
+            let numbers: Vec<usize> = lines.iter().map_while(|line| line.parse().ok()).collect();
+            assert_eq!(numbers, (0..sent - 10).collect::<Vec<_>>());
+            let [notice, "after"] = lines[numbers.len()..] else { panic!("{:?}", &lines[numbers.len()..]) };
+            if json {
+                let notice: serde_json::Value = serde_json::from_str(notice).expect("JSON");
+                assert_eq!((&notice["lines"], &notice["level"]), (&10.into(), &"ERROR".into()));
+            } else {
+                assert!(notice.contains(" ERROR lb::telemetry::logs: ") && notice.ends_with(" lines=10"), "{notice}");
+            }
+        }
     }
 }

@@ -43,6 +43,7 @@ fn assert_serves(lb: &Lb, server: &Server) {
     assert_eq!(get(address, "/").text(), "server1");
 }
 
+// Case: log-stuck
 #[test]
 fn a_reader_of_standard_error_that_stops_blocks_only_the_log() {
     let server = Server::named("server1");
@@ -66,6 +67,7 @@ fn a_reader_of_standard_error_that_stops_blocks_only_the_log() {
     assert_eq!(started, 1);
 }
 
+// Case: log-stuck
 #[test]
 fn blocked_outputs_delay_the_end_by_a_limited_time() {
     let server = Server::named("server1");
@@ -83,6 +85,7 @@ fn blocked_outputs_delay_the_end_by_a_limited_time() {
     assert!(lb.ends().success());
 }
 
+// Case: log-stuck
 #[test]
 fn a_second_signal_ends_the_process_whatever_the_log_does() {
     let gate = Gate::default();
@@ -149,6 +152,7 @@ fn an_edit_leads_the_access_log_away_from_an_output_that_is_stuck() {
     assert!(text.contains("/file") && !text.contains("/stuck"), "{text}");
 }
 
+// Case: log-stuck
 #[test]
 fn a_paused_terminal_stops_nothing() {
     if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
@@ -215,4 +219,30 @@ fn standard_output_may_be_a_file_that_is_full() {
     eventually("lost lines are counted", || lb.metric("lb_access_log_dropped_lines_total").filter(|lost| *lost > 0.0));
     lb.signal("TERM");
     assert!(lb.ends().success());
+}
+
+#[test]
+fn the_log_names_the_dashboard_at_the_start_and_after_a_move() {
+    let server = Server::named("server1");
+    let file = |admin| {
+        format!(
+            "listener = [{{ address = \"127.0.0.1:0\" }}]\nadmin.address = \"{admin}\"\n{NO_CHECKS}{}",
+            server.table("s")
+        )
+    };
+    let lb = Lb::start_file(&file("0.0.0.0:0"));
+    for (number, (address, host)) in
+        (1..).zip([("0.0.0.0:0", "127.0.0.1"), ("127.0.0.2:0", "127.0.0.2"), ("[::]:0", "[::1]")])
+    {
+        if number > 1 {
+            lb.edit_file(&file(address));
+        }
+        let line = eventually("a URL", || {
+            lb.stderr().into_iter().filter(|line| line.contains("admin address")).nth(number - 1)
+        });
+        let url = line.split("dashboard=").nth(1).and_then(|rest| rest.split(' ').next()).expect(&line);
+        let authority = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix('/')).expect(url);
+        assert!(authority.starts_with(&format!("{host}:")) && !authority.ends_with(":0"), "{line}");
+        assert_eq!(get(authority.parse().unwrap(), "/").status, 200, "{line}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The access log in a file: rotated, truncated, full, shared, switched by edits.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,7 @@ fn under_load(address: SocketAddr, each: usize, mut meanwhile: impl FnMut(usize)
     paths
 }
 
+// Case: log-rotation
 #[test]
 fn no_line_is_lost_or_doubled_while_the_file_is_rotated() {
     let server = Server::named("server1");
@@ -99,6 +101,7 @@ fn no_line_is_lost_or_doubled_while_the_file_is_rotated() {
     }
 }
 
+// Case: log-rotation
 #[test]
 fn a_signal_opens_a_new_file_at_once_and_never_ends_the_process() {
     let server = Server::named("server1");
@@ -123,6 +126,7 @@ fn a_signal_opens_a_new_file_at_once_and_never_ends_the_process() {
     assert!(lb.ends().success());
 }
 
+// Case: log-rotation
 #[test]
 fn a_truncated_file_goes_on_at_its_beginning() {
     let server = Server::named("server1");
@@ -191,6 +195,7 @@ fn combined(line: &str) -> Vec<String> {
     parts
 }
 
+// Case: log-forgery
 #[test]
 fn the_combined_format_is_read_by_tools_whatever_clients_send() {
     let server = Server::named("server1");
@@ -394,4 +399,66 @@ fn what_is_left_is_written_at_the_end() {
     lb.signal("TERM");
     assert!(lb.ends().success());
     assert_eq!(sorted_paths(&lines_of(&path)), paths);
+}
+
+#[test]
+fn a_slow_reader_of_a_pipe_costs_no_request_and_no_line_that_fits() {
+    let server = Server::named("server1");
+    let directory = TempDir::new().unwrap();
+    let fifo = directory.path().join("access.log");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let path = directory.path().join("lb.toml");
+    fs::write(&path, format!("{PORTS}{}{}", log(JSON_FILE), server.table("server1"))).unwrap();
+    // Without a reader, it cannot be opened.
+    let ran = run(&["run", "-c", path.to_str().unwrap()]);
+    assert!(ran.code == Some(1) && ran.err.contains("cannot write the access log"), "{ran:#?}");
+    // Open for both, so that opening it does not wait.
+    let mut reader = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut lb = Lb::start_as(command(), directory, path);
+    let paths = under_load(lb.address(), 200, |_| ());
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    while text.iter().filter(|byte| **byte == b'\n').count() < paths.len() {
+        let length = reader.read(&mut part).unwrap();
+        text.extend_from_slice(&part[..length]);
+    }
+    let lines: Vec<_> = String::from_utf8(text).unwrap().lines().map(str::to_owned).collect();
+    assert_eq!(sorted_paths(&lines), paths);
+    lb.signal("TERM");
+    assert!(lb.ends().success());
+}
+
+// Case: log-rotation
+#[test]
+fn a_directory_that_is_moved_away_keeps_the_lines_until_there_is_another() {
+    let server = Server::named("server1");
+    let directory = TempDir::new().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    fs::create_dir(place("logs")).unwrap();
+    let keys = format!("access = \"{}\"\naccess_format = \"json\"", place("logs/access.log").display());
+    let lb = Lb::start(&(log(&keys) + &server.table("server1")));
+    fs::rename(place("logs"), place("old")).unwrap();
+    lb.signal("USR1");
+    for path in ["/a", "/b"] {
+        get(lb.address(), path);
+    }
+    assert_eq!(sorted_paths(&lines(2, &[place("old/access.log")])), ["/a", "/b"]);
+    let warnings = || lb.stderr().iter().filter(|line| line.contains("cannot reopen the access log")).count();
+    eventually("one warning", || (warnings() == 1).then_some(()));
+    fs::create_dir(place("logs")).unwrap();
+    get(lb.address(), "/c");
+    assert_eq!(sorted_paths(&lines(1, &[place("logs/access.log")])), ["/c"]);
+    assert_eq!(warnings(), 1);
+}
+
+#[test]
+fn the_configuration_is_no_log() {
+    let server = Server::named("server1");
+    let config = log("access = \"lb.toml\"") + &server.table("server1");
+    let lb = Lb::start(&(NO_CHECKS.to_owned() + &server.table("server1")));
+    let before = lb.newest_reload();
+    lb.edit(&config);
+    let reload = lb.next_reload(&before);
+    assert!(reload["problems"][0]["message"].as_str().unwrap().contains("cannot be written to"), "{reload}");
+    assert_eq!(fs::read_to_string(lb.path()).unwrap(), format!("{PORTS}{config}"));
 }

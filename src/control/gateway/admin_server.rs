@@ -46,7 +46,7 @@ impl AdminServer {
     pub(super) fn start(socket: NewAdminSocket, context: Arc<admin::AdminContext>) -> Self {
         let NewAdminSocket { address, socket, listener } = socket;
         let bound = listener.local_addr().unwrap_or(address);
-        tracing::info!(address = %bound, dashboard = %format_args!("http://{}/", reachable(bound)), "admin address");
+        tracing::info!(dashboard = %format_args!("http://{}/", reachable(bound)), address = %bound, "admin address");
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async {
             // The sender is dropped; nothing is ever sent.

@@ -137,7 +137,7 @@ impl Output {
     }
 }
 
-/// What a destination writes to.
+/// The end that a destination writes to.
 #[derive(Debug)]
 pub(super) enum Sink<W> {
     Stream(W),

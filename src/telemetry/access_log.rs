@@ -107,10 +107,10 @@ impl AccessLogWriter {
     }
 
     /// Ends the destinations that none of these configurations has, except standard output.
-    pub fn retain<'a>(&self, used: impl Iterator<Item = &'a LogConfig> + Clone) {
+    pub fn retain(&self, used: &[&LogConfig]) {
         let is_used = |output: &Arc<Output>| {
             let destination = &output.destination;
-            *destination == AccessLogTarget::Stdout || used.clone().any(|config| config.access == *destination)
+            *destination == AccessLogTarget::Stdout || used.iter().any(|config| config.access == *destination)
         };
         if !self.outputs.list.load().iter().all(is_used) {
             self.replace(|outputs| outputs.retain(is_used));

@@ -168,7 +168,7 @@ fn each_generation_logs_to_its_own_file() {
     log.line(&new, &at(2, "/2"));
     // A request that began earlier.
     log.line(&old, &at(1, "/3"));
-    writer.retain([&new].into_iter());
+    writer.retain(&[&new]);
     // Its line was made before, so it is written though no generation names the file any more.
     assert_eq!(writer.outputs.list.load().len(), 2);
     drop(log);
@@ -188,7 +188,7 @@ fn a_destination_that_is_no_longer_used_ends() {
         let config = to_file(&directory.path().join(number.to_string()));
         open(&mut writer, &config);
         log.line(&config, &AccessLogEntry { generation: number, ..entry("/") });
-        writer.retain([&config].into_iter());
+        writer.retain(&[&config]);
     }
     log.flush();
     log.flush();

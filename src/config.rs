@@ -37,7 +37,7 @@ pub use pool::{
     RetryConfig, ServerConfig, StatusRanges, StickyConfig, UpstreamConfig,
 };
 pub use secret::{CollectorUrl, mask};
-pub use values::overlap;
+pub use values::{overlap, reachable};
 
 /// The name of the pool that top-level `[[server]]` tables form.
 pub const DEFAULT_POOL: &str = "default";

@@ -69,6 +69,7 @@ fn manual() -> String {
                     "Finish open requests for at most timeouts.drain, then stop. A second signal stops at once.",
                 ),
                 ("SIGHUP", "Reread the configuration."),
+                ("SIGUSR1", "Open the file of the access log again, after it was moved away."),
             ],
         ),
         ("ENVIRONMENT", &[("LB_CONFIG", "The configuration file, if --config is not given.")]),

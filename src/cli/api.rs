@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::admin::ConfigState;
 use crate::config::problem::Problem;
+pub(super) use crate::config::reachable;
 use crate::config::{Address, Algorithm, HostPattern};
 use crate::http_client::{HttpConnection, SendError};
 use crate::live::availability::Availability;
@@ -84,16 +85,6 @@ async fn send(at: &Address, path: &str) -> Result<Response<Bytes>, SendError> {
     // A balancer always accepts its own address as `Host`, but a name only if its configuration lists it.
     let host = connection.peer_address()?.to_string();
     connection.send(Request::get(path).header(HOST, host).body(Bytes::new())?, Some(BODY_LIMIT)).await
-}
-
-/// Where to connect to a listener of `address`: the loopback address, if it listens on all addresses.
-pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 impl fmt::Display for QueryError {

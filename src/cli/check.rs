@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
+use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source};
 
@@ -60,7 +61,8 @@ impl CheckedConfig {
     fn of((source, LoadedConfig { sources, result }): (Source, LoadedConfig)) -> Self {
         let path = source.path().to_owned();
         let result = result.and_then(|config| {
-            let problems = guards(&path, None, &config);
+            let mut problems = guards(&path, None, &config);
+            problems.extend(log_file::check(&config.log, &sources.files).err());
             let notes = notes(&config, &sources.unmatched);
             if problems.is_empty() { Ok((config, notes)) } else { Err(problems) }
         });

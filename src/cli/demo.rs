@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use backends::{Options, Server};
 
-use super::output::{fail, print};
+use super::output::{fail, print, within};
 use crate::cli::run::{on_control_plane, serve};
-use crate::config::{Config, schema};
+use crate::config::{Config, reachable, schema};
 use crate::control::gateway::StartError;
 use crate::control::reload::reader::env;
 use crate::control::reload::source;
@@ -27,13 +28,15 @@ pub fn demo(path: &Path) -> ExitCode {
         Ok(created) => created,
         Err(error) => return fail(&format_args!("cannot write {}: {error}", path.display())),
     };
-    on_control_plane(async {
+    on_control_plane(async |signals| {
         // The servers report their spans to the collector that the configuration names at start.
         let config = source::load(path, &env).result.map_err(StartError::Config)?;
         for server in bind_servers(&config).await? {
             tokio::spawn(server.run(std::future::pending()));
         }
-        serve(path, || print(&greeting(path, created, &config))).await
+        let greeting = greeting(path, created, &config);
+        // The servers share this thread, so it does not wait for a terminal that is paused.
+        serve(path, signals, || within(Duration::ZERO, move || print(&greeting))).await
     })
 }
 
@@ -70,8 +73,9 @@ async fn bind_servers(config: &Config) -> Result<Vec<Server>, StartError> {
 
 fn greeting(path: &Path, created: bool, config: &Config) -> String {
     let file = path.display();
-    let listener = config.listeners.first().map_or_else(String::new, |listener| listener.address.to_string());
-    let admin = config.admin.address;
+    let listener =
+        config.listeners.first().map_or_else(String::new, |listener| reachable(listener.address).to_string());
+    let admin = reachable(config.admin.address);
     let origin = if created { format!("{file} was written.") } else { format!("Using the existing {file}.") };
     format!(
         "{origin} server1, server2 and server3 are on ports 8081, 8082 and 8083.\n\

@@ -3,6 +3,9 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use super::BAD_INPUT;
 use crate::config::problem::Problem;
@@ -41,6 +44,20 @@ pub(super) fn fail(error: &impl Display) -> ExitCode {
 pub(super) fn note(message: &impl Display) {
     // If standard error is closed, nobody is reading.
     let _ = writeln!(io::stderr(), "lb: {message}");
+}
+
+/// Calls `print` on a thread of its own, and waits for at most `limit`, because whoever should read may not.
+pub(super) fn within(limit: Duration, print: impl FnOnce() + Send + 'static) {
+    let (end, ended) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("print".to_owned()).spawn(move || {
+        print();
+        // Fails when the limit has passed.
+        let _ = end.try_send(());
+    });
+    if thread.is_ok() {
+        // After that, there is nobody to tell.
+        let _ = ended.recv_timeout(limit);
+    }
 }
 
 /// Prints a line on standard output.

@@ -8,6 +8,7 @@
 pub mod amend;
 mod env;
 pub mod keys;
+pub mod locate;
 pub mod places;
 mod report;
 mod resolve;

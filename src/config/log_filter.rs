@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 26] = [
+pub const TARGETS: [&str; 27] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -47,7 +47,8 @@ pub const TARGETS: [&str; 26] = [
     "lb::health",
     "lb::proxy::exchange",
     "lb::proxy::upload",
-    "lb::telemetry::access_log",
+    "lb::telemetry::access_log::file",
+    "lb::telemetry::access_log::output",
     "lb::telemetry::logs",
     "lb::telemetry::metrics",
     "lb::telemetry::panics",

@@ -51,6 +51,17 @@ pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
+/// Where to connect to a listener of `address`: the loopback address, if it listens on all addresses.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// An address to listen on: `IP:port`, port 0 for any free one; `localhost` is 127.0.0.1.
 pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, Reason> {
     match split_address(text, "0.0.0.0:8080")? {

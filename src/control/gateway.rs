@@ -6,6 +6,7 @@ mod admin_server;
 mod apply;
 mod health;
 pub mod listeners;
+pub mod log_file;
 mod names;
 mod pending;
 mod record;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use self::admin_server::AdminServer;
@@ -40,8 +42,10 @@ pub use start::StartError;
 
 /// How often drains, holds and closing listeners are checked while there are any.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
-/// How long exporters may take to send the rest at the end.
+/// How long exporters and logs may take to send and write the rest at the end, all of them together.
 const FLUSH: Duration = Duration::from_secs(3);
+/// How long they may take after a second signal, and the process's log for its own last lines.
+const BRIEF_FLUSH: Duration = Duration::from_millis(200);
 
 /// The running process, as the control plane sees it.
 #[derive(Debug)]
@@ -102,7 +106,7 @@ struct Outputs {
     admin: AdminServer,
     /// Level and format of the process's log.
     logs: LogControl,
-    /// The thread that writes the access log. It is kept to flush it at the end.
+    /// The threads that write the access log. They are kept to flush them at the end.
     access_log: AccessLogWriter,
     /// The tasks that export spans.
     traces: TraceExport,
@@ -115,6 +119,8 @@ struct Outputs {
 pub enum Signal {
     /// Re-read the file (SIGHUP).
     Reload,
+    /// Open the files of logs again (SIGUSR1).
+    ReopenLogs,
     /// Drain and stop (SIGTERM, SIGINT); a second one stops at once.
     Stop,
 }
@@ -135,6 +141,7 @@ impl Gateway {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => self.inputs.reader.read_now(),
+                    Some(Signal::ReopenLogs) => self.outputs.access_log.reopen(),
                     Some(Signal::Stop) | None => break,
                 },
                 Some(parsed) = self.inputs.reader.next() => {
@@ -169,39 +176,64 @@ impl Gateway {
         self.inputs.reader.stop();
         let Running { listeners, mut worker_pool, checker, .. } = self.running;
         listeners.pause_accept();
-        let second_signal = async { while let Some(Signal::Reload) = signals.recv().await {} };
+        let outputs = &self.outputs;
+        let mut next_stop = async || {
+            loop {
+                match signals.recv().await {
+                    Some(Signal::ReopenLogs) => outputs.access_log.reopen(),
+                    Some(Signal::Reload) => {}
+                    Some(Signal::Stop) | None => return,
+                }
+            }
+        };
         let finish = async {
             sleep(LINGER.min(drain)).await;
             worker_pool.stop(drain).await
         };
+        let mut limit = FLUSH;
         tokio::select! {
             finished = finish => {
                 if !finished {
                     tracing::warn!(?drain, "drain timeout reached; open requests were aborted");
                 }
             }
-            () = second_signal => tracing::warn!("second signal received; aborting open requests"),
+            () = next_stop() => {
+                tracing::warn!("second signal received; aborting open requests");
+                limit = BRIEF_FLUSH;
+            }
         }
         worker_pool.stop(Duration::ZERO).await;
         checker.stop();
-        self.outputs.flush().await;
-        tracing::info!("stopped");
+        let flush = self.outputs.flush(limit);
+        tokio::select! {
+            () = flush => {}
+            // Whatever still waits for its reader is lost.
+            () = async { while let Some(Signal::Reload | Signal::ReopenLogs) = signals.recv().await {} } => {}
+        }
     }
 }
 
 impl Outputs {
-    /// Ends the admin address and writes out the rest of everything else.
-    async fn flush(self) {
+    /// Ends the admin address and writes out the rest of everything else, for at most `limit`, and then says so.
+    async fn flush(self, limit: Duration) {
+        let end = Instant::now() + limit;
         drop(self.admin);
-        if !self.traces.shutdown(FLUSH).await {
+        let access_log = spawn_blocking(move || self.access_log.finish(limit));
+        let (spans, lines, copy) =
+            tokio::join!(self.traces.shutdown(limit), access_log, timeout(limit, self.last_good.finish()));
+        if !spans {
             tracing::warn!("the last spans could not be sent in time");
         }
-        if !self.access_log.finish(FLUSH) {
+        if !lines.is_ok_and(|written| written) {
             tracing::warn!("the last lines of the access log could not be written in time");
         }
-        if timeout(FLUSH, self.last_good.finish()).await.is_err() {
+        if copy.is_err() {
             tracing::warn!("the last good copy could not be written in time");
         }
+        tracing::info!("stopped");
+        let (logs, left) = (self.logs.flush(), end.saturating_duration_since(Instant::now()).max(BRIEF_FLUSH));
+        // If it fails, there is nobody to tell.
+        let _ = spawn_blocking(move || logs.wait(left)).await;
     }
 }
 

@@ -39,6 +39,10 @@ impl TextSpan {
     }
 }
 
+/// The place of a header's value, which stays readable when the header is removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ValuePlace(TextSpan);
+
 impl Headers {
     #[must_use]
     pub fn new() -> Self {
@@ -98,6 +102,17 @@ impl Headers {
     /// All headers in order, each as its identified name, its name as received, and its value.
     pub fn iter(&self) -> impl Iterator<Item = (HeaderName, &[u8], &[u8])> {
         self.list.iter().map(|header| (header.id, &self.text[header.name.range()], &self.text[header.value.range()]))
+    }
+
+    /// All headers in order, each as its identified name, its name as received, and the place of its value.
+    pub fn places(&self) -> impl Iterator<Item = (HeaderName, &[u8], ValuePlace)> {
+        self.list.iter().map(|header| (header.id, &self.text[header.name.range()], ValuePlace(header.value)))
+    }
+
+    /// The value at a place that [`Headers::places`] has returned; `None` at the default one.
+    #[must_use]
+    pub fn value_at(&self, place: ValuePlace) -> Option<&[u8]> {
+        (place.0.end > 0).then(|| self.text.get(place.0.range())).flatten()
     }
 
     pub fn remove(&mut self, name: HeaderName) {

@@ -1,8 +1,9 @@
 //! The record of a request: collects its facts, and counts, logs and traces it once, when the record is dropped.
 
+mod logged;
 mod spans;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +26,7 @@ use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::timeouts::{Phase, RequestTimer};
 use crate::telemetry::access_log::AccessLogEntry;
 
+use self::logged::LoggedHeaders;
 pub(in crate::proxy) use self::spans::EndedAttempt;
 
 /// Everything that is known about a request while it is served.
@@ -40,6 +42,7 @@ pub struct RequestRecord<'c> {
     pub head: RequestHead,
     /// The client's address: the peer's, or the one that trusted proxies in front report.
     pub client_address: IpAddr,
+    logged: LoggedHeaders,
     started: Instant,
     /// The span of the whole request; `None` if no trace context was received and no spans are exported.
     trace: Option<TraceContext>,
@@ -95,6 +98,7 @@ impl<'c> RequestRecord<'c> {
         timer.reset();
         Self {
             started: Instant::now(),
+            logged: LoggedHeaders::of(&head.headers, &snapshot.config.log),
             trace: (context.spans.enabled() || TraceContext::is_present(&head.headers))
                 .then(|| TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng)),
             context,
@@ -231,33 +235,36 @@ impl<'c> RequestRecord<'c> {
     }
 
     fn log(&self, status: u16, took: Duration) {
-        let format = self.snapshot.config.log.format;
+        let (log, headers) = (&self.snapshot.config.log, &self.head.headers);
+        let client = self.client_address.to_canonical();
         // Behind other proxies, the client's port is not known.
         let peer = self.client.peer;
-        let port = if self.client_address == peer.ip().to_canonical() { peer.port() } else { 0 };
-        self.context.log().line(
-            format,
-            &AccessLogEntry {
-                time: self.started_at(),
-                client: SocketAddr::new(self.client_address, port),
-                method: self.head.method.as_str(),
-                path: &target::path_and_query(self.head.target()),
-                version: self.head.version,
-                host: self.head.headers.get(HeaderName::Host),
-                status,
-                bytes: self.bytes,
-                elapsed: took,
-                route: self.route().map(|found| &*self.snapshot.routes[found.route].live.name),
-                pool: self.pool().map(|pool| &*pool.live.name),
-                server: self.member().map(|member| &*member.server.key.name),
-                attempts: self.attempts(),
-                request_id: self.head.headers.get(HeaderName::RequestId).unwrap_or_default(),
-                trace_id: self.trace_id(),
-                generation: self.snapshot.generation,
-                error: self.error.map(ProxyError::label),
-                rule: self.error.and_then(ProxyError::rule),
-            },
-        );
+        let is_peer = client == peer.ip().to_canonical();
+        let entry = AccessLogEntry {
+            time: self.started_at(),
+            client,
+            client_port: NonZeroU16::new(peer.port()).filter(|_| is_peer),
+            method: self.head.method.as_str(),
+            path: &target::path_and_query(self.head.target()),
+            version: self.head.version,
+            host: headers.get(HeaderName::Host),
+            status,
+            bytes: self.bytes,
+            elapsed: took,
+            route: self.route().map(|found| &*self.snapshot.routes[found.route].live.name),
+            pool: self.pool().map(|pool| &*pool.live.name),
+            server: self.member().map(|member| &*member.server.key.name),
+            attempts: self.attempts(),
+            request_id: headers.get(HeaderName::RequestId).unwrap_or_default(),
+            trace_id: self.trace_id(),
+            generation: self.snapshot.generation,
+            error: self.error.map(ProxyError::label),
+            rule: self.error.and_then(ProxyError::rule),
+            user_agent: self.logged.user_agent(headers),
+            referer: self.logged.referer(headers),
+            headers: &self.logged.named(headers, log),
+        };
+        self.context.log().line(log, &entry);
     }
 }
 
@@ -293,7 +300,8 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, by
     if snapshot.config.log.access != AccessLogTarget::Off {
         let entry = AccessLogEntry {
             time: SystemTime::now(),
-            client: client.peer,
+            client: client.peer.ip().to_canonical(),
+            client_port: NonZeroU16::new(client.peer.port()),
             method: "-",
             path: "-",
             version: Version::HTTP_11,
@@ -310,7 +318,10 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, by
             generation: snapshot.generation,
             error: Some(error.label()),
             rule: error.rule(),
+            user_agent: None,
+            referer: None,
+            headers: &[],
         };
-        context.log().line(snapshot.config.log.format, &entry);
+        context.log().line(&snapshot.config.log, &entry);
     }
 }

@@ -1,4 +1,6 @@
 //! The process log, on standard error. Reloads change its level and format.
+//!
+//! Nobody who logs waits for standard error: see [`log_writer`](super::log_writer).
 
 use std::borrow::Cow;
 use std::env;
@@ -6,6 +8,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
@@ -15,15 +18,23 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use super::line_output::LostLines;
+use super::log_writer::{self, LogQueue, ToQueue};
 use crate::config::{LogConfig, LogFormat, log_filter};
 
 /// Starts the process log. If the process already has one, as in tests, that one stays and the
 /// returned control has no effect.
-#[must_use]
-pub fn init(log: &LogConfig) -> LogControl {
-    let (subscriber, control) = build(log, io::stderr, in_colour(&io::stderr()));
-    let _ = subscriber.try_init();
-    control
+///
+/// # Errors
+/// If the system cannot create the thread that writes it.
+pub fn init(log: &LogConfig) -> io::Result<LogControl> {
+    let queue = Arc::new(LogQueue::default());
+    let (subscriber, mut control) = build(log, ToQueue(Arc::clone(&queue)), in_colour(&io::stderr()));
+    if subscriber.try_init().is_ok() {
+        log_writer::start(Arc::clone(&queue), io::stderr(), Arc::clone(&control.json))?;
+        control.queue = queue;
+    }
+    Ok(control)
 }
 
 /// Whether to write to `out` in colour: on a terminal, unless `NO_COLOR` is set.
@@ -37,9 +48,34 @@ pub fn in_colour(out: &impl IsTerminal) -> bool {
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
     json: Arc<AtomicBool>,
+    queue: Arc<LogQueue>,
+}
+
+/// Waits for the lines so far to be written.
+#[derive(Debug, Clone)]
+pub struct LogFlush(Arc<LogQueue>);
+
+impl LogFlush {
+    /// Waits up to `limit`. Returns whether all lines are written.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> bool {
+        self.0.flush(limit)
+    }
 }
 
 impl LogControl {
+    /// Returns the count of lost lines, which can be read at any time from any thread.
+    #[must_use]
+    pub fn losses(&self) -> LostLines {
+        self.queue.losses()
+    }
+
+    /// Returns a way to wait for the lines so far, on any thread.
+    #[must_use]
+    pub fn flush(&self) -> LogFlush {
+        LogFlush(Arc::clone(&self.queue))
+    }
+
     /// Applies level and format. A level that does not parse, which the configuration rules out, is
     /// logged and leaves the level as it was.
     pub fn apply(&self, log: &LogConfig) {
@@ -49,6 +85,14 @@ impl LogControl {
             Ok(filter) => drop(self.filter.reload(filter)),
             Err(error) => tracing::error!(level = log.level, %error, "log level unchanged; the new one does not parse"),
         }
+    }
+}
+
+impl Drop for LogControl {
+    /// Waits a moment for the last lines, for an error that follows them on standard error.
+    fn drop(&mut self) {
+        const MOMENT: Duration = Duration::from_millis(200);
+        self.queue.flush(MOMENT);
     }
 }
 
@@ -96,7 +140,7 @@ where
         .with_writer(writer)
         // They would go to standard error, which has just failed, and printing them would panic.
         .log_internal_errors(false);
-    let control = LogControl { filter: handle, json };
+    let control = LogControl { filter: handle, json, queue: Arc::default() };
     control.apply(log);
     (Registry::default().with(filter).with(layer), control)
 }
@@ -252,7 +296,7 @@ mod tests {
 
     #[test]
     fn starting_twice_is_harmless() {
-        let _first = init(&log("off", LogFormat::Text));
-        init(&log("off", LogFormat::Json)).apply(&log("off", LogFormat::Text));
+        let _first = init(&log("off", LogFormat::Text)).expect("a thread");
+        init(&log("off", LogFormat::Json)).expect("a log").apply(&log("off", LogFormat::Text));
     }
 }

@@ -36,7 +36,7 @@ fn a_line_has_every_fact_and_an_edit_changes_its_format() {
     let mut client = Client::connect(lb.address());
     let port = client.socket().local_addr().expect("an address").port();
     let request = format!(
-        "POST /cart?item=1 HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 3\r\nX-Request-Id: abc-1\r\n\
+        "POST /cart?item=1 HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 3\r\nX-Request-Id: abc-1\r\nUser-Agent: x y\r\n\
          traceparent: 00-{TRACE}-e457b5a2e4d86bd1-01\r\n\r\nabc"
     );
     assert_eq!(client.request(&request).status, 200);
@@ -45,7 +45,7 @@ fn a_line_has_every_fact_and_an_edit_changes_its_format() {
     assert!(time.as_str().is_some_and(|time| time.len() == 24 && time.ends_with('Z')), "{time}");
     assert!(seconds.as_f64().is_some_and(|seconds| (0.0..20.0).contains(&seconds)), "{seconds}");
     let expected = serde_json::json!({
-        "time": null, "client": format!("127.0.0.1:{port}"), "method": "POST", "path": "/cart?item=1",
+        "time": null, "client": "127.0.0.1", "client_port": port, "user_agent": "x y", "method": "POST", "path": "/cart?item=1",
         "protocol": "HTTP/1.1", "status": 200, "bytes": 7, "seconds": null, "host": "shop.example", "route": "shop",
         "pool": "default", "server": "server1", "tries": 1, "request_id": "abc-1", "trace_id": TRACE, "generation": 1,
     });
@@ -58,8 +58,8 @@ fn a_line_has_every_fact_and_an_edit_changes_its_format() {
     let words: Vec<&str> = line.split(' ').collect();
     assert!(words[7].ends_with('s') && words[7].trim_end_matches('s').parse::<f64>().is_ok(), "{line}");
     let rest = format!(
-        "127.0.0.1:{port} \"POST /cart?item=1 HTTP/1.1\" 200 7B {} host=shop.example route=shop pool=default \
-         server=server1 tries=1 request_id=abc-1 trace_id={TRACE} generation=2",
+        "127.0.0.1 \"POST /cart?item=1 HTTP/1.1\" 200 7B {} host=shop.example route=shop pool=default \
+         server=server1 tries=1 request_id=abc-1 trace_id={TRACE} client_port={port} user_agent=\"x y\" generation=2",
         words[7]
     );
     assert_eq!(words[1..].join(" "), rest);

@@ -142,6 +142,14 @@ fn the_log() {
     newest("generation=5");
     assert!(!scene.lb.stderr().iter().any(|line| line.contains("generation=4")), "an applied edit is no error");
     scene.response("GET /unseen HTTP/1.1\r\nHost: a\r\n\r\n");
+    scene.with("[log]\naccess = true\naccess_format = \"combined\"");
+    get(scene.lb.address(), "/combined");
+    scene.lb.logs("a line in the combined format", |line| line.contains("\"GET /combined HTTP/1.1\" 200"));
+    scene.with("[log]\naccess = \"access.log\"\nheaders = [\"Host\"]");
+    get(scene.lb.address(), "/file");
+    let file = scene.lb.path().with_file_name("access.log");
+    let line = eventually("a line in the file", || fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n')));
+    assert!(line.contains("\"GET /file HTTP/1.1\" 200") && line.contains(" headers.host="), "{line}");
     scene.with("[log]\naccess = true");
     scene.response("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the second is in the access log", || {

@@ -24,6 +24,8 @@ mod keys;
 mod last_good;
 mod least;
 mod live_edit;
+mod log_blocked;
+mod log_files;
 mod many;
 mod metrics;
 mod pending;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -200,6 +200,16 @@ impl Lb {
     /// Whether the process log reports a panic.
     pub(crate) fn has_panicked(&self) -> bool {
         self.stderr().iter().any(|line| line.contains("panic") || line.contains("panic"))
+    }
+
+    /// Standard output and standard error. While a test has one of them locked, nothing more is read from it.
+    pub(crate) fn outputs(&self) -> (Lines, Lines) {
+        (Arc::clone(&self.stdout), Arc::clone(&self.stderr))
+    }
+
+    /// Its standard input, if the command has made it a pipe.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("piped")
     }
 
     /// Sends a signal, named without `SIG`.

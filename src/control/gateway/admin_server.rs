@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::admin;
-use crate::config::overlap;
+use crate::config::{overlap, reachable};
 use crate::worker::socket::{self, BindError};
 
 /// The admin address that is served now.
@@ -46,7 +46,7 @@ impl AdminServer {
     pub(super) fn start(socket: NewAdminSocket, context: Arc<admin::AdminContext>) -> Self {
         let NewAdminSocket { address, socket, listener } = socket;
         let bound = listener.local_addr().unwrap_or(address);
-        tracing::info!(address = %bound, "admin address");
+        tracing::info!(dashboard = %format_args!("http://{}/", reachable(bound)), address = %bound, "admin address");
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async {
             // The sender is dropped; nothing is ever sent.

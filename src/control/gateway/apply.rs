@@ -20,6 +20,7 @@ use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::control::resolver::{Addresses, HostPort};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
+use crate::telemetry::access_log::NewOutput;
 
 /// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
 /// discards the edit and closes its sockets.
@@ -31,6 +32,8 @@ pub(super) struct Prepared {
     listeners: NewSockets,
     /// The socket of the new admin address, if the edit changes it.
     admin: Option<NewAdminSocket>,
+    /// The file of the access log, if the edit names another one.
+    pub(super) access_log: Option<NewOutput>,
     /// The files of the edit, for the last good copy.
     files: Vec<SourceFile>,
     /// The differences from the previous generation, in words.
@@ -112,7 +115,7 @@ impl Gateway {
         let hash = sources.hash.as_str().into();
         let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
         let (config, files) = (Arc::clone(config), sources.files.clone());
-        Ok(Prepared { config, snapshot, registry, listeners, admin, files, changes })
+        Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, files, changes })
     }
 
     /// Checks an edit against the guards.
@@ -155,17 +158,19 @@ impl Gateway {
     ///
     /// 1. The registry, because later steps look servers up in it. From here on, workers keep no more
     ///    connections to servers that leave. No request sees the edit yet.
-    /// 2. The snapshot: from here on, the new generation serves each new request. See [`Gateway::put_in_force`]
+    /// 2. The file of the access log, before a request can be logged there.
+    /// 3. The snapshot: from here on, the new generation serves each new request. See [`Gateway::put_in_force`]
     ///    for checks, readmissions, name lookups and the workers' part.
-    /// 3. The listeners after the snapshot, so that a new address never serves the old generation.
-    /// 4. Everything that reports: the admin address, the log, the traces.
-    /// 5. The last good copy, for the next start, and the reader's rules, for the next edit.
+    /// 4. The listeners after the snapshot, so that a new address never serves the old generation.
+    /// 5. Everything else that reports: the admin address, the log, the traces.
+    /// 6. The last good copy, for the next start, and the reader's rules, for the next edit.
     pub(super) fn commit(&mut self, prepared: Prepared) -> Vec<String> {
         // Every field is named, so that the compiler reports one that no step commits.
-        let Prepared { config, snapshot, registry, listeners, admin, files, changes } = prepared;
+        let Prepared { config, snapshot, registry, listeners, admin, access_log, files, changes } = prepared;
         let old = mem::replace(&mut self.config, config);
 
         self.running.registry.commit(registry);
+        self.outputs.access_log.commit(access_log);
         self.put_in_force(snapshot);
         self.commit_listeners(listeners);
         self.outputs.admin.commit(admin);

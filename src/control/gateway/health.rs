@@ -133,6 +133,10 @@ impl Gateway {
     fn free_retired(&mut self) {
         // Once the count is 1 it stays 1: only a holder could make another.
         let free: Vec<_> = self.retired.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        if !free.is_empty() {
+            let serving = self.retired.iter().map(|snapshot| &snapshot.config.log);
+            self.outputs.access_log.retain(&serving.chain([&self.config.log]).collect::<Vec<_>>());
+        }
         if free.iter().any(|snapshot| snapshot.is_large()) {
             tokio::task::spawn_blocking(move || drop(free));
         }

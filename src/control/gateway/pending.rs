@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 
 use super::Gateway;
 use super::apply::{NotApplied, Prepared};
+use super::log_file::OpeningFile;
 use super::names::{NameLookups, Resolution};
 use crate::config::Config;
 use crate::config::problem::{Problem, Reason};
@@ -28,6 +29,7 @@ pub(super) struct PendingEdit {
     /// As recorded. Only other problems are recorded again.
     problems: Vec<Problem>,
     names: NameLookups,
+    access_log: OpeningFile,
     /// When the change was noticed or, once the edit is on record as pending, the newest attempt began.
     began: Instant,
     /// The next attempt, unless the lookups of names end earlier.
@@ -38,7 +40,8 @@ impl PendingEdit {
     /// An edit that has not been tried yet.
     pub(super) fn new(config: Config, sources: Sources, noticed: Instant) -> Self {
         let (config, problems, names) = (Arc::new(config), Vec::new(), NameLookups::default());
-        Self { config, sources, problems, names, began: noticed, due: noticed }
+        let access_log = OpeningFile::default();
+        Self { config, sources, problems, names, access_log, began: noticed, due: noticed }
     }
 
     /// Waits until the edit should be tried again; for ever if there is none.
@@ -95,7 +98,13 @@ impl Gateway {
                 return Some(checked.and(Err(NotApplied::Pending(problems))));
             }
         };
-        Some(self.prepare(&edit.config, &edit.sources, addresses))
+        let prepared = self.prepare(&edit.config, &edit.sources, addresses);
+        // Last, so that an edit that is not applied for another reason creates no file.
+        Some(prepared.and_then(|mut prepared| {
+            let opened = edit.access_log.proceed(&self.outputs.access_log, &edit.config.log, &edit.sources.files);
+            prepared.access_log = opened.map_err(|problem| NotApplied::Pending(vec![problem]))?;
+            Ok(prepared)
+        }))
     }
 }
 

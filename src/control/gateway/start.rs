@@ -12,7 +12,7 @@ use super::admin_server::{AdminServer, NewAdminSocket};
 use super::apply::{file_hashes, warn_of_shared_addresses};
 use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
-use super::{Gateway, Inputs, Outputs, Running, record};
+use super::{Gateway, Inputs, Outputs, Running, log_file, record};
 use crate::admin;
 use crate::config::Config;
 use crate::config::guard::guards;
@@ -26,7 +26,8 @@ use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
 use crate::proxy::context::Failing;
-use crate::telemetry::access_log::{AccessLogWriter, LostLines};
+use crate::telemetry::access_log::AccessLogWriter;
+use crate::telemetry::line_output::LostLines;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::{Metrics, ProcessMetric, names};
 use crate::telemetry::trace::{self, SpanSink};
@@ -87,7 +88,7 @@ impl Gateway {
         let files = source.read(&env);
         let Initial { sources, config, file_problems } = Initial::of(&source, &files).map_err(StartError::Config)?;
 
-        let logs = logs::init(&config.log);
+        let logs = logs::init(&config.log)?;
         let descriptors = fd_limit::raise();
         let workers = config.proxy.worker_count();
         let (listeners, sockets, admin_socket) = bind(&config, workers)?;
@@ -96,12 +97,13 @@ impl Gateway {
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
 
         let (spans, traces) = trace::start(&config.tracing);
-        let access_log = AccessLogWriter::start(access_log)?;
+        let mut access_log = AccessLogWriter::start(access_log)?;
+        log_file::open_first(&mut access_log, &config.log, &sources.files)?;
         let client_limit = client_limit(&config, descriptors, workers);
         let (worker_pool, failing_servers) = start_workers(&state, workers, &access_log, &spans, &client_limit)?;
         let (checker, health_changes) = start_checks(&snapshot);
         let resolver = start_lookups(&snapshot);
-        let metrics = process_metrics(&state, access_log.losses(), &spans, client_limit);
+        let metrics = process_metrics(&state, logs.losses(), access_log.losses(), &spans, client_limit);
         let admin = start_admin(admin_socket, &state, metrics)?;
         let file_hash = files.hash.as_str().into();
         let rules = ReloadRules::from(&config.reload);
@@ -225,7 +227,8 @@ fn start_admin(socket: NewAdminSocket, state: &Arc<State>, metrics: Vec<ProcessM
 /// The metrics of the process that are not part of the live state.
 fn process_metrics(
     state: &Arc<State>,
-    losses: LostLines,
+    log_losses: LostLines,
+    access_log_losses: LostLines,
     spans: &SpanSink,
     client_limit: Arc<ClientLimit>,
 ) -> Vec<ProcessMetric> {
@@ -233,7 +236,8 @@ fn process_metrics(
     let (state, configured, limit) = (Arc::clone(state), Arc::clone(state), Arc::clone(&client_limit));
     let limit = move || limit.limit(configured.snapshot.load().config.limits.connections) as u64;
     vec![
-        ProcessMetric::new(names::ACCESS_LOG_DROPPED_LINES, move || losses.lines()),
+        ProcessMetric::new(names::ACCESS_LOG_DROPPED_LINES, move || access_log_losses.lines()),
+        ProcessMetric::new(names::LOG_DROPPED_LINES, move || log_losses.lines()),
         ProcessMetric::new(names::CLIENT_CONNECTIONS_LIMIT, limit),
         ProcessMetric::new(names::CLIENTS_DELAYED, move || client_limit.delayed()),
         ProcessMetric::new(names::SPANS_EXPORTED, move || exported.exported()),

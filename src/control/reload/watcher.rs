@@ -217,7 +217,13 @@ impl EventState {
             return (!reads).then_some(Wake::Other);
         };
         let is_news = self.completeness.apply(path, of_file, now);
-        let moved = of_file == FileEvent::Moved && self.entries.contains(path);
+        let is_entry = self.entries.contains(path);
+        // Another file in a watched directory, such as a log, may be written all the time. What appears there may be
+        // one that an include names; its writes are seen once it is an entry.
+        if !is_entry && matches!(of_file, FileEvent::Written | FileEvent::Closed) {
+            return None;
+        }
+        let moved = of_file == FileEvent::Moved && is_entry;
         is_news.then_some(if moved { Wake::Moved } else { Wake::Other })
     }
 }

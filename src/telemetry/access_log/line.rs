@@ -1,22 +1,36 @@
-//! The format of a line of the access log, as text and as JSON.
+//! The format of a line of the access log: as text, as JSON, or the combined format of Apache and nginx.
 //!
 //! Whatever a client sends, an entry is one line of ASCII. Text escapes quotes and backslashes, and
-//! writes any other byte that is not printable as `\xHH`. JSON uses its own escapes, and U+FFFD for
-//! bytes that are not UTF-8.
+//! writes any other byte that is not printable as `\xHH`. The combined format writes quotes and backslashes as `\xHH`
+//! too, because few of its readers know another escape. JSON uses its own escapes, and U+FFFD for bytes that are
+//! not UTF-8.
 
+mod clock;
+mod escape;
+
+use std::borrow::Cow;
 use std::io::Write;
-use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::{Duration, SystemTime};
 
 use http::Version;
+
+pub(super) use self::clock::{ClfCache, TimestampCache};
+use self::escape::{
+    escape_hex, escape_json, escape_text, write_hex, write_integer, write_lower_case, write_seconds, write_word,
+};
 
 /// A finished request.
 #[derive(Debug, Clone)]
 pub struct AccessLogEntry<'a> {
     /// When the request's head had been received.
     pub time: SystemTime,
-    /// The client's address. Port 0 stands for an unknown port and is not written.
-    pub client: SocketAddr,
+    /// The client's address: the one that trusted proxies report, if there are any.
+    pub client: IpAddr,
+    /// The client's port, if it is known.
+    pub client_port: Option<NonZeroU16>,
+    /// `-` if the head was invalid.
     pub method: &'a str,
     /// Path and query, as received.
     pub path: &'a str,
@@ -47,13 +61,18 @@ pub struct AccessLogEntry<'a> {
     pub error: Option<&'a str>,
     /// Which rule it was, if the label covers several.
     pub rule: Option<&'a str>,
+    pub user_agent: Option<&'a [u8]>,
+    /// Only for the combined format.
+    pub referer: Option<&'a [u8]>,
+    /// The request headers that `log.headers` names, each with all of its values.
+    pub headers: &'a [(&'a str, Cow<'a, [u8]>)],
 }
 
 impl AccessLogEntry<'_> {
     pub(super) fn write_text(&self, clock: &mut TimestampCache, out: &mut Vec<u8>) {
         clock.write(self.time, out);
         out.push(b' ');
-        write_client(self.client, out);
+        write_address(self.client, out);
         out.extend_from_slice(b" \"");
         escape_text(self.method.as_bytes(), out);
         out.push(b' ');
@@ -83,6 +102,20 @@ impl AccessLogEntry<'_> {
             out.extend_from_slice(b" trace_id=");
             write_hex(trace_id.to_be_bytes(), out);
         }
+        if let Some(port) = self.client_port {
+            out.extend_from_slice(b" client_port=");
+            write_integer(port.get(), out);
+        }
+        if let Some(user_agent) = self.user_agent {
+            out.extend_from_slice(b" user_agent=");
+            write_word(user_agent, out);
+        }
+        for (name, value) in self.headers {
+            out.extend_from_slice(b" headers.");
+            write_lower_case(name, out);
+            out.push(b'=');
+            write_word(value, out);
+        }
         out.extend_from_slice(b" generation=");
         write_integer(self.generation, out);
         out.push(b'\n');
@@ -92,8 +125,14 @@ impl AccessLogEntry<'_> {
         out.extend_from_slice(b"{\"time\":\"");
         clock.write(self.time, out);
         out.extend_from_slice(b"\",\"client\":\"");
-        write_client(self.client, out);
-        out.extend_from_slice(b"\",\"method\":\"");
+        write_address(self.client, out);
+        if let Some(port) = self.client_port {
+            out.extend_from_slice(b"\",\"client_port\":");
+            write_integer(port.get(), out);
+            out.extend_from_slice(b",\"method\":\"");
+        } else {
+            out.extend_from_slice(b"\",\"method\":\"");
+        }
         escape_json(self.method.as_bytes(), out);
         out.extend_from_slice(b"\",\"path\":\"");
         escape_json(self.path.as_bytes(), out);
@@ -124,9 +163,50 @@ impl AccessLogEntry<'_> {
             write_hex(trace_id.to_be_bytes(), out);
             out.push(b'"');
         }
+        if let Some(user_agent) = self.user_agent {
+            out.extend_from_slice(b",\"user_agent\":\"");
+            escape_json(user_agent, out);
+            out.push(b'"');
+        }
+        if !self.headers.is_empty() {
+            out.extend_from_slice(b",\"headers\":{");
+            for (number, (name, value)) in self.headers.iter().enumerate() {
+                out.extend_from_slice(if number == 0 { b"\"" } else { b",\"" });
+                write_lower_case(name, out);
+                out.extend_from_slice(b"\":\"");
+                escape_json(value, out);
+                out.push(b'"');
+            }
+            out.push(b'}');
+        }
         out.extend_from_slice(b",\"generation\":");
         write_integer(self.generation, out);
         out.extend_from_slice(b"}\n");
+    }
+
+    /// Like Apache's `combined`, with UTC. The identity and the user are not known.
+    pub(super) fn write_combined(&self, clock: &mut ClfCache, out: &mut Vec<u8>) {
+        write_address(self.client, out);
+        out.extend_from_slice(b" - - [");
+        clock.write(self.time, out);
+        out.extend_from_slice(b"] \"");
+        escape_hex(self.method.as_bytes(), out);
+        if self.method != "-" {
+            out.push(b' ');
+            escape_hex(self.path.as_bytes(), out);
+            out.push(b' ');
+            out.extend_from_slice(protocol(self.version).as_bytes());
+        }
+        out.extend_from_slice(b"\" ");
+        write_integer(self.status, out);
+        out.push(b' ');
+        write_integer(self.bytes, out);
+        for value in [self.referer, self.user_agent] {
+            out.extend_from_slice(b" \"");
+            escape_hex(value.filter(|value| !value.is_empty()).unwrap_or(b"-"), out);
+            out.push(b'"');
+        }
+        out.push(b'\n');
     }
 
     /// Values that both formats omit if absent.
@@ -142,32 +222,6 @@ impl AccessLogEntry<'_> {
     }
 }
 
-/// Writes times in RFC 3339 with milliseconds; formats date and time only once a second.
-#[derive(Debug, Default)]
-pub(super) struct TimestampCache {
-    second: Option<u64>,
-    /// `2026-11-22T01:02:03`
-    text: Vec<u8>,
-}
-
-impl TimestampCache {
-    fn write(&mut self, time: SystemTime, out: &mut Vec<u8>) {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if self.second != Some(since.as_secs()) {
-            self.second = Some(since.as_secs());
-            self.text.clear();
-            let seconds = UNIX_EPOCH + Duration::from_secs(since.as_secs());
-            // Fails only for years after 9999; then the line has no date.
-            let _ = write!(self.text, "{}", humantime::format_rfc3339_seconds(seconds));
-            self.text.pop();
-        }
-        out.extend_from_slice(&self.text);
-        out.push(b'.');
-        write_digits::<3>(since.subsec_millis(), out);
-        out.push(b'Z');
-    }
-}
-
 fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
@@ -178,100 +232,17 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn write_client(client: SocketAddr, out: &mut Vec<u8>) {
-    let SocketAddr::V4(client) = client else {
+fn write_address(client: IpAddr, out: &mut Vec<u8>) {
+    let IpAddr::V4(client) = client else {
         // Writing to memory cannot fail.
-        let _ = if client.port() == 0 { write!(out, "{}", client.ip()) } else { write!(out, "{client}") };
+        let _ = write!(out, "{client}");
         return;
     };
-    let [a, b, c, d] = client.ip().octets();
+    let [a, b, c, d] = client.octets();
     write_integer(a, out);
     for octet in [b, c, d] {
         out.push(b'.');
         write_integer(octet, out);
-    }
-    if client.port() != 0 {
-        out.push(b':');
-        write_integer(client.port(), out);
-    }
-}
-
-fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-}
-
-fn write_seconds(value: Duration, out: &mut Vec<u8>) {
-    write_integer(value.as_secs(), out);
-    out.push(b'.');
-    write_digits::<6>(value.subsec_micros(), out);
-}
-
-/// The last `N` decimal digits, with leading zeros.
-fn write_digits<const N: usize>(mut value: u32, out: &mut Vec<u8>) {
-    let mut digits = [b'0'; N];
-    for digit in digits.iter_mut().rev() {
-        *digit += (value % 10) as u8;
-        value /= 10;
-    }
-    out.extend_from_slice(&digits);
-}
-
-/// Writes `bytes` in lower-case hexadecimal.
-fn write_hex<const N: usize>(bytes: [u8; N], out: &mut Vec<u8>) {
-    out.extend_from_slice(const_hex::Buffer::<N>::new().format(&bytes).as_bytes());
-}
-
-/// Writes `word` as it is if that is unambiguous, else in quotes.
-fn write_word(word: &[u8], out: &mut Vec<u8>) {
-    let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-    if !word.is_empty() && word.iter().all(plain) {
-        out.extend_from_slice(word);
-    } else {
-        out.push(b'"');
-        escape_text(word, out);
-        out.push(b'"');
-    }
-}
-
-fn needs_no_escape(byte: &u8) -> bool {
-    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
-}
-
-fn escape_text(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some(at) = text.iter().position(|byte| !needs_no_escape(byte)) {
-        out.extend_from_slice(&text[..at]);
-        match text[at] {
-            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
-            byte => {
-                out.extend_from_slice(b"\\x");
-                write_hex([byte], out);
-            }
-        }
-        text = &text[at + 1..];
-    }
-    out.extend_from_slice(text);
-}
-
-fn escape_json(text: &[u8], out: &mut Vec<u8>) {
-    if text.iter().all(needs_no_escape) {
-        return out.extend_from_slice(text);
-    }
-    for chunk in text.utf8_chunks() {
-        for char in chunk.valid().chars() {
-            match u8::try_from(char) {
-                Ok(byte @ (b'"' | b'\\')) => out.extend_from_slice(&[b'\\', byte]),
-                Ok(byte) if needs_no_escape(&byte) => out.push(byte),
-                _ => {
-                    for unit in char.encode_utf16(&mut [0; 2]) {
-                        out.extend_from_slice(b"\\u");
-                        write_hex(unit.to_be_bytes(), out);
-                    }
-                }
-            }
-        }
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice(b"\\ufffd");
-        }
     }
 }
 
@@ -281,7 +252,8 @@ impl AccessLogEntry<'static> {
     pub(super) fn example(time: SystemTime) -> Self {
         Self {
             time,
-            client: ([127, 0, 0, 1], 5123).into(),
+            client: [127, 0, 0, 1].into(),
+            client_port: NonZeroU16::new(5123),
             method: "GET",
             path: "/path?q=1",
             version: Version::HTTP_11,
@@ -298,6 +270,9 @@ impl AccessLogEntry<'static> {
             generation: 3,
             error: None,
             rule: None,
+            user_agent: Some(b"curl/8.5.0"),
+            referer: None,
+            headers: &[],
         }
     }
 }

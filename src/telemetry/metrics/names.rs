@@ -86,6 +86,11 @@ pub const ACCESS_LOG_DROPPED_LINES: Family = counter(
     "Access log lines dropped because the output was too slow or failed.",
     &[],
 );
+pub const LOG_DROPPED_LINES: Family = counter(
+    "lb_log_dropped_lines_total",
+    "Lines of the process's own log dropped because standard error was too slow or failed.",
+    &[],
+);
 pub const SPANS_EXPORTED: Family = counter("lb_spans_exported_total", "Spans accepted by a collector.", &[]);
 pub const SPANS_DROPPED: Family =
     counter("lb_spans_dropped_total", "Spans dropped before they were sent, or not accepted by a collector.", &[]);

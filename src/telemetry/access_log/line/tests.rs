@@ -1,5 +1,7 @@
 //! Tests of both formats.
 
+use std::time::UNIX_EPOCH;
+
 use super::*;
 
 fn text(entry: &AccessLogEntry<'_>) -> String {
@@ -24,17 +26,18 @@ fn a_successful_request_has_every_value() {
     let entry = AccessLogEntry::example(at(1_795_309_323_456));
     assert_eq!(
         text(&entry),
-        "2026-11-22T01:02:03.456Z 127.0.0.1:5123 \"GET /path?q=1 HTTP/1.1\" 200 13B 0.001200s host=example.com \
+        "2026-11-22T01:02:03.456Z 127.0.0.1 \"GET /path?q=1 HTTP/1.1\" 200 13B 0.001200s host=example.com \
          route=*/ pool=default server=server1 tries=1 request_id=7f000001 \
-         trace_id=463ac35c9f6413ad48485a3953bb6124 generation=3\n"
+         trace_id=463ac35c9f6413ad48485a3953bb6124 client_port=5123 user_agent=curl/8.5.0 generation=3\n"
     );
     assert_eq!(
         json(&entry),
         serde_json::json!({
-            "time": "2026-11-22T01:02:03.456Z", "client": "127.0.0.1:5123", "method": "GET", "path": "/path?q=1",
+            "time": "2026-11-22T01:02:03.456Z", "client": "127.0.0.1", "client_port": 5123, "method": "GET", "path": "/path?q=1",
             "protocol": "HTTP/1.1", "status": 200, "bytes": 13, "seconds": 0.0012, "host": "example.com",
             "route": "*/", "pool": "default", "server": "server1", "tries": 1, "request_id": "7f000001",
             "trace_id": "463ac35c9f6413ad48485a3953bb6124", "generation": 3,
+            "user_agent": "curl/8.5.0",
         })
     );
 }
@@ -42,7 +45,9 @@ fn a_successful_request_has_every_value() {
 #[test]
 fn absent_values_are_omitted() {
     let entry = AccessLogEntry {
-        client: "[2001:db8::1]:443".parse().expect("an address"),
+        client: "2001:db8::1".parse().expect("an address"),
+        client_port: None,
+        user_agent: None,
         host: None,
         route: None,
         pool: None,
@@ -57,7 +62,7 @@ fn absent_values_are_omitted() {
     };
     assert_eq!(
         text(&entry),
-        "1970-01-01T00:00:00.000Z [2001:db8::1]:443 \"GET /path?q=1 HTTP/1.0\" 200 13B 75.999999s \
+        "1970-01-01T00:00:00.000Z 2001:db8::1 \"GET /path?q=1 HTTP/1.0\" 200 13B 75.999999s \
          error=\"no server\" rule=tired tries=1 request_id=\"\" generation=3\n"
     );
     let json = json(&entry);
@@ -99,4 +104,32 @@ fn the_timestamp_follows_the_time() {
         clock.write(at(millis), &mut out);
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }
+}
+
+#[test]
+fn chosen_headers_follow_in_both_formats() {
+    let headers = [("Referer", Cow::from(&b"http://a/\"b\" c"[..])), ("X-Via", Cow::from(&b"1"[..]))];
+    let entry = AccessLogEntry { headers: &headers, ..AccessLogEntry::example(UNIX_EPOCH) };
+    let line = text(&entry);
+    assert!(line.ends_with(" headers.referer=\"http://a/\\\"b\\\" c\" headers.x-via=1 generation=3\n"), "{line}");
+    assert_eq!(json(&entry)["headers"], serde_json::json!({ "referer": "http://a/\"b\" c", "x-via": "1" }));
+}
+
+#[test]
+fn the_combined_format_is_that_of_apache_and_nginx() {
+    let combined = |entry: &AccessLogEntry<'_>| {
+        let mut out = Vec::new();
+        entry.write_combined(&mut ClfCache::default(), &mut out);
+        String::from_utf8(out).expect("ASCII")
+    };
+    let example = AccessLogEntry { referer: Some(b"http://a/"), ..AccessLogEntry::example(at(1_795_309_323_456)) };
+    assert_eq!(
+        combined(&example),
+        "127.0.0.1 - - [22/Nov/2026:01:02:03 +0000] \"GET /path?q=1 HTTP/1.1\" 200 13 \"http://a/\" \"curl/8.5.0\"\n"
+    );
+    let odd = AccessLogEntry { method: "-", path: "-", referer: None, user_agent: Some(b"\"\\\n\xff "), ..example };
+    assert_eq!(
+        combined(&odd),
+        "127.0.0.1 - - [22/Nov/2026:01:02:03 +0000] \"-\" 200 13 \"-\" \"\\x22\\x5c\\x0a\\xff \"\n"
+    );
 }

@@ -96,15 +96,19 @@ impl Drop for LogControl {
     }
 }
 
-/// Adds a limit for notify, which at `info` logs each watch that ends with its file. A level that
-/// names the library, or asks for `debug`, stays as it is.
+/// Adds a limit for notify, which at `info` logs each watch that ends with its file, and at `trace` each event: a log
+/// beside the configuration would never come to rest. A level that names the library, or asks for `debug`, stays as it is.
 fn with_library_limits(level: &str) -> Cow<'_, str> {
-    let mut directives = level.split(',').map(str::trim);
-    let is_info = directives.clone().any(|directive| directive.eq_ignore_ascii_case("info"));
-    if is_info && !directives.any(|directive| directive.starts_with("notify")) {
-        return format!("{level},notify=error").into();
+    let directives = || level.split(',').map(str::trim);
+    let asks_for = |wanted: &str| directives().any(|directive| directive.eq_ignore_ascii_case(wanted));
+    if directives().any(|directive| directive.starts_with("notify")) {
+        return level.into();
     }
-    level.into()
+    match (asks_for("info"), asks_for("trace")) {
+        (true, _) => format!("{level},notify=error").into(),
+        (false, true) => format!("{level},notify=debug").into(),
+        (false, false) => level.into(),
+    }
 }
 
 /// Where rejected edits are logged.
@@ -237,6 +241,8 @@ mod tests {
             ("INFO,lb::health=debug", "INFO,lb::health=debug,notify=error"),
             ("info,notify=debug", "info,notify=debug"),
             ("debug", "debug"),
+            ("trace", "trace,notify=debug"),
+            ("trace,notify=trace", "trace,notify=trace"),
             ("error", "error"),
             ("off", "off"),
             ("lb=info", "lb=info"),

@@ -75,7 +75,8 @@ impl AccessLogFile {
         let before = std::mem::replace(&mut self.identity, identity(&metadata));
         self.file = file;
         self.warned = false;
-        let is_same = before == self.identity && self.failed_at.take().is_none_or(|length| length == metadata.len());
+        let same_end = self.failed_at.take().is_none_or(|length| length == metadata.len());
+        let is_same = same_end && before == self.identity;
         Ok(if is_same { Followed::Same } else { Followed::Changed })
     }
 

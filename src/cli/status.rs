@@ -133,6 +133,9 @@ impl StatusReport {
             let holding = if pool.overdue { late } else { "old servers serve until a new one is up" };
             text += &format!(", {}", paint(holding, Tone::Warning, colored));
         }
+        if !pool.routed {
+            text += &format!(", {}", paint("no route leads to it", Tone::Warning, colored));
+        }
         if !pool.ready {
             text += &format!(", {}", paint("no server available", Tone::Bad, colored));
         }

@@ -1,6 +1,6 @@
 //! Notes on a valid configuration: parts of it that are probably a mistake. Unlike a problem, a note is no reason to reject an edit.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -92,14 +92,14 @@ fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
 
 /// The pools that no route leads to, by name.
 pub fn unrouted_pools(config: &Config) -> impl Iterator<Item = &str> {
-    let is_routed = |pool: &str| config.routes.iter().any(|route| route.pool.name() == pool);
-    config.pools.iter().map(|pool| pool.name.as_str()).filter(move |pool| !is_routed(pool))
+    let routed: HashSet<&str> = config.routes.iter().map(|route| route.pool.name()).collect();
+    config.pools.iter().map(|pool| pool.name.as_str()).filter(move |pool| !routed.contains(pool))
 }
 
 /// The note about a pool that no route leads to.
 #[must_use]
 pub fn unrouted(pool: &str) -> String {
-    format!("no route leads to pool {pool}, so it gets no requests")
+    format!("no route leads to pool `{pool}`, so it gets no requests")
 }
 
 impl Note {

@@ -97,6 +97,16 @@ impl Snapshot {
         configured.filter(|(index, _)| !self.is_ready(*index)).map(|(_, pool)| pool)
     }
 
+    /// Those of [`Snapshot::unready`] that a route reaches, and whether another one that a route reaches is ready.
+    #[must_use]
+    pub fn routed_unready(&self) -> (Vec<&Arc<Pool>>, bool) {
+        let mut routed: Vec<usize> = self.routes.iter().map(|route| route.pool).collect();
+        routed.sort_unstable();
+        routed.dedup();
+        let (ready, unready): (Vec<usize>, Vec<usize>) = routed.into_iter().partition(|index| self.is_ready(*index));
+        (unready.into_iter().filter_map(|index| self.pools.get(index)).collect(), !ready.is_empty())
+    }
+
     /// Whether the pool at `index` of `pools` has an eligible server, or old servers serve all of its routes.
     #[must_use]
     pub fn is_ready(&self, index: usize) -> bool {

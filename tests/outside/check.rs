@@ -144,7 +144,7 @@ fn a_pool_that_no_route_leads_to_is_noted_and_not_made_by_accident() {
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
 
     // Asked for by name, it is made: its route may follow.
-    let note = "no route leads to pool blue, so it gets no requests";
+    let note = "no route leads to pool `blue`, so it gets no requests";
     for command in
         ["add b1 127.0.0.1:3 --pool blue", "weight b1 5", "add b2 127.0.0.1:4 --pool blue --disabled", "enable b2"]
     {

@@ -217,7 +217,7 @@ pub fn main() -> ExitCode {
         CliCommand::Status { admin, watch, json } => admin.query(&config, |api| {
             let options = OutputOptions { json, colored };
             match watch {
-                true => Ok(exit_code(status::watch(api, options, io::stdout().is_terminal(), out).map(|()| true))),
+                true => Ok(exit_code(status::watch(api, colored, io::stdout().is_terminal(), out).map(|()| true))),
                 false => status::status(api, options, out).map(|written| exit_code(written.map(|()| true))),
             }
         }),

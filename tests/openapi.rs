@@ -15,7 +15,7 @@ use support::ask::{ask, get, mixed, ok};
 use support::{Fixture, percent_encoded};
 
 /// Requests to a path with parameters, and to one without.
-const ROUNDS: (usize, usize) = (300, 20);
+const ROUNDS: (usize, usize) = (300, 50);
 
 /// A state in which every property of a response is present somewhere.
 fn fixture() -> Fixture {

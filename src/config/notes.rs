@@ -18,9 +18,9 @@ pub struct Note {
 
 /// The notes about a configuration; `unmatched` are the includes that no file matches.
 pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
-    let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
+    let unrouted = unrouted_pools(config).map(|pool| Note::new(unrouted(pool)));
     let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
-    let shared = shared.map(|message| Note { place: None, message });
+    let shared = shared.map(Note::new);
     let others = secure_cookies(config).chain(unused_checks(config)).chain(shared);
     unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
 }
@@ -70,7 +70,7 @@ fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
         let verb = if set.len() == 1 { "has" } else { "have" };
         let message =
             format!("{} {verb} no effect on the checks of pool {}, which are `tcp`", set.join(", "), pool.name);
-        (!set.is_empty()).then_some(Note { place: None, message })
+        (!set.is_empty()).then_some(Note::new(message))
     })
 }
 
@@ -87,7 +87,7 @@ fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
     let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).collect();
     let message =
         |cookie| format!("browsers keep a cookie named {cookie} only if it is `Secure`, and lb does not set that");
-    cookies.into_iter().map(move |cookie| Note { place: None, message: message(cookie) })
+    cookies.into_iter().map(move |cookie| Note::new(message(cookie)))
 }
 
 /// The pools that no route leads to, by name.
@@ -103,6 +103,12 @@ pub fn unrouted(pool: &str) -> String {
 }
 
 impl Note {
+    /// A note that is not about a line.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { place: None, message: message.into() }
+    }
+
     /// The note about an include that no file matches.
     #[must_use]
     pub fn unmatched(include: &Include) -> Self {

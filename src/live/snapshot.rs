@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 
-/// With more servers than this, a snapshot counts as large.
+/// With more servers and routes than this, a snapshot counts as large.
 const LARGE: usize = 500;
 
 /// Everything that a request needs. Immutable: an edit or a health change builds a new one, which shares all unchanged
@@ -85,10 +85,10 @@ impl Snapshot {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
     }
 
-    /// Whether it has so many servers that work over all of them should not run on the control plane's thread.
+    /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.
     #[must_use]
     pub fn is_large(&self) -> bool {
-        self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
+        self.routes.len() + self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
     }
 
     /// The pools of the configuration that have no eligible server, and of which no old ones serve either.

@@ -236,12 +236,12 @@ fn a_thousand_servers_are_scraped_fast() {
 }
 
 #[test]
-fn ten_thousand_routes_make_a_page_of_acceptable_size() {
+fn a_route_costs_little_of_the_page() {
     let config = {
         let mut config = config(vec![three()]);
         let route = config.routes[0].clone();
         config.routes =
-            (0..10_000).map(|i| lb::config::RouteConfig { name: format!("route-{i}"), ..route.clone() }).collect();
+            (0..1_000).map(|i| lb::config::RouteConfig { name: format!("route-{i}"), ..route.clone() }).collect();
         config
     };
     let page = metrics(&Fixture::new(config)).text();
@@ -250,5 +250,5 @@ fn ten_thousand_routes_make_a_page_of_acceptable_size() {
     assert_eq!(series, 15 + 1 + 2 + 4);
     let mut zipped = flate2::read::GzEncoder::new(page.as_bytes(), flate2::Compression::fast());
     let zipped = std::io::copy(&mut zipped, &mut std::io::sink()).expect("compressed");
-    assert!(page.len() < 17 << 20 && zipped < 1 << 20, "{} bytes, {zipped} compressed", page.len());
+    assert!(page.len() < 1_700 * 1_000 && zipped < 90 * 1_000, "{} bytes, {zipped} compressed", page.len());
 }

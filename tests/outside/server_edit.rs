@@ -10,9 +10,9 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::{DEADLINE, eventually};
 use crate::support::lb::{Lb, NO_CHECKS, command};
 use crate::support::servers::Server;
+use crate::support::{DEADLINE, eventually};
 
 const FILE: &str = "\
 # What is served.\r

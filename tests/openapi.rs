@@ -21,7 +21,12 @@ const ROUNDS: (usize, usize) = (300, 50);
 fn fixture() -> Fixture {
     let mut fixture = mixed();
     fixture.server("server2").set_memory(Some(1));
-    fixture.server("server2").set_last_check(Check { at: SystemTime::now(), took: Duration::ZERO, error: None });
+    fixture.server("server2").set_last_check(Check {
+        at: SystemTime::now(),
+        took: Duration::ZERO,
+        error: None,
+        hint: None,
+    });
     fixture.eject("server2", "a request failed: no response in time");
     for generation in 1..=3 {
         let reload = Reload {

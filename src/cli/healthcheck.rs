@@ -111,7 +111,8 @@ fn failure(response: &Response<Bytes>, address: SocketAddr, condition: Condition
     if status == StatusCode::OK && healthy {
         return None;
     }
-    let is_problem = serde_json::from_slice::<UnhealthyBody>(body).is_ok_and(|problem| problem.status == status.as_u16());
+    let is_problem =
+        serde_json::from_slice::<UnhealthyBody>(body).is_ok_and(|problem| problem.status == status.as_u16());
     if is_problem {
         let text = String::from_utf8_lossy(body);
         return Some(format!("{}: {}", condition.failure(), text.trim_end()));

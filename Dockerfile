@@ -36,6 +36,7 @@ COPY --from=build /build/target/release/lb /usr/local/bin/
 # replaced by renaming.
 ENV LB_CONFIG=/etc/lb/lb.toml
 EXPOSE 8080 9900
-HEALTHCHECK --interval=5s --timeout=3s CMD ["lb", "healthcheck"]
+# `--any`: one pool without servers is no reason to restart the balancer of the others.
+HEALTHCHECK --interval=5s --timeout=3s CMD ["lb", "healthcheck", "--any"]
 ENTRYPOINT ["lb"]
 CMD ["run"]

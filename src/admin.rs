@@ -6,6 +6,7 @@
 //! hyper is used directly: connection limits and timeouts need it anyway, and the routes are one table.
 
 mod api;
+mod compression;
 mod dashboard;
 mod error;
 mod feed;
@@ -172,10 +173,12 @@ async fn handle(
 ) -> ServedResponse {
     let (head, body) = request.into_parts();
     let (expects_continue, is_get) = (head.headers.contains_key(EXPECT), head.method == Method::GET);
+    let accepts_gzip = compression::accepts_gzip(&head.headers);
     let is_large = context.state.snapshot.load().is_large();
     let feed = Arc::clone(&context.feed);
     let build = move || respond(&head, &context);
-    let mut response = if is_large { on_blocking_thread(build).await } else { build() };
+    let response = if is_large { on_blocking_thread(build).await } else { build() };
+    let mut response = compression::compress(response, accepts_gzip).await;
     if !body.is_end_stream() {
         // Closing with unread bytes resets the connection, which can cost the client the response.
         // A client that expects 100-continue has not sent the body.

@@ -24,6 +24,7 @@ use clap_complete::Shell;
 
 use self::api::{Api, QueryError};
 use self::check::{CheckFormat, load_as};
+use self::healthcheck::Condition;
 use self::output::{OutputOptions, fail, note, print};
 use self::server::ServerQuery;
 use self::server_edit::EditCommand;
@@ -40,9 +41,6 @@ use crate::telemetry::logs::in_colour;
 const BAD_INPUT: u8 = 1;
 /// Exit code for wrong usage (clap uses it too), a timeout, or a balancer that does not respond.
 const USAGE_OR_TIMEOUT: u8 = 2;
-
-/// The timeout of `lb server … --wait`.
-const EDIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An HTTP load balancer and gateway, configured by one TOML file that it reloads while running
 #[derive(Debug, Parser)]
@@ -149,7 +147,14 @@ enum CliCommand {
         command: ServerCommand,
     },
     /// Exit with 0 if the balancer of this configuration is ready; for containers without curl
-    Healthcheck,
+    Healthcheck {
+        /// Only require that some pool has an available server, not every pool that a route reaches
+        #[arg(long)]
+        any: bool,
+        /// Only require that the process serves, whatever the state of its servers
+        #[arg(long, conflicts_with = "any")]
+        alive: bool,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print shell completions
@@ -212,7 +217,7 @@ pub fn main() -> ExitCode {
         CliCommand::Status { admin, watch, json } => admin.query(&config, |api| {
             let options = OutputOptions { json, colored };
             match watch {
-                true => Ok(exit_code(status::watch(api, options, io::stdout().is_terminal(), out).map(|()| true))),
+                true => Ok(exit_code(status::watch(api, colored, io::stdout().is_terminal(), out).map(|()| true))),
                 false => status::status(api, options, out).map(|written| exit_code(written.map(|()| true))),
             }
         }),
@@ -225,13 +230,22 @@ pub fn main() -> ExitCode {
         }),
         CliCommand::Server { admin, command: ServerCommand::Edit(command) } => {
             let done = server_edit::run(&config, &command);
-            if done && command.waits() {
-                let target = admin.admin.unwrap_or_else(|| admin_of(&config));
-                return wait((&config, &config), vec![target], EDIT_TIMEOUT);
+            match command.wait().filter(|_| done) {
+                Some(timeout) => {
+                    let target = admin.admin.unwrap_or_else(|| admin_of(&config));
+                    wait((&config, &config), vec![target], timeout)
+                }
+                None => exit_code(Ok(done)),
             }
-            exit_code(Ok(done))
         }
-        CliCommand::Healthcheck => healthcheck::healthcheck(&config),
+        CliCommand::Healthcheck { any, alive } => {
+            let condition = match (any, alive) {
+                (_, true) => Condition::Alive,
+                (true, false) => Condition::AnyReady,
+                (false, false) => Condition::Ready,
+            };
+            healthcheck::healthcheck(&config, condition)
+        }
         CliCommand::Schema => {
             print(schema::text().trim_end());
             ExitCode::SUCCESS

@@ -57,9 +57,10 @@ fn the_output_contains_no_control_characters() {
 fn each_annotation_is_one_line() {
     for file in files() {
         let (_, text) = run_check(&file, CheckFormat::Github);
-        assert!(!text.is_empty());
+        assert!(text.starts_with("::error file="), "{}: {text}", file.display());
         for line in text.lines() {
-            assert!(line.starts_with("::error file="), "{}: {line}", file.display());
+            let is_annotation = ["::error file=", "::warning file="].iter().any(|start| line.starts_with(start));
+            assert!(is_annotation, "{}: {line}", file.display());
         }
     }
 }

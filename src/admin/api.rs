@@ -30,36 +30,46 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// The variable segment at the end of a path.
 const NAME: &str = "{name}";
 
+use Parameters::{Lenient, Strict};
+
 const ENDPOINTS: [Endpoint; 17] = [
-    Endpoint { path: "/", parameters: None, respond: dashboard_page },
-    Endpoint { path: "/dashboard/{name}", parameters: None, respond: dashboard_file },
-    Endpoint { path: "/health", parameters: None, respond: health },
-    Endpoint { path: "/ready", parameters: None, respond: ready },
-    Endpoint { path: "/metrics", parameters: None, respond: show_metrics },
+    Endpoint { path: "/", parameters: Lenient(&[]), respond: dashboard_page },
+    Endpoint { path: "/dashboard/{name}", parameters: Lenient(&[]), respond: dashboard_file },
+    Endpoint { path: "/health", parameters: Lenient(&[]), respond: health },
+    Endpoint { path: "/ready", parameters: Lenient(&["any"]), respond: ready },
+    Endpoint { path: "/metrics", parameters: Lenient(&[]), respond: show_metrics },
     Endpoint {
         path: "/api/servers",
-        parameters: Some(&["pool", "active", "status", "limit", "after"]),
+        parameters: Strict(&["pool", "active", "status", "limit", "after"]),
         respond: list_servers,
     },
-    Endpoint { path: "/api/servers/{name}", parameters: Some(&["pool"]), respond: one_server },
-    Endpoint { path: "/api/random", parameters: Some(&["pool"]), respond: random_server },
-    Endpoint { path: "/api/pools", parameters: Some(&[]), respond: list_pools },
-    Endpoint { path: "/api/routes", parameters: Some(&[]), respond: list_routes },
-    Endpoint { path: "/api/listeners", parameters: Some(&[]), respond: list_listeners },
-    Endpoint { path: "/api/config", parameters: Some(&[]), respond: show_config },
-    Endpoint { path: "/api/reloads", parameters: Some(&["limit", "after"]), respond: list_reloads },
-    Endpoint { path: "/api/events", parameters: Some(&["figures"]), respond: subscribe },
-    Endpoint { path: "/api/figures", parameters: Some(&[]), respond: show_figures },
-    Endpoint { path: "/api/history", parameters: Some(&[]), respond: show_history },
-    Endpoint { path: "/api/openapi.json", parameters: Some(&[]), respond: show_openapi },
+    Endpoint { path: "/api/servers/{name}", parameters: Strict(&["pool"]), respond: one_server },
+    Endpoint { path: "/api/random", parameters: Strict(&["pool"]), respond: random_server },
+    Endpoint { path: "/api/pools", parameters: Strict(&[]), respond: list_pools },
+    Endpoint { path: "/api/routes", parameters: Strict(&[]), respond: list_routes },
+    Endpoint { path: "/api/listeners", parameters: Strict(&[]), respond: list_listeners },
+    Endpoint { path: "/api/config", parameters: Strict(&[]), respond: show_config },
+    Endpoint { path: "/api/reloads", parameters: Strict(&["limit", "after"]), respond: list_reloads },
+    Endpoint { path: "/api/events", parameters: Strict(&["figures"]), respond: subscribe },
+    Endpoint { path: "/api/figures", parameters: Strict(&[]), respond: show_figures },
+    Endpoint { path: "/api/history", parameters: Strict(&[]), respond: show_history },
+    Endpoint { path: "/api/openapi.json", parameters: Strict(&[]), respond: show_openapi },
 ];
 
 struct Endpoint {
     /// In OpenAPI's notation.
     path: &'static str,
-    /// The query parameters it accepts; `None` ignores the query, because probes add parameters of their own.
-    parameters: Option<&'static [&'static str]>,
+    parameters: Parameters,
     respond: fn(&ApiRequest) -> Result<ApiResponse, ApiError>,
+}
+
+/// The query parameters of an endpoint.
+#[derive(Clone, Copy)]
+enum Parameters {
+    /// Any other is an error.
+    Strict(&'static [&'static str]),
+    /// Others are ignored, because probes and scrapers add parameters of their own.
+    Lenient(&'static [&'static str]),
 }
 
 /// A request that has reached its endpoint.
@@ -90,9 +100,10 @@ fn dispatch(head: &Parts, context: &AdminContext, snapshot: &Snapshot) -> Result
         return Err(read_only(snapshot));
     }
     let (endpoint, name) = find(head.uri.path())?;
+    let text = head.uri.query().unwrap_or_default();
     let query = match endpoint.parameters {
-        Some(allowed) => Query::parse(head.uri.query().unwrap_or_default(), allowed)?,
-        None => Query::default(),
+        Strict(known) => Query::parse(text, known)?,
+        Lenient(known) => Query::parse_known(text, known)?,
     };
     (endpoint.respond)(&ApiRequest { head, context, snapshot, name, query })
 }
@@ -142,13 +153,23 @@ fn ready(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     if request.context.state.is_stopping() {
         return Err(ApiError::unavailable("shutting down"));
     }
-    let unready: Vec<&str> = request.snapshot.unready().map(|pool| &*pool.live.name).collect();
-    if !unready.is_empty() {
-        let detail = format!("pools without an active server: {}", unready.join(", "));
+    // `?any` without a value is as good as `?any=true`.
+    let any = match request.query.get("any") {
+        Some("") => true,
+        _ => request.query.one_of("any", &[true, false])?.unwrap_or_default(),
+    };
+    let (unready, another_is_ready) = request.snapshot.routed_unready();
+    let unready: Vec<&str> = unready.into_iter().map(|pool| &*pool.live.name).collect();
+    if !(unready.is_empty() || any && another_is_ready) {
+        let detail = format!("pools without an available server: {}", unready.join(", "));
         return Err(ApiError::unavailable(detail).with_pools(unready));
     }
     let state = ConfigState::of(request.snapshot, request.context.state.reloads().last_outcome());
-    json(&json!({ "generation": request.snapshot.generation, "status": "ready", "config": state }))
+    let mut view = json!({ "generation": request.snapshot.generation, "status": "ready", "config": state });
+    if !unready.is_empty() {
+        view["pools"] = unready.into();
+    }
+    json(&view)
 }
 
 fn show_metrics(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
@@ -234,7 +255,9 @@ fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 fn list_reloads(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let limit = request.query.limit()?;
     let after = match request.query.get("after") {
-        Some(given) => given.parse().map_err(|_| ApiError::bad_request("`after` must be the value of `next`"))?,
+        Some(given) => {
+            query::integer(given).ok_or_else(|| ApiError::bad_request("`after` must be the value of `next`"))?
+        }
         None => u64::MAX,
     };
     let mut reloads = view::numbered_reloads(&request.context.state.reloads());
@@ -326,11 +349,13 @@ mod tests {
             let parameters = item["get"]["parameters"].as_array().into_iter().flatten();
             let in_query = parameters.filter(|parameter| parameter["in"] == "query");
             let names = in_query.map(|parameter| parameter["name"].as_str().expect("a name"));
-            (path.as_str(), names.collect::<BTreeSet<_>>())
+            let is_lenient = item["get"]["x-unknown-parameters"] == "ignored";
+            (path.as_str(), names.collect::<BTreeSet<_>>(), is_lenient)
         });
-        let served = ENDPOINTS
-            .iter()
-            .map(|endpoint| (endpoint.path, endpoint.parameters.unwrap_or_default().iter().copied().collect()));
+        let served = ENDPOINTS.iter().map(|endpoint| {
+            let (Strict(known) | Lenient(known)) = endpoint.parameters;
+            (endpoint.path, known.iter().copied().collect(), matches!(endpoint.parameters, Lenient(_)))
+        });
         assert_eq!(described.collect::<BTreeSet<_>>(), served.collect::<BTreeSet<_>>());
     }
 

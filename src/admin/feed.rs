@@ -106,10 +106,15 @@ impl Feed {
     /// The minimum time between two publications of figures. It is half an interval shorter than intended, because
     /// ticks are not exact. After an event, a quarter of it is enough.
     fn figures_pause(&self) -> Duration {
+        self.figures_interval() - FIGURES_INTERVAL / 2
+    }
+
+    /// The time between two publications of figures.
+    fn figures_interval(&self) -> Duration {
         let snapshot = self.state.snapshot.load();
         let servers: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();
         let further = (servers + snapshot.routes.len()) / ENTRIES_PER_INTERVAL;
-        FIGURES_INTERVAL / 2 + FIGURES_INTERVAL * u32::try_from(further).unwrap_or(u32::MAX)
+        FIGURES_INTERVAL * u32::try_from(1 + further).unwrap_or(u32::MAX)
     }
 
     fn figures_event(&self) -> Bytes {
@@ -119,11 +124,14 @@ impl Feed {
             #[serde(flatten)]
             figures: FiguresView<'a>,
             sample: Option<SampleView>,
+            /// When the next ones will follow.
+            interval_seconds: u64,
         }
         let (snapshot, listeners, history) = (self.state.snapshot.load_full(), self.state.listeners(), self.history());
         let figures = FiguresView::new(&self.state, &snapshot, &listeners, &history);
         let sample = history.chart().next_back().map(SampleView::new);
-        encode("figures", None, &FiguresEventView { figures, sample })
+        let interval_seconds = self.figures_interval().as_secs();
+        encode("figures", None, &FiguresEventView { figures, sample, interval_seconds })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::num::NonZeroUsize;
 
 use percent_encoding::percent_decode_str;
 
@@ -16,11 +15,20 @@ impl Query {
     pub(super) fn parse(query: &str, allowed: &[&str]) -> Result<Self, ApiError> {
         // Checked first, because form_urlencoded replaces what is not UTF-8.
         decode(query)?;
+        if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| !allowed.contains(&&**name))
+        {
+            let error = ApiError::bad_request(format!("there is no parameter `{name}` here"));
+            return Err(error.with_allowed(allowed.iter().copied()));
+        }
+        Self::parse_known(query, allowed)
+    }
+
+    /// Parses the parameters of a query that are in `known`, and ignores all others.
+    pub(super) fn parse_known(query: &str, known: &[&str]) -> Result<Self, ApiError> {
         let mut parameters: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
-            if !allowed.contains(&&*name) {
-                let error = ApiError::bad_request(format!("there is no parameter `{name}` here"));
-                return Err(error.with_allowed(allowed.iter().copied()));
+            if !known.contains(&&*name) {
+                continue;
             }
             if parameters.iter().any(|(other, _)| *other == name) {
                 return Err(ApiError::bad_request(format!("the parameter `{name}` is given more than once")));
@@ -50,9 +58,17 @@ impl Query {
     /// The page size that `limit` asks for.
     pub(super) fn limit(&self) -> Result<usize, ApiError> {
         let Some(given) = self.get("limit") else { return Ok(usize::MAX) };
-        let invalid = |_| ApiError::bad_request(format!("`limit` must be a positive integer, not `{given}`"));
-        given.parse().map(NonZeroUsize::get).map_err(invalid)
+        match integer(given) {
+            Some(limit) if limit > 0 => Ok(usize::try_from(limit).unwrap_or(usize::MAX)),
+            _ => Err(ApiError::bad_request(format!("`limit` must be a positive integer, not `{given}`"))),
+        }
     }
+}
+
+/// Parses digits; a number that is too large counts as the largest one.
+pub(super) fn integer(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 /// Decodes percent-encoded UTF-8. The library lets malformed escapes through; they are an error here.
@@ -107,7 +123,8 @@ mod tests {
         let limit = |text: &str| Query::parse(text, &["limit"]).and_then(|query| query.limit());
         assert_eq!(limit(""), Ok(usize::MAX));
         assert_eq!(limit("limit=7"), Ok(7));
-        for bad in ["limit=0", "limit=-1", "limit=", "limit=many"] {
+        assert_eq!(limit("limit=99999999999999999999999999"), Ok(usize::MAX));
+        for bad in ["limit=0", "limit=-1", "limit=%2B1", "limit=1.0", "limit=", "limit=many"] {
             assert!(limit(bad).is_err(), "{bad}");
         }
     }

@@ -59,7 +59,12 @@ impl Api {
 
     /// Blocks until the response at `path` has been received and parsed.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, QueryError> {
-        self.runtime.block_on(get(&self.at, path))
+        self.run(get(&self.at, path))
+    }
+
+    /// Blocks until `queries`, which may be several, have ended.
+    pub(super) fn run<T>(&self, queries: impl Future<Output = T>) -> T {
+        self.runtime.block_on(queries)
     }
 }
 

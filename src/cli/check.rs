@@ -1,5 +1,7 @@
 //! `lb check`: validates a configuration and reports all of its problems.
 
+mod fragment;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -53,8 +55,8 @@ struct CheckedConfig {
     path: PathBuf,
     /// The files that were read.
     files: Vec<PathBuf>,
-    /// The notes, if it is valid.
-    result: Result<(Config, Vec<Note>), Vec<Problem>>,
+    result: Result<Config, Vec<Problem>>,
+    notes: Vec<Note>,
 }
 
 impl CheckedConfig {
@@ -63,42 +65,38 @@ impl CheckedConfig {
         let result = result.and_then(|config| {
             let mut problems = guards(&path, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
-            let notes = notes(&config, &sources.unmatched);
-            if problems.is_empty() { Ok((config, notes)) } else { Err(problems) }
+            if problems.is_empty() { Ok(config) } else { Err(problems) }
         });
-        Self { path, files: sources.files.into_iter().map(|file| file.path).collect(), result }
+        let notes = match &result {
+            Ok(config) => notes(config, &sources.unmatched),
+            Err(_) => fragment::note(&path, &sources, &env).into_iter().collect(),
+        };
+        Self { path, files: sources.files.into_iter().map(|file| file.path).collect(), result, notes }
     }
 
     fn text(&self, colored: bool, out: &mut dyn Write) -> io::Result<()> {
         match &self.result {
-            Ok((config, notes)) => {
+            Ok(config) => {
                 let files = count(self.files.len(), "file");
                 writeln!(out, "{}: valid ({}; {files})", self.path.display(), summary(config))?;
-                notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
             }
-            Err(problems) => print_invalid(&self.path, problems, CheckFormat::Text, colored, out),
+            Err(problems) => print_invalid(&self.path, problems, CheckFormat::Text, colored, out)?,
         }
+        self.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
     }
 
     fn json(&self) -> Value {
-        match &self.result {
-            Ok((_, notes)) => {
-                let mut json = check_json(&self.path, &[]);
-                json["files"] = json!(self.files);
-                json["notes"] = notes.iter().map(Note::to_string).collect();
-                json
-            }
-            Err(problems) => check_json(&self.path, problems),
-        }
+        let mut json = check_json(&self.path, self.result.as_ref().err().map_or(&[], Vec::as_slice));
+        json["files"] = json!(self.files);
+        json["notes"] = self.notes.iter().map(Note::to_string).collect();
+        json
     }
 
     fn github(&self, out: &mut dyn Write) -> io::Result<()> {
-        match &self.result {
-            Ok((_, notes)) => {
-                notes.iter().try_for_each(|note| writeln!(out, "{}", note.to_github(&self.path, "lb check")))
-            }
-            Err(problems) => print_invalid(&self.path, problems, CheckFormat::Github, false, out),
+        if let Err(problems) = &self.result {
+            print_invalid(&self.path, problems, CheckFormat::Github, false, out)?;
         }
+        self.notes.iter().try_for_each(|note| writeln!(out, "{}", note.to_github(&self.path, "lb check")))
     }
 }
 

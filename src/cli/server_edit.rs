@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
@@ -20,6 +21,9 @@ use crate::control::reload::reader::env;
 use crate::control::reload::replace::{Lock, ReplaceError, Written, replace};
 use crate::control::reload::source::{Source, Sources};
 use crate::telemetry::logs::in_colour;
+
+/// The timeout of `--wait` unless `--timeout` sets another.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum EditCommand {
@@ -85,17 +89,20 @@ pub(super) struct WaitArgs {
     /// Wait until the running balancer has applied the edit
     #[arg(long)]
     wait: bool,
+    /// Longest time that --wait waits [default: 30s]
+    #[arg(long, requires = "wait", value_name = "DURATION", value_parser = super::duration)]
+    timeout: Option<Duration>,
 }
 
 impl EditCommand {
-    /// Whether `--wait` was given.
-    pub(super) fn waits(&self) -> bool {
+    /// How long to wait for the edit to be applied, if `--wait` was given.
+    pub(super) fn wait(&self) -> Option<Duration> {
         let (Self::Add { wait, .. }
         | Self::Remove { wait, .. }
         | Self::Enable { wait, .. }
         | Self::Disable { wait, .. }
         | Self::Weight { wait, .. }) = self;
-        wait.wait
+        wait.wait.then(|| wait.timeout.unwrap_or(WAIT_TIMEOUT))
     }
 
     fn to_edit(&self) -> Edit {

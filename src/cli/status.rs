@@ -1,24 +1,29 @@
 //! `lb status`: what is running, the last reload, and each server's share of the requests, on one screen.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
+use std::pin::pin;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::output::{OutputOptions, count};
 use super::server::{algorithm, status_cell};
 use crate::cli::api::{
     Api, ConfigReply, ListenersReply, PoolReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, ServerReply,
-    ServersReply,
+    ServersReply, get,
 };
 use crate::cli::table::{Align, Cell, TextTable, Tone, paint, percent};
+use crate::config::Address;
 use crate::live::reloads::Outcome;
 
 /// The time between two refreshes of `--watch`.
 const REFRESH: Duration = Duration::from_secs(1);
+/// How long a refresh may take before its screen says so.
+const LATE: Duration = Duration::from_secs(4);
 /// The maximum number of servers per pool on a screen.
 const MAX_SERVERS: usize = 50;
 
@@ -31,18 +36,78 @@ pub(super) fn status(api: &Api, options: OutputOptions, out: &mut dyn Write) -> 
 }
 
 /// Writes the status every second until `out` is closed; if `in_place`, over the previous screen. If the balancer does
-/// not respond, writes the error and continues.
-pub(super) fn watch(api: &Api, options: OutputOptions, in_place: bool, out: &mut dyn Write) -> io::Result<()> {
+/// not respond, says so and continues.
+pub(super) fn watch(api: &Api, colored: bool, in_place: bool, out: &mut dyn Write) -> io::Result<()> {
+    let mut screen = Screen { api, colored, in_place, out, last: None };
     loop {
-        let text = render(api, options).unwrap_or_else(|error| format!("lb: {error}\n"));
-        draw(&text, in_place, out)?;
+        match api.run(screen.fetch())? {
+            Ok(report) => screen.show(report)?,
+            Err(error) => screen.show_stale(&error)?,
+        }
         sleep(REFRESH);
     }
 }
 
 fn render(api: &Api, options: OutputOptions) -> Result<String, QueryError> {
-    let report = StatusReport::fetch(api)?;
+    let report = api.run(StatusReport::fetch(api.at()))?;
     Ok(if options.json { format!("{:#}\n", report.json) } else { report.text(api, options.colored) })
+}
+
+/// The output of `--watch`. It never shows figures as current that are not.
+struct Screen<'a> {
+    api: &'a Api,
+    colored: bool,
+    /// Whether each screen overwrites the previous one.
+    in_place: bool,
+    out: &'a mut dyn Write,
+    /// The newest report, and when it came.
+    last: Option<(StatusReport, SystemTime, Instant)>,
+}
+
+impl Screen<'_> {
+    /// Fetches a report. Says that the figures on the screen are stale, if that takes longer than it should.
+    async fn fetch(&mut self) -> io::Result<Result<StatusReport, QueryError>> {
+        let api = self.api;
+        let mut fetching = pin!(StatusReport::fetch(api.at()));
+        let mut pause = LATE;
+        loop {
+            if let Ok(fetched) = timeout(pause, &mut fetching).await {
+                return Ok(fetched);
+            }
+            // Not each time in a pipe, where the lines stay.
+            if self.in_place || pause == LATE {
+                self.show_stale(&format_args!("no response from {}", api.at()))?;
+            }
+            pause = REFRESH;
+        }
+    }
+
+    fn show(&mut self, report: StatusReport) -> io::Result<()> {
+        let text = report.text(self.api, self.colored);
+        self.last = Some((report, SystemTime::now(), Instant::now()));
+        draw(&text, self.in_place, self.out)
+    }
+
+    /// Shows why there are no newer figures, since when and, if they would be overwritten, the last ones.
+    fn show_stale(&mut self, reason: &dyn Display) -> io::Result<()> {
+        let mut text = match &self.last {
+            None => format!("lb: {reason}"),
+            Some((_, at, since)) => {
+                let at = humantime::format_rfc3339_seconds(*at).to_string();
+                let clock = at.get(11..19).unwrap_or(&at);
+                let age = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs()));
+                format!("lb: no news since {clock} UTC, {age} ago: {reason}")
+            }
+        };
+        text = paint(&text, Tone::Bad, self.colored) + "\n";
+        if let Some((report, ..)) = self.last.as_ref().filter(|_| self.in_place) {
+            for line in report.text(self.api, false).lines() {
+                text += &paint(line, Tone::Faint, self.colored);
+                text.push('\n');
+            }
+        }
+        draw(&text, self.in_place, self.out)
+    }
 }
 
 /// Writes a screen. If `in_place`, overwrites line by line and then clears the rest, to avoid flicker.
@@ -65,29 +130,30 @@ struct StatusReport {
 }
 
 impl StatusReport {
-    fn fetch(api: &Api) -> Result<Self, QueryError> {
-        let get = |path: &str| api.get::<Value>(path);
-        let (mut config, reloads) = (get("/api/config")?, get("/api/reloads?limit=1")?);
-        let (listeners, pools, servers) = (get("/api/listeners")?, get("/api/pools")?, get("/api/servers")?);
+    async fn fetch(at: &Address) -> Result<Self, QueryError> {
+        let get = async |path: &str| get::<Value>(at, path).await;
+        let (mut config, reloads) = (get("/api/config").await?, get("/api/reloads?limit=1").await?);
+        let listeners = get("/api/listeners").await?;
+        let (pools, servers) = (get("/api/pools").await?, get("/api/servers").await?);
         if let Value::Object(config) = &mut config {
             // The status leaves out the configuration's values.
             config.remove("config");
         }
         let json = json!({
-            "admin": api.at(),
+            "admin": at,
             "config": config,
             "last_reload": reloads["reloads"][0],
             "listeners": listeners["listeners"],
             "pools": pools["pools"],
             "servers": servers["servers"],
         });
-        let reloads: ReloadsReply = parse(api, &reloads)?;
-        let pools: PoolsReply = parse(api, &pools)?;
-        let servers: ServersReply = parse(api, &servers)?;
+        let reloads: ReloadsReply = parse(at, &reloads)?;
+        let pools: PoolsReply = parse(at, &pools)?;
+        let servers: ServersReply = parse(at, &servers)?;
         Ok(Self {
-            config: parse(api, &config)?,
+            config: parse(at, &config)?,
             last_reload: reloads.reloads.into_iter().next(),
-            listeners: parse(api, &listeners)?,
+            listeners: parse(at, &listeners)?,
             pools: pools.pools,
             servers: servers.servers,
             json,
@@ -132,6 +198,9 @@ impl StatusReport {
             let late = "old servers serve, because no new one has come up in time";
             let holding = if pool.overdue { late } else { "old servers serve until a new one is up" };
             text += &format!(", {}", paint(holding, Tone::Warning, colored));
+        }
+        if !pool.routed {
+            text += &format!(", {}", paint("no route leads to it", Tone::Warning, colored));
         }
         if !pool.ready {
             text += &format!(", {}", paint("no server available", Tone::Bad, colored));
@@ -194,8 +263,8 @@ fn table(servers: &[&ServerReply], colored: bool) -> String {
     text
 }
 
-fn parse<T: DeserializeOwned>(api: &Api, value: &Value) -> Result<T, QueryError> {
-    T::deserialize(value).map_err(|error| QueryError::Unexpected(api.at().clone(), error.to_string()))
+fn parse<T: DeserializeOwned>(at: &Address, value: &Value) -> Result<T, QueryError> {
+    T::deserialize(value).map_err(|error| QueryError::Unexpected(at.clone(), error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Notes on a valid configuration: parts of it that are probably a mistake. Unlike a problem, a note is no reason to reject an edit.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +18,9 @@ pub struct Note {
 
 /// The notes about a configuration; `unmatched` are the includes that no file matches.
 pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
-    let unrouted = unrouted_pools(config).map(|pool| Note { place: None, message: unrouted(pool) });
+    let unrouted = unrouted_pools(config).map(|pool| Note::new(unrouted(pool)));
     let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
-    let shared = shared.map(|message| Note { place: None, message });
+    let shared = shared.map(Note::new);
     let others = secure_cookies(config).chain(unused_checks(config)).chain(shared);
     unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
 }
@@ -70,7 +70,7 @@ fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
         let verb = if set.len() == 1 { "has" } else { "have" };
         let message =
             format!("{} {verb} no effect on the checks of pool {}, which are `tcp`", set.join(", "), pool.name);
-        (!set.is_empty()).then_some(Note { place: None, message })
+        (!set.is_empty()).then_some(Note::new(message))
     })
 }
 
@@ -87,22 +87,28 @@ fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
     let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).collect();
     let message =
         |cookie| format!("browsers keep a cookie named {cookie} only if it is `Secure`, and lb does not set that");
-    cookies.into_iter().map(move |cookie| Note { place: None, message: message(cookie) })
+    cookies.into_iter().map(move |cookie| Note::new(message(cookie)))
 }
 
 /// The pools that no route leads to, by name.
 pub fn unrouted_pools(config: &Config) -> impl Iterator<Item = &str> {
-    let is_routed = |pool: &str| config.routes.iter().any(|route| route.pool.name() == pool);
-    config.pools.iter().map(|pool| pool.name.as_str()).filter(move |pool| !is_routed(pool))
+    let routed: HashSet<&str> = config.routes.iter().map(|route| route.pool.name()).collect();
+    config.pools.iter().map(|pool| pool.name.as_str()).filter(move |pool| !routed.contains(pool))
 }
 
 /// The note about a pool that no route leads to.
 #[must_use]
 pub fn unrouted(pool: &str) -> String {
-    format!("no route leads to pool {pool}, so it gets no requests")
+    format!("no route leads to pool `{pool}`, so it gets no requests")
 }
 
 impl Note {
+    /// A note that is not about a line.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { place: None, message: message.into() }
+    }
+
     /// The note about an include that no file matches.
     #[must_use]
     pub fn unmatched(include: &Include) -> Self {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 
-/// With more servers than this, a snapshot counts as large.
+/// With more servers and routes than this, a snapshot counts as large.
 const LARGE: usize = 500;
 
 /// Everything that a request needs. Immutable: an edit or a health change builds a new one, which shares all unchanged
@@ -85,16 +85,26 @@ impl Snapshot {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
     }
 
-    /// Whether it has so many servers that work over all of them should not run on the control plane's thread.
+    /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.
     #[must_use]
     pub fn is_large(&self) -> bool {
-        self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
+        self.routes.len() + self.pools.iter().map(|pool| pool.members.len()).sum::<usize>() > LARGE
     }
 
     /// The pools of the configuration that have no eligible server, and of which no old ones serve either.
     pub fn unready(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let configured = self.pools.iter().enumerate().take(self.config.pools.len());
         configured.filter(|(index, _)| !self.is_ready(*index)).map(|(_, pool)| pool)
+    }
+
+    /// Those of [`Snapshot::unready`] that a route reaches, and whether another one that a route reaches is ready.
+    #[must_use]
+    pub fn routed_unready(&self) -> (Vec<&Arc<Pool>>, bool) {
+        let mut routed: Vec<usize> = self.routes.iter().map(|route| route.pool).collect();
+        routed.sort_unstable();
+        routed.dedup();
+        let (ready, unready): (Vec<usize>, Vec<usize>) = routed.into_iter().partition(|index| self.is_ready(*index));
+        (unready.into_iter().filter_map(|index| self.pools.get(index)).collect(), !ready.is_empty())
     }
 
     /// Whether the pool at `index` of `pools` has an eligible server, or old servers serve all of its routes.

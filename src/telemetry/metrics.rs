@@ -13,12 +13,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::Method;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
+use crate::live::availability::PoolUse;
 use crate::live::counters::{Histogram, HistogramTotal};
 use crate::live::method;
 use crate::live::pool::{Member, Membership};
@@ -35,8 +37,15 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The `method` and `code` of requests that were counted after a tally's slots were full.
 const OVERFLOW: (&str, &str) = ("OTHER", "other");
 
+/// The series of a route that exist from the start, so that the first request or error shows in a rate: the most common one,
+/// and one for each status of lb's own that says that no server responded. Few, because there may be thousands of routes.
+const FIRST_OF_ROUTE: [(Method, u16); 4] =
+    [(Method::GET, 200), (Method::GET, 502), (Method::GET, 503), (Method::GET, 504)];
+/// Likewise of a server.
+const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
+
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 25] = [
+const STATE_METRICS: [&Family; 26] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -51,6 +60,7 @@ const STATE_METRICS: [&Family; 25] = [
     &SERVER_EJECTIONS,
     &RETRIES,
     &POOL_HOLDING,
+    &POOL_ROUTED,
     &CLIENT_CONNECTIONS,
     &GENERATION,
     &LAST_RELOAD_SUCCESSFUL,
@@ -152,7 +162,7 @@ impl Collector for StateCollector {
         families.extend(reloads(&self.state));
         families.extend(watching(&self.state));
         families.push(retries(&snapshot));
-        families.push(holding(&snapshot));
+        families.extend(pool_uses(&snapshot));
         families.push(client_connections(&self.state));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.process.iter().map(|metric| {
@@ -165,8 +175,12 @@ impl Collector for StateCollector {
 
 fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
     let routes = || snapshot.routes.iter().map(|route| &route.live).chain([&snapshot.unrouted]);
+    let first = FIRST_OF_ROUTE.map(|(method, code)| method::key(&method, code));
+    // No route matches a request, or it is invalid.
+    let unrouted = [method::key(&Method::GET, 404), method::key_without_method(400)];
     let requests = |route: &Arc<LiveRoute>| {
-        let codes = add_up(route.counters.iter().flat_map(|set| set.codes.iter()));
+        let first = if Arc::ptr_eq(route, &snapshot.unrouted) { &unrouted[..] } else { &first };
+        let codes = add_up(first, route.counters.iter().flat_map(|set| set.codes.iter()));
         codes
             .into_iter()
             .map(|(key, count)| {
@@ -193,7 +207,7 @@ fn servers(snapshot: &Snapshot) -> [MetricFamily; 10] {
     };
     let requests = |member: &&Member| {
         let [pool, server] = labels(member);
-        let codes = add_up(member.server.counters().iter().flat_map(|set| set.codes.iter()));
+        let codes = add_up(&FIRST_OF_SERVER, member.server.counters().iter().flat_map(|set| set.codes.iter()));
         codes
             .into_iter()
             .map(|(code, count)| {
@@ -236,10 +250,13 @@ fn retries(snapshot: &Snapshot) -> MetricFamily {
     RETRIES.of(series)
 }
 
-fn holding(snapshot: &Snapshot) -> MetricFamily {
-    let pools = snapshot.pools.iter().zip(snapshot.pool_uses());
-    POOL_HOLDING
-        .of(pools.map(|(pool, uses)| POOL_HOLDING.value(&[&pool.live.name], f64::from(u8::from(uses.hold.is_some())))))
+fn pool_uses(snapshot: &Snapshot) -> [MetricFamily; 2] {
+    let uses = snapshot.pool_uses();
+    let each = |family: &Family, read: fn(&PoolUse) -> bool| {
+        let pools = snapshot.pools.iter().zip(&uses);
+        family.of(pools.map(|(pool, uses)| family.value(&[&pool.live.name], f64::from(u8::from(read(uses))))))
+    };
+    [each(&POOL_HOLDING, |uses| uses.hold.is_some()), each(&POOL_ROUTED, |uses| uses.routed)]
 }
 
 fn client_connections(state: &State) -> MetricFamily {
@@ -292,9 +309,9 @@ fn labels(member: &Member) -> [&str; 2] {
     [&member.server.key.pool, &member.server.key.name]
 }
 
-/// Adds up the workers' tallies.
-fn add_up(counts: impl Iterator<Item = (Option<u32>, u64)>) -> BTreeMap<Option<u32>, u64> {
-    let mut totals = BTreeMap::new();
+/// Adds up the workers' tallies. Each of `first` is in the result, even if it was not counted yet.
+fn add_up(first: &[u32], counts: impl Iterator<Item = (Option<u32>, u64)>) -> BTreeMap<Option<u32>, u64> {
+    let mut totals: BTreeMap<_, _> = first.iter().map(|key| (Some(*key), 0)).collect();
     for (key, count) in counts {
         *totals.entry(key).or_default() += count;
     }

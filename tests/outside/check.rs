@@ -144,7 +144,7 @@ fn a_pool_that_no_route_leads_to_is_noted_and_not_made_by_accident() {
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
 
     // Asked for by name, it is made: its route may follow.
-    let note = "no route leads to pool blue, so it gets no requests";
+    let note = "no route leads to pool `blue`, so it gets no requests";
     for command in
         ["add b1 127.0.0.1:3 --pool blue", "weight b1 5", "add b2 127.0.0.1:4 --pool blue --disabled", "enable b2"]
     {
@@ -203,4 +203,43 @@ fn a_pipe_is_read_from_standard_input() {
     let ran = shell("$LB check <(cat lb.toml)");
     assert!(ran.code == Some(1) && ran.out.contains("`lb check -`"), "{ran:#?}");
     assert_eq!(shell("cat lb.toml | $LB check -").code, Some(0));
+}
+
+#[test]
+fn a_file_that_another_one_includes_is_said_to_be_a_part() {
+    let main = format!("include = [\"conf.d/*.toml\"]\n{GOOD}");
+    let part = "[[route]]\npath = \"/b\"\npool = \"b\"\n[[pool.b.server]]\nname = \"b\"\naddress = \"127.0.0.1:2\"\n";
+    let files = directory(&[
+        ("lb.toml", &main),
+        ("other.toml", GOOD),
+        ("conf.d/b.toml", part),
+        ("conf.d/c.toml", "# nothing yet\n"),
+        ("alone/part.toml", part),
+    ]);
+    let root = files.path();
+    assert_eq!(lb(root, "check lb.toml").code, Some(0));
+    for (place, argument, shown) in [
+        (root.to_owned(), "conf.d/b.toml".to_owned(), "lb.toml".to_owned()),
+        (root.join("conf.d"), "b.toml".to_owned(), "../lb.toml".to_owned()),
+        (root.to_owned(), root.join("conf.d/b.toml").display().to_string(), root.join("lb.toml").display().to_string()),
+    ] {
+        let ran = lb(&place, &format!("check {argument}"));
+        let note =
+            format!("{argument} is only a part of a configuration: {shown} includes it. Check that: lb check {shown}");
+        assert_eq!(ran.code, Some(1), "{ran:#?}");
+        assert!(ran.out.ends_with(&format!("note: {note}\n")), "{ran:#?}");
+        assert_eq!(lb(&place, &format!("check {shown}")).code, Some(0));
+        let json: Value = serde_json::from_str(&lb(&place, &format!("check {argument} --format json")).out).unwrap();
+        assert_eq!((&json["notes"], &json["fine"]), (&json!([note]), &json!(false)));
+        let github = lb(&place, &format!("check {argument} --format github"));
+        assert!(github.out.contains("::warning file=") && github.out.contains(&note), "{github:#?}");
+    }
+    // Nothing includes it, as far as one can see.
+    let ran = lb(root, "check alone/part.toml");
+    let note = "note: alone/part.toml has no [[listener]]. If another file includes it, check that one instead\n";
+    assert!(ran.code == Some(1) && ran.out.ends_with(note), "{ran:#?}");
+    // A configuration with another problem is no part.
+    fs::write(root.join("lb.toml"), format!("{main}wieght = 1\n")).unwrap();
+    let ran = lb(root, "check lb.toml");
+    assert!(ran.code == Some(1) && !ran.out.contains("note:"), "{ran:#?}");
 }

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use crate::support::browser::Browser;
+use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::Server;
+use crate::support::servers::{Refusing, Server};
 
 const QUICK: &str = "[health]\ninterval = \"50ms\"\nfall = 1\n";
 
@@ -129,5 +130,69 @@ fn a_thousand_servers_are_searched_filtered_and_sorted() {
     lb.apply(&file.replace("weight = 9", "weight = 8"));
     shows(&browser, "tr[data-status] td[data-label=Weight]", "8");
     assert_eq!(browser.run("return window.row === document.querySelector('tr[data-status]')"), true);
+    was_not_reloaded_and_has_no_errors(&browser);
+}
+
+#[test]
+fn figures_of_a_process_that_hangs_are_shown_as_stale() {
+    let server = Server::named("one");
+    let mut lb = Lb::start(&format!("{NO_CHECKS}{}", server.table("one")));
+    let Some(browser) = open(&lb) else { return };
+    let is_stale = || browser.run("return document.body.classList.contains('stale')") == true;
+    let applied = || browser.text("#applied");
+    assert!(!is_stale());
+    // The connection stays open, and nothing comes.
+    lb.signal("STOP");
+    shows(&browser, "#link", "no response; no news since ");
+    assert!(is_stale() && browser.text("title").starts_with("(no news) "), "{}", browser.text("title"));
+    shows(&browser, "#announcements", "No news: no response");
+    // The age grows by the page's own clock.
+    let before = applied();
+    eventually("the age grows", || (applied() != before).then_some(()));
+    assert!(is_stale());
+    lb.signal("CONT");
+    shows(&browser, "#link", "live");
+    assert!(!is_stale() && !browser.text("title").contains("no news"));
+
+    // The end of the connection is shown at once, also if the last figures say that it is shutting down.
+    lb.signal("KILL");
+    lb.ends();
+    shows(&browser, "#link", "connection lost; no news since ");
+    assert!(is_stale());
+    assert_eq!(browser.run("return window.still"), true, "the page was reloaded");
+}
+
+#[test]
+fn a_page_that_never_got_figures_says_so() {
+    let server = Server::named("one");
+    let lb = Lb::start(&format!("{NO_CHECKS}{}", server.table("one")));
+    let Some(browser) = open(&lb) else { return };
+    browser.open("about:blank");
+    // All subscriptions are taken, so that the page gets a 503 instead of figures.
+    let held: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = Client::connect(lb.admin);
+            client.send("GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client
+        })
+        .collect();
+    eventually("all subscriptions are taken", || (lb.ask("/api/events").status == 503).then_some(()));
+    browser.open(&format!("http://{}/", lb.admin));
+    shows(&browser, "#link", "connection lost; reconnecting");
+    drop(held);
+    shows(&browser, "#link", "live");
+}
+
+#[test]
+fn a_route_that_old_servers_serve_is_marked() {
+    let (old, new) = (Server::named("old"), Refusing::new());
+    let checks = "[health]\ninterval = \"50ms\"\nfall = 1\n";
+    let lb = Lb::start(&format!("{checks}{}", old.table("old")));
+    lb.server_is("old", "up");
+    let Some(browser) = open(&lb) else { return };
+    lb.apply(&format!("{checks}[[server]]\nname = \"new\"\naddress = \"{}\"\n", new.address));
+    shows(&browser, "#route-table tbody", "default, held by old servers");
+    lb.apply(&format!("{checks}{}", old.table("old")));
+    eventually("the mark goes", || (!browser.text("#route-table tbody").contains("held")).then_some(()));
     was_not_reloaded_and_has_no_errors(&browser);
 }

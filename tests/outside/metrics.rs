@@ -1,7 +1,7 @@
 //! `/metrics` of a running `lb`: exact figures for known traffic.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -12,7 +12,7 @@ use crate::support::client::{Client, get};
 use crate::support::demo::Demo;
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
-use crate::support::servers::{Server, hanging, respond};
+use crate::support::servers::{Gate, Refusing, Server, hanging, respond};
 
 /// Waits for a figure.
 #[track_caller]
@@ -75,7 +75,9 @@ fn requests_are_counted_by_route_and_by_server_exactly() {
         becomes(&lb, name, count);
     }
     // Nothing else was counted.
-    let counted: Vec<_> = series(&lb).into_iter().filter(|name| name.starts_with("lb_requests_total")).collect();
+    let page = lb.ask("/metrics").text();
+    let counted = page.lines().filter(|line| line.starts_with("lb_requests_total") && !line.ends_with(" 0"));
+    let counted: Vec<_> = counted.collect();
     assert_eq!(counted.len(), cases.len() + 1, "{counted:#?}");
 }
 
@@ -106,7 +108,7 @@ fn what_is_open_is_counted_while_it_is() {
         becomes(&lb, series, count);
     }
     // A request is counted at the end of its answer.
-    assert_eq!(lb.metric(counted), None);
+    assert_eq!(lb.metric(counted), Some(0.0));
     for _ in 0..2 {
         open.send(()).expect("a server");
     }
@@ -343,4 +345,107 @@ fn promtool(page: &str) {
     let output = promtool.wait_with_output().expect("promtool runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_first_request_and_the_first_error_show_in_a_rate() {
+    let (server, gone) = (Server::named("server1"), Refusing::new());
+    let route = |name: &str| format!("[[route]]\nname = \"{name}\"\npath = \"/{name}\"\npool = \"{name}\"\n");
+    let pool = |name: &str, address| format!("[[pool.{name}.server]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    let lb = Lb::start(&format!(
+        "{NO_CHECKS}{}{}{}{}",
+        route("good"),
+        route("bad"),
+        pool("good", server.address),
+        pool("bad", gone.address)
+    ));
+    let of_good = "lb_requests_total{route=\"good\",method=\"GET\",code=\"200\"}";
+    let of_bad = "lb_requests_total{route=\"bad\",method=\"GET\",code=\"502\"}";
+    let of_server = "lb_server_requests_total{pool=\"good\",server=\"good\",code=\"200\"}";
+    let of_none = "lb_requests_total{route=\"-\",method=\"GET\",code=\"404\"}";
+    let of_invalid = "lb_requests_total{route=\"-\",method=\"OTHER\",code=\"400\"}";
+    // A rate needs a value before the first one is counted.
+    for series in [of_good, of_bad, of_server, of_none, of_invalid] {
+        assert_eq!(lb.metric(series), Some(0.0), "{series}");
+    }
+    for family in ["lb_request_duration_seconds_count{route=\"bad\"}", "lb_pool_routed{pool=\"bad\"}"] {
+        assert!(lb.metric(family).is_some(), "{family}");
+    }
+    for (path, status) in [("/good", 200), ("/bad", 502), ("/none", 404)] {
+        assert_eq!(get(lb.address(), path).status, status);
+    }
+    let invalid = Client::connect(lb.address()).request("nonsense\r\n\r\n");
+    assert_eq!(invalid.status, 400);
+    for series in [of_good, of_bad, of_server, of_none, of_invalid] {
+        becomes(&lb, series, 1.0);
+    }
+}
+
+#[test]
+fn metrics_are_compressed_for_those_who_accept_it() {
+    let server = Server::named("server1");
+    let lb = Lb::in_front_of(&server, "");
+    let ask = |method: &str, path: &str, accept: &str| {
+        let accept = if accept.is_empty() { String::new() } else { format!("Accept-Encoding: {accept}\r\n") };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{accept}\r\n");
+        Client::connect(lb.admin).request(head)
+    };
+    let plain = ask("GET", "/metrics", "");
+    for (accept, expected) in [
+        ("gzip", true),
+        ("deflate, gzip;q=0.5", true),
+        ("*", true),
+        ("gzip;q=0", false),
+        ("gzip;q=0.0, *;q=1", false),
+        ("identity, gzip;q=0.9", false),
+        ("br", false),
+    ] {
+        let response = ask("GET", "/metrics", accept);
+        assert_eq!(response.header("vary"), Some("accept-encoding"), "{accept}");
+        assert_eq!(response.header("content-type"), plain.header("content-type"), "{accept}");
+        if !expected {
+            assert_eq!(response.header("content-encoding"), None, "{accept}");
+            assert!(response.text().contains("\nlb_config_generation 1\n"), "{accept}");
+            continue;
+        }
+        assert_eq!(response.header("content-encoding"), Some("gzip"), "{accept}");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&*response.body).read_to_string(&mut text).unwrap();
+        assert!(text.contains("\nlb_config_generation 1\n"), "{accept}: {text}");
+        assert!(response.body.len() * 4 < text.len(), "{} of {}", response.body.len(), text.len());
+    }
+    // The other responses that may be large, but not those that fit into a packet, and no stream.
+    for (path, expected) in [("/api/openapi.json", true), ("/api/config", true), ("/ready", false), ("/", false)] {
+        let response = ask("GET", path, "gzip");
+        assert_eq!(response.header("content-encoding").is_some(), expected, "{path}");
+    }
+    let mut head = Client::connect(lb.admin);
+    head.send("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n");
+    let (_, headers) = head.try_head().expect("a head");
+    for (name, value) in [("content-encoding", "gzip"), ("vary", "accept-encoding")] {
+        assert!(headers.contains(&(name.to_owned(), value.to_owned())), "{headers:?}");
+    }
+    let mut events = Client::connect(lb.admin);
+    events.send("GET /api/events HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n");
+    let (_, headers) = events.try_head().expect("a head");
+    assert!(headers.iter().all(|(name, _)| name != "content-encoding"), "{headers:?}");
+}
+
+#[test]
+fn the_series_of_a_removed_server_last_as_long_as_its_drain() {
+    let gate = Gate::default();
+    let (server, leaving) = (Server::named("server1"), Server::gated("server2", &gate));
+    let memory = "[health]\ninterval = \"50ms\"\nmemory = \"/health\"\n";
+    let file = |weight| format!("{memory}{}weight = {weight}\n{}", server.table("server1"), leaving.table("server2"));
+    let lb = Lb::start(&file(0));
+    lb.server_is("server2", "up");
+    let mut client = Client::connect(lb.address());
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    becomes(&lb, "lb_server_active_requests{pool=\"default\",server=\"server2\"}", 1.0);
+    lb.apply(&format!("{memory}{}", server.table("server1")));
+    let left = || series(&lb).into_iter().filter(|name| name.contains("server=\"server2\"")).count();
+    assert!(left() > 10, "it drains: {}", left());
+    gate.open();
+    assert_eq!(client.try_head().expect("a response").0, 200);
+    eventually("all of its series end", || (left() == 0).then_some(()));
 }

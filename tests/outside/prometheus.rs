@@ -102,8 +102,8 @@ fn it_tells_each_figure_of_servers_and_routes() {
     let routes = [("shop", 8.0), ("tried", 6.0), ("echo", 4.0), ("down", 3.0), ("failing", 1.0), ("-", 2.0)];
     becomes("route", "sum by (route) (lb_requests_total)", &routes);
     let codes = [("200", 14.0), ("405", 4.0), ("502", 3.0), ("500", 1.0), ("404", 2.0)];
-    becomes("code", "sum by (code) (lb_requests_total)", &codes);
-    let of_servers = "sum by (code) (lb_server_requests_total{pool=\"default\"})";
+    becomes("code", "sum by (code) (lb_requests_total) > 0", &codes);
+    let of_servers = "sum by (code) (lb_server_requests_total{pool=\"default\"}) > 0";
     becomes("code", of_servers, &[("200", 8.0), ("405", 4.0)]);
     // Twelve requests by the weights 1 and 3.
     let by_server = "sum by (server) (lb_server_requests_total{pool=\"default\"})";

@@ -5,13 +5,14 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS, command};
 use crate::support::servers::Server;
+use crate::support::{DEADLINE, eventually};
 
 const FILE: &str = "\
 # What is served.\r
@@ -265,6 +266,28 @@ fn edits_by_command_take_effect_under_load() {
     assert!(!b.requests().is_empty());
     assert_eq!(fs::read_to_string(&path).unwrap(), format!("{before}enabled = true\n"));
     eventually("only its file is left", || (names(path.parent().unwrap()) == ["lb.toml"]).then_some(()));
+}
+
+#[test]
+fn waiting_for_an_edit_takes_a_timeout() {
+    let a = Server::named("a");
+    let lb = Lb::start(&format!("{NO_CHECKS}{}", a.table("a")));
+    // Nobody serves this file.
+    let directory = directory(FILE);
+    let started = Instant::now();
+    let (code, out, error) =
+        server(directory.path(), &format!("weight a 7 --wait --timeout 200ms --admin {}", lb.admin));
+    assert_eq!((code, out.as_str()), (2, "server default/a: weight 6 -> 7\n"), "{error}");
+    assert!(error.contains("timed out") && started.elapsed() < DEADLINE, "{error}");
+    for arguments in ["weight a 8 --timeout 1s", "weight a 8 --wait --timeout soon", "remove a --timeout 1s"] {
+        let (code, out, error) = server(directory.path(), arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments}: {error}");
+    }
+    assert!(fs::read_to_string(directory.path().join("lb.toml")).unwrap().contains("weight  = 7"), "written once");
+    let path = lb.path();
+    let arguments = format!("weight a 5 --wait --timeout 1m --admin {}", lb.admin);
+    let (code, _, error) = server(path.parent().unwrap(), &arguments);
+    assert_eq!((code, lb.server("a")["weight"].as_u64()), (0, Some(5)), "{error}");
 }
 
 #[test]

@@ -87,6 +87,51 @@ fn with_watch_the_status_is_printed_repeatedly() {
 }
 
 #[test]
+fn with_watch_the_figures_of_a_balancer_that_hangs_are_shown_as_stale() {
+    let server = Server::named("a");
+    let lb = Lb::start(&servers(&[("a", server.address, 1)]));
+    let watch = |terminal: bool| {
+        let lb_program = format!("{} status --watch --admin {}", env!("CARGO_BIN_EXE_lb"), lb.admin);
+        let mut command = std::process::Command::new("script");
+        match terminal {
+            true => command.args(["-qfec", &lb_program, "/dev/null"]),
+            false => {
+                command = std::process::Command::new("sh");
+                command.args(["-c", &format!("exec {lb_program}")])
+            }
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+    };
+    for terminal in [false, true] {
+        let Ok(mut child) = watch(terminal) else {
+            eprintln!("skipped: no script");
+            continue;
+        };
+        let output = lines(child.stdout.take().unwrap());
+        let count = |what: &str| output.lock().unwrap().iter().filter(|line| line.contains(what)).count();
+        eventually("it is printed", || (count("generation 1 at") >= 1).then_some(()));
+        assert_eq!(count("no news"), 0);
+        lb.signal("STOP");
+        eventually("the figures are stale", || (count(" ago: no response from ") >= 1).then_some(()));
+        assert!(count("lb: no news since ") >= 1, "{:#?}", output.lock().unwrap());
+        let shown = || count("weighted-round-robin");
+        let before = (shown(), count("no response from"));
+        if terminal {
+            // The last figures stay below the marker, which counts on.
+            eventually("the last figures stay", || (shown() > before.0).then_some(()));
+        } else {
+            eventually("the attempt fails", || (count("cannot reach a balancer") >= 1).then_some(()));
+            assert_eq!(shown(), before.0, "old figures are not printed again as if they were new");
+        }
+        lb.signal("CONT");
+        let at_continue = shown();
+        eventually("figures come again", || (shown() > at_continue + 1).then_some(()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn servers_are_listed_shown_and_picked_at_random() {
     let server = Server::named("a");
     let lb = Lb::start(&format!(

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::client::{Client, get};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, Ran, command, run, servers};
-use crate::support::servers::{Gate, Refusing, Request, Server, respond};
+use crate::support::servers::{Gate, Refusing, Request, Server, hanging, respond};
 use crate::support::{DEADLINE, eventually};
 
 /// Waits until the balancers at these admin addresses have applied the file of `lb`.
@@ -153,6 +153,14 @@ fn a_bad_file_is_reported_at_once() {
     let ran = run(&["wait", path.to_str().unwrap(), "--targets", &admin, "--timeout", "1h"]);
     assert_eq!((ran.code, ran.err.contains("unknown key `wieght`")), (Some(1), true), "{ran:#?}");
     assert!(ran.err.contains("bad.toml is invalid") && began.elapsed() < DEADLINE, "{ran:#?}");
+    // Nor does it wait for balancers that hang, refuse or serve something else.
+    let (_socket, _waiting, hanging) = hanging();
+    let targets = format!("{hanging},{admin},{}", Refusing::new().address);
+    for file in [path.to_str().unwrap(), "missing.toml"] {
+        let ran = run(&["wait", file, "--targets", &targets, "--timeout", "1h"]);
+        assert_eq!((ran.code, ran.err.contains(file)), (Some(1), true), "{ran:#?}");
+    }
+    assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
 }
 
 #[test]

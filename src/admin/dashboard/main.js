@@ -2,12 +2,12 @@
 
 import { Chart } from "./chart.js";
 import { Rows, announce, byId, cell, el, mark, set } from "./dom.js";
-import { ago, count, duration, plural, rate, when } from "./format.js";
+import { ago, count, duration, exact, plural, rate, when } from "./format.js";
 import { MAX as MAX_RELOADS, Reloads, details, summary } from "./reloads.js";
 import { Servers } from "./servers.js";
 
-/** Time before reconnecting in the cases in which the browser does not do so itself, in milliseconds. */
-const RECONNECT = 5000;
+/** The longest silence that is not suspicious, in milliseconds; longer if figures come less often than each second. */
+const SILENCE = 5000;
 
 const servers = new Servers();
 const reloads = new Reloads();
@@ -20,28 +20,74 @@ let clockOffset = 0;
 let shownNotice;
 const now = () => Date.now() + clockOffset;
 
+let events;
+/** When the newest figures came, and when the subscription was last started, by a clock that nobody sets. */
+const since = { news: undefined, subscribed: 0 };
+/** When the newest figures came, as people read it, and the longest silence after them. */
+let newsAt = Date.now();
+let silence = SILENCE;
+/** Why the figures are not current, or an empty string. */
+let stale = "";
+
 subscribe();
 // Ages grow and the chart moves even without events.
 setInterval(() => {
+  watch();
   reloads.draw(now());
   chart.show(now(), reloads.reloads);
 }, 1000);
 
 function subscribe() {
-  const events = new EventSource("api/events?figures=true");
-  const on = (name, handle) => events.addEventListener(name, (event) => handle(JSON.parse(event.data)));
+  events?.close();
+  since.subscribed = performance.now();
+  const source = new EventSource("api/events?figures=true");
+  events = source;
+  const on = (name, handle) => source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
   on("figures", figures);
   on("reload", reload);
   on("health", health);
   on("gap", catchUp);
-  events.addEventListener("open", catchUp);
-  events.addEventListener("error", () => {
-    link("waiting", "connection lost; reconnecting");
-    if (events.readyState !== EventSource.CLOSED) return;
-    // The response was not an event stream: there are too many subscribers, or the balancer is shutting down.
-    events.close();
-    setTimeout(subscribe, RECONNECT);
-  });
+  source.addEventListener("open", catchUp);
+  // The browser connects again by itself, unless the response was not an event stream: there are too many subscribers,
+  // or the balancer is shutting down. Then `watch` does.
+  source.addEventListener("error", () => source === events && outdated("connection lost"));
+}
+
+/**
+ * Subscribes again if nothing has come for too long. An error is no condition: a process that hangs, or a network that is cut,
+ * closes no connection.
+ */
+function watch() {
+  if (performance.now() - Math.max(since.news ?? 0, since.subscribed) > silence) {
+    outdated(stale || "no response");
+    subscribe();
+  } else if (stale || performance.now() - since.news > 1500) {
+    ages();
+  }
+}
+
+/** Shows that the figures are not current. */
+function outdated(reason) {
+  if (!stale) announce(`No news: ${reason}`);
+  stale = reason;
+  const news = since.news === undefined ? "" : `; no news since ${exact(newsAt)}`;
+  link("waiting", `${reason}${news}; reconnecting`);
+  document.body.classList.add("stale");
+  if (!document.title.startsWith("(no news)")) document.title = `(no news) ${document.title}`;
+  ages();
+  if (servers.figures) notice(servers.figures);
+}
+
+/** Shows ages by the page's own clock, until the next figures come. */
+function ages() {
+  if (!servers.figures) return;
+  servers.figures.now = now();
+  applied(servers.figures);
+  servers.draw();
+}
+
+function applied({ applied_at: at }) {
+  set(byId("applied"), `applied ${ago(Date.parse(at), now())}`);
 }
 
 /** Fetches the history and the record of reloads from before the first event. */
@@ -55,13 +101,13 @@ async function catchUp() {
     const newest = Date.parse(record.reloads[0]?.at ?? 0);
     received.filter((reload) => Date.parse(reload.at) > newest).reverse().forEach((reload) => reloads.add(reload));
     redraw();
-  } catch (error) {
-    link("waiting", `connection lost: ${error.message}`);
+  } catch {
+    // Figures tell whether the connection is alive; the next subscription fetches again.
   }
 }
 
 async function fetchJson(path) {
-  const response = await fetch(path, { cache: "no-store" });
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10 * SILENCE) });
   if (!response.ok) throw new Error(`${path} returned ${response.status}`);
   return response.json();
 }
@@ -69,10 +115,16 @@ async function fetchJson(path) {
 function figures(data) {
   clockOffset = Date.parse(data.at) - Date.now();
   data.now = now();
+  since.news = performance.now();
+  newsAt = Date.now();
+  // Twice the time to the next figures, and 3 seconds for the network.
+  silence = Math.max(SILENCE, 2000 * data.interval_seconds + 3000);
+  stale = "";
+  document.body.classList.remove("stale");
   link("live", data.stopping ? "shutting down" : "live");
   set(byId("generation"), count(data.generation));
   set(byId("hash"), data.hash.slice(0, 8));
-  set(byId("applied"), `applied ${ago(Date.parse(data.applied_at), now())}`);
+  applied(data);
   mark(byId("hash"), "title", `SHA-256 of the configuration in force: ${data.hash}`);
   set(byId("file"), data.files[0] ?? "lb.toml");
   mark(byId("applied"), "title", when(Date.parse(data.applied_at), now()));
@@ -122,7 +174,9 @@ function notice({ state, stopping, generation, warnings }) {
   const pending = last?.outcome === "pending" ? last : undefined;
   let title = "";
   let body = [];
-  if (stopping) {
+  if (stopping && stale) {
+    title = "It was shutting down when it was last heard of";
+  } else if (stopping) {
     title = "Shutting down; open requests may finish";
   } else if (rejected) {
     title = `Edit rejected with ${plural(rejected.problems.length, "problem")}. Generation ${generation} stays in force.`;
@@ -163,7 +217,8 @@ function routeRow() {
       const where = `${route.host === "*" ? "any host" : route.host} ${route.path}`;
       set(place, where);
       set(name, route.name === `${route.host}${route.path}` ? "" : route.name);
-      set(pool, route.pool);
+      set(pool, route.held_by === null ? route.pool : `${route.pool}, held by old servers${route.held_by === route.pool ? "" : ` of ${route.held_by}`}`);
+      pool.classList.toggle("held", route.held_by !== null);
       set(requests, rate(route.recent.requests_per_second));
       set(errors, count(route.recent.errors));
       errors.classList.toggle("bad", route.recent.errors > 0);

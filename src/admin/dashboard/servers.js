@@ -139,7 +139,8 @@ function poolRow() {
       set(rule, pool.algorithm ? pool.algorithm.replaceAll("-", " ") : "removed from the file");
       const ups = servers.filter((server) => server.status === "up").length;
       const holding = pool.holding ? ", holding: old servers serve until a new one is up" : "";
-      set(up, `${count(ups)} of ${count(servers.length)} up${holding}`);
+      const unrouted = pool.routed === false ? ", no route leads to it" : "";
+      set(up, `${count(ups)} of ${count(servers.length)} up${holding}${unrouted}`);
     },
   };
 }

@@ -1,5 +1,6 @@
 //! Turns an edit into a generation: prepares it without touching what runs, then commits it, which cannot fail.
 
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -10,7 +11,7 @@ use super::listeners::NewSockets;
 use super::pending::{self, PendingEdit};
 use crate::config::diff::diff;
 use crate::config::guard::guards;
-use crate::config::notes::shared_addresses;
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::config::{Config, PoolConfig};
@@ -178,6 +179,7 @@ impl Gateway {
         self.outputs.traces.apply(&self.config.tracing);
         self.outputs.last_good.save(&self.config.reload, files);
         self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
+        self.warn_of_unrouted(Some(&old));
         self.warn_if_restart_needed(&old);
         changes
     }
@@ -195,6 +197,14 @@ impl Gateway {
     fn commit_logs(&self, old: &Config) {
         if old.log != self.config.log {
             self.outputs.logs.apply(&self.config.log);
+        }
+    }
+
+    /// Warns of pools that no route leads to, unless that was so before. The API goes on to warn until one does.
+    pub(super) fn warn_of_unrouted(&self, old: Option<&Config>) {
+        let known: HashSet<&str> = old.map(unrouted_pools).into_iter().flatten().collect();
+        for pool in unrouted_pools(&self.config).filter(|pool| !known.contains(pool)) {
+            tracing::warn!("{}", unrouted(pool));
         }
     }
 

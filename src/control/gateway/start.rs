@@ -125,6 +125,7 @@ impl Gateway {
         gateway.commit_listeners(sockets);
         sources.warn_of_unmatched();
         warn_of_shared_addresses(gateway.config.pools.iter());
+        gateway.warn_of_unrouted(None);
         gateway.record(record::started(&snapshot, started));
         gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
         if let Some(problems) = file_problems {

@@ -43,6 +43,7 @@ pub const RETRIES: Family =
     counter("lb_retries_total", "Retries by the reason why the previous attempt failed.", &["pool", "reason"]);
 pub const POOL_HOLDING: Family =
     gauge("lb_pool_holding", "Whether old servers serve until one of the pool is up.", &["pool"]);
+pub const POOL_ROUTED: Family = gauge("lb_pool_routed", "1 if a route leads to the pool, else 0.", &["pool"]);
 pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(

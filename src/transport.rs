@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -53,6 +54,19 @@ impl Buffers {
         }
     }
 
+    /// Puts the buffer of a connection back if it is empty, and leaves the connection without one.
+    pub fn release(&self, buffer: &mut Vec<u8>) {
+        if buffer.is_empty() && buffer.capacity() > 0 {
+            self.put(std::mem::take(buffer));
+        }
+    }
+
+    /// Whether there are unused buffers for a sweep to free.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.unused.borrow().is_empty()
+    }
+
     /// Frees half of the buffers that were not needed since the last sweep, so that memory is returned after a
     /// burst of requests.
     pub fn sweep(&self) {
@@ -84,7 +98,8 @@ impl Transport {
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
-    /// A `buffer` without capacity is replaced by one from `buffers` once there is something to read.
+    /// A `buffer` without capacity is replaced by one from `buffers` once there is something to read; until then, the
+    /// connection holds none.
     ///
     /// # Errors
     /// The system's error.
@@ -99,7 +114,8 @@ impl Transport {
             }
             let room = buffer.capacity() - buffer.len();
             match stream.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The runtime takes a new connection to be readable until it has been tried.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffers.release(buffer),
                 Ok(read) if read > 0 && read < room => {
                     // A short read has emptied the socket. Telling tokio so saves the system call that would find out.
                     let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
@@ -168,6 +184,12 @@ impl Transport {
         let Self::Plain(stream) = self;
         let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Ready once the runtime is told that the peer has sent something or closed.
+    pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Self::Plain(stream) = self;
+        stream.poll_read_ready(context).map(drop)
     }
 
     /// Whether the peer has neither sent anything nor closed, as far as the runtime has been told. Usually costs no system

@@ -244,9 +244,7 @@ impl<'c> BodyReader<'c> {
 
     /// Puts the input buffer back if it is empty.
     fn release(&mut self) {
-        if self.input.is_empty() && self.input.capacity() > 0 {
-            self.buffers.put(std::mem::take(self.input));
-        }
+        self.buffers.release(self.input);
     }
 }
 

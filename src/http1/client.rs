@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::task::{Context, Poll};
 
 use http::{Method, Version};
 
@@ -123,6 +124,11 @@ impl ClientConnection {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.transport.is_quiet()
+    }
+
+    /// Ready once the connection may no longer be quiet.
+    pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.transport.poll_stirs(context)
     }
 
     /// Like [`ClientConnection::is_quiet`], but as of now: costs a system call.

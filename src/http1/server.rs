@@ -203,9 +203,7 @@ impl ServerConnection {
 
     /// Puts the input buffer back if it is empty.
     fn release(&mut self, resources: &Resources) {
-        if self.input.is_empty() && self.input.capacity() > 0 {
-            resources.buffers.put(std::mem::take(&mut self.input));
-        }
+        resources.buffers.release(&mut self.input);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server's side of a request, in whatever protocol it is sent.
 
 use std::io;
+use std::task::{Context, Poll};
 
 use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::client::{self, ClientConnection, OutgoingRequest, ResponseError, Sent};
@@ -76,6 +77,15 @@ impl Upstream {
             Self::Http1(connection) => connection.is_quiet(),
             #[cfg(test)]
             Self::Memory(_) => true,
+        }
+    }
+
+    /// Ready once the connection may no longer be quiet.
+    pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1(connection) => connection.poll_stirs(context),
+            #[cfg(test)]
+            Self::Memory(_) => Poll::Pending,
         }
     }
 

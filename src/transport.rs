@@ -61,7 +61,16 @@ impl Buffers {
         }
     }
 
-    /// Whether there are unused buffers for a sweep to free.
+    /// Like [`Buffers::release`], but if there are bytes in the buffer, leaves it with no more memory than they need. For a
+    /// connection that may have to wait for long.
+    pub fn shrink(&self, buffer: &mut Vec<u8>) {
+        if buffer.capacity() - buffer.len() >= BUFFER_SIZE / 8 {
+            let exact = buffer.to_vec();
+            self.put(std::mem::replace(buffer, exact));
+        }
+    }
+
+    /// Whether there are no unused buffers for a sweep to free.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.unused.borrow().is_empty()
@@ -126,11 +135,12 @@ impl Transport {
         }
     }
 
-    /// Writes all of `pieces` in as few system calls as possible, and adds the number of accepted bytes to `written`.
+    /// Writes `pieces` in as few system calls as possible, as far as the system accepts them now, and adds the number of
+    /// accepted bytes to `written`. Returns the rest.
     ///
     /// # Errors
     /// The system's error, or [`io::ErrorKind::WriteZero`] if it accepts nothing.
-    pub async fn write<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<()> {
+    pub fn write_now<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<Vec<u8>> {
         let Self::Plain(stream) = self;
         let mut slices = [IoSlice::new(&[]); N];
         let pieces = pieces.iter().filter(|piece| !piece.is_empty());
@@ -144,11 +154,30 @@ impl Transport {
                     *written += accepted as u64;
                     IoSlice::advance_slices(&mut left, accepted);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll_fn(|context| stream.poll_write_ready(context)).await?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(joined(left)),
                 Err(error) => return Err(error),
             }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Waits until the system accepts more, and writes the start of `rest`, which has to be written. Removes it from `rest`,
+    /// which gives back the memory, and adds its length to `written`.
+    ///
+    /// # Errors
+    /// As [`Transport::write_now`].
+    pub async fn write_more(&self, rest: &mut Vec<u8>, written: &mut u64) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        poll_fn(|context| stream.poll_write_ready(context)).await?;
+        match stream.try_write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(accepted) => {
+                *written += accepted as u64;
+                rest.drain(..accepted);
+                rest.shrink_to_fit();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -199,6 +228,14 @@ impl Transport {
         let Self::Plain(stream) = self;
         stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+/// The slices as one, with no more memory than they need.
+#[cold]
+fn joined(slices: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+    slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+    bytes
 }
 
 /// Whether connecting failed for lack of descriptors or ports on this machine, not because of the peer.

@@ -15,6 +15,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -226,6 +227,7 @@ impl Worker {
     async fn wait_for_room(&self) -> usize {
         let mut delayed = false;
         loop {
+            let left = self.shared.left.notified();
             let configured = self.context.snapshot().config.limits.connections;
             if let Some(chosen) = self.shared.place_within(configured, self.context.worker) {
                 return chosen;
@@ -234,7 +236,12 @@ impl Worker {
             if !std::mem::replace(&mut delayed, true) {
                 self.shared.client_limit.count_delayed();
             }
-            tokio::time::sleep(MIN_TICK).await;
+            self.shared.awaited.store(true, Relaxed);
+            tokio::select! {
+                () = left => {}
+                // An edit may have raised the limit, or another worker have been faster.
+                () = tokio::time::sleep(MAX_TICK) => {}
+            }
         }
     }
 

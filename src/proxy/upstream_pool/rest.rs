@@ -12,7 +12,8 @@ impl UpstreamPool {
     pub fn next_deadline(&self) -> Option<Instant> {
         let idle = self.idle.borrow();
         let of_server = |closed_early, connections: &[IdleConnection]| {
-            let age = |idle: &IdleConnection| if closed_early < MAX_CLOSED_EARLY { idle.limit } else { idle.limit.min(LONG) };
+            let age =
+                |idle: &IdleConnection| if closed_early < MAX_CLOSED_EARLY { idle.limit } else { idle.limit.min(LONG) };
             connections.iter().filter_map(|idle| idle.since.checked_add(age(idle))).min()
         };
         idle.values().filter_map(|idle| of_server(idle.closed_early, &idle.connections)).min()

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -53,6 +54,28 @@ impl Buffers {
         }
     }
 
+    /// Puts the buffer of a connection back if it is empty, and leaves the connection without one.
+    pub fn release(&self, buffer: &mut Vec<u8>) {
+        if buffer.is_empty() && buffer.capacity() > 0 {
+            self.put(std::mem::take(buffer));
+        }
+    }
+
+    /// Like [`Buffers::release`], but if there are bytes in the buffer, leaves it with no more memory than they need. For a
+    /// connection that may have to wait for long.
+    pub fn shrink(&self, buffer: &mut Vec<u8>) {
+        if buffer.capacity() - buffer.len() >= BUFFER_SIZE / 8 {
+            let exact = buffer.to_vec();
+            self.put(std::mem::replace(buffer, exact));
+        }
+    }
+
+    /// Whether there are no unused buffers for a sweep to free.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.unused.borrow().is_empty()
+    }
+
     /// Frees half of the buffers that were not needed since the last sweep, so that memory is returned after a
     /// burst of requests.
     pub fn sweep(&self) {
@@ -84,7 +107,8 @@ impl Transport {
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
-    /// A `buffer` without capacity is replaced by one from `buffers` once there is something to read.
+    /// A `buffer` without capacity is replaced by one from `buffers` once there is something to read; until then, the
+    /// connection holds none.
     ///
     /// # Errors
     /// The system's error.
@@ -99,7 +123,8 @@ impl Transport {
             }
             let room = buffer.capacity() - buffer.len();
             match stream.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The runtime takes a new connection to be readable until it has been tried.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffers.release(buffer),
                 Ok(read) if read > 0 && read < room => {
                     // A short read has emptied the socket. Telling tokio so saves the system call that would find out.
                     let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
@@ -110,11 +135,12 @@ impl Transport {
         }
     }
 
-    /// Writes all of `pieces` in as few system calls as possible, and adds the number of accepted bytes to `written`.
+    /// Writes `pieces` in as few system calls as possible, as far as the system accepts them now, and adds the number of
+    /// accepted bytes to `written`. Returns the rest.
     ///
     /// # Errors
     /// The system's error, or [`io::ErrorKind::WriteZero`] if it accepts nothing.
-    pub async fn write<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<()> {
+    pub fn write_now<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<Vec<u8>> {
         let Self::Plain(stream) = self;
         let mut slices = [IoSlice::new(&[]); N];
         let pieces = pieces.iter().filter(|piece| !piece.is_empty());
@@ -128,11 +154,30 @@ impl Transport {
                     *written += accepted as u64;
                     IoSlice::advance_slices(&mut left, accepted);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll_fn(|context| stream.poll_write_ready(context)).await?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(joined(left)),
                 Err(error) => return Err(error),
             }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Waits until the system accepts more, and writes the start of `rest`, which has to be written. Removes it from `rest`,
+    /// which gives back the memory, and adds its length to `written`.
+    ///
+    /// # Errors
+    /// As [`Transport::write_now`].
+    pub async fn write_more(&self, rest: &mut Vec<u8>, written: &mut u64) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        poll_fn(|context| stream.poll_write_ready(context)).await?;
+        match stream.try_write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(accepted) => {
+                *written += accepted as u64;
+                rest.drain(..accepted);
+                rest.shrink_to_fit();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -170,6 +215,12 @@ impl Transport {
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Ready once the runtime is told that the peer has sent something or closed.
+    pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Self::Plain(stream) = self;
+        stream.poll_read_ready(context).map(drop)
+    }
+
     /// Whether the peer has neither sent anything nor closed, as far as the runtime has been told. Usually costs no system
     /// call if so.
     #[must_use]
@@ -177,6 +228,14 @@ impl Transport {
         let Self::Plain(stream) = self;
         stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+/// The slices as one, with no more memory than they need.
+#[cold]
+fn joined(slices: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+    slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+    bytes
 }
 
 /// Whether connecting failed for lack of descriptors or ports on this machine, not because of the peer.

@@ -7,12 +7,15 @@ pub mod fd_limit;
 mod linger;
 mod pool;
 pub mod socket;
+mod trim;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,7 @@ pub use self::client_limit::ClientLimit;
 use self::connection::Connection;
 pub use self::pool::WorkerPool;
 use self::pool::{WorkerCommand, WorkerTable};
+use self::trim::Trim;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
@@ -36,6 +40,8 @@ use crate::transport::Transport;
 const MIN_TICK: Duration = Duration::from_millis(5);
 /// The longest time between two ticks.
 const MAX_TICK: Duration = Duration::from_millis(100);
+/// The longest pause of ticks.
+const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// The pause after accepting has failed, so that a shortage of descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,6 +50,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 struct Worker {
     context: Rc<Context>,
     shared: Arc<WorkerTable>,
+    trim: RefCell<Trim>,
+}
+
+/// When the next tick of a worker is due.
+#[derive(Debug, Clone, Copy)]
+enum NextTick {
+    At(Instant),
+    /// Ticks pause until then, unless something happens before.
+    Pause(Instant),
+}
+
+impl NextTick {
+    /// Waits until the tick is due.
+    async fn is_due(self, context: &Context) {
+        match self {
+            Self::At(at) => tokio::time::sleep_until(at.into()).await,
+            Self::Pause(end) => tokio::select! {
+                () = context.stirred() => {}
+                () = tokio::time::sleep_until(end.into()) => {}
+            },
+        }
+    }
 }
 
 impl Worker {
@@ -56,19 +84,19 @@ impl Worker {
     ) -> Rc<Self> {
         let upstreams = shared.client_limit.limit(0).div_ceil(shared.loads.len());
         let context = Rc::new(Context::new(index, snapshot, log, spans, upstreams, shared.failing.clone()));
-        Rc::new(Self { context, shared })
+        Rc::new(Self { context, shared, trim: RefCell::default() })
     }
 
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<WorkerCommand>) {
         let mut accepting: HashMap<ListenerId, oneshot::Sender<()>> = HashMap::new();
         let mut stopping = false;
         // Commands do not reset it: a rush of them would postpone the tick forever.
-        let mut tick = tokio::time::Instant::now() + self.tick_length();
+        let mut next = self.tick(stopping);
         loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
-                () = tokio::time::sleep_until(tick) => {
-                    tick = self.tick();
+                () = next.is_due(&self.context) => {
+                    next = self.tick(stopping);
                     if stopping && self.context.watchdog.is_empty() { None } else { continue }
                 }
             };
@@ -92,12 +120,13 @@ impl Worker {
                 Some(WorkerCommand::AbortListener(listener)) => self.context.watchdog.abort(listener),
                 Some(WorkerCommand::AbortServer(server)) => self.context.watchdog.abort_server(server),
                 Some(WorkerCommand::Refresh) => {
-                    tick = self.tick();
+                    next = self.tick(stopping);
                 }
                 Some(WorkerCommand::Stop) => {
                     stopping = true;
                     accepting.clear();
                     self.context.watchdog.drain();
+                    next = self.tick(stopping);
                 }
                 Some(WorkerCommand::Kill) | None => break,
             }
@@ -124,12 +153,20 @@ impl Worker {
         (shortest / 10).clamp(MIN_TICK, MAX_TICK)
     }
 
-    /// Does the periodic work, and returns when it is due again.
-    fn tick(&self) -> tokio::time::Instant {
-        let (now, after) = (Instant::now(), self.tick_length());
-        self.context.tick(now, after);
-        self.shared.client_limit.check_recovered(now);
-        (now + after).into()
+    /// Does the periodic work, and returns when it is due again. Without anything to do, that is not before the next
+    /// deadline, so that an idle worker does not wake up.
+    fn tick(&self, stopping: bool) -> NextTick {
+        let (now, step) = (Instant::now(), self.tick_length());
+        self.context.tick(now, step);
+        let recovered = self.shared.client_limit.check_recovered(now);
+        let trim = self.trim.borrow_mut().tick(now, self.context.is_quiet());
+        if stopping || !recovered || !self.context.is_quiet() {
+            return NextTick::At(now + step);
+        }
+        let next = [self.context.next_deadline(), trim].into_iter().flatten().min();
+        let next = next.map_or(now + MAX_PAUSE, |next| next.clamp(now + step, now + MAX_PAUSE));
+        self.context.watchdog.pause(next);
+        NextTick::Pause(next)
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
@@ -190,6 +227,7 @@ impl Worker {
     async fn wait_for_room(&self) -> usize {
         let mut delayed = false;
         loop {
+            let left = self.shared.left.notified();
             let configured = self.context.snapshot().config.limits.connections;
             if let Some(chosen) = self.shared.place_within(configured, self.context.worker) {
                 return chosen;
@@ -198,7 +236,12 @@ impl Worker {
             if !std::mem::replace(&mut delayed, true) {
                 self.shared.client_limit.count_delayed();
             }
-            tokio::time::sleep(MIN_TICK).await;
+            self.shared.awaited.store(true, Relaxed);
+            tokio::select! {
+                () = left => {}
+                // An edit may have raised the limit, or another worker have been faster.
+                () = tokio::time::sleep(MAX_TICK) => {}
+            }
         }
     }
 
@@ -222,7 +265,7 @@ pub struct WorkerPlace(Rc<Worker>);
 impl WorkerPlace {
     /// Whether the connection limit is reached, so that new clients have to wait.
     fn is_at_limit(&self) -> bool {
-        let Worker { context, shared } = &*self.0;
+        let Worker { context, shared, .. } = &*self.0;
         shared.connections() >= shared.client_limit.limit(context.snapshot().config.limits.connections)
     }
 }

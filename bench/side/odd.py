@@ -3,6 +3,7 @@ import socket, threading, time
 
 ADDRESS = ("127.0.0.1", 9105)
 SERVER = [("127.0.0.1:9105", 1)]
+THREE = [(f"127.0.0.1:{port}", 1) for port in (9105, 9106, 9107)]
 MIB = 1 << 20
 LARGE = 16 * MIB  # more than the kernel buffers
 
@@ -10,11 +11,11 @@ LARGE = 16 * MIB  # more than the kernel buffers
 class Odd:
     """accepts connections and hands each to `serve(connection, first)`, where `first` reads the head of a request"""
 
-    def __init__(self, serve):
+    def __init__(self, serve, address=ADDRESS):
         self.serve, self.open = serve, set()
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(ADDRESS)
+        self.socket.bind(address)
         self.socket.listen(1024)
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -82,6 +83,22 @@ def rejects(c):
 def large(c):
     while head(c):
         c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE + bytes(LARGE))
+
+
+def of_mib(c):
+    while head(c):
+        c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % MIB + bytes(MIB))
+
+
+def in_chunks(c):
+    while head(c):
+        c.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"8000\r\n" + bytes(0x8000) + b"\r\n") * (LARGE // 0x8000))
+        c.sendall(b"0\r\n\r\n")
+
+
+def reads_no_body(c):
+    head(c)
+    time.sleep(120)
 
 
 def long_poll(c):

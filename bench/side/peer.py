@@ -60,12 +60,12 @@ class Sink:
 class Peer:
     """NAME or NAME+VARIANT, where NAME is a file in peers/ or a path"""
 
-    def __init__(self, name, tmp):
+    def __init__(self, name, tmp, checks=False):
         self.name, self.tmp = name, tmp
         self.base, _, self.variant = name.partition("+")
         self.file = self.base if "/" in self.base else f"{HERE}/peers/{self.base}"
         on = {k: str(int(self.variant in v)) for k, v in dict(OBS=["obs"], LOG=["obs", "log"], TRACE=["trace"]).items()}
-        self.env = dict(os.environ, ROUTES="1", SPANS=str(SPANS), **on)
+        self.env = dict(os.environ, ROUTES="1", SPANS=str(SPANS), CHECKS=str(int(checks)), **on)
         if self.variant and self.variant not in self.sh("echo $VARIANTS").split():
             sys.exit(f"{self.file} has no variant {self.variant}")
         self.port = int(self.sh("echo $PORT"))

@@ -46,6 +46,16 @@ def mem(root, key):
     return kb / 1024
 
 
+def waits(root):
+    """how often the threads of the tree have begun to wait: each wakeup ends with that"""
+    n = 0
+    for p in tree(root):
+        for t in os.listdir(f"/proc/{p}/task"):
+            with open(f"/proc/{p}/task/{t}/status") as f:
+                n += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M)[1])
+    return n
+
+
 def steal():
     """(CPU time stolen by the host, total CPU time), in ticks"""
     f = [int(x) for x in open("/proc/stat").readline().split()[1:]]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::error::ApiError;
@@ -39,6 +39,8 @@ pub struct Feed {
     history: Mutex<History>,
     /// The newest figures, as an encoded event. Each subscriber to figures holds a receiver.
     figures: watch::Sender<Bytes>,
+    /// Somebody has subscribed to figures.
+    subscribed: Notify,
     slots: Arc<Semaphore>,
 }
 
@@ -60,7 +62,7 @@ impl Feed {
     #[must_use]
     pub fn new(state: Arc<State>) -> Self {
         let (figures, slots) = (watch::Sender::default(), Arc::new(Semaphore::new(MAX_SUBSCRIBERS)));
-        Self { state, history: Mutex::default(), figures, slots }
+        Self { state, history: Mutex::default(), figures, subscribed: Notify::new(), slots }
     }
 
     /// Samples the history, and publishes figures while anybody subscribes to them. Never returns.
@@ -72,14 +74,17 @@ impl Feed {
         // When figures were last published, and whether an event has occurred since.
         let (mut published, mut stale) = (Instant::now(), false);
         loop {
+            let watched = !self.figures.is_closed();
             let pause = if stale { self.figures_pause() / 4 } else { self.figures_pause() };
             tokio::select! {
                 _ = sample_tick.tick() => {
                     self.history().sample(&self.state.snapshot.load(), Instant::now(), SystemTime::now());
                 }
-                _ = figures_tick.tick() => {}
+                () = self.subscribed.notified(), if !watched => {}
+                // Without subscribers, no timer wakes the thread.
+                _ = figures_tick.tick(), if watched => {}
                 // Never an error: `self` keeps the sender alive.
-                _ = new_events.changed() => stale = true,
+                _ = new_events.changed() => stale = watched,
                 () = sleep_until((published + pause).into()), if stale => {}
             }
             if self.figures.is_closed() {
@@ -149,6 +154,9 @@ impl Subscription {
         let mut new_events = events.subscribe();
         let mut last_id = self.last_id.unwrap_or_else(|| Some(events.latest()));
         let mut figures = self.figures.then(|| feed.figures.subscribe());
+        if figures.is_some() {
+            feed.subscribed.notify_one();
+        }
         // Sends an id without an event, so that a client that is disconnected before the first event can resume too.
         let id = last_id.map_or_else(String::new, |id| format!("id: {id}\n"));
         let mut next = Bytes::from(format!("retry: {RECONNECT_MS}\n{id}\n"));

@@ -164,6 +164,9 @@ impl<'c> BodyReader<'c> {
             }
             BodyState::UntilClose => self.piece_length = self.input.len(),
             BodyState::Chunked(decoder) if !self.input.is_empty() => {
+                if self.decoded.capacity() == 0 {
+                    self.decoded = self.buffers.take();
+                }
                 let step = decoder.decode(self.input, &mut self.decoded)?;
                 self.input.drain(..step.consumed);
                 if step.done {
@@ -207,6 +210,7 @@ impl<'c> BodyReader<'c> {
     /// The system's error, if the connection breaks.
     pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
         while self.read().await? > 0 {
+            self.buffers.shrink(self.input);
             if self.input.len() > limit {
                 std::future::pending::<()>().await;
             }
@@ -233,6 +237,13 @@ impl<'c> BodyReader<'c> {
         self.decoded.clear();
     }
 
+    /// Consumes the current piece and gives its memory back: the recipient has it, but may accept no more for long.
+    pub fn release_piece(&mut self) {
+        self.consume_piece();
+        self.buffers.release(&mut self.decoded);
+        self.buffers.shrink(self.input);
+    }
+
     /// The bytes that have been received while there is no piece, which begin with a head.
     pub(super) fn input(&mut self) -> &mut Vec<u8> {
         self.input
@@ -242,11 +253,10 @@ impl<'c> BodyReader<'c> {
         self.transport.read(self.input, self.buffers).await
     }
 
-    /// Puts the input buffer back if it is empty.
+    /// Puts empty buffers back.
     fn release(&mut self) {
-        if self.input.is_empty() && self.input.capacity() > 0 {
-            self.buffers.put(std::mem::take(self.input));
-        }
+        self.buffers.release(self.input);
+        self.buffers.release(&mut self.decoded);
     }
 }
 
@@ -292,6 +302,15 @@ impl<'c> BodyWriter<'c> {
     /// # Errors
     /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+        if self.offer(piece, end)? { Ok(()) } else { self.flush().await }
+    }
+
+    /// Like [`BodyWriter::send`], but without waiting. False if the system does not accept everything: what is left is kept,
+    /// with no more memory than it needs, for [`BodyWriter::flush`]. The piece is no longer needed.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
         let empty: &[u8] = b"";
         let after: [&[u8]; 3] = match (self.chunked, piece.is_empty(), end) {
             (false, ..) | (true, true, None) => [empty; 3],
@@ -299,36 +318,50 @@ impl<'c> BodyWriter<'c> {
             (true, true, Some(trailers)) => [b"0\r\n", trailers, b"\r\n"],
             (true, false, Some(trailers)) => [b"\r\n0\r\n", trailers, b"\r\n"],
         };
+        let is_small = piece.len() <= SMALL_PIECE;
+        if self.pending.capacity() == 0 && (is_small || self.chunked) {
+            self.pending = self.buffers.take();
+        }
         if self.chunked && !piece.is_empty() {
             // Writing to memory cannot fail.
             let _ = write!(self.pending, "{:x}\r\n", piece.len());
         }
-        if piece.len() <= SMALL_PIECE {
+        let rest = if is_small {
             for part in [piece, after[0], after[1], after[2]] {
                 self.pending.extend_from_slice(part);
             }
-            self.transport.write([&self.pending], &mut self.sent).await?;
+            self.transport.write_now([&self.pending], &mut self.sent)?
         } else {
             let parts = [&self.pending, piece, after[0], after[1], after[2]];
-            self.transport.write(parts, &mut self.sent).await?;
-        }
-        self.pending.clear();
-        if end.is_some() {
-            self.release();
+            self.transport.write_now(parts, &mut self.sent)?
+        };
+        self.release();
+        self.pending = rest;
+        Ok(self.pending.is_empty())
+    }
+
+    /// Like [`BodyWriter::offer`], for bytes of a tunnel. The head must have been sent before.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        self.release();
+        self.pending = self.transport.write_now([bytes], &mut self.sent)?;
+        Ok(self.pending.is_empty())
+    }
+
+    /// Sends what is left of a piece.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
+            self.transport.write_more(&mut self.pending, &mut self.sent).await?;
         }
         Ok(())
     }
 
-    /// Sends bytes of a tunnel as they are. The head must have been sent before.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.release();
-        self.transport.write([bytes], &mut self.sent).await
-    }
-
-    /// Puts the buffer back, so that an idle connection holds none.
+    /// Puts the buffer back, so that a connection that waits holds none.
     fn release(&mut self) {
         if self.pending.capacity() > 0 {
             self.buffers.put(std::mem::take(&mut self.pending));

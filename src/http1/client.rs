@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::task::{Context, Poll};
 
 use http::{Method, Version};
 
@@ -125,6 +126,11 @@ impl ClientConnection {
         self.transport.is_quiet()
     }
 
+    /// Ready once the connection may no longer be quiet.
+    pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.transport.poll_stirs(context)
+    }
+
     /// Like [`ClientConnection::is_quiet`], but as of now: costs a system call.
     #[must_use]
     pub fn is_quiet_now(&self) -> bool {
@@ -156,7 +162,7 @@ impl ClientConnection {
             framing: Framing::None,
             persistent: false,
         };
-        (Http1RequestWriter { writer, progress, transport }, reader)
+        (Http1RequestWriter { writer, progress, transport, ends: false }, reader)
     }
 }
 
@@ -183,21 +189,48 @@ pub struct Http1RequestWriter<'c> {
     writer: BodyWriter<'c>,
     progress: &'c ClientProgress,
     transport: &'c Transport,
+    /// Whether the current piece is the last.
+    ends: bool,
 }
 
 impl Http1RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one and has the trailers.
+    /// Sends a piece of the body without waiting; `end` marks the last one and has the trailers. False if some of it is left
+    /// for [`Http1RequestWriter::flush`].
     ///
     /// # Errors
     /// The system's error.
-    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
-        let result = self.writer.send(piece, end).await;
-        match &result {
-            Ok(()) if end.is_some() => self.progress.sent.set(Sent::All),
-            Err(_) if self.writer.sent() == 0 => self.progress.sent.set(Sent::Nothing),
-            Ok(()) | Err(_) => {}
+    pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
+        self.ends = end.is_some();
+        let result = self.writer.offer(piece, end);
+        if !matches!(result, Ok(false)) {
+            self.note(result.is_ok());
         }
         result
+    }
+
+    /// Sends what is left of a piece.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        let result = self.writer.flush().await;
+        self.note(result.is_ok());
+        result
+    }
+
+    /// Notes how much of the request has been sent when a piece has, or could not be.
+    fn note(&self, ok: bool) {
+        if ok && self.ends {
+            self.progress.sent.set(Sent::All);
+        } else if !ok && !self.has_begun() {
+            self.progress.sent.set(Sent::Nothing);
+        }
+    }
+
+    /// Whether the system has accepted some of the request.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.writer.sent() > 0
     }
 
     /// How much of the request has been sent.
@@ -206,12 +239,12 @@ impl Http1RequestWriter<'_> {
         self.progress.sent.get()
     }
 
-    /// Sends bytes of a tunnel.
+    /// Like [`Http1RequestWriter::offer`], for bytes of a tunnel.
     ///
     /// # Errors
     /// The system's error.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.writer.send_raw(bytes).await
+    pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        self.writer.offer_raw(bytes)
     }
 
     /// Ends this direction of a tunnel.
@@ -294,6 +327,11 @@ impl Http1ResponseReader<'_> {
     #[must_use]
     pub fn piece(&self) -> &[u8] {
         self.reader.piece()
+    }
+
+    /// Consumes the current piece and gives its memory back.
+    pub fn release_piece(&mut self) {
+        self.reader.release_piece();
     }
 
     /// The trailer section, each line with its CRLF; empty until [`Http1ResponseReader::is_done`].

@@ -203,9 +203,7 @@ impl ServerConnection {
 
     /// Puts the input buffer back if it is empty.
     fn release(&mut self, resources: &Resources) {
-        if self.input.is_empty() && self.input.capacity() > 0 {
-            resources.buffers.put(std::mem::take(&mut self.input));
-        }
+        resources.buffers.release(&mut self.input);
     }
 }
 
@@ -225,7 +223,7 @@ pub struct Http1ResponseWriter<'c> {
     /// The client's HTTP version.
     version: Version,
     writer: Option<BodyWriter<'c>>,
-    /// The state of the response once some of it may have been sent.
+    /// The state of the response once the current piece has been sent.
     started: ResponseState,
 }
 
@@ -260,7 +258,10 @@ impl Http1ResponseWriter<'_> {
         bytes.extend_from_slice(b"\r\n");
         // If the write is cancelled halfway, nothing else can be sent on the connection.
         self.progress.response.set(ResponseState::Interim);
-        self.transport.write([&bytes], &mut 0).await?;
+        let mut rest = self.transport.write_now([&bytes], &mut 0)?;
+        while !rest.is_empty() {
+            self.transport.write_more(&mut rest, &mut 0).await?;
+        }
         self.progress.response.set(ResponseState::NotStarted);
         Ok(())
     }
@@ -303,22 +304,45 @@ impl Http1ResponseWriter<'_> {
     /// # Errors
     /// The system's error.
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        self.progress.response.set(self.started);
-        writer.send(piece, end).await?;
-        if end.is_some() {
-            self.progress.response.set(ResponseState::Complete);
-        }
-        Ok(())
+        if self.offer(piece, end)? { Ok(()) } else { self.flush().await }
     }
 
-    /// Sends bytes of a tunnel.
+    /// Like [`Http1ResponseWriter::send`], but without waiting. False if some of it is left for
+    /// [`Http1ResponseWriter::flush`]; the piece is no longer needed.
     ///
     /// # Errors
     /// The system's error.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
+        let Some(writer) = &mut self.writer else { return Ok(true) };
+        self.progress.response.set(self.started);
+        if end.is_some() {
+            self.started = ResponseState::Complete;
+        }
+        let all = writer.offer(piece, end)?;
+        if all {
+            self.progress.response.set(self.started);
+        }
+        Ok(all)
+    }
+
+    /// Like [`Http1ResponseWriter::offer`], for bytes of a tunnel.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        let Some(writer) = &mut self.writer else { return Ok(true) };
+        writer.offer_raw(bytes)
+    }
+
+    /// Sends what is left of a piece.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub async fn flush(&mut self) -> io::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        writer.send_raw(bytes).await
+        writer.flush().await?;
+        self.progress.response.set(self.started);
+        Ok(())
     }
 
     /// Ends this direction of a tunnel.

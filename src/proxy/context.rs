@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::mpsc::UnboundedSender;
@@ -18,6 +18,9 @@ use crate::proxy::timeouts::Watchdog;
 use crate::proxy::upstream_pool::UpstreamPool;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
+
+/// For how long one moment on both clocks tells the time of day.
+const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 /// One per worker.
 #[derive(Debug)]
@@ -125,10 +128,15 @@ impl Context {
         self.rng.borrow_mut()
     }
 
-    /// The time of day at `moment`.
+    /// The time of day at `moment`, which is not long ago.
     #[must_use]
     pub fn time_of(&self, moment: Instant) -> SystemTime {
-        let (then, time) = self.clocks.get();
+        let (mut then, mut time) = self.clocks.get();
+        if moment.saturating_duration_since(then) > CLOCKS_AGREE {
+            // Ticks have paused meanwhile, and the time of day may have been set.
+            (then, time) = (Instant::now(), SystemTime::now());
+            self.clocks.set((then, time));
+        }
         time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
     }
 
@@ -138,16 +146,36 @@ impl Context {
         let _ = self.failing.send(failing);
     }
 
-    /// Does periodic work: timeouts, idle connections and buffers, the log. `after` is the time
-    /// until the next call.
-    pub fn tick(&self, now: Instant, after: std::time::Duration) {
+    /// Does periodic work: timeouts, idle connections and buffers, the log. `step` is the time until the next call, unless
+    /// ticks pause.
+    pub fn tick(&self, now: Instant, step: Duration) {
         self.clocks.set((now, SystemTime::now()));
-        self.watchdog.sweep(now, after);
+        self.watchdog.sweep(now, step);
         self.upstreams.sweep(now);
         self.resources.buffers.sweep();
         self.log().flush();
         // Without requests, nothing else releases an old snapshot.
         drop(self.snapshot());
+    }
+
+    /// Whether the last ticks have found nothing to do, so that they may pause.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.watchdog.is_quiet() && self.resources.buffers.is_settled()
+    }
+
+    /// The time at which a tick will have something to do, if nothing happens until then.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.watchdog.next_deadline(), self.upstreams.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Ready once ticks have to go on: when a timeout is set, or a server closes an idle connection.
+    pub async fn stirred(&self) {
+        tokio::select! {
+            () = self.watchdog.stirred() => {}
+            () = self.upstreams.closed() => {}
+        }
     }
 }
 

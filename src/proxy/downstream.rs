@@ -127,6 +127,15 @@ impl RequestBody<'_> {
         }
     }
 
+    /// Drops the current piece and gives its memory back: the server may accept no more for long.
+    pub fn release_piece(&mut self) {
+        match self {
+            Self::Http1(body) => body.release_piece(),
+            #[cfg(test)]
+            Self::Memory(body) => body.consume_piece(),
+        }
+    }
+
     /// Waits until the client ends its side. Up to `limit` bytes that follow the current piece are read ahead.
     ///
     /// # Errors
@@ -223,18 +232,46 @@ impl ResponseWriter<'_> {
         }
     }
 
-    /// Sends bytes of a tunnel.
+    /// Like [`ResponseWriter::send`], but without waiting. False if some of it is left for [`ResponseWriter::flush`]; the
+    /// piece is no longer needed.
     ///
     /// # Errors
     /// If the client is gone.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
         match self {
-            Self::Http1(response) => response.send_raw(bytes).await,
+            Self::Http1(response) => response.offer(piece, end),
+            #[cfg(test)]
+            Self::Memory(response) => {
+                response.send(piece, end.is_some());
+                Ok(true)
+            }
+        }
+    }
+
+    /// Like [`ResponseWriter::offer`], for bytes of a tunnel.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        match self {
+            Self::Http1(response) => response.offer_raw(bytes),
             #[cfg(test)]
             Self::Memory(response) => {
                 response.send(bytes, false);
-                Ok(())
+                Ok(true)
             }
+        }
+    }
+
+    /// Sends what is left of a piece.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Http1(response) => response.flush().await,
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The response on its way from the server to the client: the head together with the first bytes of the body.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -43,14 +44,21 @@ pub async fn relay(
         from_server.advance().await.map_err(of_body)?;
     }
     loop {
-        let trailers = attempt.exchange.plan.response_trailers.forwarded(from_server.trailers());
-        let end = from_server.is_done().then(|| attempt.complete()).map(|()| &trailers[..]);
-        timer.body_rests(Phase::Download);
-        response.send(from_server.piece(), end).await.map_err(|_| ProxyError::ClientGone)?;
         let bytes = from_server.piece().len();
+        timer.body_rests(Phase::Download);
+        let (is_sent, is_end) = {
+            let trailers = attempt.exchange.plan.response_trailers.forwarded(from_server.trailers());
+            let end = from_server.is_done().then(|| attempt.complete()).map(|()| &trailers[..]);
+            (response.offer(from_server.piece(), end), end.is_some())
+        };
+        if !is_sent.map_err(client_gone)? {
+            // A client that does not read costs no more than the bytes that it has not read.
+            from_server.release_piece();
+            response.flush().await.map_err(client_gone)?;
+        }
         timer.body_moves(Phase::Download, bytes);
         attempt.exchange.record.count_bytes(bytes);
-        if end.is_some() {
+        if is_end {
             return Ok(());
         }
         from_server.advance().await.map_err(of_body)?;
@@ -69,6 +77,10 @@ async fn first_piece(from_server: &mut ResponseReader<'_>) -> Result<bool, BodyE
         Ok(received) => received.map(|_| true),
         Err(_) => Ok(false),
     }
+}
+
+fn client_gone(_: io::Error) -> ProxyError {
+    ProxyError::ClientGone
 }
 
 fn of_body(error: BodyError) -> ProxyError {

@@ -1,10 +1,11 @@
 //! Timeouts and aborts of connections and requests: one sweep per worker instead of a timer per wait.
 //!
 //! A connection or a request stores what it waits for and its deadline; that sets no timer. A sweep, ten times per
-//! second or more often, wakes those whose deadline has passed. They learn of a timeout or an abort in one place:
+//! second or more often, wakes those whose deadline has passed. Sweeps pause while nothing happens. They learn of a timeout or an abort in one place:
 //! [`RequestTimer::run`] for a request, [`ConnectionSlot::poll`] for a connection without an open request.
 
 mod body_rate;
+mod clock;
 mod roster;
 mod watchdog;
 
@@ -14,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use self::body_rate::BodyRate;
+use self::clock::SweepClock;
 use self::roster::Place;
 pub use self::watchdog::{Registered, Watchdog};
 use crate::live::listener::ListenerId;
@@ -87,7 +89,7 @@ pub struct ConnectionSlot {
     /// Whether the current or the next response is the last.
     pub closing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    now: Rc<Cell<Instant>>,
+    clock: Rc<SweepClock>,
     place: Place<Self>,
 }
 
@@ -109,7 +111,7 @@ pub struct RequestTimer {
     /// recorded as aborted too.
     aborted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    now: Rc<Cell<Instant>>,
+    clock: Rc<SweepClock>,
     place: Place<Self>,
 }
 
@@ -126,7 +128,7 @@ impl roster::RosterEntry for RequestTimer {
 }
 
 impl ConnectionSlot {
-    fn new(listener: ListenerId, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+    fn new(listener: ListenerId, clock: &Rc<SweepClock>, place: Place<Self>) -> Self {
         Self {
             listener,
             phase: Cell::new(ConnectionPhase::Idle),
@@ -134,7 +136,7 @@ impl ConnectionSlot {
             ending: Cell::default(),
             closing: Cell::default(),
             waker: RefCell::default(),
-            now: Rc::clone(now),
+            clock: Rc::clone(clock),
             place,
         }
     }
@@ -142,7 +144,7 @@ impl ConnectionSlot {
     /// Sets the phase and its timeout.
     pub fn wait(&self, phase: ConnectionPhase, timeout: Duration) {
         self.phase.set(phase);
-        self.deadline.set(self.now.get().checked_add(timeout));
+        self.deadline.set(self.clock.now().checked_add(timeout));
     }
 
     /// Hands over to the timer of a request: the connection itself waits for nothing.
@@ -178,7 +180,7 @@ impl ConnectionSlot {
 }
 
 impl RequestTimer {
-    fn new(listener: ListenerId, now: &Rc<Cell<Instant>>, place: Place<Self>) -> Self {
+    fn new(listener: ListenerId, clock: &Rc<SweepClock>, place: Place<Self>) -> Self {
         Self {
             listener,
             server: Cell::default(),
@@ -190,7 +192,7 @@ impl RequestTimer {
             interrupt: Cell::default(),
             aborted: Cell::default(),
             waker: RefCell::default(),
-            now: Rc::clone(now),
+            clock: Rc::clone(clock),
             place,
         }
     }
@@ -203,6 +205,8 @@ impl RequestTimer {
         self.gone_at.set(None);
         self.phase.set(Phase::Connect);
         self.deadline.set(None);
+        // A sweep flushes what the request has logged.
+        self.clock.stir();
     }
 
     /// Runs `future` to its end, unless a timeout is reached or the request is aborted first.
@@ -225,7 +229,7 @@ impl RequestTimer {
     #[inline]
     pub fn wait(&self, phase: Phase, timeout: Duration) {
         self.phase.set(phase);
-        self.deadline.set(self.now.get().checked_add(timeout));
+        self.deadline.set(self.clock.now().checked_add(timeout));
     }
 
     /// Sets the phase to that of a body: it may go without a byte for `idle`, and the client has to send or accept
@@ -250,14 +254,14 @@ impl RequestTimer {
     /// Notes that the client has ended its side of the connection. If no response starts within a second, or if this
     /// happens during the response and then no byte follows for a second, the client counts as gone.
     pub fn client_ended(&self) {
-        self.gone_at.set(self.now.get().checked_add(HALF_CLOSED));
+        self.gone_at.set(self.clock.now().checked_add(HALF_CLOSED));
     }
 
     /// Begins to wait for the client to send or accept more of this phase's body.
     #[inline]
     pub fn body_rests(&self, phase: Phase) {
         if let Some(cell) = self.rate(phase) {
-            cell.set(cell.get().rests(self.now.get()));
+            cell.set(cell.get().rests(self.clock.now()));
         }
     }
 
@@ -267,7 +271,7 @@ impl RequestTimer {
     pub fn body_moves(&self, phase: Phase, bytes: usize) {
         let Some(cell) = self.rate(phase) else { return };
         let mut rate = cell.get();
-        let is_enough = rate.moves(bytes, self.now.get());
+        let is_enough = rate.moves(bytes, self.clock.now());
         cell.set(rate);
         if phase == Phase::Download && self.gone_at.get().is_some() {
             self.client_ended();
@@ -329,6 +333,13 @@ impl RequestTimer {
             self.interrupt.set(Some(interrupt));
         }
         wake(&self.waker);
+    }
+}
+
+impl Drop for RequestTimer {
+    /// A sweep flushes what the last request of the connection has logged, and frees its buffers.
+    fn drop(&mut self) {
+        self.clock.stir();
     }
 }
 

@@ -37,7 +37,14 @@ pub async fn run(
     let up = async {
         while from_client.advance().await.map_err(broken)? {
             moves();
-            if let Err(error) = to_server.send_raw(from_client.piece()).await {
+            let sent = match to_server.offer_raw(from_client.piece()) {
+                Ok(false) => {
+                    from_client.release_piece();
+                    to_server.flush().await
+                }
+                sent => sent.map(drop),
+            };
+            if let Err(error) = sent {
                 ends();
                 return Ok(Err(error));
             }
@@ -49,12 +56,20 @@ pub async fn run(
     let down = async {
         while from_server.advance().await.map_err(broken)? {
             moves();
-            if let Err(error) = to_client.send_raw(from_server.piece()).await {
+            let bytes = from_server.piece().len();
+            let sent = match to_client.offer_raw(from_server.piece()) {
+                Ok(false) => {
+                    from_server.release_piece();
+                    to_client.flush().await
+                }
+                sent => sent.map(drop),
+            };
+            if let Err(error) = sent {
                 ends();
                 return Ok(Err(error));
             }
             moves();
-            relayed(from_server.piece().len());
+            relayed(bytes);
         }
         ends();
         io::Result::Ok(to_client.shutdown())

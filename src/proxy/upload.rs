@@ -71,8 +71,17 @@ impl<'b, 'c> Upload<'b, 'c> {
     ) -> Result<(), ProxyError> {
         loop {
             let end = self.body.is_done();
-            let trailers = self.trailers.forwarded(self.body.trailers());
-            if let Err(error) = out.send(self.body.piece(), end.then_some(&trailers)).await {
+            let mut sent = {
+                let trailers = self.trailers.forwarded(self.body.trailers());
+                out.offer(self.body.piece(), end.then_some(&trailers))
+            };
+            if matches!(sent, Ok(false)) {
+                if out.has_begun() {
+                    self.body.release_piece();
+                }
+                sent = out.flush().await.map(|()| true);
+            }
+            if let Err(error) = sent {
                 tracing::debug!(%error, "the server accepts no more of the request");
                 if out.sent() == Sent::Nothing {
                     // Keep the current piece for the next attempt.

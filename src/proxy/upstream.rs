@@ -1,6 +1,7 @@
 //! The server's side of a request, in whatever protocol it is sent.
 
 use std::io;
+use std::task::{Context, Poll};
 
 use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::client::{self, ClientConnection, OutgoingRequest, ResponseError, Sent};
@@ -79,6 +80,15 @@ impl Upstream {
         }
     }
 
+    /// Ready once the connection may no longer be quiet.
+    pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1(connection) => connection.poll_stirs(context),
+            #[cfg(test)]
+            Self::Memory(_) => Poll::Pending,
+        }
+    }
+
     /// Like [`Upstream::is_quiet`], but as of now: costs a system call.
     #[must_use]
     pub fn is_quiet_now(&self) -> bool {
@@ -91,15 +101,38 @@ impl Upstream {
 }
 
 impl RequestWriter<'_> {
-    /// Sends a piece of the body; `end` marks the last one and has the trailers.
+    /// Sends a piece of the body without waiting; `end` marks the last one and has the trailers. False if some of it is left
+    /// for [`RequestWriter::flush`].
     ///
     /// # Errors
     /// If the server accepts no more.
-    pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
+    pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
         match self {
-            Self::Http1(writer) => writer.send(piece, end).await,
+            Self::Http1(writer) => writer.offer(piece, end),
             #[cfg(test)]
-            Self::Memory(sender) => sender.send(piece, end.is_some()),
+            Self::Memory(sender) => sender.send(piece, end.is_some()).map(|()| true),
+        }
+    }
+
+    /// Sends what is left of a piece.
+    ///
+    /// # Errors
+    /// If the server accepts no more.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Http1(writer) => writer.flush().await,
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Whether the system has accepted some of the request.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        match self {
+            Self::Http1(writer) => writer.has_begun(),
+            #[cfg(test)]
+            Self::Memory(_) => true,
         }
     }
 
@@ -113,15 +146,15 @@ impl RequestWriter<'_> {
         }
     }
 
-    /// Sends bytes of a tunnel.
+    /// Like [`RequestWriter::offer`], for bytes of a tunnel.
     ///
     /// # Errors
     /// If the server is gone.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
         match self {
-            Self::Http1(writer) => writer.send_raw(bytes).await,
+            Self::Http1(writer) => writer.offer_raw(bytes),
             #[cfg(test)]
-            Self::Memory(sender) => sender.send(bytes, false),
+            Self::Memory(sender) => sender.send(bytes, false).map(|()| true),
         }
     }
 
@@ -180,6 +213,15 @@ impl ResponseReader<'_> {
             Self::Http1(reader) => reader.piece(),
             #[cfg(test)]
             Self::Memory(receiver) => receiver.piece(),
+        }
+    }
+
+    /// Consumes the current piece and gives its memory back: the client may accept no more for long.
+    pub fn release_piece(&mut self) {
+        match self {
+            Self::Http1(reader) => reader.release_piece(),
+            #[cfg(test)]
+            Self::Memory(_) => {}
         }
     }
 

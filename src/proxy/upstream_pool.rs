@@ -1,5 +1,7 @@
 //! A worker's connections to servers. Each worker has its own, so that taking an idle one needs no lock.
 
+mod rest;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;

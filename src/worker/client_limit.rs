@@ -59,11 +59,13 @@ impl ClientLimit {
         }
     }
 
-    /// Logs the end of the delays, once no client has been delayed for a second.
-    pub(super) fn check_recovered(&self, now: Instant) {
-        if self.log_times.lock().has_recovered(now) {
+    /// Logs the end of the delays, once no client has been delayed for a second. Returns whether there is no end to log.
+    pub(super) fn check_recovered(&self, now: Instant) -> bool {
+        let mut log_times = self.log_times.lock();
+        if log_times.has_recovered(now) {
             tracing::info!("connection limit no longer reached");
         }
+        log_times.last_delay.is_none()
     }
 
     /// Whether to log now that accepting a client has failed: at most once per second.

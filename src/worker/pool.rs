@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
@@ -56,6 +56,9 @@ pub(super) struct WorkerTable {
     /// The number of client connections of each worker.
     pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
     pub(super) client_limit: Arc<ClientLimit>,
+    /// Whether a worker waits for a client to disconnect, which `left` notifies it of.
+    pub(super) awaited: AtomicBool,
+    pub(super) left: Notify,
     /// Set once all channels exist.
     inboxes: OnceLock<Box<[UnboundedSender<WorkerCommand>]>>,
     /// Reports of failing servers to the control plane.
@@ -166,6 +169,8 @@ impl WorkerTable {
         Self {
             loads: (0..workers).map(|_| CachePadded::default()).collect(),
             client_limit,
+            awaited: AtomicBool::default(),
+            left: Notify::new(),
             inboxes: OnceLock::new(),
             failing,
             placing: Mutex::default(),
@@ -179,6 +184,9 @@ impl WorkerTable {
     /// Subtracts a client that has disconnected from the load of its worker.
     pub(super) fn leave(&self, worker: usize) {
         self.loads[worker].fetch_sub(1, Relaxed);
+        if self.awaited.load(Relaxed) && self.awaited.swap(false, Relaxed) {
+            self.left.notify_waiters();
+        }
     }
 
     /// The number of client connections of all workers.

@@ -35,6 +35,7 @@ mod rejected;
 mod reload;
 mod request;
 mod resets;
+mod resources;
 mod secrets;
 mod server_edit;
 mod shutdown;

@@ -78,6 +78,11 @@ impl Http1RequestBody<'_> {
         self.reader.consume_piece();
     }
 
+    /// Consumes the current piece and gives its memory back.
+    pub fn release_piece(&mut self) {
+        self.reader.release_piece();
+    }
+
     /// Treats everything from here to the end of the connection as the body.
     pub fn tunnel(&mut self) {
         self.reader.tunnel();

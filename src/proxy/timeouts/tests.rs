@@ -99,6 +99,55 @@ fn a_timeout_is_never_early() {
 }
 
 #[test]
+fn sweeps_may_pause_when_no_timeout_is_set_until_the_next_deadline() {
+    let watchdog = Swept::new();
+    let (timer, slot) = (watchdog.request(ListenerId(1)), watchdog.connection(ListenerId(1)));
+    assert_eq!(watchdog.next_deadline(), None);
+    slot.wait(ConnectionPhase::Idle, seconds(60));
+    timer.wait(Phase::Response, seconds(5));
+    assert!(!watchdog.is_quiet());
+    watchdog.pass(seconds(1) / 2);
+    assert!(watchdog.is_quiet());
+    let next = watchdog.next_deadline().expect("a deadline");
+    assert!(next <= watchdog.now.get() + seconds(5));
+    // What ends a request needs a sweep, too: its log is flushed then.
+    timer.reset();
+    assert!(!watchdog.is_quiet() && watchdog.next_deadline() > Some(next));
+}
+
+#[test]
+fn a_timeout_that_is_set_in_a_pause_ends_it_and_is_not_early() {
+    let watchdog = Swept::new();
+    let slot = watchdog.connection(ListenerId(1));
+    let mut stirred = pin!(watchdog.stirred());
+    watchdog.pass(seconds(1));
+    watchdog.pause(Instant::now() + seconds(600));
+    assert_eq!(poll(stirred.as_mut()), None);
+    let set = Instant::now();
+    slot.wait(ConnectionPhase::Idle, seconds(1));
+    assert_eq!(poll(stirred.as_mut()), Some(()));
+    let deadline = watchdog.next_deadline().expect("a deadline");
+    assert!(deadline >= set + seconds(1) && deadline <= Instant::now() + seconds(1) + 2 * TICK, "{:?}", deadline - set);
+    watchdog.sweep(set + TICK, TICK);
+    assert_eq!(watchdog.next_deadline(), Some(deadline));
+}
+
+#[test]
+fn a_pause_that_ends_late_is_nobodys_fault() {
+    let watchdog = Swept::new();
+    let slot = watchdog.connection(ListenerId(1));
+    slot.wait(ConnectionPhase::Idle, seconds(1));
+    watchdog.pass(seconds(1) / 2);
+    let end = watchdog.next_deadline().expect("a deadline");
+    watchdog.pause(end);
+    // The process was stopped for a minute.
+    watchdog.sweep(end + seconds(60), TICK);
+    assert!(!has_ended(&slot));
+    watchdog.sweep(end + seconds(60) + TICK, TICK);
+    assert!(has_ended(&slot));
+}
+
+#[test]
 fn a_client_that_rests_and_a_server_that_rests_are_told_apart() {
     for client in [false, true] {
         let watchdog = Swept::new();

@@ -1,38 +1,35 @@
 //! All connections and requests of a worker: swept for timeouts, asked to close, aborted.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::clock::SweepClock;
 use super::roster::{Place, Roster, RosterEntry};
 use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, RequestTimer, is_over, postpone};
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
-
-/// How late a sweep may be without consequences; timers are not more exact.
-const SLACK: Duration = Duration::from_millis(5);
 
 /// All connections and requests of a worker.
 #[derive(Debug)]
 pub struct Watchdog {
     connections: Rc<Roster<ConnectionSlot>>,
     requests: Rc<Roster<RequestTimer>>,
-    /// The time by which the next sweep is due, from which timeouts are counted: so setting one needs no look at the
-    /// clock. It is never early, and at most two sweeps late as long as sweeps are on time.
-    now: Rc<Cell<Instant>>,
+    clock: Rc<SweepClock>,
 }
 
 impl Watchdog {
     /// Without connections.
     #[must_use]
     pub fn new() -> Self {
-        Self { connections: Rc::default(), requests: Rc::default(), now: Rc::new(Cell::new(Instant::now())) }
+        Self { connections: Rc::default(), requests: Rc::default(), clock: Rc::new(SweepClock::new()) }
     }
 
     /// A slot for a new connection of `listener`. It leaves when it is dropped.
     #[must_use]
     pub fn connection(&self, listener: ListenerId) -> Registered<ConnectionSlot> {
-        let slot = Rc::new(ConnectionSlot::new(listener, &self.now, Place::new(&self.connections)));
+        let slot = Rc::new(ConnectionSlot::new(listener, &self.clock, Place::new(&self.connections)));
         self.connections.add(&slot);
         Registered(slot)
     }
@@ -40,16 +37,16 @@ impl Watchdog {
     /// A timer for the requests of a connection of `listener`, one at a time.
     #[must_use]
     pub fn request(&self, listener: ListenerId) -> Registered<RequestTimer> {
-        let timer = Rc::new(RequestTimer::new(listener, &self.now, Place::new(&self.requests)));
+        let timer = Rc::new(RequestTimer::new(listener, &self.clock, Place::new(&self.requests)));
         self.requests.add(&timer);
         Registered(timer)
     }
 
-    /// Wakes those whose time is over at `now`; the next sweep will be `after` that.
-    pub fn sweep(&self, now: Instant, after: Duration) {
+    /// Wakes those whose time is over at `now`; the next sweep will be `step` after that, unless sweeps pause.
+    pub fn sweep(&self, now: Instant, step: Duration) {
         // Since the last sweep was due, timeouts may have been counted from a time in the past. If the worker or the
         // machine has stood still, peers must not pay for that.
-        let late = now.saturating_duration_since(self.now.replace(now + after + SLACK));
+        let late = self.clock.sweep(now, step);
         if !late.is_zero() {
             self.connections.each(|slot| postpone(&slot.deadline, late));
             self.requests
@@ -61,6 +58,34 @@ impl Watchdog {
             }
         });
         self.requests.each(|timer| timer.check(now));
+    }
+
+    /// Whether nothing has happened for a while, so that sweeps may pause.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.clock.is_quiet()
+    }
+
+    /// The first time at which a sweep has to wake anybody.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let next = Cell::new(None);
+        let consider = |time: &Cell<Option<Instant>>| {
+            next.set([next.get(), time.get()].into_iter().flatten().min());
+        };
+        self.connections.each(|slot| consider(&slot.deadline));
+        self.requests.each(|timer| [&timer.deadline, &timer.gone_at].into_iter().for_each(consider));
+        next.get()
+    }
+
+    /// Pauses sweeps until `next`, or until a timeout is set.
+    pub fn pause(&self, next: Instant) {
+        self.clock.pause(next);
+    }
+
+    /// Waits until a pause of the sweeps ends because a timeout is set.
+    pub async fn stirred(&self) {
+        poll_fn(|context| self.clock.poll_stirred(context)).await;
     }
 
     /// Makes the next response on each connection of a listener its last.

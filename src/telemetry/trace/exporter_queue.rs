@@ -5,12 +5,13 @@
 //! dropped and counted; requests are unaffected.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::trace::SpanData;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
 
 use super::Span;
 use super::convention::span_data;
@@ -88,7 +89,11 @@ impl ExporterQueue {
         if self.queue.try_send(span).is_err() {
             self.shared.dropped.fetch_add(1, Relaxed);
         }
-        // Only a full batch wakes the exporter, so that most spans cost no wake-up of its thread.
+        // The first span starts the interval. After that, only a full batch wakes the exporter, so that most spans cost no
+        // wake-up of its thread.
+        if !self.shared.has_spans.swap(true, AcqRel) {
+            self.shared.first.notify_one();
+        }
         if self.queue.max_capacity() - self.queue.capacity() >= BATCH {
             self.shared.wake.notify_one();
         }
@@ -154,6 +159,9 @@ struct ExportState {
     open: AtomicBool,
     exported: AtomicU64,
     dropped: AtomicU64,
+    /// Whether spans may have been queued since the exporter last looked.
+    has_spans: AtomicBool,
+    first: Notify,
     wake: Notify,
 }
 
@@ -206,6 +214,8 @@ struct Exporter {
 impl Exporter {
     /// Runs until the handle is dropped, and then until the queue is empty.
     async fn run(mut self) {
+        // Runs from the first span on, so that an idle exporter does not wake up.
+        let mut due: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
@@ -214,8 +224,14 @@ impl Exporter {
                     Err(_) => break,
                 },
                 () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(INTERVAL), if self.collector.is_some() => {}
+                () = self.shared.first.notified() => {
+                    due = Some(Instant::now() + INTERVAL);
+                    continue;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
             }
+            due = None;
+            self.shared.has_spans.swap(false, AcqRel);
             self.send_queued().await;
         }
         self.shared.open.store(false, Relaxed);

@@ -1,5 +1,6 @@
 //! Saves copies in the background, because a disk may be slow, until it works: a failure is reported as long as it lasts.
 
+use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::{DIRECTORY_VARIABLE, NAME, directory, from_environment, load, pointer, save};
 use crate::config::ReloadConfig;
@@ -80,7 +81,7 @@ async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, main: Arc<Path>, 
     let (mut reported, mut is_new) = (Saved::default(), true);
     loop {
         let newest = wanted.borrow_and_update().clone();
-        if let Some(newest) = newest {
+        if let Some(newest) = newest.clone() {
             let (main, complete) = (Arc::clone(&main), reported.is_complete());
             let work = move || (!complete || is_new || !newest.is_kept(&main)).then(|| newest.save(&main));
             // A panic is counted and logged where it happens.
@@ -89,10 +90,17 @@ async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, main: Arc<Path>, 
                 reported = saved;
             }
         }
-        is_new = match timeout(RETRY, wanted.changed()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(_)) => return,
-            Err(_) => false,
+        // Without a copy to look after, no timer wakes the thread.
+        let is_settled = newest.is_none_or(|newest| newest.directory.is_none()) && reported.is_complete();
+        let again = async { if is_settled { pending().await } else { sleep(RETRY).await } };
+        let changed = tokio::select! {
+            changed = wanted.changed() => Some(changed),
+            () = again => None,
+        };
+        is_new = match changed {
+            Some(Ok(())) => true,
+            Some(Err(_)) => return,
+            None => false,
         };
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! - [`snapshot`]: a generation together with the health of its servers, as requests see it.
 //! - [`route`], [`pool`], [`server`], [`listener`]: the objects of a generation, and the parts that outlive it.
-//! - [`balance`], [`retry_budget`], [`token`], [`health`], [`availability`]: the decisions about them. Pure.
+//! - [`balance`], [`retry_budget`], [`token`], [`health`], [`evidence`], [`availability`]: the decisions about them. Pure.
 //! - [`state`]: the state of the process that every thread may read; [`reloads`], [`events`] and [`watch_status`] are its
 //!   parts.
 //! - [`counters`], [`method`]: per-worker counters, and the keys they use.
@@ -12,6 +12,7 @@ pub mod availability;
 pub mod balance;
 pub mod counters;
 pub mod events;
+pub mod evidence;
 pub mod health;
 pub mod listener;
 pub mod method;

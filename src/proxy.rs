@@ -7,7 +7,7 @@
 //! - [`downstream`] and [`upstream`] are the two sides of a request, independent of the protocol;
 //!   [`upstream_pool`] keeps connections to servers.
 //! - [`exchange`] has the stages of a request, [`record`] the facts about it, and [`error`] the ways in which it can
-//!   fail.
+//!   fail. [`failures`] decides which of them speak against servers; [`saved`] keeps a response that is retried.
 //! - [`context`] has the state that all requests of a worker share, and [`client`] the state that all requests of a
 //!   connection share. [`timeouts`] limits how long each may wait.
 //! - [`headers`], [`cookie`], [`retry`]: rules. Pure.
@@ -20,6 +20,7 @@ pub mod cookie;
 pub mod downstream;
 pub mod error;
 pub mod exchange;
+pub mod failures;
 pub mod headers;
 pub mod local;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub mod record;
 pub mod relay;
 pub mod request;
 pub mod retry;
+pub mod saved;
 pub mod timeouts;
 pub mod tunnel;
 pub mod upload;

@@ -83,7 +83,7 @@ impl Worker {
         shared: Arc<WorkerTable>,
     ) -> Rc<Self> {
         let upstreams = shared.client_limit.limit(0).div_ceil(shared.loads.len());
-        let context = Rc::new(Context::new(index, snapshot, log, spans, upstreams, shared.failing.clone()));
+        let context = Rc::new(Context::new(index, snapshot, log, spans, upstreams, shared.reports.clone()));
         Rc::new(Self { context, shared, trim: RefCell::default() })
     }
 
@@ -119,6 +119,7 @@ impl Worker {
                 }
                 Some(WorkerCommand::AbortListener(listener)) => self.context.watchdog.abort(listener),
                 Some(WorkerCommand::AbortServer(server)) => self.context.watchdog.abort_server(server),
+                Some(WorkerCommand::ServersDown(servers)) => self.context.watchdog.servers_down(&servers),
                 Some(WorkerCommand::Refresh) => {
                     next = self.tick(stopping);
                 }

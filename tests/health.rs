@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lb::config::{Address, HealthConfig, HealthKind, PoolConfig, ServerConfig, StatusRanges};
-use lb::control::health::checker::{Checker, StateChange};
+use lb::control::health::checker::{Checker, Readmission, StateChange};
 use lb::control::health::schedule::jittered;
 use lb::control::resolver::Resolver;
 use lb::live::health::HealthState;
@@ -204,8 +204,8 @@ async fn an_ejected_server_needs_twice_as_many_passes_each_time() {
     assert_eq!(next(&mut changes).await.to, HealthState::Up);
     let one = fixture.server("default-1");
     for (times, passes) in [(1, 2), (2, 4), (3, 8)] {
-        checker.eject(&one, "3 requests in a row failed".to_owned());
-        checker.eject(&one, "and one more".to_owned());
+        checker.eject(&one, "3 requests in a row failed".to_owned(), false);
+        checker.eject(&one, "and one more".to_owned(), false);
         let out = next(&mut changes).await;
         assert_eq!(
             (out.from, out.to, out.error.as_deref()),
@@ -217,13 +217,13 @@ async fn an_ejected_server_needs_twice_as_many_passes_each_time() {
         assert_eq!((back.from, back.to, back.error), (HealthState::Down, HealthState::Up, None));
         assert_eq!((one.checks()[0] - before, one.ejection()), (passes, None), "the {times}th time");
     }
-    checker.eject(&one, "3 requests in a row failed".to_owned());
-    checker.readmit(&one);
+    checker.eject(&one, "3 requests in a row failed".to_owned(), false);
+    checker.readmit(&one, Readmission::NoOther);
     assert_eq!([next(&mut changes).await.to, next(&mut changes).await.to], [HealthState::Down, HealthState::Up]);
     assert_eq!((one.state(), one.ejection()), (HealthState::Up, None), "readmitted at once");
 
     let unchecked = fixture.server("unchecked-1");
-    checker.eject(&unchecked, "3 requests in a row failed".to_owned());
+    checker.eject(&unchecked, "3 requests in a row failed".to_owned(), false);
     assert_eq!(
         (unchecked.state(), unchecked.ejections()),
         (HealthState::Up, 0),

@@ -24,9 +24,10 @@ const LAYERS: [&str; 13] = [
 ];
 
 /// Decisions without I/O, as paths below `src/`; each covers the modules below it too.
-const PURE: [&str; 23] = [
+const PURE: [&str; 24] = [
     "config",
     "live/balance",
+    "live/evidence",
     "live/health",
     "live/method",
     "live/retry_budget",

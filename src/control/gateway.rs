@@ -32,7 +32,7 @@ use crate::control::reload::reader::ReaderHandle;
 use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
-use crate::proxy::context::Failing;
+use crate::proxy::context::ServerReport;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::logs::LogControl;
 use crate::telemetry::trace::TraceExport;
@@ -95,8 +95,8 @@ struct Inputs {
     reader: ReaderHandle,
     /// Servers whose state has changed, from the tasks that check them.
     health_changes: mpsc::UnboundedReceiver<StateChange>,
-    /// Servers whose requests fail, from the workers.
-    failing_servers: mpsc::UnboundedReceiver<Failing>,
+    /// Reports about servers, from the workers.
+    reports: mpsc::UnboundedReceiver<ServerReport>,
 }
 
 /// The process's reports to people and other programs.
@@ -152,7 +152,7 @@ impl Gateway {
                     }
                     self.consider(parsed);
                 }
-                Some(failing) = self.inputs.failing_servers.recv() => self.eject(&failing),
+                Some(report) = self.inputs.reports.recv() => self.take_report(report),
                 Some(change) = self.inputs.health_changes.recv(), if self.unpublished.is_empty() => {
                     self.unpublished.add(change);
                 }

@@ -34,6 +34,8 @@ pub struct Health {
     contradicting: u32,
     /// Passed checks since the server last came up.
     passes_since_up: u32,
+    /// Failed checks in a row.
+    failed_checks: u32,
     /// After an ejection, the return takes this many times `rise` passes. 0 before the first ejection.
     backoff: u32,
 }
@@ -43,12 +45,18 @@ const MAX_BACKOFF: u32 = 16;
 impl Health {
     #[must_use]
     pub fn new(state: HealthState) -> Self {
-        Self { state, contradicting: 0, passes_since_up: 0, backoff: 0 }
+        Self { state, contradicting: 0, passes_since_up: 0, failed_checks: 0, backoff: 0 }
     }
 
     #[must_use]
     pub fn state(self) -> HealthState {
         self.state
+    }
+
+    /// Notes the result of a check, whatever the state. Returns the number of failed checks in a row since the state changed.
+    pub fn note(&mut self, passed: bool) -> u32 {
+        self.failed_checks = if passed { 0 } else { self.failed_checks.saturating_add(1) };
+        self.failed_checks
     }
 
     /// Records the result of a check, and returns whether the state changed.
@@ -103,7 +111,7 @@ impl Health {
     }
 
     fn enter(&mut self, state: HealthState) {
-        *self = Self { state, contradicting: 0, passes_since_up: 0, backoff: self.backoff };
+        *self = Self { backoff: self.backoff, ..Self::new(state) };
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Algorithm, HealthKind};
 use crate::live::balance::{Candidate, Picker, Turns};
 use crate::live::counters::{Counter, PerWorker};
+use crate::live::evidence::{self, Evidence, PoolFigures};
 use crate::live::health::HealthState;
 use crate::live::retry_budget::{RetryBudget, RetryReason};
 use crate::live::server::{Server, ServerId};
@@ -24,6 +25,8 @@ pub struct Pool {
     /// The configured servers, in order, then removed ones that are draining.
     pub members: Vec<Member>,
     picker: Picker,
+    /// The members that may get new requests by the configuration but not by their health, ejected ones first.
+    spare: Box<[u32]>,
     sticky: Option<Sticky>,
 }
 
@@ -42,11 +45,18 @@ pub struct LivePool {
 pub struct PoolCounters {
     /// Requests routed to the pool.
     pub requests: Counter,
+    /// Attempts that were served.
+    pub served: Counter,
+    /// Failures that speak against a server.
+    pub failed: Counter,
     /// Retries, indexed by [`RetryReason`].
     pub retries: [Counter; RetryReason::ALL.len()],
     /// This worker's retry budget. No other thread locks it.
     pub budget: Mutex<RetryBudget>,
 }
+
+/// The most servers that [`Pool::last_resort`] looks at.
+const MAX_SPARE: usize = 64;
 
 /// A server in a pool.
 #[derive(Debug, Clone)]
@@ -132,6 +142,21 @@ impl Member {
         self.is_candidate() && self.server.ejection().is_some()
     }
 
+    /// Whether its health lets it serve new requests now, whatever it was when the snapshot was built.
+    fn is_up_by_now(&self) -> bool {
+        self.is_candidate() && !self.server.is_leaving() && self.server.state().serves()
+    }
+
+    /// Whether it may serve although it is down: it is ejected, or its checks pass again.
+    fn may_serve(&self) -> bool {
+        let server = &self.server;
+        let passes = || server.last_check().is_some_and(|check| check.error.is_none());
+        self.is_candidate()
+            && !server.is_leaving()
+            && server.state() == HealthState::Down
+            && (server.ejection().is_some() || passes())
+    }
+
     /// Whether `other` is the same server in the same state, so that a pool built from either is the same.
     fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.server, &other.server)
@@ -160,6 +185,13 @@ impl LivePool {
     pub fn new(name: Arc<str>, workers: usize) -> Self {
         Self { name, turns: Turns::random(), counters: PerWorker::new(workers) }
     }
+
+    fn figures(&self) -> PoolFigures {
+        PoolFigures {
+            served: self.counters.sum(|set| set.served.get()),
+            failed: self.counters.sum(|set| set.failed.get()),
+        }
+    }
 }
 
 impl Pool {
@@ -172,13 +204,16 @@ impl Pool {
             .map(|(index, member)| Candidate { index, weight: member.weight })
             .collect();
         let picker = Picker::new(config.balance.algorithm, candidates);
+        let is_spare = |(_, member): &(u32, &Member)| member.is_candidate() && !member.serves_new();
+        let spare = indexed().filter(is_spare).partition::<Vec<_>, _>(|(_, member)| member.is_ejected());
+        let spare = spare.0.into_iter().chain(spare.1).map(|(index, _)| index).collect();
         let mut sticky = config.balance.sticky.as_ref().map(|rule| Sticky::new(rule, &config.name));
         if let Some(sticky) = &mut sticky {
             let servers = members.iter().map(|member| (&member.server.key, member.serves_known()));
             let tokens = sticky.add(servers);
             members.iter_mut().zip(tokens).for_each(|(member, token)| member.token = Some(token));
         }
-        Self { config, live, members, picker, sticky }
+        Self { config, live, members, picker, spare, sticky }
     }
 
     /// Whether it was built from the same members in the same state.
@@ -199,11 +234,54 @@ impl Pool {
         !self.picker.candidates().is_empty()
     }
 
-    /// Whether a server should be ejected after this many consecutive failed attempts. True at every multiple of `fall`, so
-    /// that an ejection that is not possible now (say, of the last server) happens later.
+    /// Records a failed attempt at a member. Returns the number of failures in a row if they suffice to eject it. That is
+    /// decided again after as many more, so that an ejection that is not possible now (say, of the last server) happens later.
     #[must_use]
-    pub fn should_eject(&self, failures: u32) -> bool {
-        self.config.health.kind != HealthKind::None && failures.is_multiple_of(self.config.health.fall.get())
+    pub fn record_failure(&self, worker: usize, member: usize, evidence: Evidence) -> Option<u32> {
+        let figures = self.live.figures();
+        self.live.counters.of(worker).failed.add(1);
+        let facts = self.members[member].server.failures.add(evidence, figures);
+        let health = &self.config.health;
+        let needed = health.eject.failures.unwrap_or(health.fall).get();
+        let is_due = health.kind != HealthKind::None && facts.failures.is_multiple_of(needed);
+        (is_due && evidence::suffices(facts, needed, self.share_of(member))).then_some(facts.failures)
+    }
+
+    /// A member's share (0 to 1) of the pool's requests. One that only sticky clients reach counts like any other.
+    fn share_of(&self, member: usize) -> f64 {
+        let mut shares = self.picker.shares();
+        shares
+            .find(|(index, _)| *index as usize == member)
+            .map_or_else(|| 1.0 / (self.picker.candidates().len() + 1) as f64, |(_, share)| share)
+    }
+
+    /// Whether another of its servers may be ejected, by `eject.max`.
+    #[must_use]
+    pub fn may_eject_another(&self) -> bool {
+        let candidates = || self.members.iter().filter(|member| member.is_candidate());
+        let ejected = candidates().filter(|member| member.server.ejection().is_some()).count();
+        ejected < evidence::max_ejected(candidates().count(), self.config.health.eject.max)
+    }
+
+    /// A member to try before a request fails for lack of servers: none of the eligible ones has served it. Servers whose
+    /// ids are in `tried` are excluded.
+    #[must_use]
+    pub fn last_resort(&self, tried: &[ServerId]) -> Option<usize> {
+        let spare = &self.spare[..self.spare.len().min(MAX_SPARE)];
+        let start = if spare.is_empty() { 0 } else { fastrand::usize(..spare.len()) };
+        let (before, from) = spare.split_at(start);
+        let members = || from.iter().chain(before).map(|index| *index as usize);
+        let find = |serves: &dyn Fn(&Member) -> bool| {
+            let is_untried = |member: &Member| !tried.contains(&member.server.id);
+            members().find(|index| is_untried(&self.members[*index]) && serves(&self.members[*index]))
+        };
+        find(&Member::is_up_by_now).or_else(|| find(&Member::may_serve))
+    }
+
+    /// Whether another server is up by now, in or out of the snapshot's rotation.
+    #[must_use]
+    pub fn has_another_by_now(&self, server: ServerId) -> bool {
+        self.members.iter().any(|member| member.server.id != server && member.is_up_by_now())
     }
 
     /// Whether another server is eligible, by its current health.

@@ -16,10 +16,14 @@ pub enum RetryReason {
     NotSent,
     /// The connection failed after the request was sent and before a response.
     Broken,
+    /// Checks took the server down while the request waited for its response.
+    Down,
+    /// The server responded with a status of `retry.statuses`.
+    Status,
 }
 
 impl RetryReason {
-    pub const ALL: [Self; 3] = [Self::Connect, Self::NotSent, Self::Broken];
+    pub const ALL: [Self; 5] = [Self::Connect, Self::NotSent, Self::Broken, Self::Down, Self::Status];
 
     /// The metric label.
     #[must_use]
@@ -28,6 +32,8 @@ impl RetryReason {
             Self::Connect => "connect",
             Self::NotSent => "not_sent",
             Self::Broken => "broken",
+            Self::Down => "down",
+            Self::Status => "status",
         }
     }
 }

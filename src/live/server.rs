@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::config::Address;
 use crate::live::balance::Penalty;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
+use crate::live::evidence::FailureSeries;
 use crate::live::health::HealthState;
 
 /// The identity of a server: after an edit, a server with the same key is the same server.
@@ -55,12 +56,11 @@ pub struct Server {
     /// When the state last changed.
     since: Mutex<SystemTime>,
     last_check: Mutex<Option<Arc<Check>>>,
-    /// Consecutive attempts that failed because of the server. Written only when an attempt fails and when such a series
-    /// ends, so that a successful request writes nothing that is shared between workers.
-    failures: AtomicU32,
+    /// Consecutive attempts that failed because of the server.
+    pub failures: FailureSeries,
     /// Recent failures, which least-connections counts as open requests.
     pub penalty: Penalty,
-    /// Set from an ejection until the server is up again or one of its checks fails too.
+    /// Set from an ejection until the server is up again or its checks fail too.
     ejection: Mutex<Option<Arc<Ejection>>>,
     /// Written by the control plane.
     ejections: Counter,
@@ -116,6 +116,8 @@ pub struct Ejection {
     pub at: SystemTime,
     /// The number of failed requests, and the error of the last one.
     pub error: String,
+    /// Whether the server could not be connected to, so that it is worth checking soon whether it is back.
+    pub refused: bool,
 }
 
 impl Server {
@@ -133,7 +135,7 @@ impl Server {
             leaving: AtomicBool::new(false),
             since: Mutex::new(SystemTime::now()),
             last_check: Mutex::default(),
-            failures: AtomicU32::new(0),
+            failures: FailureSeries::default(),
             penalty: Penalty::new(Instant::now()),
             ejection: Mutex::default(),
             ejections: Counter::default(),
@@ -171,29 +173,16 @@ impl Server {
     pub fn set_state(&self, state: HealthState) {
         self.state.store(state as u8, Relaxed);
         *self.since.lock() = SystemTime::now();
-        self.failures.store(0, Relaxed);
+        self.failures.end();
         *self.ejection.lock() = None;
     }
 
-    /// Records a successful attempt.
-    #[inline]
-    pub fn record_success(&self) {
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
-        }
-    }
-
-    /// Records an attempt that failed because of the server. Returns the number of consecutive ones.
-    #[must_use]
-    pub fn record_failure(&self) -> u32 {
-        self.failures.fetch_add(1, Relaxed).wrapping_add(1)
-    }
-
-    /// Ejects the server because its requests fail. Called only by the control plane.
-    pub fn eject(&self, error: String) {
+    /// Ejects the server because its requests fail. `refused` is whether it cannot be connected to. Called only by the
+    /// control plane.
+    pub fn eject(&self, error: String, refused: bool) {
         self.set_state(HealthState::Down);
         self.ejections.add(1);
-        *self.ejection.lock() = Some(Arc::new(Ejection { at: self.since(), error }));
+        *self.ejection.lock() = Some(Arc::new(Ejection { at: self.since(), error, refused }));
     }
 
     /// Forgets the ejection because the checks fail too. The server stays down.

@@ -50,13 +50,17 @@ pub async fn run(
         connection = connect(attempt, upload, true).await?;
         done = exchange(attempt, upload, response, &mut connection).await;
     }
-    done?;
+    if let Err(error) = done
+        && !matches!(error, ProxyError::Status(_))
+    {
+        return Err(error);
+    }
     if connection.upstream.is_reusable() {
         attempt.keep(connection);
     } else if attempt.server_gave_up {
         attempt.exchange.record.context.upstreams.found_closed(attempt.server(), &connection);
     }
-    Ok(())
+    done
 }
 
 /// Sends the request and relays the response on one connection.
@@ -168,7 +172,7 @@ async fn receive(
     let mut has_interim = false;
     loop {
         let is_idle = reused && !has_interim;
-        from_server.read_head(&mut head).await.map_err(|error| ProxyError::of_response(error, is_idle))?;
+        read_head(attempt, from_server, &mut head, is_idle).await?;
         if !head.is_interim() {
             break;
         }
@@ -187,6 +191,10 @@ async fn receive(
     }
     let status = head.status;
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);
+    if attempt.should_retry(status) {
+        attempt.save(head, from_server).await;
+        return Err(ProxyError::Status(status));
+    }
     let client_version = attempt.exchange.record.head.version;
     let is_chunked = head.headers.has(HeaderName::TransferEncoding) && from_server.length() == BodyLength::Unknown;
     let plan = &mut attempt.exchange.plan;
@@ -202,6 +210,22 @@ async fn receive(
     }
     relay(attempt, status, from_server, response).await?;
     Ok(Responded::Completely)
+}
+
+/// Waits for the head of a response. Gives up when checks take the server down, if the request can go elsewhere.
+async fn read_head(
+    attempt: &Attempt<'_, '_>,
+    from_server: &mut ResponseReader<'_>,
+    head: &mut ResponseHead,
+    is_idle: bool,
+) -> Result<(), ProxyError> {
+    let mut reading = pin!(from_server.read_head(head));
+    poll_fn(|context| match reading.as_mut().poll(context) {
+        Poll::Ready(read) => Poll::Ready(read.map_err(|error| ProxyError::of_response(error, is_idle))),
+        Poll::Pending if attempt.should_leave() => Poll::Ready(Err(ProxyError::ServerDown)),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// Whether a response on an idle connection is not about the request: the server had given up waiting for one (RFC 9110,

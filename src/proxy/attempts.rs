@@ -1,14 +1,13 @@
 //! The attempts of a request: which server is next, and whether there is a next one.
 
 use crate::live::pool::Pool;
-use crate::live::retry_budget::RetryReason;
 use crate::live::server::ServerId;
 use crate::live::token::Token;
 use crate::proxy::attempt;
 use crate::proxy::downstream::{RequestBody, ResponseWriter};
-use crate::proxy::error::ProxyError;
+use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::exchange::Routed;
-use crate::proxy::retry::{self, Progress, RetryContext};
+use crate::proxy::retry::Progress;
 use crate::proxy::upload::Upload;
 
 /// Makes attempts at the pool's servers until one responds or no retry is allowed.
@@ -20,25 +19,45 @@ pub async fn run(
     body: &mut RequestBody<'_>,
     response: &mut ResponseWriter<'_>,
 ) -> Result<(), ProxyError> {
+    let done = make_attempts(exchange, body, response).await;
+    if !exchange.failures.is_empty() {
+        exchange.settle(None);
+    }
+    match (done, exchange.saved.take()) {
+        (Err(error), Some(saved)) if error.blame() != Blame::Client && !response.is_started() => {
+            if error == ProxyError::Aborted { Err(error) } else { saved.relay(exchange, response).await }
+        }
+        (done, _) => done,
+    }
+}
+
+async fn make_attempts(
+    exchange: &mut Routed<'_>,
+    body: &mut RequestBody<'_>,
+    response: &mut ResponseWriter<'_>,
+) -> Result<(), ProxyError> {
     let (pool, token) = (exchange.pool, exchange.plan.token);
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
     upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
-    let mut tried = Tried::default();
-    let mut member = pool.pick(&[], token).ok_or(ProxyError::NoServer)?;
+    let mut member = exchange.tried.pick(pool, token).ok_or(ProxyError::NoServer)?;
     let mut reason = None;
     loop {
+        let only_new = exchange.tried.only_new;
         let mut attempt = exchange.attempt(member, reason);
-        let error = match attempt::run(&mut attempt, &mut upload, response, tried.only_new).await {
+        let error = match attempt::run(&mut attempt, &mut upload, response, only_new).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
         attempt.fail(error);
-        reason = retry_reason(exchange, error);
-        if !error.is_refusal() && !reason.is_some_and(|reason| exchange.spend_retry(reason)) {
+        reason = exchange.retry_reason(error);
+        // A status was charged to the budget before its response was given up.
+        let is_charged = matches!(error, ProxyError::Status(_));
+        let may_retry = reason.is_some_and(|reason| is_charged || exchange.spend_retry(reason));
+        if !error.is_refusal() && !may_retry {
             return Err(error);
         }
-        tried.add(pool.members[member].server.id, error.progress());
-        member = tried.pick(pool, token).ok_or(error)?;
+        exchange.tried.add(pool.members[member].server.id, error.progress());
+        member = exchange.tried.pick(pool, token).ok_or(error)?;
         if error.is_refusal() {
             exchange.record.forget_attempt();
             reason = None;
@@ -46,30 +65,31 @@ pub async fn run(
     }
 }
 
-/// The reason for an attempt after one that failed with this error; `None` if there should be none.
-fn retry_reason(exchange: &Routed<'_>, error: ProxyError) -> Option<RetryReason> {
-    let context = RetryContext {
-        method: &exchange.record.head.method,
-        has_body: exchange.plan.length.has_body(),
-        attempts: exchange.record.attempts(),
-        max_retries: exchange.pool.config.retry.attempts,
-    };
-    retry::decide(error.progress()?, context)
-}
-
 /// The servers that were tried, and the consequences for the next attempt.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tried {
+pub struct Tried {
     servers: Vec<ServerId>,
     /// Whether the next attempt must open a new connection, because the last one's connection was closed.
     only_new: bool,
+    /// Whether the current attempt is at a server that gets no more requests, because no other one is left.
+    pub(super) is_last_resort: bool,
 }
 
 impl Tried {
-    /// Selects the member for a retry. Once all have been tried, any of them may be tried again if the last
-    /// attempt's connection was closed, but none if that attempt could not connect.
-    fn pick(&self, pool: &Pool, token: Option<Token>) -> Option<usize> {
-        pool.pick_again(&self.servers, token).or_else(|| pool.pick_again(&[], token).filter(|_| self.only_new))
+    /// Selects the member for the next attempt: one that is up, or else one that may serve although it is out of rotation.
+    /// Once all have been tried, any of them may be tried again if the last attempt's connection was closed, but none if
+    /// that attempt could not connect.
+    fn pick(&mut self, pool: &Pool, token: Option<Token>) -> Option<usize> {
+        let is_first = self.servers.is_empty() && !self.only_new;
+        self.is_last_resort = false;
+        let picked = if is_first { pool.pick(&[], token) } else { pick_serving(pool, &mut self.servers, token) };
+        picked
+            .or_else(|| {
+                let spare = pool.last_resort(&self.servers);
+                self.is_last_resort = spare.is_some();
+                spare
+            })
+            .or_else(|| if self.only_new { pick_serving(pool, &mut Vec::new(), token) } else { None })
     }
 
     /// Adds an attempt at a server that failed at this stage.
@@ -80,6 +100,25 @@ impl Tried {
             self.servers.push(server);
         }
     }
+
+    /// Whether a server is up that is neither this one nor has been tried.
+    pub(super) fn has_another(&self, pool: &Pool, server: ServerId) -> bool {
+        let is_untried = |id| id != server && !self.servers.contains(&id);
+        pool.eligible().any(|member| is_untried(member.server.id) && member.server.state().serves())
+    }
+}
+
+/// Selects a member that is not excluded and is still up: other requests or its checks may have taken it down since the
+/// request's snapshot. Those are excluded from now on.
+fn pick_serving(pool: &Pool, excluded: &mut Vec<ServerId>, token: Option<Token>) -> Option<usize> {
+    while let Some(member) = pool.pick_again(excluded, token) {
+        let server = &pool.members[member].server;
+        if server.state().serves() {
+            return Some(member);
+        }
+        excluded.push(server.id);
+    }
+    None
 }
 
 #[cfg(test)]
@@ -89,9 +128,9 @@ mod tests {
     #[test]
     fn the_next_attempt_depends_on_how_far_the_last_one_got() {
         let cases = [
-            (Progress::NotConnected, Tried { servers: vec![ServerId(7)], only_new: false }),
-            (Progress::NotSent, Tried { servers: vec![], only_new: true }),
-            (Progress::Sent, Tried { servers: vec![ServerId(7)], only_new: true }),
+            (Progress::NotConnected, Tried { servers: vec![ServerId(7)], only_new: false, is_last_resort: false }),
+            (Progress::NotSent, Tried { servers: vec![], only_new: true, is_last_resort: false }),
+            (Progress::Sent, Tried { servers: vec![ServerId(7)], only_new: true, is_last_resort: false }),
         ];
         for (progress, expected) in cases {
             let mut tried = Tried::default();

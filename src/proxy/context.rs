@@ -14,6 +14,7 @@ use crate::http1::resources::Resources;
 use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
 use crate::proxy::error::ProxyError;
+use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::Watchdog;
 use crate::proxy::upstream_pool::UpstreamPool;
 use crate::telemetry::access_log::AccessLog;
@@ -43,7 +44,7 @@ pub struct Context {
     /// The newest snapshot as of the last call of [`Context::snapshot`]. Requests share it through an [`Rc`],
     /// because all workers share the count of the [`Arc`], and each request would cost a contended write.
     current: RefCell<Rc<CurrentSnapshot>>,
-    failing: UnboundedSender<Failing>,
+    reports: UnboundedSender<ServerReport>,
 }
 
 /// A snapshot as the requests of one worker share it.
@@ -58,7 +59,16 @@ impl Deref for CurrentSnapshot {
     }
 }
 
-/// A worker's report to the control plane that attempts at a server fail.
+/// A worker's report to the control plane.
+#[derive(Debug, Clone)]
+pub enum ServerReport {
+    /// Attempts at a server fail, and the server is to blame.
+    Failing(Failing),
+    /// A server that was tried although no more requests are sent there has served one.
+    Served(Arc<Server>),
+}
+
+/// A server at which attempts fail.
 #[derive(Debug, Clone)]
 pub struct Failing {
     pub server: Arc<Server>,
@@ -66,6 +76,14 @@ pub struct Failing {
     pub failures: u32,
     /// The error of the last one.
     pub error: ProxyError,
+}
+
+impl Failing {
+    /// Whether the server could not be connected to.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.error.progress() == Some(Progress::NotConnected)
+    }
 }
 
 impl fmt::Display for Failing {
@@ -79,7 +97,7 @@ impl fmt::Display for Failing {
 
 impl Context {
     /// The context of a worker. From `connections` connections to servers on, opening another one closes an idle
-    /// one. Failing servers are reported to `failing`.
+    /// one. `reports` leads to the control plane.
     #[must_use]
     pub fn new(
         worker: usize,
@@ -87,7 +105,7 @@ impl Context {
         log: AccessLog,
         spans: SpanSink,
         connections: usize,
-        failing: UnboundedSender<Failing>,
+        reports: UnboundedSender<ServerReport>,
     ) -> Self {
         let current = Rc::new(CurrentSnapshot(snapshot.load_full()));
         Self {
@@ -101,7 +119,7 @@ impl Context {
             clocks: Cell::new((Instant::now(), SystemTime::now())),
             newest: RefCell::new(Cache::new(snapshot)),
             current: RefCell::new(current),
-            failing,
+            reports,
         }
     }
 
@@ -140,10 +158,10 @@ impl Context {
         time + moment.saturating_duration_since(then) - then.saturating_duration_since(moment)
     }
 
-    /// Reports a failing server to the control plane.
-    pub fn report(&self, failing: Failing) {
+    /// Reports something about a server to the control plane.
+    pub fn report(&self, report: ServerReport) {
         // The receiver is gone only when the process ends.
-        let _ = self.failing.send(failing);
+        let _ = self.reports.send(report);
     }
 
     /// Does periodic work: timeouts, idle connections and buffers, the log. `step` is the time until the next call, unless

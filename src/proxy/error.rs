@@ -13,6 +13,7 @@ use crate::http1::chunked::BadChunk;
 use crate::http1::client::{BadResponse, ResponseError, Sent};
 use crate::http1::head::HeadError;
 use crate::http1::rejection::Rejection;
+use crate::live::retry_budget::RetryReason;
 use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::{Interrupt, Phase};
 use crate::proxy::upstream_pool::ConnectError;
@@ -57,6 +58,10 @@ pub enum ProxyError {
     BadResponse(BadResponse),
     /// The server did not respond, or did not accept the request, in time.
     ResponseTimeout,
+    /// Checks took the server down while the request waited for its response.
+    ServerDown,
+    /// The server's response has a status that is retried, or that counts as a failure.
+    Status(u16),
     /// The body of the response ended early.
     ResponseTruncated,
     /// The server sends the body of its response too slowly.
@@ -102,6 +107,7 @@ impl ProxyError {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
+            Self::Status(status) => return status,
             Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved
@@ -111,6 +117,7 @@ impl ProxyError {
             | Self::IdleClosed(_)
             | Self::TruncatedHead
             | Self::BadResponse(_)
+            | Self::ServerDown
             | Self::ResponseTruncated
             | Self::TunnelBroken
             | Self::TunnelTimeout => StatusCode::BAD_GATEWAY,
@@ -138,6 +145,8 @@ impl ProxyError {
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse(_) => "bad_response",
             Self::ResponseTimeout => "response_timeout",
+            Self::ServerDown => "server_down",
+            Self::Status(_) => "status",
             Self::ResponseTruncated => "response_truncated",
             Self::ResponseTooSlow => "response_too_slow",
             Self::TunnelBroken => "tunnel_broken",
@@ -171,6 +180,8 @@ impl ProxyError {
             | Self::ResponseTooSlow
             | Self::TunnelBroken
             | Self::TunnelTimeout
+            | Self::ServerDown
+            | Self::Status(_)
             | Self::IdleClosed(_)
             | Self::NoServer
             | Self::LocalShortage
@@ -187,7 +198,10 @@ impl ProxyError {
                 Some(Progress::NotConnected)
             }
             Self::Closed(Sent::Nothing) | Self::IdleClosed(Sent::Nothing) => Some(Progress::NotSent),
-            Self::Closed(Sent::Part | Sent::All) | Self::IdleClosed(Sent::Part | Sent::All) => Some(Progress::Sent),
+            Self::Closed(Sent::Part | Sent::All)
+            | Self::IdleClosed(Sent::Part | Sent::All)
+            | Self::ServerDown
+            | Self::Status(_) => Some(Progress::Sent),
             Self::Rejected(_)
             | Self::BadHead(_)
             | Self::NoRoute
@@ -206,6 +220,16 @@ impl ProxyError {
             | Self::TunnelTimeout
             | Self::Aborted
             | Self::Panicked => None,
+        }
+    }
+
+    /// The reason for a retry after this failure, if it is not the stage that the attempt had reached.
+    #[must_use]
+    pub fn retry_reason(self) -> Option<RetryReason> {
+        match self {
+            Self::ServerDown => Some(RetryReason::Down),
+            Self::Status(_) => Some(RetryReason::Status),
+            _ => None,
         }
     }
 
@@ -252,7 +276,8 @@ impl ProxyError {
             | Self::BadResponse(_)
             | Self::ResponseTruncated
             | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
-            Self::ResponseTimeout | Self::ResponseTooSlow => "The server did not respond in time.",
+            Self::ResponseTimeout | Self::ResponseTooSlow | Self::ServerDown => "The server did not respond in time.",
+            Self::Status(_) => "The server responded with an error.",
             Self::TunnelTimeout | Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
         }
     }
@@ -270,6 +295,8 @@ impl fmt::Display for ProxyError {
             }
             Self::BadResponse(bad) => write!(f, "invalid response; {bad}"),
             Self::ResponseTimeout => f.write_str("response timeout"),
+            Self::ServerDown => f.write_str("checks took the server down"),
+            Self::Status(status) => write!(f, "status {status}"),
             other => f.write_str(other.label()),
         }
     }

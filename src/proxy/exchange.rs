@@ -5,18 +5,23 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::http1::body::BodyLength;
 use crate::http1::client::OutgoingRequest;
+use crate::http1::head::ResponseHead;
 use crate::http1::trailers::TrailerRule;
 use crate::live::pool::{Member, Pool};
 use crate::live::retry_budget::RetryReason;
 use crate::live::server::Server;
 use crate::live::token::Token;
-use crate::proxy::context::Failing;
+use crate::proxy::attempts::Tried;
+use crate::proxy::context::ServerReport;
 use crate::proxy::cookie::Requested;
 use crate::proxy::error::{Blame, ProxyError};
+use crate::proxy::failures::Failures;
 use crate::proxy::headers::trace_context::TraceContext;
-use crate::proxy::phases::Stickiness;
+use crate::proxy::phases::{Stickiness, response_rules};
 use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
-use crate::proxy::retry::{self, Progress};
+use crate::proxy::retry::{self, Progress, RetryContext};
+use crate::proxy::saved::SavedResponse;
+use crate::proxy::upstream::ResponseReader;
 use crate::proxy::upstream_pool::UpstreamConnection;
 
 /// A request and the pool that it was routed to.
@@ -27,6 +32,10 @@ pub struct Routed<'c> {
     pub pool: &'c Pool,
     /// The result of the rewrite phase.
     pub plan: AttemptPlan,
+    pub(super) tried: Tried,
+    pub(super) failures: Failures,
+    /// A response that is retried, for the client if no other server responds.
+    pub(super) saved: Option<Box<SavedResponse>>,
 }
 
 /// The facts about a request that every attempt needs.
@@ -51,6 +60,12 @@ pub struct AttemptPlan {
 }
 
 impl<'c> Routed<'c> {
+    /// A request that has had no attempt yet.
+    #[must_use]
+    pub fn new(record: RequestRecord<'c>, route: RouteMatch, pool: &'c Pool, plan: AttemptPlan) -> Self {
+        Self { record, route, pool, plan, tried: Tried::default(), failures: Failures::default(), saved: None }
+    }
+
     /// Starts an attempt at a member of the pool. `retry` is the reason, unless the attempt is the first.
     pub fn attempt(&mut self, member: usize, retry: Option<RetryReason>) -> Attempt<'_, 'c> {
         let record = &mut self.record;
@@ -60,11 +75,13 @@ impl<'c> Routed<'c> {
         }
         let trace = record.trace().map(|trace| trace.child(&mut record.context.rng()));
         let started = record.start_attempt(self.route, member);
-        let member = &self.pool.members[member];
+        let index = member;
+        let member = &self.pool.members[index];
         member.server.counters().of(worker).started.add(1);
         record.timer.set_server(Some(member.server.id));
         Attempt {
             exchange: self,
+            index,
             member,
             started,
             trace,
@@ -75,12 +92,25 @@ impl<'c> Routed<'c> {
         }
     }
 
+    /// The reason for an attempt after one that failed with this error; `None` if there should be none.
+    #[must_use]
+    pub fn retry_reason(&self, error: ProxyError) -> Option<RetryReason> {
+        let context = RetryContext {
+            method: &self.record.head.method,
+            has_body: self.plan.length.has_body(),
+            attempts: self.record.attempts(),
+            max_retries: self.pool.config.retry.attempts,
+        };
+        retry::decide(error.progress()?, context).map(|reason| error.retry_reason().unwrap_or(reason))
+    }
+
     /// Whether the pool's retry budget allows another attempt for this reason. If so, the budget is charged.
     #[must_use]
     pub fn spend_retry(&self, reason: RetryReason) -> bool {
         match reason {
-            RetryReason::Connect | RetryReason::NotSent => true,
-            RetryReason::Broken => {
+            // Requests that wait for a server that is down are as many as it had, and are not retried for the last time.
+            RetryReason::Connect | RetryReason::NotSent | RetryReason::Down => true,
+            RetryReason::Broken | RetryReason::Status => {
                 let counters = self.pool.live.counters.of(self.record.context.worker);
                 let share = self.pool.config.retry.budget;
                 counters.budget.lock().spend(counters.requests.get(), share, Instant::now())
@@ -94,6 +124,8 @@ impl<'c> Routed<'c> {
 pub struct Attempt<'e, 'c> {
     /// The request that is attempted.
     pub exchange: &'e mut Routed<'c>,
+    /// The index of the member among those of the pool.
+    index: usize,
     member: &'c Member,
     started: Instant,
     trace: Option<TraceContext>,
@@ -152,11 +184,54 @@ impl<'c> Attempt<'_, 'c> {
         self.status.is_some()
     }
 
-    /// Sets the status of the server's response, and ends the server's series of failures.
+    /// Whether checks have taken the server down, and the request, which waits for its response, can go to another one.
+    #[must_use]
+    pub fn should_leave(&self) -> bool {
+        self.exchange.record.timer.is_server_down()
+            && self.exchange.retry_reason(ProxyError::ServerDown).is_some()
+            && self.exchange.pool.has_another_by_now(self.server().id)
+    }
+
+    /// Whether a response with this status is to be retried. If so, the retry budget is charged.
+    #[must_use]
+    pub fn should_retry(&self, status: u16) -> bool {
+        let statuses = &self.exchange.pool.config.retry.statuses;
+        let reason = || self.exchange.retry_reason(ProxyError::Status(status));
+        statuses.iter().any(|range| range.contains(status))
+            && self.exchange.tried.has_another(self.exchange.pool, self.server().id)
+            && reason().is_some_and(|reason| self.exchange.spend_retry(reason))
+    }
+
+    /// Sets the status of the server's response to the client, and counts it for or against the server.
     pub fn responded(&mut self, status: u16) {
-        self.status = Some(status);
         self.exchange.record.set_status(status);
-        self.server().record_success();
+        self.count_status(status);
+    }
+
+    /// Reads the rest of a response that is retried, and keeps it in case that no other server responds.
+    pub async fn save(&mut self, mut head: ResponseHead, from_server: &mut ResponseReader<'_>) {
+        self.count_status(head.status);
+        response_rules(&mut head, self.exchange.record.snapshot.config.proxy.via, self.stickiness());
+        if let Some(saved) = SavedResponse::read(head, from_server, self.index).await {
+            self.exchange.saved = Some(Box::new(saved));
+        }
+    }
+
+    /// Counts the server's response for or against it.
+    fn count_status(&mut self, status: u16) {
+        self.status = Some(status);
+        let pool = self.exchange.pool;
+        if pool.config.health.eject.statuses.iter().any(|range| range.contains(status)) {
+            return self.exchange.failures.add(self.index, ProxyError::Status(status));
+        }
+        self.server().failures.end();
+        pool.live.counters.of(self.exchange.record.context.worker).served.add(1);
+        if self.exchange.tried.is_last_resort {
+            self.exchange.record.context.report(ServerReport::Served(Arc::clone(self.server())));
+        }
+        if !self.exchange.failures.is_empty() {
+            self.exchange.settle(Some(self.index));
+        }
     }
 
     /// Ends the attempt after the server's whole response. Called before the client is sent the end of it, so that
@@ -165,17 +240,10 @@ impl<'c> Attempt<'_, 'c> {
         self.end(None);
     }
 
-    /// Ends the attempt with an error. If the server is to blame, and has failed often enough in a row, it is
-    /// reported to the control plane.
+    /// Ends the attempt with an error.
     pub fn fail(mut self, error: ProxyError) {
         tracing::debug!(server = %self.server().key, %error, "attempt failed");
-        if error.blame() == Blame::Server {
-            let failures = self.server().record_failure();
-            if self.exchange.pool.should_eject(failures) {
-                let server = Arc::clone(self.server());
-                self.exchange.record.context.report(Failing { server, failures, error });
-            }
-        }
+        self.exchange.note_failure(self.index, error);
         self.end(Some(error));
     }
 

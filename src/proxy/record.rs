@@ -170,6 +170,14 @@ impl<'c> RequestRecord<'c> {
         self.status = NonZeroU16::new(status);
     }
 
+    /// Notes that the client gets the response of an earlier attempt, at this member.
+    pub fn responded_by(&mut self, by: usize, status: u16) {
+        if let Stage::Attempted { member, .. } = &mut self.stage {
+            *member = by;
+        }
+        self.set_status(status);
+    }
+
     /// Sets the error that failed the request, unless there is one already.
     pub fn set_error(&mut self, error: ProxyError) {
         self.error.get_or_insert(error);

@@ -77,7 +77,7 @@ fn run_phases<'c>(
     }
     let (plan, address) = phases::rewrite(&mut record.head, length, target, &rules);
     record.client_address = address;
-    Ok(Routed { record, route: found, pool, plan })
+    Ok(Routed::new(record, found, pool, plan))
 }
 
 /// Ends the phases with a response of our own. The client's address is known although its headers are not rewritten.

@@ -17,7 +17,7 @@ use crate::live::counters::PerWorker;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::pool::Pool;
 use crate::proxy::client::Client;
-use crate::proxy::context::{Context, Failing};
+use crate::proxy::context::{Context, ServerReport};
 use crate::proxy::downstream::Downstream;
 use crate::proxy::memory::{MemoryReceived, MemoryRequest, MemoryServer};
 use crate::proxy::request::serve;
@@ -33,7 +33,7 @@ struct Connection {
     context: Context,
     client: Client,
     server: MemoryServer,
-    failing: UnboundedReceiver<Failing>,
+    reports: UnboundedReceiver<ServerReport>,
 }
 
 impl Connection {
@@ -56,7 +56,7 @@ impl Connection {
         registry.commit(plan);
         let log = AccessLogWriter::start(std::io::sink()).expect("a thread").worker();
         let (spans, _) = trace::start(&config.tracing);
-        let (report, failing) = unbounded_channel();
+        let (report, reports) = unbounded_channel();
         let context = Context::new(0, Arc::new(ArcSwap::from_pointee(snapshot)), log, spans, 100, report);
         let listener = LiveListener {
             id: ListenerId(1),
@@ -72,7 +72,7 @@ impl Connection {
             let connection = context.upstreams.adopt(upstream, SERVER.into(), &live, 0);
             context.upstreams.put(&live, connection, Instant::now(), None);
         }
-        Self { context, client, server, failing }
+        Self { context, client, server, reports }
     }
 
     fn pool(&self) -> Arc<Pool> {
@@ -190,7 +190,7 @@ async fn one_request_that_fails_does_not_disturb_the_others() {
         (received.status, received.complete)
     });
     assert_eq!(results, [(200, true), (502, true), (504, true), (404, true)]);
-    let failing = connection.failing.try_recv().expect("a report");
+    let Ok(ServerReport::Failing(failing)) = connection.reports.try_recv() else { panic!("no report") };
     assert_eq!(failing.to_string(), "a request failed: response timeout");
     assert_eq!(connection.pool().members[0].server.active_requests(), 0);
 }

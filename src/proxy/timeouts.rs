@@ -100,6 +100,8 @@ pub struct RequestTimer {
     listener: ListenerId,
     /// The id of the current attempt's server.
     server: Cell<Option<ServerId>>,
+    /// Whether checks have taken that server down since the attempt began.
+    server_down: Cell<bool>,
     phase: Cell<Phase>,
     deadline: Cell<Option<Instant>>,
     upload: Cell<BodyRate>,
@@ -184,6 +186,7 @@ impl RequestTimer {
         Self {
             listener,
             server: Cell::default(),
+            server_down: Cell::default(),
             phase: Cell::new(Phase::Connect),
             deadline: Cell::default(),
             upload: Cell::default(),
@@ -305,6 +308,13 @@ impl RequestTimer {
     /// Sets the server of the current attempt; `None` between attempts.
     pub fn set_server(&self, id: Option<ServerId>) {
         self.server.set(id);
+        self.server_down.set(false);
+    }
+
+    /// Whether checks have taken the server of the current attempt down.
+    #[must_use]
+    pub fn is_server_down(&self) -> bool {
+        self.server_down.get()
     }
 
     /// Whether the request was aborted.

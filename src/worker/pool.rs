@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 use crate::live::{listener::LiveListener, state::State};
-use crate::proxy::context::Failing;
+use crate::proxy::context::ServerReport;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
 use crate::worker::Worker;
@@ -42,6 +42,8 @@ pub(super) enum WorkerCommand {
     AbortListener(ListenerId),
     /// Abort the requests to this server.
     AbortServer(ServerId),
+    /// Checks have taken these servers down: requests that wait for their responses may go elsewhere.
+    ServersDown(Arc<[ServerId]>),
     /// Load the new snapshot, so that idle connections to removed servers close.
     Refresh,
     /// Stop accepting, and end with the last connection.
@@ -61,14 +63,14 @@ pub(super) struct WorkerTable {
     pub(super) left: Notify,
     /// Set once all channels exist.
     inboxes: OnceLock<Box<[UnboundedSender<WorkerCommand>]>>,
-    /// Reports of failing servers to the control plane.
-    pub(super) failing: UnboundedSender<Failing>,
+    /// Reports about servers to the control plane.
+    pub(super) reports: UnboundedSender<ServerReport>,
     /// Held while a configured limit is checked and the client is counted, so that these are one step.
     placing: Mutex<()>,
 }
 
 impl WorkerPool {
-    /// Starts one worker per log. They report failing servers to `failing`.
+    /// Starts one worker per log. They report to the control plane by `reports`.
     ///
     /// # Errors
     /// The system's error, if it cannot create a thread or an event queue.
@@ -77,10 +79,10 @@ impl WorkerPool {
         logs: Vec<AccessLog>,
         spans: &SpanSink,
         client_limit: Arc<ClientLimit>,
-        failing: UnboundedSender<Failing>,
+        reports: UnboundedSender<ServerReport>,
     ) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(WorkerTable::new(count, client_limit, failing));
+        let shared = Arc::new(WorkerTable::new(count, client_limit, reports));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Set only here, so it cannot fail.
         let _ = shared.inboxes.set(inboxes.into());
@@ -128,6 +130,11 @@ impl WorkerPool {
         self.send_to_all(|| WorkerCommand::AbortServer(server));
     }
 
+    /// Announces that checks have taken servers down. They are no longer in the snapshot's rotation.
+    pub fn servers_down(&self, servers: &Arc<[ServerId]>) {
+        self.send_to_all(|| WorkerCommand::ServersDown(Arc::clone(servers)));
+    }
+
     /// Announces a new snapshot. Requests load it anyway; this is for idle workers and connections.
     pub fn refresh(&self) {
         self.send_to_all(|| WorkerCommand::Refresh);
@@ -165,14 +172,14 @@ impl WorkerPool {
 
 impl WorkerTable {
     /// A table without inboxes, which [`WorkerPool::start`] adds.
-    pub(super) fn new(workers: usize, client_limit: Arc<ClientLimit>, failing: UnboundedSender<Failing>) -> Self {
+    pub(super) fn new(workers: usize, client_limit: Arc<ClientLimit>, reports: UnboundedSender<ServerReport>) -> Self {
         Self {
             loads: (0..workers).map(|_| CachePadded::default()).collect(),
             client_limit,
             awaited: AtomicBool::default(),
             left: Notify::new(),
             inboxes: OnceLock::new(),
-            failing,
+            reports,
             placing: Mutex::default(),
         }
     }

@@ -144,15 +144,21 @@ fn tries(lb: &Lb, word: &str) -> String {
 
 fn retries(lb: &Lb) -> f64 {
     let series = |reason| format!("lb_retries_total{{pool=\"default\",reason=\"{reason}\"}}");
-    ["connect", "not_sent", "broken"].map(|reason| lb.metric(&series(reason)).expect("a series")).iter().sum()
+    ["connect", "not_sent", "broken", "down", "status"]
+        .map(|reason| lb.metric(&series(reason)).expect("a series"))
+        .iter()
+        .sum()
 }
 
 /// Serves the first `kept` requests of a connection, then reads one more and closes without a response, as a server does
-/// that closes an idle connection while the request is on its way.
-fn closes_kept(name: &'static str, kept: usize) -> Server {
+/// that closes an idle connection, or resets it, while the request is on its way.
+fn closes_kept(name: &'static str, kept: usize, resets: bool) -> Server {
     Server::scripted(move |mut stream, recorder| {
         for served in 0.. {
             if recorder.next(&mut stream).is_none() || served == kept {
+                if resets {
+                    reset(stream.get_ref());
+                }
                 return;
             }
             let length = name.len();
@@ -166,8 +172,8 @@ const NO_RETRIES: &str = "[retry]\nattempts = 0\nbudget = \"0%\"\n";
 // Case: reset-before-response
 #[test]
 fn a_request_on_a_closed_idle_connection_is_sent_again_and_that_counts_nowhere() {
-    for kept in [1, 2, 5] {
-        let (server, other) = (closes_kept("server1", kept), closes_kept("server2", kept));
+    for (kept, resets) in [(1, false), (2, true), (5, false), (5, true)] {
+        let (server, other) = (closes_kept("server1", kept, resets), closes_kept("server2", kept, resets));
         let health = "[health]\ninterval = \"1h\"\nfall = 1\n";
         let both = servers(&[("server1", server.address, 1), ("server2", other.address, 1)]);
         let lb = Lb::start(&format!("{health}{ONE_WORKER}{NO_RETRIES}{both}"));
@@ -231,7 +237,7 @@ fn a_server_that_gives_idle_connections_up_soon_gets_each_post_on_a_new_one() {
 
 #[test]
 fn a_closed_idle_connection_moves_no_sticky_client() {
-    let (one, two) = (closes_kept("server1", 1), closes_kept("server2", 1));
+    let (one, two) = (closes_kept("server1", 1, false), closes_kept("server2", 1, true));
     let sticky = "[balance]\nsticky = { cookie = \"lb\", max_age = \"1h\" }\n";
     let both = servers(&[("server1", one.address, 1), ("server2", two.address, 1)]);
     let lb = Lb::start(&format!("{NO_CHECKS}{ONE_WORKER}{sticky}{both}"));
@@ -262,7 +268,7 @@ fn the_new_connection_is_an_attempt_like_any_other() {
 
 #[test]
 fn a_server_that_never_keeps_a_connection_soon_gets_each_post_on_a_new_one() {
-    let server = closes_kept("server1", 1);
+    let server = closes_kept("server1", 1, false);
     let lb = Lb::in_front_of(&server, &format!("{ONE_WORKER}{NO_RETRIES}"));
     let statuses: Vec<u16> = (0..30).map(|_| post(lb.address())).collect();
     let failed = statuses.iter().filter(|status| **status == 502).count();

@@ -45,7 +45,7 @@ impl Fixture {
 
     /// Ejects a server.
     pub(crate) fn eject(&mut self, server: &str, error: &str) {
-        self.server(server).eject(error.to_owned());
+        self.server(server).eject(error.to_owned(), false);
         self.publish();
     }
 

@@ -1,17 +1,23 @@
 //! Snapshots of the same generation: published after health changes, ejections, and ended drains and holds.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Gateway;
-use crate::control::health::checker::StateChange;
-use crate::live::server::Server;
+use crate::control::health::checker::{Readmission, StateChange};
+use crate::live::health::HealthState;
+use crate::live::pool::Pool;
+use crate::live::server::{Server, ServerId};
 use crate::live::snapshot::Snapshot;
-use crate::proxy::context::Failing;
+use crate::proxy::context::{Failing, ServerReport};
+use crate::telemetry::log_throttle::LogThrottle;
 
 /// The pause after a publication, as a multiple of the time that it took. With few servers there is none to speak
 /// of; with thousands that change one by one, each publication would cost a pass over all of them.
 const PAUSE: u32 = 10;
+
+/// How often the log says that the limit for ejected servers is reached.
+const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Health changes that the snapshot does not show yet.
 #[derive(Debug)]
@@ -19,11 +25,17 @@ pub(super) struct UnpublishedChanges {
     changes: Vec<StateChange>,
     /// The earliest time of the next publication.
     due: tokio::time::Instant,
+    /// For the message that the limit for ejected servers is reached.
+    limit_log: LogThrottle,
 }
 
 impl UnpublishedChanges {
     pub(super) fn new() -> Self {
-        Self { changes: Vec::new(), due: tokio::time::Instant::now() }
+        Self {
+            changes: Vec::new(),
+            due: tokio::time::Instant::now(),
+            limit_log: LogThrottle::every(LIMIT_LOG_INTERVAL),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -49,6 +61,14 @@ impl Gateway {
         let started = Instant::now();
         self.publish();
         self.unpublished.due = (started + started.elapsed() * PAUSE).into();
+        let by_checks = |change: &&StateChange| {
+            change.from.serves() && change.to == HealthState::Down && change.server.ejection().is_none()
+        };
+        let down: Arc<[ServerId]> =
+            self.unpublished.changes.iter().filter(by_checks).map(|change| change.server.id).collect();
+        if !down.is_empty() {
+            self.running.worker_pool.servers_down(&down);
+        }
         // Nobody waits for the health of a server that an edit has disabled or removed.
         for change in self.unpublished.changes.drain(..).filter(|change| !change.server.is_leaving()) {
             self.state.events.publish(change.into());
@@ -89,19 +109,39 @@ impl Gateway {
             return;
         }
         for member in ejected {
-            self.running.checker.readmit(&member.server);
+            self.running.checker.readmit(&member.server, Readmission::NoOther);
         }
         *snapshot = self.running.registry.refresh(snapshot);
     }
 
-    /// Ejects a server whose requests fail, unless no other server of its pool is up: then only its checks may take
-    /// it down.
-    pub(super) fn eject(&self, failing: &Failing) {
-        let (server, key) = (&failing.server, &failing.server.key);
-        if has_another(&self.state.snapshot.load(), server) {
-            self.running.checker.eject(server, failing.to_string());
-        } else {
-            tracing::debug!(server = %key, reason = %failing, "not ejected; no other server of the pool is up");
+    /// Acts on a worker's report about a server.
+    pub(super) fn take_report(&mut self, report: ServerReport) {
+        match report {
+            ServerReport::Failing(failing) => self.eject(&failing),
+            ServerReport::Served(server) if server.ejection().is_some() => {
+                self.running.checker.readmit(&server, Readmission::Served);
+            }
+            ServerReport::Served(_) => {}
+        }
+    }
+
+    /// Ejects a server whose requests fail, unless no other server of its pool is up, or as many are ejected as may be:
+    /// then only its checks may take it down.
+    fn eject(&mut self, failing: &Failing) {
+        let (server, pool) = (&failing.server, &failing.server.key.pool);
+        if server.is_leaving() || !server.state().serves() {
+            return;
+        }
+        match ejectable(&self.state.snapshot.load(), server) {
+            Ejectable::Yes => self.running.checker.eject(server, failing.to_string(), failing.is_refused()),
+            Ejectable::Last => {
+                tracing::debug!(server = %server.key, reason = %failing, "not ejected; no other server of the pool is up");
+            }
+            Ejectable::Limit => {
+                if self.unpublished.limit_log.allows(Instant::now()) {
+                    tracing::warn!(%pool, server = %server.key.name, reason = %failing, "server is not ejected; as many servers of the pool are ejected as health.eject.max allows");
+                }
+            }
         }
     }
 
@@ -143,12 +183,28 @@ impl Gateway {
     }
 }
 
-/// Whether each pool in which a server serves has another one that is up. While it is held, these may be two pools.
-fn has_another(snapshot: &Snapshot, server: &Server) -> bool {
+/// Whether a server may be ejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ejectable {
+    Yes,
+    /// No other server of its pool is up.
+    Last,
+    /// As many servers of its pool are ejected as may be.
+    Limit,
+}
+
+/// Whether each pool in which a server serves can do without it. While it is held, these may be two pools.
+fn ejectable(snapshot: &Snapshot, server: &Server) -> Ejectable {
     let pools = snapshot.pools.iter().chain(&snapshot.held).filter(|pool| pool.live.name == server.key.pool);
-    let (serving, others): (Vec<_>, Vec<_>) =
+    let (serving, others): (Vec<&Arc<Pool>>, Vec<_>) =
         pools.partition(|pool| pool.eligible().any(|member| member.server.id == server.id));
     // One with weight 0 serves in none, but cookies may lead to it.
     let pools = if serving.is_empty() { others } else { serving };
-    !pools.is_empty() && pools.iter().all(|pool| pool.has_another(server.id))
+    if pools.is_empty() || !pools.iter().all(|pool| pool.has_another(server.id)) {
+        Ejectable::Last
+    } else if pools.iter().all(|pool| pool.may_eject_another()) {
+        Ejectable::Yes
+    } else {
+        Ejectable::Limit
+    }
 }

@@ -25,7 +25,7 @@ use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
-use crate::proxy::context::Failing;
+use crate::proxy::context::ServerReport;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::line_output::LostLines;
 use crate::telemetry::logs;
@@ -100,7 +100,7 @@ impl Gateway {
         let mut access_log = AccessLogWriter::start(access_log)?;
         log_file::open_first(&mut access_log, &config.log, &sources.files)?;
         let client_limit = client_limit(&config, descriptors, workers);
-        let (worker_pool, failing_servers) = start_workers(&state, workers, &access_log, &spans, &client_limit)?;
+        let (worker_pool, reports) = start_workers(&state, workers, &access_log, &spans, &client_limit)?;
         let (checker, health_changes) = start_checks(&snapshot);
         let resolver = start_lookups(&snapshot);
         let metrics = process_metrics(&state, logs.losses(), access_log.losses(), &spans, client_limit);
@@ -117,7 +117,7 @@ impl Gateway {
             config,
             pending: None,
             running: Running { registry, listeners, worker_pool, checker, resolver },
-            inputs: Inputs { reader, health_changes, failing_servers },
+            inputs: Inputs { reader, health_changes, reports },
             outputs: Outputs { admin, logs, access_log, traces, last_good },
             unpublished: UnpublishedChanges::new(),
             retired: Vec::new(),
@@ -198,11 +198,11 @@ fn start_workers(
     access_log: &AccessLogWriter,
     spans: &SpanSink,
     client_limit: &Arc<ClientLimit>,
-) -> io::Result<(WorkerPool, mpsc::UnboundedReceiver<Failing>)> {
-    let (sender, failing_servers) = mpsc::unbounded_channel();
+) -> io::Result<(WorkerPool, mpsc::UnboundedReceiver<ServerReport>)> {
+    let (sender, reports) = mpsc::unbounded_channel();
     let access_logs = (0..workers).map(|_| access_log.worker()).collect();
     let worker_pool = WorkerPool::start(state, access_logs, spans, Arc::clone(client_limit), sender)?;
-    Ok((worker_pool, failing_servers))
+    Ok((worker_pool, reports))
 }
 
 fn start_checks(snapshot: &Snapshot) -> (Checker, mpsc::UnboundedReceiver<StateChange>) {

@@ -43,6 +43,15 @@ impl From<StateChange> for Event {
     }
 }
 
+/// Why an ejected server is readmitted before its checks pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readmission {
+    /// No other server of its pool is up.
+    NoOther,
+    /// It was tried because no other server served a request, and it did.
+    Served,
+}
+
 /// The checks of all servers. Dropping it ends them.
 #[derive(Debug)]
 pub struct Checker {
@@ -135,14 +144,15 @@ impl Checker {
     }
 
     /// Ejects a server because its requests fail. Passed checks readmit it. The next check is an interval away,
-    /// because one that is under way says nothing about later requests. A server without checks is not ejected,
+    /// because one that is under way says nothing about later requests; if the server `refused` connections, it is checked
+    /// again as soon as after a failed check. A server without checks is not ejected,
     /// because nothing would readmit it.
-    pub fn eject(&self, server: &Arc<Server>, error: String) {
+    pub fn eject(&self, server: &Arc<Server>, error: String, refused: bool) {
         let checked = |check: &&RunningCheck| check.rule.config.kind != HealthKind::None;
         let Some(check) = self.checks.get(&server.id).filter(checked) else { return };
         let from = server.state();
         if check.shared.health.lock().eject(check.rule.config.rise) {
-            server.eject(error.clone());
+            server.eject(error.clone(), refused);
             let (pool, name) = (&server.key.pool, &server.key.name);
             tracing::warn!(target: LOG_TARGET, %pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
             self.report(check, server, from, Some(error));
@@ -150,13 +160,20 @@ impl Checker {
     }
 
     /// Readmits an ejected server at once, without waiting for its checks.
-    pub fn readmit(&self, server: &Arc<Server>) {
+    pub fn readmit(&self, server: &Arc<Server>, why: Readmission) {
         let Some(check) = self.checks.get(&server.id) else { return };
         let from = server.state();
         check.shared.health.lock().readmit();
         server.set_state(HealthState::Up);
         let (pool, name) = (&server.key.pool, &server.key.name);
-        tracing::warn!(target: LOG_TARGET, %pool, server = %name, "ejected server is readmitted; no other server of the pool is up");
+        match why {
+            Readmission::NoOther => {
+                tracing::warn!(target: LOG_TARGET, %pool, server = %name, "ejected server is readmitted; no other server of the pool is up");
+            }
+            Readmission::Served => {
+                tracing::info!(target: LOG_TARGET, %pool, server = %name, "ejected server is readmitted; it served a request");
+            }
+        }
         self.report(check, server, from, None);
     }
 

@@ -54,10 +54,10 @@ impl CheckTask {
     }
 
     /// Whether the next check matters soon: the last one failed, or the server is down and may be back. One that is
-    /// ejected passes its checks anyway, so it has to wait.
+    /// ejected although it accepts connections passes its checks anyway, so it has to wait.
     fn needs_attention(&self) -> bool {
         let failed = self.server.last_check().is_some_and(|check| check.error.is_some());
-        failed || !self.server.state().serves() && self.server.ejection().is_none()
+        failed || !self.server.state().serves() && self.server.ejection().is_none_or(|ejection| ejection.refused)
     }
 
     async fn check(&self, readings: &mut Readings) {
@@ -93,12 +93,12 @@ impl CheckTask {
         if error.is_some_and(CheckError::is_ours) {
             return;
         }
-        if error.is_some() {
-            self.server.clear_ejection();
-        }
         let rule = &self.rule.config;
         let mut health = self.shared.health.lock();
         let from = health.state();
+        if health.note(error.is_none()) >= rule.fall.get() {
+            self.server.clear_ejection();
+        }
         if health.record(error.is_none(), rule.rise, rule.fall) {
             let to = health.state();
             self.server.set_state(to);

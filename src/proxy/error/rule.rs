@@ -28,6 +28,8 @@ impl ProxyError {
             | Self::NoServer
             | Self::ConnectTimeout
             | Self::ResponseTimeout
+            | Self::ServerDown
+            | Self::Status(_)
             | Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken

@@ -36,6 +36,8 @@ fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
         (ProxyError::TruncatedHead, 502, "bad_response", Server, None, false),
         (ProxyError::BadResponse(BadResponse::Head(BAD_LINE)), 502, "bad_response", Server, None, false),
         (ProxyError::ResponseTimeout, 504, "response_timeout", Server, None, false),
+        (ProxyError::ServerDown, 502, "server_down", Neither, Some(Progress::Sent), false),
+        (ProxyError::Status(503), 503, "status", Neither, Some(Progress::Sent), false),
         (ProxyError::ResponseTruncated, 502, "response_truncated", Neither, None, false),
         (ProxyError::ResponseTooSlow, 504, "response_too_slow", Neither, None, false),
         (ProxyError::TunnelBroken, 502, "tunnel_broken", Neither, None, false),

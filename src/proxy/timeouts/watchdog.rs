@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::SweepClock;
 use super::roster::{Place, Roster, RosterEntry};
-use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, RequestTimer, is_over, postpone};
+use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, Phase, RequestTimer, is_over, postpone, wake};
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 
@@ -120,6 +120,18 @@ impl Watchdog {
     /// Aborts the requests that are at a server.
     pub fn abort_server(&self, server: ServerId) {
         self.abort_if(|_| false, |timer| timer.server.get() == Some(server));
+    }
+
+    /// Wakes the requests that wait for a response of one of these servers, which checks have taken down.
+    pub fn servers_down(&self, servers: &[ServerId]) {
+        self.requests.each(|timer| {
+            if timer.server.get().is_some_and(|server| servers.contains(&server)) {
+                timer.server_down.set(true);
+                if timer.phase.get() == Phase::Response {
+                    wake(&timer.waker);
+                }
+            }
+        });
     }
 
     fn abort_if(&self, connection: impl Fn(ListenerId) -> bool, request: impl Fn(&RequestTimer) -> bool) {

@@ -1,0 +1,82 @@
+//! A response that is retried (`retry.statuses`), kept in case that no other server responds.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::http1::body::BodyLength;
+use crate::http1::head::ResponseHead;
+use crate::http1::name::HeaderName;
+use crate::proxy::downstream::ResponseWriter;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::Routed;
+use crate::proxy::timeouts::Phase;
+use crate::proxy::upstream::ResponseReader;
+
+/// The largest body that is kept.
+const MAX_BODY: usize = 16 * 1024;
+/// How long the retry waits for the body, which mostly arrives with the head.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// A whole response of a server, as its client would get it.
+#[derive(Debug)]
+pub struct SavedResponse {
+    head: ResponseHead,
+    length: BodyLength,
+    body: Vec<u8>,
+    /// The index of the pool's member that sent it.
+    member: usize,
+}
+
+impl SavedResponse {
+    /// Reads the rest of a response with this head, which is as the client would get it; `None` if its body is large, late or invalid. Then the connection cannot
+    /// be used again.
+    pub(super) async fn read(
+        mut head: ResponseHead,
+        from_server: &mut ResponseReader<'_>,
+        member: usize,
+    ) -> Option<Self> {
+        let mut body = Vec::new();
+        let all = async {
+            while !from_server.is_done() {
+                from_server.advance().await.ok()?;
+                body.extend_from_slice(from_server.piece());
+                if body.len() > MAX_BODY {
+                    return None;
+                }
+            }
+            Some(())
+        };
+        timeout(WAIT, all).await.ok().flatten()?;
+        let length = match from_server.length() {
+            BodyLength::Unknown => {
+                head.headers.remove(HeaderName::TransferEncoding);
+                head.headers.set(HeaderName::ContentLength, itoa::Buffer::new().format(body.len()).as_bytes());
+                BodyLength::Known(body.len() as u64)
+            }
+            length => length,
+        };
+        Some(Self { head, length, body, member })
+    }
+
+    /// Sends it to the client after all.
+    ///
+    /// # Errors
+    /// If the client does not get all of it.
+    pub(super) async fn relay(
+        self,
+        exchange: &mut Routed<'_>,
+        response: &mut ResponseWriter<'_>,
+    ) -> Result<(), ProxyError> {
+        response.start(&self.head, self.length, None);
+        let record = &mut exchange.record;
+        record.responded_by(self.member, self.head.status);
+        record.count_bytes(self.body.len());
+        // A timeout of a failed attempt must not end this response.
+        record.timer.reset();
+        record.wait_body(Phase::Download);
+        record.timer.body_rests(Phase::Download);
+        let sent = record.timer.run(response.send(&self.body, Some(b""))).await?;
+        sent.map_err(|_| ProxyError::ClientGone)
+    }
+}

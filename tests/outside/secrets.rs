@@ -207,8 +207,8 @@ fn an_invalid_value_from_the_environment_is_not_quoted() {
     let path = directory.path().join("lb.toml");
     for (key, value, words) in [
         ("[log]\nlevel = \"${X}\"", "s3cr3t", "`level` must be a level such as \"info\", but `${X}` is not"),
-        ("[log]\naccess = \"${X}\"", "s3cr3t", "`access` must be true or false, but `${X}` is not"),
-        ("[log]\naccess = \"${X}\"", "True", "`access` must be true or false, but `${X}` is not"),
+        ("[proxy]\nvia = \"${X}\"", "s3cr3t", "`via` must be true or false, but `${X}` is not"),
+        ("[proxy]\nvia = \"${X}\"", "True", "`via` must be true or false, but `${X}` is not"),
         (
             "[limits]\nheaders = \"${X}\"",
             "99999999",

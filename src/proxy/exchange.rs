@@ -15,7 +15,7 @@ use crate::proxy::attempts::Tried;
 use crate::proxy::context::ServerReport;
 use crate::proxy::cookie::Requested;
 use crate::proxy::error::{Blame, ProxyError};
-use crate::proxy::failures::Failures;
+use crate::proxy::failures::UnjudgedFailures;
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::phases::{Stickiness, response_rules};
 use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
@@ -33,7 +33,7 @@ pub struct Routed<'c> {
     /// The result of the rewrite phase.
     pub plan: AttemptPlan,
     pub(super) tried: Tried,
-    pub(super) failures: Failures,
+    pub(super) failures: UnjudgedFailures,
     /// A response that is retried, for the client if no other server responds.
     pub(super) saved: Option<Box<SavedResponse>>,
 }
@@ -63,7 +63,7 @@ impl<'c> Routed<'c> {
     /// A request that has had no attempt yet.
     #[must_use]
     pub fn new(record: RequestRecord<'c>, route: RouteMatch, pool: &'c Pool, plan: AttemptPlan) -> Self {
-        Self { record, route, pool, plan, tried: Tried::default(), failures: Failures::default(), saved: None }
+        Self { record, route, pool, plan, tried: Tried::default(), failures: UnjudgedFailures::default(), saved: None }
     }
 
     /// Starts an attempt at a member of the pool. `retry` is the reason, unless the attempt is the first.

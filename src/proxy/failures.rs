@@ -11,9 +11,9 @@ use crate::proxy::retry::Progress;
 
 /// The failures that are not judged yet. Allocates nothing while there are none.
 #[derive(Debug, Default)]
-pub struct Failures(Vec<Failed<ProxyError>>);
+pub struct UnjudgedFailures(Vec<Failed<ProxyError>>);
 
-impl Failures {
+impl UnjudgedFailures {
     /// Adds the failure of an attempt at a member of the pool.
     pub(super) fn add(&mut self, member: usize, error: ProxyError) {
         self.0.push(Failed { member, error });

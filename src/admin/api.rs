@@ -1,5 +1,7 @@
 //! The endpoints: their paths, their parameters and their responses. No sockets here.
 
+mod probes;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -9,13 +11,12 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
-use serde_json::json;
 
 use super::error::ApiError;
 use super::{AdminContext, ApiResponse, dashboard, host};
 use crate::admin::figures::{FiguresView, HistoryView};
 use crate::admin::query::{self, Query};
-use crate::admin::view::{self, ConfigState, ConfigView, ListenerView, ReloadView, RouteView, ServerView};
+use crate::admin::view::{self, ConfigView, ListenerView, ReloadView, RouteView, ServerView};
 use crate::admin::warnings::warnings;
 use crate::live::pool::Status;
 use crate::live::snapshot::Snapshot;
@@ -35,8 +36,8 @@ use Parameters::{Lenient, Strict};
 const ENDPOINTS: [Endpoint; 17] = [
     Endpoint { path: "/", parameters: Lenient(&[]), respond: dashboard_page },
     Endpoint { path: "/dashboard/{name}", parameters: Lenient(&[]), respond: dashboard_file },
-    Endpoint { path: "/health", parameters: Lenient(&[]), respond: health },
-    Endpoint { path: "/ready", parameters: Lenient(&["any"]), respond: ready },
+    Endpoint { path: "/health", parameters: Lenient(&[]), respond: probes::health },
+    Endpoint { path: "/ready", parameters: Lenient(&["any"]), respond: probes::ready },
     Endpoint { path: "/metrics", parameters: Lenient(&[]), respond: show_metrics },
     Endpoint {
         path: "/api/servers",
@@ -140,36 +141,6 @@ fn dashboard_page(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 
 fn dashboard_file(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     dashboard::file(&request.name, request.head)
-}
-
-fn health(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
-    if request.context.state.is_stopping() {
-        return Err(ApiError::unavailable("shutting down"));
-    }
-    json(&json!({ "generation": request.snapshot.generation, "status": "serving" }))
-}
-
-fn ready(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
-    if request.context.state.is_stopping() {
-        return Err(ApiError::unavailable("shutting down"));
-    }
-    // `?any` without a value is as good as `?any=true`.
-    let any = match request.query.get("any") {
-        Some("") => true,
-        _ => request.query.one_of("any", &[true, false])?.unwrap_or_default(),
-    };
-    let (unready, another_is_ready) = request.snapshot.routed_unready();
-    let unready: Vec<&str> = unready.into_iter().map(|pool| &*pool.live.name).collect();
-    if !(unready.is_empty() || any && another_is_ready) {
-        let detail = format!("pools without an available server: {}", unready.join(", "));
-        return Err(ApiError::unavailable(detail).with_pools(unready));
-    }
-    let state = ConfigState::of(request.snapshot, request.context.state.reloads().last_outcome());
-    let mut view = json!({ "generation": request.snapshot.generation, "status": "ready", "config": state });
-    if !unready.is_empty() {
-        view["pools"] = unready.into();
-    }
-    json(&view)
 }
 
 fn show_metrics(request: &ApiRequest) -> Result<ApiResponse, ApiError> {

@@ -50,9 +50,19 @@ fn rests(lb: &Lb) {
     });
 }
 
+/// Responds to everything, and closes the connection when asked to, as servers do after a check.
+fn polite(mut stream: BufReader<TcpStream>, recorder: &Recorder) {
+    while let Some(request) = recorder.next(&mut stream) {
+        respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        if request.values("connection").iter().any(|value| value.eq_ignore_ascii_case("close")) {
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_process_without_traffic_hardly_wakes_up() {
-    let servers = ["a", "b", "c"].map(Server::named);
+    let servers = ["a", "b", "c"].map(|_| Server::scripted(polite));
     let tables: String = servers.iter().zip(["a", "b", "c"]).map(|(server, name)| server.table(name)).collect();
     let lb = Lb::start(&format!("[health]\ninterval = \"5s\"\n[reload]\npoll = \"2s\"\n{tables}"));
     eventually("all servers are up", || (lb.ask("/ready").status == 200).then_some(()));
@@ -98,7 +108,7 @@ fn fill(mut stream: &TcpStream) {
         match stream.write(&bytes) {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return,
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("lb ended the connection: {error}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The memory that clients cost, and the wakeups of a process that has nothing to do.
 
 use std::fs;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,9 @@ use crate::support::servers::{Recorder, Request, Server, respond};
 
 /// The most wakeups of all threads together, per second.
 const WAKEUPS: f64 = 5.0;
-/// The most memory of a client that does not read, in KiB.
-const STUCK_KIB: u64 = 60;
+/// The most memory of a client that does not read, in KiB: at worst, none of a piece of 64 KiB fits into its socket. Mostly it
+/// is a third of that.
+const STUCK_KIB: u64 = 80;
 /// The most memory of a client that has sent nothing, in bytes.
 const SILENT_BYTES: u64 = 2048;
 /// The memory that may stay when all clients have left, in KiB: the allocator keeps a page of each size.
@@ -107,8 +108,8 @@ fn fill(mut stream: &TcpStream) {
     for _ in 0..LARGE / bytes.len() {
         match stream.write(&bytes) {
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return,
-            Err(error) => panic!("lb ended the connection: {error}"),
+            // The sockets are full, or the upload has already ended.
+            Err(_) => return,
         }
     }
 }

@@ -102,11 +102,10 @@ impl ProxyError {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
-            Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoServer | Self::LocalShortage | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved
             | Self::Unreachable(_)
-            | Self::LocalShortage
             | Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
@@ -315,6 +314,7 @@ impl From<ConnectError> for ProxyError {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Unresolved => Self::Unresolved,
+            ConnectError::NoDescriptor => Self::LocalShortage,
             ConnectError::Io(error) if is_local_shortage(&error) => Self::LocalShortage,
             ConnectError::Io(error) => Self::Unreachable(error.kind()),
         }

@@ -51,6 +51,8 @@ pub struct Checker {
     /// Each server's checks, by its id.
     checks: HashMap<ServerId, RunningCheck>,
     notices: Notices,
+    /// Notified when idle connections have to be closed.
+    idle_ended: Arc<Notify>,
 }
 
 /// The checks of one server. Dropping it ends them.
@@ -80,7 +82,13 @@ impl Checker {
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
             checks: HashMap::new(),
             notices: Notices::default(),
+            idle_ended: Arc::default(),
         }
+    }
+
+    /// Waits until the idle connections of a server have to be closed, because it is silent.
+    pub async fn idle_ended(&self) {
+        self.idle_ended.notified().await;
     }
 
     /// Checks the servers of `snapshot` and no others from now on. Checks whose rule has not changed go on
@@ -130,6 +138,7 @@ impl Checker {
             permits: Arc::clone(&self.permits),
             changes: self.changes.clone(),
             notices: Arc::clone(&self.notices),
+            idle_ended: Arc::clone(&self.idle_ended),
         };
         RunningCheck { rule, shared, leaving, task: tokio::spawn(task.run(delay)) }
     }
@@ -143,6 +152,7 @@ impl Checker {
         let from = server.state();
         if check.shared.health.lock().eject(check.rule.config.rise) {
             server.eject(error.clone());
+            server.end_idle();
             let (pool, name) = (&server.key.pool, &server.key.name);
             tracing::warn!(target: LOG_TARGET, %pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
             self.report(check, server, from, Some(error));

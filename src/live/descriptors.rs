@@ -22,7 +22,7 @@ const PACE: Duration = Duration::from_millis(250);
 pub struct Descriptors {
     limit: usize,
     workers: Box<[CachePadded<Connections>]>,
-    pace: Mutex<Pace>,
+    pace: Mutex<Admission>,
 }
 
 /// The connections of one worker.
@@ -35,7 +35,7 @@ struct Connections {
 
 /// How many clients beyond half of the limit are admitted. Pure.
 #[derive(Debug, Default)]
-struct Pace {
+struct Admission {
     since: Option<Instant>,
     left: usize,
 }
@@ -138,7 +138,7 @@ fn for_servers(limit: usize) -> usize {
     (limit / FOR_SERVERS).max(most.min(limit / share))
 }
 
-impl Pace {
+impl Admission {
     /// Whether a client may have one of `left` descriptors.
     fn admits(&mut self, now: Instant, left: usize) -> bool {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= PACE) {

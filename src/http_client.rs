@@ -48,8 +48,19 @@ impl HttpConnection {
     /// # Errors
     /// [`SendError::Connect`] or [`SendError::ConnectTimeout`].
     pub async fn open(target: impl ToSocketAddrs, timeout: Duration) -> Result<Self, SendError> {
+        Self::open_with(TcpStream::connect(target), timeout).await
+    }
+
+    /// Like [`HttpConnection::open`], with another way to connect.
+    ///
+    /// # Errors
+    /// [`SendError::Connect`] or [`SendError::ConnectTimeout`].
+    pub async fn open_with(
+        connecting: impl Future<Output = io::Result<TcpStream>>,
+        timeout: Duration,
+    ) -> Result<Self, SendError> {
         let deadline = Instant::now() + timeout;
-        let connecting = timeout_at(deadline, TcpStream::connect(target)).await;
+        let connecting = timeout_at(deadline, connecting).await;
         let stream = connecting.map_err(|_| SendError::ConnectTimeout(timeout))?.map_err(SendError::Connect)?;
         // If nothing listens on a local port, the kernel may assign that very port to our end,
         // which then connects to itself.

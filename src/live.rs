@@ -8,9 +8,11 @@
 //!   parts.
 //! - [`counters`], [`method`]: per-worker counters, and the keys they use.
 
+pub mod address_list;
 pub mod availability;
 pub mod balance;
 pub mod counters;
+pub mod descriptors;
 pub mod events;
 pub mod evidence;
 pub mod health;

@@ -3,11 +3,13 @@
 //! An idle connection holds no buffer: one is taken when there is something to read, and put back
 //! when all of it has been consumed.
 
+pub mod connect;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +25,10 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The number of questions without an answer after which the peer counts as gone.
 const KEEPALIVE_RETRIES: u32 = 4;
+/// The time after which a peer counts as gone that does not acknowledge, or does not accept, what was sent. It is as long as
+/// for a silent one, for which Linux uses it too.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 /// The most unused buffers that a worker keeps.
 const MAX_UNUSED: usize = 256;
 
@@ -95,15 +101,12 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Connects to `address`, without a timeout.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+    /// A new connection to a server.
+    #[must_use]
+    pub fn of_server(stream: TcpStream) -> Self {
         // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
         let _ = stream.set_nodelay(true);
-        Ok(Self::Plain(stream))
+        Self::Plain(stream)
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
@@ -205,6 +208,9 @@ impl Transport {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
         // If setting it fails, the connection still works.
         let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
+        // The system asks nothing while it waits for an acknowledgement.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     }
 
     /// Like [`Transport::is_quiet`], but as of now: costs a system call.
@@ -241,9 +247,15 @@ fn joined(slices: &[IoSlice<'_>]) -> Vec<u8> {
 /// Whether connecting failed for lack of descriptors or ports on this machine, not because of the peer.
 #[must_use]
 pub fn is_local_shortage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || is_out_of_descriptors(error)
+}
+
+/// Whether the process or the system has no descriptor left.
+#[must_use]
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     /// `EMFILE` and `ENFILE`, which have no [`io::ErrorKind`]; the same on every Unix.
     const NO_FILES: [i32; 2] = [24, 23];
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error().is_some_and(|code| NO_FILES.contains(&code))
+    error.raw_os_error().is_some_and(|code| NO_FILES.contains(&code))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod pool;
 pub mod socket;
 mod trim;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -50,6 +50,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 struct Worker {
     context: Rc<Context>,
     shared: Arc<WorkerTable>,
+    /// The number of sockets that it accepts from.
+    accepting: Cell<usize>,
     trim: RefCell<Trim>,
 }
 
@@ -82,9 +84,9 @@ impl Worker {
         spans: SpanSink,
         shared: Arc<WorkerTable>,
     ) -> Rc<Self> {
-        let upstreams = shared.client_limit.limit(0).div_ceil(shared.loads.len());
-        let context = Rc::new(Context::new(index, snapshot, log, spans, upstreams, shared.reports.clone()));
-        Rc::new(Self { context, shared, trim: RefCell::default() })
+        let descriptors = Arc::clone(&shared.descriptors);
+        let context = Rc::new(Context::new(index, snapshot, log, spans, descriptors, shared.reports.clone()));
+        Rc::new(Self { context, shared, accepting: Cell::new(0), trim: RefCell::default() })
     }
 
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<WorkerCommand>) {
@@ -97,13 +99,16 @@ impl Worker {
                 command = commands.recv() => command,
                 () = next.is_due(&self.context) => {
                     next = self.tick(stopping);
-                    if stopping && self.context.watchdog.is_empty() { None } else { continue }
+                    // A closed socket may still have queued clients.
+                    let is_done = stopping && self.accepting.get() == 0 && self.context.watchdog.is_empty();
+                    if is_done { None } else { continue }
                 }
             };
             match command {
                 Some(WorkerCommand::Listen(live, socket)) => {
                     let (close, closed) = oneshot::channel();
                     accepting.insert(live.id, close);
+                    self.accepting.update(|count| count + 1);
                     tokio::task::spawn_local(Rc::clone(&self).accept(live, socket, closed));
                 }
                 Some(WorkerCommand::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
@@ -176,10 +181,21 @@ impl Worker {
         tokio::task::spawn_local(connection.serve(Transport::Plain(stream)));
     }
 
-    /// Accepts clients until `closed`, then those that are still queued, so that none is dropped.
+    /// Accepts clients from a socket until `closed`, then those that are still queued, so that none is dropped.
     async fn accept(
         self: Rc<Self>,
         live: Arc<LiveListener>,
+        socket: std::net::TcpListener,
+        closed: oneshot::Receiver<()>,
+    ) {
+        self.accept_all(&live, socket, closed).await;
+        self.context.watchdog.close(live.id);
+        self.accepting.update(|count| count - 1);
+    }
+
+    async fn accept_all(
+        self: &Rc<Self>,
+        live: &Arc<LiveListener>,
         socket: std::net::TcpListener,
         mut closed: oneshot::Receiver<()>,
     ) {
@@ -195,15 +211,17 @@ impl Worker {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let peer = canonical(peer);
                     let room = tokio::select! {
                         biased;
                         _ = &mut closed => None,
                         chosen = self.wait_for_room() => Some(chosen),
                     };
-                    self.hand_over(room.unwrap_or_else(|| self.shared.place(self.context.worker)), &live, stream, peer);
-                    if room.is_none() {
+                    let Some(chosen) = room else {
+                        self.keep(live, stream, peer);
                         break;
-                    }
+                    };
+                    self.hand_over(chosen, live, stream, peer);
                 }
                 Err(error) => {
                     if self.shared.client_limit.should_log_accept_error() {
@@ -219,9 +237,14 @@ impl Worker {
         })
         .await
         {
-            self.hand_over(self.shared.place(self.context.worker), &live, stream, peer);
+            self.keep(live, stream, canonical(peer));
         }
-        self.context.watchdog.close(live.id);
+    }
+
+    /// Serves a client of a socket that is closing: another worker may have ended.
+    fn keep(self: &Rc<Self>, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+        self.shared.descriptors.add_client(self.context.worker);
+        self.serve(Arc::clone(live), stream, peer);
     }
 
     /// Waits until the number of clients is below the limit, and returns the worker for the next client.
@@ -233,7 +256,13 @@ impl Worker {
             if let Some(chosen) = self.shared.place_within(configured, self.context.worker) {
                 return chosen;
             }
-            self.shared.client_limit.note_reached(self.shared.connections(), configured);
+            let clients = self.shared.descriptors.clients();
+            let is_short =
+                clients < self.shared.client_limit.limit(configured) && self.shared.descriptors.is_short_of_clients();
+            if is_short && self.context.upstreams.close_oldest() {
+                continue;
+            }
+            self.shared.client_limit.note_reached(clients, configured);
             if !std::mem::replace(&mut delayed, true) {
                 self.shared.client_limit.count_delayed();
             }
@@ -259,6 +288,11 @@ impl Worker {
     }
 }
 
+/// An IPv4 client's own address, also if it connected to an IPv6 socket.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
 /// Counts a client for its worker until it is dropped.
 #[derive(Debug)]
 pub struct WorkerPlace(Rc<Worker>);
@@ -267,7 +301,7 @@ impl WorkerPlace {
     /// Whether the connection limit is reached, so that new clients have to wait.
     fn is_at_limit(&self) -> bool {
         let Worker { context, shared, .. } = &*self.0;
-        shared.connections() >= shared.client_limit.limit(context.snapshot().config.limits.connections)
+        shared.descriptors.clients() >= shared.client_limit.limit(context.snapshot().config.limits.connections)
     }
 }
 

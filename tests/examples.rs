@@ -20,11 +20,12 @@ fn examples() -> PathBuf {
 fn config(path: &Path) -> Config {
     let loaded = source::load(path, &|_| None);
     let text = |problem: &Problem| problem.to_text(false);
+    let files = loaded.sources.files;
     let config = loaded.result.unwrap_or_else(|problems| {
         let texts: Vec<String> = problems.iter().map(text).collect();
         panic!("{}", texts.join("\n\n"))
     });
-    assert_eq!(guards(path, None, &config), [], "{}", path.display());
+    assert_eq!(guards(&files, None, &config), [], "{}", path.display());
     config
 }
 

@@ -23,6 +23,7 @@ use lb::config::source::SourceFile;
 use lb::control::registry::Registry;
 use lb::http1::client::ClientConnection;
 use lb::live::counters::PerWorker;
+use lb::live::descriptors::Descriptors;
 use lb::live::listener::LiveListener;
 use lb::live::server::Server;
 use lb::live::snapshot::Snapshot;
@@ -106,7 +107,7 @@ impl Gateway {
         // Nobody reads the reports of failing servers.
         let (failing, _) = tokio::sync::mpsc::unbounded_channel();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        let context = Rc::new(Context::new(0, snapshot, log, spans, 1024, failing));
+        let context = Rc::new(Context::new(0, snapshot, log, spans, Arc::new(Descriptors::new(1024, 1)), failing));
         let sigpipe = signal(SignalKind::pipe()).expect("a signal handler");
         drop(entered);
         Self {

@@ -63,7 +63,7 @@ impl CheckedConfig {
     fn of((source, LoadedConfig { sources, result }): (Source, LoadedConfig)) -> Self {
         let path = source.path().to_owned();
         let result = result.and_then(|config| {
-            let mut problems = guards(&path, None, &config);
+            let mut problems = guards(&sources.files, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
             if problems.is_empty() { Ok(config) } else { Err(problems) }
         });

@@ -68,7 +68,7 @@ async fn bind_servers(config: &Config) -> Result<Vec<Server>, StartError> {
             Err(error) => errors.push(BindError { address, error: error.kind().into() }),
         }
     }
-    if errors.is_empty() { Ok(servers) } else { Err(StartError::Bind(errors)) }
+    if errors.is_empty() { Ok(servers) } else { Err(StartError::Bind(errors, Vec::new())) }
 }
 
 fn greeting(path: &Path, created: bool, config: &Config) -> String {

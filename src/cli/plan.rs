@@ -83,7 +83,7 @@ pub(super) fn plan(
     };
     let plan = Plan {
         admin: api.at().clone(),
-        problems: if changes.is_empty() { Vec::new() } else { guards(path, Some(&old), &config) },
+        problems: if changes.is_empty() { Vec::new() } else { guards(&loaded.sources.files, Some(&old), &config) },
         notes: {
             let unmatched = loaded.sources.unmatched.iter().map(|include| Note::unmatched(include).to_string());
             let hidden = hidden.iter().map(|key| {

@@ -76,7 +76,7 @@ pub(super) fn on_control_plane(
         Err(error) => {
             // Standard error may be a pipe that nobody reads: whoever started the process should see it end.
             within(PRINT, move || {
-                if let StartError::Config(problems) = &error {
+                if let StartError::Config(problems) | StartError::Bind(_, problems) = &error {
                     // If standard error is closed, nobody is reading.
                     let _ = print_problems(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
                 }

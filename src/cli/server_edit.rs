@@ -230,14 +230,15 @@ fn check(
     env: &Env<'_>,
 ) -> Result<CheckedEdit, EditCommandError> {
     let old = file::parse(&old.files, env);
-    let new = match (file::parse(new, env), &old) {
+    let files = new;
+    let new = match (file::parse(files, env), &old) {
         (Ok(new), _) => new,
         // The old problems, because their lines are those of the file on disk.
         (Err(_), Err(problems)) => return Err(EditCommandError::AlreadyInvalid(problems.clone())),
         (Err(problems), Ok(_)) => return Err(EditCommandError::Problems(problems)),
     };
     let old = old.ok();
-    let problems = guards(path, old.as_ref(), &new);
+    let problems = guards(files, old.as_ref(), &new);
     if !problems.is_empty() {
         return Err(EditCommandError::Problems(problems));
     }

@@ -12,6 +12,7 @@ pub mod locate;
 pub mod places;
 mod report;
 mod resolve;
+pub mod subject;
 mod syntax;
 mod table_reader;
 mod tables;

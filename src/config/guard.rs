@@ -1,24 +1,26 @@
 //! The guards of `[reload]`, which reject a configuration that is valid but most likely a mistake.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::file::subject::{Subject, locate};
 use crate::config::problem::{Problem, Reason};
+use crate::config::source::SourceFile;
 use crate::config::{Address, Config, HostPattern, PoolConfig, RouteConfig, ServerConfig, units};
 
-/// Returns the reasons to reject `new` as an edit of `old`, or at start if there is no `old`.
+/// Returns the reasons to reject `new`, which `files` were parsed to, as an edit of `old`, or at start if there is no `old`.
 ///
 /// `max_removed` limits edits, so `old`'s value applies: an edit cannot lift the guard that would reject it.
 /// `allow_empty` limits what may run at all, so `new`'s value applies.
 #[must_use]
-pub fn guards(file: &Path, old: Option<&Config>, new: &Config) -> Vec<Problem> {
+pub fn guards(files: &[SourceFile], old: Option<&Config>, new: &Config) -> Vec<Problem> {
     let removed = old.into_iter().flat_map(|old| excessive_removals(old, new));
     let empty = empty_pools(new).filter(|_| !new.reload.allow_empty).map(|pool| {
-        Reason::new(format!("pool `{}` has no enabled server", pool.name))
-            .hint("enable or add one, or set `allow_empty = true` in [reload] if this is intended")
+        let reason = Reason::new(format!("pool `{}` has no enabled server", pool.name))
+            .hint("enable or add one, or set `allow_empty = true` in [reload] if this is intended");
+        (Subject::Pool(&pool.name), reason)
     });
-    removed.chain(empty).map(|reason| Problem::of_file(file, reason)).collect()
+    removed.chain(empty).map(|(subject, reason)| locate(files, subject, reason)).collect()
 }
 
 /// The pools without an enabled server.
@@ -29,14 +31,14 @@ pub fn empty_pools(config: &Config) -> impl Iterator<Item = &PoolConfig> {
 
 /// A reason for each pool that a route reaches and of whose enabled servers more than `max_removed` allows no longer get
 /// traffic. A server is its address here: with another name, or in another pool for the same requests, it still gets it.
-fn excessive_removals(old: &Config, new: &Config) -> Vec<Reason> {
+fn excessive_removals<'a>(old: &'a Config, new: &Config) -> Vec<(Subject<'a>, Reason)> {
     let limit = old.reload.max_removed;
     if limit >= 1.0 {
         // Nobody can lose more than all.
         return Vec::new();
     }
     let edit = RouteEdit::new(old, new);
-    let reason = |was: &Arc<PoolConfig>| {
+    let reason = |was: &'a Arc<PoolConfig>| {
         let lost = lost(&was.servers, &edit.pools_instead(was)?);
         let before = was.servers.iter().filter(|server| server.enabled).count();
         // In binary fractions, 29% of 100 is a little less than 29. With the tolerance, 29 may still be removed.
@@ -44,11 +46,12 @@ fn excessive_removals(old: &Config, new: &Config) -> Vec<Reason> {
         let (lost_share, allowed) = (lost as f64, limit * before as f64 + 1e-6);
         (lost_share > allowed).then(|| {
             let percent = units::format_percent(limit);
-            Reason::new(format!(
+            let reason = Reason::new(format!(
                 "this edit removes or disables {lost} of the {before} enabled servers of pool `{}`, more than {percent}",
                 was.name
             ))
-            .hint(removal_hint(limit, allowed))
+            .hint(removal_hint(limit, allowed));
+            (Subject::MaxRemoved(&was.name), reason)
         })
     };
     old.pools.iter().filter_map(reason).collect()
@@ -158,7 +161,10 @@ fn lost(was: &[ServerConfig], now: &[&PoolConfig]) -> usize {
 mod tests {
     use super::*;
     use crate::config::file::parse;
-    use crate::config::source::SourceFile;
+
+    fn files() -> [SourceFile; 1] {
+        [SourceFile::new("lb.toml", "")]
+    }
 
     /// Ten servers, of which some are disabled and some removed.
     fn config(reload: &str, disabled: &[u32], removed: &[u32]) -> Config {
@@ -188,7 +194,7 @@ mod tests {
             ("", "allow_empty = true", &[][..], &all[..], 0),
         ] {
             let (old, new) = (config(before, &[], &[]), config(after, disabled, removed));
-            let problems = guards(Path::new("lb.toml"), Some(&old), &new);
+            let problems = guards(&files(), Some(&old), &new);
             assert_eq!(problems.len(), rejected, "{before} / {after}: {problems:?}");
             assert!(problems.iter().all(|problem| problem.hint.is_some()));
         }
@@ -244,7 +250,7 @@ mod tests {
             ("one address twice", "p: a=1 b=1 | / > p", "p: a=1 | / > p", Some("1 of the 2")),
         ];
         for (name, before, after, expected) in cases {
-            let problems = guards(Path::new("lb.toml"), Some(&gateway("0%", before)), &gateway("0%", after));
+            let problems = guards(&files(), Some(&gateway("0%", before)), &gateway("0%", after));
             let messages: Vec<&str> = problems.iter().map(|problem| &*problem.message).collect();
             assert_eq!(messages.len(), usize::from(expected.is_some()), "{name}: {messages:?}");
             assert!(expected.is_none_or(|share| messages[0].contains(share)), "{name}: {messages:?}");
@@ -272,7 +278,7 @@ mod tests {
             ("0%", "p: a=1 b=2 | / > p", "p: a=1 | / > p", "first raise `max_removed`", "in a separate edit"),
         ];
         for (limit, before, after, start, end) in cases {
-            let problems = guards(Path::new("lb.toml"), Some(&gateway(limit, before)), &gateway(limit, after));
+            let problems = guards(&files(), Some(&gateway(limit, before)), &gateway(limit, after));
             let hint = problems[0].hint.clone().unwrap_or_default();
             assert!(hint.starts_with(start) && hint.ends_with(end), "{limit} {before}: {hint}");
         }
@@ -281,7 +287,7 @@ mod tests {
     #[test]
     fn the_first_configuration_needs_an_enabled_server_too() {
         let all: Vec<u32> = (0..10).collect();
-        let file = Path::new("lb.toml");
+        let file = &files();
         assert_eq!(guards(file, None, &config("", &[1], &[])), []);
         let problems = guards(file, None, &config("", &all, &[]));
         assert_eq!(problems.len(), 1);
@@ -292,6 +298,6 @@ mod tests {
     fn already_disabled_servers_do_not_count() {
         let old = config("max_removed = \"50%\"", &[0, 1, 2, 3, 4, 5, 6, 7], &[]);
         let new = config("", &[8], &[0, 1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(guards(Path::new("lb.toml"), Some(&old), &new), []);
+        assert_eq!(guards(&files(), Some(&old), &new), []);
     }
 }

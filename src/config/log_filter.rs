@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 27] = [
+pub const TARGETS: [&str; 29] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -45,8 +45,10 @@ pub const TARGETS: [&str; 27] = [
     "lb::control::reload::source",
     "lb::control::resolver",
     "lb::health",
+    "lb::live::server::address",
     "lb::proxy::exchange",
     "lb::proxy::upload",
+    "lb::proxy::upstream_pool",
     "lb::telemetry::access_log::file",
     "lb::telemetry::access_log::output",
     "lb::telemetry::logs",

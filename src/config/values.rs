@@ -48,6 +48,7 @@ pub(crate) fn label(text: &str) -> Result<String, Reason> {
 pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     // `[::]` accepts IPv4 too.
     let covers = |a: SocketAddr, b: SocketAddr| a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    let [a, b] = [a, b].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 

@@ -12,17 +12,16 @@ mod pending;
 mod record;
 mod start;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use self::admin_server::AdminServer;
 use self::health::UnpublishedChanges;
-use self::listeners::{LINGER, ListenerSet};
+use self::listeners::ListenerSet;
 use self::pending::PendingEdit;
 use crate::config::Config;
 use crate::control::health::checker::{Checker, StateChange};
@@ -50,8 +49,6 @@ const BRIEF_FLUSH: Duration = Duration::from_millis(200);
 /// The running process, as the control plane sees it.
 #[derive(Debug)]
 pub struct Gateway {
-    /// The main configuration file, which problems of an edit as a whole name. Fixed at start.
-    path: PathBuf,
     /// The number of workers. Fixed at start, because `proxy.workers` takes effect with the next one.
     workers: usize,
     /// Everything that others may read, with the snapshot that requests see. Lives as long as the process.
@@ -157,6 +154,7 @@ impl Gateway {
                     self.unpublished.add(change);
                 }
                 () = sleep_until(self.unpublished.due()), if !self.unpublished.is_empty() => self.publish_changes(),
+                () = self.running.checker.idle_ended() => self.running.worker_pool.refresh(),
                 () = PendingEdit::is_due(&mut self.pending) => self.retry(),
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
@@ -175,7 +173,6 @@ impl Gateway {
         self.state.stop();
         self.inputs.reader.stop();
         let Running { listeners, mut worker_pool, checker, .. } = self.running;
-        listeners.pause_accept();
         let outputs = &self.outputs;
         let mut next_stop = async || {
             loop {
@@ -187,7 +184,7 @@ impl Gateway {
             }
         };
         let finish = async {
-            sleep(LINGER.min(drain)).await;
+            listeners.close_all(&worker_pool, drain).await;
             worker_pool.stop(drain).await
         };
         let mut limit = FLUSH;

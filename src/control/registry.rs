@@ -78,6 +78,7 @@ impl Registry {
         self.factory = factory;
         for (entry, marks) in changed {
             marks.apply();
+            entry.set_idle_limits();
             self.pools.insert(Arc::clone(&entry.live.name), entry);
         }
         for name in forgotten {

@@ -1,26 +1,30 @@
 //! The resolver: keeps the addresses of servers that are configured by host name up to date, in the background.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::poll_fn;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{Address, Config};
 use crate::control::health::schedule::jittered;
+use crate::live::address_list::AddressList;
 use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
 
 /// Time between two lookups of a name, jittered by a tenth.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The same for a name that has never been resolved, so that servers that start together with `lb` are found soon.
+/// The same for a name that has never been resolved, so that servers that start together with `lb` are found soon, and
+/// for one of a server that accepts no connections, because a container that is created again has another address.
 const SOON: Duration = Duration::from_secs(1);
 
 /// The limit of concurrent lookups, because each takes a thread.
@@ -63,7 +67,7 @@ impl Resolver {
             let permits = Arc::clone(&permits);
             lookups.spawn(async move {
                 if let Ok(addresses) = lookup(&name, &permits).await {
-                    retarget(&servers, &addresses);
+                    readdress(&servers, &name.0, &addresses);
                 }
             });
         }
@@ -82,7 +86,7 @@ impl Resolver {
                 names.remove(&name);
             }
         }
-        names.into_iter().filter(|name| self.target(name, &Addresses::new()).is_none()).collect()
+        names.into_iter().filter(|name| self.addresses(name, &Addresses::new()).is_none()).collect()
     }
 
     /// Resolves names once. The result has them in any order.
@@ -103,12 +107,12 @@ impl Resolver {
         lookups.collect()
     }
 
-    /// The address for a new server with this name: the one that others with the name have, or else one of `addresses`.
+    /// The addresses for a new server with this name: those that others with the name have, or else those in `resolved`.
     #[must_use]
-    pub fn target(&self, name: &HostPort, addresses: &Addresses) -> Option<SocketAddr> {
+    pub fn addresses(&self, name: &HostPort, resolved: &Addresses) -> Option<Arc<AddressList>> {
         let lookup = self.lookups.get(name);
-        let known = lookup.and_then(|lookup| lookup.servers.borrow().iter().find_map(|server| server.target()));
-        known.or_else(|| choose(None, addresses.get(name)?))
+        let known = lookup.and_then(|lookup| lookup.servers.borrow().iter().find_map(|server| server.addresses()));
+        known.or_else(|| AddressList::new(resolved.get(name)?.clone(), None).map(Arc::new))
     }
 
     /// Resolves the names of `snapshot` and no others from now on.
@@ -152,18 +156,37 @@ impl Drop for RunningLookup {
     }
 }
 
-/// Resolves `name` at once, then every [`INTERVAL`], and whenever its servers change.
+/// Resolves `name` at once, then every [`INTERVAL`], whenever its servers change, and soon after a connection to one of
+/// them could not be made.
 async fn resolve_periodically(name: HostPort, mut servers: watch::Receiver<Vec<Arc<Server>>>, permits: Arc<Semaphore>) {
     let mut failing = false;
     loop {
         let result = lookup(&name, &permits).await;
-        record(&name, &servers.borrow_and_update(), result, &mut failing);
-        let resolved = servers.borrow().iter().all(|server| server.target().is_some());
+        let ended = Instant::now();
+        let current = servers.borrow_and_update().clone();
+        record(&name, &current, result, &mut failing);
+        let resolved = current.iter().all(|server| server.target().is_some());
+        let wanted = async {
+            any_wanted(&current).await;
+            sleep_until(ended + SOON).await;
+        };
         tokio::select! {
             () = sleep(jittered(if resolved { INTERVAL } else { SOON }, fastrand::f64())) => {}
+            () = wanted => {}
             modified = servers.changed() => if modified.is_err() { return },
         }
     }
+}
+
+/// Waits until one of the servers wants a lookup.
+async fn any_wanted(servers: &[Arc<Server>]) {
+    let mut wanted: Vec<_> = servers.iter().map(|server| Box::pin(server.lookup_wanted())).collect();
+    poll_fn(|context| {
+        // All of them are polled, so that one lookup is enough for all.
+        let ready = wanted.iter_mut().map(|wanted| wanted.as_mut().poll(context)).filter(Poll::is_ready).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Records the result of a lookup. A failure changes no target; only the first of several in a row is logged.
@@ -174,7 +197,7 @@ fn record((host, port): &HostPort, servers: &[Arc<Server>], result: io::Result<V
             if *failing {
                 tracing::info!(host, port, "host name is resolved again");
             }
-            retarget(servers, &addresses);
+            readdress(servers, host, &addresses);
         }
         Err(error) if !*failing => {
             tracing::warn!(host, port, %error, "host name cannot be resolved; its last address, if any, stays in use");
@@ -184,25 +207,26 @@ fn record((host, port): &HostPort, servers: &[Arc<Server>], result: io::Result<V
     *failing = failed;
 }
 
-/// Points each server at one of `addresses`.
-fn retarget(servers: &[Arc<Server>], addresses: &[SocketAddr]) {
+/// Gives each server the addresses of its name. The one in use stays so while it is among them.
+fn readdress(servers: &[Arc<Server>], host: &str, addresses: &[SocketAddr]) {
     for server in servers {
-        let before = server.target();
-        let Some(target) = choose(before, addresses).filter(|target| before != Some(*target)) else { continue };
-        server.set_target(target);
+        let before = server.addresses();
+        let used = before.as_ref().map(|before| before.current());
+        let Some(after) = AddressList::new(addresses.to_vec(), used) else { continue };
+        if before.as_ref().is_some_and(|before| before.has_same(&after)) {
+            continue;
+        }
+        let (target, count, key) = (after.current(), after.count(), &server.key);
+        server.set_addresses(Arc::new(after));
         // The first address is no change.
-        if let Some(before) = before {
-            tracing::info!(pool = %server.key.pool, server = %server.key.name, %before, %target, "host name has a new address");
+        if let Some(before) = used.filter(|used| *used != target) {
+            tracing::info!(pool = %key.pool, server = %key.name, %before, %target, "host name has a new address");
+        }
+        if count > 1 && before.is_none_or(|before| before.count() == 1) {
+            let (pool, server, used) = (&key.pool, &key.name, target.ip());
+            tracing::info!(%pool, %server, "{host} resolves to {count} addresses, {used} is used");
         }
     }
-}
-
-/// The current target if it is among the addresses, else the first IPv4 address, else the first.
-fn choose(current: Option<SocketAddr>, addresses: &[SocketAddr]) -> Option<SocketAddr> {
-    current
-        .filter(|current| addresses.contains(current))
-        .or_else(|| addresses.iter().find(|address| address.is_ipv4()).copied())
-        .or_else(|| addresses.first().copied())
 }
 
 async fn lookup((host, port): &HostPort, permits: &Semaphore) -> io::Result<Vec<SocketAddr>> {
@@ -251,24 +275,14 @@ mod tests {
         ))
     }
 
-    #[test]
-    fn the_current_target_stays_while_it_is_among_the_addresses() {
-        let cases: [(Option<&str>, &[&str], Option<&str>); 6] = [
-            (None, &[], None),
-            (None, &["127.0.0.2:80", "127.0.0.1:80"], Some("127.0.0.2:80")),
-            (None, &["[::1]:80", "127.0.0.1:80"], Some("127.0.0.1:80")),
-            (None, &["[::1]:80", "[::2]:80"], Some("[::1]:80")),
-            (Some("[::2]:80"), &["127.0.0.1:80", "[::2]:80"], Some("[::2]:80")),
-            (Some("127.0.0.9:80"), &["127.0.0.1:80"], Some("127.0.0.1:80")),
-        ];
-        for (current, resolved, expected) in cases {
-            let parse = |address: &str| address.parse::<SocketAddr>().unwrap();
-            assert_eq!(
-                choose(current.map(parse), &addresses(resolved)),
-                expected.map(parse),
-                "{current:?} {resolved:?}"
-            );
-        }
+    #[tokio::test]
+    async fn a_lookup_is_made_soon_if_a_server_of_the_name_wants_one() {
+        let servers = vec![server(1), server(2)];
+        assert!(tokio::time::timeout(Duration::ZERO, any_wanted(&servers)).await.is_err());
+        servers[1].want_lookup();
+        servers[0].want_lookup();
+        any_wanted(&servers).await;
+        assert!(tokio::time::timeout(Duration::ZERO, any_wanted(&servers)).await.is_err(), "one lookup is for all");
     }
 
     #[test]
@@ -276,9 +290,10 @@ mod tests {
         let servers = vec![server(1), server(2)];
         let name = ("backend".to_owned(), 80);
         let mut failing = false;
-        let rows: [(Option<&[&str]>, [&str; 2]); 5] = [
+        let rows: [(Option<&[&str]>, [&str; 2]); 6] = [
             (Some(&["127.0.0.2:80"]), ["127.0.0.2:80", "127.0.0.2:80"]),
             (Some(&["127.0.0.1:80", "127.0.0.2:80"]), ["127.0.0.2:80", "127.0.0.2:80"]),
+            (Some(&["127.0.0.2:80", "127.0.0.1:80"]), ["127.0.0.2:80", "127.0.0.2:80"]),
             (None, ["127.0.0.2:80", "127.0.0.2:80"]),
             (Some(&["127.0.0.3:80"]), ["127.0.0.3:80", "127.0.0.3:80"]),
             (Some(&[]), ["127.0.0.3:80", "127.0.0.3:80"]),

@@ -59,6 +59,8 @@ pub struct OutgoingRequest<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// The length of its body.
     pub length: BodyLength,
+    /// Whether it is the last one on its connection.
+    pub closes: bool,
 }
 
 /// Why there is no valid response.
@@ -178,6 +180,8 @@ fn write_head(request: OutgoingRequest<'_>, mut out: Vec<u8>) -> Vec<u8> {
     if let Some(protocol) = request.upgrade {
         line(&mut out, "Connection", b"upgrade");
         line(&mut out, "Upgrade", protocol);
+    } else if request.closes {
+        line(&mut out, "Connection", b"close");
     }
     out.extend_from_slice(b"\r\n");
     out

@@ -15,13 +15,18 @@ pub fn keeps_alive(headers: &Headers, version: Version) -> bool {
 }
 
 /// The time for which the sender keeps a connection without a request, if its `Keep-Alive` header says so (RFC 2068,
-/// section 19.7.1).
+/// section 19.7.1): none at all if it serves no more requests (`max=0`).
 #[must_use]
 pub fn idle_timeout(headers: &Headers) -> Option<Duration> {
     let parameters = headers.all(HeaderName::KeepAlive).flat_map(|value| value.split(|byte| *byte == b','));
     let seconds = parameters.filter_map(|parameter| {
         let (name, value) = str::from_utf8(parameter).ok()?.split_once('=')?;
-        if name.trim().eq_ignore_ascii_case("timeout") { value.trim().parse::<u32>().ok() } else { None }
+        let value = value.trim().parse::<u32>().ok()?;
+        match name.trim() {
+            name if name.eq_ignore_ascii_case("timeout") => Some(value),
+            name if name.eq_ignore_ascii_case("max") && value == 0 => Some(0),
+            _ => None,
+        }
     });
     seconds.min().map(|seconds| Duration::from_secs(seconds.into()))
 }
@@ -42,6 +47,9 @@ mod tests {
             ("timeout=5", Some(5)),
             ("timeout=5, max=100", Some(5)),
             ("max=100,Timeout = 15", Some(15)),
+            ("timeout=5, max=0", Some(0)),
+            ("Max=0", Some(0)),
+            ("max=1", None),
             ("timeout=0", Some(0)),
             ("300", None),
             ("timeout=-1", None),

@@ -1,15 +1,17 @@
 //! A live server: the state of one (pool, name, address), across generations.
 
+mod address;
+
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::config::Address;
+use self::address::ResolvedAddress;
+pub use self::address::Targets;
+use crate::config::{Address, UpstreamConfig};
 use crate::live::balance::Penalty;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
 use crate::live::evidence::FailureSeries;
@@ -49,6 +51,7 @@ pub struct Server {
     pub id: ServerId,
     pub key: ServerKey,
     resolved: ResolvedAddress,
+    idle: IdleLimits,
     /// A [`HealthState`].
     state: AtomicU8,
     /// Whether an edit disabled or removed it.
@@ -73,12 +76,15 @@ pub struct Server {
 
 const UNKNOWN: u64 = u64::MAX;
 
-/// The address to connect to.
-#[derive(Debug)]
-enum ResolvedAddress {
-    Fixed(SocketAddr),
-    /// The latest result for a host name; `None` until it is resolved for the first time.
-    Latest(ArcSwapOption<SocketAddr>),
+/// The limits for idle connections. An edit changes them, and they apply to connections that are idle already.
+#[derive(Debug, Default)]
+struct IdleLimits {
+    milliseconds: AtomicU64,
+    connections: AtomicUsize,
+    /// The number of times that all idle connections had to be closed.
+    ended: AtomicU32,
+    /// Whether none is kept, from such a time until a check has passed.
+    suspended: AtomicBool,
 }
 
 /// One worker's counters of a server.
@@ -123,14 +129,13 @@ pub struct Ejection {
 impl Server {
     #[must_use]
     pub fn new(id: ServerId, key: ServerKey, state: HealthState, workers: usize) -> Self {
-        let resolved = match key.address {
-            Address::Ip(address) => ResolvedAddress::Fixed(address),
-            Address::Name(..) => ResolvedAddress::Latest(ArcSwapOption::empty()),
-        };
-        Self {
+        let resolved = ResolvedAddress::new(&key.address);
+        let idle = IdleLimits::default();
+        let server = Self {
             id,
             key,
             resolved,
+            idle,
             state: AtomicU8::new(state as u8),
             leaving: AtomicBool::new(false),
             since: Mutex::new(SystemTime::now()),
@@ -142,23 +147,52 @@ impl Server {
             memory: AtomicU64::new(UNKNOWN),
             checks: Default::default(),
             counters: PerWorker::new(workers),
-        }
+        };
+        server.set_idle_limits(&UpstreamConfig::default());
+        server
     }
 
-    /// The address to connect to; `None` for a host name that has not been resolved yet.
+    /// Sets the limits for idle connections.
+    pub fn set_idle_limits(&self, config: &UpstreamConfig) {
+        let milliseconds = u64::try_from(config.idle.as_millis()).unwrap_or(u64::MAX);
+        self.idle.milliseconds.store(milliseconds, Relaxed);
+        self.idle.connections.store(config.idle_connections, Relaxed);
+    }
+
+    /// How long a connection may be idle.
     #[must_use]
-    pub fn target(&self) -> Option<SocketAddr> {
-        match &self.resolved {
-            ResolvedAddress::Fixed(address) => Some(*address),
-            ResolvedAddress::Latest(address) => address.load().as_deref().copied(),
-        }
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle.milliseconds.load(Relaxed))
     }
 
-    /// Sets the address that the host name resolves to.
-    pub fn set_target(&self, target: SocketAddr) {
-        if let ResolvedAddress::Latest(address) = &self.resolved {
-            address.store(Some(Arc::new(target)));
-        }
+    /// The most idle connections that each worker keeps.
+    #[must_use]
+    pub fn max_idle(&self) -> usize {
+        self.idle.connections.load(Relaxed)
+    }
+
+    /// Whether connections are kept for another request.
+    #[must_use]
+    pub fn keeps_connections(&self) -> bool {
+        self.max_idle() > 0 && !self.idle_timeout().is_zero() && !self.idle.suspended.load(Relaxed)
+    }
+
+    /// Ends all connections that are idle now: workers close them at once when they are told, and use none of them. No
+    /// others are kept until [`Server::allow_idle`], so that the server is free for its next check.
+    pub fn end_idle(&self) {
+        self.idle.suspended.store(true, Relaxed);
+        self.idle.ended.fetch_add(1, Relaxed);
+    }
+
+    /// Lets connections be kept again, as far as the limits allow, because a check has passed.
+    pub fn allow_idle(&self) {
+        self.idle.suspended.store(false, Relaxed);
+    }
+
+    /// The number of calls of [`Server::end_idle`]: connections that were idle before the last one have ended.
+    #[must_use]
+    pub fn idle_ended(&self) -> u32 {
+        self.idle.ended.load(Relaxed)
     }
 
     /// The health, according to its checks and its requests.

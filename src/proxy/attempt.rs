@@ -139,11 +139,12 @@ async fn connect(
     if !only_new && let Some(idle) = upstreams.take(server.id, attempt.may_repeat(Progress::Sent)) {
         return Ok(idle);
     }
-    record.timer.wait(Phase::Connect, record.snapshot.config.timeouts.connect);
+    let timeout = record.snapshot.config.timeouts.connect;
+    record.timer.wait(Phase::Connect, timeout);
     let opened = record.timer.run(async {
         tokio::select! {
             biased;
-            opened = upstreams.open(server, record.context.worker) => opened.map_err(ProxyError::from),
+            opened = upstreams.open(server, timeout / 2) => opened.map_err(ProxyError::from),
             () = upload.client_leaves(record.timer) => Err(ProxyError::ClientGone),
         }
     });

@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Cache};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::http1::resources::Resources;
+use crate::live::descriptors::Descriptors;
 use crate::live::server::Server;
 use crate::live::snapshot::Snapshot;
 use crate::proxy::error::ProxyError;
@@ -89,28 +90,31 @@ impl Failing {
 impl fmt::Display for Failing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.failures {
-            1 => write!(f, "a request failed: {}", self.error),
-            failures => write!(f, "{failures} requests in a row failed: {}", self.error),
+            1 => write!(f, "a request failed: {}", self.error)?,
+            failures => write!(f, "{failures} requests in a row failed: {}", self.error)?,
+        }
+        match self.server.addresses().filter(|_| self.error.progress() == Some(Progress::NotConnected)) {
+            Some(addresses) => write!(f, " ({})", addresses),
+            None => Ok(()),
         }
     }
 }
 
 impl Context {
-    /// The context of a worker. From `connections` connections to servers on, opening another one closes an idle
-    /// one. `reports` leads to the control plane.
+    /// The context of a worker. `reports` leads to the control plane.
     #[must_use]
     pub fn new(
         worker: usize,
         snapshot: Arc<ArcSwap<Snapshot>>,
         log: AccessLog,
         spans: SpanSink,
-        connections: usize,
+        descriptors: Arc<Descriptors>,
         reports: UnboundedSender<ServerReport>,
     ) -> Self {
         let current = Rc::new(CurrentSnapshot(snapshot.load_full()));
         Self {
             worker,
-            upstreams: UpstreamPool::new(connections),
+            upstreams: UpstreamPool::new(descriptors, worker),
             watchdog: Watchdog::new(),
             spans,
             resources: Resources::default(),

@@ -108,11 +108,10 @@ impl ProxyError {
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
             Self::Status(status) => return status,
-            Self::NoServer | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoServer | Self::LocalShortage | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved
             | Self::Unreachable(_)
-            | Self::LocalShortage
             | Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
@@ -342,6 +341,7 @@ impl From<ConnectError> for ProxyError {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Unresolved => Self::Unresolved,
+            ConnectError::NoDescriptor => Self::LocalShortage,
             ConnectError::Io(error) if is_local_shortage(&error) => Self::LocalShortage,
             ConnectError::Io(error) => Self::Unreachable(error.kind()),
         }

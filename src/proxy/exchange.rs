@@ -155,6 +155,7 @@ impl<'c> Attempt<'_, 'c> {
 
     /// Writes this attempt's trace context into the head, and returns the request to send.
     pub fn outgoing(&mut self) -> OutgoingRequest<'_> {
+        let closes = !self.server().keeps_connections();
         let Routed { record, plan, .. } = &mut *self.exchange;
         let trace = match record.context.spans.enabled() {
             true => self.trace,
@@ -168,6 +169,7 @@ impl<'c> Attempt<'_, 'c> {
             target: plan.target.as_deref(),
             upgrade: plan.upgrade.as_deref(),
             length: plan.length,
+            closes,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::config::source::SourceFile;
 use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::name::HeaderName;
 use crate::live::counters::PerWorker;
+use crate::live::descriptors::Descriptors;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::pool::Pool;
 use crate::proxy::client::Client;
@@ -57,7 +58,14 @@ impl Connection {
         let log = AccessLogWriter::start(std::io::sink()).expect("a thread").worker();
         let (spans, _) = trace::start(&config.tracing);
         let (report, reports) = unbounded_channel();
-        let context = Context::new(0, Arc::new(ArcSwap::from_pointee(snapshot)), log, spans, 100, report);
+        let context = Context::new(
+            0,
+            Arc::new(ArcSwap::from_pointee(snapshot)),
+            log,
+            spans,
+            Arc::new(Descriptors::new(100, 1)),
+            report,
+        );
         let listener = LiveListener {
             id: ListenerId(1),
             name: "web".into(),
@@ -69,7 +77,7 @@ impl Connection {
         let live = Arc::clone(&context.snapshot().pools[0].members[0].server);
         for _ in 0..requests {
             let upstream = Upstream::Memory(server.clone());
-            let connection = context.upstreams.adopt(upstream, SERVER.into(), &live, 0);
+            let connection = context.upstreams.adopt(upstream, SERVER.into(), &live);
             context.upstreams.put(&live, connection, Instant::now(), None);
         }
         Self { context, client, server, reports }

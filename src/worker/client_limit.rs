@@ -1,10 +1,12 @@
 //! The limit of client connections: its value, its log messages (at most one per second), and its metric.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::live::descriptors::Descriptors;
 use crate::telemetry::log_throttle::LogThrottle;
 
 /// The least time between two log messages of a kind.
@@ -13,8 +15,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// The limit that all workers share.
 #[derive(Debug)]
 pub struct ClientLimit {
-    /// The number of clients that there are file descriptors for.
-    system_limit: usize,
+    descriptors: Arc<Descriptors>,
     delayed: AtomicU64,
     log_times: Mutex<LogTimes>,
 }
@@ -30,14 +31,21 @@ struct LogTimes {
 
 impl ClientLimit {
     #[must_use]
-    pub fn new(system_limit: usize) -> Self {
-        Self { system_limit, delayed: AtomicU64::new(0), log_times: Mutex::default() }
+    pub fn new(descriptors: Descriptors) -> Self {
+        Self { descriptors: Arc::new(descriptors), delayed: AtomicU64::new(0), log_times: Mutex::default() }
+    }
+
+    /// The descriptors, which connections to servers share.
+    #[must_use]
+    pub fn descriptors(&self) -> &Arc<Descriptors> {
+        &self.descriptors
     }
 
     /// Returns the limit that results from `limits.connections`, where 0 is no limit.
     #[must_use]
     pub fn limit(&self, configured: usize) -> usize {
-        if configured == 0 { self.system_limit } else { configured.min(self.system_limit) }
+        let possible = self.descriptors.max_clients();
+        if configured == 0 { possible } else { configured.min(possible) }
     }
 
     /// The number of clients that had to wait until another disconnected.
@@ -124,8 +132,8 @@ mod tests {
 
     #[test]
     fn the_configured_limit_applies_up_to_the_system_limit() {
-        let client_limit = ClientLimit::new(100);
-        for (configured, limit) in [(0, 100), (1, 1), (100, 100), (101, 100)] {
+        let client_limit = ClientLimit::new(Descriptors::new(100, 1));
+        for (configured, limit) in [(0, 84), (1, 1), (84, 84), (101, 84)] {
             assert_eq!(client_limit.limit(configured), limit);
         }
     }

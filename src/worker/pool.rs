@@ -2,16 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::{Notify, oneshot};
 
+use crate::live::descriptors::Descriptors;
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 use crate::live::{listener::LiveListener, state::State};
@@ -55,8 +55,8 @@ pub(super) enum WorkerCommand {
 /// The state that workers share.
 #[derive(Debug)]
 pub(super) struct WorkerTable {
-    /// The number of client connections of each worker.
-    pub(super) loads: Box<[CachePadded<AtomicUsize>]>,
+    /// The number of client connections of each worker, and the limit of all connections.
+    pub(super) descriptors: Arc<Descriptors>,
     pub(super) client_limit: Arc<ClientLimit>,
     /// Whether a worker waits for a client to disconnect, which `left` notifies it of.
     pub(super) awaited: AtomicBool,
@@ -82,7 +82,7 @@ impl WorkerPool {
         reports: UnboundedSender<ServerReport>,
     ) -> io::Result<Self> {
         let count = logs.len();
-        let shared = Arc::new(WorkerTable::new(count, client_limit, reports));
+        let shared = Arc::new(WorkerTable::new(client_limit, reports));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         // Set only here, so it cannot fail.
         let _ = shared.inboxes.set(inboxes.into());
@@ -172,9 +172,9 @@ impl WorkerPool {
 
 impl WorkerTable {
     /// A table without inboxes, which [`WorkerPool::start`] adds.
-    pub(super) fn new(workers: usize, client_limit: Arc<ClientLimit>, reports: UnboundedSender<ServerReport>) -> Self {
+    pub(super) fn new(client_limit: Arc<ClientLimit>, reports: UnboundedSender<ServerReport>) -> Self {
         Self {
-            loads: (0..workers).map(|_| CachePadded::default()).collect(),
+            descriptors: Arc::clone(client_limit.descriptors()),
             client_limit,
             awaited: AtomicBool::default(),
             left: Notify::new(),
@@ -188,35 +188,31 @@ impl WorkerTable {
         self.inboxes.get().map_or(&[], |inboxes| inboxes)
     }
 
-    /// Subtracts a client that has disconnected from the load of its worker.
+    /// Subtracts a client that has disconnected from those of its worker.
     pub(super) fn leave(&self, worker: usize) {
-        self.loads[worker].fetch_sub(1, Relaxed);
+        self.descriptors.remove_client(worker);
         if self.awaited.load(Relaxed) && self.awaited.swap(false, Relaxed) {
             self.left.notify_waiters();
         }
-    }
-
-    /// The number of client connections of all workers.
-    pub(super) fn connections(&self) -> usize {
-        self.loads.iter().map(|load| load.load(Relaxed)).sum()
     }
 
     /// Like [`WorkerTable::place`], but `None` at the connection limit. A configured limit is exact; the
     /// descriptor limit has slack and may be exceeded by a few.
     pub(super) fn place_within(&self, configured: usize, own: usize) -> Option<usize> {
         let _placing = (configured > 0).then(|| self.placing.lock());
-        (self.connections() < self.client_limit.limit(configured)).then(|| self.place(own))
+        let within = self.descriptors.clients() < self.client_limit.limit(configured);
+        (within && self.descriptors.has_room_for_client(Instant::now())).then(|| self.place(own))
     }
 
     /// Chooses the worker for a client that worker `own` has accepted, and counts the client. It is `own`,
     /// unless that has clearly more clients than the least busy worker.
     pub(super) fn place(&self, own: usize) -> usize {
-        let load = |worker: usize| self.loads[worker].load(Relaxed);
-        let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(own);
+        let load = |worker: usize| self.descriptors.clients_of(worker);
+        let least = (0..self.descriptors.workers()).min_by_key(|worker| load(*worker)).unwrap_or(own);
         // Moving a client costs more than it gains for a short connection.
         let slack = 4 + load(least) / 16;
         let chosen = if load(own) > load(least) + slack { least } else { own };
-        self.loads[chosen].fetch_add(1, Relaxed);
+        self.descriptors.add_client(chosen);
         chosen
     }
 }

@@ -76,6 +76,10 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Allows a port with connections in TIME_WAIT, but not one that another socket listens on.
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` accepts IPv4 too, whatever the system's default is.
+        socket.set_only_v6(false)?;
+    }
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit it. Without it, they work with some delay.
     let _ = socket.set_tcp_nodelay(true);

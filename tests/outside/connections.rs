@@ -232,6 +232,67 @@ fn a_listener_can_have_an_ipv6_address() {
     assert_eq!(request.values("x-real-ip"), ["::1"]);
 }
 
+/// A file with one listener and an admin address.
+fn wildcard(listener: &str, admin: &str, server: &Server) -> String {
+    let proxy = "[proxy]\ntrusted_proxies = [\"127.0.0.3/32\"]\n";
+    let server = server.table("server1");
+    format!("[[listener]]\naddress = \"{listener}\"\n[admin]\naddress = \"{admin}\"\n{NO_CHECKS}{proxy}{server}")
+}
+
+/// Sends a request from an address of this machine, with `X-Forwarded-For`.
+fn get_from(from: &str, address: SocketAddr) -> u16 {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&format!("{from}:0").parse::<SocketAddr>().expect("an address").into()).expect("a port");
+    socket.connect(&address.into()).expect("a connection");
+    let mut stream = TcpStream::from(socket);
+    stream
+        .write_all(b"GET /from HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 9.9.9.9\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text).expect("a response");
+    text.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+}
+
+// Case: both-families
+#[test]
+fn the_unspecified_ipv6_address_accepts_ipv4_clients_as_what_they_are() {
+    if TcpListener::bind("[::]:0").is_err() {
+        return;
+    }
+    let server = Server::responding(OK);
+    let mut lb = Lb::start_file(&wildcard("[::]:0", "[::]:0", &server));
+    lb.admin.set_ip([127, 0, 0, 1].into());
+    assert_eq!(lb.ask("/health").status, 200);
+    let port = lb.address().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!((get_from("127.0.0.2", address), get_from("127.0.0.3", address)), (200, 200));
+    let seen: Vec<_> = server.requests().iter().map(|request| request.values("x-forwarded-for").join("|")).collect();
+    assert_eq!(seen, ["127.0.0.2", "9.9.9.9, 127.0.0.3"]);
+    lb.logs("the plain address", |line| line.contains("/from") && line.contains("127.0.0.2"));
+    assert!(!lb.stdout().iter().any(|line| line.contains("::ffff")), "{:#?}", lb.stdout());
+    if TcpListener::bind("[::1]:0").is_ok() {
+        assert_eq!(get(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)), "/").status, 200);
+    }
+}
+
+// Case: both-families
+#[test]
+fn an_edit_from_one_family_to_both_and_back_keeps_the_port() {
+    if TcpListener::bind("[::]:0").is_err() {
+        return;
+    }
+    let server = Server::responding(OK);
+    let port = TcpListener::bind("0.0.0.0:0").expect("a port").local_addr().expect("an address").port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let lb = Lb::start_file(&wildcard(&format!("0.0.0.0:{port}"), "127.0.0.1:0", &server));
+    for (generation, listener) in [(2, "[::]"), (3, "0.0.0.0"), (4, "[::]"), (5, "127.0.0.1")] {
+        assert_eq!(get(address, "/").status, 200);
+        lb.edit_file(&wildcard(&format!("{listener}:{port}"), "127.0.0.1:0", &server));
+        lb.reaches(generation);
+        assert_eq!(get(address, "/").status, 200, "{listener}");
+    }
+}
+
 #[test]
 fn a_client_that_stops_sending_is_let_go() {
     let server = Server::responding(OK);

@@ -56,7 +56,12 @@ fn an_edit_whose_port_is_in_use_is_applied_once_it_is_free() {
     lb.edit_file(&file(&server, 2, &listener(address)));
     let pending = becomes(&lb, "pending");
     let words = format!("cannot listen on {address}");
-    assert!(pending["problems"][0]["message"].as_str().unwrap().starts_with(&words), "{pending:#}");
+    let problem = &pending["problems"][0];
+    assert!(problem["message"].as_str().unwrap().starts_with(&words), "{pending:#}");
+    // The place is that of the new listener's address.
+    let text = std::fs::read_to_string(lb.path()).unwrap();
+    let line = text.lines().position(|line| line.contains(&address.to_string())).unwrap() + 1;
+    assert_eq!((&problem["line"], &problem["column"]), (&json!(line), &json!(11)), "{pending:#}");
     assert_eq!((&pending["generation"], &pending["changes"]), (&json!(1), &json!([])), "{pending:#}");
     assert_eq!((&lb.server("a")["weight"], get(lb.address(), "/").text().as_str()), (&json!(1), "a"));
 
@@ -90,6 +95,30 @@ fn the_admin_address_may_be_pending_too() {
     lb.admin = address;
     eventually("the admin address has moved", || std::net::TcpStream::connect(address).ok());
     assert_eq!(lb.server("a")["weight"], 2);
+}
+
+// Case: port-taken
+#[test]
+fn a_name_that_cannot_be_resolved_hides_no_port_in_use() {
+    let server = Server::named("a");
+    let lb = Lb::start_file(&file(&server, 1, ""));
+    let (_socket, address) = taken();
+    let named = "[[server]]\nname = \"b\"\naddress = \"no.such.host.invalid:80\"\n";
+    lb.edit_file(&file(&server, 1, &(named.to_owned() + &listener(address))));
+    let problems = eventually("both are reported", || {
+        let reload = lb.newest_reload();
+        let problems = reload["problems"].as_array()?.clone();
+        (problems.len() == 2).then_some(problems)
+    });
+    let text = std::fs::read_to_string(lb.path()).unwrap();
+    let line = |part: &str| text.lines().position(|line| line.contains(part)).unwrap() + 1;
+    for (problem, message, part) in [
+        (&problems[0], "`no.such.host.invalid` cannot be resolved", "no.such"),
+        (&problems[1], "cannot listen on", &address.to_string()),
+    ] {
+        assert!(problem["message"].as_str().unwrap().starts_with(message), "{problem:#}");
+        assert_eq!((&problem["line"], &problem["column"]), (&json!(line(part)), &json!(11)), "{problem:#}");
+    }
 }
 
 // Case: port-taken

@@ -119,6 +119,9 @@ fn an_edit_that_removes_too_many_servers_is_rejected() {
         lb.edit(&config(limit, left));
         let problems = rejection(&lb, &before);
         assert!(problems[0]["message"].as_str().unwrap().contains("of the 4 enabled servers"), "{problems:#?}");
+        let text = std::fs::read_to_string(lb.path()).unwrap();
+        let line = text.lines().position(|line| line.starts_with("max_removed")).unwrap() + 1;
+        assert_eq!((&problems[0]["line"], &problems[0]["column"]), (&line.into(), &15.into()), "{problems:#?}");
         assert_eq!(lb.api("/api/servers?active=true")["servers"].as_array().unwrap().len(), 4);
     }
     lb.apply(&config("50%", 2));

@@ -1,13 +1,13 @@
 //! Signals: draining, an immediate stop, reading the file again.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::support::client::{Client, get};
-use crate::support::eventually;
-use crate::support::lb::{Lb, servers};
+use crate::support::lb::{Lb, PORTS, servers};
 use crate::support::servers::{Gate, Server};
+use crate::support::{DEADLINE, eventually};
 
 const NO_CHECKS: &str = "[health]\nkind = \"none\"\n";
 
@@ -68,6 +68,80 @@ fn a_stop_accepts_no_clients_and_lets_open_requests_finish() {
         logs(&lb, "stopped");
         assert_eq!(server.requests().len(), 2);
     }
+}
+
+/// Connects as soon as a client gets an answer, and returns how it ended.
+fn connect(address: SocketAddr) -> ErrorKind {
+    // A client whose SYN was dropped sends it again after a second.
+    TcpStream::connect_timeout(&address, DEADLINE).map_or_else(|error| error.kind(), |_| ErrorKind::Other)
+}
+
+// Case: stop-refuses
+#[test]
+fn once_it_stops_new_clients_are_refused_and_the_ports_are_free() {
+    for signal in ["TERM", "INT"] {
+        let more = "[[listener]]\naddress = \"127.0.0.2:0\"\nname = \"second\"\n[timeouts]\ndrain = \"1h\"\n";
+        let Scene { mut lb, server: _server, gate, mut slow } = Scene::new(more);
+        let listeners = lb.api("/api/listeners");
+        let addresses = [0, 1].map(|i| listeners["listeners"][i]["address"].as_str().unwrap().parse().unwrap());
+        lb.signal(signal);
+        eventually("/health shows it", || (lb.ask("/health").status == 503).then_some(()));
+        for address in addresses {
+            assert_eq!(connect(address), ErrorKind::ConnectionRefused, "{signal}");
+            eventually("a successor has the port", || TcpListener::bind(address).ok());
+        }
+        assert_eq!(lb.ask("/health").status, 503);
+        gate.open();
+        assert_eq!(slow.response().text(), "a");
+        drop(slow);
+        assert!(lb.ends().success(), "{signal}");
+    }
+}
+
+// Case: stop-refuses
+#[test]
+fn clients_that_wait_for_room_are_served_when_it_stops() {
+    let Scene { mut lb, server: _server, gate, mut slow } =
+        Scene::new("[limits]\nconnections = 1\n[timeouts]\ndrain = \"1h\"\n");
+    let address = lb.address();
+    // Some are held by the workers, the others wait in the socket's queue.
+    let mut waiting: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
+    for client in &mut waiting {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    lb.signal("TERM");
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "a");
+    }
+    assert_eq!(connect(address), ErrorKind::ConnectionRefused);
+    gate.open();
+    assert_eq!(slow.response().text(), "a");
+    drop((slow, waiting));
+    assert!(lb.ends().success());
+}
+
+// Case: stop-refuses
+#[test]
+fn a_listener_that_an_edit_has_just_removed_is_closed_by_a_stop_too() {
+    let gate = Gate::default();
+    let server = Server::gated("a", &gate);
+    let file = |more: &str| {
+        format!("{PORTS}{more}[timeouts]\ndrain = \"1h\"\n{NO_CHECKS}{}", servers(&[("a", server.address, 1)]))
+    };
+    let mut lb = Lb::start_file(&file("[[listener]]\naddress = \"127.0.0.2:0\"\nname = \"second\"\n"));
+    let listeners = lb.api("/api/listeners");
+    let second = listeners["listeners"][1]["address"].as_str().unwrap().parse().unwrap();
+    let mut slow = Client::connect(second);
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the server has the request", || (!server.requests().is_empty()).then_some(()));
+    lb.edit_file(&file(""));
+    lb.reaches(2);
+    lb.signal("TERM");
+    assert_eq!(connect(second), ErrorKind::ConnectionRefused);
+    gate.open();
+    assert_eq!(slow.response().text(), "a");
+    drop(slow);
+    assert!(lb.ends().success());
 }
 
 #[test]

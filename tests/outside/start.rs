@@ -42,7 +42,7 @@ fn taken() -> (TcpListener, SocketAddr) {
 }
 
 #[test]
-fn a_taken_port_is_one_line_that_names_it_and_says_what_to_do() {
+fn a_taken_port_is_shown_in_the_file_with_what_to_do() {
     let (_held, address) = taken();
     let free = "127.0.0.1:0".parse().unwrap();
     let (_too, other) = taken();
@@ -53,12 +53,21 @@ fn a_taken_port_is_one_line_that_names_it_and_says_what_to_do() {
         let output = lb(directory(&config).path(), &["run"]);
         assert_eq!(output.status.code(), Some(1));
         let text = stderr(&output);
-        assert_eq!(text.lines().count(), named.len(), "{text}");
-        for (line, address) in text.lines().zip(named) {
+        for address in &named {
             let port = address.port();
-            assert!(line.contains(&format!("cannot listen on {address}")), "{line}");
-            assert!(line.contains(&format!("port {port} is taken: stop the process that has it")), "{line}");
+            let line = if *address == listener { 2 } else { 4 };
+            for part in [
+                format!("error: cannot listen on {address}"),
+                format!("lb.toml:{line}:11"),
+                format!("{line} | address = \"{address}\""),
+                format!("port {port} is taken: stop the process that has it"),
+            ] {
+                assert_eq!(text.matches(&part).count(), 1, "{part}: {text}");
+            }
         }
+        let addresses: Vec<String> = named.iter().map(ToString::to_string).collect();
+        let last = format!("lb: cannot listen on {}; nothing was started", addresses.join(", "));
+        assert_eq!(text.lines().last(), Some(last.as_str()), "{text}");
         assert_eq!(stdout(&output), "");
     }
 }

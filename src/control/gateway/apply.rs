@@ -105,13 +105,13 @@ impl Gateway {
         addresses: &Addresses,
     ) -> Result<Prepared, NotApplied> {
         self.check(config, sources)?;
-        let (listeners, admin) = self.bind(config)?;
+        let (listeners, admin) = self.bind(config, sources)?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
         warn_of_shared_addresses(config.pools.iter().filter(|pool| !is_same(pool)));
         let changes = diff(&self.config, config).iter().map(ToString::to_string).collect();
-        let target = |name: &HostPort| self.running.resolver.target(name, addresses);
-        let registry = self.running.registry.plan(config, Instant::now(), target);
+        let addresses = |name: &HostPort| self.running.resolver.addresses(name, addresses);
+        let registry = self.running.registry.plan(config, Instant::now(), addresses);
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
         let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
@@ -121,7 +121,7 @@ impl Gateway {
 
     /// Checks an edit against the guards.
     pub(super) fn check(&self, config: &Config, sources: &Sources) -> Result<(), NotApplied> {
-        let mut problems = guards(&self.path, Some(&self.config), config);
+        let mut problems = guards(&sources.files, Some(&self.config), config);
         problems.extend(self.emptied(sources));
         if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
     }
@@ -139,7 +139,11 @@ impl Gateway {
     }
 
     /// Binds the addresses that `config` adds.
-    fn bind(&self, config: &Config) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
+    pub(super) fn bind(
+        &self,
+        config: &Config,
+        sources: &Sources,
+    ) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
         let (listeners, admin) = (&self.running.listeners, &self.outputs.admin);
         let address = config.admin.address;
         let sockets = listeners.prepare(&config.listeners, admin.moving(address));
@@ -148,7 +152,7 @@ impl Gateway {
             (Ok(sockets), Ok(admin)) => Ok((sockets, admin)),
             (sockets, admin) => {
                 let errors: Vec<_> = sockets.err().into_iter().flatten().chain(admin.err()).collect();
-                Err(pending::not_bound(&self.path, &errors))
+                Err(pending::not_bound(&sources.files, config, &errors))
             }
         }
     }

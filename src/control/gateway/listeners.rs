@@ -136,11 +136,7 @@ impl ListenerSet {
             }
             self.open.insert(address, OpenListener { live, socket });
         }
-        for (address, OpenListener { live, socket }) in self.open.extract_if(|address, _| !is_named(address)) {
-            pause_accept(&live, &socket);
-            let lingering = Some((socket, now + LINGER.min(drain)));
-            self.closing.push(ClosingListener { address, live, lingering, since: now });
-        }
+        self.begin_close(|address| !is_named(address), drain, now);
         config.iter().for_each(|listener| self.rename(listener));
     }
 
@@ -165,9 +161,24 @@ impl ListenerSet {
         }
     }
 
-    /// Stops accepting new clients, because the process is about to stop.
-    pub fn pause_accept(&self) {
-        self.open.values().for_each(|listener| pause_accept(&listener.live, &listener.socket));
+    /// Begins to close the open listeners at the addresses that `leaves` is true for: their sockets linger.
+    fn begin_close(&mut self, leaves: impl Fn(&SocketAddr) -> bool, drain: Duration, now: Instant) {
+        for (address, OpenListener { live, socket }) in self.open.extract_if(|address, _| leaves(address)) {
+            pause_accept(&live, &socket);
+            let lingering = Some((socket, now + LINGER.min(drain)));
+            self.closing.push(ClosingListener { address, live, lingering, since: now });
+        }
+    }
+
+    /// Closes all listeners, because the process is about to stop, as an edit does that removes them. Clients that were
+    /// connecting are still accepted; later ones are refused at once, and another process may have the ports. The
+    /// connections of the listeners are left to [`WorkerPool::stop`].
+    pub async fn close_all(mut self, worker_pool: &WorkerPool, drain: Duration) {
+        self.begin_close(|_| true, drain, Instant::now());
+        tokio::time::sleep(LINGER.min(drain)).await;
+        for closing in self.closing {
+            worker_pool.close(closing.live.id);
+        }
     }
 
     /// Closes sockets that have lingered, aborts connections that have drained for as long as `drain`, and removes

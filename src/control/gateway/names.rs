@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use tokio::task::JoinSet;
 
+use crate::config::file::subject::{Subject, locate};
 use crate::config::problem::{Problem, Reason};
-use crate::config::{Address, Config};
+use crate::config::source::SourceFile;
+use crate::config::{Address, Config, PoolConfig, ServerConfig};
 use crate::control::resolver::{Addresses, HostPort, Resolver};
 
 /// The lookups for one edit.
@@ -55,13 +56,13 @@ impl NameLookups {
         }
     }
 
-    /// Looks up the new `names` of the edit of `file` to `config`, and evaluates what is known of them. Called when the
+    /// Looks up the new `names` of the edit of `files` to `config`, and evaluates what is known of them. Called when the
     /// lookups have ended, and from time to time.
     pub(super) fn proceed(
         &mut self,
         resolver: &Resolver,
         mut names: BTreeSet<HostPort>,
-        file: &Path,
+        files: &[SourceFile],
         config: &Config,
     ) -> Resolution<'_> {
         names.retain(|name| !self.addresses.contains_key(name));
@@ -70,7 +71,7 @@ impl NameLookups {
         }
         if self.is_fresh {
             self.is_fresh = false;
-            return Resolution::Failed(self.problems(file, config));
+            return Resolution::Failed(self.problems(files, config));
         }
         self.is_fresh = true;
         if self.unresolved.is_empty() {
@@ -81,18 +82,29 @@ impl NameLookups {
         Resolution::Running
     }
 
-    fn problems(&self, file: &Path, config: &Config) -> Vec<Problem> {
-        let shown = |name| shown(name, config);
-        let failed = self.failed.iter().map(|(name, error)| format!("`{}` cannot be resolved: {error}", shown(name)));
-        let unresolved = self.unresolved.iter().map(|name| format!("`{}` is still being resolved", shown(name)));
+    fn problems(&self, files: &[SourceFile], config: &Config) -> Vec<Problem> {
+        let failed = self.failed.iter().map(|(name, error)| (name, format!("cannot be resolved: {error}")));
+        let unresolved = self.unresolved.iter().map(|name| (name, "is still being resolved".to_owned()));
         let hint = "correct the name, or wait: the edit is applied as soon as the name is resolved";
-        failed.chain(unresolved).map(|text| Problem::of_file(file, Reason::new(text).hint(hint))).collect()
+        let problem = |(name, what): (&HostPort, String)| {
+            let (shown, subject) = shown(name, config);
+            locate(files, subject, Reason::new(format!("`{shown}` {what}")).hint(hint))
+        };
+        failed.chain(unresolved).map(problem).collect()
     }
 }
 
-/// A host as it is shown: the text of the file, if it came from the environment.
-fn shown<'a>((host, port): &'a HostPort, config: &'a Config) -> &'a str {
-    let mut servers = config.pools.iter().flat_map(|pool| &pool.servers);
-    let server = servers.find(|server| matches!(&server.address, Address::Name(own, at) if own == host && at == port));
-    server.and_then(|server| server.env.typed("address")).unwrap_or(host)
+/// A host as it is shown, which is the text of the file if it came from the environment, and where it is.
+fn shown<'a>((host, port): &'a HostPort, config: &'a Config) -> (&'a str, Subject<'a>) {
+    let servers =
+        |pool: &'a PoolConfig| pool.servers.iter().enumerate().map(move |(index, server)| (pool, index, server));
+    let mut servers = config.pools.iter().flat_map(|pool| servers(pool));
+    let has_name =
+        |server: &ServerConfig| matches!(&server.address, Address::Name(own, at) if own == host && at == port);
+    match servers.find(|(.., server)| server.enabled && has_name(server)) {
+        Some((pool, index, server)) => {
+            (server.env.typed("address").unwrap_or(host), Subject::Server(&pool.name, index))
+        }
+        None => (host, Subject::Pool("")),
+    }
 }

@@ -3,7 +3,6 @@
 
 use std::future;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,9 @@ use super::apply::{NotApplied, Prepared};
 use super::log_file::OpeningFile;
 use super::names::{NameLookups, Resolution};
 use crate::config::Config;
+use crate::config::file::subject::{Subject, locate};
 use crate::config::problem::{Problem, Reason};
+use crate::config::source::SourceFile;
 use crate::control::reload::source::Sources;
 use crate::worker::socket::BindError;
 
@@ -89,13 +90,18 @@ impl Gateway {
     fn try_to_prepare(&self, edit: &mut PendingEdit) -> Option<Result<Prepared, NotApplied>> {
         let resolver = &self.running.resolver;
         let names = resolver.new_names(&self.config, &edit.config);
-        let addresses = match edit.names.proceed(resolver, names, &self.path, &edit.config) {
+        let addresses = match edit.names.proceed(resolver, names, &edit.sources.files, &edit.config) {
             Resolution::Resolved(addresses) => addresses,
             // What is wrong with the edit itself is reported at once.
             Resolution::Running => return self.check(&edit.config, &edit.sources).err().map(Err),
             Resolution::Failed(problems) => {
-                let checked = self.check(&edit.config, &edit.sources);
-                return Some(checked.and(Err(NotApplied::Pending(problems))));
+                // Everything that the edit lacks is reported, not only names.
+                let bound = || self.bind(&edit.config, &edit.sources).map(drop);
+                return Some(Err(match self.check(&edit.config, &edit.sources).and_then(|()| bound()) {
+                    Ok(()) => NotApplied::Pending(problems),
+                    Err(NotApplied::Pending(more)) => NotApplied::Pending([problems, more].concat()),
+                    Err(rejected) => rejected,
+                }));
             }
         };
         let prepared = self.prepare(&edit.config, &edit.sources, addresses);
@@ -109,14 +115,20 @@ impl Gateway {
 }
 
 /// The outcome of an edit whose addresses cannot be bound, for these reasons.
-pub(super) fn not_bound(file: &Path, errors: &[BindError]) -> NotApplied {
-    let problem = |error: &BindError| Problem::of_file(file, Reason::new(error.to_string()).hint(error.hint()));
-    let problems = errors.iter().map(problem).collect();
+pub(super) fn not_bound(files: &[SourceFile], config: &Config, errors: &[BindError]) -> NotApplied {
+    let problems = errors.iter().map(|error| bind_problem(files, config, error)).collect();
     if errors.iter().all(|error| may_end(&error.error)) {
         NotApplied::Pending(problems)
     } else {
         NotApplied::Rejected(problems)
     }
+}
+
+/// The error at the place of its address in the files.
+pub(super) fn bind_problem(files: &[SourceFile], config: &Config, error: &BindError) -> Problem {
+    let listener = config.listeners.iter().position(|listener| listener.address == error.address);
+    let subject = listener.map_or(Subject::Admin, Subject::Listener);
+    locate(files, subject, Reason::new(error.to_string()).hint(error.hint()))
 }
 
 /// Whether the error may end without another edit: another process frees the port, the address is added to an
@@ -129,9 +141,13 @@ fn may_end(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::parse;
 
     #[test]
     fn an_edit_is_pending_only_if_every_error_may_end() {
+        let text = "[[listener]]\naddress = \"127.0.0.1:80\"\n[[server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
+        let files = [SourceFile::new("lb.toml", text)];
+        let config = parse(&files, &|_| None).expect("valid");
         for (errors, pending) in [
             (&[libc::EADDRINUSE][..], true),
             (&[libc::EADDRNOTAVAIL], true),
@@ -142,13 +158,14 @@ mod tests {
         ] {
             let address = "127.0.0.1:80".parse().expect("an address");
             let error = |code: &i32| BindError { address, error: io::Error::from_raw_os_error(*code) };
-            let outcome = not_bound(Path::new("lb.toml"), &errors.iter().map(error).collect::<Vec<_>>());
+            let outcome = not_bound(&files, &config, &errors.iter().map(error).collect::<Vec<_>>());
             let (NotApplied::Pending(problems) | NotApplied::Rejected(problems)) = &outcome;
             assert_eq!(
                 (matches!(outcome, NotApplied::Pending(_)), problems.len()),
                 (pending, errors.len()),
                 "{errors:?}"
             );
+            assert!(problems.iter().all(|problem| (problem.line, problem.column) == (2, 11)), "{problems:?}");
         }
     }
 }

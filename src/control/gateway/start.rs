@@ -12,17 +12,19 @@ use super::admin_server::{AdminServer, NewAdminSocket};
 use super::apply::{file_hashes, warn_of_shared_addresses};
 use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
-use super::{Gateway, Inputs, Outputs, Running, log_file, record};
+use super::{Gateway, Inputs, Outputs, Running, log_file, pending, record};
 use crate::admin;
 use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
+use crate::config::source::SourceFile;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::{self, LastGoodCopy};
 use crate::control::reload::reader::{ConfigReader, ReloadRules, env};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::resolver::Resolver;
+use crate::live::descriptors::Descriptors;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
 use crate::proxy::context::ServerReport;
@@ -44,8 +46,8 @@ pub enum StartError {
     /// The configuration is invalid. `Display` prints only the number of problems; the CLI renders each with its
     /// source line.
     Config(Vec<Problem>),
-    /// The addresses that cannot be bound.
-    Bind(Vec<BindError>),
+    /// The addresses that cannot be bound, and their places, as far as they are in the files.
+    Bind(Vec<BindError>, Vec<Problem>),
     /// The system lacks something else, such as descriptors or threads.
     System(io::Error),
 }
@@ -57,7 +59,11 @@ impl fmt::Display for StartError {
                 let (count, plural) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
                 write!(f, "the configuration has {count} problem{plural}; nothing was started")
             }
-            Self::Bind(errors) => {
+            Self::Bind(errors, problems) if !problems.is_empty() => {
+                let addresses: Vec<_> = errors.iter().map(|error| error.address.to_string()).collect();
+                write!(f, "cannot listen on {}; nothing was started", addresses.join(", "))
+            }
+            Self::Bind(errors, _) => {
                 for (i, error) in errors.iter().enumerate() {
                     write!(f, "{}{error}; {}", if i == 0 { "" } else { "\n" }, error.hint())?;
                 }
@@ -91,7 +97,7 @@ impl Gateway {
         let logs = logs::init(&config.log)?;
         let descriptors = fd_limit::raise();
         let workers = config.proxy.worker_count();
-        let (listeners, sockets, admin_socket) = bind(&config, workers)?;
+        let (listeners, sockets, admin_socket) = bind(&config, &sources.files, workers)?;
         let (registry, snapshot) = first_generation(&config, &sources, workers);
         Resolver::first(&snapshot, RESOLVE).await;
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
@@ -111,7 +117,6 @@ impl Gateway {
 
         let last_good = LastGoodCopy::start(path.to_owned(), Arc::clone(&state.watch_status));
         let mut gateway = Self {
-            path: path.to_owned(),
             workers,
             state,
             config,
@@ -149,11 +154,11 @@ struct Initial {
 impl Initial {
     /// The configuration of the files, or else the last good copy.
     fn of(source: &Source, files: &Sources) -> Result<Self, Vec<Problem>> {
-        let problems = match load(source.path(), files.clone()) {
+        let problems = match load(files.clone()) {
             Ok((sources, config)) => return Ok(Self { sources, config, file_problems: None }),
             Err(problems) => problems,
         };
-        let start = |files| load(source.path(), source.with_files(files));
+        let start = |files| load(source.with_files(files));
         match last_good::recover(source.path(), files, &env, start) {
             Ok((sources, config)) => Ok(Self { sources, config, file_problems: Some(problems) }),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
@@ -162,19 +167,27 @@ impl Initial {
 }
 
 /// Parses files and checks them against the guards.
-fn load(path: &Path, sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Problem>> {
+fn load(sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Problem>> {
     let LoadedConfig { sources, result } = sources.load(&env);
     let config = result?;
-    let problems = guards(path, None, &config);
+    let problems = guards(&sources.files, None, &config);
     if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
 }
 
 /// Binds all addresses, or reports every one that cannot be bound.
-fn bind(config: &Config, workers: usize) -> Result<(ListenerSet, NewSockets, NewAdminSocket), StartError> {
+fn bind(
+    config: &Config,
+    files: &[SourceFile],
+    workers: usize,
+) -> Result<(ListenerSet, NewSockets, NewAdminSocket), StartError> {
     let listeners = ListenerSet::new(workers);
     match (listeners.prepare(&config.listeners, None), NewAdminSocket::bind(config.admin.address, &[])) {
         (Ok(sockets), Ok(admin)) => Ok((listeners, sockets, admin)),
-        (sockets, admin) => Err(StartError::Bind(sockets.err().into_iter().flatten().chain(admin.err()).collect())),
+        (sockets, admin) => {
+            let errors: Vec<_> = sockets.err().into_iter().flatten().chain(admin.err()).collect();
+            let problems = errors.iter().map(|error| pending::bind_problem(files, config, error)).collect();
+            Err(StartError::Bind(errors, problems))
+        }
     }
 }
 
@@ -188,8 +201,9 @@ fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize) -> 
 
 /// The limit by the descriptors that are left once the sockets are bound, and before the workers open any.
 fn client_limit(config: &Config, descriptors: usize, workers: usize) -> Arc<ClientLimit> {
-    let clients = fd_limit::clients(descriptors, fd_limit::open(), workers, config.listeners.len());
-    Arc::new(ClientLimit::new(clients))
+    let servers = config.pools.iter().map(|pool| pool.servers.len()).sum();
+    let limit = fd_limit::connections(descriptors, fd_limit::open(), workers, config.listeners.len(), servers);
+    Arc::new(ClientLimit::new(Descriptors::new(limit, workers)))
 }
 
 fn start_workers(

@@ -60,6 +60,8 @@ pub struct Checker {
     /// Each server's checks, by its id.
     checks: HashMap<ServerId, RunningCheck>,
     notices: Notices,
+    /// Notified when idle connections have to be closed.
+    idle_ended: Arc<Notify>,
 }
 
 /// The checks of one server. Dropping it ends them.
@@ -89,7 +91,13 @@ impl Checker {
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
             checks: HashMap::new(),
             notices: Notices::default(),
+            idle_ended: Arc::default(),
         }
+    }
+
+    /// Waits until the idle connections of a server have to be closed, because it is silent.
+    pub async fn idle_ended(&self) {
+        self.idle_ended.notified().await;
     }
 
     /// Checks the servers of `snapshot` and no others from now on. Checks whose rule has not changed go on
@@ -139,6 +147,7 @@ impl Checker {
             permits: Arc::clone(&self.permits),
             changes: self.changes.clone(),
             notices: Arc::clone(&self.notices),
+            idle_ended: Arc::clone(&self.idle_ended),
         };
         RunningCheck { rule, shared, leaving, task: tokio::spawn(task.run(delay)) }
     }
@@ -153,6 +162,7 @@ impl Checker {
         let from = server.state();
         if check.shared.health.lock().eject(check.rule.config.rise) {
             server.eject(error.clone(), refused);
+            server.end_idle();
             let (pool, name) = (&server.key.pool, &server.key.name);
             tracing::warn!(target: LOG_TARGET, %pool, server = %name, reason = error, "server is ejected; it takes no requests until its checks pass");
             self.report(check, server, from, Some(error));

@@ -57,6 +57,17 @@ impl CheckError {
         matches!(self, Self::Connect(_, error) if transport::is_local_shortage(error))
     }
 
+    /// Whether the server is silent: it accepted no connection, or did not respond.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        use ResponseFault::{Closed, Timeout, TruncatedHead};
+        match self {
+            Self::Unresolved => false,
+            Self::Connect(..) | Self::ConnectTimeout(..) => !self.is_ours(),
+            Self::Response { fault, .. } => matches!(fault, Timeout(_) | Closed | TruncatedHead),
+        }
+    }
+
     /// The status of the response, if it was wrong.
     #[must_use]
     pub fn status(&self) -> Option<u16> {

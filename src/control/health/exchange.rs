@@ -71,6 +71,11 @@ impl Exchange {
         Err(failure)
     }
 
+    /// The address of the server.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
     /// Sends a request with this method, and returns the status of its response as soon as the head has arrived.
     ///
     /// # Errors

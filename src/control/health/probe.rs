@@ -91,7 +91,8 @@ impl CheckRule {
     /// The addresses of `server` to check, in this order until one accepts.
     fn targets(&self, server: &Server) -> Vec<SocketAddr> {
         let with_port = |target: SocketAddr| SocketAddr::new(target.ip(), self.port(target.port()));
-        server.target().into_iter().map(with_port).collect()
+        let targets = server.targets();
+        targets.iter().flat_map(|targets| targets.as_slice()).copied().map(with_port).collect()
     }
 
     /// The bytes of a request.
@@ -143,7 +144,7 @@ impl Probe {
 /// finished.
 pub async fn check(server: &Server, rule: &CheckRule) -> Probe {
     let mut probe = Probe::default();
-    match Exchange::open(&rule.targets(server), rule.config.timeout).await {
+    match connect(server, rule).await {
         Ok(exchange) if rule.config.kind == HealthKind::Http => {
             let exchange = probe.exchange.insert(exchange);
             match request(exchange, server, rule).await {
@@ -185,12 +186,23 @@ fn notice(rule: &CheckRule, status: u16) -> String {
     )
 }
 
+/// Connects at the first of the server's addresses that accepts, as requests do.
+async fn connect(server: &Server, rule: &CheckRule) -> Result<Exchange, CheckError> {
+    let connected = Exchange::open(&rule.targets(server), rule.config.timeout).await;
+    match connected.as_ref().map(Exchange::peer) {
+        Ok(Some(peer)) => server.connected_to(peer),
+        Ok(None) => {}
+        Err(_) => server.want_lookup(),
+    }
+    connected
+}
+
 /// GETs a whole page of `server`, at the address and with the headers of its checks. Returns its status and its body.
 ///
 /// # Errors
 /// Why there is no response.
 pub async fn page(server: &Server, rule: &CheckRule, path: &str, accept: &str) -> Result<(u16, Vec<u8>), CheckError> {
-    let mut exchange = Exchange::open(&rule.targets(server), rule.config.timeout).await?;
+    let mut exchange = connect(server, rule).await?;
     let read = async {
         let status = exchange.send(&rule.head(server, &Method::GET, path, accept), &Method::GET).await?;
         Ok((status, exchange.body().await?))

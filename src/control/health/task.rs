@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::HealthKind;
@@ -29,6 +29,8 @@ pub(super) struct CheckTask {
     pub(super) permits: Arc<Semaphore>,
     pub(super) changes: UnboundedSender<StateChange>,
     pub(super) notices: Notices,
+    /// Notified when idle connections have to be closed.
+    pub(super) idle_ended: Arc<Notify>,
 }
 
 impl CheckTask {
@@ -93,6 +95,10 @@ impl CheckTask {
         if error.is_some_and(CheckError::is_ours) {
             return;
         }
+        match error {
+            Some(error) => self.heed_silence(error),
+            None => self.server.allow_idle(),
+        }
         let rule = &self.rule.config;
         let mut health = self.shared.health.lock();
         let from = health.state();
@@ -102,6 +108,9 @@ impl CheckTask {
         if health.record(error.is_none(), rule.rise, rule.fall) {
             let to = health.state();
             self.server.set_state(to);
+            if error.is_some() {
+                self.server.end_idle();
+            }
             self.log_state(error);
             // Fails only while the process ends.
             let change = StateChange { server: Arc::clone(&self.server), from, to, error: check.error.clone() };
@@ -113,6 +122,19 @@ impl CheckTask {
             && last.is_none_or(|last| last.hint != check.hint)
         {
             self.log_notice(notice);
+        }
+    }
+
+    /// Ends the idle connections to a silent server: one that serves few connections at a time may wait for their end. If
+    /// its host name has another address, that one is next.
+    fn heed_silence(&self, error: &CheckError) {
+        if !error.is_silence() {
+            return;
+        }
+        self.server.end_idle();
+        self.idle_ended.notify_one();
+        if let Some(target) = self.server.target().filter(|_| error.connected()) {
+            self.server.unresponsive_at(target);
         }
     }
 
@@ -197,6 +219,7 @@ mod tests {
             permits: Arc::new(Semaphore::new(1)),
             changes,
             notices: Notices::default(),
+            idle_ended: Arc::default(),
         };
         let failed = |error| {
             let mut probe = Probe::default();

@@ -1,7 +1,6 @@
 //! The first half of an edit: builds everything that it changes beside the running state.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -9,6 +8,7 @@ use super::Registry;
 use super::holds::{Holds, OldServers, RouteHold, Standing, standing};
 use super::pool_entry::{Marks, PoolEntry, ServerFactory};
 use crate::config::{self, Address, Config, HealthKind, HoldThen, RouteConfig};
+use crate::live::address_list::AddressList;
 use crate::live::health::HealthState;
 use crate::live::pool::Pool;
 use crate::live::route::{EarlierRoutes, LiveRoute, RouteTable};
@@ -62,7 +62,7 @@ impl Registry {
         &self,
         config: &Arc<Config>,
         now: Instant,
-        target: impl Fn(&(String, u16)) -> Option<SocketAddr>,
+        addresses: impl Fn(&(String, u16)) -> Option<Arc<AddressList>>,
     ) -> RegistryPlan {
         let mut factory = self.factory;
         let mut planned = Vec::with_capacity(config.pools.len());
@@ -80,7 +80,7 @@ impl Registry {
                 false => self.change(Some(entry), &empty, now, &mut factory),
             });
         }
-        self.set_first_targets(&planned, target);
+        self.set_first_addresses(&planned, addresses);
         let holds = self.plan_holds(config, &planned, now);
         if !self.factory.starting {
             self.set_first_states(config, &planned, &holds);
@@ -89,15 +89,19 @@ impl Registry {
         self.build(config, factory, planned, holds)
     }
 
-    /// Gives new servers that are configured by name their first address, if it is known.
-    fn set_first_targets(&self, planned: &[Planned<'_>], target: impl Fn(&(String, u16)) -> Option<SocketAddr>) {
+    /// Gives new servers that are configured by name their first addresses, if they are known.
+    fn set_first_addresses(
+        &self,
+        planned: &[Planned<'_>],
+        addresses: impl Fn(&(String, u16)) -> Option<Arc<AddressList>>,
+    ) {
         let changed = planned.iter().filter(|planned| !planned.is_same());
         let servers = changed.flat_map(|planned| planned.entry().servers());
         for (_, server) in servers.filter(|(_, server)| self.factory.precedes(server)) {
             if let Address::Name(host, port) = &server.key.address
-                && let Some(target) = target(&(host.clone(), *port))
+                && let Some(addresses) = addresses(&(host.clone(), *port))
             {
-                server.set_target(target);
+                server.set_addresses(addresses);
             }
         }
     }

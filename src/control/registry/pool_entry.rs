@@ -164,6 +164,17 @@ impl PoolEntry {
         servers.iter().map(find_or_make).collect()
     }
 
+    /// Gives the configured servers the pool's limits for idle connections.
+    pub(super) fn set_idle_limits(&self) {
+        for server in &self.servers {
+            server.set_idle_limits(&self.config.upstream);
+            if self.config.health.kind == HealthKind::None {
+                // No check will.
+                server.allow_idle();
+            }
+        }
+    }
+
     /// Marks the draining servers that are not `held` as leaving, so that their connections are not kept for reuse.
     pub(super) fn mark_leaving(&self, held: &HashSet<ServerId>) {
         for Draining { server, .. } in &self.draining {

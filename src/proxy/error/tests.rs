@@ -27,7 +27,7 @@ fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
         (ProxyError::NoServer, 503, "no_server", Neither, None, false),
         (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::NotConnected), false),
         (ProxyError::Unreachable(ConnectionRefused), 502, "unreachable", Server, Some(Progress::NotConnected), false),
-        (ProxyError::LocalShortage, 502, "unreachable", Neither, Some(Progress::NotConnected), false),
+        (ProxyError::LocalShortage, 503, "unreachable", Neither, Some(Progress::NotConnected), false),
         (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::NotConnected), false),
         (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
         (ProxyError::Closed(Sent::All), 502, "bad_response", Server, Some(Progress::Sent), false),

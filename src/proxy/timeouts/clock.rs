@@ -71,9 +71,11 @@ impl SweepClock {
     /// Begins a sweep at `now`; the next one follows after `step`. Returns how late this one is.
     pub(super) fn sweep(&self, now: Instant, step: Duration) -> Duration {
         self.step.set(step);
-        self.pausing.set(false);
         self.quiet.set(self.quiet.get().saturating_add(1));
-        now.saturating_duration_since(self.due.replace(now + step + SLACK)) + self.late.take()
+        let late = now.saturating_duration_since(self.due.replace(now + step + SLACK)) + self.late.take();
+        // A pause ends at a deadline: whoever it is for gets another step.
+        let more = if self.pausing.replace(false) && !late.is_zero() { SLACK + step } else { Duration::ZERO };
+        late + more
     }
 
     /// Whether no timeout has been set for a while, so that sweeps may pause.

@@ -43,13 +43,13 @@ def get(port, path="/", s=None, host="127.0.0.1"):
             c.close()
 
 
-def wait_up(port, proc=None, limit=20):
+def wait_up(port, proc=None, limit=20, path="/"):
     end = time.time() + limit
     while time.time() < end:
         if proc and proc.poll() is not None:
             raise RuntimeError(f"exited with {proc.returncode}")
         try:
-            if get(port)[0] == 200:
+            if get(port, path)[0] == 200:
                 return
         except OSError:
             pass

@@ -89,7 +89,7 @@ fn of_value(text: &str, start: usize, message: &str) -> Option<SyntaxError> {
             Reason::new("a comma is missing").hint("write one between two keys: `{ a = 1, b = 2 }`")
         }
         _ if value.contains('=') => one_key_per_line(),
-        _ => word(key, value),
+        _ => word(value_type(&before[..line], key), value),
     };
     Some(SyntaxError { start: at, end: at + value.len(), reason })
 }
@@ -116,10 +116,24 @@ fn number(value: &str) -> Reason {
     }
 }
 
-/// A value without quotes that the key's type does not allow.
-fn word(key: &str, value: &str) -> Reason {
-    let types = keys::TABLES.iter().flat_map(|(_, keys)| keys.iter());
-    let kind = types.filter(|spec| spec.name == key).map(|spec| &spec.value).next();
+/// The type of a key, by the last header before it, or else of the first key with this name.
+fn value_type(before: &str, key: &str) -> Option<&'static ValueType> {
+    let header = before.lines().rev().find_map(|line| line.trim_start().strip_prefix('[')).unwrap_or_default();
+    let header = header.trim_start_matches('[').split(']').next().unwrap_or_default();
+    let is_here = |table: &str| match table.strip_prefix("pool.*") {
+        Some(rest) => header
+            .strip_prefix("pool.")
+            .and_then(|name| name.split_once('.'))
+            .is_some_and(|(_, table)| rest.strip_prefix('.') == Some(table)),
+        None => table == header,
+    };
+    let (here, elsewhere): (Vec<_>, Vec<_>) = keys::TABLES.iter().partition(|(table, _)| is_here(table));
+    let mut specs = here.into_iter().chain(elsewhere).flat_map(|(_, keys)| keys.iter());
+    specs.find(|spec| spec.name == key).map(|spec| &spec.value)
+}
+
+/// A value without quotes that is not valid for a key of this type.
+fn word(kind: Option<&ValueType>, value: &str) -> Reason {
     let like_number = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
     let reason = Reason::new(format!("`{value}` is not a value"));
     let lower = value.to_ascii_lowercase();
@@ -138,7 +152,8 @@ fn word(key: &str, value: &str) -> Reason {
         Some(ValueType::Boolean) | None if matches!(lower.as_str(), "true" | "false") => {
             reason.hint(format!("write `{lower}`"))
         }
-        Some(ValueType::Boolean) => match lower.as_str() {
+        Some(ValueType::BooleanOrText(_)) if suggest::closest(&lower, ["true", "false"]).is_none() => string(value),
+        Some(ValueType::Boolean | ValueType::BooleanOrText(_)) => match lower.as_str() {
             "yes" | "on" | "y" | "1" => reason.hint("write `true`"),
             "no" | "off" | "n" | "0" => reason.hint("write `false`"),
             _ => reason.hint(suggest::hint(&lower, ["true", "false"])),

@@ -192,6 +192,21 @@ fn an_address_that_two_servers_of_a_pool_have_is_noted_and_warned_of() {
 }
 
 #[test]
+fn headers_that_the_access_log_leaves_out_are_noted() {
+    let note = "note: `log.headers` has no effect on the combined format";
+    for (keys, is_noted) in [
+        ("access_format = \"combined\"\nheaders = [\"Referer\"]\n", true),
+        ("access_format = \"json\"\nheaders = [\"Referer\"]\n", false),
+        ("access_format = \"combined\"\n", false),
+        ("access = false\naccess_format = \"combined\"\nheaders = [\"Referer\"]\n", false),
+    ] {
+        let files = directory(&[("lb.toml", &format!("[log]\n{keys}{GOOD}"))]);
+        let ran = lb(files.path(), "check");
+        assert_eq!((ran.code, ran.out.contains(note)), (Some(0), is_noted), "{keys}: {ran:#?}");
+    }
+}
+
+#[test]
 fn a_pipe_is_read_from_standard_input() {
     let files = directory(&[("lb.toml", GOOD)]);
     let shell = |script: &str| -> Ran {

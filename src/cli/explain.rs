@@ -69,7 +69,8 @@ pub(super) fn explain(
                 Ok(config) => Basis { config, live: None, held_by: HashMap::new() },
                 Err(problems) => {
                     let format = if options.json { CheckFormat::Json } else { CheckFormat::Text };
-                    return Ok(print_invalid(source.path(), &problems, format, options.colored, out).map(|()| false));
+                    let read = (source.path(), loaded.sources);
+                    return Ok(print_invalid(read, problems, format, options.colored, out).map(|()| false));
                 }
             }
         }

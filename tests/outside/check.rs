@@ -239,8 +239,7 @@ fn a_file_that_another_one_includes_is_said_to_be_a_part() {
         (root.to_owned(), root.join("conf.d/b.toml").display().to_string(), root.join("lb.toml").display().to_string()),
     ] {
         let ran = lb(&place, &format!("check {argument}"));
-        let note =
-            format!("{argument} is only a part of a configuration: {shown} includes it. Check that: lb check {shown}");
+        let note = format!("{argument} is only a part of a configuration: {shown} includes it; name {shown} instead");
         assert_eq!(ran.code, Some(1), "{ran:#?}");
         assert!(ran.out.ends_with(&format!("note: {note}\n")), "{ran:#?}");
         assert_eq!(lb(&place, &format!("check {shown}")).code, Some(0));
@@ -248,10 +247,18 @@ fn a_file_that_another_one_includes_is_said_to_be_a_part() {
         assert_eq!((&json["notes"], &json["fine"]), (&json!([note]), &json!(false)));
         let github = lb(&place, &format!("check {argument} --format github"));
         assert!(github.out.contains("::warning file=") && github.out.contains(&note), "{github:#?}");
+        for command in ["plan FILE", "wait FILE", "run --config FILE", "explain / --config FILE --admin 127.0.0.1:1"] {
+            let ran = lb(&place, &command.replace("FILE", &argument));
+            assert_eq!(
+                (ran.code, (ran.out.clone() + &ran.err).contains(&note)),
+                (Some(1), true),
+                "{command}: {ran:#?}"
+            );
+        }
     }
     // Nothing includes it, as far as one can see.
     let ran = lb(root, "check alone/part.toml");
-    let note = "note: alone/part.toml has no [[listener]]. If another file includes it, check that one instead\n";
+    let note = "note: alone/part.toml has no [[listener]]. If another file includes it, name that one instead\n";
     assert!(ran.code == Some(1) && ran.out.ends_with(note), "{ran:#?}");
     // A configuration with another problem is no part.
     fs::write(root.join("lb.toml"), format!("{main}wieght = 1\n")).unwrap();

@@ -78,15 +78,17 @@ pub(super) fn on_control_plane(
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let part =
-                matches!(error, StartError::Config(_)).then(|| fragment::note(path, &Source::new(path).read(&env)));
+            let part = match error {
+                StartError::Config(_) => fragment::note(path, &Source::new(path).read(&env)),
+                _ => None,
+            };
             // Standard error may be a pipe that nobody reads: whoever started the process should see it end.
             within(PRINT, move || {
                 if let StartError::Config(problems) | StartError::Bind(_, problems) = &error {
                     // If standard error is closed, nobody is reading.
                     let _ = print_problems(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
                 }
-                if let Some(Some(part)) = part {
+                if let Some(part) = part {
                     note(&part);
                 }
                 note(&error);

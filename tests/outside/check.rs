@@ -184,10 +184,18 @@ fn an_address_that_two_servers_of_a_pool_have_is_noted_and_warned_of() {
     let file = |text: &str| text.replace(listener, NO_CHECKS);
     let lb = Lb::start(&file(&twice));
     let warnings = |note: &str| lb.stderr().iter().filter(|line| line.contains("WARN") && line.contains(note)).count();
+    // The line about a generation comes after its warnings.
+    let is_logged = |generation: u32| {
+        let words = format!("generation={generation} ");
+        eventually(&words, || lb.stderr().iter().any(|line| line.contains(&words)).then_some(()));
+    };
+    is_logged(1);
     assert_eq!(warnings(two), 1, "{:#?}", lb.stderr());
     lb.apply(&file(&thrice));
+    is_logged(2);
     assert_eq!(warnings(three), 1, "{:#?}", lb.stderr());
-    lb.apply(&format!("[log]\nformat = \"text\"\nlevel = \"warn\"\n{}", file(&thrice)));
+    lb.apply(&format!("[log]\nlevel = \"debug\"\n{}", file(&thrice)));
+    is_logged(3);
     assert_eq!(warnings(three), 1, "only an edit of the pool repeats it: {:#?}", lb.stderr());
 }
 

@@ -4,6 +4,7 @@ mod api;
 pub mod check;
 pub mod demo;
 mod explain;
+mod fragment;
 pub mod healthcheck;
 mod output;
 mod plan;

@@ -1,13 +1,12 @@
 //! `lb check`: validates a configuration and reports all of its problems.
 
-mod fragment;
-
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use super::fragment;
 use super::output::{count, print_json, print_problems};
 use crate::config::Config;
 use crate::config::guard::guards;
@@ -15,7 +14,7 @@ use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
-use crate::control::reload::source::{LoadedConfig, Source};
+use crate::control::reload::source::{LoadedConfig, Source, Sources};
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,8 +43,7 @@ pub fn check(
     match (format, checks.as_slice()) {
         (CheckFormat::Json, [check]) => print_json(&check.json(), out)?,
         (CheckFormat::Json, checks) => print_json(&checks.iter().map(CheckedConfig::json).collect(), out)?,
-        (CheckFormat::Text, checks) => checks.iter().try_for_each(|check| check.text(colored, out))?,
-        (CheckFormat::Github, checks) => checks.iter().try_for_each(|check| check.github(out))?,
+        (_, checks) => checks.iter().try_for_each(|check| check.write(format, colored, out))?,
     }
     Ok(checks.iter().all(|check| check.result.is_ok()))
 }
@@ -61,41 +59,68 @@ struct CheckedConfig {
 
 impl CheckedConfig {
     fn of((source, LoadedConfig { sources, result }): (Source, LoadedConfig)) -> Self {
-        let path = source.path().to_owned();
         let result = result.and_then(|config| {
             let mut problems = guards(&sources.files, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
             if problems.is_empty() { Ok(config) } else { Err(problems) }
         });
-        let notes = match &result {
-            Ok(config) => notes(config, &sources.unmatched),
-            Err(_) => fragment::note(&path, &sources, &env).into_iter().collect(),
-        };
-        Self { path, files: sources.files.into_iter().map(|file| file.path).collect(), result, notes }
+        match result {
+            Ok(config) => Self {
+                notes: notes(&config, &sources.unmatched),
+                path: source.path().to_owned(),
+                files: sources.files.into_iter().map(|file| file.path).collect(),
+                result: Ok(config),
+            },
+            Err(problems) => Self::invalid(source.path(), sources, problems),
+        }
+    }
+
+    fn invalid(path: &Path, sources: Sources, problems: Vec<Problem>) -> Self {
+        Self {
+            notes: fragment::note(path, &sources).into_iter().collect(),
+            path: path.to_owned(),
+            files: sources.files.into_iter().map(|file| file.path).collect(),
+            result: Err(problems),
+        }
+    }
+
+    fn write(&self, format: CheckFormat, colored: bool, out: &mut dyn Write) -> io::Result<()> {
+        match format {
+            CheckFormat::Text => self.text(colored, out),
+            CheckFormat::Json => print_json(&self.json(), out),
+            CheckFormat::Github => self.github(out),
+        }
     }
 
     fn text(&self, colored: bool, out: &mut dyn Write) -> io::Result<()> {
+        let path = self.path.display();
         match &self.result {
             Ok(config) => {
                 let files = count(self.files.len(), "file");
-                writeln!(out, "{}: valid ({}; {files})", self.path.display(), summary(config))?;
+                writeln!(out, "{path}: valid ({}; {files})", summary(config))?;
             }
-            Err(problems) => print_invalid(&self.path, problems, CheckFormat::Text, colored, out)?,
+            Err(problems) => {
+                print_problems(problems, colored, out)?;
+                writeln!(out, "{path}: {}", count(problems.len(), "problem"))?;
+            }
         }
         self.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
     }
 
     fn json(&self) -> Value {
-        let mut json = check_json(&self.path, self.result.as_ref().err().map_or(&[], Vec::as_slice));
-        json["files"] = json!(self.files);
-        json["notes"] = self.notes.iter().map(Note::to_string).collect();
-        json
+        let problems = self.result.as_ref().err().into_iter().flatten();
+        json!({
+            "file": self.path,
+            "fine": self.result.is_ok(),
+            "problems": problems.map(Problem::to_json).collect::<Vec<_>>(),
+            "files": self.files,
+            "notes": self.notes.iter().map(Note::to_string).collect::<Vec<_>>(),
+        })
     }
 
     fn github(&self, out: &mut dyn Write) -> io::Result<()> {
-        if let Err(problems) = &self.result {
-            print_invalid(&self.path, problems, CheckFormat::Github, false, out)?;
-        }
+        let mut problems = self.result.as_ref().err().into_iter().flatten();
+        problems.try_for_each(|problem| writeln!(out, "{}", problem.to_github()))?;
         self.notes.iter().try_for_each(|note| writeln!(out, "{}", note.to_github(&self.path, "lb check")))
     }
 }
@@ -124,27 +149,15 @@ pub(super) fn load_as(path: &Path, place: Option<&Path>) -> (Source, LoadedConfi
     (source, sources.load(&env))
 }
 
-/// Writes the problems of the invalid configuration at `path`.
+/// Writes the problems of the invalid configuration at `path`, as `lb check` does.
 pub(super) fn print_invalid(
-    path: &Path,
-    problems: &[Problem],
+    (path, sources): (&Path, Sources),
+    problems: Vec<Problem>,
     format: CheckFormat,
     colored: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    match format {
-        CheckFormat::Text => {
-            print_problems(problems, colored, out)?;
-            writeln!(out, "{}: {}", path.display(), count(problems.len(), "problem"))
-        }
-        CheckFormat::Json => print_json(&check_json(path, problems), out),
-        CheckFormat::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", problem.to_github())),
-    }
-}
-
-fn check_json(path: &Path, problems: &[Problem]) -> Value {
-    let shapes: Vec<_> = problems.iter().map(Problem::to_json).collect();
-    json!({"file": path, "fine": problems.is_empty(), "problems": shapes})
+    CheckedConfig::invalid(path, sources, problems).write(format, colored, out)
 }
 
 fn summary(config: &Config) -> String {

@@ -28,7 +28,7 @@ pub fn demo(path: &Path) -> ExitCode {
         Ok(created) => created,
         Err(error) => return fail(&format_args!("cannot write {}: {error}", path.display())),
     };
-    on_control_plane(async |signals| {
+    on_control_plane(path, async |signals| {
         // The servers report their spans to the collector that the configuration names at start.
         let config = source::load(path, &env).result.map_err(StartError::Config)?;
         for server in bind_servers(&config).await? {

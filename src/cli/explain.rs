@@ -69,7 +69,8 @@ pub(super) fn explain(
                 Ok(config) => Basis { config, live: None, held_by: HashMap::new() },
                 Err(problems) => {
                     let format = if options.json { CheckFormat::Json } else { CheckFormat::Text };
-                    return Ok(print_invalid(source.path(), &problems, format, options.colored, out).map(|()| false));
+                    let read = (source.path(), loaded.sources);
+                    return Ok(print_invalid(read, problems, format, options.colored, out).map(|()| false));
                 }
             }
         }
@@ -313,10 +314,13 @@ fn server_shares(pool: &PoolConfig, held_by: Option<&str>, basis: &Basis) -> Vec
 
 /// Why a server gets no requests.
 fn no_share_reason(server: &ServerReply) -> String {
-    let check = server.last_check.as_ref().and_then(|check| Some((check.error.as_deref()?, check.age())));
-    let check = check.map_or_else(String::new, |(error, age)| format!(": {error}, {age} ago"));
-    let hint = server.last_check.as_ref().and_then(|check| check.hint.as_deref());
-    let check = check + &hint.map_or_else(String::new, |hint| format!("; {hint}"));
+    let check = server.last_check.as_ref().map_or_else(String::new, |check| match &check.error {
+        Some(error) => {
+            let hint = check.hint.as_deref().map_or_else(String::new, |hint| format!("; {hint}"));
+            format!(": {error}, {} ago{hint}", check.age())
+        }
+        None => "; its last check passed, but not yet as many in a row as `health.rise` says".to_owned(),
+    });
     match server.status {
         Status::Disabled => "disabled".to_owned(),
         Status::Draining => "disabled or removed; open requests are finishing".to_owned(),

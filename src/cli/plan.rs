@@ -71,7 +71,9 @@ pub(super) fn plan(
     let path = source.path();
     let config = match loaded.result {
         Ok(config) => config,
-        Err(problems) => return Ok(print_invalid(path, &problems, format, colored, out).map(|()| false)),
+        Err(problems) => {
+            return Ok(print_invalid((path, loaded.sources), problems, format, colored, out).map(|()| false));
+        }
     };
     let RunningConfig { reply: running, config: old } = api.get("/api/config")?;
     let ServersReply { servers } = api.get("/api/servers")?;

@@ -10,8 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::BAD_INPUT;
+use super::fragment;
 use super::output::{fail, note, print_problems, within};
 use crate::control::gateway::{Gateway, Signal, StartError};
+use crate::control::reload::reader::env;
+use crate::control::reload::source::Source;
 use crate::telemetry::logs::in_colour;
 use crate::telemetry::panics;
 
@@ -23,7 +26,7 @@ const PRINT: Duration = Duration::from_secs(3);
 /// Serves the configuration at `path` until a signal stops it.
 #[must_use]
 pub fn run(path: &Path) -> ExitCode {
-    on_control_plane(async |signals| serve(path, signals, || ()).await)
+    on_control_plane(path, async |signals| serve(path, signals, || ()).await)
 }
 
 /// Starts from the configuration at `path`, calls `started`, and serves until a signal has stopped and drained it.
@@ -60,9 +63,10 @@ fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Runs a command on this thread, with the control plane's runtime. It gets the signals, which are caught before it begins,
-/// so that none is missed. Returns the exit code: 0, or 1 after printing the error.
+/// Runs a command for the configuration at `path` on this thread, with the control plane's runtime. It gets the signals, which
+/// are caught before it begins, so that none is missed. Returns the exit code: 0, or 1 after printing the error.
 pub(super) fn on_control_plane(
+    path: &Path,
     command: impl AsyncFnOnce(mpsc::Receiver<Signal>) -> Result<(), StartError>,
 ) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -74,11 +78,18 @@ pub(super) fn on_control_plane(
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let part = match error {
+                StartError::Config(_) => fragment::note(path, &Source::new(path).read(&env)),
+                _ => None,
+            };
             // Standard error may be a pipe that nobody reads: whoever started the process should see it end.
             within(PRINT, move || {
                 if let StartError::Config(problems) | StartError::Bind(_, problems) = &error {
                     // If standard error is closed, nobody is reading.
                     let _ = print_problems(problems, in_colour(&io::stderr()), &mut io::stderr().lock());
+                }
+                if let Some(part) = part {
+                    note(&part);
                 }
                 note(&error);
             });

@@ -18,6 +18,7 @@ use self::pools::Pools;
 use crate::admin::ConfigState;
 use crate::cli::api::{ConfigReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, get};
 use crate::cli::check::load;
+use crate::cli::fragment;
 use crate::cli::output::print_problems;
 use crate::config::Address;
 use crate::config::problem::Problem;
@@ -27,8 +28,6 @@ use crate::live::reloads::Outcome;
 
 /// The shortest and the longest pause between two polls of a balancer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// How long the balancers are asked about a file that is known to be invalid.
-const INVALID: Duration = Duration::from_millis(500);
 /// How many of the newest reloads a poll reads; far fewer happen between two polls.
 const RELOADS: usize = 50;
 
@@ -77,11 +76,16 @@ pub(super) async fn wait(
         print_problems(&sources.problems, colored, err)?;
         return Ok(WaitOutcome::Failed);
     }
-    let hash = if path == Path::new("-") { hash_as(config, sources.files) } else { sources.hash };
     // Problems found here have an excerpt of the file; those read from the API do not.
     let local_problems = result.err().unwrap_or_default();
-    let is_invalid = local_problems.iter().any(is_certain);
-    let deadline = Instant::now() + if is_invalid { timeout.min(INVALID) } else { timeout };
+    if local_problems.iter().any(is_certain) {
+        print_problems(&local_problems, colored, err)?;
+        fragment::note(path, &sources).iter().try_for_each(|note| writeln!(err, "note: {note}"))?;
+        writeln!(err, "lb: {} is invalid", path.display())?;
+        return Ok(WaitOutcome::Failed);
+    }
+    let hash = if path == Path::new("-") { hash_as(config, sources.files) } else { sources.hash };
+    let deadline = Instant::now() + timeout;
     let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));
     let mut polls = JoinSet::new();
     for (index, target) in targets.iter().cloned().enumerate() {
@@ -98,7 +102,7 @@ pub(super) async fn wait(
     }
     drop(polls);
     let states = states.lock().clone();
-    report(path, &hash, (&local_problems, is_invalid), targets.iter().zip(&states), out, (err, colored))
+    report(path, &hash, &local_problems, targets.iter().zip(&states), out, (err, colored))
 }
 
 /// The hash of `files` if the first one, which has no name, were at `main`. It counts only if there are included files.
@@ -114,7 +118,7 @@ fn hash_as(main: &Path, mut files: Vec<SourceFile>) -> String {
 fn report<'a>(
     path: &Path,
     hash: &str,
-    (local_problems, is_invalid): (&[Problem], bool),
+    local_problems: &[Problem],
     states: impl Iterator<Item = (&'a Address, &'a TargetState)> + Clone,
     out: &mut dyn Write,
     (err, colored): (&mut dyn Write, bool),
@@ -127,7 +131,7 @@ fn report<'a>(
     if let Some((_, problems)) = rejection {
         print_problems(&with_excerpts(problems, local_problems), colored, err)?;
     } else if !all_applied {
-        // If the file is invalid, that is why no balancer has applied it.
+        // Perhaps they are why no balancer has applied it.
         print_problems(local_problems, colored, err)?;
     }
     let down = states.clone().find_map(|(target, state)| Some((target, state.down()?)));
@@ -139,8 +143,6 @@ fn report<'a>(
         return Ok(WaitOutcome::Applied);
     } else if let Some((target, _)) = rejection {
         writeln!(lines, "lb: {target} rejected {}", path.display())?;
-    } else if is_invalid {
-        writeln!(lines, "lb: {} is invalid", path.display())?;
     } else if let Some((target, pools)) = down {
         writeln!(lines, "lb: {target} serves {}, but no server of a pool is up: {}", path.display(), pools.join("; "))?;
     } else {

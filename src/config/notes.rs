@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
-use crate::config::{Address, Config, HealthConfig, HealthKind, PoolConfig, ServerConfig};
+use crate::config::{
+    AccessFormat, AccessLogTarget, Address, Config, HealthConfig, HealthKind, LogConfig, PoolConfig, ServerConfig,
+};
 
 /// A warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let unrouted = unrouted_pools(config).map(|pool| Note::new(unrouted(pool)));
     let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
     let shared = shared.map(Note::new);
-    let others = secure_cookies(config).chain(unused_checks(config)).chain(shared);
+    let others = secure_cookies(config).chain(unused_checks(config)).chain(shared).chain(unused_headers(&config.log));
     unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
 }
 
@@ -72,6 +74,13 @@ fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
             format!("{} {verb} no effect on the checks of pool {}, which are `tcp`", set.join(", "), pool.name);
         (!set.is_empty()).then_some(Note::new(message))
     })
+}
+
+/// The headers that the access log leaves out.
+fn unused_headers(log: &LogConfig) -> Option<Note> {
+    let is_combined = log.access_format == Some(AccessFormat::Combined);
+    let message = "`log.headers` has no effect on the combined format, which always has `Referer` and `User-Agent`";
+    (is_combined && log.access != AccessLogTarget::Off && !log.headers.is_empty()).then(|| Note::new(message))
 }
 
 /// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.

@@ -24,14 +24,14 @@ const KEPT: usize = 64 * 1024;
 /// Lines on their way to the writer thread.
 #[derive(Debug, Default)]
 pub(super) struct LogQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueuedLines>,
     /// Notified when a line arrives, and when all lines are written.
     changed: Condvar,
     losses: LostLines,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedLines {
     lines: Vec<u8>,
     /// The number of lines that were dropped after those in `lines`.
     dropped: u64,
@@ -77,7 +77,7 @@ impl LogQueue {
     pub(super) fn flush(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         let mut waiting = self.waiting.lock();
-        let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
+        let is_busy = |waiting: &mut QueuedLines| waiting.is_writing || !waiting.lines.is_empty();
         !self.changed.wait_while_until(&mut waiting, is_busy, end).timed_out()
     }
 }

@@ -184,11 +184,34 @@ fn an_address_that_two_servers_of_a_pool_have_is_noted_and_warned_of() {
     let file = |text: &str| text.replace(listener, NO_CHECKS);
     let lb = Lb::start(&file(&twice));
     let warnings = |note: &str| lb.stderr().iter().filter(|line| line.contains("WARN") && line.contains(note)).count();
+    // The line about a generation comes after its warnings.
+    let is_logged = |generation: u32| {
+        let words = format!("generation={generation} ");
+        eventually(&words, || lb.stderr().iter().any(|line| line.contains(&words)).then_some(()));
+    };
+    is_logged(1);
     assert_eq!(warnings(two), 1, "{:#?}", lb.stderr());
     lb.apply(&file(&thrice));
+    is_logged(2);
     assert_eq!(warnings(three), 1, "{:#?}", lb.stderr());
-    lb.apply(&format!("[log]\nformat = \"text\"\nlevel = \"warn\"\n{}", file(&thrice)));
+    lb.apply(&format!("[log]\nlevel = \"debug\"\n{}", file(&thrice)));
+    is_logged(3);
     assert_eq!(warnings(three), 1, "only an edit of the pool repeats it: {:#?}", lb.stderr());
+}
+
+#[test]
+fn headers_that_the_access_log_leaves_out_are_noted() {
+    let note = "note: `log.headers` has no effect on the combined format";
+    for (keys, is_noted) in [
+        ("access_format = \"combined\"\nheaders = [\"Referer\"]\n", true),
+        ("access_format = \"json\"\nheaders = [\"Referer\"]\n", false),
+        ("access_format = \"combined\"\n", false),
+        ("access = false\naccess_format = \"combined\"\nheaders = [\"Referer\"]\n", false),
+    ] {
+        let files = directory(&[("lb.toml", &format!("[log]\n{keys}{GOOD}"))]);
+        let ran = lb(files.path(), "check");
+        assert_eq!((ran.code, ran.out.contains(note)), (Some(0), is_noted), "{keys}: {ran:#?}");
+    }
 }
 
 #[test]
@@ -224,8 +247,7 @@ fn a_file_that_another_one_includes_is_said_to_be_a_part() {
         (root.to_owned(), root.join("conf.d/b.toml").display().to_string(), root.join("lb.toml").display().to_string()),
     ] {
         let ran = lb(&place, &format!("check {argument}"));
-        let note =
-            format!("{argument} is only a part of a configuration: {shown} includes it. Check that: lb check {shown}");
+        let note = format!("{argument} is only a part of a configuration: {shown} includes it; name {shown} instead");
         assert_eq!(ran.code, Some(1), "{ran:#?}");
         assert!(ran.out.ends_with(&format!("note: {note}\n")), "{ran:#?}");
         assert_eq!(lb(&place, &format!("check {shown}")).code, Some(0));
@@ -233,10 +255,18 @@ fn a_file_that_another_one_includes_is_said_to_be_a_part() {
         assert_eq!((&json["notes"], &json["fine"]), (&json!([note]), &json!(false)));
         let github = lb(&place, &format!("check {argument} --format github"));
         assert!(github.out.contains("::warning file=") && github.out.contains(&note), "{github:#?}");
+        for command in ["plan FILE", "wait FILE", "run --config FILE", "explain / --config FILE --admin 127.0.0.1:1"] {
+            let ran = lb(&place, &command.replace("FILE", &argument));
+            assert_eq!(
+                (ran.code, (ran.out.clone() + &ran.err).contains(&note)),
+                (Some(1), true),
+                "{command}: {ran:#?}"
+            );
+        }
     }
     // Nothing includes it, as far as one can see.
     let ran = lb(root, "check alone/part.toml");
-    let note = "note: alone/part.toml has no [[listener]]. If another file includes it, check that one instead\n";
+    let note = "note: alone/part.toml has no [[listener]]. If another file includes it, name that one instead\n";
     assert!(ran.code == Some(1) && ran.out.ends_with(note), "{ran:#?}");
     // A configuration with another problem is no part.
     fs::write(root.join("lb.toml"), format!("{main}wieght = 1\n")).unwrap();

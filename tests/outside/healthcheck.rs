@@ -94,7 +94,8 @@ fn each_option_asks_about_its_own_condition() {
     lb.apply(&format!("{pools}{}", route("good", "/")));
     become_healthy([0, 0, 0]);
     let warning = "no route leads to pool `bad`, so it gets no requests";
-    assert!(lb.stderr().iter().any(|line| line.contains("WARN") && line.contains(warning)), "{:#?}", lb.stderr());
+    let is_warning = |line: &String| line.contains("WARN") && line.contains(warning);
+    eventually("a warning in the log", || lb.stderr().iter().any(is_warning).then_some(()));
     assert_eq!(lb.api("/api/config")["warnings"], serde_json::json!([warning]));
     up.stop();
     become_healthy([1, 1, 0]);

@@ -463,6 +463,7 @@ fn the_configuration_is_no_log() {
     let before = lb.newest_reload();
     lb.edit(&config);
     let reload = lb.next_reload(&before);
+    assert_eq!(reload["outcome"], "rejected", "{reload}");
     assert!(reload["problems"][0]["message"].as_str().unwrap().contains("cannot be written to"), "{reload}");
     assert_eq!(fs::read_to_string(lb.path()).unwrap(), format!("{PORTS}{config}"));
 }

@@ -116,7 +116,7 @@ fn a_file_that_the_balancer_would_reject_exits_with_1() {
     let ran = scene.plan(&disabled, "json");
     assert_eq!((ran.code, &ran.json()["fine"]), (Some(1), &json!(false)));
     let ran = scene.plan(&disabled, "github");
-    assert!(ran.out.contains("::error file=new.toml,title=lb check::"), "{}", ran.out);
+    assert!(ran.out.contains("::error file=new.toml,line=9,col=1,endColumn=10,title=lb check::"), "{}", ran.out);
 }
 
 #[test]

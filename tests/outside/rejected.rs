@@ -44,7 +44,7 @@ fn bad_files(good: &str) -> Vec<(Vec<u8>, usize, usize, String)> {
         case(more(twin), lines + 2, 8, "`a`"),
         case(more("[[route]]\npool = \"nowhere\"\n"), lines + 2, 8, "`nowhere`"),
         case(more("\0"), lines + 1, 1, "NUL byte"),
-        case(more("enabled = false\n"), 0, 0, "no enabled server"),
+        case(more("enabled = false\n"), lines - 3, 1, "no enabled server"),
         (not_text, lines + 1, 3, "UTF-8".to_owned()),
     ]
 }

@@ -199,7 +199,7 @@ impl Lb {
 
     /// Whether the process log reports a panic.
     pub(crate) fn has_panicked(&self) -> bool {
-        self.stderr().iter().any(|line| line.contains("panic") || line.contains("panic"))
+        self.stderr().iter().any(|line| line.contains("panic"))
     }
 
     /// Standard output and standard error. While a test has one of them locked, nothing more is read from it.

@@ -75,3 +75,25 @@ fn retries_are_described_as_the_proxy_decides_them() {
     assert_eq!(retry(&Method::GET, pool), "up to 2 retries if a server cannot be reached or fails");
     assert_eq!(retry(&Method::POST, pool), "up to 2 retries, but not once POST may have reached a server");
 }
+
+#[test]
+fn a_check_that_passed_is_no_reason_to_be_down() {
+    let reason = |last_check: serde_json::Value| {
+        let server = serde_json::json!({
+            "pool": "web", "name": "a", "address": "127.0.0.1:1", "weight": 1, "enabled": true, "status": "down",
+            "active_requests": 0, "requests_total": 0, "share": 0.0, "since": "2026-11-22T00:00:00.000Z",
+            "last_check": last_check,
+        });
+        no_share_reason(&serde_json::from_value(server).expect("a server"))
+    };
+    let check = |error: Option<&str>| {
+        let at = "2026-11-22T00:00:00.000Z";
+        serde_json::json!({"at": at, "ok": error.is_none(), "error": error, "hint": "see X", "seconds": 0.1})
+    };
+    assert!(reason(check(Some("status 503"))).contains(": status 503, "));
+    assert!(reason(check(Some("status 503"))).ends_with(" ago; see X"));
+    assert!(
+        reason(check(None)).ends_with("; its last check passed, but not yet as many in a row as `health.rise` says")
+    );
+    assert!(!reason(serde_json::Value::Null).contains("check"));
+}

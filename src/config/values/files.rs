@@ -16,6 +16,9 @@ pub(crate) fn include(text: &str) -> Result<(), Reason> {
     })
 }
 
+/// Names that are hardly meant to be those of a file.
+const NO_LOG_FILES: [&str; 7] = ["true", "false", "on", "off", "none", "stdout", "-"];
+
 /// A file to write a log to.
 pub(crate) fn log_file(text: &str) -> Result<PathBuf, Reason> {
     if text.trim().is_empty() {
@@ -26,6 +29,11 @@ pub(crate) fn log_file(text: &str) -> Result<PathBuf, Reason> {
         return Err(
             Reason::new(format!("`{text}` is a directory")).hint(format!("write for example `{text}access.log`"))
         );
+    }
+    if NO_LOG_FILES.contains(&text) {
+        return Err(Reason::new(format!("`{text}` would be the name of a file")).hint(format!(
+            "write `true` for standard output, `false` for no access log, both without quotes, or `./{text}` for the file"
+        )));
     }
     if text.contains('\0') {
         return Err(Reason::new("the name of a file cannot have a NUL character"));

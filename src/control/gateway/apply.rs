@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::Gateway;
 use super::admin_server::NewAdminSocket;
 use super::listeners::NewSockets;
+use super::log_file::not_configuration;
 use super::pending::{self, PendingEdit};
 use crate::config::diff::diff;
 use crate::config::guard::guards;
@@ -119,10 +120,11 @@ impl Gateway {
         Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, files, changes })
     }
 
-    /// Checks an edit against the guards.
+    /// Checks an edit for what no waiting would mend: against the guards, and its own files.
     pub(super) fn check(&self, config: &Config, sources: &Sources) -> Result<(), NotApplied> {
         let mut problems = guards(&sources.files, Some(&self.config), config);
         problems.extend(self.emptied(sources));
+        problems.extend(not_configuration(&config.log, &sources.files).err());
         if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
     }
 

@@ -32,7 +32,6 @@ impl OpeningFile {
         log: &LogConfig,
         files: &[SourceFile],
     ) -> Result<Option<NewOutput>, Problem> {
-        not_configuration(log, files)?;
         self.open(writer, &log.access, WAIT).map_err(|error| problem(log, files, &error))
     }
 
@@ -90,7 +89,10 @@ pub fn check(log: &LogConfig, files: &[SourceFile]) -> Result<(), Problem> {
 }
 
 /// A log that is appended to the configuration would make it invalid.
-fn not_configuration(log: &LogConfig, files: &[SourceFile]) -> Result<(), Problem> {
+///
+/// # Errors
+/// The problem, if `log` names one of the files.
+pub(super) fn not_configuration(log: &LogConfig, files: &[SourceFile]) -> Result<(), Problem> {
     let AccessLogTarget::File(file) = &log.access else { return Ok(()) };
     let same = |path: &Path| match (path.canonicalize(), file.full_path().canonicalize()) {
         (Ok(path), Ok(log)) => path == log,
@@ -121,6 +123,10 @@ fn reason(file: &LogFile, error: &io::Error) -> Reason {
         io::ErrorKind::NotFound => format!("create the directory {directory}"),
         io::ErrorKind::PermissionDenied => "let the user that lb runs as write there".to_owned(),
         io::ErrorKind::IsADirectory => "name a file in it".to_owned(),
+        // A pipe without a reader, or /dev/stdout if that is a socket.
+        _ if error.raw_os_error() == Some(libc::ENXIO) => {
+            "if it is a pipe, start its reader; for standard output, write `true`".to_owned()
+        }
         _ => "name another file, or write `true` for standard output".to_owned(),
     })
 }

@@ -1,10 +1,10 @@
-//! Finds out whether a file is only a part of a configuration, and which file includes it.
+//! Finds out whether a file is only a part of a configuration, and which file includes it: for commands that find it invalid.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::file::Env;
 use crate::config::notes::Note;
+use crate::control::reload::reader::env;
 use crate::control::reload::source::{Source, Sources};
 
 /// How many files are looked at for an `include`.
@@ -13,7 +13,7 @@ const CANDIDATES: usize = 100;
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The note that the file at `path`, of which `sources` were read, has no listener and so may be a part.
-pub(super) fn note(path: &Path, sources: &Sources, env: &Env<'_>) -> Option<Note> {
+pub(super) fn note(path: &Path, sources: &Sources) -> Option<Note> {
     let keys = |bytes: &[u8]| toml::from_str::<toml::Table>(std::str::from_utf8(bytes).ok()?).ok();
     let mut tables = sources.files.iter().map(|file| keys(&file.bytes));
     // A file that cannot be read or parsed may have one.
@@ -22,17 +22,17 @@ pub(super) fn note(path: &Path, sources: &Sources, env: &Env<'_>) -> Option<Note
         return None;
     }
     let shown = path.display();
-    Some(Note::new(match including(path, env) {
+    Some(Note::new(match including(path) {
         Some(main) => {
             let main = main.display();
-            format!("{shown} is only a part of a configuration: {main} includes it. Check that: lb check {main}")
+            format!("{shown} is only a part of a configuration: {main} includes it; name {main} instead")
         }
-        None => format!("{shown} has no [[listener]]. If another file includes it, check that one instead"),
+        None => format!("{shown} has no [[listener]]. If another file includes it, name that one instead"),
     }))
 }
 
 /// The file in the same directory or the one above that includes the file at `path`.
-fn including(path: &Path, env: &Env<'_>) -> Option<PathBuf> {
+fn including(path: &Path) -> Option<PathBuf> {
     let own = fs::canonicalize(path).ok()?;
     let same = path.parent()?.to_owned();
     // `.` has no parent, and `..` is not above `conf.d/..`.
@@ -43,7 +43,7 @@ fn including(path: &Path, env: &Env<'_>) -> Option<PathBuf> {
     candidates.truncate(CANDIDATES);
     let is_own = |file: &Path| fs::canonicalize(file).is_ok_and(|file| file == own);
     candidates.into_iter().find(|candidate| {
-        let included = Source::new(candidate).read(env).files;
+        let included = Source::new(candidate).read(&env).files;
         !is_own(candidate) && included.iter().skip(1).any(|file| is_own(&file.path))
     })
 }

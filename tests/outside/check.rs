@@ -185,6 +185,8 @@ fn an_address_that_two_servers_of_a_pool_have_is_noted_and_warned_of() {
     let lb = Lb::start(&file(&twice));
     let warnings = |note: &str| lb.stderr().iter().filter(|line| line.contains("WARN") && line.contains(note)).count();
     assert_eq!(warnings(two), 1, "{:#?}", lb.stderr());
+    let shown = lb.api("/api/config")["warnings"].clone();
+    assert!(shown[0].as_str().is_some_and(|shown| shown.starts_with(two)), "{shown}");
     lb.apply(&file(&thrice));
     assert_eq!(warnings(three), 1, "{:#?}", lb.stderr());
     lb.apply(&format!("[log]\nformat = \"text\"\nlevel = \"warn\"\n{}", file(&thrice)));

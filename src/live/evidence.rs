@@ -130,8 +130,9 @@ impl FailureSeries {
     }
 }
 
-/// The most that a series may be due to chance, if requests fail at this server as often as at the rest of its pool.
-const CHANCE: f64 = 1e-5;
+/// The most that a series may be due to chance, if requests fail at this server as often as at the rest of its pool. It is
+/// small because every few failures are another chance.
+const CHANCE: f64 = 1e-7;
 /// The most requests that each of the other servers must have served, on average, during a series.
 const ENOUGH: f64 = 5.0;
 
@@ -234,12 +235,14 @@ mod tests {
             ((3, 0, 0), (0, 0), 0.999, false),
             ((3, 0, 0), (1, 0), 0.999, true),
             // Requests fail elsewhere too: the more often, the longer the series must be.
-            ((3, 0, 0), (98, 2), 0.1, true),
-            ((3, 0, 0), (90, 10), 0.1, false),
-            ((6, 0, 0), (90, 10), 0.1, true),
+            ((3, 0, 0), (998, 2), 0.1, true),
+            ((3, 0, 0), (98, 2), 0.1, false),
+            ((5, 0, 0), (98, 2), 0.1, true),
+            ((6, 0, 0), (90, 10), 0.1, false),
+            ((8, 0, 0), (90, 10), 0.1, true),
             ((3, 0, 3), (3, 3), 0.1, false),
-            ((16, 0, 0), (50, 50), 0.1, false),
-            ((17, 0, 0), (50, 50), 0.1, true),
+            ((23, 0, 0), (50, 50), 0.1, false),
+            ((24, 0, 0), (50, 50), 0.1, true),
         ];
         for ((failures, unsent, compared), (served, failed), share, expected) in cases {
             let facts = SeriesFacts { failures, unsent, compared, rest: PoolFigures { served, failed } };

@@ -58,9 +58,14 @@ async fn make_attempts(
             return Err(error);
         }
         exchange.tried.add(pool.members[member].server.id, error.progress());
-        // If every server is out of rotation and refuses connections, none is available.
-        let last = if error.is_refusal() && !was_any_up { ProxyError::NoServer } else { error };
-        member = exchange.tried.pick(pool, token).ok_or(last)?;
+        member = match exchange.tried.pick(pool, token) {
+            Some(member) => member,
+            None if error.is_refusal() && !was_any_up => {
+                exchange.record.forget_all_attempts();
+                return Err(ProxyError::NoServer);
+            }
+            None => return Err(error),
+        };
         if error.is_refusal() {
             exchange.record.forget_attempt();
             reason = None;

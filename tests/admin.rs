@@ -24,6 +24,7 @@ fn a_server_is_shown_in_full() {
         at,
         took: Duration::from_millis(8),
         error: Some("connection refused".into()),
+        refused: true,
         hint: None,
     });
     two.set_memory(Some(12_345_678));

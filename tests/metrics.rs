@@ -65,7 +65,13 @@ fn busy() -> Fixture {
 }
 
 fn check(error: Option<&str>) -> Check {
-    Check { at: SystemTime::now(), took: Duration::from_millis(1), error: error.map(Into::into), hint: None }
+    Check {
+        at: SystemTime::now(),
+        took: Duration::from_millis(1),
+        error: error.map(Into::into),
+        refused: false,
+        hint: None,
+    }
 }
 
 fn reload(outcome: Outcome) -> Reload {

@@ -25,6 +25,7 @@ fn fixture() -> Fixture {
         at: SystemTime::now(),
         took: Duration::ZERO,
         error: None,
+        refused: false,
         hint: None,
     });
     fixture.eject("server2", "a request failed: no response in time");

@@ -131,7 +131,7 @@ impl Gateway {
         for stream in streams.into_iter().rev() {
             let upstreams = &self.context.upstreams;
             let upstream = Upstream::Http1(ClientConnection::new(Transport::Plain(stream)));
-            let connection = upstreams.adopt(upstream, self.unreachable.1, &self.server, self.context.worker);
+            let connection = upstreams.adopt(upstream, self.unreachable.1, &self.server);
             upstreams.put(&self.server, connection, Instant::now(), None);
         }
         let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into(), None);

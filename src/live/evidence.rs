@@ -1,6 +1,7 @@
 //! Evidence against servers: which failed attempts speak against a server, and when they suffice to eject it. A request can
 //! be to blame as well, so a server is compared with the rest of its pool. Pure, but for the counts that workers share.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How far a failed attempt speaks against its server.
@@ -12,6 +13,23 @@ pub enum Evidence {
     Compared,
     /// No other server was asked: the request may be to blame.
     Alone,
+    /// The same, and its client's cookie selected the server.
+    Chosen(ClientKey),
+}
+
+/// A client by its address; the addresses of one IPv6 network are one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientKey(u64);
+
+impl ClientKey {
+    #[must_use]
+    pub fn new(client: IpAddr) -> Self {
+        Self(match client.to_canonical() {
+            IpAddr::V4(address) => address.to_bits().into(),
+            // A client may use any address of its network (RFC 4291, section 2.5.4).
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        })
+    }
 }
 
 /// A failed attempt of a request, once it was connected and the request was sent.
@@ -55,6 +73,8 @@ pub struct FailureSeries {
     failures: AtomicU32,
     unsent: AtomicU32,
     compared: AtomicU32,
+    /// The last [`ClientKey`] of [`Evidence::Chosen`].
+    chosen_by: AtomicU64,
     /// The pool's figures at the first failure.
     served: AtomicU64,
     failed: AtomicU64,
@@ -81,8 +101,15 @@ impl FailureSeries {
         }
     }
 
-    /// Adds a failure; `pool` are the figures of the pool without it.
-    pub fn add(&self, evidence: Evidence, pool: PoolFigures) -> SeriesFacts {
+    /// Adds a failure; `pool` are the figures of the pool without it. `None` if it says nothing new: a client whose cookie
+    /// selects the server counts once, or it could eject one server after the other.
+    pub fn add(&self, evidence: Evidence, pool: PoolFigures) -> Option<SeriesFacts> {
+        if let Evidence::Chosen(ClientKey(client)) = evidence {
+            let before = self.chosen_by.swap(client, Relaxed);
+            if before == client && self.failures.load(Relaxed) > 0 {
+                return None;
+            }
+        }
         let failures = self.failures.fetch_add(1, Relaxed).wrapping_add(1);
         if failures == 1 {
             self.unsent.store(0, Relaxed);
@@ -99,12 +126,13 @@ impl FailureSeries {
             served: pool.served.saturating_sub(self.served.load(Relaxed)),
             failed: pool.failed.saturating_sub(self.failed.load(Relaxed)).saturating_sub(own),
         };
-        SeriesFacts { failures, unsent, compared, rest }
+        Some(SeriesFacts { failures, unsent, compared, rest })
     }
 }
 
-/// The most that a series may be due to chance, if requests fail at this server as often as at the rest of its pool.
-const CHANCE: f64 = 1e-5;
+/// The most that a series may be due to chance, if requests fail at this server as often as at the rest of its pool. It is
+/// small because every few failures are another chance.
+const CHANCE: f64 = 1e-7;
 /// The most requests that each of the other servers must have served, on average, during a series.
 const ENOUGH: f64 = 5.0;
 
@@ -207,12 +235,14 @@ mod tests {
             ((3, 0, 0), (0, 0), 0.999, false),
             ((3, 0, 0), (1, 0), 0.999, true),
             // Requests fail elsewhere too: the more often, the longer the series must be.
-            ((3, 0, 0), (98, 2), 0.1, true),
-            ((3, 0, 0), (90, 10), 0.1, false),
-            ((6, 0, 0), (90, 10), 0.1, true),
+            ((3, 0, 0), (998, 2), 0.1, true),
+            ((3, 0, 0), (98, 2), 0.1, false),
+            ((5, 0, 0), (98, 2), 0.1, true),
+            ((6, 0, 0), (90, 10), 0.1, false),
+            ((8, 0, 0), (90, 10), 0.1, true),
             ((3, 0, 3), (3, 3), 0.1, false),
-            ((16, 0, 0), (50, 50), 0.1, false),
-            ((17, 0, 0), (50, 50), 0.1, true),
+            ((23, 0, 0), (50, 50), 0.1, false),
+            ((24, 0, 0), (50, 50), 0.1, true),
         ];
         for ((failures, unsent, compared), (served, failed), share, expected) in cases {
             let facts = SeriesFacts { failures, unsent, compared, rest: PoolFigures { served, failed } };
@@ -228,16 +258,33 @@ mod tests {
     fn a_series_begins_with_the_first_failure_after_a_success() {
         let series = FailureSeries::default();
         let pool = |served, failed| PoolFigures { served, failed };
-        let first = series.add(Evidence::Alone, pool(100, 7));
+        let add = |evidence, pool| series.add(evidence, pool).expect("it says something new");
+        let first = add(Evidence::Alone, pool(100, 7));
         assert_eq!(first, SeriesFacts { failures: 1, unsent: 0, compared: 0, rest: pool(0, 0) });
         // The pool's figures contain the first failure of this server, and one of another.
-        let second = series.add(Evidence::Compared, pool(105, 9));
+        let second = add(Evidence::Compared, pool(105, 9));
         assert_eq!(second, SeriesFacts { failures: 2, unsent: 0, compared: 1, rest: pool(5, 1) });
-        let third = series.add(Evidence::Unsent, pool(105, 10));
+        let third = add(Evidence::Unsent, pool(105, 10));
         assert_eq!(third, SeriesFacts { failures: 3, unsent: 1, compared: 1, rest: pool(5, 1) });
         series.end();
-        let again = series.add(Evidence::Alone, pool(200, 11));
+        let again = add(Evidence::Alone, pool(200, 11));
         assert_eq!(again, SeriesFacts { failures: 1, unsent: 0, compared: 0, rest: pool(0, 0) });
+    }
+
+    #[test]
+    fn a_client_whose_cookie_selects_the_server_counts_once_in_a_series() {
+        let series = FailureSeries::default();
+        let key = |address: &str| ClientKey::new(address.parse().expect("an address"));
+        let (one, two) = (Evidence::Chosen(key("192.0.2.1")), Evidence::Chosen(key("2001:db8::1")));
+        let add = |evidence| series.add(evidence, PoolFigures::default()).map(|facts| facts.failures);
+        assert_eq!([one, one, Evidence::Alone, one, one].map(add), [Some(1), None, Some(2), None, None]);
+        assert_eq!([two, Evidence::Compared, two].map(add), [Some(3), Some(4), None]);
+        series.end();
+        assert_eq!([two, two].map(add), [Some(1), None]);
+        for (other, is_same) in [("192.0.2.1", false), ("2001:db8::ffff:1:2:3", true), ("2001:db8:0:1::1", false)] {
+            assert_eq!(key(other) == key("2001:db8::1"), is_same, "{other}");
+        }
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
     }
 
     #[test]

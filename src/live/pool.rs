@@ -57,6 +57,8 @@ pub struct PoolCounters {
 
 /// The most servers that [`Pool::last_resort`] looks at.
 const MAX_SPARE: usize = 64;
+/// How many servers a request may have tried before [`Pool::last_resort`] returns no more of those that refused connections.
+const MAX_REFUSING: usize = 8;
 
 /// A server in a pool.
 #[derive(Debug, Clone)]
@@ -149,12 +151,17 @@ impl Member {
 
     /// Whether it may serve although it is down: it is ejected, or its checks pass again.
     fn may_serve(&self) -> bool {
-        let server = &self.server;
-        let passes = || server.last_check().is_some_and(|check| check.error.is_none());
-        self.is_candidate()
-            && !server.is_leaving()
-            && server.state() == HealthState::Down
-            && (server.ejection().is_some() || passes())
+        let passes = || self.server.last_check().is_some_and(|check| check.error.is_none());
+        self.is_down_by_now() && (self.server.ejection().is_some() || passes())
+    }
+
+    /// Whether it is down only because it refused connections, so that it may have started since its last check.
+    fn may_have_started(&self) -> bool {
+        self.is_down_by_now() && self.server.last_check().is_some_and(|check| check.refused)
+    }
+
+    fn is_down_by_now(&self) -> bool {
+        self.is_candidate() && !self.server.is_leaving() && self.server.state() == HealthState::Down
     }
 
     /// Whether `other` is the same server in the same state, so that a pool built from either is the same.
@@ -238,9 +245,13 @@ impl Pool {
     /// decided again after as many more, so that an ejection that is not possible now (say, of the last server) happens later.
     #[must_use]
     pub fn record_failure(&self, worker: usize, member: usize, evidence: Evidence) -> Option<u32> {
-        let figures = self.live.figures();
+        let server = &self.members[member].server;
+        // That a server out of rotation refuses connections is no news, and says nothing about the pool.
+        if evidence == Evidence::Unsent && !server.state().serves() {
+            return None;
+        }
+        let facts = server.failures.add(evidence, self.live.figures())?;
         self.live.counters.of(worker).failed.add(1);
-        let facts = self.members[member].server.failures.add(evidence, figures);
         let health = &self.config.health;
         let needed = health.eject.failures.unwrap_or(health.fall).get();
         let is_due = health.kind != HealthKind::None && facts.failures.is_multiple_of(needed);
@@ -275,7 +286,10 @@ impl Pool {
             let is_untried = |member: &Member| !tried.contains(&member.server.id);
             members().find(|index| is_untried(&self.members[*index]) && serves(&self.members[*index]))
         };
-        find(&Member::is_up_by_now).or_else(|| find(&Member::may_serve))
+        let may_refuse = || tried.len() < MAX_REFUSING;
+        find(&Member::is_up_by_now)
+            .or_else(|| find(&Member::may_serve))
+            .or_else(|| if may_refuse() { find(&Member::may_have_started) } else { None })
     }
 
     /// Whether another server is up by now, in or out of the snapshot's rotation.
@@ -318,6 +332,11 @@ impl Pool {
         self.pick_in_turn(tried, token, !tried.is_empty())
     }
 
+    /// The index of the member that a client's cookie selects.
+    pub fn named(&self, token: Token) -> Option<u32> {
+        self.sticky.as_ref()?.member(token)
+    }
+
     /// Like [`Pool::pick`], for a retry, even if no server is excluded. It takes no turn from other requests.
     pub fn pick_again(&self, tried: &[ServerId], token: Option<Token>) -> Option<usize> {
         self.pick_in_turn(tried, token, true)
@@ -329,8 +348,8 @@ impl Pool {
         let excluded = |index| !tried.is_empty() && tried.contains(&server(index).id);
         let (open, penalty) =
             (|index| server(index).active_requests(), |index| server(index).penalty.count(Instant::now));
-        let named = token.zip(self.sticky()).and_then(|(token, sticky)| sticky.member(token));
-        named
+        token
+            .and_then(|token| self.named(token))
             .filter(|index| !excluded(*index))
             .or_else(|| self.picker.pick(self.live.turns.of(is_retry), excluded, open, penalty))
             .map(|index| index as usize)

@@ -112,6 +112,8 @@ pub struct Check {
     pub took: Duration,
     /// `None` if it passed.
     pub error: Option<String>,
+    /// Whether the server refused the connection.
+    pub refused: bool,
     /// How to change the check, if it may not suit the server.
     pub hint: Option<String>,
 }

@@ -13,7 +13,7 @@ use crate::proxy::upload::Upload;
 /// Makes attempts at the pool's servers until one responds or no retry is allowed.
 ///
 /// # Errors
-/// The error of the last attempt or of the request's body; [`ProxyError::NoServer`] if no server is eligible.
+/// The error of the last attempt or of the request's body; [`ProxyError::NoServer`] if no server is up.
 pub async fn run(
     exchange: &mut Routed<'_>,
     body: &mut RequestBody<'_>,
@@ -40,8 +40,9 @@ async fn make_attempts(
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
     upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
     let mut member = exchange.tried.pick(pool, token).ok_or(ProxyError::NoServer)?;
-    let mut reason = None;
+    let (mut reason, mut was_any_up) = (None, false);
     loop {
+        was_any_up |= !exchange.tried.is_last_resort;
         let only_new = exchange.tried.only_new;
         let mut attempt = exchange.attempt(member, reason);
         let error = match attempt::run(&mut attempt, &mut upload, response, only_new).await {
@@ -57,7 +58,14 @@ async fn make_attempts(
             return Err(error);
         }
         exchange.tried.add(pool.members[member].server.id, error.progress());
-        member = exchange.tried.pick(pool, token).ok_or(error)?;
+        member = match exchange.tried.pick(pool, token) {
+            Some(member) => member,
+            None if error.is_refusal() && !was_any_up => {
+                exchange.record.forget_all_attempts();
+                return Err(ProxyError::NoServer);
+            }
+            None => return Err(error),
+        };
         if error.is_refusal() {
             exchange.record.forget_attempt();
             reason = None;
@@ -94,7 +102,10 @@ impl Tried {
 
     /// Adds an attempt at a server that failed at this stage.
     fn add(&mut self, server: ServerId, progress: Option<Progress>) {
-        self.only_new = progress != Some(Progress::NotConnected);
+        // That a last resort cannot be connected to says nothing about the servers before it, so they may be tried again.
+        if !self.is_last_resort || progress != Some(Progress::NotConnected) {
+            self.only_new = progress != Some(Progress::NotConnected);
+        }
         // If nothing was sent, the server may not have noticed the request, so it may be tried again.
         if progress != Some(Progress::NotSent) {
             self.servers.push(server);
@@ -137,5 +148,8 @@ mod tests {
             tried.add(ServerId(7), Some(progress));
             assert_eq!(tried, expected, "{progress:?}");
         }
+        let mut tried = Tried { servers: vec![ServerId(1)], only_new: true, is_last_resort: true };
+        tried.add(ServerId(7), Some(Progress::NotConnected));
+        assert!(tried.only_new, "the first may be tried again");
     }
 }

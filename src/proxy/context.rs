@@ -65,7 +65,7 @@ impl Deref for CurrentSnapshot {
 pub enum ServerReport {
     /// Attempts at a server fail, and the server is to blame.
     Failing(Failing),
-    /// A server that was tried although no more requests are sent there has served one.
+    /// A server that is ejected has served a request as a last resort.
     Served(Arc<Server>),
 }
 

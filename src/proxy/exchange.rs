@@ -228,7 +228,7 @@ impl<'c> Attempt<'_, 'c> {
         }
         self.server().failures.end();
         pool.live.counters.of(self.exchange.record.context.worker).served.add(1);
-        if self.exchange.tried.is_last_resort {
+        if self.exchange.tried.is_last_resort && self.server().ejection().is_some() {
             self.exchange.record.context.report(ServerReport::Served(Arc::clone(self.server())));
         }
         if !self.exchange.failures.is_empty() {

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use crate::live::evidence::{self, Evidence, Failed};
+use crate::live::evidence::{self, ClientKey, Evidence, Failed};
 use crate::proxy::context::{Failing, ServerReport};
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::exchange::Routed;
@@ -49,6 +49,13 @@ impl Routed<'_> {
     fn charge(&self, failed: Failed<ProxyError>, evidence: Evidence) {
         let Failed { member, error } = failed;
         let context = self.record.context;
+        let selected = self.plan.token.and_then(|token| self.pool.named(token));
+        let evidence = match evidence {
+            Evidence::Alone if selected.is_some_and(|selected| selected as usize == member) => {
+                Evidence::Chosen(ClientKey::new(self.record.client_address))
+            }
+            evidence => evidence,
+        };
         if let Some(failures) = self.pool.record_failure(context.worker, member, evidence) {
             let server = Arc::clone(&self.pool.members[member].server);
             context.report(ServerReport::Failing(Failing { server, failures, error }));

@@ -138,6 +138,13 @@ impl<'c> RequestRecord<'c> {
         }
     }
 
+    /// Makes it a request that was sent to no server: all of them were down, and refused the connection.
+    pub fn forget_all_attempts(&mut self) {
+        if let Stage::Attempted { route, .. } = self.stage {
+            self.stage = Stage::Routed(route);
+        }
+    }
+
     /// The number of attempts so far that count.
     #[must_use]
     pub fn attempts(&self) -> u32 {

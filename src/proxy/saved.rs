@@ -29,8 +29,8 @@ pub struct SavedResponse {
 }
 
 impl SavedResponse {
-    /// Reads the rest of a response with this head, which is as the client would get it; `None` if its body is large, late or invalid. Then the connection cannot
-    /// be used again.
+    /// Reads the rest of a response. `head` is as the client would get it. `None` if the body is large, late or invalid: then
+    /// the connection cannot be used again.
     pub(super) async fn read(
         mut head: ResponseHead,
         from_server: &mut ResponseReader<'_>,

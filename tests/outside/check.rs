@@ -191,6 +191,8 @@ fn an_address_that_two_servers_of_a_pool_have_is_noted_and_warned_of() {
     };
     is_logged(1);
     assert_eq!(warnings(two), 1, "{:#?}", lb.stderr());
+    let shown = lb.api("/api/config")["warnings"].clone();
+    assert!(shown[0].as_str().is_some_and(|shown| shown.starts_with(two)), "{shown}");
     lb.apply(&file(&thrice));
     is_logged(2);
     assert_eq!(warnings(three), 1, "{:#?}", lb.stderr());

@@ -142,6 +142,55 @@ fn a_server_whose_checks_fail_is_no_last_resort() {
 }
 
 #[test]
+fn a_server_that_refused_its_checks_is_a_last_resort_once_it_is_back() {
+    let (one, two, three) = (Server::named("one"), Server::named("two"), Server::named("three"));
+    let all = [("one", &one), ("two", &two), ("three", &three)];
+    stop(&one);
+    stop(&three);
+    let tables = servers(&all.map(|(name, server)| (name, server.address, 1)));
+    let lb = Lb::start(&format!("{ONE_CHECK}{tables}"));
+    let address = lb.address();
+    lb.server_is("one", "down");
+    lb.server_is("three", "down");
+    assert_eq!(get(address, "/").text(), "two");
+    let _back = Server::on(one.address, name("one"));
+    assert_eq!(get(address, "/").text(), "two", "it gets no request while another server is up");
+    stop(&two);
+    for _ in 0..12 {
+        assert_eq!((get(address, "/").text(), post(address)), ("one".to_owned(), (200, "one".to_owned())));
+    }
+    assert_eq!(lb.server("one")["status"], "down", "its checks decide when it is up");
+}
+
+#[test]
+fn a_last_resort_that_refuses_does_not_end_the_retries_at_the_server_that_is_up() {
+    let (down, closed) = (Refusing::new(), AtomicBool::new(false));
+    let up = Server::scripted(move |mut stream, recorder| {
+        while recorder.next(&mut stream).is_some() && closed.swap(true, SeqCst) {
+            respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup");
+        }
+    });
+    let lb = Lb::start(&format!("{ONE_CHECK}{}", servers(&[("down", down.address, 1), ("up", up.address, 1)])));
+    lb.server_is("down", "down");
+    assert_eq!((get(lb.address(), "/").text(), up.requests().len()), ("up".to_owned(), 2));
+}
+
+#[test]
+fn without_a_server_that_is_up_a_request_gets_503_even_if_the_others_refuse_it() {
+    let (one, two) = (Refusing::new(), Refusing::new());
+    let tables = servers(&[("one", one.address, 1), ("two", two.address, 1)]);
+    let lb = Lb::start(&format!("{ONE_CHECK}{tables}"));
+    lb.server_is("one", "down");
+    lb.server_is("two", "down");
+    for _ in 0..5 {
+        assert_eq!((get(lb.address(), "/down").status, post(lb.address()).0), (503, 503));
+    }
+    let line = lb.logs("a request", |line| line.contains("/down "));
+    assert!(line.contains("error=no_server"), "{line}");
+    assert_eq!(lb.metric("lb_retries_total{pool=\"default\",reason=\"connect\"}"), Some(0.0));
+}
+
+#[test]
 fn an_ejected_server_that_refused_is_checked_again_soon() {
     let (one, two) = (Server::named("one"), Server::named("two"));
     let both = servers(&[("one", one.address, 1), ("two", two.address, 1)]);

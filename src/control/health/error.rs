@@ -57,6 +57,12 @@ impl CheckError {
         matches!(self, Self::Connect(_, error) if transport::is_local_shortage(error))
     }
 
+    /// Whether the server's host refused the connection, which takes no time.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Connect(_, error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// Whether the server is silent: it accepted no connection, or did not respond.
     #[must_use]
     pub fn is_silence(&self) -> bool {

@@ -88,6 +88,7 @@ impl CheckTask {
             at: SystemTime::now(),
             took,
             error: error.map(ToString::to_string),
+            refused: error.is_some_and(CheckError::is_refusal),
             hint: error.and_then(CheckError::hint).map(str::to_owned).or_else(|| probe.notice.clone()),
         };
         let last = self.server.last_check();

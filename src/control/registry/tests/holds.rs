@@ -76,7 +76,7 @@ fn only_a_passed_check_ends_a_hold_unless_the_file_says_otherwise() {
 fn a_server_takes_over_unchecked_if_it_was_not_checked_in_time() {
     let mut edited = EditedRegistry::new("p: a=1 | switch");
     edited.edit("p: b=2 c=3 | switch");
-    let check = Check { at: SystemTime::now(), took: HOLD, error: Some("refused".into()), hint: None };
+    let check = Check { at: SystemTime::now(), took: HOLD, error: Some("refused".into()), refused: true, hint: None };
     edited.server("b").set_last_check(check);
     edited.now += HOLD;
     let expired = edited.registry.expire(&edited.config, edited.now);

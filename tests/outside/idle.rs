@@ -101,6 +101,7 @@ fn a_silent_check_closes_idle_connections_that_may_be_in_its_way() {
     });
     // Not after the next check that passes, as if the silence had another cause.
     assert!(checks("passed") >= passed + 12.0, "{passed} and then {}", checks("passed"));
+    assert!(lb.stderr().iter().any(|line| line.contains("set `upstream.idle_connections = 0`")), "{:#?}", lb.stderr());
     assert!(!lb.stderr().iter().any(|line| line.contains("server is down")), "{:#?}", lb.stderr());
 }
 

@@ -20,11 +20,12 @@ pub(super) struct IdlePause {
 }
 
 impl IdlePause {
-    /// Begins a pause, because a check had no response.
-    pub(super) fn silent(&mut self) {
+    /// Begins a pause, because a check had no response. Returns its length if idle connections seem to be the cause.
+    pub(super) fn silent(&mut self) -> Option<u32> {
         let again = self.length > 0 && self.left == 0 && self.since < SOON;
         self.length = if again { (self.length * FACTOR).min(MAX) } else { 1 };
         (self.left, self.since) = (self.length, 0);
+        again.then_some(self.length)
     }
 
     /// Notes a passed check. Returns whether connections may be kept.
@@ -59,7 +60,7 @@ mod tests {
                 for _ in 0..*passed {
                     pause.passed();
                 }
-                pause.silent();
+                assert_eq!(pause.silent(), Some(*expected).filter(|expected| *expected > 1));
                 let mut copy = IdlePause { ..pause };
                 let took = (1..).find(|_| copy.passed());
                 assert_eq!(took, Some(*expected), "{steps:?}, step {index}");

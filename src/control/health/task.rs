@@ -152,7 +152,10 @@ impl CheckTask {
     /// Ends the idle connections to a silent server: one that serves few connections at a time may wait for their end. If
     /// its host name has another address, that one is next.
     fn heed_silence(&mut self, peer: Option<SocketAddr>) {
-        self.idle_pause.silent();
+        if let Some(checks) = self.idle_pause.silent() {
+            let (pool, server) = (&self.server.key.pool, &self.server.key.name);
+            tracing::info!(target: LOG_TARGET, %pool, %server, "no response to a check again soon after idle connections were kept; none is kept until {checks} checks have passed; if the server serves few connections at a time, set `upstream.idle_connections = 0`");
+        }
         self.server.end_idle();
         self.idle_ended.notify_one();
         if let Some(peer) = peer {

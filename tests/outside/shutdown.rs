@@ -39,6 +39,7 @@ fn logs(lb: &Lb, words: &str) {
     eventually(words, || lb.stderr().iter().any(|line| line.contains(words)).then_some(()));
 }
 
+// Case: stop-refuses
 #[test]
 fn a_stop_accepts_no_clients_and_lets_open_requests_finish() {
     for signal in ["TERM", "INT"] {

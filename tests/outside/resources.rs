@@ -106,9 +106,10 @@ fn fill(mut stream: &TcpStream) {
     stream.set_write_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     let bytes = vec![0; 64 * 1024];
     for _ in 0..LARGE / bytes.len() {
-        // It fails once the sockets are full, or if the upload has already ended.
-        if stream.write_all(&bytes).is_err() {
-            return;
+        match stream.write(&bytes) {
+            Ok(_) => {}
+            // The sockets are full, or the upload has already ended.
+            Err(_) => return,
         }
     }
 }

@@ -25,10 +25,6 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The number of questions without an answer after which the peer counts as gone.
 const KEEPALIVE_RETRIES: u32 = 4;
-/// The time after which a peer counts as gone that does not acknowledge, or does not accept, what was sent. It is as long as
-/// for a silent one, for which Linux uses it too.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 /// The most unused buffers that a worker keeps.
 const MAX_UNUSED: usize = 256;
 
@@ -202,15 +198,14 @@ impl Transport {
     }
 
     /// Makes the system ask a silent peer whether it is still there, so that a connection ends soon after its peer
-    /// has vanished, and devices on the way do not forget it.
+    /// has vanished, and devices on the way do not forget it. One that has not acknowledged what was sent is not asked: the
+    /// system gives up sending it again later. A shorter limit for that, `TCP_USER_TIMEOUT`, would also end a connection
+    /// whose peer is there and only reads nothing for a while.
     pub fn keep_alive(&self) {
         let Self::Plain(stream) = self;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
         // If setting it fails, the connection still works.
         let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
-        // The system asks nothing while it waits for an acknowledgement.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let _ = SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     }
 
     /// Like [`Transport::is_quiet`], but as of now: costs a system call.

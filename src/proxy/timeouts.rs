@@ -24,7 +24,9 @@ use crate::live::server::ServerId;
 /// The phase of a client connection: what the connection itself waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionPhase {
-    /// The first byte of a request.
+    /// The first byte of the first request.
+    New,
+    /// The first byte of another request.
     Idle,
     /// The rest of a request's head.
     Head,
@@ -133,7 +135,7 @@ impl ConnectionSlot {
     fn new(listener: ListenerId, clock: &Rc<SweepClock>, place: Place<Self>) -> Self {
         Self {
             listener,
-            phase: Cell::new(ConnectionPhase::Idle),
+            phase: Cell::new(ConnectionPhase::New),
             deadline: Cell::default(),
             ending: Cell::default(),
             closing: Cell::default(),

@@ -55,7 +55,7 @@ impl Connection {
     ) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
-        slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.request_header);
+        slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
         Self { client: Client::plain(listener, peer), context, slot, timer, place }
     }
@@ -151,7 +151,7 @@ impl Connection {
     /// Returns the limits for a head of which a part has been received, and starts its timeout with the first part.
     fn limits(&self) -> HeadLimits {
         let snapshot = self.context.snapshot();
-        if self.slot.phase() == ConnectionPhase::Idle {
+        if matches!(self.slot.phase(), ConnectionPhase::New | ConnectionPhase::Idle) {
             self.slot.wait(ConnectionPhase::Head, snapshot.config.timeouts.request_header);
         }
         let limits = &snapshot.config.limits;

@@ -8,6 +8,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// The length of the accept queue; the kernel may shorten it.
 const BACKLOG: i32 = 8192;
 
+/// A socket that has its address and does not listen yet: clients are refused, not kept waiting or reset, until everything
+/// else that an edit needs is there too.
+#[derive(Debug)]
+pub struct BoundSocket {
+    address: SocketAddr,
+    socket: Socket,
+}
+
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
@@ -54,25 +62,37 @@ impl BindError {
     }
 }
 
-/// Returns a socket that listens on `address`, for all workers. `closing` are our own sockets that overlap
-/// with it and are about to be closed; they do not prevent it.
-///
-/// # Errors
-/// [`BindError`], with the system's error.
-pub fn bind(address: SocketAddr, closing: &[&TcpListener]) -> Result<TcpListener, BindError> {
-    let bound = match listen(address, false) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !closing.is_empty() => {
-            // The port is shared only for a moment, so that no other process can bind it as well.
-            let share = |share| closing.iter().try_for_each(|socket| SockRef::from(*socket).set_reuse_port(share));
-            let bound = share(true).and_then(|()| listen(address, true));
-            share(false).and(bound)
-        }
-        bound => bound,
-    };
-    bound.map_err(|error| BindError { address, error })
+impl BoundSocket {
+    /// Binds `address`. `closing` are our own sockets that overlap with it and are about to be closed; they do not
+    /// prevent it.
+    ///
+    /// # Errors
+    /// [`BindError`], with the system's error.
+    pub fn bind(address: SocketAddr, closing: &[&TcpListener]) -> Result<Self, BindError> {
+        let bound = new_socket(address).and_then(|socket| {
+            beside(closing, &socket, || socket.bind(&address.into()))?;
+            Ok(Self { address, socket })
+        });
+        bound.map_err(|error| BindError { address, error })
+    }
+
+    /// Listens, for all workers. `closing` is as for [`BoundSocket::bind`].
+    ///
+    /// # Errors
+    /// [`BindError`], with the system's error: another process may have been faster.
+    pub fn listen(self, closing: &[&TcpListener]) -> Result<TcpListener, BindError> {
+        let Self { address, socket } = self;
+        let listening = beside(closing, &socket, || socket.listen(BACKLOG));
+        listening.map(|()| socket.into()).map_err(|error| BindError { address, error })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
 }
 
-fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Allows a port with connections in TIME_WAIT, but not one that another socket listens on.
     socket.set_reuse_address(true)?;
@@ -83,11 +103,23 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit it. Without it, they work with some delay.
     let _ = socket.set_tcp_nodelay(true);
-    socket.set_reuse_port(share)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_reuse_port(false)?;
-    Ok(TcpListener::from(socket))
+    Ok(socket)
+}
+
+/// Tries again, if the address is in use, while `socket` shares its port with those that are `closing`. That is only for a
+/// moment, so that no other process can bind it as well.
+fn beside(closing: &[&TcpListener], socket: &Socket, attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match attempt() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !closing.is_empty() => {
+            let share = |share| {
+                let mut sockets = closing.iter().map(|socket| SockRef::from(*socket)).chain([SockRef::from(socket)]);
+                sockets.try_for_each(|socket| socket.set_reuse_port(share))
+            };
+            let result = share(true).and_then(|()| attempt());
+            share(false).and(result)
+        }
+        result => result,
+    }
 }
 
 /// Drops new SYNs, while queued and half-open connections can still be accepted: closing the socket would
@@ -145,6 +177,23 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    fn bind(address: SocketAddr, closing: &[&TcpListener]) -> Result<TcpListener, BindError> {
+        BoundSocket::bind(address, closing)?.listen(closing)
+    }
+
+    #[test]
+    fn a_bound_socket_accepts_no_client_and_yields_to_nobody() {
+        let bound = BoundSocket::bind("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
+        let address = bound.socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+        let refused = TcpStream::connect(address).expect_err("it does not listen");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let other = TcpListener::bind(address);
+        match bound.listen(&[]) {
+            Ok(_) => drop(other.expect_err("the first one has the port")),
+            Err(error) => assert_eq!((error.error.kind(), other.is_ok()), (io::ErrorKind::AddrInUse, true)),
+        }
+    }
 
     #[test]
     fn an_overlapping_address_can_be_bound_only_beside_a_closing_socket() {

@@ -72,6 +72,24 @@ fn a_check_counts_at_its_status_and_leaves_after_the_body() {
     }
 }
 
+// Case: check-body
+#[test]
+fn an_edit_lets_a_check_that_is_under_way_end_in_order() {
+    let cases: [&[&str]; 2] =
+        [&["", "HTTP/1.1 204 No Content\r\n\r\n"], &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "ok"]];
+    for pieces in cases {
+        for rules in ["kind = \"tcp\"\n", "kind = \"none\"\n"] {
+            let gate = Gate::default();
+            let (server, left) = in_pieces(pieces, &gate);
+            let lb = Lb::start(&config("timeout = \"1m\"\n", &server));
+            eventually("it is under way", || (server.connections() > 0).then_some(()));
+            lb.apply(&config(rules, &server));
+            gate.open();
+            assert_eq!(left.recv_timeout(DEADLINE).expect("the check leaves"), Ok(()), "{pieces:?} {rules}");
+        }
+    }
+}
+
 #[test]
 fn a_server_that_keeps_the_connection_open_is_left_soon() {
     let (sender, left) = mpsc::channel();

@@ -1,17 +1,19 @@
 //! An edit that needs a port in use is pending as a whole: reported, and applied by itself once the port is free.
 
 use std::ffi::OsStr;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::reload::outcomes;
 use crate::support::client::get;
-use crate::support::eventually;
 use crate::support::lb::{Lb, PORTS, command, run, servers};
 use crate::support::servers::Server;
+use crate::support::{DEADLINE, eventually};
 
 /// No health checks and no poll, so that nothing else leads to another attempt.
 const EVENTS: &str = "[health]\nkind = \"none\"\n[reload]\npoll = \"0s\"\nquiet = \"30ms\"\n";
@@ -93,7 +95,7 @@ fn the_admin_address_may_be_pending_too() {
     assert_eq!(lb.server("a")["weight"], 1);
     drop(socket);
     lb.admin = address;
-    eventually("the admin address has moved", || std::net::TcpStream::connect(address).ok());
+    eventually("the admin address has moved", || TcpStream::connect(address).ok());
     assert_eq!(lb.server("a")["weight"], 2);
 }
 
@@ -119,6 +121,36 @@ fn a_name_that_cannot_be_resolved_hides_no_port_in_use() {
         assert!(problem["message"].as_str().unwrap().starts_with(message), "{problem:#}");
         assert_eq!((&problem["line"], &problem["column"]), (&json!(line(part)), &json!(11)), "{problem:#}");
     }
+}
+
+// Case: port-taken
+#[test]
+fn no_client_is_accepted_at_a_port_of_an_edit_that_is_pending() {
+    let server = Server::named("a");
+    let lb = Lb::start_file(&file(&server, 1, ""));
+    let ((socket, in_use), (_, free)) = (taken(), taken());
+    let directory = TempDir::new().unwrap();
+    let logs = directory.path().join("logs");
+    let log = format!("[log]\naccess = \"{}/access.log\"\n", logs.display());
+    let (begun, stop) = (Instant::now(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let goes_on = || !stop.load(Relaxed) && begun.elapsed() < 2 * DEADLINE;
+            std::iter::from_fn(|| goes_on().then(|| TcpStream::connect(free))).filter(Result::is_ok).count()
+        });
+        lb.edit_file(&file(&server, 2, &(listener(free) + &listener(in_use) + &log)));
+        let lacks = |what: &str| {
+            eventually(what, || lb.newest_reload()["problems"].to_string().contains(what).then_some(()));
+        };
+        lacks("cannot listen on");
+        drop(socket);
+        lacks("cannot write the access log");
+        stop.store(true, Relaxed);
+        assert_eq!(clients.join().unwrap(), 0);
+    });
+    std::fs::create_dir(&logs).unwrap();
+    becomes(&lb, "applied");
+    assert_eq!(get(free, "/").text(), "a");
 }
 
 // Case: port-taken

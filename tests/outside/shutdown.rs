@@ -39,6 +39,7 @@ fn logs(lb: &Lb, words: &str) {
     eventually(words, || lb.stderr().iter().any(|line| line.contains(words)).then_some(()));
 }
 
+// Case: stop-refuses
 #[test]
 fn a_stop_accepts_no_clients_and_lets_open_requests_finish() {
     for signal in ["TERM", "INT"] {
@@ -46,9 +47,9 @@ fn a_stop_accepts_no_clients_and_lets_open_requests_finish() {
         let address = lb.address();
         let mut idle = Client::connect(address);
         assert_eq!(idle.get("/").text(), "a");
-        let mut silent = Client::connect(address);
-        eventually("the third client is accepted", || {
-            (lb.api("/api/listeners")["listeners"][0]["connections"] == 3).then_some(())
+        let (mut silent, mut late) = (Client::connect(address), Client::connect(address));
+        eventually("the last two clients are accepted", || {
+            (lb.api("/api/listeners")["listeners"][0]["connections"] == 4).then_some(())
         });
 
         lb.signal(signal);
@@ -57,6 +58,9 @@ fn a_stop_accepts_no_clients_and_lets_open_requests_finish() {
         assert_eq!(lb.ask("/metrics").status, 200);
         assert!(TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_err(), "it accepts new clients");
         assert!(idle.is_closed());
+        // Clients that have connected just before are not reset.
+        let response = late.get("/");
+        assert_eq!((response.text().as_str(), response.keeps_alive()), ("a", false));
         assert!(silent.is_closed());
 
         gate.open();
@@ -66,7 +70,7 @@ fn a_stop_accepts_no_clients_and_lets_open_requests_finish() {
         drop(slow);
         assert!(lb.ends().success(), "{signal}");
         logs(&lb, "stopped");
-        assert_eq!(server.requests().len(), 2);
+        assert_eq!(server.requests().len(), 3);
     }
 }
 

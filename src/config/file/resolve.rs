@@ -62,7 +62,9 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
             let reason = Reason::new(format!("{shown} overlaps with the listener at {other}"));
             report.at(
                 address.location,
-                reason.hint("only one of them can be bound: keep the one that covers both, or use another port"),
+                reason.hint(
+                    "only one of them can be bound: keep the one that covers both (`[::]` covers IPv4 too), or use another port",
+                ),
             );
         }
         before.push((address.value, shown));

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::admin;
 use crate::config::{overlap, reachable};
-use crate::worker::socket::{self, BindError};
+use crate::worker::socket::{BindError, BoundSocket};
 
 /// The admin address that is served now.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct AdminServer {
     _stop: oneshot::Sender<()>,
 }
 
-/// A bound socket that is not served yet. Dropping it closes it.
+/// A listening socket that is not served yet. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct NewAdminSocket {
     address: SocketAddr,
@@ -32,9 +32,10 @@ pub(super) struct NewAdminSocket {
 }
 
 impl NewAdminSocket {
-    /// Binds `address`, in spite of sockets of ours that overlap and are about to close.
-    pub(super) fn bind(address: SocketAddr, making_way: &[&net::TcpListener]) -> Result<Self, BindError> {
-        let socket = socket::bind(address, making_way)?;
+    /// Listens, in spite of sockets of ours that overlap and are about to close.
+    pub(super) fn listen(bound: BoundSocket, making_way: &[&net::TcpListener]) -> Result<Self, BindError> {
+        let address = bound.address();
+        let socket = bound.listen(making_way)?;
         let listener = socket.try_clone().and_then(TcpListener::from_std);
         let listener = listener.map_err(|error| BindError { address, error })?;
         Ok(Self { address, socket, listener })
@@ -67,15 +68,9 @@ impl AdminServer {
         (address != self.address).then_some((self.address, &self.socket))
     }
 
-    /// Binds the configured address if an edit moves it, in spite of listeners that are about to close.
-    pub(super) fn prepare<'a>(
-        &'a self,
-        address: SocketAddr,
-        making_way: impl Iterator<Item = &'a net::TcpListener>,
-    ) -> Result<Option<NewAdminSocket>, BindError> {
-        let Some((old, socket)) = self.moving(address) else { return Ok(None) };
-        let own = overlap(old, address).then_some(socket);
-        NewAdminSocket::bind(address, &making_way.chain(own).collect::<Vec<_>>()).map(Some)
+    /// The socket that is served, if it overlaps with `address` and an edit moves the admin address there.
+    pub(super) fn making_way(&self, address: SocketAddr) -> Option<&net::TcpListener> {
+        self.moving(address).filter(|(old, _)| overlap(*old, address)).map(|(_, socket)| socket)
     }
 
     /// Serves the new socket, if there is one. Requests that are open at the old one are finished there.

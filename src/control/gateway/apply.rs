@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::mem;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Gateway;
 use super::admin_server::NewAdminSocket;
-use super::listeners::NewSockets;
+use super::listeners::{BoundListeners, NewSockets};
 use super::log_file::not_configuration;
 use super::pending::{self, PendingEdit};
 use crate::config::diff::diff;
@@ -23,6 +24,7 @@ use crate::control::resolver::{Addresses, HostPort};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::telemetry::access_log::NewOutput;
+use crate::worker::socket::{BindError, BoundSocket};
 
 /// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
 /// discards the edit and closes its sockets.
@@ -41,6 +43,9 @@ pub(super) struct Prepared {
     /// The differences from the previous generation, in words.
     pub(super) changes: Vec<String>,
 }
+
+/// The addresses that an edit adds: those of listeners, and the admin address if it changes that.
+type BoundAddresses = (BoundListeners, Option<BoundSocket>);
 
 /// Why an edit is not applied.
 #[derive(Debug)]
@@ -106,7 +111,7 @@ impl Gateway {
         addresses: &Addresses,
     ) -> Result<Prepared, NotApplied> {
         self.check(config, sources)?;
-        let (listeners, admin) = self.bind(config, sources)?;
+        let (listeners, admin) = self.bind(config, sources).and_then(|bound| self.listen(bound, config, sources))?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
         warn_of_shared_addresses(config.pools.iter().filter(|pool| !is_same(pool)));
@@ -140,23 +145,33 @@ impl Gateway {
         emptied.map(|file| Problem::of_file(&file.path, reason.clone())).collect()
     }
 
-    /// Binds the addresses that `config` adds.
-    pub(super) fn bind(
+    /// Binds the addresses that `config` adds. No client notices.
+    pub(super) fn bind(&self, config: &Config, sources: &Sources) -> Result<BoundAddresses, NotApplied> {
+        let (address, admin) = (config.admin.address, &self.outputs.admin);
+        let listeners = self.running.listeners.bind(&config.listeners, admin.moving(address));
+        let making_way = self.making_way_for_admin(config);
+        let admin = admin.moving(address).map(|_| BoundSocket::bind(address, &making_way)).transpose();
+        both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
+    }
+
+    /// Listens on the addresses that [`Gateway::bind`] has bound.
+    fn listen(
         &self,
+        (listeners, admin): BoundAddresses,
         config: &Config,
         sources: &Sources,
     ) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
-        let (listeners, admin) = (&self.running.listeners, &self.outputs.admin);
+        let moving = self.outputs.admin.moving(config.admin.address);
+        let listeners = self.running.listeners.listen(listeners, &config.listeners, moving);
+        let making_way = self.making_way_for_admin(config);
+        let admin = admin.map(|bound| NewAdminSocket::listen(bound, &making_way)).transpose();
+        both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
+    }
+
+    fn making_way_for_admin(&self, config: &Config) -> Vec<&TcpListener> {
         let address = config.admin.address;
-        let sockets = listeners.prepare(&config.listeners, admin.moving(address));
-        let admin = admin.prepare(address, listeners.making_way(address, &config.listeners));
-        match (sockets, admin) {
-            (Ok(sockets), Ok(admin)) => Ok((sockets, admin)),
-            (sockets, admin) => {
-                let errors: Vec<_> = sockets.err().into_iter().flatten().chain(admin.err()).collect();
-                Err(pending::not_bound(&sources.files, config, &errors))
-            }
-        }
+        let listeners = self.running.listeners.making_way(address, &config.listeners);
+        listeners.chain(self.outputs.admin.making_way(address)).collect()
     }
 
     /// Makes an edit take effect. Returns its changes in words.
@@ -220,6 +235,16 @@ impl Gateway {
         if old.proxy.workers != self.config.proxy.workers && self.config.proxy.worker_count() != self.workers {
             tracing::warn!(workers = self.workers, "`proxy.workers` was changed; it takes effect at the next start");
         }
+    }
+}
+
+/// Both values, or the errors of both.
+pub(super) fn both<L, A>(
+    (listeners, admin): (Result<L, Vec<BindError>>, Result<A, BindError>),
+) -> Result<(L, A), Vec<BindError>> {
+    match (listeners, admin) {
+        (Ok(listeners), Ok(admin)) => Ok((listeners, admin)),
+        (listeners, admin) => Err(listeners.err().into_iter().flatten().chain(admin.err()).collect()),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::{ListenerConfig, overlap};
 use crate::live::counters::PerWorker;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::worker::WorkerPool;
-use crate::worker::socket::{self, BindError};
+use crate::worker::socket::{self, BindError, BoundSocket};
 
 /// How long a socket that will be closed still accepts the clients that were connecting. Shorter than the second
 /// after which a client whose SYN was dropped sends it again.
@@ -41,7 +41,11 @@ struct ClosingListener {
     since: Instant,
 }
 
-/// Sockets for the addresses that an edit adds. Dropping them closes them.
+/// The addresses that an edit adds, none of which listens yet. Dropping them releases them.
+#[derive(Debug)]
+pub struct BoundListeners(Vec<(ListenerConfig, BoundSocket)>);
+
+/// Listening sockets for the addresses that an edit adds. Dropping them closes them.
 #[derive(Debug)]
 pub struct NewSockets(Vec<NewSocket>);
 
@@ -60,43 +64,53 @@ impl ListenerSet {
         Self { workers, next_id: 0, open: HashMap::new(), closing: Vec::new() }
     }
 
-    /// Binds the addresses of `config` that are not bound yet. `admin` is the socket of the admin address, if that moves.
+    /// Binds the addresses of `config` that are not bound yet, which may be some that other sockets of ours are about to
+    /// leave. `admin` is the socket of the admin address, if that moves.
     ///
     /// # Errors
     /// With every address that cannot be bound; then none of the new sockets stays.
-    pub fn prepare(
+    pub fn bind(
         &self,
+        config: &[ListenerConfig],
+        admin: Option<(SocketAddr, &TcpListener)>,
+    ) -> Result<BoundListeners, Vec<BindError>> {
+        let is_bound = |address| self.open.contains_key(&address) || self.is_lingering(address);
+        let new = config.iter().filter(|listener| !is_bound(listener.address));
+        let bound = new.map(|listener| {
+            let making_way = self.making_way_for(listener.address, config, admin);
+            Ok((listener.clone(), BoundSocket::bind(listener.address, &making_way)?))
+        });
+        all(bound).map(BoundListeners)
+    }
+
+    /// Listens on the addresses that [`ListenerSet::bind`] has bound for `config` and `admin`.
+    ///
+    /// # Errors
+    /// With every address that cannot be listened on; then none of the new sockets stays.
+    pub fn listen(
+        &self,
+        bound: BoundListeners,
         config: &[ListenerConfig],
         admin: Option<(SocketAddr, &TcpListener)>,
     ) -> Result<NewSockets, Vec<BindError>> {
-        let mut sockets = Vec::new();
-        let mut errors = Vec::new();
-        for listener in config {
-            if self.open.contains_key(&listener.address) || self.is_lingering(listener.address) {
-                continue;
-            }
-            match self.bind(listener, config, admin) {
-                Ok(socket) => sockets.push(socket),
-                Err(error) => errors.push(error),
-            }
-        }
-        if errors.is_empty() { Ok(NewSockets(sockets)) } else { Err(errors) }
+        let sockets = bound.0.into_iter().map(|(config_of_one, bound)| {
+            let address = bound.address();
+            let socket = bound.listen(&self.making_way_for(address, config, admin))?;
+            let copies = (0..self.workers).map(|_| socket.try_clone()).collect::<Result<_, _>>();
+            let copies = copies.map_err(|error| BindError { address, error })?;
+            Ok(NewSocket { config: config_of_one, socket, copies })
+        });
+        all(sockets).map(NewSockets)
     }
 
-    /// Binds the address of a listener, which may be one that other sockets of ours are about to leave.
-    fn bind(
-        &self,
-        listener: &ListenerConfig,
-        config: &[ListenerConfig],
-        admin: Option<(SocketAddr, &TcpListener)>,
-    ) -> Result<NewSocket, BindError> {
-        let address = listener.address;
+    fn making_way_for<'a>(
+        &'a self,
+        address: SocketAddr,
+        config: &'a [ListenerConfig],
+        admin: Option<(SocketAddr, &'a TcpListener)>,
+    ) -> Vec<&'a TcpListener> {
         let admin = admin.filter(|(bound, _)| overlap(*bound, address)).map(|(_, socket)| socket);
-        let making_way: Vec<_> = self.making_way(address, config).chain(admin).collect();
-        let socket = socket::bind(address, &making_way)?;
-        let copies = (0..self.workers).map(|_| socket.try_clone()).collect::<Result<_, _>>();
-        let copies = copies.map_err(|error| BindError { address, error })?;
-        Ok(NewSocket { config: listener.clone(), socket, copies })
+        self.making_way(address, config).chain(admin).collect()
     }
 
     /// The sockets that overlap with `address` and that `config` does not name, or that are closing already.
@@ -211,6 +225,18 @@ impl ListenerSet {
         let closing = self.closing.iter().map(|closing| &closing.live);
         open.map(|listener| &listener.live).chain(closing).cloned().collect()
     }
+}
+
+/// All values, or all errors.
+fn all<T, E>(results: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Vec<E>> {
+    let (mut values, mut errors) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(values) } else { Err(errors) }
 }
 
 /// Stops accepting at a socket. If that fails, clients that connect at the last moment are reset, which is rare and

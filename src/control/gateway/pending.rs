@@ -90,25 +90,28 @@ impl Gateway {
     fn try_to_prepare(&self, edit: &mut PendingEdit) -> Option<Result<Prepared, NotApplied>> {
         let resolver = &self.running.resolver;
         let names = resolver.new_names(&self.config, &edit.config);
+        // Everything that the edit lacks is reported, not only names. Nothing listens before it lacks nothing.
+        let bindable = || self.bind(&edit.config, &edit.sources).map(drop);
         let addresses = match edit.names.proceed(resolver, names, &edit.sources.files, &edit.config) {
             Resolution::Resolved(addresses) => addresses,
             // What is wrong with the edit itself is reported at once.
             Resolution::Running => return self.check(&edit.config, &edit.sources).err().map(Err),
             Resolution::Failed(problems) => {
-                // Everything that the edit lacks is reported, not only names.
-                let bound = || self.bind(&edit.config, &edit.sources).map(drop);
-                return Some(Err(match self.check(&edit.config, &edit.sources).and_then(|()| bound()) {
+                return Some(Err(match self.check(&edit.config, &edit.sources).and_then(|()| bindable()) {
                     Ok(()) => NotApplied::Pending(problems),
                     Err(NotApplied::Pending(more)) => NotApplied::Pending([problems, more].concat()),
                     Err(rejected) => rejected,
                 }));
             }
         };
-        let prepared = self.prepare(&edit.config, &edit.sources, addresses);
-        // Last, so that an edit that is not applied for another reason creates no file.
-        Some(prepared.and_then(|mut prepared| {
+        let ready = self.check(&edit.config, &edit.sources).and_then(|()| bindable()).and_then(|()| {
+            // After that, so that an edit that is not applied for another reason creates no file.
             let opened = edit.access_log.proceed(&self.outputs.access_log, &edit.config.log, &edit.sources.files);
-            prepared.access_log = opened.map_err(|problem| NotApplied::Pending(vec![problem]))?;
+            opened.map_err(|problem| NotApplied::Pending(vec![problem]))
+        });
+        Some(ready.and_then(|access_log| {
+            let mut prepared = self.prepare(&edit.config, &edit.sources, addresses)?;
+            prepared.access_log = access_log;
             Ok(prepared)
         }))
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::admin_server::{AdminServer, NewAdminSocket};
-use super::apply::{file_hashes, warn_of_shared_addresses};
+use super::apply::{both, file_hashes, warn_of_shared_addresses};
 use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, log_file, pending, record};
@@ -34,7 +34,7 @@ use crate::telemetry::logs;
 use crate::telemetry::metrics::{Metrics, ProcessMetric, names};
 use crate::telemetry::trace::{self, SpanSink};
 use crate::worker::fd_limit;
-use crate::worker::socket::BindError;
+use crate::worker::socket::{BindError, BoundSocket};
 use crate::worker::{ClientLimit, WorkerPool};
 
 /// How long the first lookup of the servers' names may delay the start.
@@ -181,14 +181,15 @@ fn bind(
     workers: usize,
 ) -> Result<(ListenerSet, NewSockets, NewAdminSocket), StartError> {
     let listeners = ListenerSet::new(workers);
-    match (listeners.prepare(&config.listeners, None), NewAdminSocket::bind(config.admin.address, &[])) {
-        (Ok(sockets), Ok(admin)) => Ok((listeners, sockets, admin)),
-        (sockets, admin) => {
-            let errors: Vec<_> = sockets.err().into_iter().flatten().chain(admin.err()).collect();
-            let problems = errors.iter().map(|error| pending::bind_problem(files, config, error)).collect();
-            Err(StartError::Bind(errors, problems))
-        }
-    }
+    let failed = |errors: Vec<BindError>| {
+        let problems = errors.iter().map(|error| pending::bind_problem(files, config, error)).collect();
+        StartError::Bind(errors, problems)
+    };
+    let bound = (listeners.bind(&config.listeners, None), BoundSocket::bind(config.admin.address, &[]));
+    let (sockets, admin) = both(bound).map_err(failed)?;
+    let listening = (listeners.listen(sockets, &config.listeners, None), NewAdminSocket::listen(admin, &[]));
+    let (sockets, admin) = both(listening).map_err(failed)?;
+    Ok((listeners, sockets, admin))
 }
 
 fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize) -> (Registry, Arc<Snapshot>) {

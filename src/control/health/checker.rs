@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::HealthKind;
 use crate::control::health::LOG_TARGET;
+use crate::control::health::idle_pause::IdlePause;
 use crate::control::health::probe::CheckRule;
 use crate::control::health::schedule::first_delay;
 use crate::control::health::task::{CheckTask, Notices};
@@ -148,6 +149,7 @@ impl Checker {
             changes: self.changes.clone(),
             notices: Arc::clone(&self.notices),
             idle_ended: Arc::clone(&self.idle_ended),
+            idle_pause: IdlePause::default(),
         };
         RunningCheck { rule, shared, leaving, task: tokio::spawn(task.run(delay)) }
     }

@@ -26,8 +26,9 @@ impl Readings {
     }
 }
 
-/// Fetches the page at `path` once and returns the server's resident bytes, if it has them.
-pub async fn read(server: &Server, rule: &CheckRule, path: &str) -> Option<u64> {
+/// Fetches the page once that `rule` names, if it does, and returns the server's resident bytes, if the page has them.
+pub async fn read(server: &Server, rule: &CheckRule) -> Option<u64> {
+    let path = rule.config.memory.as_ref()?;
     let reason = match probe::page(server, rule, path, "text/plain;version=0.0.4").await {
         Ok((200, page)) => match resident_bytes(&String::from_utf8_lossy(&page)) {
             Some(bytes) => return Some(bytes),

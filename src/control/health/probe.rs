@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use http::Method;
+use tokio::sync::oneshot;
 
 use crate::config::{Address, CheckMethod, HealthConfig, HealthKind, PoolConfig};
 use crate::control::health::error::{CheckError, ResponseFault};
@@ -22,7 +23,7 @@ pub struct CheckRule {
     body: String,
 }
 
-/// A check whose result is known. The response may not have been read to its end.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Probe {
     /// The status of the response, if there was a valid one.
@@ -31,7 +32,8 @@ pub struct Probe {
     pub error: Option<CheckError>,
     /// Why it passed although the server has no such page.
     pub notice: Option<String>,
-    exchange: Option<Exchange>,
+    /// The address that accepted the connection.
+    pub peer: Option<SocketAddr>,
 }
 
 impl CheckRule {
@@ -131,38 +133,34 @@ impl CheckRule {
     }
 }
 
-impl Probe {
-    /// Ends the exchange.
-    pub async fn finish(self) {
-        if let Some(exchange) = self.exchange {
-            exchange.finish().await;
-        }
-    }
-}
-
-/// Checks `server` once, according to `rule`. Returns as soon as the result is known; the exchange then has to be
-/// finished.
-pub async fn check(server: &Server, rule: &CheckRule) -> Probe {
+/// Checks `server` once, according to `rule`. Sends the result to `known` as soon as there is one, and then ends the
+/// exchange.
+pub async fn check(server: &Server, rule: &CheckRule, known: oneshot::Sender<Probe>) {
     let mut probe = Probe::default();
-    match connect(server, rule).await {
-        Ok(exchange) if rule.config.kind == HealthKind::Http => {
-            let exchange = probe.exchange.insert(exchange);
-            match request(exchange, server, rule).await {
-                Ok(status) => {
-                    probe.status = Some(status);
-                    probe.notice = rule.lacks_page(status).then(|| notice(rule, status));
-                }
-                Err(fault) => {
-                    let error = CheckError::Response { request: rule.request(), fault };
-                    probe.status = error.status();
-                    probe.error = Some(error);
-                }
+    let mut exchange = match connect(server, rule).await {
+        Ok(exchange) => exchange,
+        Err(error) => {
+            // Fails only if an edit has ended the checks, as below.
+            let _ = known.send(Probe { error: Some(error), ..probe });
+            return;
+        }
+    };
+    probe.peer = exchange.peer();
+    if rule.config.kind == HealthKind::Http {
+        match request(&mut exchange, server, rule).await {
+            Ok(status) => {
+                probe.status = Some(status);
+                probe.notice = rule.lacks_page(status).then(|| notice(rule, status));
+            }
+            Err(fault) => {
+                let error = CheckError::Response { request: rule.request(), fault };
+                probe.status = error.status();
+                probe.error = Some(error);
             }
         }
-        Ok(exchange) => probe.exchange = Some(exchange),
-        Err(error) => probe.error = Some(error),
     }
-    probe
+    let _ = known.send(probe);
+    exchange.finish().await;
 }
 
 /// Returns the status of the response, if it passes.
@@ -186,12 +184,13 @@ fn notice(rule: &CheckRule, status: u16) -> String {
     )
 }
 
-/// Connects at the first of the server's addresses that accepts, as requests do.
+/// Connects at the first of the server's addresses that accepts, as requests do. At a port of its own, that says nothing
+/// about the address that requests use.
 async fn connect(server: &Server, rule: &CheckRule) -> Result<Exchange, CheckError> {
     let connected = Exchange::open(&rule.targets(server), rule.config.timeout).await;
     match connected.as_ref().map(Exchange::peer) {
-        Ok(Some(peer)) => server.connected_to(peer),
-        Ok(None) => {}
+        Ok(Some(peer)) if rule.config.port == 0 => server.connected_to(peer),
+        Ok(_) => {}
         Err(_) => server.want_lookup(),
     }
     connected

@@ -1,18 +1,20 @@
 //! The task that checks one server, and what a result changes and reports.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::HealthKind;
 use crate::control::health::LOG_TARGET;
 use crate::control::health::checker::{SharedHealth, StateChange};
 use crate::control::health::error::CheckError;
+use crate::control::health::idle_pause::IdlePause;
 use crate::control::health::memory::{self, Readings};
 use crate::control::health::probe::{self, CheckRule, Probe};
 use crate::control::health::schedule::Pace;
@@ -31,13 +33,15 @@ pub(super) struct CheckTask {
     pub(super) notices: Notices,
     /// Notified when idle connections have to be closed.
     pub(super) idle_ended: Arc<Notify>,
+    pub(super) idle_pause: IdlePause,
 }
 
 impl CheckTask {
     /// Checks the server for as long as the task lives; the first time after `delay`.
-    pub(super) async fn run(self, delay: Duration) {
+    pub(super) async fn run(mut self, delay: Duration) {
         let mut due = Instant::now() + delay;
         let mut readings = Readings::default();
+        let shared = Arc::clone(&self.shared);
         let mut pace = Pace::default();
         loop {
             let check = async {
@@ -49,7 +53,7 @@ impl CheckTask {
             let started = tokio::select! {
                 started = check => started,
                 // A check that was under way says nothing about the new state.
-                () = self.shared.changed.notified() => Instant::now(),
+                () = shared.changed.notified() => Instant::now(),
             };
             due = started + pace.pause(&self.rule.config, self.needs_attention(), fastrand::f64());
         }
@@ -62,26 +66,44 @@ impl CheckTask {
         failed || !self.server.state().serves() && self.server.ejection().is_none_or(|ejection| ejection.refused)
     }
 
-    async fn check(&self, readings: &mut Readings) {
-        let _permit = self.permits.acquire().await;
+    /// Checks the server once. Each exchange is a task of its own: if this one ends meanwhile, because of an edit, the server
+    /// still sees an orderly end.
+    async fn check(&mut self, readings: &mut Readings) {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+        let permit = Arc::new(permit);
         let mut connected = true;
         if self.rule.config.kind != HealthKind::None {
             let started = Instant::now();
-            let probe = probe::check(&self.server, &self.rule).await;
+            let (known, result) = oneshot::channel();
+            let (server, rule, permit) = (Arc::clone(&self.server), Arc::clone(&self.rule), Arc::clone(&permit));
+            let exchange = tokio::spawn(async move {
+                let _permit = permit;
+                probe::check(&server, &rule, known).await;
+            });
+            // The result counts before the exchange has ended. There is none if it panicked.
+            let Ok(probe) = result.await else { return };
             connected = probe.error.as_ref().is_none_or(CheckError::connected);
-            // The result counts before the exchange has ended.
             self.record(&probe, started.elapsed());
-            probe.finish().await;
+            let _ = exchange.await;
         }
-        if let Some(path) = &self.rule.config.memory {
-            let reading = if connected { memory::read(&self.server, &self.rule, path).await } else { None };
+        if self.rule.config.memory.is_some() {
+            let reading = if connected { self.read_memory(permit).await } else { None };
             readings.record(reading, &self.server);
         }
     }
 
+    async fn read_memory(&self, permit: Arc<OwnedSemaphorePermit>) -> Option<u64> {
+        let (server, rule) = (Arc::clone(&self.server), Arc::clone(&self.rule));
+        let read = async move {
+            let _permit = permit;
+            memory::read(&server, &rule).await
+        };
+        tokio::spawn(read).await.ok().flatten()
+    }
+
     /// Records the result of a check. An error on our side, such as a lack of descriptors, is shown but does not
     /// count against the server.
-    fn record(&self, probe: &Probe, took: Duration) {
+    fn record(&mut self, probe: &Probe, took: Duration) {
         self.log_check(probe, took);
         let error = probe.error.as_ref();
         let check = Check {
@@ -97,8 +119,10 @@ impl CheckTask {
             return;
         }
         match error {
-            Some(error) => self.heed_silence(error),
-            None => self.server.allow_idle(),
+            Some(error) if error.is_silence() => self.heed_silence(probe.peer),
+            Some(_) => {}
+            None if self.idle_pause.passed() => self.server.allow_idle(),
+            None => {}
         }
         let rule = &self.rule.config;
         let mut health = self.shared.health.lock();
@@ -128,14 +152,15 @@ impl CheckTask {
 
     /// Ends the idle connections to a silent server: one that serves few connections at a time may wait for their end. If
     /// its host name has another address, that one is next.
-    fn heed_silence(&self, error: &CheckError) {
-        if !error.is_silence() {
-            return;
+    fn heed_silence(&mut self, peer: Option<SocketAddr>) {
+        if let Some(checks) = self.idle_pause.silent() {
+            let (pool, server) = (&self.server.key.pool, &self.server.key.name);
+            tracing::info!(target: LOG_TARGET, %pool, %server, "no response to a check again soon after idle connections were kept; none is kept until {checks} checks have passed; if the server serves few connections at a time, set `upstream.idle_connections = 0`");
         }
         self.server.end_idle();
         self.idle_ended.notify_one();
-        if let Some(target) = self.server.target().filter(|_| error.connected()) {
-            self.server.unresponsive_at(target);
+        if let Some(peer) = peer {
+            self.server.unresponsive_at(peer);
         }
     }
 
@@ -195,7 +220,6 @@ impl CheckTask {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::net::SocketAddr;
     use std::num::NonZeroU32;
 
     use tokio::sync::mpsc::unbounded_channel;
@@ -213,7 +237,7 @@ mod tests {
         let rule = CheckRule::new(HealthConfig { rise, fall, ..HealthConfig::default() });
         let (changes, mut reported) = unbounded_channel();
         let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));
-        let task = CheckTask {
+        let mut task = CheckTask {
             server: Arc::clone(&server),
             rule: Arc::new(rule),
             shared: Arc::new(SharedHealth::new(HealthState::Up)),
@@ -221,12 +245,9 @@ mod tests {
             changes,
             notices: Notices::default(),
             idle_ended: Arc::default(),
+            idle_pause: IdlePause::default(),
         };
-        let failed = |error| {
-            let mut probe = Probe::default();
-            probe.error = Some(error);
-            probe
-        };
+        let failed = |error| Probe { error: Some(error), ..Probe::default() };
 
         let too_many_open_files = io::Error::from_raw_os_error(24);
         task.record(&failed(CheckError::Connect(address, too_many_open_files)), Duration::ZERO);

@@ -225,8 +225,9 @@ fn a_connection_ends_when_it_has_waited_too_long() {
 
 #[test]
 fn a_drain_ends_idle_connections_and_closes_the_others_after_their_response() {
-    let watchdog = Watchdog::new();
-    let phases = [ConnectionPhase::Idle, ConnectionPhase::Head, ConnectionPhase::Busy, ConnectionPhase::Linger];
+    use ConnectionPhase::{Busy, Head, Idle, Linger, New};
+    let watchdog = Swept::new();
+    let phases = [Idle, New, Head, Busy, Linger];
     let slots = phases.map(|phase| {
         let slot = watchdog.connection(ListenerId(1));
         slot.wait(phase, seconds(60));
@@ -234,7 +235,10 @@ fn a_drain_ends_idle_connections_and_closes_the_others_after_their_response() {
     });
     watchdog.drain();
     assert!(slots.iter().all(|slot| slot.closing.get()));
-    assert_eq!(slots.each_ref().map(|slot| has_ended(slot)), [true, false, false, false]);
+    assert_eq!(slots.each_ref().map(|slot| has_ended(slot)), [true, false, false, false, false]);
+    // Nor does a client that has just connected wait for long.
+    watchdog.pass(seconds(2));
+    assert_eq!(slots.each_ref().map(|slot| has_ended(slot)), [false, true, false, false, false]);
 }
 
 #[test]

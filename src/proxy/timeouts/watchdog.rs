@@ -11,6 +11,10 @@ use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, Phase, RequestTi
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 
+/// How long a client that has connected just before the process stops has for its first request. It would be reset if it
+/// sent one while its connection is closed, and hardly any sends that again elsewhere.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// All connections and requests of a worker.
 #[derive(Debug)]
 pub struct Watchdog {
@@ -97,12 +101,16 @@ impl Watchdog {
         });
     }
 
-    /// Makes the next response on each connection its last, and ends those without a request.
+    /// Makes the next response on each connection its last, and ends those without a request; new ones after
+    /// [`FIRST_REQUEST`].
     pub fn drain(&self) {
+        let until = self.clock.now().checked_add(FIRST_REQUEST);
         self.connections.each(|slot| {
             slot.closing.set(true);
-            if slot.phase.get() == ConnectionPhase::Idle {
-                slot.end(Ending::Close);
+            match slot.phase.get() {
+                ConnectionPhase::Idle => slot.end(Ending::Close),
+                ConnectionPhase::New => slot.deadline.set([slot.deadline.get(), until].into_iter().flatten().min()),
+                ConnectionPhase::Head | ConnectionPhase::Busy | ConnectionPhase::Linger => {}
             }
         });
     }

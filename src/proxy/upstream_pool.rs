@@ -123,7 +123,7 @@ impl UpstreamPool {
             let (clients, limit) = (self.descriptors.clients(), self.descriptors.max_clients());
             tracing::warn!(clients, limit, "no file descriptor for a connection to a server; its request has to wait");
         }
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = WaitingRequest::new(&self.waiting);
         let start = Instant::now();
         while start.elapsed() < patience {
             // A timeout is no failure: it looks again.
@@ -226,16 +226,16 @@ impl Drop for LookupOnFailure<'_> {
 }
 
 /// Counts a request that waits for a descriptor.
-struct Waiting<'a>(&'a Cell<usize>);
+struct WaitingRequest<'a>(&'a Cell<usize>);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingRequest<'a> {
     fn new(count: &'a Cell<usize>) -> Self {
         count.update(|count| count + 1);
         Self(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.0.update(|count| count - 1);
     }

@@ -15,6 +15,7 @@ mod descriptors;
 mod ejection;
 mod events;
 mod evidence;
+mod exact;
 mod explain;
 mod failures;
 mod gitops;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::DEADLINE;
 
 /// A running server. It refuses connections after [`Server::stop`], or once it is dropped.
@@ -117,7 +119,22 @@ impl Server {
         address: SocketAddr,
         serve: impl Fn(BufReader<TcpStream>, &Recorder) + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).expect("a port");
+        Self::accepting(TcpListener::bind(address).expect("a port"), serve)
+    }
+
+    /// Like [`Server::scripted`], with little room for bytes that have not been read.
+    pub(crate) fn cramped(serve: impl Fn(BufReader<TcpStream>, &Recorder) + Send + Sync + 'static) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(8192).expect("a size");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        socket.listen(1024).expect("a port");
+        Self::accepting(socket.into(), serve)
+    }
+
+    fn accepting(
+        listener: TcpListener,
+        serve: impl Fn(BufReader<TcpStream>, &Recorder) + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared { healthy: true.into(), ..Shared::default() });
         let (serve, recorder) = (Arc::new(serve), Recorder(Arc::clone(&shared)));
@@ -248,13 +265,13 @@ pub(crate) fn reset(stream: &TcpStream) {
 #[derive(Debug)]
 pub(crate) struct Refusing {
     pub(crate) address: SocketAddr,
-    _socket: socket2::Socket,
+    _socket: Socket,
 }
 
 impl Refusing {
     pub(crate) fn new() -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.bind(&any.into()).expect("a port");
         let address = socket.local_addr().expect("an address").as_socket().expect("of IP");
         Self { address, _socket: socket }
@@ -262,12 +279,12 @@ impl Refusing {
 }
 
 /// A server that neither accepts nor refuses connections: its queue is full.
-pub(crate) fn hanging() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
+pub(crate) fn hanging() -> (Socket, Vec<Socket>, SocketAddr) {
     let Refusing { address, _socket: socket } = Refusing::new();
     socket.listen(0).expect("a listener");
     // With these in a queue for one, the system ignores further ones.
     let waiting = (0..4).map(|_| {
-        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         client.set_nonblocking(true).expect("a socket");
         // Not blocking, it returns an error at once.
         let _ = client.connect(&address.into());

@@ -19,7 +19,7 @@ use crate::http1::head::ResponseHead;
 /// The most of a body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// How long a server that has sent its response has to close the connection, before this side does.
+/// How long a server that has sent no response has to close the connection after this side has ended its own.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// The room for the first bytes of a response.
@@ -153,7 +153,8 @@ impl Exchange {
     }
 
     /// Ends the exchange politely: a server that writes into a closed connection would log an error for each check. So
-    /// the rest of the body is read, as far as the timeout and the limit allow, and the server may close first.
+    /// the rest of the body is read, as far as the timeout and the limit allow. After a whole response, nothing is awaited:
+    /// each wait wakes a process that has nothing else to do.
     pub(super) async fn finish(mut self) {
         let deadline = self.deadline;
         let whole = async {
@@ -164,13 +165,11 @@ impl Exchange {
                 }
             }
         };
-        if !timeout_at(deadline, whole).await.unwrap_or(false) {
+        if !timeout_at(deadline, whole).await.unwrap_or(false) || self.rest.is_some() {
             return;
         }
-        if self.rest.is_none() {
-            // Without a request, the server would wait for one.
-            let _ = self.stream.shutdown().await;
-        }
+        // Without a request, the server would wait for one.
+        let _ = self.stream.shutdown().await;
         let closed = async {
             while let Ok(1..) = self.stream.read_buf(&mut self.input).await {
                 self.input.clear();

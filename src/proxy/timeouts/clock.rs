@@ -60,10 +60,8 @@ impl SweepClock {
     #[cold]
     fn end_pause(&self) {
         self.quiet.set(0);
-        if self.pausing.replace(false) {
-            let now = Instant::now();
-            let late = now.saturating_duration_since(self.due.replace(now + self.step.get() + SLACK));
-            self.late.set(self.late.get() + late);
+        if self.pausing.get() {
+            self.late.set(self.late.get() + self.restart(Instant::now()));
             super::wake(&self.waker);
         }
     }
@@ -72,10 +70,20 @@ impl SweepClock {
     pub(super) fn sweep(&self, now: Instant, step: Duration) -> Duration {
         self.step.set(step);
         self.quiet.set(self.quiet.get().saturating_add(1));
-        let late = now.saturating_duration_since(self.due.replace(now + step + SLACK)) + self.late.take();
-        // A pause ends at a deadline: whoever it is for gets another step.
-        let more = if self.pausing.replace(false) && !late.is_zero() { SLACK + step } else { Duration::ZERO };
-        late + more
+        self.restart(now) + self.late.take()
+    }
+
+    /// Ends a pause and counts timeouts from `now`. Returns how late that is.
+    fn restart(&self, now: Instant) -> Duration {
+        let step = self.step.get();
+        let late = now.saturating_duration_since(self.due.replace(now + step + SLACK));
+        if !self.pausing.replace(false) || late.is_zero() {
+            return late;
+        }
+        // A pause ends at a deadline: whoever it is for gets another step. No other pause comes before that, which might
+        // end late too, so that the timeout would never be reached.
+        self.quiet.set(0);
+        late + SLACK + step
     }
 
     /// Whether no timeout has been set for a while, so that sweeps may pause.

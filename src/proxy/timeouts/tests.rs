@@ -148,6 +148,41 @@ fn a_pause_that_ends_late_is_nobodys_fault() {
 }
 
 #[test]
+fn a_request_that_ends_a_pause_late_takes_no_time_from_others() {
+    let watchdog = Swept::new();
+    let (slot, timer) = (watchdog.connection(ListenerId(1)), watchdog.request(ListenerId(1)));
+    slot.wait(ConnectionPhase::Idle, seconds(1));
+    watchdog.pass(seconds(1) / 2);
+    // The process was stopped since before the end of the pause, and the request comes before the sweep.
+    watchdog.pause(Instant::now().checked_sub(seconds(5)).expect("a time"));
+    let deadline = watchdog.next_deadline().expect("a deadline");
+    timer.wait(Phase::Response, seconds(60));
+    watchdog.sweep(Instant::now(), TICK);
+    assert!(watchdog.next_deadline() >= Some(deadline + seconds(5) + TICK));
+}
+
+#[test]
+fn a_timeout_is_reached_although_every_sweep_is_late() {
+    let watchdog = Swept::new();
+    let slot = watchdog.connection(ListenerId(1));
+    slot.wait(ConnectionPhase::Idle, seconds(1));
+    watchdog.pass(seconds(1) / 2);
+    let mut now = watchdog.now.get();
+    for sweeps in 0.. {
+        if has_ended(&slot) {
+            return;
+        }
+        assert!(sweeps < 5, "{:?}", watchdog.next_deadline());
+        let next = if watchdog.is_quiet() { watchdog.next_deadline().expect("a deadline") } else { now + TICK };
+        if watchdog.is_quiet() {
+            watchdog.pause(next);
+        }
+        now = next + TICK / 5;
+        watchdog.sweep(now, TICK);
+    }
+}
+
+#[test]
 fn a_client_that_rests_and_a_server_that_rests_are_told_apart() {
     for client in [false, true] {
         let watchdog = Swept::new();

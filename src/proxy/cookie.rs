@@ -1,6 +1,6 @@
 //! The sticky-session cookie: read from requests and set by responses. Pure.
 //!
-//! One cookie may serve several pools, and several balancers in a row. Its value is up to [`MAX_TOKENS`] tokens, the newest
+//! One cookie may serve several pools, and several balancers in a row. Its value is up to eight tokens, the newest
 //! last: each pool recognises its own and keeps the others. If the cookie has a lifetime, a stamp follows, by which it is
 //! renewed while it is used: `TOKEN.TOKEN.tTIME-LIFETIME`, in hexadecimal seconds.
 

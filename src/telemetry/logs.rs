@@ -1,6 +1,6 @@
 //! The process log, on standard error. Reloads change its level and format.
 //!
-//! Nobody who logs waits for standard error: see [`log_writer`](super::log_writer).
+//! Nobody who logs waits for standard error: `log_writer` has a thread of its own for it.
 
 use std::borrow::Cow;
 use std::env;

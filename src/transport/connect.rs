@@ -17,7 +17,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 type Connecting = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<TcpStream>)> + Send>>;
 
 /// Connects to the first of `addresses` that accepts, without a timeout, and returns it. The next address is tried once
-/// the one before has failed, or has not accepted within [`NEXT_AFTER`].
+/// the one before has failed, or has not accepted within 250 ms.
 ///
 /// # Errors
 /// The system's error, once all addresses have failed.

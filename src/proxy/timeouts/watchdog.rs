@@ -102,7 +102,7 @@ impl Watchdog {
     }
 
     /// Makes the next response on each connection its last, and ends those without a request; new ones after
-    /// [`FIRST_REQUEST`].
+    /// a second, in which their first request may come.
     pub fn drain(&self) {
         let until = self.clock.now().checked_add(FIRST_REQUEST);
         self.connections.each(|slot| {

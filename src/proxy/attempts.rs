@@ -24,8 +24,10 @@ pub async fn run(
         exchange.settle(None);
     }
     match (done, exchange.saved.take()) {
-        (Err(error), Some(saved)) if error.blame() != Blame::Client && !response.is_started() => {
-            if error == ProxyError::Aborted { Err(error) } else { saved.relay(exchange, response).await }
+        (Err(error), Some(saved))
+            if error != ProxyError::Aborted && error.blame() != Blame::Client && !response.is_started() =>
+        {
+            saved.relay(exchange, response).await
         }
         (done, _) => done,
     }
@@ -36,7 +38,7 @@ async fn make_attempts(
     body: &mut RequestBody<'_>,
     response: &mut ResponseWriter<'_>,
 ) -> Result<(), ProxyError> {
-    let (pool, token) = (exchange.pool, exchange.plan.token);
+    let (pool, token) = (exchange.pool, exchange.plan.cookie.token);
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
     upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
     let mut member = exchange.tried.pick(pool, token).ok_or(ProxyError::NoServer)?;

@@ -10,7 +10,6 @@ use crate::http1::trailers::TrailerRule;
 use crate::live::pool::{Member, Pool};
 use crate::live::retry_budget::RetryReason;
 use crate::live::server::Server;
-use crate::live::token::Token;
 use crate::proxy::attempts::Tried;
 use crate::proxy::context::ServerReport;
 use crate::proxy::cookie::Requested;
@@ -41,9 +40,7 @@ pub struct Routed<'c> {
 /// The facts about a request that every attempt needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AttemptPlan {
-    /// The token in the client's sticky cookie, which names a server.
-    pub token: Option<Token>,
-    /// That cookie.
+    /// The client's sticky cookie, whose token names a server.
     pub cookie: Requested,
     /// The protocol that the client offers to switch to.
     pub upgrade: Option<Vec<u8>>,

@@ -49,7 +49,7 @@ impl Routed<'_> {
     fn charge(&self, failed: Failed<ProxyError>, evidence: Evidence) {
         let Failed { member, error } = failed;
         let context = self.record.context;
-        let selected = self.plan.token.and_then(|token| self.pool.named(token));
+        let selected = self.plan.cookie.token.and_then(|token| self.pool.named(token));
         let evidence = match evidence {
             Evidence::Alone if selected.is_some_and(|selected| selected as usize == member) => {
                 Evidence::Chosen(ClientKey::new(self.record.client_address))

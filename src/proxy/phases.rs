@@ -150,7 +150,6 @@ pub fn rewrite(
         }
     }
     let plan = AttemptPlan {
-        token: cookie.token,
         cookie,
         upgrade,
         length,

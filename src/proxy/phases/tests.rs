@@ -212,7 +212,11 @@ fn rewrite_makes_the_head_the_servers() {
         assert_eq!(plan.target.as_deref().unwrap_or(head.target()), target.as_bytes(), "{text}");
         assert_eq!(head.headers.get(HeaderName::Host), Some(host.as_bytes()), "{text}");
         assert_eq!((plan.upgrade.as_deref(), plan.accepts_trailers), (upgrade.map(str::as_bytes), trailers), "{text}");
-        assert_eq!((plan.length, plan.token, address.to_string()), (length, None, "192.0.2.1".to_owned()), "{text}");
+        assert_eq!(
+            (plan.length, plan.cookie.token, address.to_string()),
+            (length, None, "192.0.2.1".to_owned()),
+            "{text}"
+        );
         assert!(!head.headers.has(HeaderName::Connection), "{text}");
     }
 }
@@ -227,7 +231,7 @@ fn rewrite_finds_the_server_that_a_cookie_selects() {
         let length = length(&head).expect("valid framing");
         let (target, _) = validate(&head, Ok(length)).expect("a valid request");
         let server_target = ServerTarget::new(&target, PathMode::AsSent, head.target());
-        rewrite(&mut head, length, server_target, &rules).0.token
+        rewrite(&mut head, length, server_target, &rules).0.cookie.token
     };
     assert_eq!(rewritten(&format!("GET / HTTP/1.1¶Host: a¶Cookie: lb={token}¶¶")), Some(token));
     assert_eq!(rewritten(&format!("GET / HTTP/1.1¶Host: a¶Cookie: other={token}¶¶")), None);

@@ -81,9 +81,12 @@ fn requests_that_every_server_fails_eject_none() {
 fn a_bad_path_among_good_requests_ejects_none() {
     let healthy: Vec<Server> = (0..5).map(|_| fragile(&Gate::opened())).collect();
     let all: Vec<_> = NAMES.into_iter().zip(&healthy).collect();
-    let lb = Lb::start(&format!("{CONFIG}[balance]\nalgorithm = \"random\"\n{}", tables(&all)));
+    let lb = Lb::start(&format!(
+        "{CONFIG}[health.eject]\nfailures = 12\n[balance]\nalgorithm = \"random\"\n{}",
+        tables(&all)
+    ));
     let address = lb.address();
-    // In no step with anything: three of ten requests are bad.
+    // In no step with anything: five of eleven requests are bad. A short series may be chance.
     for number in 0..600_u64 {
         let bad = number * number % 11 < 4;
         request(address, "POST", if bad { "/drop" } else { "/" });

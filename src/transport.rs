@@ -4,18 +4,20 @@
 //! when all of it has been consumed.
 
 pub mod connect;
+mod socket;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::TcpKeepalive;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+pub use self::socket::Socket;
 
 /// The size of a buffer, and so the most that is read or forwarded at once. A peer that accepts nothing costs up to a buffer:
 /// with the rest of its connection, that is at most 60 KiB. A body of 100 KiB still takes only two reads.
@@ -94,7 +96,7 @@ impl Buffers {
 #[derive(Debug)]
 pub enum Transport {
     /// A connection without TLS.
-    Plain(TcpStream),
+    Plain(Socket),
 }
 
 impl Transport {
@@ -103,7 +105,7 @@ impl Transport {
     pub fn of_server(stream: TcpStream) -> Self {
         // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
         let _ = stream.set_nodelay(true);
-        Self::Plain(stream)
+        Self::Plain(Socket::Tcp(stream))
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
@@ -113,21 +115,21 @@ impl Transport {
     /// # Errors
     /// The system's error.
     pub async fn read(&self, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
-        let Self::Plain(stream) = self;
+        let Self::Plain(socket) = self;
         loop {
-            poll_fn(|context| stream.poll_read_ready(context)).await?;
+            poll_fn(|context| socket.poll_read_ready(context)).await?;
             if buffer.capacity() == 0 {
                 *buffer = buffers.take();
             } else if buffer.len() == buffer.capacity() {
                 buffer.reserve(BUFFER_SIZE);
             }
             let room = buffer.capacity() - buffer.len();
-            match stream.try_read_buf(buffer) {
+            match socket.try_read_buf(buffer) {
                 // The runtime takes a new connection to be readable until it has been tried.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffers.release(buffer),
                 Ok(read) if read > 0 && read < room => {
                     // A short read has emptied the socket. Telling tokio so saves the system call that would find out.
-                    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                    socket.clear_readable();
                     return Ok(read);
                 }
                 result => return result,
@@ -141,13 +143,13 @@ impl Transport {
     /// # Errors
     /// The system's error, or [`io::ErrorKind::WriteZero`] if it accepts nothing.
     pub fn write_now<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<Vec<u8>> {
-        let Self::Plain(stream) = self;
+        let Self::Plain(socket) = self;
         let mut slices = [IoSlice::new(&[]); N];
         let pieces = pieces.iter().filter(|piece| !piece.is_empty());
         let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
         let mut left = &mut slices[..count];
         while !left.is_empty() {
-            let result = if let [one] = left { stream.try_write(one) } else { stream.try_write_vectored(left) };
+            let result = if let [one] = left { socket.try_write(one) } else { socket.try_write_vectored(left) };
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(accepted) => {
@@ -167,9 +169,9 @@ impl Transport {
     /// # Errors
     /// As [`Transport::write_now`].
     pub async fn write_more(&self, rest: &mut Vec<u8>, written: &mut u64) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        poll_fn(|context| stream.poll_write_ready(context)).await?;
-        match stream.try_write(rest) {
+        let Self::Plain(socket) = self;
+        poll_fn(|context| socket.poll_write_ready(context)).await?;
+        match socket.try_write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(accepted) => {
                 *written += accepted as u64;
@@ -187,15 +189,15 @@ impl Transport {
     /// # Errors
     /// The system's error.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        SockRef::from(stream).shutdown(Shutdown::Write)
+        let Self::Plain(socket) = self;
+        socket.shutdown_write()
     }
 
     /// Waits until the peer, which has ended its sending direction, resets the connection.
     pub async fn reset(&self) {
-        let Self::Plain(stream) = self;
+        let Self::Plain(socket) = self;
         // An error means that the runtime ends.
-        let _ = stream.ready(Interest::ERROR).await;
+        let _ = socket.ready(Interest::ERROR).await;
     }
 
     /// Makes the system ask a silent peer whether it is still there, so that a connection ends soon after its peer
@@ -203,32 +205,31 @@ impl Transport {
     /// system gives up sending it again later. A shorter limit for that, `TCP_USER_TIMEOUT`, would also end a connection
     /// whose peer is there and only reads nothing for a while.
     pub fn keep_alive(&self) {
-        let Self::Plain(stream) = self;
+        let Self::Plain(socket) = self;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
-        // If setting it fails, the connection still works.
-        let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
+        socket.set_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
     }
 
     /// Like [`Transport::is_quiet`], but as of now: costs a system call.
     #[must_use]
     pub fn is_quiet_now(&self) -> bool {
-        let Self::Plain(stream) = self;
-        let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+        let Self::Plain(socket) = self;
+        let peeked = socket.options().peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Ready once the runtime is told that the peer has sent something or closed.
     pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
-        let Self::Plain(stream) = self;
-        stream.poll_read_ready(context).map(drop)
+        let Self::Plain(socket) = self;
+        socket.poll_read_ready(context).map(drop)
     }
 
     /// Whether the peer has neither sent anything nor closed, as far as the runtime has been told. Usually costs no system
     /// call if so.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let Self::Plain(stream) = self;
-        stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let Self::Plain(socket) = self;
+        socket.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -34,7 +34,7 @@ use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
-use crate::transport::Transport;
+use crate::transport::{Socket, Transport};
 
 /// The shortest time between two ticks.
 const MIN_TICK: Duration = Duration::from_millis(5);
@@ -178,7 +178,7 @@ impl Worker {
     fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
         let place = WorkerPlace(Rc::clone(self));
         let connection = Connection::new(Rc::clone(&self.context), listener, peer, Some(place));
-        tokio::task::spawn_local(connection.serve(Transport::Plain(stream)));
+        tokio::task::spawn_local(connection.serve(Transport::Plain(Socket::Tcp(stream))));
     }
 
     /// Accepts clients from a socket until `closed`, then those that are still queued, so that none is dropped.

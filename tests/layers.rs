@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&str; 13] = [
     "http_client",
     "config",
-    "transport",
     "tls",
+    "transport",
     "http1",
     "http2",
     "live",

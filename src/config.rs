@@ -5,6 +5,7 @@
 
 mod defaults;
 pub mod diff;
+mod edge;
 pub mod edit;
 mod env_texts;
 pub mod file;
@@ -31,6 +32,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use edge::{
+    CertificateConfig, CertificateSource, ClientAuth, FilePath, HttpProtocol, HttpsRedirect, ListenerConfig,
+    ListenerTlsConfig, ProxyHeaderVersion, SocketMode, TlsVersion, UnknownHost, UpstreamProtocol, UpstreamTlsConfig,
+};
 pub use env_texts::{EnvTexts, ShownTable};
 pub use pool::{
     Address, Algorithm, BalanceConfig, CheckMethod, EjectConfig, HealthConfig, HealthKind, PoolConfig, Resolve,
@@ -50,6 +55,9 @@ pub struct Config {
     /// At least one; addresses and names are unique.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
+    /// In the order of the file.
+    #[serde(rename = "certificate")]
+    pub certificates: Vec<CertificateConfig>,
     pub admin: AdminConfig,
     pub proxy: ProxyConfig,
     pub reload: ReloadConfig,
@@ -87,17 +95,6 @@ impl Config {
 
 fn position(pools: &[Arc<PoolConfig>], name: &str) -> Option<usize> {
     pools.binary_search_by(|pool| pool.name.as_str().cmp(name)).ok()
-}
-
-/// An address on which `lb` accepts clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListenerConfig {
-    /// The label in metrics and logs; defaults to the address as typed.
-    pub name: String,
-    /// Bound once, and kept for as long as it is configured.
-    pub address: SocketAddr,
-    #[serde(default, skip_serializing)]
-    pub env: EnvTexts,
 }
 
 /// The read-only API, `/metrics` and the dashboard.
@@ -206,24 +203,7 @@ pub struct LogConfig {
 pub enum AccessLogTarget {
     Off,
     Stdout,
-    File(LogFile),
-}
-
-/// A file for a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogFile {
-    /// As typed.
-    pub path: PathBuf,
-    /// The directory of the configuration file that names it; empty if unknown.
-    pub base: PathBuf,
-}
-
-impl LogFile {
-    /// The path to open: relative to the configuration file that names it.
-    #[must_use]
-    pub fn full_path(&self) -> PathBuf {
-        self.base.join(&self.path)
-    }
+    File(FilePath),
 }
 
 /// The format of the access log.
@@ -277,6 +257,9 @@ pub struct TimeoutsConfig {
     /// A body, in either direction, without a single byte.
     #[serde(with = "wire::duration")]
     pub body_idle: Duration,
+    /// A client's PROXY header and TLS handshake, each.
+    #[serde(with = "wire::duration")]
+    pub tls_handshake: Duration,
     /// A tunnel without a byte in either direction.
     #[serde(with = "wire::duration")]
     pub tunnel: Duration,
@@ -301,6 +284,12 @@ pub struct LimitsConfig {
     pub body_rate: u64,
     /// Concurrent client connections; 0 means as many as the process can hold.
     pub connections: usize,
+    /// Requests on a client connection, after which it is ended; 0 means no limit.
+    pub connection_requests: u64,
+    /// Concurrent requests on an HTTP/2 connection of a client.
+    pub streams: u32,
+    /// Concurrent TLS handshakes with clients; 0 means a number that depends on the cores.
+    pub handshakes: usize,
 }
 
 /// A rule that maps requests to a pool.

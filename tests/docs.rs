@@ -63,10 +63,6 @@ fn every_key_is_documented_and_no_other() {
         if table.is_empty() {
             expected.retain(|key| !keys::TABLES.iter().any(|(table, _)| table.trim_end_matches(".*") == *key));
         }
-        // It exists only for the error that it is not supported yet.
-        if *table == "listener" {
-            expected.remove("tls");
-        }
         assert_eq!(set(documented(&page, table).into_keys()), expected, "{}", heading(table));
     }
     let mut tables = page.lines().filter(|line| line.starts_with("## ")).flat_map(quoted);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::config::{
     AccessLogTarget, AdminConfig, Algorithm, BalanceConfig, CheckMethod, EjectConfig, ForwardedMode, HealthConfig,
     HealthKind, HoldThen, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, Resolve,
-    RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig, UpstreamConfig,
+    RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig, UpstreamConfig, UpstreamProtocol,
+    UpstreamTlsConfig,
 };
 
 /// A server's default weight.
@@ -73,6 +74,7 @@ impl Default for TimeoutsConfig {
             connect: Duration::from_secs(2),
             response_header: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
+            tls_handshake: Duration::from_secs(10),
             tunnel: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
         }
@@ -81,7 +83,16 @@ impl Default for TimeoutsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { header_bytes: 32 << 10, headers: 100, body_bytes: 0, body_rate: 64, connections: 0 }
+        Self {
+            header_bytes: 32 << 10,
+            headers: 100,
+            body_bytes: 0,
+            body_rate: 64,
+            connections: 0,
+            connection_requests: 0,
+            streams: 100,
+            handshakes: 0,
+        }
     }
 }
 
@@ -128,6 +139,19 @@ impl Default for RetryConfig {
 
 impl Default for UpstreamConfig {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(60), idle_connections: 1000, resolve: Resolve::One }
+        Self {
+            idle: Duration::from_secs(60),
+            idle_connections: 1000,
+            resolve: Resolve::One,
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            proxy_protocol: None,
+        }
+    }
+}
+
+impl Default for UpstreamTlsConfig {
+    fn default() -> Self {
+        Self { ca: None, server_name: None, certificate: None, key: None, verify: true }
     }
 }

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    AdminConfig, BalanceConfig, CollectorUrl, Config, EnvTexts, HealthConfig, LimitsConfig, LogConfig, PoolConfig,
-    ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig, UpstreamConfig,
+    AdminConfig, BalanceConfig, CollectorUrl, Config, EnvTexts, HealthConfig, LimitsConfig, ListenerConfig, LogConfig,
+    PoolConfig, ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig, UpstreamConfig,
 };
 
-pub use change::Change;
+pub use change::{Change, Scope};
 
 /// Returns the changes of listeners, of the settings at the top level, of routes, and then, pool by pool, of settings
 /// and servers. The order of listeners and of routes has no effect, so it is not compared.
@@ -22,7 +22,8 @@ pub use change::Change;
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     listeners(old, new, &mut changes);
-    settings(None, &sections(old), &sections(new), &mut changes);
+    certificates(old, new, &mut changes);
+    settings(&Scope::Top, &sections(old), &sections(new), &mut changes);
     collectors(old, new, &mut changes);
     routes(old, new, &mut changes);
     pools(old, new, &mut changes);
@@ -68,8 +69,20 @@ struct Settings<'a> {
 
 fn sections(config: &Config) -> Settings<'_> {
     // Every field is named, so that the compiler reports one that is forgotten here.
-    let Config { listeners: _, routes: _, pools: _, admin, proxy, reload, log, tracing, timeouts, limits, env } =
-        config;
+    let Config {
+        listeners: _,
+        certificates: _,
+        routes: _,
+        pools: _,
+        admin,
+        proxy,
+        reload,
+        log,
+        tracing,
+        timeouts,
+        limits,
+        env,
+    } = config;
     Settings { json: object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits }), env }
 }
 
@@ -92,11 +105,39 @@ fn listeners(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             Sides::New(is) => changes.push(Change::ListenerAdded(is.clone())),
             Sides::Both(was, is) => {
                 let address = Sided { key: "address", was: (&was.env, &was.address), is: (&is.env, &is.address) };
+                let listener = is.env.show("name", &is.name);
                 if let Some((from, to)) = address.change() {
-                    let listener = is.env.show("name", &is.name);
-                    changes.push(Change::ListenerAddress { listener, from, to });
+                    changes.push(Change::ListenerAddress { listener: listener.clone(), from, to });
                 }
+                settings(&Scope::Listener(listener), &listener_rules(was), &listener_rules(is), changes);
             }
+        }
+    }
+}
+
+fn listener_rules(listener: &ListenerConfig) -> Settings<'_> {
+    let mut json = object(listener);
+    // These are compared by themselves.
+    json.remove("name");
+    json.remove("address");
+    Settings { json, env: &listener.env }
+}
+
+fn certificates(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let names = |config: &Config| -> BTreeMap<String, bool> {
+        config.certificates.iter().map(|certificate| (certificate.name(), certificate.default)).collect()
+    };
+    let (was, is) = (names(old), names(new));
+    for name in was.keys().filter(|name| !is.contains_key(*name)) {
+        changes.push(Change::CertificateRemoved(name.clone()));
+    }
+    for (name, default) in &is {
+        match was.get(name) {
+            None => changes.push(Change::CertificateAdded(name.clone())),
+            Some(before) if before != default => {
+                changes.push(Change::CertificateDefault { certificate: name.clone(), default: *default });
+            }
+            Some(_) => {}
         }
     }
 }
@@ -137,7 +178,7 @@ fn pools(old: &Config, new: &Config, changes: &mut Vec<Change>) {
                 servers(name, &[], &is.servers, changes);
             }
             Sides::Both(was, is) => {
-                settings(Some(name), &rules(was), &rules(is), changes);
+                settings(&Scope::Pool(name.to_owned()), &rules(was), &rules(is), changes);
                 servers(name, &was.servers, &is.servers, changes);
             }
         }
@@ -199,7 +240,7 @@ impl<T: Display> Sided<'_, T> {
 }
 
 /// Adds every key whose value differs. The serialized forms are compared, so that a new key needs no code here.
-fn settings(pool: Option<&str>, old: &Settings<'_>, new: &Settings<'_>, changes: &mut Vec<Change>) {
+fn settings(scope: &Scope, old: &Settings<'_>, new: &Settings<'_>, changes: &mut Vec<Change>) {
     let mut pending = vec![(String::new(), &old.json, &new.json)];
     while let Some((prefix, was, is)) = pending.pop() {
         let keys: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
@@ -216,9 +257,13 @@ fn settings(pool: Option<&str>, old: &Settings<'_>, new: &Settings<'_>, changes:
             if old.env.same(new.env, &path) {
                 continue;
             }
-            let (from, to) = (in_words(&path, was, old.env), in_words(&path, is, new.env));
+            let (from, to) = match (was, is) {
+                (Value::Null, Value::Object(_)) => ("off".to_owned(), "on".to_owned()),
+                (Value::Object(_), Value::Null) => ("on".to_owned(), "off".to_owned()),
+                _ => (in_words(&path, was, old.env), in_words(&path, is, new.env)),
+            };
             if from != to {
-                changes.push(Change::Setting { pool: pool.map(str::to_owned), key: path, from, to });
+                changes.push(Change::Setting { scope: scope.clone(), key: path, from, to });
             }
         }
     }

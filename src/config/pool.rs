@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EnvTexts, wire};
+use super::{EnvTexts, ProxyHeaderVersion, UpstreamProtocol, UpstreamTlsConfig, wire};
 
 /// Interchangeable servers, and the rules that apply to them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,6 +180,11 @@ pub struct UpstreamConfig {
     /// The limit for unused connections per server and worker.
     pub idle_connections: usize,
     pub resolve: Resolve,
+    pub protocol: UpstreamProtocol,
+    /// `None` if servers are talked to without TLS.
+    pub tls: Option<UpstreamTlsConfig>,
+    /// The PROXY header that servers get, if any.
+    pub proxy_protocol: Option<ProxyHeaderVersion>,
 }
 
 /// The servers that a host name stands for.

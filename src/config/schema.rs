@@ -10,7 +10,8 @@ use crate::config::source::SourceFile;
 pub const FILE: &str = "lb.schema.json";
 
 /// A configuration that sets only keys without a default.
-const MINIMAL: &str = "balance.sticky = {}\n[[listener]]\naddress = \"127.0.0.1:1\"\n\
+const MINIMAL: &str = "balance.sticky = {}\nupstream.tls = true\n[[listener]]\naddress = \"127.0.0.1:1\"\ntls = {}\n\
+    [[certificate]]\nfile = \"a\"\nkey = \"a\"\n\
     [[server]]\nname = \"a\"\naddress = \"a:1\"\n[[route]]\npool = \"default\"\n";
 
 /// The schema as text, with a trailing newline.
@@ -50,8 +51,8 @@ fn defaults() -> Value {
 }
 
 fn table(keys: &[KeySpec], defaults: &Value) -> Value {
-    let supported = keys.iter().filter(|key| !matches!(key.value, ValueType::Unsupported));
-    let properties: Map<String, Value> = supported.map(|key| (key.name.to_owned(), property(key, defaults))).collect();
+    let properties: Map<String, Value> =
+        keys.iter().map(|key| (key.name.to_owned(), property(key, defaults))).collect();
     let required: Vec<&str> =
         keys.iter().filter(|key| key.presence == Presence::Required).map(|key| key.name).collect();
     let mut table = json!({"type": "object", "additionalProperties": false, "properties": properties});
@@ -85,6 +86,9 @@ fn property(key: &KeySpec, defaults: &Value) -> Value {
         ValueType::TableOrFalse(keys) => {
             json!({"anyOf": [table(keys, default), {"const": false}, {"type": "string", "pattern": REFERENCE}]})
         }
+        ValueType::TableOrBoolean(keys) => {
+            json!({"anyOf": [table(keys, default), {"type": "boolean"}, {"type": "string", "pattern": REFERENCE}]})
+        }
         // Every table of an array has the same defaults.
         ValueType::TableArray(keys) => json!({"type": "array", "items": table(keys, &default[0])}),
         ValueType::NamedTables(keys) => json!({
@@ -92,7 +96,6 @@ fn property(key: &KeySpec, defaults: &Value) -> Value {
             "propertyNames": {"pattern": format!("^{NAME}$")},
             "additionalProperties": table(keys, &Value::Null),
         }),
-        ValueType::Unsupported => json!(false),
     };
     property["description"] = json!(key.about);
     if key.presence == Presence::Defaulted && !inherited {
@@ -133,7 +136,11 @@ fn pattern(text: TextFormat) -> &'static str {
         TextFormat::Cookie => r"[^\s=;,]+",
         TextFormat::Url => r"(http://\S+)?",
         TextFormat::Network => r"[0-9a-fA-F:.]+(/[0-9]{1,3})?",
-        TextFormat::Directory | TextFormat::OptionalText => r"[\s\S]*",
+        TextFormat::Directory | TextFormat::OptionalText | TextFormat::OptionalFile => r"[\s\S]*",
+        TextFormat::OptionalHost => r"[^\s/]*",
+        TextFormat::Protocol => "h2|http/1\\.1",
+        TextFormat::HttpsRedirect => "(https(:[0-9]{1,5})?)?",
+        TextFormat::Mode => "[0-7]{3,4}",
         TextFormat::Authority => r"[^\s/]*",
         TextFormat::OptionalDuration => r"(\s*(0|([0-9]+(\.[0-9]+)?\s*[A-Za-zµ]+\s*)+)\s*)?",
         TextFormat::HeaderName => r"[^\s:]+",

@@ -2,6 +2,7 @@
 //!
 //! Each function is pure, and returns the value or the reason why the text is invalid.
 
+mod edge;
 mod files;
 mod requests;
 
@@ -15,6 +16,7 @@ use crate::config::problem::Reason;
 use crate::config::units::parse_duration;
 use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
 
+pub(crate) use edge::{file, https_redirect, protocol, socket_mode};
 pub(crate) use files::{include, log_file, shell_syntax, unbraced};
 pub(crate) use requests::{authority, check_body, check_header, log_header};
 

@@ -1,9 +1,10 @@
 //! The configuration as JSON in the API: values are written as in the file, and read back by the same parsers. A value
 //! from the environment is written as it was typed.
 
+mod optional;
+
 use std::fmt;
 use std::mem;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -15,8 +16,12 @@ use crate::config::file::keys::{self, KeySpec, TextFormat, ValueType};
 use crate::config::file::{self, Env};
 use crate::config::problem::Reason;
 use crate::config::{
-    AccessLogTarget, Address, Config, HostPattern, LogFile, PoolConfig, PoolRef, StatusRanges, values,
+    AccessLogTarget, Address, Config, HostPattern, HttpsRedirect, PoolConfig, PoolRef, SocketMode, StatusRanges,
+    UpstreamTlsConfig, values,
 };
+
+use optional::file_path;
+pub(super) use optional::{optional_path, optional_text, path, paths};
 
 /// Defines modules for serde's `with`.
 macro_rules! units {
@@ -77,7 +82,7 @@ impl<'de> Deserialize<'de> for AccessLogTarget {
         match Value::deserialize(deserializer)? {
             Value::Bool(false) => Ok(Self::Off),
             Value::Bool(true) => Ok(Self::Stdout),
-            Value::String(path) => Ok(Self::File(LogFile { path: path.into(), base: PathBuf::new() })),
+            Value::String(path) => Ok(Self::File(file_path(path))),
             other => Err(D::Error::custom(format!("invalid destination of the access log: {other}"))),
         }
     }
@@ -112,6 +117,8 @@ texts! {
     Address, values::server_address;
     HostPattern, values::host_pattern;
     StatusRanges, values::status_ranges;
+    HttpsRedirect, values::https_redirect;
+    SocketMode, values::socket_mode;
 }
 
 impl Serialize for Config {
@@ -131,6 +138,7 @@ fn uses_env(config: &Config) -> bool {
     let of_pool = |pool: &PoolConfig| !pool.env.is_empty() || pool.servers.iter().any(|server| !server.env.is_empty());
     !config.env.is_empty()
         || config.listeners.iter().any(|listener| !listener.env.is_empty())
+        || config.certificates.iter().any(|certificate| !certificate.env.is_empty())
         || config.routes.iter().any(|route| !route.env.is_empty())
         || config.pools.iter().any(|pool| of_pool(pool))
 }
@@ -139,6 +147,9 @@ fn cover(config: &Config, value: &mut Value) {
     config.env.cover(value);
     for (index, listener) in config.listeners.iter().enumerate() {
         listener.env.cover(&mut value["listener"][index]);
+    }
+    for (index, certificate) in config.certificates.iter().enumerate() {
+        certificate.env.cover(&mut value["certificate"][index]);
     }
     for (index, route) in config.routes.iter().enumerate() {
         route.env.cover(&mut value["route"][index]);
@@ -186,7 +197,10 @@ fn uncover_table(table: &mut Value, keys: &[KeySpec], prefix: &str, env: &Env<'_
             (ValueType::TableArray(keys) | ValueType::NamedTables(keys), Value::Array(tables)) => {
                 tables.iter_mut().for_each(|table| uncover(table, keys, env));
             }
-            (ValueType::Table(keys) | ValueType::TableOrFalse(keys), value @ Value::Object(_)) => {
+            (
+                ValueType::Table(keys) | ValueType::TableOrFalse(keys) | ValueType::TableOrBoolean(keys),
+                value @ Value::Object(_),
+            ) => {
                 uncover_table(value, keys, &format!("{path}."), env, texts);
             }
             (kind @ ValueType::TextTable, Value::Object(texts_by_name)) => {
@@ -223,6 +237,10 @@ fn from_text(kind: &ValueType, text: &str) -> Option<Value> {
         ValueType::BooleanOrText(_) => Some(text.trim().parse::<bool>().map_or_else(|_| text.into(), Value::from)),
         // It can only be `false`.
         ValueType::TableOrFalse(_) => Some(Value::Null),
+        ValueType::TableOrBoolean(_) => Some(match text.trim() {
+            "true" => serde_json::to_value(UpstreamTlsConfig::default()).unwrap_or_default(),
+            _ => Value::Null,
+        }),
         ValueType::Text(format) if text.is_empty() && format.may_be_empty() => Some(Value::Null),
         _ => Some(text.into()),
     }
@@ -237,6 +255,8 @@ fn stand_in(kind: &ValueType, typed: &str) -> Value {
             TextFormat::HostPattern => "unknown.invalid".into(),
             TextFormat::Statuses => "200".into(),
             TextFormat::Network => "0.0.0.0/32".into(),
+            TextFormat::Protocol => "http/1.1".into(),
+            TextFormat::Mode => "0660".into(),
             // Not parsed any further.
             _ => typed.into(),
         },

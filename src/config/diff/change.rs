@@ -15,6 +15,14 @@ pub enum Change {
         from: String,
         to: String,
     },
+    /// The file or directory of the certificate.
+    CertificateAdded(String),
+    /// The file or directory of the certificate.
+    CertificateRemoved(String),
+    CertificateDefault {
+        certificate: String,
+        default: bool,
+    },
     RouteAdded(RouteConfig),
     RouteRemoved(RouteConfig),
     RouteChanged {
@@ -65,8 +73,7 @@ pub enum Change {
     },
     /// Any other key.
     Setting {
-        /// `None` for a key outside of pools.
-        pool: Option<String>,
+        scope: Scope,
         /// The dotted key: `timeouts.drain`.
         key: String,
         from: String,
@@ -74,17 +81,36 @@ pub enum Change {
     },
 }
 
+/// The part of a configuration that a key belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole.
+    Top,
+    /// The listener of this name.
+    Listener(String),
+    /// The pool of this name.
+    Pool(String),
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ListenerAdded(ListenerConfig { name, address, env }) => {
+            Self::ListenerAdded(ListenerConfig { name, address, env, .. }) => {
                 write!(f, "listener {}: added ({})", env.show("name", name), env.show("address", address))
             }
-            Self::ListenerRemoved(ListenerConfig { name, address, env }) => {
+            Self::ListenerRemoved(ListenerConfig { name, address, env, .. }) => {
                 write!(f, "listener {}: removed ({})", env.show("name", name), env.show("address", address))
             }
             Self::ListenerAddress { listener, from, to } => {
                 write!(f, "listener {listener}: address {from} -> {to}")
+            }
+            Self::CertificateAdded(certificate) => write!(f, "certificate {certificate}: added"),
+            Self::CertificateRemoved(certificate) => write!(f, "certificate {certificate}: removed"),
+            Self::CertificateDefault { certificate, default: true } => {
+                write!(f, "certificate {certificate}: is now the default")
+            }
+            Self::CertificateDefault { certificate, default: false } => {
+                write!(f, "certificate {certificate}: is no longer the default")
             }
             Self::RouteAdded(RouteConfig { name, host, path, pool, env }) => {
                 let (name, host, path) = (env.show("name", name), env.show("host", host), env.show("path", path));
@@ -118,10 +144,11 @@ impl fmt::Display for Change {
                 write!(f, "server {pool}/{server}: {state}")
             }
             Self::Credentials { key, shown } => write!(f, "{key}: other credentials for {shown}"),
-            Self::Setting { pool, key, from, to } => {
-                match pool {
-                    Some(pool) => write!(f, "pool {pool}: {key} {from} -> {to}")?,
-                    None => write!(f, "{key}: {from} -> {to}")?,
+            Self::Setting { scope, key, from, to } => {
+                match scope {
+                    Scope::Top => write!(f, "{key}: {from} -> {to}")?,
+                    Scope::Listener(listener) => write!(f, "listener {listener}: {key} {from} -> {to}")?,
+                    Scope::Pool(pool) => write!(f, "pool {pool}: {key} {from} -> {to}")?,
                 }
                 match key.as_str() {
                     "proxy.workers" => f.write_str(" (takes effect at the next start)"),

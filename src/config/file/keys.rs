@@ -1,9 +1,11 @@
 //! Every table of the file with the keys it may hold, as data. The reader rejects every other key, the schema is
 //! generated from it, and a test compares the documentation with it.
 
+mod edge;
 mod rules;
 mod spec;
 
+pub use edge::{CERTIFICATE, LISTENER, LISTENER_TLS, UPSTREAM_TLS};
 pub use rules::{BALANCE, EJECT, HEALTH, RETRY, STICKY, UPSTREAM};
 pub use spec::{KeySpec, Presence, TextFormat, ValueType};
 
@@ -30,6 +32,11 @@ pub const ROOT: &[KeySpec] = &[
          allowed only there, before the first table",
     ),
     optional("listener", ValueType::TableArray(LISTENER), "where clients connect; at least one is required"),
+    optional(
+        "certificate",
+        ValueType::TableArray(CERTIFICATE),
+        "a certificate for the listeners with `tls`; clients get the one that has the name they ask for",
+    ),
     optional("admin", ValueType::Table(ADMIN), "the read-only API, the metrics and the dashboard"),
     optional("proxy", ValueType::Table(PROXY), "settings that apply to every request"),
     optional("reload", ValueType::Table(RELOAD), "how edits are read and guarded"),
@@ -48,16 +55,6 @@ pub const ROOT: &[KeySpec] = &[
         "which pool serves which host and path; without any route, `default` serves everything",
     ),
     optional("pool", ValueType::NamedTables(POOL), "a named set of interchangeable servers, for routes to use"),
-];
-
-pub const LISTENER: &[KeySpec] = &[
-    required(
-        "address",
-        ValueType::Text(TextFormat::Address),
-        "`IP:port`, IPv6 in brackets. At least one listener is required",
-    ),
-    optional("name", ValueType::Text(TextFormat::Label), "its name in logs and metrics"),
-    optional("tls", ValueType::Unsupported, "not supported yet"),
 ];
 
 pub const ADMIN: &[KeySpec] = &[
@@ -204,6 +201,11 @@ pub const TIMEOUTS: &[KeySpec] = &[
         "how long a server may take to start its response, once the request has been sent",
     ),
     key("body_idle", POSITIVE_DURATION, "how long a body, in either direction, may go without a single byte"),
+    key(
+        "tls_handshake",
+        POSITIVE_DURATION,
+        "how long a client may take for its TLS handshake and, before that, for its PROXY header",
+    ),
     key("tunnel", POSITIVE_DURATION, "how long a tunnel (a WebSocket, for example) may be silent in both directions"),
     key(
         "drain",
@@ -231,6 +233,18 @@ pub const LIMITS: &[KeySpec] = &[
         "connections",
         ValueType::Integer(0..=10_000_000),
         "concurrent client connections; further clients wait to be accepted. 0: as many as the process can hold",
+    ),
+    key(
+        "connection_requests",
+        ValueType::Integer(0..=1_000_000_000),
+        "requests on one client connection; after them it is ended, without an error (`GOAWAY`, `Connection: close`). 0: no \
+         limit",
+    ),
+    key("streams", ValueType::Integer(1..=10_000), "concurrent requests on one HTTP/2 connection of a client"),
+    key(
+        "handshakes",
+        ValueType::Integer(0..=100_000),
+        "concurrent TLS handshakes with clients; further ones wait. 0: a number that depends on the cores",
     ),
 ];
 
@@ -294,6 +308,8 @@ pub const POOL: &[KeySpec] = &[
 pub const TABLES: &[(&str, &[KeySpec])] = &[
     ("", ROOT),
     ("listener", LISTENER),
+    ("listener.tls", LISTENER_TLS),
+    ("certificate", CERTIFICATE),
     ("admin", ADMIN),
     ("proxy", PROXY),
     ("reload", RELOAD),
@@ -307,6 +323,7 @@ pub const TABLES: &[(&str, &[KeySpec])] = &[
     ("health", HEALTH),
     ("health.eject", EJECT),
     ("upstream", UPSTREAM),
+    ("upstream.tls", UPSTREAM_TLS),
     ("server", SERVER),
     ("route", ROUTE),
     ("pool.*", POOL),
@@ -316,11 +333,12 @@ pub const TABLES: &[(&str, &[KeySpec])] = &[
     ("pool.*.health.eject", EJECT),
     ("pool.*.retry", RETRY),
     ("pool.*.upstream", UPSTREAM),
+    ("pool.*.upstream.tls", UPSTREAM_TLS),
     ("pool.*.server", SERVER),
 ];
 
 /// The tables that are written `[[name]]`.
-pub const ARRAYS: &[&str] = &["listener", "server", "route", "pool.*.server"];
+pub const ARRAYS: &[&str] = &["listener", "certificate", "server", "route", "pool.*.server"];
 
 pub fn names(keys: &'static [KeySpec]) -> impl Iterator<Item = &'static str> + Clone {
     keys.iter().map(|key| key.name)

@@ -25,6 +25,7 @@ pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
     let pools: Vec<_> = draft.pools.into_iter().map(|(name, draft)| Arc::new(pool(name, draft))).collect();
     Config {
         listeners: draft.listeners.into_iter().filter_map(listener).collect(),
+        certificates: draft.certificates,
         admin: draft.admin,
         proxy: draft.proxy,
         reload: draft.reload,
@@ -49,6 +50,15 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
     let mut names = Duplicates::new(report);
     let mut before = Vec::new();
     for listener in &draft.listeners {
+        if let Some(location) = listener.proxy_protocol_at.filter(|_| listener.proxy_protocol)
+            && draft.proxy.trusted_proxies.is_empty()
+        {
+            report.at(
+                location,
+                Reason::new("`proxy_protocol` needs `proxy.trusted_proxies`, whose networks send the header")
+                    .hint("add `trusted_proxies = [\"10.0.0.0/8\"]` with your proxies' networks to [proxy]"),
+            );
+        }
         let Some(address) = &listener.address else {
             continue;
         };
@@ -218,7 +228,16 @@ impl<'a, K: Eq + Hash> Duplicates<'a, K> {
 }
 
 fn listener(draft: DraftListener) -> Option<ListenerConfig> {
-    Some(ListenerConfig { name: draft.name?.value, address: draft.address?.value, env: draft.env })
+    Some(ListenerConfig {
+        name: draft.name?.value,
+        address: draft.address?.value,
+        protocols: draft.protocols,
+        proxy_protocol: draft.proxy_protocol,
+        redirect: draft.redirect,
+        mode: draft.mode,
+        tls: draft.tls,
+        env: draft.env,
+    })
 }
 
 /// A route whose pool does not exist, which has been reported, is left out.

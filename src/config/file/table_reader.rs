@@ -154,6 +154,14 @@ impl<'a> TableReader<'a> {
         })
     }
 
+    /// Whether the key is set to `true`, which turns a table on with its defaults.
+    pub(super) fn is_true(&self, key: &str) -> bool {
+        self.entry(key).is_some_and(|TomlEntry { value, .. }| match (&value.kind, value.env_text()) {
+            (TomlKind::Boolean(value), _) => *value,
+            (_, text) => text.is_some_and(|(text, _)| text == "true"),
+        })
+    }
+
     /// The text of a key as it was typed, if its value may not be shown.
     pub(super) fn typed(&self, key: &str) -> Option<&'a str> {
         self.template(key).map(|template| &*template.typed)

@@ -1,9 +1,9 @@
 //! Reads every table into a draft, in which each value has its type but nothing has been compared with anything else.
 
+mod edge;
 mod rules;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::report::Report;
@@ -13,16 +13,18 @@ use crate::config::file::tree::{Located, Location, TomlTable};
 use crate::config::file::wording;
 use crate::config::problem::Reason;
 use crate::config::{
-    AccessFormat, AccessLogTarget, Address, AdminConfig, DEFAULT_POOL, EnvTexts, ForwardedMode, HoldThen, HostPattern,
-    LimitsConfig, LogConfig, LogFile, LogFormat, PathMode, ProxyConfig, ReloadConfig, TimeoutsConfig, TracingConfig,
-    defaults, log_filter, values,
+    AccessFormat, AccessLogTarget, Address, AdminConfig, CertificateConfig, DEFAULT_POOL, EnvTexts, FilePath,
+    ForwardedMode, HoldThen, HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig,
+    TimeoutsConfig, TracingConfig, defaults, log_filter, values,
 };
 
+pub(super) use edge::DraftListener;
 pub(super) use rules::DraftRules;
 
 /// The file's values. An invalid one, which has been reported, is `None` or its default.
 pub(super) struct Draft {
     pub(super) listeners: Vec<DraftListener>,
+    pub(super) certificates: Vec<CertificateConfig>,
     pub(super) admin: AdminConfig,
     /// `None` if the file does not set the admin address.
     pub(super) admin_location: Option<Location>,
@@ -37,12 +39,6 @@ pub(super) struct Draft {
     pub(super) env: EnvTexts,
     /// The top level's rules, for the pool `default` if the file does not have it.
     pub(super) rules: DraftRules,
-}
-
-pub(super) struct DraftListener {
-    pub(super) name: Option<Located<String>>,
-    pub(super) address: Option<Located<SocketAddr>>,
-    pub(super) env: EnvTexts,
 }
 
 pub(super) struct DraftRoute {
@@ -95,9 +91,10 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     // `file::includes` has used it already; this only validates it.
     root.list("include", "a list of files", values::include);
     let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
-    let rules = rules::rules(&root, &DraftRules::default());
+    let rules = rules::rules(&root, &DraftRules::default(), report);
     Draft {
-        listeners: root.tables("listener", keys::LISTENER).iter().map(|t| listener(t, report)).collect(),
+        listeners: root.tables("listener", keys::LISTENER).iter().map(|t| edge::listener(t, report)).collect(),
+        certificates: certificates(&root, report),
         admin,
         admin_location,
         proxy: proxy(&root.table("proxy", keys::PROXY)),
@@ -113,28 +110,9 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     }
 }
 
-fn listener(table: &TableReader<'_>, report: &Report<'_>) -> DraftListener {
-    let address = table.text("address", "an address such as \"0.0.0.0:8080\"", |text| {
-        values::listen_address(text).map(|address| (address, text.to_owned()))
-    });
-    table.require("address", "\"0.0.0.0:8080\"");
-    if let Some(location) = table.key_location("tls") {
-        report.at(
-            location,
-            Reason::new("`tls` is not supported yet").hint("leave it out, and terminate TLS in front of this listener"),
-        );
-    }
-    let name = table.text("name", "a name", values::label);
-    let name = name.or_else(|| {
-        let Located { value: (_, text), location } = address.clone().filter(|_| !table.has("name"))?;
-        Some(Located { value: text, location })
-    });
-    let address = address.map(|Located { value: (value, _), location }| Located { value, location });
-    let mut env = table.env_texts(|_| true);
-    if let Some(typed) = table.typed("address").filter(|_| !table.has("name")) {
-        env.insert("name".to_owned(), typed, true);
-    }
-    DraftListener { name, address, env }
+fn certificates(root: &TableReader<'_>, report: &Report<'_>) -> Vec<CertificateConfig> {
+    let tables = root.tables("certificate", keys::CERTIFICATE);
+    tables.iter().filter_map(|table| edge::certificate(table, report)).collect()
 }
 
 fn admin(table: &TableReader<'_>) -> (AdminConfig, Option<Location>) {
@@ -182,7 +160,7 @@ fn log(table: &TableReader<'_>, report: &Report<'_>) -> LogConfig {
         Some(BooleanOr::Boolean(false)) => AccessLogTarget::Off,
         Some(BooleanOr::Boolean(true)) => AccessLogTarget::Stdout,
         Some(BooleanOr::Text(Located { value: path, location })) => {
-            AccessLogTarget::File(LogFile { path, base: report.directory(location) })
+            AccessLogTarget::File(FilePath { path, base: report.directory(location) })
         }
         None => default.access,
     };
@@ -222,6 +200,7 @@ fn timeouts(table: &TableReader<'_>) -> TimeoutsConfig {
         connect: table.duration("connect", default.connect),
         response_header: table.duration("response_header", default.response_header),
         body_idle: table.duration("body_idle", default.body_idle),
+        tls_handshake: table.duration("tls_handshake", default.tls_handshake),
         tunnel: table.duration("tunnel", default.tunnel),
         drain: table.duration("drain", default.drain),
     }
@@ -235,6 +214,11 @@ fn limits(table: &TableReader<'_>) -> LimitsConfig {
         body_bytes: table.size("body_bytes", default.body_bytes),
         body_rate: table.size("body_rate", default.body_rate),
         connections: table.integer("connections").map_or(default.connections, |located| located.value),
+        connection_requests: table
+            .integer("connection_requests")
+            .map_or(default.connection_requests, |located| located.value),
+        streams: table.integer("streams").map_or(default.streams, |located| located.value),
+        handshakes: table.integer("handshakes").map_or(default.handshakes, |located| located.value),
     }
 }
 
@@ -280,7 +264,7 @@ fn pools(root: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> BTre
         }
         // `[pool.default]` adds to the pool that the top level's servers form.
         let pool = pools.entry(name.value.to_owned()).or_default();
-        pool.rules = rules::rules(&table, base);
+        pool.rules = rules::rules(&table, base, report);
         pool.servers.extend(self::servers(&table));
     }
     pools

@@ -10,7 +10,7 @@ use super::start::StartError;
 use crate::config::file::locate::problem_of;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
-use crate::config::{AccessLogTarget, LogConfig, LogFile};
+use crate::config::{AccessLogTarget, FilePath, LogConfig};
 use crate::telemetry::access_log::{AccessLogWriter, NewOutput};
 
 /// The key that names the file.
@@ -115,7 +115,7 @@ fn problem(log: &LogConfig, files: &[SourceFile], error: &io::Error) -> Problem 
     problem_of(files, KEY, reason)
 }
 
-fn reason(file: &LogFile, error: &io::Error) -> Reason {
+fn reason(file: &FilePath, error: &io::Error) -> Reason {
     let path = file.full_path();
     let reason = Reason::new(format!("cannot write the access log to {}: {error}", path.display()));
     let directory = path.parent().map(|directory| directory.display().to_string()).unwrap_or_default();

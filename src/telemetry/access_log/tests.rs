@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::output::QUEUE;
 use super::*;
-use crate::config::LogFile;
+use crate::config::FilePath;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -142,7 +142,7 @@ fn written_buffers_are_reused() {
 
 /// An access log that writes text to `path`.
 fn to_file(path: &std::path::Path) -> LogConfig {
-    let file = LogFile { path: path.to_owned(), base: std::path::PathBuf::new() };
+    let file = FilePath { path: path.to_owned(), base: std::path::PathBuf::new() };
     LogConfig { access: AccessLogTarget::File(file), ..LogConfig::default() }
 }
 

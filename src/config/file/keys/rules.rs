@@ -1,6 +1,6 @@
 //! The tables that a pool inherits from the top level, with their keys.
 
-use super::{KeySpec, POSITIVE_DURATION, TextFormat, ValueType, key, optional};
+use super::{KeySpec, POSITIVE_DURATION, TextFormat, UPSTREAM_TLS, ValueType, key, optional};
 
 pub const RETRY: &[KeySpec] = &[
     key(
@@ -39,6 +39,21 @@ pub const UPSTREAM: &[KeySpec] = &[
         "resolve",
         ValueType::Choice(&["one"]),
         "`one`: a host name is one server, at whichever of its addresses answers",
+    ),
+    key(
+        "protocol",
+        ValueType::Choice(&["http/1.1", "h2", "auto"]),
+        "`http/1.1`; `h2`: HTTP/2, without asking; `auto`: the one that the server chooses by ALPN, which takes TLS",
+    ),
+    optional(
+        "tls",
+        ValueType::TableOrBoolean(UPSTREAM_TLS),
+        "connect with TLS: `true`, or a table such as `tls = { ca = \"ca.pem\" }`",
+    ),
+    key(
+        "proxy_protocol",
+        ValueType::Choice(&["", "v1", "v2"]),
+        "the version of the PROXY header that tells servers the client's address; empty: none",
     ),
 ];
 

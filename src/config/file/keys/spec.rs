@@ -48,12 +48,12 @@ pub enum ValueType {
     Table(&'static [KeySpec]),
     /// `[key]`, or `false` to turn it off where the top level turns it on.
     TableOrFalse(&'static [KeySpec]),
+    /// `[key]`, or `true` for its defaults, or `false` to turn it off where the top level turns it on.
+    TableOrBoolean(&'static [KeySpec]),
     /// `[[key]]`
     TableArray(&'static [KeySpec]),
     /// `[key.NAME]`
     NamedTables(&'static [KeySpec]),
-    /// Not supported yet; listed so that the error can say so.
-    Unsupported,
 }
 
 /// The format of a string. The functions in `values.rs` are the authority.
@@ -84,6 +84,16 @@ pub enum TextFormat {
     /// A network or an IP address.
     Network,
     Files,
+    /// A file, or empty.
+    OptionalFile,
+    /// A host name, or empty.
+    OptionalHost,
+    /// `h2` or `http/1.1`
+    Protocol,
+    /// `https`, `https:PORT`, or empty.
+    HttpsRedirect,
+    /// Permissions in octal.
+    Mode,
     /// A directory, or empty.
     Directory,
     Filter,
@@ -97,6 +107,9 @@ impl TextFormat {
             Self::OptionalPath
                 | Self::Authority
                 | Self::OptionalText
+                | Self::OptionalFile
+                | Self::OptionalHost
+                | Self::HttpsRedirect
                 | Self::OptionalDuration
                 | Self::Url
                 | Self::Directory

@@ -2,13 +2,15 @@
 
 use std::num::NonZeroU32;
 
+use super::Report;
+use super::edge::{self, optional};
 use crate::config::file::keys;
 use crate::config::file::table_reader::TableReader;
 use crate::config::file::wording::DURATION;
 use crate::config::problem::Reason;
 use crate::config::{
-    Algorithm, BalanceConfig, CheckMethod, EjectConfig, EnvTexts, HealthConfig, HealthKind, Resolve, RetryConfig,
-    StatusRanges, StickyConfig, UpstreamConfig, values,
+    Algorithm, BalanceConfig, CheckMethod, EjectConfig, EnvTexts, HealthConfig, HealthKind, ProxyHeaderVersion,
+    Resolve, RetryConfig, StatusRanges, StickyConfig, UpstreamConfig, UpstreamProtocol, values,
 };
 
 /// The rules that a pool inherits from the top level, key by key.
@@ -43,7 +45,13 @@ const METHODS: [(&str, CheckMethod); 4] = [
 
 const RESOLVE: [(&str, Resolve); 1] = [("one", Resolve::One)];
 
-pub(super) fn rules(table: &TableReader<'_>, base: &DraftRules) -> DraftRules {
+const PROTOCOLS: [(&str, UpstreamProtocol); 3] =
+    [("http/1.1", UpstreamProtocol::Http1), ("h2", UpstreamProtocol::Http2), ("auto", UpstreamProtocol::Auto)];
+
+const PROXY_HEADERS: [(&str, Option<ProxyHeaderVersion>); 3] =
+    [("", None), ("v1", Some(ProxyHeaderVersion::V1)), ("v2", Some(ProxyHeaderVersion::V2))];
+
+pub(super) fn rules(table: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> DraftRules {
     let mut env = table.env_texts(|key| RULES.contains(&key));
     env.inherit(&base.env, |path| table.leaves_out(path));
     DraftRules {
@@ -51,7 +59,7 @@ pub(super) fn rules(table: &TableReader<'_>, base: &DraftRules) -> DraftRules {
         balance: balance(&table.table("balance", keys::BALANCE), &base.balance),
         health: health(&table.table("health", keys::HEALTH), &base.health),
         retry: retry(&table.table("retry", keys::RETRY), &base.retry),
-        upstream: upstream(&table.table("upstream", keys::UPSTREAM), &base.upstream),
+        upstream: upstream(&table.table("upstream", keys::UPSTREAM), &base.upstream, report),
     }
 }
 
@@ -117,11 +125,6 @@ fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
     health
 }
 
-/// Parses a text; an empty one means that there is none.
-fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Reason>) -> Result<Option<T>, Reason> {
-    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
-}
-
 fn eject(table: &TableReader<'_>, base: &EjectConfig) -> EjectConfig {
     let failures = table.integer("failures").and_then(|located| NonZeroU32::new(located.value));
     EjectConfig {
@@ -146,10 +149,13 @@ fn retry(table: &TableReader<'_>, base: &RetryConfig) -> RetryConfig {
     }
 }
 
-fn upstream(table: &TableReader<'_>, base: &UpstreamConfig) -> UpstreamConfig {
+fn upstream(table: &TableReader<'_>, base: &UpstreamConfig, report: &Report<'_>) -> UpstreamConfig {
     UpstreamConfig {
         idle: table.duration("idle", base.idle),
         idle_connections: table.integer("idle_connections").map_or(base.idle_connections, |located| located.value),
         resolve: table.choice("resolve", &RESOLVE, base.resolve),
+        protocol: table.choice("protocol", &PROTOCOLS, base.protocol),
+        tls: edge::upstream_tls(table, base.tls.as_ref(), report),
+        proxy_protocol: table.choice("proxy_protocol", &PROXY_HEADERS, base.proxy_protocol),
     }
 }

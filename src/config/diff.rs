@@ -257,11 +257,7 @@ fn settings(scope: &Scope, old: &Settings<'_>, new: &Settings<'_>, changes: &mut
             if old.env.same(new.env, &path) {
                 continue;
             }
-            let (from, to) = match (was, is) {
-                (Value::Null, Value::Object(_)) => ("off".to_owned(), "on".to_owned()),
-                (Value::Object(_), Value::Null) => ("on".to_owned(), "off".to_owned()),
-                _ => (in_words(&path, was, old.env), in_words(&path, is, new.env)),
-            };
+            let (from, to) = (in_words(&path, was, old.env), in_words(&path, is, new.env));
             if from != to {
                 changes.push(Change::Setting { scope: scope.clone(), key: path, from, to });
             }
@@ -304,6 +300,7 @@ fn in_words(path: &str, value: &Value, env: &EnvTexts) -> String {
         return typed.to_owned();
     }
     match value {
+        Value::Null if path.ends_with("tls") => "off".to_owned(),
         Value::Null => "none".to_owned(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),
         Value::String(text) => text.clone(),
@@ -315,7 +312,9 @@ fn in_words(path: &str, value: &Value, env: &EnvTexts) -> String {
         Value::Object(map) => {
             let pair =
                 |(key, value): (&String, &Value)| format!("{key} {}", in_words(&format!("{path}.{key}"), value, env));
-            let pairs: Vec<String> = map.iter().map(pair).collect();
+            // Of a table that turns TLS on, only the keys that are set matter.
+            let matters = |(_, value): &(&String, &Value)| !path.ends_with("tls") || !value.is_null();
+            let pairs: Vec<String> = map.iter().filter(matters).map(pair).collect();
             pairs.join(", ")
         }
         other => other.to_string(),

@@ -3,6 +3,7 @@
 //! A [`Config`] that exists is valid: names are unique, routes refer to pools that exist, durations and sizes are
 //! numbers. The file as it was typed never leaves [`mod@file`].
 
+mod acme;
 mod defaults;
 pub mod diff;
 mod edge;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use acme::{AcmeChallenge, AcmeConfig};
 pub use edge::{
     CertificateConfig, CertificateSource, ClientAuth, FilePath, HttpProtocol, HttpsRedirect, ListenerConfig,
     ListenerTlsConfig, ProxyHeaderVersion, SocketMode, TlsVersion, UnknownHost, UpstreamProtocol, UpstreamTlsConfig,
@@ -58,6 +60,7 @@ pub struct Config {
     /// In the order of the file.
     #[serde(rename = "certificate")]
     pub certificates: Vec<CertificateConfig>,
+    pub acme: AcmeConfig,
     pub admin: AdminConfig,
     pub proxy: ProxyConfig,
     pub reload: ReloadConfig,
@@ -71,7 +74,7 @@ pub struct Config {
     /// Sorted by name; names are unique.
     #[serde(rename = "pool")]
     pub pools: Vec<Arc<PoolConfig>>,
-    /// Of the tables, from `admin` to `limits`.
+    /// Of the tables, from `acme` to `limits`.
     #[serde(default, skip_serializing)]
     pub env: EnvTexts,
 }

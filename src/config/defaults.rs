@@ -3,17 +3,30 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{
-    AccessLogTarget, AdminConfig, Algorithm, BalanceConfig, CheckMethod, EjectConfig, ForwardedMode, HealthConfig,
-    HealthKind, HoldThen, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig, Resolve,
-    RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig, UpstreamConfig, UpstreamProtocol,
-    UpstreamTlsConfig,
+    AccessLogTarget, AcmeChallenge, AcmeConfig, AdminConfig, Algorithm, BalanceConfig, CheckMethod, EjectConfig,
+    FilePath, ForwardedMode, HealthConfig, HealthKind, HoldThen, LimitsConfig, LogConfig, LogFormat, PathMode,
+    ProxyConfig, ReloadConfig, Resolve, RetryConfig, StatusRanges, StickyConfig, TimeoutsConfig, TracingConfig,
+    UpstreamConfig, UpstreamProtocol, UpstreamTlsConfig,
 };
 
 /// A server's default weight.
 pub(crate) const WEIGHT: u32 = 1;
+
+impl Default for AcmeConfig {
+    fn default() -> Self {
+        Self {
+            directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            email: None,
+            state_dir: FilePath { path: "acme".into(), base: PathBuf::new() },
+            ca: None,
+            challenge: AcmeChallenge::TlsAlpn,
+        }
+    }
+}
 
 impl Default for AdminConfig {
     fn default() -> Self {

@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{
-    AdminConfig, BalanceConfig, CollectorUrl, Config, EnvTexts, HealthConfig, LimitsConfig, ListenerConfig, LogConfig,
-    PoolConfig, ProxyConfig, ReloadConfig, RetryConfig, ServerConfig, TimeoutsConfig, TracingConfig, UpstreamConfig,
+    AcmeConfig, AdminConfig, BalanceConfig, CertificateConfig, CollectorUrl, Config, EnvTexts, HealthConfig,
+    LimitsConfig, ListenerConfig, LogConfig, PoolConfig, ProxyConfig, ReloadConfig, RetryConfig, ServerConfig,
+    TimeoutsConfig, TracingConfig, UpstreamConfig,
 };
 
 pub use change::{Change, Scope};
@@ -43,6 +44,7 @@ pub fn common_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
 /// The parts of a configuration that are compared key by key.
 #[derive(Serialize)]
 struct Sections<'a> {
+    acme: &'a AcmeConfig,
     admin: &'a AdminConfig,
     proxy: &'a ProxyConfig,
     reload: &'a ReloadConfig,
@@ -74,6 +76,7 @@ fn sections(config: &Config) -> Settings<'_> {
         certificates: _,
         routes: _,
         pools: _,
+        acme,
         admin,
         proxy,
         reload,
@@ -83,7 +86,7 @@ fn sections(config: &Config) -> Settings<'_> {
         limits,
         env,
     } = config;
-    Settings { json: object(&Sections { admin, proxy, reload, log, tracing, timeouts, limits }), env }
+    Settings { json: object(&Sections { acme, admin, proxy, reload, log, tracing, timeouts, limits }), env }
 }
 
 fn rules(pool: &PoolConfig) -> Settings<'_> {
@@ -124,20 +127,25 @@ fn listener_rules(listener: &ListenerConfig) -> Settings<'_> {
 }
 
 fn certificates(old: &Config, new: &Config, changes: &mut Vec<Change>) {
-    let names = |config: &Config| -> BTreeMap<String, bool> {
-        config.certificates.iter().map(|certificate| (certificate.name(), certificate.default)).collect()
+    let names = |config: &Config| -> BTreeMap<String, (bool, Option<String>)> {
+        let facts = |certificate: &CertificateConfig| (certificate.default, certificate.acme_names());
+        config.certificates.iter().map(|certificate| (certificate.name(), facts(certificate))).collect()
     };
     let (was, is) = (names(old), names(new));
     for name in was.keys().filter(|name| !is.contains_key(*name)) {
         changes.push(Change::CertificateRemoved(name.clone()));
     }
-    for (name, default) in &is {
-        match was.get(name) {
-            None => changes.push(Change::CertificateAdded(name.clone())),
-            Some(before) if before != default => {
-                changes.push(Change::CertificateDefault { certificate: name.clone(), default: *default });
-            }
-            Some(_) => {}
+    for (name, (default, acme_names)) in &is {
+        let Some((was_default, was_names)) = was.get(name) else {
+            changes.push(Change::CertificateAdded(name.clone()));
+            continue;
+        };
+        if was_default != default {
+            changes.push(Change::CertificateDefault { certificate: name.clone(), default: *default });
+        }
+        if was_names != acme_names {
+            let [from, to] = [was_names, acme_names].map(|names| names.clone().unwrap_or_else(|| "none".to_owned()));
+            changes.push(Change::CertificateNames { certificate: name.clone(), from, to });
         }
     }
 }

@@ -161,16 +161,37 @@ pub enum CertificateSource {
         #[serde(with = "wire::path")]
         directory: FilePath,
     },
+    /// A certificate that is ordered from the server of `[acme]`.
+    Acme {
+        /// In lower case; never empty. No other certificate has one of them.
+        names: Vec<String>,
+        /// Always true: it is how the file asks for it.
+        acme: bool,
+    },
 }
 
 impl CertificateConfig {
-    /// Its file or directory, as typed or, if that may not be shown, as it is shown.
+    /// Its file, its directory or its first name, as typed or, if that may not be shown, as it is shown.
     #[must_use]
     pub fn name(&self) -> String {
         match &self.source {
             CertificateSource::Pair { file, .. } => self.env.show("file", &file.path.display()),
             CertificateSource::Directory { directory } => self.env.show("directory", &directory.path.display()),
+            CertificateSource::Acme { names, .. } => {
+                names.first().map(|name| self.env.show("names.0", name)).unwrap_or_default()
+            }
         }
+    }
+}
+
+impl CertificateConfig {
+    /// The names that ACME orders, as they are shown; `None` for a certificate from files.
+    #[must_use]
+    pub fn acme_names(&self) -> Option<String> {
+        let CertificateSource::Acme { names, .. } = &self.source else { return None };
+        let shown: Vec<String> =
+            names.iter().enumerate().map(|(index, name)| self.env.show(&format!("names.{index}"), name)).collect();
+        Some(format!("[{}]", shown.join(", ")))
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
 use crate::config::{
-    AccessFormat, AccessLogTarget, Address, Config, HealthConfig, HealthKind, LogConfig, PoolConfig, ServerConfig,
+    AccessFormat, AccessLogTarget, AcmeChallenge, Address, Config, HealthConfig, HealthKind, ListenerConfig, LogConfig,
+    PoolConfig, ServerConfig,
 };
 
 /// A warning about a configuration.
@@ -24,6 +25,7 @@ pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
     let shared = shared.map(Note::new);
     let others = secure_cookies(config).chain(unused_checks(config)).chain(shared).chain(unused_headers(&config.log));
+    let others = others.chain(challenge_port(config).map(Note::new));
     unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
 }
 
@@ -81,6 +83,25 @@ fn unused_headers(log: &LogConfig) -> Option<Note> {
     let is_combined = log.access_format == Some(AccessFormat::Combined);
     let message = "`log.headers` has no effect on the combined format, which always has `Referer` and `User-Agent`";
     (is_combined && log.access != AccessLogTarget::Off && !log.headers.is_empty()).then(|| Note::new(message))
+}
+
+/// A message if the ACME server cannot reach a listener that responds to its challenges, unless another port leads there.
+#[must_use]
+pub fn challenge_port(config: &Config) -> Option<String> {
+    let (port, tls) = match config.acme.challenge {
+        AcmeChallenge::TlsAlpn => (443, true),
+        AcmeChallenge::Http => (80, false),
+    };
+    let responds = |listener: &ListenerConfig| listener.tls.is_some() == tls && listener.address.port() == port;
+    if !config.uses_acme() || config.listeners.iter().any(responds) {
+        return None;
+    }
+    let challenge = config.acme.challenge.as_str();
+    let kind = if tls { "with `tls`" } else { "without `tls`" };
+    Some(format!(
+        "the ACME server verifies names by `{challenge}` on port {port}, and no listener {kind} has that port: make sure that \
+         it leads to one"
+    ))
 }
 
 /// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.

@@ -135,6 +135,8 @@ fn pattern(text: TextFormat) -> &'static str {
         }
         TextFormat::Cookie => r"[^\s=;,]+",
         TextFormat::Url => r"(http://\S+)?",
+        TextFormat::HttpsUrl => r"https://\S+",
+        TextFormat::Email => r"([^\s@]+@[^\s@]+)?",
         TextFormat::Network => r"[0-9a-fA-F:.]+(/[0-9]{1,3})?",
         TextFormat::Directory | TextFormat::OptionalText | TextFormat::OptionalFile => r"[\s\S]*",
         TextFormat::OptionalHost => r"[^\s/]*",

@@ -16,7 +16,7 @@ use crate::config::problem::Reason;
 use crate::config::units::parse_duration;
 use crate::config::{Address, CollectorUrl, HostPattern, StatusRanges};
 
-pub(crate) use edge::{file, https_redirect, protocol, socket_mode};
+pub(crate) use edge::{acme_directory, acme_name, email, file, https_redirect, protocol, socket_mode};
 pub(crate) use files::{include, log_file, shell_syntax, unbraced};
 pub(crate) use requests::{authority, check_body, check_header, log_header};
 

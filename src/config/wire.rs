@@ -257,6 +257,7 @@ fn stand_in(kind: &ValueType, typed: &str) -> Value {
             TextFormat::Network => "0.0.0.0/32".into(),
             TextFormat::Protocol => "http/1.1".into(),
             TextFormat::Mode => "0660".into(),
+            TextFormat::HttpsUrl => "https://unknown.invalid/".into(),
             // Not parsed any further.
             _ => typed.into(),
         },
@@ -357,7 +358,10 @@ mod tests {
             let file = SourceFile::new(&path, std::fs::read(&path).expect("read"));
             let config = parse(&[file], &|_| None).expect("a good file");
             let json = serde_json::to_string(&config).expect("JSON");
-            assert_eq!(serde_json::from_str::<Config>(&json).expect(&json), config, "{}", path.display());
+            let mut read: Config = serde_json::from_str(&json).expect(&json);
+            // The directory of the file is not part of it.
+            read.acme.state_dir.base.clone_from(&config.acme.state_dir.base);
+            assert_eq!(read, config, "{}", path.display());
             compared += 1;
         }
         assert!(compared > 4, "only {compared}");

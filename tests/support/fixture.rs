@@ -102,6 +102,7 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
             env: config::EnvTexts::default(),
         }],
         certificates: Vec::new(),
+        acme: config::AcmeConfig::default(),
         admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
         proxy: config::ProxyConfig {
             trusted_proxies: Vec::new(),

@@ -23,6 +23,12 @@ pub enum Change {
         certificate: String,
         default: bool,
     },
+    /// The names that are ordered by ACME.
+    CertificateNames {
+        certificate: String,
+        from: String,
+        to: String,
+    },
     RouteAdded(RouteConfig),
     RouteRemoved(RouteConfig),
     RouteChanged {
@@ -111,6 +117,9 @@ impl fmt::Display for Change {
             }
             Self::CertificateDefault { certificate, default: false } => {
                 write!(f, "certificate {certificate}: is no longer the default")
+            }
+            Self::CertificateNames { certificate, from, to } => {
+                write!(f, "certificate {certificate}: names {from} -> {to}")
             }
             Self::RouteAdded(RouteConfig { name, host, path, pool, env }) => {
                 let (name, host, path) = (env.show("name", name), env.show("host", host), env.show("path", path));

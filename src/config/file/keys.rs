@@ -5,7 +5,7 @@ mod edge;
 mod rules;
 mod spec;
 
-pub use edge::{CERTIFICATE, LISTENER, LISTENER_TLS, UPSTREAM_TLS};
+pub use edge::{ACME, CERTIFICATE, LISTENER, LISTENER_TLS, UPSTREAM_TLS};
 pub use rules::{BALANCE, EJECT, HEALTH, RETRY, STICKY, UPSTREAM};
 pub use spec::{KeySpec, Presence, TextFormat, ValueType};
 
@@ -37,6 +37,7 @@ pub const ROOT: &[KeySpec] = &[
         ValueType::TableArray(CERTIFICATE),
         "a certificate for the listeners with `tls`; clients get the one that has the name they ask for",
     ),
+    optional("acme", ValueType::Table(ACME), "how certificates with `acme = true` are ordered (RFC 8555)"),
     optional("admin", ValueType::Table(ADMIN), "the read-only API, the metrics and the dashboard"),
     optional("proxy", ValueType::Table(PROXY), "settings that apply to every request"),
     optional("reload", ValueType::Table(RELOAD), "how edits are read and guarded"),
@@ -310,6 +311,7 @@ pub const TABLES: &[(&str, &[KeySpec])] = &[
     ("listener", LISTENER),
     ("listener.tls", LISTENER_TLS),
     ("certificate", CERTIFICATE),
+    ("acme", ACME),
     ("admin", ADMIN),
     ("proxy", PROXY),
     ("reload", RELOAD),

@@ -17,6 +17,7 @@ use crate::config::{
 /// Builds the configuration. It is complete only if no problem was reported.
 pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
     check_listeners(&draft, report);
+    check_acme(&draft, report);
     check_routes(&draft, report);
     for (name, pool) in &draft.pools {
         check_pool(name, pool, report);
@@ -26,6 +27,7 @@ pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
     Config {
         listeners: draft.listeners.into_iter().filter_map(listener).collect(),
         certificates: draft.certificates,
+        acme: draft.acme,
         admin: draft.admin,
         proxy: draft.proxy,
         reload: draft.reload,
@@ -97,6 +99,26 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
                 .hint("a listener's name is a metric label: give each its own")
             });
         }
+    }
+}
+
+/// Checks that each name is ordered once, and that a listener can show the certificates.
+fn check_acme(draft: &Draft, report: &Report<'_>) {
+    let mut names = Duplicates::new(report);
+    for certificate in &draft.acme_names {
+        for (index, name) in certificate.names.iter().enumerate() {
+            let shown = certificate.env.show(&format!("names.{index}"), &name.value);
+            names.check(name.value.as_str(), name.location, |first| {
+                Reason::new(format!("`{shown}` is already ordered, {first}"))
+                    .hint("leave it out here: one certificate per name is enough")
+            });
+        }
+    }
+    if let Some(first) = draft.acme_names.first()
+        && draft.listeners.iter().all(|listener| listener.tls.is_none())
+    {
+        let reason = Reason::new("no listener has `tls`, so nobody would be shown this certificate");
+        report.at(first.location, reason.hint("add a listener with `address = \"0.0.0.0:443\"` and `tls = {}`"));
     }
 }
 

@@ -196,6 +196,21 @@ impl<'a> TableReader<'a> {
 
     /// An array of strings, each parsed by `parse`. Invalid elements are reported and left out.
     pub(super) fn list<T>(&self, key: &str, wanted: &str, parse: impl Fn(&str) -> Result<T, Reason>) -> Vec<T> {
+        self.located_list(key, wanted, parse).into_iter().map(|element| element.value).collect()
+    }
+
+    /// Whether the key is set to an empty array.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        self.entry(key).is_some_and(|entry| matches!(&entry.value.kind, TomlKind::Array(values) if values.is_empty()))
+    }
+
+    /// Like [`Self::list`], with the place of each element.
+    pub(super) fn located_list<T>(
+        &self,
+        key: &str,
+        wanted: &str,
+        parse: impl Fn(&str) -> Result<T, Reason>,
+    ) -> Vec<Located<T>> {
         let Some(TomlEntry { value, .. }) = self.entry(key) else {
             return Vec::new();
         };
@@ -203,11 +218,7 @@ impl<'a> TableReader<'a> {
             self.mistyped(key, wanted, value);
             return Vec::new();
         };
-        values
-            .iter()
-            .filter_map(|value| self.parse_text(key, wanted, value, &parse))
-            .map(|element| element.value)
-            .collect()
+        values.iter().filter_map(|value| self.parse_text(key, wanted, value, &parse)).collect()
     }
 
     /// A table of strings, each parsed by `parse` with its key. Invalid ones are reported and left out.

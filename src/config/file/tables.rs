@@ -1,5 +1,6 @@
 //! Reads every table into a draft, in which each value has its type but nothing has been compared with anything else.
 
+mod acme;
 mod edge;
 mod rules;
 
@@ -13,11 +14,12 @@ use crate::config::file::tree::{Located, Location, TomlTable};
 use crate::config::file::wording;
 use crate::config::problem::Reason;
 use crate::config::{
-    AccessFormat, AccessLogTarget, Address, AdminConfig, CertificateConfig, DEFAULT_POOL, EnvTexts, FilePath,
-    ForwardedMode, HoldThen, HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig, ReloadConfig,
-    TimeoutsConfig, TracingConfig, defaults, log_filter, values,
+    AccessFormat, AccessLogTarget, AcmeConfig, Address, AdminConfig, CertificateConfig, DEFAULT_POOL, EnvTexts,
+    FilePath, ForwardedMode, HoldThen, HostPattern, LimitsConfig, LogConfig, LogFormat, PathMode, ProxyConfig,
+    ReloadConfig, TimeoutsConfig, TracingConfig, defaults, log_filter, values,
 };
 
+pub(super) use acme::DraftAcmeNames;
 pub(super) use edge::DraftListener;
 pub(super) use rules::DraftRules;
 
@@ -25,6 +27,8 @@ pub(super) use rules::DraftRules;
 pub(super) struct Draft {
     pub(super) listeners: Vec<DraftListener>,
     pub(super) certificates: Vec<CertificateConfig>,
+    pub(super) acme_names: Vec<DraftAcmeNames>,
+    pub(super) acme: AcmeConfig,
     pub(super) admin: AdminConfig,
     /// `None` if the file does not set the admin address.
     pub(super) admin_location: Option<Location>,
@@ -67,7 +71,7 @@ pub(super) struct DraftServer {
 }
 
 /// The tables at the top level that are not about pools.
-const SECTIONS: [&str; 7] = ["admin", "proxy", "reload", "log", "tracing", "timeouts", "limits"];
+const SECTIONS: [&str; 8] = ["acme", "admin", "proxy", "reload", "log", "tracing", "timeouts", "limits"];
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -92,9 +96,12 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     root.list("include", "a list of files", values::include);
     let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
     let rules = rules::rules(&root, &DraftRules::default(), report);
+    let mut acme_names = Vec::new();
     Draft {
         listeners: root.tables("listener", keys::LISTENER).iter().map(|t| edge::listener(t, report)).collect(),
-        certificates: certificates(&root, report),
+        certificates: certificates(&root, &mut acme_names, report),
+        acme_names,
+        acme: acme::acme(&root.table("acme", keys::ACME), report),
         admin,
         admin_location,
         proxy: proxy(&root.table("proxy", keys::PROXY)),
@@ -110,9 +117,13 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     }
 }
 
-fn certificates(root: &TableReader<'_>, report: &Report<'_>) -> Vec<CertificateConfig> {
+fn certificates(
+    root: &TableReader<'_>,
+    acme_names: &mut Vec<DraftAcmeNames>,
+    report: &Report<'_>,
+) -> Vec<CertificateConfig> {
     let tables = root.tables("certificate", keys::CERTIFICATE);
-    tables.iter().filter_map(|table| edge::certificate(table, report)).collect()
+    tables.iter().filter_map(|table| edge::certificate(table, acme_names, report)).collect()
 }
 
 fn admin(table: &TableReader<'_>) -> (AdminConfig, Option<Location>) {

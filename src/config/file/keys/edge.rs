@@ -72,11 +72,50 @@ pub const CERTIFICATE: &[KeySpec] = &[
         "a directory or a glob of directories, instead of `file` and `key`: each has `tls.crt` and `tls.key`, or \
          `fullchain.pem` and `privkey.pem`",
     ),
+    optional(
+        "names",
+        ValueType::TextList(TextFormat::Host),
+        "with `acme`: the host names of the certificate. Their directory in `acme.state_dir` has the first one's name",
+    ),
+    optional(
+        "acme",
+        ValueType::Boolean,
+        "`true`: the certificate for `names` is ordered from the server of `[acme]` and renewed in time, which accepts that \
+         server's terms of service",
+    ),
     key(
         "default",
         ValueType::Boolean,
         "whether clients that send no server name get it and, with `unknown_host = \"default\"`, those that send an unknown \
          one",
+    ),
+];
+
+/// `[acme]`
+pub const ACME: &[KeySpec] = &[
+    key(
+        "directory",
+        ValueType::Text(TextFormat::HttpsUrl),
+        "the URL of the ACME server's directory. Begin with Let's Encrypt's staging server, \
+         `https://acme-staging-v02.api.letsencrypt.org/directory`, whose limits are wide",
+    ),
+    key("email", ValueType::Text(TextFormat::Email), "where the ACME server may write to; empty: nowhere"),
+    key(
+        "state_dir",
+        ValueType::Text(TextFormat::Files),
+        "the directory of the account, the certificates and their keys, which only this user can read. Replicas may share it: \
+         one of them orders",
+    ),
+    key(
+        "ca",
+        ValueType::Text(TextFormat::OptionalFile),
+        "a PEM file with the authorities that the ACME server is verified with; empty: the system's",
+    ),
+    key(
+        "challenge",
+        ValueType::Choice(&["tls-alpn-01", "http-01"]),
+        "how the ACME server verifies a name: by a TLS handshake on port 443, or by a request on port 80, which a listener \
+         without `tls` answers before any redirect or route",
     ),
 ];
 

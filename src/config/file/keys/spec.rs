@@ -81,6 +81,10 @@ pub enum TextFormat {
     Cookie,
     /// `http://…`, or empty.
     Url,
+    /// `https://…`
+    HttpsUrl,
+    /// A mail address, or empty.
+    Email,
     /// A network or an IP address.
     Network,
     Files,
@@ -112,6 +116,7 @@ impl TextFormat {
                 | Self::HttpsRedirect
                 | Self::OptionalDuration
                 | Self::Url
+                | Self::Email
                 | Self::Directory
         )
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::acme::{self, DraftAcmeNames};
 use super::{Report, TableReader};
 use crate::config::file::keys;
 use crate::config::file::tree::{Located, Location};
@@ -106,11 +107,18 @@ fn listener_tls(table: &TableReader<'_>, report: &Report<'_>) -> ListenerTlsConf
 }
 
 /// Returns `None` for a table without a valid source, which has been reported.
-pub(super) fn certificate(table: &TableReader<'_>, report: &Report<'_>) -> Option<CertificateConfig> {
+pub(super) fn certificate(
+    table: &TableReader<'_>,
+    acme_names: &mut Vec<DraftAcmeNames>,
+    report: &Report<'_>,
+) -> Option<CertificateConfig> {
     let (file, key, directory) =
         (path(table, "file", report), path(table, "key", report), path(table, "directory", report));
     let default = table.boolean("default", false);
     let env = table.env_texts(|_| true);
+    if let Some(source) = acme::certificate(table, acme_names) {
+        return Some(CertificateConfig { source: source?, default, env });
+    }
     let source = match (table.has("file"), table.has("key"), table.has("directory")) {
         (false, false, true) => CertificateSource::Directory { directory: directory? },
         (_, _, true) => {
@@ -131,7 +139,10 @@ pub(super) fn certificate(table: &TableReader<'_>, report: &Report<'_>) -> Optio
             let reason = Reason::new("this [[certificate]] names no file");
             report.at(
                 table.location(),
-                reason.hint("add `file = \"site.pem\"` and `key = \"site.key\"`, or `directory = \"certs/*\"`"),
+                reason.hint(
+                    "add `file = \"site.pem\"` and `key = \"site.key\"`, or `directory = \"certs/*\"`, or `acme = true` and \
+                     `names = [\"example.com\"]`",
+                ),
             );
             return None;
         }
@@ -172,7 +183,7 @@ pub(super) fn upstream_tls(
 }
 
 /// A file that may be left out; `Some(None)` if the key says that there is none.
-fn file(table: &TableReader<'_>, key: &str, report: &Report<'_>) -> Option<Option<FilePath>> {
+pub(super) fn file(table: &TableReader<'_>, key: &str, report: &Report<'_>) -> Option<Option<FilePath>> {
     let located = table.text(key, FILE, |text| optional(text, values::file))?;
     Some(located.value.map(|path| FilePath { path, base: report.directory(located.location) }))
 }

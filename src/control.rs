@@ -4,8 +4,10 @@
 //! - [`gateway`]: starts the process, applies edits, records them, and shuts down.
 //! - [`registry`]: owns the state that outlives a generation, and builds snapshots around it.
 //! - [`health`]: checks servers.
+//! - [`acme`]: orders certificates.
 //! - [`resolver`]: looks up the servers' host names.
 
+pub mod acme;
 pub mod gateway;
 pub mod health;
 pub mod registry;

@@ -6,8 +6,10 @@
 //! - [`balance`], [`retry_budget`], [`token`], [`health`], [`evidence`], [`availability`]: the decisions about them. Pure.
 //! - [`state`]: the state of the process that every thread may read; [`reloads`], [`events`] and [`watch_status`] are its
 //!   parts.
+//! - [`acme`]: pending challenges, and the certificates that ACME obtains.
 //! - [`counters`], [`method`]: per-worker counters, and the keys they use.
 
+pub mod acme;
 pub mod address_list;
 pub mod availability;
 pub mod balance;

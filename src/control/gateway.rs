@@ -24,6 +24,7 @@ use self::health::UnpublishedChanges;
 use self::listeners::ListenerSet;
 use self::pending::PendingEdit;
 use crate::config::Config;
+use crate::control::acme::Acme;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::LastGoodCopy;
@@ -83,6 +84,8 @@ struct Running {
     checker: Checker,
     /// The name lookups of all servers of the snapshot.
     resolver: Resolver,
+    /// The orders of certificates. Each commit tells it what to order.
+    acme: Acme,
 }
 
 /// The channels that the control plane waits on, besides signals.
@@ -137,7 +140,10 @@ impl Gateway {
             let settled = self.is_settled();
             tokio::select! {
                 signal = signals.recv() => match signal {
-                    Some(Signal::Reload) => self.inputs.reader.read_now(),
+                    Some(Signal::Reload) => {
+                        self.inputs.reader.read_now();
+                        self.running.acme.try_now();
+                    }
                     Some(Signal::ReopenLogs) => self.outputs.access_log.reopen(),
                     Some(Signal::Stop) | None => break,
                 },
@@ -172,7 +178,9 @@ impl Gateway {
         tracing::info!(?drain, "stopping; open requests may finish");
         self.state.stop();
         self.inputs.reader.stop();
-        let Running { listeners, mut worker_pool, checker, .. } = self.running;
+        let Running { listeners, mut worker_pool, checker, acme, .. } = self.running;
+        // Another replica may take over.
+        drop(acme);
         let outputs = &self.outputs;
         let mut next_stop = async || {
             loop {

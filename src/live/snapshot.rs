@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::Config;
+use crate::live::acme::AcmeState;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub unrouted: Arc<LiveRoute>,
     /// Finds a request's route.
     pub table: Arc<RouteTable>,
+    /// The challenges; `None` if no certificate comes from ACME.
+    pub acme: Option<Arc<AcmeState>>,
 }
 
 /// A file of a configuration, identified by its content.

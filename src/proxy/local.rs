@@ -1,5 +1,7 @@
 //! Responses of our own. They leave the same way as a server's.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 
 use crate::http1::body::BodyLength;
@@ -12,12 +14,14 @@ use crate::proxy::record::RequestRecord;
 use crate::proxy::timeouts::Phase;
 
 /// A response that no server sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// To `OPTIONS *`, a question to `lb` itself (RFC 9110, section 9.3.7).
     Options,
     /// To a request that failed.
     Error(ProxyError),
+    /// To a challenge of the ACME server: the key authorization.
+    Challenge(Arc<str>),
 }
 
 impl From<ProxyError> for Reply {
@@ -33,13 +37,23 @@ impl From<Rejection> for Reply {
 }
 
 impl Reply {
-    /// Its head and its body, which is `application/problem+json` (RFC 9457).
+    /// Its head and its body; that of an error is `application/problem+json` (RFC 9457).
     #[must_use]
-    pub fn write(self) -> (ResponseHead, String) {
-        let Self::Error(error) = self else {
-            let mut head = ResponseHead::of_status(StatusCode::NO_CONTENT.as_u16());
-            head.headers.add_named("Allow", Rejection::ALLOW.as_bytes());
-            return (head, String::new());
+    pub fn write(&self) -> (ResponseHead, String) {
+        let error = match self {
+            Self::Options => {
+                let mut head = ResponseHead::of_status(StatusCode::NO_CONTENT.as_u16());
+                head.headers.add_named("Allow", Rejection::ALLOW.as_bytes());
+                return (head, String::new());
+            }
+            Self::Challenge(key_authorization) => {
+                let mut head = ResponseHead::of_status(StatusCode::OK.as_u16());
+                head.headers.add(HeaderName::ContentType, b"text/plain");
+                let length = itoa::Buffer::new().format(key_authorization.len()).to_owned();
+                head.headers.add(HeaderName::ContentLength, length.as_bytes());
+                return (head, key_authorization.to_string());
+            }
+            Self::Error(error) => error,
         };
         let mut head = ResponseHead::of_status(error.status());
         let title = head.reason();

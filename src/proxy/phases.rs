@@ -1,8 +1,9 @@
 //! The decisions about a request, in order: validate, route, admit, rewrite; then the rules for its response. Pure.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use http::Version;
+use http::{Method, Version};
 
 use crate::config::{PathMode, ProxyConfig};
 use crate::http1::body::BodyLength;
@@ -12,6 +13,7 @@ use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::http1::target::{self, RequestTarget, Resource};
 use crate::http1::trailers::{self, TrailerRule};
+use crate::live::acme::AcmeState;
 use crate::live::snapshot::Snapshot;
 use crate::live::token::{Sticky, Token};
 use crate::proxy::client::Client;
@@ -35,6 +37,13 @@ pub fn validate(
         RequestTarget::Balancer => Err(Reply::Options),
         RequestTarget::Resource(target) => Ok((target, length)),
     }
+}
+
+/// The response to a challenge of the ACME server (RFC 8555, section 8.3). It comes before redirects and routes, because the
+/// server asks for it at every name.
+#[must_use]
+pub fn challenge(acme: &AcmeState, method: &Method, target: &Resource<'_>) -> Option<Arc<str>> {
+    (*method == Method::GET || *method == Method::HEAD).then(|| acme.http_response(&target.path))?
 }
 
 /// Finds the route of a request by its normalised path.

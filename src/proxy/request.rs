@@ -94,6 +94,11 @@ fn validate_and_route(
     body: &RequestBody<'_>,
 ) -> Result<(RouteMatch, BodyLength, ServerTarget), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
+    if let Some(acme) = &record.snapshot.acme
+        && let Some(key_authorization) = phases::challenge(acme, &record.head.method, &target)
+    {
+        return Err(Reply::Challenge(key_authorization));
+    }
     let found = phases::find_route(record.snapshot, &target)?;
     let mode = record.snapshot.config.proxy.path;
     Ok((found, length, ServerTarget::new(&target, mode, record.head.target())))

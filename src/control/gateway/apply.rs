@@ -120,7 +120,8 @@ impl Gateway {
         let registry = self.running.registry.plan(config, Instant::now(), addresses);
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
-        let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
+        let mut snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
+        snapshot.acme = self.running.acme.state_for(config);
         let (config, files) = (Arc::clone(config), sources.files.clone());
         Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, files, changes })
     }
@@ -184,7 +185,7 @@ impl Gateway {
     /// 3. The snapshot: from here on, the new generation serves each new request. See [`Gateway::put_in_force`]
     ///    for checks, readmissions, name lookups and the workers' part.
     /// 4. The listeners after the snapshot, so that a new address never serves the old generation.
-    /// 5. Everything else that reports: the admin address, the log, the traces.
+    /// 5. Everything else that reports: the admin address, the log, the traces; and the orders of certificates.
     /// 6. The last good copy, for the next start, and the reader's rules, for the next edit.
     pub(super) fn commit(&mut self, prepared: Prepared) -> Vec<String> {
         // Every field is named, so that the compiler reports one that no step commits.
@@ -198,6 +199,7 @@ impl Gateway {
         self.outputs.admin.commit(admin);
         self.commit_logs(&old);
         self.outputs.traces.apply(&self.config.tracing);
+        self.running.acme.apply(&self.config);
         self.outputs.last_good.save(&self.config.reload, files);
         self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
         self.warn_of_unrouted(Some(&old));

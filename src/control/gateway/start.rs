@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
+use crate::control::acme::Acme;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::{self, LastGoodCopy};
@@ -98,7 +99,8 @@ impl Gateway {
         let descriptors = fd_limit::raise();
         let workers = config.proxy.worker_count();
         let (listeners, sockets, admin_socket) = bind(&config, &sources.files, workers)?;
-        let (registry, snapshot) = first_generation(&config, &sources, workers);
+        let acme = Acme::start();
+        let (registry, snapshot) = first_generation(&config, &sources, workers, &acme);
         Resolver::first(&snapshot, RESOLVE).await;
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
 
@@ -121,13 +123,14 @@ impl Gateway {
             state,
             config,
             pending: None,
-            running: Running { registry, listeners, worker_pool, checker, resolver },
+            running: Running { registry, listeners, worker_pool, checker, resolver, acme },
             inputs: Inputs { reader, health_changes, reports },
             outputs: Outputs { admin, logs, access_log, traces, last_good },
             unpublished: UnpublishedChanges::new(),
             retired: Vec::new(),
         };
         gateway.commit_listeners(sockets);
+        gateway.running.acme.apply(&gateway.config);
         sources.warn_of_unmatched();
         warn_of_shared_addresses(gateway.config.pools.iter());
         gateway.warn_of_unrouted(None);
@@ -192,10 +195,16 @@ fn bind(
     Ok((listeners, sockets, admin))
 }
 
-fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize) -> (Registry, Arc<Snapshot>) {
+fn first_generation(
+    config: &Arc<Config>,
+    sources: &Sources,
+    workers: usize,
+    acme: &Acme,
+) -> (Registry, Arc<Snapshot>) {
     let mut registry = Registry::new(workers);
     let plan = registry.plan(config, Instant::now(), |_| None);
-    let snapshot = plan.snapshot(1, sources.hash.as_str().into(), file_hashes(sources), SystemTime::now());
+    let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), file_hashes(sources), SystemTime::now());
+    snapshot.acme = acme.state_for(config);
     registry.commit(plan);
     (registry, Arc::new(snapshot))
 }

@@ -269,6 +269,7 @@ impl RegistryPlan {
         applied_at: SystemTime,
     ) -> Snapshot {
         Snapshot {
+            acme: None,
             generation,
             hash,
             files,

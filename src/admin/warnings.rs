@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 
 use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
 use crate::config::units::format_duration;
+use crate::live::acme::AcmeCertificate;
 use crate::live::pool::Pool;
 use crate::live::server::Server;
 use crate::live::snapshot::{Route, Snapshot};
 use crate::live::state::State;
 
 /// The warnings of now: edits that may go unnoticed, holds that take too long, checks that may not suit their servers,
-/// servers with one address, pools without a route, and a restart that is needed.
+/// servers with one address, pools without a route, certificates that ACME has not issued, and a restart that is needed.
 pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = state.watch_status.warnings().to_vec();
     warnings.extend(overdue_holds(snapshot));
     warnings.extend(snapshot.pools.iter().flat_map(|pool| unsuitable_checks(pool)));
     warnings.extend(snapshot.config.pools.iter().flat_map(|pool| shared_addresses(pool)));
     warnings.extend(unrouted_pools(&snapshot.config).map(unrouted));
+    warnings.extend(acme(snapshot));
     warnings.extend(restart(snapshot.unrouted.counters.workers(), snapshot.config.proxy.worker_count()));
     warnings
 }
@@ -57,6 +59,29 @@ fn unsuitable_checks(pool: &Pool) -> Vec<String> {
         _ => format!("{} and {} more of its pool: {words}", server.key, count - 1),
     };
     servers.into_iter().map(warning).collect()
+}
+
+/// A warning for each certificate that ACME has not issued, or could not renew.
+fn acme(snapshot: &Snapshot) -> Vec<String> {
+    let certificates = snapshot.acme.as_ref().map(|acme| acme.certificates()).unwrap_or_default();
+    let warning = |certificate: &AcmeCertificate| {
+        let name = certificate.name();
+        let state = match (certificate.not_after, &certificate.error) {
+            (Some(_), None) => return None,
+            (Some(end), Some(_)) => {
+                format!(
+                    "certificate {name}, which ends at {}, could not be renewed",
+                    humantime::format_rfc3339_seconds(end)
+                )
+            }
+            (None, _) => format!("certificate {name} has not been issued yet, so TLS does not know its names"),
+        };
+        let error = certificate.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let next = certificate.next_order.filter(|_| certificate.error.is_some());
+        let next = next.map(|at| format!("; the next attempt is at {}", humantime::format_rfc3339_seconds(at)));
+        Some(format!("{state}{error}{}", next.unwrap_or_default()))
+    };
+    certificates.iter().filter_map(warning).collect()
 }
 
 fn restart(running: usize, configured: usize) -> Option<String> {

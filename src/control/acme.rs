@@ -62,8 +62,7 @@ impl Acme {
     /// Orders what `config` asks for. An edit of it is tried at once.
     pub fn apply(&self, config: &Config) {
         let certificates: Vec<Vec<String>> = config.acme_names().map(<[String]>::to_vec).collect();
-        let wanted =
-            (!certificates.is_empty()).then(|| Arc::new(Wanted { config: config.acme.clone(), certificates }));
+        let wanted = (!certificates.is_empty()).then(|| Arc::new(Wanted { config: config.acme.clone(), certificates }));
         self.wanted.send_if_modified(|current| {
             let changes = *current != wanted;
             if changes {

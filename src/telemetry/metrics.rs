@@ -45,7 +45,7 @@ const FIRST_OF_ROUTE: [(Method, u16); 4] =
 const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 26] = [
+const STATE_METRICS: [&Family; 27] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -71,6 +71,7 @@ const STATE_METRICS: [&Family; 26] = [
     &LAST_GOOD_SAVED,
     &RELOADS,
     &RELOAD_DURATION,
+    &ACME_ORDERS,
     &BUILD_INFO,
 ];
 
@@ -161,6 +162,7 @@ impl Collector for StateCollector {
         families.extend(config(&snapshot));
         families.extend(reloads(&self.state));
         families.extend(watching(&self.state));
+        families.extend(acme(&snapshot));
         families.push(retries(&snapshot));
         families.extend(pool_uses(&snapshot));
         families.push(client_connections(&self.state));
@@ -283,6 +285,14 @@ fn watching(state: &State) -> [MetricFamily; 3] {
         OVERFLOWS.of([OVERFLOWS.value(&[], float(state.watch_status.overflows()))]),
         LAST_GOOD_SAVED.of([LAST_GOOD_SAVED.value(&[], f64::from(u8::from(state.watch_status.is_copy_saved())))]),
     ]
+}
+
+fn acme(snapshot: &Snapshot) -> Option<MetricFamily> {
+    let (issued, failed) = snapshot.acme.as_ref()?.orders();
+    Some(
+        ACME_ORDERS
+            .of([("issued", issued), ("failed", failed)].map(|(result, n)| ACME_ORDERS.value(&[result], float(n)))),
+    )
 }
 
 fn reloads(state: &State) -> [MetricFamily; 3] {

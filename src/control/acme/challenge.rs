@@ -21,19 +21,22 @@ pub(super) fn responses(files: Vec<ChallengeFile>, before: &Challenges) -> Chall
             AcmeChallenge::Http => {
                 responses.http.insert(name, key_authorization.into());
             }
-            AcmeChallenge::TlsAlpn => match before.tls.get(&name).filter(|it| *it.key_authorization == *key_authorization)
-            {
-                Some(known) => {
-                    responses.tls.insert(name, known.clone());
-                }
-                None => match handshake(&name, &key_authorization) {
-                    Ok(config) => {
-                        let config = Arc::new(config);
-                        responses.tls.insert(name, TlsChallenge { key_authorization: key_authorization.into(), config });
+            AcmeChallenge::TlsAlpn => {
+                match before.tls.get(&name).filter(|it| *it.key_authorization == *key_authorization) {
+                    Some(known) => {
+                        responses.tls.insert(name, known.clone());
                     }
-                    Err(error) => tracing::warn!(name, error, "cannot make the certificate of a challenge"),
-                },
-            },
+                    None => match handshake(&name, &key_authorization) {
+                        Ok(config) => {
+                            let config = Arc::new(config);
+                            responses
+                                .tls
+                                .insert(name, TlsChallenge { key_authorization: key_authorization.into(), config });
+                        }
+                        Err(error) => tracing::warn!(name, error, "cannot make the certificate of a challenge"),
+                    },
+                }
+            }
         }
     }
     responses

@@ -125,7 +125,9 @@ fn roots(config: &AcmeConfig) -> Result<RootCertStore, Failure> {
         let pem = fs::read(&path).map_err(|error: io::Error| failed(&format!("cannot be read: {error}")))?;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| failed(&format!("is not PEM: {error}")))?;
-            roots.add(certificate).map_err(|error| failed(&format!("has a certificate that is no authority: {error}")))?;
+            roots
+                .add(certificate)
+                .map_err(|error| failed(&format!("has a certificate that is no authority: {error}")))?;
         }
         return if roots.is_empty() { Err(failed("has no certificate")) } else { Ok(roots) };
     }

@@ -65,11 +65,7 @@ struct Attempts {
 
 /// Keeps the certificates of the newest configuration. A changed one begins a new session, in which everything that is due is
 /// tried at once; `again` wakes what waits after a failure.
-pub(super) async fn run(
-    mut wanted: watch::Receiver<Option<Arc<Wanted>>>,
-    again: Arc<Notify>,
-    state: Arc<AcmeState>,
-) {
+pub(super) async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, again: Arc<Notify>, state: Arc<AcmeState>) {
     let history = Arc::<History>::default();
     loop {
         let newest = wanted.borrow_and_update().clone();
@@ -89,12 +85,7 @@ pub(super) async fn run(
 }
 
 impl Shared {
-    fn new(
-        wanted: Arc<Wanted>,
-        state: &Arc<AcmeState>,
-        history: &Arc<History>,
-        again: &Arc<Notify>,
-    ) -> Arc<Self> {
+    fn new(wanted: Arc<Wanted>, state: &Arc<AcmeState>, history: &Arc<History>, again: &Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             store: Store::new(&wanted.config),
             wanted,
@@ -158,7 +149,10 @@ impl Shared {
             };
             entry.not_after = pair.as_ref().ok().and_then(|pair| pair.as_ref()).map(|(pair, _)| pair.not_after);
             if entry.not_after.is_none() && is_new {
-                tracing::info!(names = names.join(" "), "certificate not issued yet; TLS does not know its names until then");
+                tracing::info!(
+                    names = names.join(" "),
+                    "certificate not issued yet; TLS does not know its names until then"
+                );
             }
             is_new = false;
             if let Err(failure) = &pair {
@@ -191,7 +185,10 @@ impl Shared {
         let not_before = NotBefore::default();
         let placing = self.place(&entry.names, replaced, &not_before);
         let result = timeout(ORDER_TIMEOUT, placing).await.unwrap_or_else(|_| {
-            Err(Failure::new(format!("the order was not finished within {}", humantime::format_duration(ORDER_TIMEOUT))))
+            Err(Failure::new(format!(
+                "the order was not finished within {}",
+                humantime::format_duration(ORDER_TIMEOUT)
+            )))
         });
         let now = SystemTime::now();
         self.state.count_order(result.is_ok());
@@ -243,8 +240,7 @@ impl Shared {
     /// The account, which is made if there is none and `make` is set.
     async fn account(&self, not_before: &NotBefore, make: bool) -> Result<Option<Account>, Failure> {
         let _one = self.account.lock().await;
-        let (config, store, not_before) =
-            (self.wanted.config.clone(), self.store.clone(), Arc::clone(not_before));
+        let (config, store, not_before) = (self.wanted.config.clone(), self.store.clone(), Arc::clone(not_before));
         let (client, stored) = blocking(move || {
             let client = AcmeClient::new(&config, not_before)?;
             let stored = store.account(&config.directory);
@@ -302,8 +298,8 @@ impl Shared {
         };
         match account.renewal_info(&id).await {
             Ok((info, wait)) => {
-                let (start, end) = (info.suggested_window.start.into(), info.suggested_window.end.into());
-                let due = schedule::suggested(start, end, pair.not_after, random);
+                let window = (info.suggested_window.start.into(), info.suggested_window.end.into());
+                let due = schedule::suggested(window, (pair.not_before, pair.not_after), random);
                 if due <= now {
                     let reason = info.explanation_url.unwrap_or_default();
                     tracing::info!(names = ?pair.names, reason, "the ACME server asks for an early renewal");
@@ -330,7 +326,9 @@ impl Shared {
         let (store, name) = (self.store.clone(), names.first().cloned().unwrap_or_default());
         let directory = self.wanted.config.directory.clone();
         blocking(move || {
-            store.pair(&name, &directory).map_err(|error| Failure::new(format!("the certificate cannot be read: {error}")))
+            store
+                .pair(&name, &directory)
+                .map_err(|error| Failure::new(format!("the certificate cannot be read: {error}")))
         })
         .await
     }
@@ -410,8 +408,7 @@ impl History {
 
     fn began(&self, key: &(String, String)) {
         let mut all = self.0.lock();
-        let attempts =
-            all.entry(key.clone()).or_insert(Attempts { failures: 0, not_before: SystemTime::UNIX_EPOCH });
+        let attempts = all.entry(key.clone()).or_insert(Attempts { failures: 0, not_before: SystemTime::UNIX_EPOCH });
         attempts.failures = attempts.failures.saturating_add(1);
         attempts.not_before = SystemTime::now() + PACE;
     }

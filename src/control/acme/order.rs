@@ -163,7 +163,8 @@ async fn save(shared: &Arc<Shared>, names: &[String], chain: String, key: &KeyPa
     let (key, names) = (key.serialize_pem(), names.to_vec());
     let (store, directory): (Store, String) = (shared.store.clone(), shared.wanted.config.directory.clone());
     blocking(move || {
-        let unusable = |why: &str| Failure::new(format!("the certificate that the ACME server has issued is unusable: {why}"));
+        let unusable =
+            |why: &str| Failure::new(format!("the certificate that the ACME server has issued is unusable: {why}"));
         let pair = IssuedPair::parse(&chain, &key).map_err(|why| unusable(&why))?;
         if !pair.is_for(&names) {
             let found: Vec<&str> = pair.names.iter().map(String::as_str).collect();

@@ -14,6 +14,8 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The part of its lifetime after which a certificate is renewed at the latest, and how much earlier it may be.
 const RENEW_AT: f64 = 2.0 / 3.0;
 const RENEW_EARLIER: f64 = 0.05;
+/// The same, if the server suggests when to renew it.
+const RENEW_BEFORE: f64 = 0.9;
 
 /// The time to renew a certificate: after about 2/3 of its lifetime. `random` is from 0 to 1, and the same for the same
 /// certificate, so that a restart does not change it.
@@ -22,10 +24,16 @@ pub(super) fn renewal(not_before: SystemTime, not_after: SystemTime, random: f64
     not_before + lifetime.mul_f64(RENEW_AT - RENEW_EARLIER * random)
 }
 
-/// A time in the window that the server suggests (RFC 9773, section 4.2), but before the certificate ends.
-pub(super) fn suggested(start: SystemTime, end: SystemTime, not_after: SystemTime, random: f64) -> SystemTime {
-    let window = end.duration_since(start).unwrap_or_default();
-    (start + window.mul_f64(random)).min(not_after)
+/// A time in the window that the server suggests (RFC 9773, section 4.2), but early enough before the certificate, which is
+/// valid for `validity`, ends.
+pub(super) fn suggested(
+    window: (SystemTime, SystemTime),
+    validity: (SystemTime, SystemTime),
+    random: f64,
+) -> SystemTime {
+    let length = |(start, end): (SystemTime, SystemTime)| end.duration_since(start).unwrap_or_default();
+    let latest = validity.0 + length(validity).mul_f64(RENEW_BEFORE);
+    (window.0 + length(window).mul_f64(random)).min(latest)
 }
 
 /// The earliest time to renew a certificate that was issued at `issued`: whatever the server suggests, there is no loop.
@@ -50,9 +58,9 @@ pub(super) fn wait(failures: u32, limited: bool, retry_after: Option<Duration>, 
 /// A number from 0 to 1 that belongs to a certificate.
 pub(super) fn random_of(serial: &[u8]) -> f64 {
     // FNV-1a: serials may be counted up.
-    let hash = serial.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = serial
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     f64::from((hash >> 32) as u32) / f64::from(u32::MAX)
 }
 
@@ -74,9 +82,11 @@ mod tests {
 
     #[test]
     fn the_window_of_the_server_counts_but_not_beyond_the_end() {
-        assert_eq!(suggested(at(100), at(200), at(1000), 0.5), at(150));
-        assert_eq!(suggested(at(200), at(100), at(1000), 0.5), at(200));
-        assert_eq!(suggested(at(2000), at(3000), at(1000), 0.5), at(1000));
+        let validity = (at(0), at(1000));
+        assert_eq!(suggested((at(100), at(200)), validity, 0.5), at(150));
+        assert_eq!(suggested((at(200), at(100)), validity, 0.5), at(200));
+        assert_eq!(suggested((at(2000), at(3000)), validity, 0.5), at(900));
+        assert_eq!(suggested((at(2000), at(3000)), (at(10), at(0)), 0.5), at(10));
     }
 
     #[test]

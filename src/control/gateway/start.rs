@@ -195,12 +195,7 @@ fn bind(
     Ok((listeners, sockets, admin))
 }
 
-fn first_generation(
-    config: &Arc<Config>,
-    sources: &Sources,
-    workers: usize,
-    acme: &Acme,
-) -> (Registry, Arc<Snapshot>) {
+fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize, acme: &Acme) -> (Registry, Arc<Snapshot>) {
     let mut registry = Registry::new(workers);
     let plan = registry.plan(config, Instant::now(), |_| None);
     let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), file_hashes(sources), SystemTime::now());

@@ -82,6 +82,11 @@ pub const LAST_GOOD_SAVED: Family = gauge(
 pub const RELOADS: Family = counter("lb_reloads_total", "Reloads by outcome.", &["result"]);
 pub const RELOAD_DURATION: Family =
     histogram("lb_reload_duration_seconds", "Time from the detection of a changed file to the end of the reload.", &[]);
+pub const ACME_ORDERS: Family = counter(
+    "lb_acme_orders_total",
+    "Certificates ordered by ACME, by outcome. Absent without such certificates.",
+    &["result"],
+);
 pub const ACCESS_LOG_DROPPED_LINES: Family = counter(
     "lb_access_log_dropped_lines_total",
     "Access log lines dropped because the output was too slow or failed.",

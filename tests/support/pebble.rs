@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -130,7 +130,7 @@ impl Pebble {
         let response = json!({"suggestedWindow": {"start": start, "end": end}}).to_string();
         let body = json!({"Certificate": fs::read_to_string(path).expect("a file"), "ARIResponse": response});
         let mut curl = Command::new("curl");
-        curl.args(["-sf", "--data", "@-", "--cacert"]).arg(self.ca());
+        curl.args(["-sSf", "--data", "@-", "--cacert"]).arg(self.ca());
         curl.arg(format!("https://{}/set-renewal-info/", self.management)).stdin(Stdio::piped());
         let mut child = curl.spawn().expect("curl");
         child.stdin.take().expect("piped").write_all(body.to_string().as_bytes()).expect("written");
@@ -181,7 +181,9 @@ pub(crate) fn write_certificates(directory: &Path) {
     let ca_pem = ca.self_signed(&ca_key).expect("signed").pem();
     let key = KeyPair::generate().expect("a key");
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-    let leaf = CertificateParams::new(names).expect("names");
+    let mut leaf = CertificateParams::new(names).expect("names");
+    // With the name of its authority, it would look as if it had signed itself.
+    leaf.distinguished_name = DistinguishedName::new();
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).expect("signed").pem();
     for (name, text) in [("ca.pem", ca_pem), ("server.pem", leaf), ("server.key", key.serialize_pem())] {
         fs::write(directory.join(name), text).expect("written");

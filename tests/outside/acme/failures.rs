@@ -68,7 +68,8 @@ fn a_limit_of_the_server_is_respected_whoever_asks_for_another_attempt() {
         })
     }));
     let lb = start();
-    lb.apply(&file(&format!("email = \"ops@example.com\"\n{}", fake.keys()), NAMES));
+    let keys = format!("email = \"ops@example.com\"\n{}", fake.keys());
+    lb.apply(&file(&keys, NAMES));
     let warning = warns(&lb, "too many certificates (rateLimited)");
     let wait = next_attempt(&warning).duration_since(SystemTime::now()).expect("later");
     assert!((Duration::from_secs(7000)..Duration::from_secs(7500)).contains(&wait), "{wait:?}");
@@ -76,7 +77,7 @@ fn a_limit_of_the_server_is_respected_whoever_asks_for_another_attempt() {
     assert_eq!(orders, 1);
     // Neither a signal nor an edit asks sooner. Another certificate shows that both were noticed.
     lb.signal("HUP");
-    lb.apply(&file(&fake.keys(), &[&["a.example"], &["b.example"]]));
+    lb.apply(&file(&keys, &[&["a.example"], &["b.example"]]));
     warns(&lb, "certificate b.example has not been issued yet, so TLS does not know its names: too many certificates");
     assert_eq!(fake.count("/order"), 2);
     assert_eq!(next_attempt(&warns(&lb, "certificate a.example")), next_attempt(&warning));

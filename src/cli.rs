@@ -79,7 +79,11 @@ enum CliCommand {
     /// Serve the configuration (the default command)
     Run,
     /// Serve lb.toml, written if missing, with three demo servers on ports 8081 to 8083
-    Demo,
+    Demo {
+        /// Serve HTTPS on port 8443 too, with a certificate that is made for it
+        #[arg(long)]
+        tls: bool,
+    },
     /// Validate a configuration and report all errors
     Check {
         /// Configurations to check, each by itself, instead of --config; `-` for standard input
@@ -193,7 +197,7 @@ pub fn main() -> ExitCode {
     let (out, colored) = (&mut io::stdout(), in_colour(&io::stdout()));
     match command.unwrap_or(CliCommand::Run) {
         CliCommand::Run => run::run(&config),
-        CliCommand::Demo => demo::demo(&config),
+        CliCommand::Demo { tls } => demo::demo(&config, tls),
         CliCommand::Check { files, place: PlaceArgs { place: Some(_) }, .. } if files.len() > 1 => {
             note(&"`--as` gives one place, so it takes one file");
             ExitCode::from(USAGE_OR_TIMEOUT)

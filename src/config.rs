@@ -3,7 +3,7 @@
 //! A [`Config`] that exists is valid: names are unique, routes refer to pools that exist, durations and sizes are
 //! numbers. The file as it was typed never leaves [`mod@file`].
 
-mod acme;
+pub mod acme;
 mod defaults;
 pub mod diff;
 mod edge;
@@ -15,6 +15,7 @@ pub mod log_filter;
 pub mod notes;
 mod pool;
 pub mod problem;
+pub mod references;
 pub mod schema;
 mod secret;
 pub mod source;

@@ -7,6 +7,7 @@
 //! - [`state`]: the state of the process that every thread may read; [`reloads`], [`events`] and [`watch_status`] are its
 //!   parts.
 //! - [`acme`]: pending challenges, and the certificates that ACME obtains.
+//! - [`tls`]: the certificates that listeners show.
 //! - [`counters`], [`method`]: per-worker counters, and the keys they use.
 
 pub mod acme;
@@ -27,5 +28,6 @@ pub mod route;
 pub mod server;
 pub mod snapshot;
 pub mod state;
+pub mod tls;
 pub mod token;
 pub mod watch_status;

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{CertificateSource, Config, FilePath, wire};
 
+/// The names of the files of a certificate and its key.
+pub const ACME_CHAIN: &str = "fullchain.pem";
+pub const ACME_KEY: &str = "privkey.pem";
+
 /// How certificates are ordered. It is used only if a certificate asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcmeConfig {
@@ -49,7 +53,7 @@ impl AcmeConfig {
     /// empty label.
     #[must_use]
     pub fn certificate_dir(&self, first_name: &str) -> PathBuf {
-        self.state_dir.full_path().join(first_name)
+        self.state_dir.full_path().join("certificates").join(first_name)
     }
 }
 

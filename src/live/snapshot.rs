@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::live::acme::AcmeState;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
+use crate::live::tls::TlsState;
 
 /// With more servers and routes than this, a snapshot counts as large.
 const LARGE: usize = 500;
@@ -20,7 +21,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// The configuration's SHA-256, in hexadecimal.
     pub hash: Arc<str>,
-    /// The files of the configuration, the main one first.
+    /// The files of the configuration, the main one first, then those that it refers to.
     pub files: Arc<[FileVersion]>,
     pub applied_at: SystemTime,
     pub config: Arc<Config>,
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub table: Arc<RouteTable>,
     /// The challenges; `None` if no certificate comes from ACME.
     pub acme: Option<Arc<AcmeState>>,
+    /// `None` if no listener uses TLS.
+    pub tls: Option<Arc<TlsState>>,
 }
 
 /// A file of a configuration, identified by its content.

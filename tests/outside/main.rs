@@ -6,6 +6,7 @@ mod access_log;
 mod acme;
 mod balance;
 mod bodies;
+mod certificates;
 mod check;
 mod checks;
 mod complete;

@@ -20,10 +20,9 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::pair::IssuedPair;
+use crate::config::acme::{ACME_CHAIN as CHAIN, ACME_KEY as KEY};
 use crate::config::{AcmeChallenge, AcmeConfig};
 
-const CHAIN: &str = "fullchain.pem";
-const KEY: &str = "privkey.pem";
 const ISSUER: &str = "issuer.json";
 
 /// Only the owner may read keys.

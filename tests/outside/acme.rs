@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lb::config::file::keys;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::client::{Client, get};
@@ -116,6 +117,13 @@ fn http_01_obtains_certificates_that_only_their_owner_can_read() {
     assert!(files >= 10, "{files}");
     eventually("no warning is left", || warnings(&lb).is_empty().then_some(()));
     assert_eq!((pebble.issued(), pebble.count("accounts in memory")), (2, 1));
+    // They are in force like those of any user.
+    let names = eventually("both are in force", || {
+        let certificates = lb.api("/api/certificates")["certificates"].as_array().cloned().unwrap_or_default();
+        (certificates.len() == 2).then_some(certificates)
+    });
+    assert_eq!((&names[0]["names"], &names[1]["names"]), (&json!(["a.example", "www.a.example"]), &json!(["b.example"])));
+    assert!(lb.metric("lb_certificate_expiry_timestamp_seconds{certificate=\"a.example\"}").is_some());
     let challenges = lb.path().with_file_name("acme").join("challenges/http-01");
     assert_eq!(fs::read_dir(challenges).expect("a directory").count(), 0);
     assert!(!lb.has_panicked());

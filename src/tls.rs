@@ -2,6 +2,8 @@
 //!
 //! - [`certificate`]: a chain and its key.
 //! - [`index`]: the certificate for a server name.
+//! - [`session`]: a TLS connection, of either side, between received bytes and bytes to send.
 
 pub mod certificate;
 pub mod index;
+pub mod session;

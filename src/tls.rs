@@ -9,5 +9,5 @@
 pub mod certificate;
 pub mod hello;
 pub mod index;
-pub mod session;
 pub mod server;
+pub mod session;

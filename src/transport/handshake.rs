@@ -28,8 +28,33 @@ pub async fn accept(
     received: &[u8],
     config: Arc<ServerConfig>,
 ) -> Result<TlsTransport, HandshakeError> {
+    begin(socket, received, config)?.finish().await
+}
+
+/// The server's side of a handshake that waits for the client.
+#[derive(Debug)]
+pub struct Handshake(TlsTransport);
+
+/// Starts the server's side of a handshake with the client's hello: the part that costs most time.
+///
+/// # Errors
+/// If the hello is not acceptable.
+pub fn begin(socket: Socket, received: &[u8], config: Arc<ServerConfig>) -> Result<Handshake, HandshakeError> {
     let session = Session::server(config).map_err(HandshakeError::Tls)?;
-    perform(TlsTransport::new(socket, session), received).await
+    let transport = TlsTransport::new(socket, session);
+    transport.start(received)?;
+    Ok(Handshake(transport))
+}
+
+impl Handshake {
+    /// Performs the rest.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub async fn finish(self) -> Result<TlsTransport, HandshakeError> {
+        self.0.handshake().await?;
+        Ok(self.0)
+    }
 }
 
 /// Performs the client's side of a handshake with the server `name`.
@@ -42,11 +67,8 @@ pub async fn connect(
     name: ServerName<'static>,
 ) -> Result<TlsTransport, HandshakeError> {
     let session = Session::client(config, name).map_err(HandshakeError::Tls)?;
-    perform(TlsTransport::new(socket, session), b"").await
-}
-
-async fn perform(transport: TlsTransport, received: &[u8]) -> Result<TlsTransport, HandshakeError> {
-    transport.start(received)?;
+    let transport = TlsTransport::new(socket, session);
+    transport.start(b"")?;
     transport.handshake().await?;
     Ok(transport)
 }

@@ -222,6 +222,7 @@ fn links_have_a_target() {
         "SECURITY.md",
         "bench/README.md",
         "docs/SUMMARY.md",
+        "docs/acme.md",
         "docs/api.md",
         "docs/commands.md",
         "docs/configuration.md",

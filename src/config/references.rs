@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use glob::Pattern;
 
-use crate::config::file::subject::Subject;
 use crate::config::acme::{ACME_CHAIN, ACME_KEY};
+use crate::config::file::subject::Subject;
 use crate::config::{CertificateSource, Config, FilePath};
 
 /// The use of a file. The control plane parses it accordingly.

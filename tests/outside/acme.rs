@@ -122,10 +122,43 @@ fn http_01_obtains_certificates_that_only_their_owner_can_read() {
         let certificates = lb.api("/api/certificates")["certificates"].as_array().cloned().unwrap_or_default();
         (certificates.len() == 2).then_some(certificates)
     });
-    assert_eq!((&names[0]["names"], &names[1]["names"]), (&json!(["a.example", "www.a.example"]), &json!(["b.example"])));
+    assert_eq!(
+        (&names[0]["names"], &names[1]["names"]),
+        (&json!(["a.example", "www.a.example"]), &json!(["b.example"]))
+    );
     assert!(lb.metric("lb_certificate_expiry_timestamp_seconds{certificate=\"a.example\"}").is_some());
     let challenges = lb.path().with_file_name("acme").join("challenges/http-01");
     assert_eq!(fs::read_dir(challenges).expect("a directory").count(), 0);
+    assert!(!lb.has_panicked());
+}
+
+#[test]
+fn tls_alpn_01_obtains_a_certificate_that_clients_are_shown() {
+    // The only listener has TLS.
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = {}\n[admin]\naddress = \"127.0.0.1:0\"\n";
+    let rest = format!("{NO_CHECKS}[[server]]\nname = \"a\"\naddress = \"127.0.0.1:9\"\n");
+    let lb = Lb::start_file(&format!("{listener}{rest}"));
+    let port = port(&lb, 0);
+    let Some(pebble) = Pebble::start(Verification { http: 9, tls: port, lifetime: MONTHS }) else { return };
+    let handshake = |name: &str, alpn: &str| {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &lb.address().to_string(), "-servername", name, "-alpn", alpn]);
+        let output = command.stdin(std::process::Stdio::null()).output().expect("openssl");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    assert!(handshake("a.example", "http/1.1").contains("unrecognized name"));
+    lb.edit_file(&format!("{listener}[acme]\n{}{}{rest}", pebble.keys(), certificate(&["a.example"])));
+    lb.reaches(2);
+    issued(&lb, "a.example", "");
+    let shown = eventually("clients are shown it", || {
+        Some(handshake("a.example", "http/1.1")).filter(|text| text.contains("CN=Pebble Intermediate"))
+    });
+    assert!(shown.contains("ALPN protocol: http/1.1"), "{shown}");
+    assert!(lb.stdout().is_empty(), "nothing but handshakes: {:?}", lb.stdout());
+    // Without a pending challenge, its protocol is none.
+    assert!(handshake("a.example", "acme-tls/1").contains("no application protocol"));
+    assert!(handshake("b.example", "acme-tls/1").contains("unrecognized name"));
     assert!(!lb.has_panicked());
 }
 

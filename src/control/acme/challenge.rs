@@ -7,6 +7,7 @@ use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use sha2::{Digest as _, Sha256};
 
 use super::store::ChallengeFile;
@@ -61,12 +62,14 @@ fn handshake(name: &str, key_authorization: &str) -> Result<ServerConfig, String
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(&digest)];
     let certificate = params.self_signed(&key).map_err(|error| failed(&error))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| failed(&error))?;
+    // Not compared with its key: that would reject the critical extension, which only ACME servers know.
+    let certified = CertifiedKey::new(vec![certificate.der().clone()], key);
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .map_err(|error| failed(&error))?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![TLS_CHALLENGE.to_vec()];
     // Nothing follows the handshake, and nobody resumes it.
     config.send_tls13_tickets = 0;

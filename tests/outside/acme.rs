@@ -152,7 +152,7 @@ fn tls_alpn_01_obtains_a_certificate_that_clients_are_shown() {
     lb.reaches(2);
     issued(&lb, "a.example", "");
     let shown = eventually("clients are shown it", || {
-        Some(handshake("a.example", "http/1.1")).filter(|text| text.contains("CN=Pebble Intermediate"))
+        Some(handshake("a.example", "http/1.1")).filter(|text| text.contains("Pebble Intermediate CA"))
     });
     assert!(shown.contains("ALPN protocol: http/1.1"), "{shown}");
     assert!(lb.stdout().is_empty(), "nothing but handshakes: {:?}", lb.stdout());

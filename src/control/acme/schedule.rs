@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest as _, Sha256};
+
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 /// The longest wait after a failure, unless the server asks for more.
@@ -57,11 +59,10 @@ pub(super) fn wait(failures: u32, limited: bool, retry_after: Option<Duration>, 
 
 /// A number from 0 to 1 that belongs to a certificate.
 pub(super) fn random_of(serial: &[u8]) -> f64 {
-    // FNV-1a: serials may be counted up.
-    let hash = serial
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    f64::from((hash >> 32) as u32) / f64::from(u32::MAX)
+    // Hashed, because serials may be counted up.
+    let hash = Sha256::digest(serial);
+    let (head, _) = hash.split_at(4);
+    head.iter().rev().fold(0.0, |value, byte| (value + f64::from(*byte)) / 256.0)
 }
 
 #[cfg(test)]

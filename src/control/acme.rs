@@ -35,7 +35,7 @@ pub struct Acme {
     task: JoinHandle<()>,
 }
 
-/// What the configuration asks for.
+/// The certificates that the configuration asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct Wanted {
     config: AcmeConfig,

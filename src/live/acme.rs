@@ -30,7 +30,7 @@ pub struct Challenges {
 /// A handshake that proves control of a name (RFC 8737).
 #[derive(Debug, Clone)]
 pub struct TlsChallenge {
-    /// What it proves.
+    /// The proof in it.
     pub key_authorization: Arc<str>,
     /// It has only the challenge's certificate, and offers only `acme-tls/1`.
     pub config: Arc<ServerConfig>,

@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub(super) wanted: Arc<Wanted>,
     pub(super) store: Store,
     state: Arc<AcmeState>,
-    history: Arc<History>,
+    history: Arc<AttemptHistory>,
     /// Wakes what waits after a failure.
     again: Arc<Notify>,
     permits: Semaphore,
@@ -53,7 +53,7 @@ pub(super) struct Shared {
 /// Earlier attempts, by the server's directory and the certificate's first name. It outlives edits, so that they cannot ask a
 /// server more often than it allows.
 #[derive(Debug, Default)]
-struct History(Mutex<HashMap<(String, String), Attempts>>);
+struct AttemptHistory(Mutex<HashMap<(String, String), Attempts>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Attempts {
@@ -66,7 +66,7 @@ struct Attempts {
 /// Keeps the certificates of the newest configuration. A changed one begins a new session, in which everything that is due is
 /// tried at once; `again` wakes what waits after a failure.
 pub(super) async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, again: Arc<Notify>, state: Arc<AcmeState>) {
-    let history = Arc::<History>::default();
+    let history = Arc::<AttemptHistory>::default();
     loop {
         let newest = wanted.borrow_and_update().clone();
         let session = async {
@@ -85,7 +85,12 @@ pub(super) async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, again:
 }
 
 impl Shared {
-    fn new(wanted: Arc<Wanted>, state: &Arc<AcmeState>, history: &Arc<History>, again: &Arc<Notify>) -> Arc<Self> {
+    fn new(
+        wanted: Arc<Wanted>,
+        state: &Arc<AcmeState>,
+        history: &Arc<AttemptHistory>,
+        again: &Arc<Notify>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store: Store::new(&wanted.config),
             wanted,
@@ -400,7 +405,7 @@ impl Shared {
     }
 }
 
-impl History {
+impl AttemptHistory {
     /// The earliest time of the next attempt.
     fn earliest(&self, key: &(String, String)) -> SystemTime {
         self.0.lock().get(key).map_or(SystemTime::UNIX_EPOCH, |attempts| attempts.not_before)

@@ -85,7 +85,7 @@ fn a_limit_of_the_server_is_respected_whoever_asks_for_another_attempt() {
 
 #[test]
 fn a_directory_that_cannot_be_used_is_reported_and_used_as_soon_as_it_can_be() {
-    let fake = FakeAcme::start(Box::new(|path, address| until_order(path, address)));
+    let fake = FakeAcme::start(Box::new(until_order));
     let lb = start();
     let state = lb.path().with_file_name("state");
     fs::write(&state, "a file").expect("written");

@@ -114,8 +114,8 @@ pub const ACME: &[KeySpec] = &[
     key(
         "challenge",
         ValueType::Choice(&["tls-alpn-01", "http-01"]),
-        "how the ACME server verifies a name: by a TLS handshake on port 443, or by a request on port 80, which a listener \
-         without `tls` answers before any redirect or route",
+        "how the ACME server verifies a name: by a TLS handshake on port 443, or by a request on port 80, to which every \
+         listener responds before any redirect or route",
     ),
 ];
 

@@ -9,6 +9,7 @@
 //! - [`order`]: one order.
 //! - [`manager`]: the task that does all of it.
 
+mod attempts;
 mod challenge;
 mod client;
 mod failure;
@@ -29,7 +30,7 @@ use crate::live::acme::{AcmeCertificate, AcmeState};
 /// The orders of the process. Dropping it ends them.
 #[derive(Debug)]
 pub struct Acme {
-    wanted: watch::Sender<Option<Arc<Wanted>>>,
+    wanted: watch::Sender<Option<Arc<WantedCertificates>>>,
     again: Arc<Notify>,
     state: Arc<AcmeState>,
     task: JoinHandle<()>,
@@ -37,7 +38,7 @@ pub struct Acme {
 
 /// The certificates that the configuration asks for.
 #[derive(Debug, PartialEq, Eq)]
-struct Wanted {
+struct WantedCertificates {
     config: AcmeConfig,
     /// The names of each certificate.
     certificates: Vec<Vec<String>>,
@@ -62,7 +63,8 @@ impl Acme {
     /// Orders what `config` asks for. An edit of it is tried at once.
     pub fn apply(&self, config: &Config) {
         let certificates: Vec<Vec<String>> = config.acme_names().map(<[String]>::to_vec).collect();
-        let wanted = (!certificates.is_empty()).then(|| Arc::new(Wanted { config: config.acme.clone(), certificates }));
+        let wanted = (!certificates.is_empty())
+            .then(|| Arc::new(WantedCertificates { config: config.acme.clone(), certificates }));
         self.wanted.send_if_modified(|current| {
             let changes = *current != wanted;
             if changes {

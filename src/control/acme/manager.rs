@@ -1,17 +1,16 @@
 //! The task that keeps the certificates: one replica leads and orders; the others follow, and answer its challenges.
 
-use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use instant_acme::{Account, CertificateIdentifier, NewAccount};
-use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::Wanted;
+use super::WantedCertificates;
+use super::attempts::AttemptHistory;
 use super::challenge::{are_same, responses};
 use super::client::{AcmeClient, NotBefore};
 use super::failure::Failure;
@@ -28,8 +27,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const TRY_TO_LEAD: u32 = 4;
 /// The time between two attempts to use the directory.
 const RETRY: Duration = Duration::from_secs(60);
-/// The time between two attempts at the same certificate, however often an edit or a signal asks for one.
-const PACE: Duration = Duration::from_secs(10);
 /// The limit of orders at the same time.
 const MAX_CONCURRENT: usize = 4;
 /// The longest that an order may take, all of its steps together.
@@ -39,7 +36,7 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(3600), Duration::fr
 
 /// The facts that all orders of a session share.
 pub(super) struct Shared {
-    pub(super) wanted: Arc<Wanted>,
+    pub(super) wanted: Arc<WantedCertificates>,
     pub(super) store: Store,
     state: Arc<AcmeState>,
     history: Arc<AttemptHistory>,
@@ -50,22 +47,13 @@ pub(super) struct Shared {
     account: tokio::sync::Mutex<()>,
 }
 
-/// Earlier attempts, by the server's directory and the certificate's first name. It outlives edits, so that they cannot ask a
-/// server more often than it allows.
-#[derive(Debug, Default)]
-struct AttemptHistory(Mutex<HashMap<(String, String), Attempts>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Attempts {
-    /// Failures in a row.
-    failures: u32,
-    /// No attempt may be made before.
-    not_before: SystemTime,
-}
-
 /// Keeps the certificates of the newest configuration. A changed one begins a new session, in which everything that is due is
 /// tried at once; `again` wakes what waits after a failure.
-pub(super) async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, again: Arc<Notify>, state: Arc<AcmeState>) {
+pub(super) async fn run(
+    mut wanted: watch::Receiver<Option<Arc<WantedCertificates>>>,
+    again: Arc<Notify>,
+    state: Arc<AcmeState>,
+) {
     let history = Arc::<AttemptHistory>::default();
     loop {
         let newest = wanted.borrow_and_update().clone();
@@ -86,7 +74,7 @@ pub(super) async fn run(mut wanted: watch::Receiver<Option<Arc<Wanted>>>, again:
 
 impl Shared {
     fn new(
-        wanted: Arc<Wanted>,
+        wanted: Arc<WantedCertificates>,
         state: &Arc<AcmeState>,
         history: &Arc<AttemptHistory>,
         again: &Arc<Notify>,
@@ -402,37 +390,6 @@ impl Shared {
 
     fn key(&self, names: &[String]) -> (String, String) {
         (self.wanted.config.directory.clone(), names.first().cloned().unwrap_or_default())
-    }
-}
-
-impl AttemptHistory {
-    /// The earliest time of the next attempt.
-    fn earliest(&self, key: &(String, String)) -> SystemTime {
-        self.0.lock().get(key).map_or(SystemTime::UNIX_EPOCH, |attempts| attempts.not_before)
-    }
-
-    fn began(&self, key: &(String, String)) {
-        let mut all = self.0.lock();
-        let attempts = all.entry(key.clone()).or_insert(Attempts { failures: 0, not_before: SystemTime::UNIX_EPOCH });
-        attempts.failures = attempts.failures.saturating_add(1);
-        attempts.not_before = SystemTime::now() + PACE;
-    }
-
-    /// Attempts in a row that did not succeed, with the one that has just begun.
-    fn failures(&self, key: &(String, String)) -> u32 {
-        self.0.lock().get(key).map_or(1, |attempts| attempts.failures)
-    }
-
-    fn succeeded(&self, key: &(String, String)) {
-        if let Some(attempts) = self.0.lock().get_mut(key) {
-            attempts.failures = 0;
-        }
-    }
-
-    fn forbid(&self, key: &(String, String), until: SystemTime) {
-        if let Some(attempts) = self.0.lock().get_mut(key) {
-            attempts.not_before = until;
-        }
     }
 }
 

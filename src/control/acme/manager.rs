@@ -23,7 +23,7 @@ use crate::live::acme::{AcmeCertificate, AcmeState, Challenges};
 
 /// How often a follower looks for challenges.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often it tries to become the leader, and looks at the certificates, in looks for challenges.
+/// In looks for challenges: how often it tries to lead.
 const TRY_TO_LEAD: u32 = 4;
 /// The time between two attempts to use the directory.
 const RETRY: Duration = Duration::from_secs(60);
@@ -123,7 +123,6 @@ impl Shared {
         for names in &self.wanted.certificates {
             tasks.spawn(Arc::clone(self).keep(names.clone()));
         }
-        // A task ends only by a panic, which is counted and logged where it happens.
         while tasks.join_next().await.is_some() {}
         pending().await
     }
@@ -171,7 +170,6 @@ impl Shared {
 
     /// Places an order and reports its outcome. Returns the time before which there is no other.
     async fn attempt(self: &Arc<Self>, entry: &mut AcmeCertificate, replaced: Option<IssuedPair>) -> SystemTime {
-        // It is never closed.
         let _permit = self.permits.acquire().await;
         let key = self.key(&entry.names);
         self.history.began(&key);
@@ -212,8 +210,7 @@ impl Shared {
         replaced: Option<IssuedPair>,
         not_before: &NotBefore,
     ) -> Result<IssuedPair, Failure> {
-        let account = self.account(not_before, true).await?;
-        let Some(account) = account else { return Err(Failure::new("there is no account")) };
+        let account = self.account(not_before, true).await?.ok_or_else(|| Failure::new("there is no account"))?;
         let replaces = replaced.filter(|pair| names.iter().any(|name| pair.names.contains(name)));
         let replaces = match replaces.as_ref().and_then(|pair| CertificateIdentifier::try_from(&pair.leaf).ok()) {
             // Only a server with renewal information knows the field.
@@ -277,7 +274,7 @@ impl Shared {
         Ok(Some(account))
     }
 
-    /// When to renew a certificate, and when to ask the server about that again.
+    /// When to renew it, and when to ask the server about that again.
     async fn renewal(&self, pair: &IssuedPair) -> (SystemTime, Option<SystemTime>) {
         let random = schedule::random_of(&pair.serial);
         let by_age = schedule::renewal(pair.not_before, pair.not_after, random);
@@ -299,7 +296,6 @@ impl Shared {
                 }
                 (due, Some(now + wait.clamp(ASK_AGAIN.0, ASK_AGAIN.1)))
             }
-            // Most servers have no opinion.
             Err(instant_acme::Error::Unsupported(_)) => (by_age, None),
             Err(error) => {
                 let error = Failure::from(error);

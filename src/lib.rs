@@ -11,6 +11,7 @@
 //! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
 //! - [`transport`]: the only code on the request path that reads and writes sockets.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.
+//! - [`http2`]: HTTP/2, with the heads and rules of [`http1`].
 //! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.
 //! - [`telemetry`]: access log, metrics, traces, and the process's own log.
 //! - [`proxy`]: one request, from its head to the end of its response.
@@ -24,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod http1;
+pub mod http2;
 pub mod http_client;
 pub mod live;
 pub mod proxy;

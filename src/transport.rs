@@ -210,6 +210,13 @@ impl Transport {
         socket.set_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
     }
 
+    /// Limits what the system queues beyond the bytes in flight, so that what is written later, such as the reset of one of
+    /// several streams, is not far behind.
+    pub fn limit_unsent(&self, bytes: u32) {
+        let Self::Plain(socket) = self;
+        socket.set_unsent(bytes);
+    }
+
     /// Like [`Transport::is_quiet`], but as of now: costs a system call.
     #[must_use]
     pub fn is_quiet_now(&self) -> bool {

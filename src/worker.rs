@@ -4,6 +4,7 @@
 mod client_limit;
 pub mod connection;
 pub mod fd_limit;
+mod http2;
 mod linger;
 mod pool;
 pub mod socket;
@@ -29,6 +30,7 @@ use self::connection::Connection;
 pub use self::pool::WorkerPool;
 use self::pool::{WorkerCommand, WorkerTable};
 use self::trim::Trim;
+use crate::config::HttpProtocol;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
@@ -177,8 +179,16 @@ impl Worker {
 
     fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
         let place = WorkerPlace(Rc::clone(self));
+        let protocols =
+            self.context.snapshot().protocols(&listener).map(|protocols| {
+                [HttpProtocol::Http1, HttpProtocol::Http2].map(|protocol| protocols.contains(&protocol))
+            });
         let connection = Connection::new(Rc::clone(&self.context), listener, peer, Some(place));
-        tokio::task::spawn_local(connection.serve(Transport::Plain(Socket::Tcp(stream))));
+        let transport = Transport::Plain(Socket::Tcp(stream));
+        match protocols {
+            Some([has_http1, true]) => tokio::task::spawn_local(connection.serve_without_tls(transport, has_http1)),
+            Some([_, false]) | None => tokio::task::spawn_local(connection.serve(transport)),
+        };
     }
 
     /// Accepts clients from a socket until `closed`, then those that are still queued, so that none is dropped.

@@ -94,6 +94,12 @@ impl ServerConnection {
         Self { transport, input: Vec::new(), progress: ServerProgress::default() }
     }
 
+    /// A connection on which this has been received.
+    #[must_use]
+    pub fn with_input(transport: Transport, input: Vec<u8>) -> Self {
+        Self { input, ..Self::new(transport) }
+    }
+
     /// Waits for the head of the next request; `None` if the connection ends first. `limits` is called each
     /// time a part of the head has been received, and returns the limits that apply to the head.
     ///

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{Config, HttpProtocol, ListenerConfig};
+use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 
@@ -67,6 +68,13 @@ pub struct Hold {
 }
 
 impl Snapshot {
+    /// The protocols that clients of a listener may speak; `None` if it is not configured any more.
+    #[must_use]
+    pub fn protocols(&self, listener: &LiveListener) -> Option<&[HttpProtocol]> {
+        let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
+        self.config.listeners.iter().find(is_it).map(|config| &*config.protocols)
+    }
+
     /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]

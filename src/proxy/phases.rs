@@ -131,7 +131,7 @@ pub fn rewrite(
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
         headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
     }
-    let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
+    let accepts_trailers = version != Version::HTTP_10 && trailers::accepted(headers);
     let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
     let upgrade = hop_by_hop::prepare_request(headers, version);
     if rules.proxy.via {

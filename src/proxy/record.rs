@@ -306,7 +306,7 @@ impl Drop for RequestRecord<'_> {
 }
 
 /// Counts and logs a rejected head, which never became a request. `bytes` is the length of the response's body.
-pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, bytes: usize) {
+pub fn record_bad_head(context: &Context, client: &Client, version: Version, error: ProxyError, bytes: usize) {
     let snapshot = context.snapshot();
     let status = error.status();
     let counters = snapshot.unrouted.counters.of(context.worker);
@@ -319,7 +319,7 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, by
             client_port: NonZeroU16::new(client.peer.port()),
             method: "-",
             path: "-",
-            version: Version::HTTP_11,
+            version,
             host: None,
             status,
             bytes: bytes as u64,

@@ -36,7 +36,10 @@ pub async fn serve(
     match reply {
         // The client is gone, or the connection has to end now: nothing is sent.
         Reply::Error(error @ (ProxyError::ClientGone | ProxyError::Aborted)) => record.set_error(error),
-        Reply::Error(error) if response.is_started() => record.set_error(error),
+        Reply::Error(error) if response.is_started() => {
+            response.abandon(error);
+            record.set_error(error);
+        }
         reply => local::respond(&mut record, &mut response, reply).await,
     }
 }
@@ -50,7 +53,7 @@ pub async fn reject_bad_head(
     error: ProxyError,
 ) {
     let (head, body) = Reply::Error(error).write();
-    record_bad_head(context, client, error, body.len());
+    record_bad_head(context, client, response.version(), error, body.len());
     response.start(&head, BodyLength::Known(body.len() as u64), None);
     let config = &context.snapshot().config;
     timer.reset();

@@ -163,6 +163,13 @@ impl ConnectionSlot {
         self.phase.get()
     }
 
+    /// Makes the current or the next response the last.
+    fn close(&self) {
+        self.closing.set(true);
+        // An HTTP/2 connection tells its client at once.
+        wake(&self.waker);
+    }
+
     /// Ready once the connection has to end.
     pub fn poll(&self, context: &Context<'_>) -> Poll<Ending> {
         if let Some(ending) = self.ending.take() {

@@ -104,6 +104,15 @@ impl Socket {
         }
     }
 
+    /// Limits what the system queues beyond the bytes in flight. A Unix socket has no such limit.
+    pub fn set_unsent(&self, bytes: u32) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Self::Tcp(stream) = self {
+            // If setting it fails, the connection still works.
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(bytes);
+        }
+    }
+
     /// The options that both kinds have.
     #[must_use]
     pub fn options(&self) -> SockRef<'_> {

@@ -1,5 +1,6 @@
 //! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use crate::config::LimitsConfig;
 use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::server::{Next, ServerConnection};
 use crate::live::listener::LiveListener;
@@ -24,11 +26,13 @@ use crate::worker::linger::Linger;
 /// A client connection with its timeouts.
 #[derive(Debug)]
 pub struct Connection {
-    context: Rc<Context>,
-    client: Client,
-    slot: Registered<ConnectionSlot>,
+    pub(super) context: Rc<Context>,
+    pub(super) client: Client,
+    pub(super) slot: Registered<ConnectionSlot>,
     /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
+    /// The number of HTTP/1 requests so far.
+    requests: Cell<u64>,
     /// The connection's place among those of its worker, if it has one.
     place: Option<WorkerPlace>,
 }
@@ -57,16 +61,21 @@ impl Connection {
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, place }
+        Self { client: Client::plain(listener, peer), context, slot, timer, requests: Cell::new(0), place }
     }
 
     /// Serves HTTP/1 to the end of the connection.
     ///
     /// An `async` block, because the future of an `async fn` has room for its arguments twice.
-    #[allow(clippy::manual_async_fn, reason = "see above")]
     pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
+        self.serve_received(transport, Vec::new())
+    }
+
+    /// Like [`Connection::serve`], for a client that has already sent `received`.
+    #[allow(clippy::manual_async_fn, reason = "see above")]
+    pub fn serve_received(self, transport: Transport, received: Vec<u8>) -> impl Future<Output = ()> {
         async move {
-            let mut http = ServerConnection::new(transport);
+            let mut http = ServerConnection::with_input(transport, received);
             let last = {
                 let mut requests = pin!(self.requests(&mut http));
                 poll_fn(|context| match self.slot.poll(context) {
@@ -91,6 +100,7 @@ impl Connection {
                 Ok(None) => return Last::Close,
                 Err(error) => return Last::Reject(error.into()),
             };
+            self.count_request();
             self.exchange(http, head).await;
             timer.reset();
             match http.next(slot.closing.get()) {
@@ -99,6 +109,15 @@ impl Connection {
                 Next::Linger => return Last::Linger,
                 Next::Close => return Last::Close,
             }
+        }
+    }
+
+    /// Counts a request, and makes the last one that the connection may have its last.
+    fn count_request(&self) {
+        let most = self.context.snapshot().config.limits.connection_requests;
+        self.requests.update(|requests| requests + 1);
+        if most > 0 && self.requests.get() >= most {
+            self.slot.closing.set(true);
         }
     }
 
@@ -140,8 +159,7 @@ impl Connection {
     async fn linger(&self, http: &mut ServerConnection) {
         let mut linger = Linger::new(Instant::now(), http.may_be_sending());
         let mut goes_on = |bytes| {
-            let at_limit = self.place.as_ref().is_some_and(WorkerPlace::is_at_limit);
-            let wait = linger.discards(bytes, Instant::now(), at_limit);
+            let wait = linger.discards(bytes, Instant::now(), self.is_at_limit());
             wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
         };
         goes_on(0);
@@ -154,9 +172,22 @@ impl Connection {
         if matches!(self.slot.phase(), ConnectionPhase::New | ConnectionPhase::Idle) {
             self.slot.wait(ConnectionPhase::Head, snapshot.config.timeouts.request_header);
         }
-        let limits = &snapshot.config.limits;
-        HeadLimits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
+        head_limits(&snapshot.config.limits)
     }
+
+    /// The limits for the head of a request.
+    pub(super) fn head_limits(&self) -> HeadLimits {
+        head_limits(&self.context.snapshot().config.limits)
+    }
+
+    /// Whether new clients have to wait for a place.
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.place.as_ref().is_some_and(WorkerPlace::is_at_limit)
+    }
+}
+
+fn head_limits(limits: &LimitsConfig) -> HeadLimits {
+    HeadLimits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
 }
 
 impl Drop for Connection {

@@ -229,6 +229,7 @@ fn links_have_a_target() {
         "docs/getting-started.md",
         "docs/gitops.md",
         "docs/http-cases.md",
+        "docs/http2.md",
         "docs/life.md",
         "docs/metrics.md",
         "docs/operation.md",

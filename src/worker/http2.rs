@@ -128,6 +128,9 @@ impl Http2Connection {
     /// Lets the client read what it has been sent, and discards what it still sends.
     async fn linger(&self, transport: &Transport) {
         let Connection { context, slot, .. } = &self.connection;
+        if transport.shutdown_write().is_err() {
+            return;
+        }
         let mut linger = Linger::new(Instant::now(), false);
         let mut discarding = pin!(discard(transport, &context.resources.buffers, |bytes| {
             let wait = linger.discards(bytes, Instant::now(), self.connection.is_at_limit());

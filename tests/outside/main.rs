@@ -23,6 +23,7 @@ mod half_closed;
 mod hard;
 mod healthcheck;
 mod holds;
+mod http2;
 mod idle;
 mod keys;
 mod last_good;

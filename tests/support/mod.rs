@@ -11,6 +11,7 @@ pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod demo;
 mod fixture;
+pub(crate) mod h2;
 pub(crate) mod lb;
 pub(crate) mod prometheus;
 pub(crate) mod replies;

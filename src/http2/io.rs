@@ -22,6 +22,7 @@ pub struct Traffic {
     may_read: Cell<bool>,
     is_flood: Cell<bool>,
     is_ended: Cell<bool>,
+    is_shaken: Cell<bool>,
     written: Cell<u64>,
 }
 
@@ -34,6 +35,7 @@ impl Traffic {
             may_read: Cell::new(true),
             is_flood: Cell::new(false),
             is_ended: Cell::new(false),
+            is_shaken: Cell::new(false),
             written: Cell::new(0),
         }
     }
@@ -47,6 +49,15 @@ impl Traffic {
     #[must_use]
     pub fn is_flood(&self) -> bool {
         self.is_flood.get()
+    }
+
+    /// Stops reading at a flood from now on. Before, the handshake must end: only then can the client be told.
+    pub fn end_handshake(&self) {
+        self.is_shaken.set(true);
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.is_flood() && self.is_shaken.get()
     }
 
     /// Lets `h2` read no more; returns whether that was so already.
@@ -127,7 +138,7 @@ impl<'c> Http2Io<'c> {
 impl AsyncRead for Http2Io<'_> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.traffic.is_flood() {
+        if this.traffic.is_blocked() {
             // The driver ends the connection in this turn; `h2` need not see what follows.
             return Poll::Pending;
         }
@@ -144,7 +155,7 @@ impl AsyncRead for Http2Io<'_> {
             }
             this.traffic.receive(&this.input);
         }
-        if this.traffic.is_flood() {
+        if this.traffic.is_blocked() {
             return Poll::Pending;
         }
         let left = &this.input[this.consumed..];

@@ -121,6 +121,7 @@ impl Http2Connection {
             Some(Err(_)) => return true,
             None => return false,
         };
+        traffic.end_handshake();
         let mut driver = Driver { http2, shared: self, traffic: &traffic, is_closing: false, requests: 0, written: 0 };
         poll_fn(|task| driver.poll(task)).await
     }

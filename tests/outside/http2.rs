@@ -39,15 +39,14 @@ fn curl_gets_responses_and_sends_bodies() {
     let lb = lb(&server, "");
     assert_eq!(curl(lb.address(), "/x?y", &[]), "one 2 200");
     assert_eq!(curl(lb.address(), "/", &["-d", "hello"]), "one 2 200");
-    assert_eq!(curl(lb.address(), "/", &["-T", "/proc/self/status"]), "one 2 200");
+    assert_eq!(curl(lb.address(), "/", &["-T", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]), "one 2 200");
     assert!(curl(lb.address(), "/", &["-I"]).ends_with(" 2 200"));
     let requests = server.requests();
     assert_eq!(requests[0].line, "GET /x?y HTTP/1.1");
     assert_eq!(requests[0].values("host"), [lb.address().to_string()]);
     assert_eq!(requests[1].body, b"hello");
-    assert!(requests[2].body.starts_with(b"Name:"));
+    assert!(requests[2].body.starts_with(b"["));
     assert!(requests.iter().all(|request| request.is_canonical()), "{requests:?}");
-    lb.logs("a line", |line| line.contains("listening"));
     eventually("the access log", || {
         lb.stdout().iter().any(|line| line.contains("\"GET /x?y HTTP/2\" 200")).then_some(())
     });
@@ -199,7 +198,7 @@ fn a_stop_sends_goaway_and_lets_open_streams_finish() {
     let server = Server::gated("late", &gate);
     let mut lb = lb(&server, "");
     let mut client = RawH2::connect(lb.address());
-    client.request(1, &h2::get("/", &[]), true);
+    client.request(1, &h2::get("/slow", &[]), true);
     eventually("a request", || (server.requests().len() == 1).then_some(()));
     lb.signal("TERM");
     assert!(std::iter::from_fn(|| client.next()).any(|frame| frame.kind == GOAWAY), "told at once");

@@ -68,14 +68,12 @@ fn each_flood_ends_and_costs_little() {
     ];
     let server = always(page("hello"));
     let lb = lb(&server, "");
-    let mut neighbour = RawH2::connect(lb.address());
-    let mut stream = 1;
-    let mut answered = |during: &str| {
+    let answered = |during: &str| {
         let start = Instant::now();
-        neighbour.request(stream, &h2::get("/neighbour", &[]), true);
-        assert_eq!(neighbour.outcome(stream), Outcome::Status(200), "{during}");
+        let mut neighbour = RawH2::connect(lb.address());
+        neighbour.request(1, &h2::get("/neighbour", &[]), true);
+        assert_eq!(neighbour.outcome(1), Outcome::Status(200), "{during}");
         assert!(start.elapsed() < Duration::from_secs(1), "{during}: {:?}", start.elapsed());
-        stream += 2;
     };
     answered("before");
     let before = lb.resident_kib();
@@ -107,6 +105,7 @@ fn few_of_the_requests_that_are_reset_at_once_reach_a_server() {
         client.send(&request(stream, END_STREAM)) && client.send(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
     });
     let sent = sent.count();
-    assert_eq!(std::iter::from_fn(|| client.next()).filter(|frame| frame.kind == GOAWAY).count().min(1), 1, "{sent}");
+    let frames: Vec<u8> = std::iter::from_fn(|| client.next()).map(|frame| frame.kind).collect();
+    assert!(frames.contains(&GOAWAY), "{sent} {frames:?}");
     assert!(server.requests().len() <= 2000, "{} of {sent}", server.requests().len());
 }

@@ -24,7 +24,7 @@ const LAYERS: [&str; 13] = [
 ];
 
 /// Decisions without I/O, as paths below `src/`; each covers the modules below it too.
-const PURE: [&str; 24] = [
+const PURE: [&str; 26] = [
     "config",
     "live/balance",
     "live/evidence",
@@ -43,6 +43,8 @@ const PURE: [&str; 24] = [
     "http1/rejection",
     "http1/target",
     "http1/trailers",
+    "http2/flood",
+    "http2/head",
     "proxy/cookie",
     "proxy/headers",
     "proxy/phases",

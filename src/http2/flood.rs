@@ -1,4 +1,4 @@
-//! What a client sends, frame by frame, and whether it costs more than it brings. Pure.
+//! The frames of a client, and whether they cost more than they bring. Pure.
 //!
 //! `h2` bounds the memory that frames take. Here is bounded how many of those come that cost CPU time and carry no request:
 //! a client starts with a credit of them and earns more with requests, with the bytes that it is sent, and with time.

@@ -14,7 +14,7 @@ use crate::transport::{Buffers, Transport};
 /// The pieces that are written in one system call.
 const PIECES: usize = 4;
 
-/// What a connection has read and written, for its driver.
+/// The traffic of a connection as its driver sees it.
 #[derive(Debug)]
 pub struct Traffic {
     meter: RefCell<FrameMeter>,

@@ -15,7 +15,7 @@ use super::lb;
 /// The most memory that a flood may cost, in KiB.
 const MEMORY: u64 = 32 * 1024;
 
-/// What a client sends: the number of a round, and the stream that it may use.
+/// The bytes of a round, given its number and the stream that it may use.
 type Round = fn(u32, u32) -> Vec<u8>;
 
 fn request(stream: u32, flags: u8) -> Vec<u8> {

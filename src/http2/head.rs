@@ -51,7 +51,8 @@ fn target(method: &Method, uri: &http::Uri) -> Result<String, HeadError> {
         return Ok(uri.authority().map_or(String::new(), |authority| authority.as_str().to_owned()));
     }
     let path = uri.path_and_query().map_or("", uri::PathAndQuery::as_str);
-    if !path.starts_with('/') && !(path == "*" && *method == Method::OPTIONS) {
+    let is_target = path.starts_with('/') || path == "*" && *method == Method::OPTIONS;
+    if !is_target {
         return Err(malformed(HeadRule::StartLine));
     }
     match (uri.scheme_str(), uri.authority()) {

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
+use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
+use crate::live::tls::TlsState;
 
 /// With more servers and routes than this, a snapshot counts as large.
 const LARGE: usize = 500;
@@ -19,7 +21,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// The configuration's SHA-256, in hexadecimal.
     pub hash: Arc<str>,
-    /// The files of the configuration, the main one first.
+    /// The files of the configuration, the main one first, then those that it refers to.
     pub files: Arc<[FileVersion]>,
     pub applied_at: SystemTime,
     pub config: Arc<Config>,
@@ -33,6 +35,8 @@ pub struct Snapshot {
     pub unrouted: Arc<LiveRoute>,
     /// Finds a request's route.
     pub table: Arc<RouteTable>,
+    /// `None` if no listener uses TLS.
+    pub tls: Option<Arc<TlsState>>,
 }
 
 /// A file of a configuration, identified by its content.
@@ -83,6 +87,13 @@ impl Snapshot {
     #[must_use]
     pub fn serving(&self, index: usize) -> &Arc<Pool> {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
+    }
+
+    /// The configuration of a listener; `None` if it is no longer configured.
+    #[must_use]
+    pub fn listener(&self, listener: &LiveListener) -> Option<&ListenerConfig> {
+        let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
+        self.config.listeners.iter().find(is_it)
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

@@ -1,0 +1,5 @@
+//! TLS over byte buffers: knows no sockets, no files and no tasks.
+//!
+//! - [`session`]: a TLS connection, of either side, between received bytes and bytes to send.
+
+pub mod session;

@@ -158,6 +158,7 @@ impl Session {
             self.incomplete = Vec::new();
         } else {
             self.incomplete.clear();
+            self.incomplete.reserve_exact(rest.len());
             self.incomplete.extend_from_slice(rest);
         }
         if self.incomplete.len() > MAX_INCOMPLETE {

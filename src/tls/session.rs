@@ -192,6 +192,12 @@ impl Session {
         }
     }
 
+    /// The error that ended the session, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
     /// Whether the handshake is not complete.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
@@ -267,8 +273,7 @@ impl Session {
         let mut consumed = 0;
         loop {
             let rest = input.get_mut(consumed..).unwrap_or_default();
-            let (discard, step) =
-                either!(&mut self.side, connection => handle(connection.process_tls_records(rest), task, plaintext, output));
+            let (discard, step) = either!(&mut self.side, connection => handle(connection.process_tls_records(rest), task, plaintext, output));
             consumed += discard;
             match step {
                 Step::Continue => {}
@@ -286,8 +291,7 @@ impl Session {
         self.incomplete = Vec::new();
         // Only while there are records to send: the connection would go on with bytes that are no longer there.
         while self.state().wants_write() {
-            let status =
-                either!(&mut self.side, connection => handle(connection.process_tls_records(&mut []), Task::Receive, &mut Vec::new(), output));
+            let status = either!(&mut self.side, connection => handle(connection.process_tls_records(&mut []), Task::Receive, &mut Vec::new(), output));
             if !matches!(status, (_, Step::Continue)) {
                 break;
             }

@@ -8,8 +8,13 @@ use std::future::poll_fn;
 use std::io::{self, Read};
 use std::task::{Context, Poll, ready};
 
+use rustls::ProtocolVersion;
+
 use crate::tls::session::{MAX_PLAINTEXT, Output, Session};
 use crate::transport::{BUFFER_SIZE, Buffers, Socket};
+
+#[cfg(test)]
+mod tests;
 
 /// A TLS connection after its handshake.
 #[derive(Debug)]
@@ -71,18 +76,18 @@ impl TlsTransport {
         &self.socket
     }
 
-    /// Makes progress with the handshake; true once it is complete.
-    pub(super) async fn handshake(&self) -> io::Result<bool> {
-        poll_fn(|context| self.poll_own(context)).await?;
-        if !self.session().is_handshaking() {
-            return Ok(true);
+    /// Performs the handshake. The last records of TLS 1.3 go out with the first data, or as soon as we wait for the peer's.
+    pub(super) async fn handshake(&self) -> io::Result<()> {
+        while self.session().is_handshaking() {
+            poll_fn(|context| self.poll_own(context)).await?;
+            poll_fn(|context| self.socket.poll_read_ready(context)).await?;
+            let mut unread = self.unread.borrow_mut();
+            match self.receive(&mut unread, BUFFER_SIZE, Source::Runtime) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
         }
-        poll_fn(|context| self.socket.poll_read_ready(context)).await?;
-        let mut unread = self.unread.borrow_mut();
-        match self.receive(&mut unread, BUFFER_SIZE, Source::Runtime) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(false),
-        }
+        Ok(())
     }
 
     /// Starts the session, and gives it bytes that have been received before.
@@ -105,22 +110,23 @@ impl TlsTransport {
     pub(super) async fn read(&self, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
         loop {
             if self.has_unread() {
-                let mut unread = self.unread.take();
+                let unread = self.unread.take();
                 if buffer.capacity() == 0 {
                     *buffer = buffers.take();
                 }
-                buffer.append(&mut unread);
-                return Ok(unread.len().max(buffer.len()));
+                buffer.extend_from_slice(&unread);
+                return Ok(unread.len());
             }
             if self.session().peer_closed() && self.own.borrow().is_empty() {
                 return Ok(0);
             }
             poll_fn(|context| {
-                // What could not be sent before goes on beside.
-                if !self.own.borrow().is_empty() && !self.is_writing.get() {
+                let readable = self.socket.poll_read_ready(context);
+                // A response could have taken them along, but none comes before the peer has sent more.
+                if readable.is_pending() && !self.own.borrow().is_empty() && !self.is_writing.get() {
                     let _ = self.poll_own(context)?;
                 }
-                self.socket.poll_read_ready(context)
+                readable
             })
             .await?;
             let before = buffer.len();
@@ -166,7 +172,15 @@ impl TlsTransport {
                 // A short read has emptied the socket.
                 self.socket.clear_readable();
             }
+            let was_handshaking = session.is_handshaking();
             let result = session.receive(&mut input[..kept + received], plaintext, output);
+            // Before TLS 1.3, the peer may wait for them.
+            let is_last =
+                was_handshaking && !session.is_handshaking() && session.version() == Some(ProtocolVersion::TLSv1_3);
+            if result.is_ok() && is_last {
+                self.own.borrow_mut().extend_from_slice(output.filled());
+                return Ok(());
+            }
             let sent = self.send_own(output);
             result.map_err(violation)?;
             sent

@@ -14,6 +14,7 @@ pub mod log_filter;
 pub mod notes;
 mod pool;
 pub mod problem;
+pub mod references;
 pub mod schema;
 mod secret;
 pub mod source;

@@ -2,10 +2,12 @@
 //!
 //! - [`reload`]: notices edits of the files, reads and parses them.
 //! - [`gateway`]: starts the process, applies edits, records them, and shuts down.
+//! - [`certificates`]: the files that a configuration refers to.
 //! - [`registry`]: owns the state that outlives a generation, and builds snapshots around it.
 //! - [`health`]: checks servers.
 //! - [`resolver`]: looks up the servers' host names.
 
+pub mod certificates;
 pub mod gateway;
 pub mod health;
 pub mod registry;

@@ -9,7 +9,7 @@
 //!
 //! - [`http_client`]: one-shot requests, for exporters and commands.
 //! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
-//! - [`tls`]: TLS over byte buffers.
+//! - [`tls`]: certificates and TLS over byte buffers.
 //! - [`transport`]: the only code on the request path that reads and writes sockets.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.
 //! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.

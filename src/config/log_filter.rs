@@ -28,13 +28,14 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 29] = [
+pub const TARGETS: [&str; 30] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
     "lb::control::gateway",
     "lb::control::gateway::admin_server",
     "lb::control::gateway::apply",
+    "lb::control::gateway::certificates",
     "lb::control::gateway::health",
     "lb::control::gateway::listeners",
     "lb::control::gateway::record",

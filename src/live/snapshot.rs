@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crate::config::Config;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
+use crate::live::tls::TlsState;
 
 /// With more servers and routes than this, a snapshot counts as large.
 const LARGE: usize = 500;
@@ -19,7 +20,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// The configuration's SHA-256, in hexadecimal.
     pub hash: Arc<str>,
-    /// The files of the configuration, the main one first.
+    /// The files of the configuration, the main one first, then those that it refers to.
     pub files: Arc<[FileVersion]>,
     pub applied_at: SystemTime,
     pub config: Arc<Config>,
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub unrouted: Arc<LiveRoute>,
     /// Finds a request's route.
     pub table: Arc<RouteTable>,
+    /// `None` if no listener uses TLS.
+    pub tls: Option<Arc<TlsState>>,
 }
 
 /// A file of a configuration, identified by its content.

@@ -279,6 +279,7 @@ impl RegistryPlan {
             routes: Arc::clone(&self.routes),
             unrouted: Arc::clone(&self.unrouted),
             table: Arc::clone(&self.table),
+            tls: None,
         }
     }
 }

@@ -158,6 +158,7 @@ impl ConfigReader {
             if changed || requested {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
                 self.good = loaded.baseline().or(self.good.take());
+                self.last.referenced.clone_from(&loaded.sources.referenced);
                 if parsed.send(ParsedConfig { loaded, noticed, requested }).await.is_err() {
                     return;
                 }
@@ -226,7 +227,9 @@ impl ConfigReader {
         let trail = self.source.trail(&self.last).and(self.source.trail(sources));
         self.watcher.rewatch(&trail);
         let changed = self.source.changed(&self.last, sources);
-        let alone = self.last.includes.is_empty() && sources.includes.is_empty();
+        // A certificate's key may follow it.
+        let alone =
+            self.last.includes.is_empty() && sources.includes.is_empty() && self.last.referenced == sources.referenced;
         let edit = UnreadEdit { entries: trail.entries, changed, alone, noticed, unchanged_since };
         self.watcher.ready(&edit, quiet)
     }

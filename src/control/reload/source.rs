@@ -16,6 +16,7 @@ use crate::config::file::{self, Env, Include};
 use crate::config::notes::Note;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
+use crate::control::certificates::files::ReferencedFiles;
 use crate::control::reload::trail::Trail;
 
 /// The limit for all files together.
@@ -45,6 +46,8 @@ pub struct Sources {
     pub unmatched: Vec<Include>,
     /// The files that could not be read, and why.
     pub problems: Vec<Problem>,
+    /// The files that the configuration refers to. The hash does not cover them.
+    pub referenced: ReferencedFiles,
     /// Whether the main file is gone from its directory and only visible through a mount: a file that was mounted
     /// by itself and replaced outside. No later edit of it can be seen here.
     pub unlinked: bool,
@@ -91,7 +94,8 @@ impl Source {
         let mut budget = MAX_BYTES;
         let main = read_file(&self.path, last.files.first(), &mut budget);
         let unlinked = main.as_ref().is_ok_and(|(_, metadata)| link_count(metadata) == 0);
-        Sources { unlinked, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
+        let referenced = last.referenced.again();
+        Sources { unlinked, referenced, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
     }
 
     /// Like `read`, with the main file's content from a stream, such as standard input.
@@ -124,7 +128,9 @@ impl Source {
     #[must_use]
     pub fn with_files(&self, files: Vec<SourceFile>) -> Sources {
         let hash = self.hash(&files);
-        Sources { files, hash, includes: Vec::new(), unmatched: Vec::new(), problems: Vec::new(), unlinked: false }
+        let referenced = ReferencedFiles::default();
+        let (includes, unmatched, problems) = (Vec::new(), Vec::new(), Vec::new());
+        Sources { files, hash, includes, unmatched, problems, referenced, unlinked: false }
     }
 
     /// The paths to watch so that no change of these files goes unnoticed: the files, and every directory
@@ -141,6 +147,7 @@ impl Source {
                 trail.follow(&directory);
             }
         }
+        sources.referenced.trail(&mut trail);
         trail
     }
 
@@ -220,9 +227,7 @@ impl Source {
             let directory = Pattern::escape(&self.directory().to_string_lossy());
             format!("{directory}/{pattern}")
         };
-        // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
-        let matches = glob::glob_with(&pattern, GLOB).ok();
-        matches.into_iter().flatten().filter_map(Result::ok)
+        matches_of(&pattern)
     }
 
     fn directory(&self) -> &Path {
@@ -264,9 +269,10 @@ impl Sources {
         self.load_after(None, env)
     }
 
-    /// Parses the files, or if possible only their difference from a file that was parsed before.
+    /// Parses the files, or if possible only their difference from a file that was parsed before. Reads the files that
+    /// they refer to, if these are others than before.
     #[must_use]
-    pub fn load_after(self, baseline: Option<&Baseline>, env: &Env<'_>) -> LoadedConfig {
+    pub fn load_after(mut self, baseline: Option<&Baseline>, env: &Env<'_>) -> LoadedConfig {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
@@ -281,6 +287,9 @@ impl Sources {
                 Err(problems)
             }
         };
+        if let Ok(config) = &result {
+            self.referenced.follow(config);
+        }
         LoadedConfig { sources: self, result }
     }
 }
@@ -295,6 +304,32 @@ impl LoadedConfig {
             }
             _ => None,
         }
+    }
+}
+
+/// What a glob matches.
+fn matches_of(pattern: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
+    let matches = glob::glob_with(pattern, GLOB).ok();
+    matches.into_iter().flatten().filter_map(Result::ok)
+}
+
+/// What the glob at `path`, which has its base in front of it, matches.
+pub fn referenced_matches(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    matches_of(&path.to_string_lossy())
+}
+
+/// Reads a file that a configuration refers to. Returns `before` if that has the same content.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read_referenced(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Result<SourceFile, Reason> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Reason::new("there is no such file")
+            .hint("check the name; it is relative to the directory of the configuration file that has it")),
+        Ok(metadata) if metadata.is_dir() => Err(Reason::new("this is a directory, not a file")
+            .hint("name a file in it; for certificates, `directory` finds the files by themselves")),
+        _ => read_file(path, before, budget).map(|(file, _)| file),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config::problem::Problem;
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
+use crate::control::upstream_tls::{self, PoolsTls};
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,6 +63,8 @@ impl CheckedConfig {
         let result = result.and_then(|config| {
             let mut problems = guards(&sources.files, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
+            problems.extend(upstream_tls::check(&config, &sources.files));
+            problems.extend(PoolsTls::load(&config, &sources.files, &PoolsTls::default()).err().into_iter().flatten());
             if problems.is_empty() { Ok(config) } else { Err(problems) }
         });
         match result {

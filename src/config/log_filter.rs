@@ -45,6 +45,7 @@ pub const TARGETS: [&str; 30] = [
     "lb::control::reload::reader",
     "lb::control::reload::source",
     "lb::control::resolver",
+    "lb::control::upstream_tls::roots",
     "lb::health",
     "lb::live::server::address",
     "lb::proxy::exchange",

@@ -38,6 +38,8 @@ pub struct UpstreamConnection {
     /// Since when it has been idle, or had been when it was taken.
     idle_since: Option<Instant>,
     peer: SocketAddr,
+    /// [`Server::tls_changes`] when it was opened.
+    tls_changes: u32,
     _counted: Counted,
     _slot: Slot,
 }
@@ -87,6 +89,7 @@ impl UpstreamPool {
     pub async fn open(&self, server: &Arc<Server>, patience: Duration) -> Result<UpstreamConnection, ConnectError> {
         let targets = server.targets().ok_or(ConnectError::Unresolved)?;
         self.wait_for_descriptor(patience).await?;
+        let (_tls, tls_changes) = server.tls();
         let slot = Slot::new(&self.descriptors, self.worker);
         let failure = LookupOnFailure(Some(server));
         let connected = loop {
@@ -99,14 +102,16 @@ impl UpstreamPool {
         failure.succeeded(peer);
         let upstream = Upstream::Http1(ClientConnection::new(Transport::of_server(stream)));
         let counted = Counted::new(server, self.worker);
-        Ok(UpstreamConnection { upstream, reused: false, idle_since: None, peer, _counted: counted, _slot: slot })
+        let (reused, idle_since) = (false, None);
+        Ok(UpstreamConnection { upstream, reused, idle_since, peer, tls_changes, _counted: counted, _slot: slot })
     }
 
     /// Adds an existing connection to a server at `peer`.
     #[must_use]
     pub fn adopt(&self, upstream: Upstream, peer: SocketAddr, server: &Arc<Server>) -> UpstreamConnection {
         let (counted, slot) = (Counted::new(server, self.worker), Slot::new(&self.descriptors, self.worker));
-        UpstreamConnection { upstream, reused: true, idle_since: None, peer, _counted: counted, _slot: slot }
+        let (reused, idle_since, tls_changes) = (true, None, server.tls_changes());
+        UpstreamConnection { upstream, reused, idle_since, peer, tls_changes, _counted: counted, _slot: slot }
     }
 
     #[cfg(test)]

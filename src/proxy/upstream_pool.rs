@@ -20,6 +20,7 @@ use crate::live::descriptors::Descriptors;
 use crate::live::server::{Server, ServerId};
 use crate::proxy::upstream::Upstream;
 use crate::telemetry::log_throttle::LogThrottle;
+use crate::tls::failure::TlsFailure;
 use crate::transport::connect::connect_any;
 use crate::transport::{Transport, is_out_of_descriptors};
 
@@ -51,6 +52,8 @@ pub enum ConnectError {
     Unresolved,
     /// Clients and their requests use all descriptors.
     NoDescriptor,
+    /// There is no TLS with the server.
+    Tls(TlsFailure),
     /// The system's error.
     Io(io::Error),
 }

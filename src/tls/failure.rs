@@ -93,6 +93,30 @@ impl TlsFailure {
         }
     }
 
+    /// One word, for the access log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::WrongName => "wrong_name",
+            Self::WrongPurpose => "wrong_purpose",
+            Self::CaCertificate => "ca_certificate",
+            Self::BadCertificate => "bad_certificate",
+            Self::NotTls => "not_tls",
+            Self::Closed => "closed",
+            Self::Version => "version",
+            Self::NothingInCommon => "nothing_in_common",
+            Self::Protocol => "protocol",
+            Self::WantsCertificate => "wants_certificate",
+            Self::RefusesCertificate => "refuses_certificate",
+            Self::UnknownName => "unknown_name",
+            Self::Alert(_) => "alert",
+            Self::Violation => "violation",
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(self) -> &'static str {

@@ -75,6 +75,9 @@ impl Pair {
     }
 }
 
+pub(crate) const ONLY_TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+pub(crate) const ONLY_TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
 /// The rules of a [`TlsFront`].
 #[derive(Debug, Clone)]
 pub(crate) struct FrontRules {

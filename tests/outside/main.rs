@@ -55,6 +55,8 @@ mod sticky;
 mod timeouts;
 mod timing;
 mod tls_checks;
+mod tls_failures;
+mod tls_servers;
 mod tracing;
 mod trailers;
 mod tunnels;

@@ -95,7 +95,7 @@ impl FrontRules {
         Self { pair, client_ca: None, versions: rustls::ALL_VERSIONS, alpn: Vec::new(), tickets: 2 }
     }
 
-    fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_protocol_versions(self.versions).expect("versions");

@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 30] = [
+pub const TARGETS: [&str; 31] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -51,6 +51,7 @@ pub const TARGETS: [&str; 30] = [
     "lb::proxy::exchange",
     "lb::proxy::upload",
     "lb::proxy::upstream_pool",
+    "lb::proxy::upstream_pool::secure",
     "lb::telemetry::access_log::file",
     "lb::telemetry::access_log::output",
     "lb::telemetry::logs",

@@ -128,6 +128,12 @@ impl ClientConnection {
         self.transport.is_quiet()
     }
 
+    /// The error that ended TLS, if one did.
+    #[must_use]
+    pub fn tls_error(&self) -> Option<rustls::Error> {
+        self.transport.tls_error()
+    }
+
     /// Ready once the connection may no longer be quiet.
     pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
         self.transport.poll_stirs(context)

@@ -56,6 +56,8 @@ mod timeouts;
 mod timing;
 mod tls_checks;
 mod tls_failures;
+mod tls_real;
+mod tls_rotation;
 mod tls_servers;
 mod tracing;
 mod trailers;

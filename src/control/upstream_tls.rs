@@ -60,7 +60,14 @@ impl PoolsTls {
             _ if !tls.verify => None,
             Some(ca) => Some(ca),
             None => {
-                let system = self.system.get_or_insert_with(|| SystemRoots::load(before.system.as_ref()));
+                let system = match &self.system {
+                    Some(system) => system,
+                    None => {
+                        let loaded = SystemRoots::load(before.system.as_ref());
+                        let loaded = loaded.map_err(|reason| vec![problem_at(sources, &pool.name, "ca", reason)])?;
+                        self.system.insert(loaded)
+                    }
+                };
                 Some(Arc::clone(&system.roots))
             }
         };

@@ -129,6 +129,8 @@ impl UpstreamPool {
     ) -> Result<Transport, ConnectError> {
         secure(socket, tls, self.worker).await.map_err(|error| {
             self.tls_failures.log(server, tls, peer, &error);
+            // The address may have been another machine's before.
+            server.want_lookup();
             ConnectError::Tls(error.failure)
         })
     }

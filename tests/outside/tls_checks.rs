@@ -5,7 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::support::eventually;
-use crate::support::lb::{Lb, run};
+use crate::support::lb::{Lb, PORTS, Ran, command, run};
 use crate::support::replies::{always, page};
 use crate::support::servers::Server;
 use crate::support::tls::{Ca, FrontRules, ONLY_TLS12, ONLY_TLS13, TlsFront};
@@ -141,4 +141,41 @@ fn servers_that_are_not_verified_are_warned_about_everywhere() {
     assert_eq!((is_loud(&lb).0, logged(&lb)), (true, 2));
     lb.apply(&format!("{CHECKS}{}", server.table("server1")));
     assert_eq!(is_loud(&lb), (false, None, serde_json::Value::Null));
+}
+
+#[test]
+fn without_a_ca_the_systems_count_and_in_an_image_without_any_those_that_are_built_in() {
+    let (directory, ca) = (TempDir::new().expect("a directory"), Ca::new("one"));
+    let file = directory.path().join("system.pem");
+    ca.write(&file);
+    let server = Server::named("a");
+    let front = TlsFront::new(&FrontRules::new(ca.issue(&["127.0.0.1"])), server.address);
+    let start = |variable: &str, value: &Path| {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("lb.toml");
+        std::fs::write(&path, format!("{PORTS}{CHECKS}[upstream]\ntls = true\n{}", front.table("server1")))
+            .expect("a file");
+        let mut command = command();
+        command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").env(variable, value);
+        Lb::start_as(command, directory, path)
+    };
+    let lb = start("SSL_CERT_FILE", &file);
+    lb.server_is("server1", "up");
+    // As in an image without any: a directory without certificates.
+    let empty = TempDir::new().expect("a directory");
+    let lb = start("SSL_CERT_DIR", empty.path());
+    error_is(&lb, "certificate from an unknown issuer");
+    assert!(
+        lb.stderr().iter().any(|line| line.contains("INFO") && line.contains("which are built in")),
+        "{:#?}",
+        lb.stderr()
+    );
+    // Some that cannot be read are not replaced by others.
+    let config = directory.path().join("lb.toml");
+    std::fs::write(&config, format!("{PORTS}[upstream]\ntls = true\n{}", front.table("server1"))).expect("a file");
+    let mut command = command();
+    command.arg("check").arg(&config).env("SSL_CERT_FILE", directory.path().join("missing.pem"));
+    let ran = Ran::from(command.output().expect("lb runs"));
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.out.contains("the system's CA certificates cannot be read"), "{ran:#?}");
 }

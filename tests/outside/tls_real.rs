@@ -81,7 +81,6 @@ fn nginx_with_and_without_client_certificates() {
                 "daemon off; master_process off; pid {path}/pid; error_log {path}/log; events {{}}\nhttp {{ access_log off; {} \
                  server {{ listen {address} ssl; root {path}; ssl_certificate site.pem; ssl_certificate_key site.key; \
                  ssl_protocols {versions}; ssl_client_certificate ca.pem; ssl_verify_client {verify}; \
-                 location /echo {{ client_max_body_size 0; proxy_pass http://127.0.0.1:9; }} \
                  location /facts {{ return 200 \"$ssl_protocol $ssl_session_reused $connection_requests $ssl_client_verify\"; }} }} }}",
                 paths.concat()
             );

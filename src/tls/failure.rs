@@ -117,7 +117,7 @@ impl TlsFailure {
         }
     }
 
-    /// What to do about it.
+    /// A way to mend it.
     #[must_use]
     pub fn hint(self) -> &'static str {
         match self {

@@ -174,7 +174,11 @@ fn without_a_ca_the_systems_count_and_in_an_image_without_any_those_that_are_bui
     let config = directory.path().join("lb.toml");
     std::fs::write(&config, format!("{PORTS}[upstream]\ntls = true\n{}", front.table("server1"))).expect("a file");
     let mut command = command();
-    command.arg("check").arg(&config).env("SSL_CERT_FILE", directory.path().join("missing.pem"));
+    command
+        .arg("check")
+        .arg(&config)
+        .env_remove("SSL_CERT_DIR")
+        .env("SSL_CERT_FILE", directory.path().join("missing.pem"));
     let ran = Ran::from(command.output().expect("lb runs"));
     assert_eq!(ran.code, Some(1));
     assert!(ran.out.contains("the system's CA certificates cannot be read"), "{ran:#?}");

@@ -34,6 +34,7 @@ impl Scene {
     }
 }
 
+// Case: tls-unverified
 #[test]
 fn a_failed_handshake_is_a_502_and_the_log_says_why() {
     let scene = Scene::new();
@@ -81,6 +82,7 @@ fn a_failed_handshake_is_a_502_and_the_log_says_why() {
     }
 }
 
+// Case: tls-unverified
 #[test]
 fn a_server_that_does_not_speak_tls_is_named_so() {
     let scene = Scene::new();
@@ -100,6 +102,7 @@ fn a_server_that_does_not_speak_tls_is_named_so() {
     }
 }
 
+// Case: tls-unverified
 #[test]
 fn a_request_goes_to_another_server_whatever_its_method_and_the_first_is_ejected() {
     let scene = Scene::new();

@@ -23,6 +23,7 @@ fn config(directory: &Path, keys: &str, front: &TlsFront) -> String {
     format!("{NO_CHECKS}{ONE_WORKER}{}{}", tls(directory, keys), front.table("server1"))
 }
 
+// Case: tls-old-rules
 #[test]
 fn idle_connections_under_earlier_rules_end_at_once_and_busy_ones_after_their_response() {
     let (directory, ca) = (TempDir::new().expect("a directory"), Ca::new("one"));
@@ -98,6 +99,7 @@ fn load(lb: &Lb, done: &AtomicBool, served: &AtomicUsize) -> Vec<String> {
     })
 }
 
+// Case: tls-old-rules
 #[test]
 fn a_rotation_of_the_servers_ca_and_of_our_certificate_fails_no_request() {
     let directory = TempDir::new().expect("a directory");

@@ -199,6 +199,7 @@ fn read_head(stream: &mut impl Read) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
+// Case: tls-idle-messages
 #[test]
 fn messages_of_tls_itself_leave_an_idle_connection_usable() {
     let (directory, _, rules) = trusted();
@@ -255,7 +256,7 @@ fn a_server_that_closes_an_idle_connection_costs_no_request() {
     }
 }
 
-/// Accepts TLS and then says nothing.
+// Case: tls-silent
 #[test]
 fn a_silent_handshake_ends_at_the_connect_timeout() {
     let (directory, _, _) = trusted();

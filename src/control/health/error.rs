@@ -91,7 +91,7 @@ impl CheckError {
         }
     }
 
-    /// What to do about TLS, or how to change the check, if the server may be well and only the request may be wrong for it.
+    /// A way to mend TLS, or to change the check if the server may be well and only the request may be wrong for it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

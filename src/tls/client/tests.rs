@@ -186,7 +186,7 @@ fn certificates_are_verified_and_errors_say_why_not() {
 #[test]
 fn a_self_signed_certificate_may_be_its_own_ca() {
     for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
-        let identity = self_signed(&["api.test"], is_ca.clone());
+        let identity = self_signed(&["api.test"], is_ca);
         let roots = || Some(Arc::new(Roots::new(identity.0.clone())));
         for (host, expected) in [("api.test", Ok(false)), ("web.test", Err(TlsFailure::WrongName))] {
             let tls = tls(roots(), None, None, host);

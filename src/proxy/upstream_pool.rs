@@ -250,6 +250,12 @@ impl UpstreamConnection {
     }
 }
 
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        self.upstream.announce_end();
+    }
+}
+
 /// Requests a lookup of the server's name unless a connection is made, so also if the attempt is given up.
 struct LookupOnFailure<'a>(Option<&'a Server>);
 

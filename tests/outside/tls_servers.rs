@@ -10,7 +10,7 @@ use crate::bodies::{content, echo};
 use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
-use crate::support::servers::{Gate, Recorder, Server, respond};
+use crate::support::servers::{Gate, Recorder, Request, Server, respond};
 use crate::support::tls::{Ca, Ending, FrontRules, ONLY_TLS12, ONLY_TLS13, TlsFront};
 use crate::tls_checks::tls;
 
@@ -230,6 +230,26 @@ fn messages_of_tls_itself_leave_an_idle_connection_usable() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn a_server_is_told_when_a_connection_ends() {
+    let (directory, _, rules) = trusted();
+    for versions in [ONLY_TLS12, ONLY_TLS13] {
+        let server = speaking(&FrontRules { versions, ..rules.clone() }, |stream, recorder| {
+            while read_head(stream).is_some() {
+                let _ = stream.write_all(OK.as_bytes());
+            }
+            // Without close_notify, reading on is an error.
+            let line = if stream.read(&mut [0]).is_ok_and(|read| read == 0) { "announced" } else { "cut" };
+            recorder.add(&Request { line: line.to_owned(), ..Request::default() });
+        });
+        let (tls, table) = (tls(directory.path(), ""), server.table("server1"));
+        let lb = Lb::start(&format!("{NO_CHECKS}{ONE_WORKER}[upstream]\nidle = \"50ms\"\n{tls}{table}"));
+        assert_eq!(get(lb.address(), "/").text(), "ok");
+        let end = eventually("the connection ends", || server.requests().pop());
+        assert_eq!(end.line, "announced", "{versions:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
-//! TLS to servers: reads the files that pools' rules refer to and the system's CAs, and builds the rules.
+//! TLS to servers: builds pools' rules from the files that they refer to and from the system's CAs.
 
-mod files;
 mod roots;
 
 use std::collections::HashMap;
@@ -8,14 +7,15 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use self::files::Files;
 use self::roots::SystemRoots;
-use crate::config::file::locate::problem_of;
 use crate::config::file::subject::{Subject, locate};
 use crate::config::problem::{Problem, Reason};
+use crate::config::references::Role;
 use crate::config::source::SourceFile;
-use crate::config::{Address, Config, DEFAULT_POOL, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
-use crate::tls::client::{PoolTls, PoolTlsParts, server_name};
+use crate::config::{Address, Config, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
+use crate::control::certificates::in_force::FilesInForce;
+use crate::tls::certificate::parse_chain;
+use crate::tls::client::{PoolTls, PoolTlsParts, Roots, server_name};
 
 /// The rules of the pools that use TLS, by pool.
 #[derive(Debug, Clone, Default)]
@@ -25,19 +25,24 @@ pub struct PoolsTls {
 }
 
 impl PoolsTls {
-    /// Builds the rules of `config`. A pool whose rules are as `before`, the contents of its files included, keeps them, so
-    /// that its connections stay.
+    /// Builds the rules of `config`, which refers to `files` and was read from `sources`. A pool whose rules are as `before`,
+    /// the contents of its files included, keeps them, so that its connections stay.
     ///
     /// # Errors
-    /// A problem for each file that cannot be used.
-    pub fn load(config: &Config, sources: &[SourceFile], before: &Self) -> Result<Self, Vec<Problem>> {
+    /// A problem for each pool whose rules cannot be built.
+    pub fn load(
+        config: &Config,
+        files: &FilesInForce,
+        sources: &[SourceFile],
+        before: &Self,
+    ) -> Result<Self, Vec<Problem>> {
         let mut loaded = Self::default();
         let mut problems = Vec::new();
         for pool in &config.pools {
             let Some(tls) = &pool.upstream.tls else { continue };
-            match loaded.load_pool(pool, tls, sources, before) {
+            match loaded.load_pool(pool, tls, files, before) {
                 Ok(rules) => drop(loaded.pools.insert(pool.name.clone(), rules)),
-                Err(found) => problems.extend(found),
+                Err((key, reason)) => problems.push(locate(sources, Subject::UpstreamTls(&pool.name, key), reason)),
             }
         }
         // Several pools may have the same rules from the same place.
@@ -45,32 +50,19 @@ impl PoolsTls {
         if problems.is_empty() { Ok(loaded) } else { Err(problems) }
     }
 
+    /// The error is the key whose value cannot be used.
     fn load_pool(
         &mut self,
         pool: &PoolConfig,
         tls: &UpstreamTlsConfig,
-        sources: &[SourceFile],
+        files: &FilesInForce,
         before: &Self,
-    ) -> Result<Arc<PoolTls>, Vec<Problem>> {
-        let files = Files::read(pool, tls).map_err(|failed| {
-            let problem = |(key, reason)| problem_at(sources, &pool.name, key, reason);
-            failed.into_iter().map(problem).collect::<Vec<_>>()
-        })?;
-        let roots = match files.ca {
-            _ if !tls.verify => None,
-            Some(ca) => Some(ca),
-            None => {
-                let system = match &self.system {
-                    Some(system) => system,
-                    None => {
-                        let loaded = SystemRoots::load(before.system.as_ref());
-                        let loaded = loaded.map_err(|reason| vec![problem_at(sources, &pool.name, "ca", reason)])?;
-                        self.system.insert(loaded)
-                    }
-                };
-                Some(Arc::clone(&system.roots))
-            }
-        };
+    ) -> Result<Arc<PoolTls>, (&'static str, Reason)> {
+        let roots = self.roots(pool, tls, files, before).map_err(|reason| ("ca", reason))?;
+        let pair = tls.certificate.as_ref().zip(tls.key.as_ref());
+        let pair =
+            pair.and_then(|(chain, key)| files.pair(Role::UpstreamCertificate, &chain.full_path(), &key.full_path()));
+        let identity = pair.map(|pair| Arc::clone(&pair.certified));
         let mut digest = Sha256::new();
         let mut add = |bytes: &[u8]| {
             digest.update((bytes.len() as u64).to_be_bytes());
@@ -82,27 +74,48 @@ impl PoolsTls {
             Some(roots) => roots.certificates().iter().for_each(|certificate| add(certificate)),
         }
         add(tls.server_name.as_deref().unwrap_or_default().as_bytes());
-        files.identity_texts.iter().for_each(|text| add(text));
+        identity.iter().flat_map(|identity| &identity.cert).for_each(|certificate| add(certificate));
         let protocols = alpn(pool.upstream.protocol);
         protocols.iter().for_each(|protocol| add(protocol));
-        // Cannot fail: the file has been checked by `check`.
+        // Cannot fail: `check` has reported it.
         let server_name = tls.server_name.as_deref().and_then(|name| server_name(name).ok());
-        let (names, identity) = (files.names, files.identity);
         let parts = PoolTlsParts { roots, identity, server_name, protocols, digest: digest.finalize().into() };
         let rules = PoolTls::new(parts).map_err(|error| {
-            let reason = match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    Reason::new(format!("the key {} is not that of the certificate {}", names[2], names[1]))
-                        .hint("write both files, or correct their names")
-                }
-                error => Reason::new(format!("TLS to the servers of pool `{}` is not possible: {error}", pool.name)),
-            };
-            vec![problem_at(sources, &pool.name, if tls.key.is_some() { "key" } else { "ca" }, reason)]
+            ("ca", Reason::new(format!("TLS to the servers of pool `{}` is not possible: {error}", pool.name)))
         })?;
         Ok(match before.pools.get(&pool.name) {
             Some(same) if same.is_like(&rules) => Arc::clone(same),
             _ => Arc::new(rules),
         })
+    }
+
+    /// The CAs that a pool's servers are verified with; `None` if they are not.
+    fn roots(
+        &mut self,
+        pool: &PoolConfig,
+        tls: &UpstreamTlsConfig,
+        files: &FilesInForce,
+        before: &Self,
+    ) -> Result<Option<Arc<Roots>>, Reason> {
+        if !tls.verify {
+            return Ok(None);
+        }
+        let Some(ca) = &tls.ca else {
+            let system = match &self.system {
+                Some(system) => system,
+                None => self.system.insert(SystemRoots::load(before.system.as_ref())?),
+            };
+            return Ok(Some(Arc::clone(&system.roots)));
+        };
+        let shown = || pool.env.show("upstream.tls.ca", &ca.path.display());
+        let file = files.bytes(Role::UpstreamCa, &ca.full_path());
+        let file = file.ok_or_else(|| Reason::new(format!("{}: there is no such file", shown())))?;
+        let roots = Roots::new(parse_chain(&file.bytes)?);
+        if roots.count() == 0 {
+            let reason = Reason::new(format!("{}: no certificate in the file can be that of a CA", shown()));
+            return Err(reason.hint("name a PEM file with the certificate of the CA that issued the servers'"));
+        }
+        Ok(Some(Arc::new(roots)))
     }
 
     /// The rules of a pool, if it uses TLS.
@@ -129,7 +142,7 @@ pub fn check(config: &Config, sources: &[SourceFile]) -> Vec<Problem> {
             if server_name(name).is_err() {
                 let shown = pool.env.show("upstream.tls.server_name", name);
                 let reason = Reason::new(format!("no certificate can have the name `{shown}`"));
-                problems.push(problem_at(sources, &pool.name, "server_name", reason.hint(hint)));
+                problems.push(locate(sources, Subject::UpstreamTls(&pool.name, "server_name"), reason.hint(hint)));
             }
             continue;
         }
@@ -160,14 +173,4 @@ fn alpn(protocol: UpstreamProtocol) -> &'static [&'static [u8]] {
         UpstreamProtocol::Http1 | UpstreamProtocol::Auto => &[b"http/1.1"],
         UpstreamProtocol::Http2 => &[b"h2"],
     }
-}
-
-/// A problem with a key of a pool's `upstream.tls`, which the pool may have from the top level.
-fn problem_at(sources: &[SourceFile], pool: &str, key: &str, reason: Reason) -> Problem {
-    let own = ["pool", pool, "upstream", "tls", key];
-    let places: [&[&str]; 4] = [&own, &own[..4], &own[2..], &own[2..4]];
-    let mut found = places.iter().map(|place| problem_of(sources, place, reason.clone()));
-    let own_place = found.find(|problem| problem.line > 0);
-    own_place
-        .unwrap_or_else(|| locate(sources, Subject::Pool(if pool.is_empty() { DEFAULT_POOL } else { pool }), reason))
 }

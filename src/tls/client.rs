@@ -7,8 +7,9 @@ use std::time::SystemTime;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionMemoryCache, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, TrustAnchor, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
@@ -40,8 +41,8 @@ pub struct UpstreamTls {
 pub struct PoolTlsParts<'a> {
     /// The CAs that may have issued servers' certificates; `None` if nothing is verified.
     pub roots: Option<Arc<Roots>>,
-    /// The client certificate, leaf first, and its key.
-    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    /// The client certificate and its key.
+    pub identity: Option<Arc<CertifiedKey>>,
     /// The name to verify, if it is not each server's own.
     pub server_name: Option<ServerName<'static>>,
     /// The protocols to offer by ALPN.
@@ -89,7 +90,7 @@ impl PoolTls {
     /// Builds the rules.
     ///
     /// # Errors
-    /// If no root is valid, or the key is not that of the certificate.
+    /// If no root is valid.
     pub fn new(parts: PoolTlsParts<'_>) -> Result<Self, Error> {
         let PoolTlsParts { roots, identity, server_name, protocols, digest } = parts;
         let provider = provider();
@@ -98,7 +99,7 @@ impl PoolTls {
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match identity {
-            Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::disabled();

@@ -137,7 +137,8 @@ impl Gateway {
         if !kept.is_empty() && **config == *self.config && self.files.same(&files.0) {
             return Err(NotApplied::Pending(kept));
         }
-        let tls = self.load_tls(config, sources)?;
+        let tls = PoolsTls::load(config, &files, &sources.files, self.running.registry.tls());
+        let tls = tls.map_err(NotApplied::Pending)?;
         let (listeners, admin) = self.bind(config, sources).and_then(|bound| self.listen(bound, config, sources))?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
@@ -161,11 +162,6 @@ impl Gateway {
         problems.extend(not_configuration(&config.log, &sources.files).err());
         problems.extend(upstream_tls::check(config, &sources.files));
         if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
-    }
-
-    /// Reads the files of the rules for TLS to servers.
-    pub(super) fn load_tls(&self, config: &Config, sources: &Sources) -> Result<PoolsTls, NotApplied> {
-        PoolsTls::load(config, &sources.files, self.running.registry.tls()).map_err(NotApplied::Pending)
     }
 
     /// A problem for each included file that has lost all of its content, as on a full disk.

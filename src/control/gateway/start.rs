@@ -190,7 +190,10 @@ fn load(sources: Sources) -> Result<(Sources, Arc<Config>, FilesInForce), Vec<Pr
     let Replacement { files, missing, .. } = FilesInForce::default().replace(&sources.referenced, &sources.files);
     problems.extend(missing);
     problems.extend(upstream_tls::check(&config, &sources.files));
-    problems.extend(PoolsTls::load(&config, &sources.files, &PoolsTls::default()).err().into_iter().flatten());
+    if problems.is_empty() {
+        let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
+        problems.extend(loaded.err().into_iter().flatten());
+    }
     if problems.is_empty() { Ok((sources, Arc::new(config), files)) } else { Err(problems) }
 }
 
@@ -218,7 +221,7 @@ fn first_generation(
     workers: usize,
 ) -> Result<(Registry, Arc<Snapshot>), Vec<Problem>> {
     let mut registry = Registry::new(workers);
-    let tls = PoolsTls::load(config, &sources.files, registry.tls())?;
+    let tls = PoolsTls::load(config, files, &sources.files, registry.tls())?;
     let plan = registry.plan(config, Instant::now(), |_| None).with_tls(tls);
     let versions = file_hashes(sources, files);
     let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), versions, SystemTime::now());

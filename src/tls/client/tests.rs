@@ -1,6 +1,8 @@
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConnection, ServerConfig, ServerConnection};
 
@@ -52,6 +54,9 @@ fn self_signed(names: &[&str], is_ca: IsCa) -> Identity {
 }
 
 fn tls(roots: Option<Arc<Roots>>, identity: Option<Identity>, name: Option<&str>, host: &str) -> UpstreamTls {
+    let certified =
+        |(chain, key): Identity| Arc::new(CertifiedKey::new(chain, any_supported_type(&key).expect("a key")));
+    let identity = identity.map(certified);
     let server_name = name.map(|name| server_name(name).expect("a name"));
     let pool = PoolTls::new(PoolTlsParts { roots, identity, server_name, protocols: &[], digest: [0; 32] });
     UpstreamTls::new(&Arc::new(pool.expect("rules")), host, 2).expect("a name")

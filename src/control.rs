@@ -6,6 +6,7 @@
 //! - [`registry`]: owns the state that outlives a generation, and builds snapshots around it.
 //! - [`health`]: checks servers.
 //! - [`resolver`]: looks up the servers' host names.
+//! - [`upstream_tls`]: builds the rules for TLS to servers.
 
 pub mod certificates;
 pub mod gateway;
@@ -13,3 +14,4 @@ pub mod health;
 pub mod registry;
 pub mod reload;
 pub mod resolver;
+pub mod upstream_tls;

@@ -225,6 +225,7 @@ fn pools_and_routes_are_shown_with_live_figures() {
         "algorithm": "weighted-round-robin",
         "sticky": null,
         "health": serde_json::to_value(&snapshot.config.pools[0].health).expect("JSON"),
+        "tls": null,
         "routed": true,
         "ready": true,
         "availability": "unchecked",

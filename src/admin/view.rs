@@ -26,6 +26,8 @@ pub(super) struct PoolView<'a> {
     algorithm: Algorithm,
     sticky: Option<config::ShownTable<'a, config::StickyConfig>>,
     health: config::ShownTable<'a, config::HealthConfig>,
+    /// TLS to its servers, if they use it.
+    tls: Option<config::ShownTable<'a, config::UpstreamTlsConfig>>,
     /// Whether a route leads to it.
     routed: bool,
     /// Whether any server is active, or old servers serve its routes.
@@ -88,6 +90,7 @@ impl<'a> PoolView<'a> {
             algorithm: pool.config.balance.algorithm,
             sticky: pool.config.balance.sticky.as_ref().map(|sticky| pool.config.env.table("balance.sticky", sticky)),
             health: pool.config.env.table("health", &pool.config.health),
+            tls: pool.config.upstream.tls.as_ref().map(|tls| pool.config.env.table("upstream.tls", tls)),
             routed: false,
             ready: pool.is_ready(),
             availability: Availability::Empty,

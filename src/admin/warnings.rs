@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::units::format_duration;
 use crate::live::pool::Pool;
 use crate::live::server::Server;
@@ -10,13 +10,14 @@ use crate::live::snapshot::{Route, Snapshot};
 use crate::live::state::State;
 
 /// The warnings of now: edits that may go unnoticed, holds that take too long, checks that may not suit their servers,
-/// servers with one address, pools without a route, and a restart that is needed.
+/// servers with one address, pools without a route, servers that are not verified, and a restart that is needed.
 pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = state.watch_status.warnings().to_vec();
     warnings.extend(overdue_holds(snapshot));
     warnings.extend(snapshot.pools.iter().flat_map(|pool| unsuitable_checks(pool)));
     warnings.extend(snapshot.config.pools.iter().flat_map(|pool| shared_addresses(pool)));
     warnings.extend(unrouted_pools(&snapshot.config).map(unrouted));
+    warnings.extend(unverified_pools(&snapshot.config).map(unverified));
     warnings.extend(restart(snapshot.unrouted.counters.workers(), snapshot.config.proxy.worker_count()));
     warnings
 }

@@ -12,9 +12,11 @@ use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
+use crate::control::certificates::in_force::{FilesInForce, Replacement};
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
+use crate::control::upstream_tls::{self, PoolsTls};
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,6 +64,14 @@ impl CheckedConfig {
         let result = result.and_then(|config| {
             let mut problems = guards(&sources.files, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
+            problems.extend(upstream_tls::check(&config, &sources.files));
+            let Replacement { files, missing, .. } =
+                FilesInForce::default().replace(&sources.referenced, &sources.files);
+            problems.extend(missing);
+            if problems.is_empty() {
+                let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
+                problems.extend(loaded.err().into_iter().flatten());
+            }
             if problems.is_empty() { Ok(config) } else { Err(problems) }
         });
         match result {

@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 30] = [
+pub const TARGETS: [&str; 32] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -45,11 +45,13 @@ pub const TARGETS: [&str; 30] = [
     "lb::control::reload::reader",
     "lb::control::reload::source",
     "lb::control::resolver",
+    "lb::control::upstream_tls::roots",
     "lb::health",
     "lb::live::server::address",
     "lb::proxy::exchange",
     "lb::proxy::upload",
     "lb::proxy::upstream_pool",
+    "lb::proxy::upstream_pool::secure",
     "lb::telemetry::access_log::file",
     "lb::telemetry::access_log::output",
     "lb::telemetry::logs",

@@ -1,6 +1,7 @@
 //! A live server: the state of one (pool, name, address), across generations.
 
 mod address;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 
 use self::address::ResolvedAddress;
 pub use self::address::Targets;
+use self::tls::ServerTls;
 use crate::config::{Address, UpstreamConfig};
 use crate::live::balance::Penalty;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
@@ -52,6 +54,7 @@ pub struct Server {
     pub key: ServerKey,
     resolved: ResolvedAddress,
     idle: IdleLimits,
+    tls: ServerTls,
     /// A [`HealthState`].
     state: AtomicU8,
     /// Whether an edit disabled or removed it.
@@ -138,6 +141,7 @@ impl Server {
             key,
             resolved,
             idle,
+            tls: ServerTls::default(),
             state: AtomicU8::new(state as u8),
             leaving: AtomicBool::new(false),
             since: Mutex::new(SystemTime::now()),

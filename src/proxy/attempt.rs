@@ -50,6 +50,11 @@ pub async fn run(
         connection = connect(attempt, upload, true).await?;
         done = exchange(attempt, upload, response, &mut connection).await;
     }
+    if let Err(ProxyError::Closed(sent)) = done
+        && let Some(failure) = attempt.exchange.record.context.upstreams.tls_ended(attempt.server(), &connection)
+    {
+        return Err(ProxyError::TlsEnded(failure, sent));
+    }
     if let Err(error) = done
         && !matches!(error, ProxyError::Status(_))
     {

@@ -2,6 +2,7 @@
 
 mod idle;
 mod rest;
+mod secure;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,14 +15,17 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use self::idle::IdleConnections;
+use self::secure::{FailureLog, secure};
 use crate::config::Address;
 use crate::http1::client::ClientConnection;
 use crate::live::descriptors::Descriptors;
 use crate::live::server::{Server, ServerId};
 use crate::proxy::upstream::Upstream;
 use crate::telemetry::log_throttle::LogThrottle;
+use crate::tls::client::UpstreamTls;
+use crate::tls::failure::{TlsError, TlsFailure};
 use crate::transport::connect::connect_any;
-use crate::transport::{Transport, is_out_of_descriptors};
+use crate::transport::{Socket, Transport, is_out_of_descriptors};
 
 /// The least time between two log messages about a shortage of descriptors.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +42,8 @@ pub struct UpstreamConnection {
     /// Since when it has been idle, or had been when it was taken.
     idle_since: Option<Instant>,
     peer: SocketAddr,
+    /// [`Server::tls_changes`] when it was opened.
+    tls_changes: u32,
     _counted: Counted,
     _slot: Slot,
 }
@@ -49,6 +55,8 @@ pub enum ConnectError {
     Unresolved,
     /// Clients and their requests use all descriptors.
     NoDescriptor,
+    /// There is no TLS with the server.
+    Tls(TlsFailure),
     /// The system's error.
     Io(io::Error),
 }
@@ -64,6 +72,7 @@ pub struct UpstreamPool {
     /// Notified when a connection closes or becomes idle, if a request waits.
     freed: Notify,
     shortage: RefCell<LogThrottle>,
+    tls_failures: FailureLog,
 }
 
 impl UpstreamPool {
@@ -77,16 +86,18 @@ impl UpstreamPool {
             waiting: Cell::new(0),
             freed: Notify::new(),
             shortage: RefCell::new(LogThrottle::every(LOG_INTERVAL)),
+            tls_failures: FailureLog::default(),
         }
     }
 
-    /// Connects to a server, at the first of its addresses that accepts. Waits for a descriptor for at most `patience`.
+    /// Connects to a server, at the first of its addresses that accepts, and makes the TLS handshake, if there is one. Waits for a descriptor for at most `patience`.
     ///
     /// # Errors
     /// [`ConnectError`]. The caller sets the timeout for connecting.
     pub async fn open(&self, server: &Arc<Server>, patience: Duration) -> Result<UpstreamConnection, ConnectError> {
         let targets = server.targets().ok_or(ConnectError::Unresolved)?;
         self.wait_for_descriptor(patience).await?;
+        let (tls, tls_changes) = server.tls();
         let slot = Slot::new(&self.descriptors, self.worker);
         let failure = LookupOnFailure(Some(server));
         let connected = loop {
@@ -97,16 +108,49 @@ impl UpstreamPool {
         };
         let (stream, peer) = connected.map_err(ConnectError::Io)?;
         failure.succeeded(peer);
-        let upstream = Upstream::Http1(ClientConnection::new(Transport::of_server(stream)));
+        let transport = match (Transport::of_server(stream), &tls) {
+            // In memory of its own, so that requests without TLS are not larger for it.
+            (Transport::Plain(socket), Some(tls)) => Box::pin(self.secure(socket, server, tls, peer)).await?,
+            (transport, _) => transport,
+        };
+        let upstream = Upstream::Http1(ClientConnection::new(transport));
         let counted = Counted::new(server, self.worker);
-        Ok(UpstreamConnection { upstream, reused: false, idle_since: None, peer, _counted: counted, _slot: slot })
+        let (reused, idle_since) = (false, None);
+        Ok(UpstreamConnection { upstream, reused, idle_since, peer, tls_changes, _counted: counted, _slot: slot })
+    }
+
+    /// Makes the TLS handshake on a new connection.
+    async fn secure(
+        &self,
+        socket: Socket,
+        server: &Server,
+        tls: &UpstreamTls,
+        peer: SocketAddr,
+    ) -> Result<Transport, ConnectError> {
+        secure(socket, tls, self.worker).await.map_err(|error| {
+            self.tls_failures.log(server, tls, peer, &error);
+            // The address may have been another machine's before.
+            server.want_lookup();
+            ConnectError::Tls(error.failure)
+        })
+    }
+
+    /// Why the server ended TLS on a connection after the handshake, if it did. Logs it.
+    pub fn tls_ended(&self, server: &Server, connection: &UpstreamConnection) -> Option<TlsFailure> {
+        let error = connection.upstream.tls_error()?;
+        let (tls, _) = server.tls();
+        let tls = tls?;
+        let error = TlsError::new(&error, tls.name(), false);
+        self.tls_failures.log(server, &tls, connection.peer, &error);
+        Some(error.failure)
     }
 
     /// Adds an existing connection to a server at `peer`.
     #[must_use]
     pub fn adopt(&self, upstream: Upstream, peer: SocketAddr, server: &Arc<Server>) -> UpstreamConnection {
         let (counted, slot) = (Counted::new(server, self.worker), Slot::new(&self.descriptors, self.worker));
-        UpstreamConnection { upstream, reused: true, idle_since: None, peer, _counted: counted, _slot: slot }
+        let (reused, idle_since, tls_changes) = (true, None, server.tls_changes());
+        UpstreamConnection { upstream, reused, idle_since, peer, tls_changes, _counted: counted, _slot: slot }
     }
 
     #[cfg(test)]
@@ -203,6 +247,12 @@ impl UpstreamConnection {
             Address::Ip(_) => true,
             Address::Name(..) => server.target() == Some(self.peer),
         }
+    }
+}
+
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        self.upstream.announce_end();
     }
 }
 

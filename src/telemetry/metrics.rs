@@ -45,7 +45,7 @@ const FIRST_OF_ROUTE: [(Method, u16); 4] =
 const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 26] = [
+const STATE_METRICS: [&Family; 27] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -61,6 +61,7 @@ const STATE_METRICS: [&Family; 26] = [
     &RETRIES,
     &POOL_HOLDING,
     &POOL_ROUTED,
+    &POOL_TLS_UNVERIFIED,
     &CLIENT_CONNECTIONS,
     &GENERATION,
     &LAST_RELOAD_SUCCESSFUL,
@@ -163,6 +164,7 @@ impl Collector for StateCollector {
         families.extend(watching(&self.state));
         families.push(retries(&snapshot));
         families.extend(pool_uses(&snapshot));
+        families.push(unverified(&snapshot));
         families.push(client_connections(&self.state));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.process.iter().map(|metric| {
@@ -257,6 +259,12 @@ fn pool_uses(snapshot: &Snapshot) -> [MetricFamily; 2] {
         family.of(pools.map(|(pool, uses)| family.value(&[&pool.live.name], f64::from(u8::from(read(uses))))))
     };
     [each(&POOL_HOLDING, |uses| uses.hold.is_some()), each(&POOL_ROUTED, |uses| uses.routed)]
+}
+
+fn unverified(snapshot: &Snapshot) -> MetricFamily {
+    let tls = snapshot.pools.iter().filter_map(|pool| Some((pool, pool.config.upstream.tls.as_ref()?)));
+    POOL_TLS_UNVERIFIED
+        .of(tls.map(|(pool, tls)| POOL_TLS_UNVERIFIED.value(&[&pool.live.name], f64::from(u8::from(!tls.verify)))))
 }
 
 fn client_connections(state: &State) -> MetricFamily {

@@ -15,6 +15,7 @@ pub(crate) mod lb;
 pub(crate) mod prometheus;
 pub(crate) mod replies;
 pub(crate) mod servers;
+pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 

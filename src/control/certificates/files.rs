@@ -218,7 +218,11 @@ fn parse(reference: &Reference, files: &[Result<SourceFile, Reason>]) -> Result<
     }
     match (reference.role, read.as_slice()) {
         (Role::Certificate | Role::UpstreamCertificate, [chain, key]) => {
-            let certificate = Certificate::parse(&chain.bytes, &key.bytes).map_err(|error| {
+            let parse = match reference.role {
+                Role::UpstreamCertificate => Certificate::parse_for_servers,
+                _ => Certificate::parse,
+            };
+            let certificate = parse(&chain.bytes, &key.bytes).map_err(|error| {
                 let index = usize::from(error.file == PairFile::Key);
                 let name = if error.file == PairFile::Both { "" } else { &reference.files[index].shown };
                 (index, about(&error.reason, reference, name))

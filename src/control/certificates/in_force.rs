@@ -175,5 +175,6 @@ fn facts(certificate: &Certificate) -> String {
         names.truncate(SHOWN);
         names.push(format!("{more} more"));
     }
-    format!("for {}, expires {}", names.join(", "), format_date(certificate.not_after))
+    let of = if names.is_empty() { String::new() } else { format!("for {}, ", names.join(", ")) };
+    format!("{of}expires {}", format_date(certificate.not_after))
 }

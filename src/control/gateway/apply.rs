@@ -13,7 +13,7 @@ use super::log_file::not_configuration;
 use super::pending::{self, PendingEdit};
 use crate::config::diff::diff;
 use crate::config::guard::guards;
-use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::config::{Config, PoolConfig};
@@ -23,6 +23,7 @@ use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::control::resolver::{Addresses, HostPort};
+use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::telemetry::access_log::NewOutput;
@@ -136,6 +137,8 @@ impl Gateway {
         if !kept.is_empty() && **config == *self.config && self.files.same(&files.0) {
             return Err(NotApplied::Pending(kept));
         }
+        let tls = PoolsTls::load(config, &files, &sources.files, self.running.registry.tls());
+        let tls = tls.map_err(NotApplied::Pending)?;
         let (listeners, admin) = self.bind(config, sources).and_then(|bound| self.listen(bound, config, sources))?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
@@ -143,7 +146,7 @@ impl Gateway {
         let mut changes: Vec<String> = diff(&self.config, config).iter().map(ToString::to_string).collect();
         changes.extend(self.files.changes(&files));
         let addresses = |name: &HostPort| self.running.resolver.addresses(name, addresses);
-        let registry = self.running.registry.plan(config, Instant::now(), addresses);
+        let registry = self.running.registry.plan(config, Instant::now(), addresses).with_tls(tls);
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
         let mut snapshot = registry.snapshot(generation, hash, file_hashes(sources, &files), SystemTime::now());
@@ -157,6 +160,7 @@ impl Gateway {
         let mut problems = guards(&sources.files, Some(&self.config), config);
         problems.extend(self.emptied(sources));
         problems.extend(not_configuration(&config.log, &sources.files).err());
+        problems.extend(upstream_tls::check(config, &sources.files));
         if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
     }
 
@@ -231,6 +235,7 @@ impl Gateway {
         self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
         self.warn_of_unrouted(Some(&old));
         self.warn_of_certificates();
+        self.warn_of_unverified(Some(&old));
         self.warn_if_restart_needed(&old);
         changes
     }
@@ -256,6 +261,14 @@ impl Gateway {
         let known: HashSet<&str> = old.map(unrouted_pools).into_iter().flatten().collect();
         for pool in unrouted_pools(&self.config).filter(|pool| !known.contains(pool)) {
             tracing::warn!("{}", unrouted(pool));
+        }
+    }
+
+    /// Warns of pools whose servers are not verified, unless that was so before. The API goes on to warn until they are.
+    pub(super) fn warn_of_unverified(&self, old: Option<&Config>) {
+        let known: HashSet<&str> = old.map(unverified_pools).into_iter().flatten().collect();
+        for pool in unverified_pools(&self.config).filter(|pool| !known.contains(pool)) {
+            tracing::warn!("{}", unverified(pool));
         }
     }
 

@@ -184,10 +184,11 @@ fn notice(rule: &CheckRule, status: u16) -> String {
     )
 }
 
-/// Connects at the first of the server's addresses that accepts, as requests do. At a port of its own, that says nothing
+/// Connects at the first of the server's addresses that accepts, and with TLS if requests use it, as requests do. At a port of its own, that says nothing
 /// about the address that requests use.
 async fn connect(server: &Server, rule: &CheckRule) -> Result<Exchange, CheckError> {
-    let connected = Exchange::open(&rule.targets(server), rule.config.timeout).await;
+    let (tls, _) = server.tls();
+    let connected = Exchange::open(&rule.targets(server), tls.as_deref(), rule.config.timeout).await;
     match connected.as_ref().map(Exchange::peer) {
         Ok(Some(peer)) if rule.config.port == 0 => server.connected_to(peer),
         Ok(_) => {}

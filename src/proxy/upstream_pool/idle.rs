@@ -76,6 +76,9 @@ impl IdleConnections {
     }
 
     pub(super) fn put(&mut self, mut connection: UpstreamConnection, now: Instant, announced: Option<Duration>) {
+        if connection.tls_changes != self.server.tls_changes() {
+            return;
+        }
         if connection.reused {
             self.closed_early = 0;
         }

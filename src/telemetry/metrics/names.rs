@@ -44,6 +44,11 @@ pub const RETRIES: Family =
 pub const POOL_HOLDING: Family =
     gauge("lb_pool_holding", "Whether old servers serve until one of the pool is up.", &["pool"]);
 pub const POOL_ROUTED: Family = gauge("lb_pool_routed", "1 if a route leads to the pool, else 0.", &["pool"]);
+pub const POOL_TLS_UNVERIFIED: Family = gauge(
+    "lb_pool_tls_unverified",
+    "1 if the servers of a pool with TLS are not verified, else 0; absent without TLS.",
+    &["pool"],
+);
 pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(

@@ -233,6 +233,7 @@ fn links_have_a_target() {
         "docs/metrics.md",
         "docs/operation.md",
         "docs/reload.md",
+        "docs/tls.md",
         "docs/troubleshooting.md",
     ] {
         let directory = root().join(page).parent().unwrap().to_owned();

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-pub(super) use self::certificate::{CertificateView, certificates};
+pub(super) use self::certificate::{CertificateView, certificates, certificates_for};
 pub(super) use self::server::{ServerView, servers, servers_of};
 
 use crate::config::problem::ProblemJson;

@@ -1,7 +1,13 @@
 //! TLS over byte buffers: knows no sockets, no files and no tasks.
 //!
 //! - [`certificate`]: a chain and its key.
+//! - [`hello`]: a client's first message.
 //! - [`index`]: the certificate for a server name.
+//! - [`server`]: the rules of a listener.
+//! - [`session`]: a TLS connection, of either side, between received bytes and bytes to send.
 
 pub mod certificate;
+pub mod hello;
 pub mod index;
+pub mod server;
+pub mod session;

@@ -4,6 +4,7 @@
 mod client_limit;
 pub mod connection;
 pub mod fd_limit;
+mod handshakes;
 mod linger;
 mod pool;
 pub mod socket;
@@ -177,8 +178,14 @@ impl Worker {
 
     fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
         let place = WorkerPlace(Rc::clone(self));
+        let has_tls = self.context.snapshot().listener(&listener).is_some_and(|config| config.tls.is_some());
         let connection = Connection::new(Rc::clone(&self.context), listener, peer, Some(place));
-        tokio::task::spawn_local(connection.serve(Transport::Plain(Socket::Tcp(stream))));
+        let socket = Socket::Tcp(stream);
+        if has_tls {
+            tokio::task::spawn_local(connection.serve_tls(socket));
+        } else {
+            tokio::task::spawn_local(connection.serve(Transport::Plain(socket)));
+        }
     }
 
     /// Accepts clients from a socket until `closed`, then those that are still queued, so that none is dropped.
@@ -298,6 +305,11 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
 pub struct WorkerPlace(Rc<Worker>);
 
 impl WorkerPlace {
+    /// The number of workers.
+    fn workers(&self) -> usize {
+        self.0.shared.inboxes().len()
+    }
+
     /// Whether the connection limit is reached, so that new clients have to wait.
     fn is_at_limit(&self) -> bool {
         let Worker { context, shared, .. } = &*self.0;

@@ -177,6 +177,14 @@ impl ServerConnection {
         self.progress.next(closing, !self.input.is_empty())
     }
 
+    /// Tells the client that nothing follows a complete response, before the connection is closed.
+    pub fn announce_end(&self) {
+        if self.progress.response.get() == ResponseState::Complete {
+            // If it fails, the client is gone.
+            let _ = self.transport.announce_end();
+        }
+    }
+
     /// Closes the connection in a way that lets the client read the whole response: discards incoming bytes
     /// until the client closes too, because closing with unread bytes would make the system reset the
     /// connection (RFC 9112, section 9.6). `goes_on` is called with the number of bytes of each read, and returns

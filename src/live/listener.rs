@@ -26,6 +26,68 @@ pub struct ListenerCounters {
     pub opened: Counter,
     /// Client connections closed.
     pub closed: Counter,
+    /// TLS handshakes, by [`HandshakeResult`].
+    pub handshakes: [Counter; HandshakeResult::ALL.len()],
+}
+
+/// The result of a client's TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandshakeResult {
+    /// A new session.
+    Ok,
+    /// An earlier session goes on.
+    Resumed,
+    /// The client was too slow.
+    Timeout,
+    /// The client closed the connection.
+    Closed,
+    /// The client does not use TLS.
+    NotTls,
+    /// The client's first bytes are no valid hello.
+    Invalid,
+    /// No certificate is for the name that the client asked for.
+    UnknownHost,
+    /// The client's certificate is missing, or was not accepted.
+    ClientCertificate,
+    /// Anything else, such as no common version.
+    Failed,
+}
+
+impl HandshakeResult {
+    pub const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::Resumed,
+        Self::Timeout,
+        Self::Closed,
+        Self::NotTls,
+        Self::Invalid,
+        Self::UnknownHost,
+        Self::ClientCertificate,
+        Self::Failed,
+    ];
+
+    /// The label in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Resumed => "resumed",
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::NotTls => "not_tls",
+            Self::Invalid => "invalid",
+            Self::UnknownHost => "unknown_host",
+            Self::ClientCertificate => "client_certificate",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl ListenerCounters {
+    /// Counts a TLS handshake.
+    pub fn handshake(&self, result: HandshakeResult) {
+        self.handshakes[result as usize].add(1);
+    }
 }
 
 impl LiveListener {

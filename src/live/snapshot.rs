@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
+use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 use crate::live::tls::TlsState;
@@ -86,6 +87,13 @@ impl Snapshot {
     #[must_use]
     pub fn serving(&self, index: usize) -> &Arc<Pool> {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
+    }
+
+    /// The configuration of a listener; `None` if it is no longer configured.
+    #[must_use]
+    pub fn listener(&self, listener: &LiveListener) -> Option<&ListenerConfig> {
+        let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
+        self.config.listeners.iter().find(is_it)
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

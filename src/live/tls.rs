@@ -1,14 +1,16 @@
 //! TLS of a generation: the certificates that listeners show.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::units::format_date;
 use crate::config::{Config, HostPattern};
+use crate::live::listener::LiveListener;
 use crate::tls::certificate::{Certificate, Validity};
 use crate::tls::index::{CertificateIndex, Overlap};
+use crate::tls::server::ListenerTls;
 
 /// What connections with TLS need. Immutable; part of a snapshot.
 #[derive(Debug)]
@@ -19,6 +21,17 @@ pub struct TlsState {
     pub index: Arc<CertificateIndex>,
     /// Names that several certificates have.
     pub overlaps: Vec<Overlap>,
+    /// The rules of the listeners with TLS.
+    pub listeners: Vec<TlsListener>,
+}
+
+/// The rules of a listener.
+#[derive(Debug, Clone)]
+pub struct TlsListener {
+    /// As configured.
+    pub address: SocketAddr,
+    pub name: Box<str>,
+    pub tls: Arc<ListenerTls>,
 }
 
 /// A certificate that is in force.
@@ -31,6 +44,13 @@ pub struct LiveCertificate {
 }
 
 impl TlsState {
+    /// The rules of a listener, if it uses TLS.
+    #[must_use]
+    pub fn listener(&self, listener: &LiveListener) -> Option<&Arc<ListenerTls>> {
+        let is_it = |one: &&TlsListener| one.address == listener.address || *one.name == *listener.name;
+        self.listeners.iter().find(is_it).map(|one| &one.tls)
+    }
+
     /// The certificate's name, if it is one of these.
     #[must_use]
     pub fn name_of(&self, certificate: &Arc<Certificate>) -> Option<&str> {

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::live::listener::LiveListener;
 use crate::proxy::headers::forwarded::ClientHeaders;
 
@@ -17,13 +19,29 @@ pub struct Client {
     pub scheme: &'static str,
     /// The headers that identify the client to servers.
     pub headers: ClientHeaders,
+    /// The client's certificates, its own first, which were verified. Empty without any.
+    pub certificates: Box<[CertificateDer<'static>]>,
 }
 
 impl Client {
     /// A client without TLS.
     #[must_use]
     pub fn plain(listener: Arc<LiveListener>, peer: SocketAddr) -> Self {
-        let scheme = "http";
-        Self { listener, peer, scheme, headers: ClientHeaders::new(peer, scheme) }
+        Self::new(listener, peer, "http", &[])
+    }
+
+    /// A client with TLS, and the certificates that it has proved to own.
+    #[must_use]
+    pub fn secure(listener: Arc<LiveListener>, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Self {
+        Self::new(listener, peer, "https", certificates)
+    }
+
+    fn new(
+        listener: Arc<LiveListener>,
+        peer: SocketAddr,
+        scheme: &'static str,
+        certificates: &[CertificateDer<'static>],
+    ) -> Self {
+        Self { listener, peer, scheme, headers: ClientHeaders::new(peer, scheme), certificates: certificates.into() }
     }
 }

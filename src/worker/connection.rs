@@ -1,5 +1,8 @@
 //! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
+mod secure;
+
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -17,6 +20,7 @@ use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
+use crate::tls::server::ListenerTls;
 use crate::transport::Transport;
 use crate::worker::WorkerPlace;
 use crate::worker::linger::Linger;
@@ -31,6 +35,8 @@ pub struct Connection {
     timer: Registered<RequestTimer>,
     /// The connection's place among those of its worker, if it has one.
     place: Option<WorkerPlace>,
+    /// The rules that a client with TLS was admitted by, and the generation in which they were last compared.
+    tls: RefCell<Option<(Arc<ListenerTls>, u64)>>,
 }
 
 /// How a connection ends after its last request.
@@ -57,7 +63,7 @@ impl Connection {
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, place }
+        Self { client: Client::plain(listener, peer), context, slot, timer, place, tls: RefCell::default() }
     }
 
     /// Serves HTTP/1 to the end of the connection.
@@ -78,6 +84,8 @@ impl Connection {
             };
             if last != Last::Close {
                 self.finish(&mut http, last).await;
+            } else if self.slot.phase() == ConnectionPhase::Idle {
+                http.announce_end();
             }
         }
     }
@@ -91,13 +99,17 @@ impl Connection {
                 Ok(None) => return Last::Close,
                 Err(error) => return Last::Reject(error.into()),
             };
+            self.check_rules();
             self.exchange(http, head).await;
             timer.reset();
             match http.next(slot.closing.get()) {
                 _ if timer.is_aborted() => return Last::Close,
                 Next::Request => slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle),
                 Next::Linger => return Last::Linger,
-                Next::Close => return Last::Close,
+                Next::Close => {
+                    http.announce_end();
+                    return Last::Close;
+                }
             }
         }
     }

@@ -147,7 +147,7 @@ impl Gateway {
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
         let mut snapshot = registry.snapshot(generation, hash, file_hashes(sources, &files), SystemTime::now());
-        snapshot.tls = tls_state(config, &files);
+        snapshot.tls = tls_state(config, &files, self.state.snapshot.load().tls.as_deref());
         let (config, sources) = (Arc::clone(config), sources.files.clone());
         Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, sources, files, kept, changes })
     }

@@ -216,7 +216,7 @@ fn first_generation(
     let plan = registry.plan(config, Instant::now(), |_| None);
     let versions = file_hashes(sources, files);
     let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), versions, SystemTime::now());
-    snapshot.tls = tls_state(config, files);
+    snapshot.tls = tls_state(config, files, None);
     registry.commit(plan);
     (registry, Arc::new(snapshot))
 }

@@ -1,5 +1,6 @@
 //! The JSON forms of the live state, one type for each thing that the API shows.
 
+mod certificate;
 mod server;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+pub(super) use self::certificate::{CertificateView, certificates, certificates_for};
 pub(super) use self::server::{ServerView, servers, servers_of};
 
 use crate::config::problem::ProblemJson;

@@ -20,6 +20,7 @@ use crate::http_client::{HttpConnection, SendError};
 use crate::live::availability::Availability;
 use crate::live::pool::Status;
 use crate::live::reloads::Outcome;
+use crate::tls::certificate::Validity;
 
 /// The timeout of a whole query, from the lookup of the host name to the end of the response.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -203,6 +204,23 @@ pub(super) struct ListenerReply {
     pub(super) name: String,
     pub(super) address: SocketAddr,
     pub(super) connections: u64,
+}
+
+/// `/api/certificates`
+#[derive(Debug, Deserialize)]
+pub(super) struct CertificatesReply {
+    pub(super) certificates: Vec<CertificateReply>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CertificateReply {
+    pub(super) file: String,
+    pub(super) names: Vec<String>,
+    pub(super) not_after: String,
+    pub(super) validity: Validity,
+    pub(super) key_type: String,
+    pub(super) fingerprint: String,
+    pub(super) default: bool,
 }
 
 /// `/api/config`, without the values of the configuration.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -13,10 +14,12 @@ use crate::config::guard::guards;
 use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
+use crate::control::certificates::shown::tls_state;
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::upstream_tls::{self, PoolsTls};
+use crate::live::tls;
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -72,11 +75,11 @@ impl CheckedConfig {
                 let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
                 problems.extend(loaded.err().into_iter().flatten());
             }
-            if problems.is_empty() { Ok(config) } else { Err(problems) }
+            if problems.is_empty() { Ok((config, files)) } else { Err(problems) }
         });
         match result {
-            Ok(config) => Self {
-                notes: notes(&config, &sources.unmatched),
+            Ok((config, referenced)) => Self {
+                notes: all_notes(&config, &referenced, &sources),
                 path: source.path().to_owned(),
                 files: sources.files.into_iter().map(|file| file.path).collect(),
                 result: Ok(config),
@@ -168,6 +171,13 @@ pub(super) fn print_invalid(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     CheckedConfig::invalid(path, sources, problems).write(format, colored, out)
+}
+
+/// The notes about the configuration and the certificates that it refers to.
+fn all_notes(config: &Config, referenced: &FilesInForce, sources: &Sources) -> Vec<Note> {
+    let tls = tls_state(config, referenced);
+    let certificates = tls::warnings(config, tls.as_deref(), SystemTime::now());
+    notes(config, &sources.unmatched).into_iter().chain(certificates.into_iter().map(Note::new)).collect()
 }
 
 fn summary(config: &Config) -> String {

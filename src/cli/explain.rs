@@ -1,5 +1,7 @@
 //! `lb explain`: the route and pool that a request takes, the reason, and the servers that could get it.
 
+pub(super) mod tls;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;

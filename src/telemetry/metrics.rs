@@ -27,7 +27,9 @@ use crate::live::pool::{Member, Membership};
 use crate::live::reloads::Outcome;
 use crate::live::retry_budget::RetryReason;
 use crate::live::state::State;
+use crate::live::tls::LiveCertificate;
 use crate::live::{route::LiveRoute, snapshot::Snapshot};
+use crate::tls::certificate::Certificate;
 pub use family::{Family, counter, gauge};
 use names::*;
 
@@ -45,7 +47,7 @@ const FIRST_OF_ROUTE: [(Method, u16); 4] =
 const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 27] = [
+const STATE_METRICS: [&Family; 29] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -63,6 +65,8 @@ const STATE_METRICS: [&Family; 27] = [
     &POOL_ROUTED,
     &POOL_TLS_UNVERIFIED,
     &CLIENT_CONNECTIONS,
+    &CERTIFICATE_EXPIRY,
+    &CERTIFICATE_NOT_BEFORE,
     &GENERATION,
     &LAST_RELOAD_SUCCESSFUL,
     &LAST_RELOAD_TIMESTAMP,
@@ -166,6 +170,7 @@ impl Collector for StateCollector {
         families.extend(pool_uses(&snapshot));
         families.push(unverified(&snapshot));
         families.push(client_connections(&self.state));
+        families.extend(certificates(&snapshot));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.process.iter().map(|metric| {
             let ProcessMetric { family, read } = metric;
@@ -274,6 +279,21 @@ fn client_connections(state: &State) -> MetricFamily {
         *open.entry(Arc::clone(&listener.name)).or_default() += listener.connections();
     }
     CLIENT_CONNECTIONS.of(open.iter().map(|(name, open)| CLIENT_CONNECTIONS.value(&[name], float(*open))))
+}
+
+fn certificates(snapshot: &Snapshot) -> [MetricFamily; 2] {
+    let certificates = || snapshot.tls.iter().flat_map(|tls| &tls.certificates);
+    let each = |family: &Family, read: fn(&Certificate) -> SystemTime| {
+        let seconds = |live: &LiveCertificate| {
+            let since = read(&live.certificate).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            family.value(&[&live.name], since.as_secs_f64())
+        };
+        family.of(certificates().map(seconds))
+    };
+    [
+        each(&CERTIFICATE_EXPIRY, |certificate| certificate.not_after),
+        each(&CERTIFICATE_NOT_BEFORE, |certificate| certificate.not_before),
+    ]
 }
 
 fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {

@@ -5,6 +5,7 @@
 mod access_log;
 mod balance;
 mod bodies;
+mod certificates;
 mod check;
 mod checks;
 mod complete;

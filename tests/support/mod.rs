@@ -8,6 +8,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod browser;
+pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod demo;
 mod fixture;

@@ -167,7 +167,8 @@ impl ReadReference {
 }
 
 /// The names of a certificate and when it expires, in words.
-fn facts(certificate: &Certificate) -> String {
+#[must_use]
+pub fn facts(certificate: &Certificate) -> String {
     const SHOWN: usize = 4;
     let mut names: Vec<String> = certificate.subjects().collect();
     if names.len() > SHOWN {

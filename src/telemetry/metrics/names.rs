@@ -51,6 +51,16 @@ pub const POOL_TLS_UNVERIFIED: Family = gauge(
 );
 pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
+pub const CERTIFICATE_EXPIRY: Family = gauge(
+    "lb_certificate_expiry_timestamp_seconds",
+    "Unix time at which a certificate that listeners show expires; of its file as written in the configuration.",
+    &["certificate"],
+);
+pub const CERTIFICATE_NOT_BEFORE: Family = gauge(
+    "lb_certificate_not_before_timestamp_seconds",
+    "Unix time from which a certificate that listeners show is valid.",
+    &["certificate"],
+);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(
     "lb_client_connections_limit",
     "Maximum open client connections: the configured limit, or as many as file descriptors allow if that is fewer.",

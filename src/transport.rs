@@ -3,7 +3,9 @@
 //! An idle connection holds no buffer: one is taken when there is something to read, and put back
 //! when all of it has been consumed.
 
+mod accept;
 pub mod connect;
+mod peer;
 mod socket;
 
 use std::cell::{Cell, RefCell};
@@ -15,9 +17,10 @@ use std::time::Duration;
 
 use socket2::TcpKeepalive;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
-pub use self::socket::Socket;
+pub use self::accept::{Acceptor, ListeningSocket};
+pub use self::peer::{ClientAddress, Peer};
+pub use self::socket::{DetachedSocket, Socket};
 
 /// The size of a buffer, and so the most that is read or forwarded at once. A peer that accepts nothing costs up to a buffer:
 /// with the rest of its connection, that is at most 60 KiB. A body of 100 KiB still takes only two reads.
@@ -102,10 +105,12 @@ pub enum Transport {
 impl Transport {
     /// A new connection to a server.
     #[must_use]
-    pub fn of_server(stream: TcpStream) -> Self {
-        // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
-        let _ = stream.set_nodelay(true);
-        Self::Plain(Socket::Tcp(stream))
+    pub fn of_server(socket: Socket) -> Self {
+        if let Socket::Tcp(stream) = &socket {
+            // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
+            let _ = stream.set_nodelay(true);
+        }
+        Self::Plain(socket)
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// The top-level modules, lowest first. A module imports only from those before it.
 const LAYERS: [&str; 13] = [
-    "http_client",
     "config",
     "tls",
     "transport",
+    "http_client",
     "http1",
     "http2",
     "live",

@@ -2,7 +2,6 @@
 
 mod server;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 pub(super) use self::server::{ServerView, servers, servers_of};
 
 use crate::config::problem::ProblemJson;
-use crate::config::{self, Address, Algorithm, Config, HostPattern};
+use crate::config::{self, Address, Algorithm, Config, HostPattern, SocketAddress};
 use crate::live::availability::{Availability, PoolUse};
 use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Status};
@@ -160,13 +159,13 @@ impl<'a> RouteView<'a> {
 #[derive(Serialize)]
 pub(super) struct ListenerView<'a> {
     name: &'a str,
-    address: SocketAddr,
+    address: &'a SocketAddress,
     connections: u64,
 }
 
 impl<'a> ListenerView<'a> {
     pub(super) fn new(listener: &'a LiveListener) -> Self {
-        Self { name: &listener.name, address: listener.address, connections: listener.connections() }
+        Self { name: &listener.name, address: &listener.address, connections: listener.connections() }
     }
 }
 

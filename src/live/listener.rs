@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::SocketAddress;
 use crate::live::counters::{Counter, PerWorker};
 
 /// The id of a listener: unique in the process and never reused.
@@ -14,7 +15,7 @@ pub struct LiveListener {
     pub id: ListenerId,
     pub name: Arc<str>,
     /// The bound address: as configured, but with the port that the system chose if the configured one is 0.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddress,
     /// Shared with the connections it accepted, which count their own end.
     pub counters: Arc<PerWorker<ListenerCounters>>,
 }

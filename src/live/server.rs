@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use self::address::ResolvedAddress;
-pub use self::address::Targets;
 use crate::config::{Address, UpstreamConfig};
 use crate::live::balance::Penalty;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};

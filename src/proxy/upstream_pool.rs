@@ -37,7 +37,8 @@ pub struct UpstreamConnection {
     pub reused: bool,
     /// Since when it has been idle, or had been when it was taken.
     idle_since: Option<Instant>,
-    peer: SocketAddr,
+    /// `None` for a Unix socket.
+    peer: Option<SocketAddr>,
     _counted: Counted,
     _slot: Slot,
 }
@@ -90,21 +91,21 @@ impl UpstreamPool {
         let slot = Slot::new(&self.descriptors, self.worker);
         let failure = LookupOnFailure(Some(server));
         let connected = loop {
-            match connect_any(targets.as_slice()).await {
+            match connect_any(&targets).await {
                 Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {}
                 connected => break connected,
             }
         };
-        let (stream, peer) = connected.map_err(ConnectError::Io)?;
+        let (socket, peer) = connected.map_err(ConnectError::Io)?;
         failure.succeeded(peer);
-        let upstream = Upstream::Http1(ClientConnection::new(Transport::of_server(stream)));
+        let upstream = Upstream::Http1(ClientConnection::new(Transport::of_server(socket)));
         let counted = Counted::new(server, self.worker);
         Ok(UpstreamConnection { upstream, reused: false, idle_since: None, peer, _counted: counted, _slot: slot })
     }
 
     /// Adds an existing connection to a server at `peer`.
     #[must_use]
-    pub fn adopt(&self, upstream: Upstream, peer: SocketAddr, server: &Arc<Server>) -> UpstreamConnection {
+    pub fn adopt(&self, upstream: Upstream, peer: Option<SocketAddr>, server: &Arc<Server>) -> UpstreamConnection {
         let (counted, slot) = (Counted::new(server, self.worker), Slot::new(&self.descriptors, self.worker));
         UpstreamConnection { upstream, reused: true, idle_since: None, peer, _counted: counted, _slot: slot }
     }
@@ -200,8 +201,8 @@ impl UpstreamConnection {
     /// Whether the server is still at the other end: its host name may have been resolved to another address since.
     fn leads_to(&self, server: &Server) -> bool {
         match server.key.address {
-            Address::Ip(_) => true,
-            Address::Name(..) => server.target() == Some(self.peer),
+            Address::Ip(_) | Address::Unix(_) => true,
+            Address::Name(..) => server.target().and_then(|target| target.ip()) == self.peer,
         }
     }
 }
@@ -210,8 +211,8 @@ impl UpstreamConnection {
 struct LookupOnFailure<'a>(Option<&'a Server>);
 
 impl LookupOnFailure<'_> {
-    fn succeeded(mut self, peer: SocketAddr) {
-        if let Some(server) = self.0.take() {
+    fn succeeded(mut self, peer: Option<SocketAddr>) {
+        if let (Some(server), Some(peer)) = (self.0.take(), peer) {
             server.connected_to(peer);
         }
     }

@@ -1,7 +1,6 @@
 //! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
-use crate::transport::Transport;
+use crate::transport::{Peer, Transport};
 use crate::worker::WorkerPlace;
 use crate::worker::linger::Linger;
 
@@ -47,12 +46,7 @@ enum Last {
 impl Connection {
     /// A connection that a listener has just accepted.
     #[must_use]
-    pub fn new(
-        context: Rc<Context>,
-        listener: Arc<LiveListener>,
-        peer: SocketAddr,
-        place: Option<WorkerPlace>,
-    ) -> Self {
+    pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: Peer, place: Option<WorkerPlace>) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::SocketAddress;
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::http1::chunked::Decoder;
 use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
 use crate::http1::framing::{self, BadFraming, Framing, Sender};
 use crate::http1::head::ResponseHead;
+use crate::transport::{Socket, connect};
 
 /// The most of a body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -28,7 +29,7 @@ const FIRST_READ: usize = 4096;
 /// A connection for one exchange.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    stream: TcpStream,
+    stream: Socket,
     /// From connecting to the end of the response.
     timeout: Duration,
     deadline: Instant,
@@ -54,26 +55,26 @@ impl Exchange {
     ///
     /// # Errors
     /// The failure at the last one.
-    pub(super) async fn open(targets: &[SocketAddr], timeout: Duration) -> Result<Self, CheckError> {
+    pub(super) async fn open(targets: &[SocketAddress], timeout: Duration) -> Result<Self, CheckError> {
         let deadline = Instant::now() + timeout;
         let mut failure = CheckError::Unresolved;
         for (target, left) in targets.iter().zip((1..=targets.len()).rev()) {
             let now = Instant::now();
             let share = deadline.saturating_duration_since(now).div_f64(left as f64);
-            match timeout_at(now + share, connect(*target)).await {
+            match timeout_at(now + share, connect(target)).await {
                 Ok(Ok(stream)) => {
                     return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
                 }
-                Ok(Err(error)) => failure = CheckError::Connect(*target, error),
-                Err(_) => failure = CheckError::ConnectTimeout(*target, timeout),
+                Ok(Err(error)) => failure = CheckError::Connect(target.clone(), error),
+                Err(_) => failure = CheckError::ConnectTimeout(target.clone(), timeout),
             }
         }
         Err(failure)
     }
 
-    /// The address of the server.
+    /// The address of the server; `None` for a Unix socket.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.stream.peer_address()
     }
 
     /// Sends a request with this method, and returns the status of its response as soon as the head has arrived.
@@ -241,10 +242,9 @@ impl From<Framing> for Rest {
     }
 }
 
-async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(target).await?;
-    // If nothing listens on a local port, the kernel may assign that very port to our end, which then connects to itself.
-    if stream.local_addr().is_ok_and(|local| stream.peer_addr().is_ok_and(|peer| local == peer)) {
+async fn connect(target: &SocketAddress) -> io::Result<Socket> {
+    let stream = connect::connect(target).await?;
+    if stream.is_connected_to_itself() {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(stream)

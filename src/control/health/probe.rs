@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::config::{Address, CheckMethod, HealthConfig, HealthKind, PoolConfig};
+use crate::config::{Address, CheckMethod, HealthConfig, HealthKind, LOCALHOST, PoolConfig, SocketAddress};
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::exchange::Exchange;
 use crate::live::server::Server;
+use crate::transport::connect::Targets;
 
 const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
 
@@ -91,15 +92,18 @@ impl CheckRule {
     }
 
     /// The addresses of `server` to check, in this order until one accepts.
-    fn targets(&self, server: &Server) -> Vec<SocketAddr> {
-        let with_port = |target: SocketAddr| SocketAddr::new(target.ip(), self.port(target.port()));
+    fn targets(&self, server: &Server) -> Vec<SocketAddress> {
+        let with_port = |target: SocketAddress| match target {
+            SocketAddress::Ip(target) => SocketAddr::new(target.ip(), self.port(target.port())).into(),
+            SocketAddress::Unix(_) => target,
+        };
         let targets = server.targets();
-        targets.iter().flat_map(|targets| targets.as_slice()).copied().map(with_port).collect()
+        targets.iter().flat_map(Targets::iter).map(with_port).collect()
     }
 
     /// The bytes of a request.
     fn head(&self, server: &Server, method: &Method, path: &str, accept: &str) -> Vec<u8> {
-        let host = self.config.host.clone().unwrap_or_else(|| self.address(server).to_string());
+        let host = self.config.host.clone().unwrap_or_else(|| self.host(server));
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
         let mut line = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
         let sets = |name: &str| self.config.headers.keys().any(|set| set.eq_ignore_ascii_case(name));
@@ -119,11 +123,12 @@ impl CheckRule {
         head.into_bytes()
     }
 
-    /// The address of `server` with the port to check.
-    fn address(&self, server: &Server) -> Address {
+    /// The address of `server` with the port to check, as `Host`.
+    fn host(&self, server: &Server) -> String {
         match &server.key.address {
-            Address::Ip(own) => Address::Ip(SocketAddr::new(own.ip(), self.port(own.port()))),
-            Address::Name(name, port) => Address::Name(name.clone(), self.port(*port)),
+            Address::Ip(own) => SocketAddr::new(own.ip(), self.port(own.port())).to_string(),
+            Address::Name(name, port) => format!("{name}:{}", self.port(*port)),
+            Address::Unix(_) => LOCALHOST.to_owned(),
         }
     }
 

@@ -189,6 +189,13 @@ impl Transport {
         Ok(())
     }
 
+    /// The address of this end; `None` for a Unix socket.
+    #[must_use]
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        let Self::Plain(socket) = self;
+        socket.local_address()
+    }
+
     /// Ends the sending direction; the peer may still send.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod connection;
 pub mod fd_limit;
 mod linger;
 mod pool;
+mod proxy_header;
 pub mod socket;
 mod trim;
 

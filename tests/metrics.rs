@@ -51,6 +51,7 @@ fn busy() -> Fixture {
     let listener = LiveListener {
         id: ListenerId(1),
         name: "web".into(),
+        configured: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
         address: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
         counters: lb::live::counters::PerWorker::new(WORKERS).into(),
     };

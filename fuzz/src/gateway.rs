@@ -101,6 +101,7 @@ impl Gateway {
         let listener = LiveListener {
             id: lb::live::listener::ListenerId(1),
             name: "web".into(),
+            configured: snapshot.config.listeners[0].address.clone(),
             address: snapshot.config.listeners[0].address.clone(),
             counters: Arc::new(PerWorker::new(1)),
         };
@@ -123,7 +124,7 @@ impl Gateway {
 
     async fn play(&self, script: &[u8]) -> Transcript {
         // Idle connections of the previous script.
-        while self.context.upstreams.take(self.server.id, true).is_some() {}
+        while self.context.upstreams.take(self.server.id, None, true).is_some() {}
         let (mut client, stream) = FarEnd::pair();
         let (mut servers, streams): (Vec<FarEnd>, Vec<TcpStream>) =
             (0..SERVER_CONNECTIONS).map(|_| FarEnd::pair()).unzip();

@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 30] = [
+pub const TARGETS: [&str; 31] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -58,6 +58,7 @@ pub const TARGETS: [&str; 30] = [
     "lb::worker",
     "lb::worker::client_limit",
     "lb::worker::fd_limit",
+    "lb::worker::proxy_header",
     "lb::worker::socket::file",
 ];
 

@@ -94,6 +94,11 @@ impl ServerConnection {
         Self { transport, input: Vec::new(), progress: ServerProgress::default() }
     }
 
+    /// The connection and what has been received of it, for what comes before the first request.
+    pub fn start(&mut self) -> (&Transport, &mut Vec<u8>) {
+        (&self.transport, &mut self.input)
+    }
+
     /// Waits for the head of the next request; `None` if the connection ends first. `limits` is called each
     /// time a part of the head has been received, and returns the limits that apply to the head.
     ///

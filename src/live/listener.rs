@@ -14,6 +14,8 @@ pub struct ListenerId(pub u64);
 pub struct LiveListener {
     pub id: ListenerId,
     pub name: Arc<str>,
+    /// The address in the configuration.
+    pub configured: SocketAddress,
     /// The bound address: as configured, but with the port that the system chose if the configured one is 0.
     pub address: SocketAddress,
     /// Shared with the connections it accepted, which count their own end.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
+use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub unrouted: Arc<LiveRoute>,
     /// Finds a request's route.
     pub table: Arc<RouteTable>,
+    /// Whether servers of any pool get PROXY headers, which have the address that a client has connected to.
+    pub sends_proxy_headers: bool,
 }
 
 /// A file of a configuration, identified by its content.
@@ -67,6 +70,12 @@ pub struct Hold {
 }
 
 impl Snapshot {
+    /// The configuration of a listener, unless an edit has removed it.
+    #[must_use]
+    pub fn listener(&self, live: &LiveListener) -> Option<&ListenerConfig> {
+        self.config.listeners.iter().find(|listener| listener.address == live.configured)
+    }
+
     /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]

@@ -69,6 +69,7 @@ impl Connection {
         let listener = LiveListener {
             id: ListenerId(1),
             name: "web".into(),
+            configured: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
             address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
             counters: Arc::new(PerWorker::new(1)),
         };

@@ -6,22 +6,26 @@ mod rest;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use self::idle::IdleConnections;
-use crate::config::Address;
+use crate::config::{Address, ProxyHeaderVersion};
 use crate::http1::client::ClientConnection;
 use crate::live::descriptors::Descriptors;
 use crate::live::server::{Server, ServerId};
+use crate::proxy::client::{Client, OwnerId};
 use crate::proxy::upstream::Upstream;
+use crate::proxy_protocol;
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::transport::connect::connect_any;
-use crate::transport::{Transport, is_out_of_descriptors};
+use crate::transport::{Socket, Transport, is_out_of_descriptors};
 
 /// The least time between two log messages about a shortage of descriptors.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,6 +37,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub struct UpstreamConnection {
     /// The protocol and the connection.
     pub upstream: Upstream,
+    /// The client that alone may use it, if it began with a PROXY header.
+    pub owner: Option<OwnerId>,
     /// Whether it has carried a request before.
     pub reused: bool,
     /// Since when it has been idle, or had been when it was taken.
@@ -65,6 +71,8 @@ pub struct UpstreamPool {
     /// Notified when a connection closes or becomes idle, if a request waits.
     freed: Notify,
     shortage: RefCell<LogThrottle>,
+    /// The newest owner of connections.
+    owners: Cell<NonZeroU64>,
 }
 
 impl UpstreamPool {
@@ -78,14 +86,21 @@ impl UpstreamPool {
             waiting: Cell::new(0),
             freed: Notify::new(),
             shortage: RefCell::new(LogThrottle::every(LOG_INTERVAL)),
+            owners: Cell::new(NonZeroU64::MIN),
         }
     }
 
-    /// Connects to a server, at the first of its addresses that accepts. Waits for a descriptor for at most `patience`.
+    /// Connects to a server, at the first of its addresses that accepts, and sends the PROXY header about `client`, if the
+    /// server gets one. Waits for a descriptor for at most `patience`.
     ///
     /// # Errors
     /// [`ConnectError`]. The caller sets the timeout for connecting.
-    pub async fn open(&self, server: &Arc<Server>, patience: Duration) -> Result<UpstreamConnection, ConnectError> {
+    pub async fn open(
+        &self,
+        server: &Arc<Server>,
+        client: &Client,
+        patience: Duration,
+    ) -> Result<UpstreamConnection, ConnectError> {
         let targets = server.targets().ok_or(ConnectError::Unresolved)?;
         self.wait_for_descriptor(patience).await?;
         let slot = Slot::new(&self.descriptors, self.worker);
@@ -96,18 +111,45 @@ impl UpstreamPool {
                 connected => break connected,
             }
         };
-        let (socket, peer) = connected.map_err(ConnectError::Io)?;
+        let (mut socket, peer) = connected.map_err(ConnectError::Io)?;
+        let owner = match server.proxy_header() {
+            None => None,
+            // In memory of its own, so that requests without it are not larger.
+            Some(version) => Some(Box::pin(self.send_header(&mut socket, version, client)).await?),
+        };
         failure.succeeded(peer);
         let upstream = Upstream::Http1(ClientConnection::new(Transport::of_server(socket)));
         let counted = Counted::new(server, self.worker);
-        Ok(UpstreamConnection { upstream, reused: false, idle_since: None, peer, _counted: counted, _slot: slot })
+        let (reused, idle_since) = (false, None);
+        Ok(UpstreamConnection { upstream, owner, reused, idle_since, peer, _counted: counted, _slot: slot })
+    }
+
+    /// Sends a PROXY header, and returns the client that the connection belongs to from now on.
+    async fn send_header(
+        &self,
+        socket: &mut Socket,
+        version: ProxyHeaderVersion,
+        client: &Client,
+    ) -> Result<OwnerId, ConnectError> {
+        let header = proxy_protocol::write(version, client.proxy_header());
+        socket.write_all(&header).await.map_err(ConnectError::Io)?;
+        Ok(client.owner_or(|| {
+            self.owners.update(|owner| owner.saturating_add(1));
+            OwnerId(self.owners.get())
+        }))
+    }
+
+    /// Closes the idle connections that only this client may use, because it has left.
+    pub fn close_own(&self, owner: OwnerId) {
+        self.idle.borrow_mut().values_mut().for_each(|idle| idle.close_own(owner));
     }
 
     /// Adds an existing connection to a server at `peer`.
     #[must_use]
     pub fn adopt(&self, upstream: Upstream, peer: Option<SocketAddr>, server: &Arc<Server>) -> UpstreamConnection {
         let (counted, slot) = (Counted::new(server, self.worker), Slot::new(&self.descriptors, self.worker));
-        UpstreamConnection { upstream, reused: true, idle_since: None, peer, _counted: counted, _slot: slot }
+        let (owner, reused, idle_since) = (None, true, None);
+        UpstreamConnection { upstream, owner, reused, idle_since, peer, _counted: counted, _slot: slot }
     }
 
     #[cfg(test)]
@@ -155,10 +197,10 @@ impl UpstreamPool {
         oldest.is_some_and(IdleConnections::close_oldest)
     }
 
-    /// Takes the most recently used idle connection to a server, and drops those that no longer work. A request that is
+    /// Takes the most recently used idle connection to a server that belongs to `owner`, and drops those that no longer work. A request that is
     /// not `repeatable` gets a connection only if it is most unlikely that the server is closing it.
-    pub fn take(&self, server: ServerId, repeatable: bool) -> Option<UpstreamConnection> {
-        self.idle.borrow_mut().get_mut(&server)?.take(repeatable)
+    pub fn take(&self, server: ServerId, owner: Option<OwnerId>, repeatable: bool) -> Option<UpstreamConnection> {
+        self.idle.borrow_mut().get_mut(&server)?.take(owner, repeatable)
     }
 
     /// Keeps an idle connection for reuse, as far as its server's limits allow that. `announced` is the time for which the

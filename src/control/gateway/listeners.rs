@@ -171,6 +171,7 @@ impl ListenerSet {
         let live = Arc::new(LiveListener {
             id: ListenerId(self.next_id),
             name: config.name.as_str().into(),
+            configured: config.address.clone(),
             address: socket.socket().address().unwrap_or_else(|| config.address.clone()),
             counters: Arc::new(PerWorker::new(self.workers)),
         });
@@ -186,8 +187,8 @@ impl ListenerSet {
         if *listener.live.name != *config.name {
             let counters = Arc::clone(&listener.live.counters);
             let LiveListener { id, ref address, .. } = *listener.live;
-            let (name, address) = (config.name.as_str().into(), address.clone());
-            listener.live = Arc::new(LiveListener { id, name, address, counters });
+            let (name, configured, address) = (config.name.as_str().into(), config.address.clone(), address.clone());
+            listener.live = Arc::new(LiveListener { id, name, configured, address, counters });
         }
     }
 

@@ -51,17 +51,21 @@ enum Rest {
 }
 
 impl Exchange {
-    /// Connects to the first of `targets` that accepts; each has its share of `timeout`.
+    /// Connects to the first of `targets` that accepts, and sends `start`; each has its share of `timeout`.
     ///
     /// # Errors
     /// The failure at the last one.
-    pub(super) async fn open(targets: &[SocketAddress], timeout: Duration) -> Result<Self, CheckError> {
+    pub(super) async fn open(
+        targets: &[SocketAddress],
+        start: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<Self, CheckError> {
         let deadline = Instant::now() + timeout;
         let mut failure = CheckError::Unresolved;
         for (target, left) in targets.iter().zip((1..=targets.len()).rev()) {
             let now = Instant::now();
             let share = deadline.saturating_duration_since(now).div_f64(left as f64);
-            match timeout_at(now + share, connect(target)).await {
+            match timeout_at(now + share, connect(target, start)).await {
                 Ok(Ok(stream)) => {
                     return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
                 }
@@ -242,10 +246,13 @@ impl From<Framing> for Rest {
     }
 }
 
-async fn connect(target: &SocketAddress) -> io::Result<Socket> {
-    let stream = connect::connect(target).await?;
+async fn connect(target: &SocketAddress, start: Option<&[u8]>) -> io::Result<Socket> {
+    let mut stream = connect::connect(target).await?;
     if stream.is_connected_to_itself() {
         return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    if let Some(start) = start {
+        stream.write_all(start).await?;
     }
     Ok(stream)
 }

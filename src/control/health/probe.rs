@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::config::{Address, CheckMethod, HealthConfig, HealthKind, LOCALHOST, PoolConfig, SocketAddress};
+use crate::config::{
+    Address, CheckMethod, HealthConfig, HealthKind, LOCALHOST, PoolConfig, ProxyHeaderVersion, SocketAddress,
+};
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::exchange::Exchange;
 use crate::live::server::Server;
+use crate::proxy_protocol::{self, HeaderSubject};
 use crate::transport::connect::Targets;
 
 const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
@@ -22,6 +25,8 @@ pub struct CheckRule {
     memory: String,
     expect: String,
     body: String,
+    /// The version of the PROXY header that servers get, if any.
+    proxy_header: Option<ProxyHeaderVersion>,
 }
 
 /// The result of a check.
@@ -48,6 +53,8 @@ impl CheckRule {
             memory: shown("memory", config.memory.as_deref().unwrap_or_default()),
             expect: shown("expect", &config.expect.to_string()),
             body: shown("body", config.body.as_deref().unwrap_or_default()),
+            // A port of its own is hardly one that needs the header.
+            proxy_header: pool.upstream.proxy_protocol.filter(|_| config.port == 0),
             config,
         }
     }
@@ -192,7 +199,8 @@ fn notice(rule: &CheckRule, status: u16) -> String {
 /// Connects at the first of the server's addresses that accepts, as requests do. At a port of its own, that says nothing
 /// about the address that requests use.
 async fn connect(server: &Server, rule: &CheckRule) -> Result<Exchange, CheckError> {
-    let connected = Exchange::open(&rule.targets(server), rule.config.timeout).await;
+    let start = rule.proxy_header.map(|version| proxy_protocol::write(version, HeaderSubject::Own));
+    let connected = Exchange::open(&rule.targets(server), start.as_deref(), rule.config.timeout).await;
     match connected.as_ref().map(Exchange::peer) {
         Ok(Some(peer)) if rule.config.port == 0 => server.connected_to(peer),
         Ok(_) => {}

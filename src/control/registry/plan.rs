@@ -279,6 +279,7 @@ impl RegistryPlan {
             routes: Arc::clone(&self.routes),
             unrouted: Arc::clone(&self.unrouted),
             table: Arc::clone(&self.table),
+            sends_proxy_headers: self.config.pools.iter().any(|pool| pool.upstream.proxy_protocol.is_some()),
         }
     }
 }

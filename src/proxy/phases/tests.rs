@@ -174,6 +174,7 @@ fn client() -> Client {
     let listener = LiveListener {
         id: ListenerId(1),
         name: "web".into(),
+        configured: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
         address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
         counters: Arc::new(PerWorker::new(1)),
     };

@@ -33,7 +33,7 @@ use self::wait::WaitOutcome;
 use crate::config::problem::Reason;
 use crate::config::schema;
 use crate::config::units::parse_duration;
-use crate::config::{Address, file};
+use crate::config::{Address, SocketAddress, file};
 use crate::control::reload::reader::env;
 use crate::control::reload::source::Source;
 use crate::telemetry::logs::in_colour;
@@ -304,7 +304,10 @@ fn admin_source<'a>(file: &'a Path, config: &'a Path) -> &'a Path {
 
 /// The admin address in the configuration at `config`, even if that configuration is invalid.
 fn admin_of(config: &Path) -> Address {
-    Address::Ip(file::admin(&Source::new(config).read(&env).files, &env).address)
+    match file::admin(&Source::new(config).read(&env).files, &env).address {
+        SocketAddress::Ip(address) => Address::Ip(address),
+        SocketAddress::Unix(path) => Address::Unix(path),
+    }
 }
 
 /// Waits for `file`, or for standard input in place of `config`.

@@ -264,7 +264,9 @@ fn listeners_are_shown_with_their_bound_address() {
     let listener = lb::live::listener::LiveListener {
         id: lb::live::listener::ListenerId(1),
         name: "web".into(),
-        address: ([0, 0, 0, 0], 8080).into(),
+        configured: std::net::SocketAddr::from(([0, 0, 0, 0], 8080)).into(),
+        address: std::net::SocketAddr::from(([0, 0, 0, 0], 8080)).into(),
+        rules: Arc::default(),
         counters: lb::live::counters::PerWorker::new(support::WORKERS).into(),
     };
     listener.counters.of(1).opened.add(3);

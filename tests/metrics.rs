@@ -54,7 +54,9 @@ fn busy() -> Fixture {
     let listener = LiveListener {
         id: ListenerId(1),
         name: "web".into(),
-        address: ([127, 0, 0, 1], 8080).into(),
+        configured: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+        rules: Arc::default(),
         counters: lb::live::counters::PerWorker::new(WORKERS).into(),
     };
     listener.counters.of(0).opened.add(5);

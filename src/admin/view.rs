@@ -3,7 +3,6 @@
 mod certificate;
 mod server;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +13,7 @@ pub(super) use self::certificate::{CertificateView, certificates, certificates_f
 pub(super) use self::server::{ServerView, servers, servers_of};
 
 use crate::config::problem::ProblemJson;
-use crate::config::{self, Address, Algorithm, Config, HostPattern};
+use crate::config::{self, Address, Algorithm, Config, HostPattern, SocketAddress};
 use crate::live::availability::{Availability, PoolUse};
 use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Status};
@@ -165,13 +164,13 @@ impl<'a> RouteView<'a> {
 #[derive(Serialize)]
 pub(super) struct ListenerView<'a> {
     name: &'a str,
-    address: SocketAddr,
+    address: &'a SocketAddress,
     connections: u64,
 }
 
 impl<'a> ListenerView<'a> {
     pub(super) fn new(listener: &'a LiveListener) -> Self {
-        Self { name: &listener.name, address: listener.address, connections: listener.connections() }
+        Self { name: &listener.name, address: &listener.address, connections: listener.connections() }
     }
 }
 

@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 32] = [
+pub const TARGETS: [&str; 34] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -61,6 +61,8 @@ pub const TARGETS: [&str; 32] = [
     "lb::worker",
     "lb::worker::client_limit",
     "lb::worker::fd_limit",
+    "lb::worker::proxy_header",
+    "lb::worker::socket::file",
 ];
 
 /// Libraries that log.

@@ -12,7 +12,7 @@ use crate::config::file::subject::{Subject, locate};
 use crate::config::problem::{Problem, Reason};
 use crate::config::references::Role;
 use crate::config::source::SourceFile;
-use crate::config::{Address, Config, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
+use crate::config::{Address, Config, LOCALHOST, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
 use crate::control::certificates::in_force::FilesInForce;
 use crate::tls::certificate::parse_chain;
 use crate::tls::client::{PoolTls, PoolTlsParts, Roots, server_name};
@@ -164,6 +164,7 @@ pub fn host(address: &Address) -> String {
     match address {
         Address::Ip(address) => address.ip().to_string(),
         Address::Name(name, _) => name.clone(),
+        Address::Unix(_) => LOCALHOST.to_owned(),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub table: Arc<RouteTable>,
     /// `None` if no listener uses TLS.
     pub tls: Option<Arc<TlsState>>,
+    /// Whether servers of any pool get PROXY headers, which have the address that a client has connected to.
+    pub sends_proxy_headers: bool,
 }
 
 /// A file of a configuration, identified by its content.
@@ -71,6 +73,12 @@ pub struct Hold {
 }
 
 impl Snapshot {
+    /// The configuration of a listener, unless an edit has removed it.
+    #[must_use]
+    pub fn listener(&self, live: &LiveListener) -> Option<&ListenerConfig> {
+        self.config.listeners.iter().find(|listener| listener.address == live.configured)
+    }
+
     /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]
@@ -87,13 +95,6 @@ impl Snapshot {
     #[must_use]
     pub fn serving(&self, index: usize) -> &Arc<Pool> {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
-    }
-
-    /// The configuration of a listener; `None` if it is no longer configured.
-    #[must_use]
-    pub fn listener(&self, listener: &LiveListener) -> Option<&ListenerConfig> {
-        let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
-        self.config.listeners.iter().find(is_it)
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

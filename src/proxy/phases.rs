@@ -21,6 +21,7 @@ use crate::proxy::exchange::AttemptPlan;
 use crate::proxy::headers::hop_by_hop;
 use crate::proxy::local::Reply;
 use crate::proxy::record::RouteMatch;
+use crate::transport::ClientAddress;
 
 /// Validates the head of a request: its framing, host and target.
 ///
@@ -120,7 +121,7 @@ pub fn rewrite(
     length: BodyLength,
     target: ServerTarget,
     rules: &RequestRules<'_>,
-) -> (AttemptPlan, std::net::IpAddr) {
+) -> (AttemptPlan, ClientAddress) {
     let version = head.version;
     let expects_continue = expectations(head).next().is_some();
     let headers = &mut head.headers;
@@ -129,7 +130,7 @@ pub fn rewrite(
         headers.set(HeaderName::Host, host.as_bytes());
     } else if !headers.has(HeaderName::Host) {
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
-        headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
+        headers.add(HeaderName::Host, rules.client.listener.address.host().as_bytes());
     }
     let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
     let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);

@@ -83,7 +83,7 @@ fn run_phases<'c>(
 /// Ends the phases with a response of our own. The client's address is known although its headers are not rewritten.
 fn early<'c>(mut record: RequestRecord<'c>, reply: Reply) -> Box<(RequestRecord<'c>, Reply)> {
     let proxy = &record.snapshot.config.proxy;
-    let (headers, peer) = (&record.head.headers, record.client.peer.ip());
+    let (headers, peer) = (&record.head.headers, record.client.peer.address());
     record.client_address = forwarded::client_address(headers, proxy.forwarded, peer, &proxy.trusted_proxies);
     Box::new((record, reply))
 }

@@ -1,10 +1,8 @@
 //! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
-mod secure;
+mod open;
 
-use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,22 +19,22 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
 use crate::tls::server::ListenerTls;
-use crate::transport::Transport;
+use crate::transport::{Peer, Socket, Transport};
 use crate::worker::WorkerPlace;
 use crate::worker::linger::Linger;
 
 /// A client connection with its timeouts.
 #[derive(Debug)]
 pub struct Connection {
-    context: Rc<Context>,
-    client: Client,
-    slot: Registered<ConnectionSlot>,
+    pub(super) context: Rc<Context>,
+    pub(super) client: Client,
+    pub(super) slot: Registered<ConnectionSlot>,
     /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
     /// The connection's place among those of its worker, if it has one.
     place: Option<WorkerPlace>,
-    /// The rules that a client with TLS was admitted by, and the generation in which they were last compared.
-    tls: RefCell<Option<(Arc<ListenerTls>, u64)>>,
+    /// The rules that a client with TLS was admitted by.
+    tls: Option<Arc<ListenerTls>>,
 }
 
 /// How a connection ends after its last request.
@@ -53,26 +51,42 @@ enum Last {
 impl Connection {
     /// A connection that a listener has just accepted.
     #[must_use]
-    pub fn new(
-        context: Rc<Context>,
-        listener: Arc<LiveListener>,
-        peer: SocketAddr,
-        place: Option<WorkerPlace>,
-    ) -> Self {
+    pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: Peer, place: Option<WorkerPlace>) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, place, tls: RefCell::default() }
+        Self { client: Client::plain(listener, peer), context, slot, timer, place, tls: None }
     }
 
-    /// Serves HTTP/1 to the end of the connection.
+    /// Receives the PROXY header and makes the TLS handshake, as far as the listener's rules say, and serves the connection
+    /// to its end.
     ///
     /// An `async` block, because the future of an `async fn` has room for its arguments twice.
     #[allow(clippy::manual_async_fn, reason = "see above")]
-    pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
+    pub fn accept(mut self, socket: Socket) -> impl Future<Output = ()> {
         async move {
-            let mut http = ServerConnection::new(transport);
+            let http = ServerConnection::new(Transport::Plain(socket));
+            self.note_destination(&http);
+            let rules = self.client.listener.rules.load_full();
+            let http = if rules.is_plain() {
+                http
+            } else {
+                // In memory of its own, so that other connections are not larger for it.
+                match Box::pin(self.open(http, &rules)).await {
+                    Some(http) => http,
+                    None => return,
+                }
+            };
+            drop(rules);
+            self.serve(http).await;
+        }
+    }
+
+    /// Serves HTTP/1 to the end of the connection.
+    #[allow(clippy::manual_async_fn, reason = "as for `accept`")]
+    pub fn serve(self, mut http: ServerConnection) -> impl Future<Output = ()> {
+        async move {
             let last = {
                 let mut requests = pin!(self.requests(&mut http));
                 poll_fn(|context| match self.slot.poll(context) {
@@ -174,6 +188,9 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.client.listener.counters.of(self.context.worker).closed.add(1);
+        if let Some(owner) = self.client.owner() {
+            self.context.upstreams.close_own(owner);
+        }
     }
 }
 
@@ -187,7 +204,7 @@ mod tests {
             size_of::<F>()
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
-        let task = size(Connection::serve);
-        assert!(entries + task < 896, "{entries} and {task} bytes");
+        let task = size(Connection::accept);
+        assert!(entries + task <= 896, "{entries} and {task} bytes");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::mem;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -16,7 +15,7 @@ use crate::config::guard::guards;
 use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, PoolConfig, SocketMode};
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
 use crate::control::certificates::shown::tls_state;
 use crate::control::registry::RegistryPlan;
@@ -27,7 +26,7 @@ use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::telemetry::access_log::NewOutput;
-use crate::worker::socket::{BindError, BoundSocket};
+use crate::worker::socket::{BindError, BoundSocket, OpenSocket};
 
 /// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
 /// discards the edit and closes its sockets.
@@ -178,10 +177,11 @@ impl Gateway {
 
     /// Binds the addresses that `config` adds. No client notices.
     pub(super) fn bind(&self, config: &Config, sources: &Sources) -> Result<BoundAddresses, NotApplied> {
-        let (address, admin) = (config.admin.address, &self.outputs.admin);
+        let (address, admin) = (&config.admin.address, &self.outputs.admin);
         let listeners = self.running.listeners.bind(&config.listeners, admin.moving(address));
         let making_way = self.making_way_for_admin(config);
-        let admin = admin.moving(address).map(|_| BoundSocket::bind(address, &making_way)).transpose();
+        let admin =
+            admin.moving(address).map(|_| BoundSocket::bind(address, SocketMode::default(), &making_way)).transpose();
         both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
     }
 
@@ -192,15 +192,15 @@ impl Gateway {
         config: &Config,
         sources: &Sources,
     ) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
-        let moving = self.outputs.admin.moving(config.admin.address);
+        let moving = self.outputs.admin.moving(&config.admin.address);
         let listeners = self.running.listeners.listen(listeners, &config.listeners, moving);
         let making_way = self.making_way_for_admin(config);
         let admin = admin.map(|bound| NewAdminSocket::listen(bound, &making_way)).transpose();
         both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
     }
 
-    fn making_way_for_admin(&self, config: &Config) -> Vec<&TcpListener> {
-        let address = config.admin.address;
+    fn making_way_for_admin<'a>(&'a self, config: &'a Config) -> Vec<&'a OpenSocket> {
+        let address = &config.admin.address;
         let listeners = self.running.listeners.making_way(address, &config.listeners);
         listeners.chain(self.outputs.admin.making_way(address)).collect()
     }
@@ -244,7 +244,9 @@ impl Gateway {
     pub(super) fn commit_listeners(&mut self, sockets: NewSockets) {
         let (config, running) = (&self.config, &mut self.running);
         let drain = config.timeouts.drain;
-        running.listeners.commit(sockets, &config.listeners, &running.worker_pool, drain, Instant::now());
+        let snapshot = self.state.snapshot.load();
+        let listeners = (&*config.listeners, snapshot.tls.as_deref());
+        running.listeners.commit(sockets, listeners, &running.worker_pool, drain, Instant::now());
         self.state.set_listeners(running.listeners.live(&config.listeners));
     }
 

@@ -14,10 +14,10 @@ use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, log_file, pending, record};
 use crate::admin;
-use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
+use crate::config::{Config, SocketMode};
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
 use crate::control::certificates::shown::tls_state;
 use crate::control::health::checker::{Checker, StateChange};
@@ -208,7 +208,8 @@ fn bind(
         let problems = errors.iter().map(|error| pending::bind_problem(files, config, error)).collect();
         StartError::Bind(errors, problems)
     };
-    let bound = (listeners.bind(&config.listeners, None), BoundSocket::bind(config.admin.address, &[]));
+    let bound =
+        (listeners.bind(&config.listeners, None), BoundSocket::bind(&config.admin.address, SocketMode::default(), &[]));
     let (sockets, admin) = both(bound).map_err(failed)?;
     let listening = (listeners.listen(sockets, &config.listeners, None), NewAdminSocket::listen(admin, &[]));
     let (sockets, admin) = both(listening).map_err(failed)?;

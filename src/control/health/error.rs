@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::config::SocketAddress;
 use crate::config::units::format_duration;
 use crate::http1::client::BadResponse;
 use crate::tls::failure::{TlsError, TlsFailure};
@@ -16,13 +16,13 @@ pub enum CheckError {
     /// The server's host name has not been resolved.
     Unresolved,
     /// Connecting to this address failed.
-    Connect(SocketAddr, io::Error),
+    Connect(SocketAddress, io::Error),
     /// This address did not accept the connection within this time.
-    ConnectTimeout(SocketAddr, Duration),
+    ConnectTimeout(SocketAddress, Duration),
     /// The TLS handshake failed.
     Tls(TlsError),
     /// The TLS handshake with this address did not end within this time.
-    HandshakeTimeout(SocketAddr, Duration),
+    HandshakeTimeout(SocketAddress, Duration),
     /// The request, as a method and a path, and the fault of its response.
     Response { request: String, fault: ResponseFault },
 }
@@ -168,8 +168,8 @@ impl fmt::Display for ResponseFault {
 mod tests {
     use super::*;
 
-    fn address() -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 8081))
+    fn address() -> SocketAddress {
+        std::net::SocketAddr::from(([127, 0, 0, 1], 8081)).into()
     }
 
     fn response(fault: ResponseFault) -> CheckError {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::SocketAddress;
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::stream::{CheckStream, tls_failure};
 use crate::http1::chunked::Decoder;
@@ -17,6 +17,7 @@ use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
 use crate::http1::framing::{self, BadFraming, Framing, Sender};
 use crate::http1::head::ResponseHead;
 use crate::tls::client::UpstreamTls;
+use crate::transport::{Socket, connect};
 
 /// The most of a body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -52,13 +53,14 @@ enum Rest {
 }
 
 impl Exchange {
-    /// Connects to the first of `targets` that accepts, and makes the TLS handshake with it, if there is one; each has its
-    /// share of `timeout`.
+    /// Connects to the first of `targets` that accepts, sends `start`, and makes the TLS handshake, if there is one; each has
+    /// its share of `timeout`.
     ///
     /// # Errors
     /// The failure at the last one.
     pub(super) async fn open(
-        targets: &[SocketAddr],
+        targets: &[SocketAddress],
+        start: Option<&[u8]>,
         tls: Option<&UpstreamTls>,
         timeout: Duration,
     ) -> Result<Self, CheckError> {
@@ -67,14 +69,14 @@ impl Exchange {
         for (target, left) in targets.iter().zip((1..=targets.len()).rev()) {
             let now = Instant::now();
             let share = deadline.saturating_duration_since(now).div_f64(left as f64);
-            let stream = match timeout_at(now + share, connect(*target)).await {
+            let stream = match timeout_at(now + share, connect(target, start)).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
-                    failure = CheckError::Connect(*target, error);
+                    failure = CheckError::Connect(target.clone(), error);
                     continue;
                 }
                 Err(_) => {
-                    failure = CheckError::ConnectTimeout(*target, timeout);
+                    failure = CheckError::ConnectTimeout(target.clone(), timeout);
                     continue;
                 }
             };
@@ -83,7 +85,7 @@ impl Exchange {
                 // Requests use this address too, so no other one is tried.
                 Some(tls) => match timeout_at(now + share, CheckStream::with_tls(stream, tls)).await {
                     Ok(stream) => stream.map_err(CheckError::Tls)?,
-                    Err(_) => return Err(CheckError::HandshakeTimeout(*target, timeout)),
+                    Err(_) => return Err(CheckError::HandshakeTimeout(target.clone(), timeout)),
                 },
             };
             return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
@@ -91,9 +93,9 @@ impl Exchange {
         Err(failure)
     }
 
-    /// The address of the server.
+    /// The address of the server; `None` for a Unix socket.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.stream.peer_address()
     }
 
     /// Sends a request with this method, and returns the status of its response as soon as the head has arrived.
@@ -267,11 +269,13 @@ impl From<Framing> for Rest {
     }
 }
 
-async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(target).await?;
-    // If nothing listens on a local port, the kernel may assign that very port to our end, which then connects to itself.
-    if stream.local_addr().is_ok_and(|local| stream.peer_addr().is_ok_and(|peer| local == peer)) {
+async fn connect(target: &SocketAddress, start: Option<&[u8]>) -> io::Result<Socket> {
+    let mut stream = connect::connect(target).await?;
+    if stream.is_connected_to_itself() {
         return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    if let Some(start) = start {
+        stream.write_all(start).await?;
     }
     Ok(stream)
 }

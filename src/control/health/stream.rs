@@ -7,23 +7,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::tls::client::UpstreamTls;
 use crate::tls::failure::{TlsError, TlsFailure};
+use crate::transport::Socket;
 
 /// A connection to a server.
 #[derive(Debug)]
 pub(super) enum CheckStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl CheckStream {
     /// Makes the handshake of a new connection, without resuming a session: the server's certificate is verified each time.
-    pub(super) async fn with_tls(stream: TcpStream, tls: &UpstreamTls) -> Result<Self, TlsError> {
+    pub(super) async fn with_tls(stream: Socket, tls: &UpstreamTls) -> Result<Self, TlsError> {
         let connector = TlsConnector::from(Arc::clone(tls.for_check()));
         let connected = connector.connect(tls.name().clone(), stream).await;
         connected.map(|stream| Self::Tls(Box::new(stream))).map_err(|error| match tls_error(&error) {
@@ -32,10 +32,10 @@ impl CheckStream {
         })
     }
 
-    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
+    pub(super) fn peer_address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Plain(stream) => stream.peer_addr(),
-            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
+            Self::Plain(stream) => stream.peer_address(),
+            Self::Tls(stream) => stream.get_ref().0.peer_address(),
         }
     }
 }

@@ -300,6 +300,7 @@ impl RegistryPlan {
             unrouted: Arc::clone(&self.unrouted),
             table: Arc::clone(&self.table),
             tls: None,
+            sends_proxy_headers: self.config.pools.iter().any(|pool| pool.upstream.proxy_protocol.is_some()),
         }
     }
 }

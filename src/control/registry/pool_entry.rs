@@ -170,6 +170,7 @@ impl PoolEntry {
     pub(super) fn set_idle_limits(&self) {
         for server in &self.servers {
             server.set_idle_limits(&self.config.upstream);
+            server.set_proxy_header(self.config.upstream.proxy_protocol);
             if self.config.health.kind == HealthKind::None {
                 // No check will.
                 server.allow_idle();

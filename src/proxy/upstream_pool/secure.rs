@@ -34,7 +34,7 @@ pub(super) struct FailureLog(RefCell<FxHashMap<ServerId, (TlsFailure, Instant)>>
 impl FailureLog {
     /// Logs why there is no TLS with a server, unless that has just been logged.
     #[cold]
-    pub(super) fn log(&self, server: &Server, tls: &UpstreamTls, peer: SocketAddr, error: &TlsError) {
+    pub(super) fn log(&self, server: &Server, tls: &UpstreamTls, peer: Option<SocketAddr>, error: &TlsError) {
         let now = Instant::now();
         let mut logged = self.0.borrow_mut();
         if logged.len() >= MAX_SERVERS {
@@ -49,7 +49,8 @@ impl FailureLog {
             return;
         }
         let (pool, name) = (&server.key.pool, tls.name().to_str());
+        let address = peer.map_or_else(|| server.key.address.to_string(), |peer| peer.to_string());
         let hint = error.failure.hint();
-        tracing::warn!(%pool, server = %server.key.name, address = %peer, %name, reason = %error, hint, "no TLS with the server");
+        tracing::warn!(%pool, server = %server.key.name, %address, %name, reason = %error, hint, "no TLS with the server");
     }
 }

@@ -1,12 +1,11 @@
-//! The TLS handshake of a client: reads its hello, finds the listener's rules, and chooses the protocol.
+//! The start of a client connection: its PROXY header and its TLS handshake.
 
 use std::pin::pin;
 
 use super::*;
-use crate::config::HttpProtocol;
-use crate::live::listener::HandshakeResult;
+use crate::live::listener::{HandshakeResult, ListenerRules};
 use crate::tls::hello::FirstBytes;
-use crate::tls::server::{DECODE_ERROR, UNRECOGNIZED_NAME, alpn};
+use crate::tls::server::{DECODE_ERROR, UNRECOGNIZED_NAME};
 use crate::transport::handshake::{self, HandshakeError};
 use crate::transport::{Socket, TlsTransport};
 use crate::worker::handshakes;
@@ -23,40 +22,38 @@ enum Failed {
 }
 
 impl Connection {
-    /// Serves a client of a listener with TLS to the end of the connection.
-    #[allow(clippy::manual_async_fn, reason = "as for Connection::serve")]
-    pub fn serve_tls(mut self, socket: Socket) -> impl Future<Output = ()> {
-        async move {
-            let Some(transport) = Box::pin(self.admit(socket)).await else { return };
-            let listener = Arc::clone(&self.client.listener);
-            let certificates = transport.session().peer_certificates().unwrap_or_default().to_vec();
-            self.client = Client::secure(listener, self.client.peer, &certificates);
-            let protocol = protocol(&transport);
-            let transport = Transport::Tls(Box::new(transport));
-            match protocol {
-                HttpProtocol::Http1 | HttpProtocol::Http2 => self.serve(transport).await,
-            }
+    /// Receives the PROXY header and makes the TLS handshake, as far as `rules` say. `None` if the connection has ended.
+    pub(super) async fn open(&mut self, mut http: ServerConnection, rules: &ListenerRules) -> Option<ServerConnection> {
+        if rules.proxy_protocol && !self.proxy_header(&mut http).await {
+            return None;
+        }
+        match &rules.tls {
+            None => Some(http),
+            Some(tls) => self.secure(http, tls).await.map(ServerConnection::new),
         }
     }
 
     /// Performs the handshake within its timeout, and counts its result.
-    async fn admit(&self, socket: Socket) -> Option<TlsTransport> {
-        self.slot.wait(ConnectionPhase::New, self.context.snapshot().config.timeouts.tls_handshake);
+    async fn secure(&mut self, http: ServerConnection, tls: &Arc<ListenerTls>) -> Option<Transport> {
+        self.slot.wait(ConnectionPhase::Handshake, self.context.snapshot().config.timeouts.tls_handshake);
         let result = {
-            let mut handshake = pin!(self.handshake(socket));
+            let mut handshake = pin!(self.handshake(http, tls));
             poll_fn(|context| match self.slot.poll(context) {
                 Poll::Ready(_) => Poll::Ready(Err(Failed::Close(HandshakeResult::Timeout))),
                 Poll::Pending => handshake.as_mut().poll(context),
             })
             .await
         };
-        let counters = self.client.listener.counters.of(self.context.worker);
+        let counters = Arc::clone(&self.client.listener.counters);
+        let counters = counters.of(self.context.worker);
         match result {
             Ok(transport) => {
                 let resumed = transport.session().is_resumed();
                 counters.handshake(if resumed { HandshakeResult::Resumed } else { HandshakeResult::Ok });
                 self.slot.wait(ConnectionPhase::New, self.context.snapshot().config.timeouts.request_header);
-                Some(transport)
+                self.client.secure(transport.session().peer_certificates().unwrap_or_default());
+                self.tls = Some(Arc::clone(tls));
+                Some(Transport::Tls(Box::new(transport)))
             }
             Err(Failed::Close(result)) => {
                 counters.handshake(result);
@@ -70,10 +67,10 @@ impl Connection {
         }
     }
 
-    async fn handshake(&self, socket: Socket) -> Result<TlsTransport, Failed> {
-        let (socket, received, hello) = self.first_bytes(socket).await?;
+    async fn handshake(&self, http: ServerConnection, rules: &Arc<ListenerTls>) -> Result<TlsTransport, Failed> {
+        let (socket, received, hello) = self.first_bytes(http).await?;
         let log = |reason: &dyn std::fmt::Display| {
-            let (listener, client) = (&self.client.listener.name, self.client.peer);
+            let (listener, client) = (&self.client.listener.name, self.client.peer.address());
             tracing::debug!(%listener, %client, "a TLS handshake failed; {reason}");
         };
         let hello = match hello {
@@ -87,13 +84,10 @@ impl Connection {
                 return Err(Failed::Tell(HandshakeResult::Invalid, socket, &DECODE_ERROR));
             }
         };
-        let (rules, generation, limit) = {
-            let snapshot = self.context.snapshot();
-            let rules = snapshot.tls.as_ref().and_then(|tls| tls.listener(&self.client.listener)).cloned();
+        let limit = {
             let workers = self.place.as_ref().map_or(1, WorkerPlace::workers);
-            (rules, snapshot.generation, handshakes::per_worker(snapshot.config.limits.handshakes, workers))
+            handshakes::per_worker(self.context.snapshot().config.limits.handshakes, workers)
         };
-        let Some(rules) = rules else { return Err(Failed::Close(HandshakeResult::Failed)) };
         let Some(config) = rules.accept(&hello).cloned() else {
             match &hello.server_name {
                 Some(name) => log(&format_args!("no certificate is for {name:?}")),
@@ -114,14 +108,13 @@ impl Connection {
             log(&error);
             Failed::Close(failure(&error))
         })?;
-        self.tls.replace(Some((rules, generation)));
         Ok(transport)
     }
 
     /// Reads the client's hello.
-    async fn first_bytes(&self, socket: Socket) -> Result<(Socket, Vec<u8>, FirstBytes), Failed> {
-        let (transport, mut received) = (Transport::Plain(socket), Vec::new());
-        let mut hello = FirstBytes::Incomplete;
+    async fn first_bytes(&self, http: ServerConnection) -> Result<(Socket, Vec<u8>, FirstBytes), Failed> {
+        let (transport, mut received) = http.into_parts();
+        let mut hello = FirstBytes::read(&received);
         while hello == FirstBytes::Incomplete {
             if !matches!(transport.read(&mut received, &self.context.resources.buffers).await, Ok(1..)) {
                 return Err(Failed::Close(HandshakeResult::Closed));
@@ -153,17 +146,11 @@ impl Connection {
 
     /// Makes the next response the last if an edit has changed the rules that the client was admitted by.
     pub(super) fn check_rules(&self) {
-        let mut tls = self.tls.borrow_mut();
-        let Some((rules, generation)) = &mut *tls else { return };
-        let snapshot = self.context.snapshot();
-        if snapshot.generation == *generation {
-            return;
-        }
-        let current = snapshot.tls.as_ref().and_then(|tls| tls.listener(&self.client.listener));
-        if current.is_some_and(|current| current.admits_like(rules)) {
-            *generation = snapshot.generation;
-        } else {
-            self.slot.closing.set(true);
+        if let Some(admitted) = &self.tls {
+            let rules = self.client.listener.rules.load();
+            if !rules.tls.as_ref().is_some_and(|tls| Arc::ptr_eq(tls, admitted) || tls.admits_like(admitted)) {
+                self.slot.closing.set(true);
+            }
         }
     }
 }
@@ -175,13 +162,5 @@ fn failure(error: &HandshakeError) -> HandshakeResult {
             HandshakeResult::ClientCertificate
         }
         HandshakeError::Tls(_) => HandshakeResult::Failed,
-    }
-}
-
-/// The protocol that was agreed on: HTTP/1.1 with a client that does not negotiate.
-fn protocol(transport: &TlsTransport) -> HttpProtocol {
-    match transport.session().alpn() {
-        Some(name) if name == alpn(HttpProtocol::Http2) => HttpProtocol::Http2,
-        _ => HttpProtocol::Http1,
     }
 }

@@ -169,7 +169,7 @@ pub(super) fn print_invalid(
 
 /// The notes about the configuration and the certificates that it refers to.
 fn all_notes(config: &Config, referenced: &FilesInForce, sources: &Sources) -> Vec<Note> {
-    let tls = tls_state(config, referenced);
+    let tls = tls_state(config, referenced, None);
     let certificates = tls::warnings(config, tls.as_deref(), SystemTime::now());
     notes(config, &sources.unmatched).into_iter().chain(certificates.into_iter().map(Note::new)).collect()
 }

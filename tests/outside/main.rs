@@ -45,6 +45,7 @@ mod request;
 mod resets;
 mod resources;
 mod retry_statuses;
+mod rotation;
 mod secrets;
 mod server_down;
 mod server_edit;

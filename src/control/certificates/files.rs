@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject as _;
+
 use crate::config::Config;
 use crate::config::problem::Reason;
 use crate::config::references::{Reference, ReferenceFile, Role};
 use crate::config::source::SourceFile;
-use crate::control::reload::source::{read_referenced, referenced_matches};
+use crate::control::reload::source::referenced::{read_referenced, referenced_matches};
 use crate::control::reload::trail::Trail;
 use crate::tls::certificate::{Certificate, PairFile, parse_chain};
 
@@ -241,11 +244,22 @@ fn parse(reference: &Reference, files: &[Result<SourceFile, Reason>]) -> Result<
 fn check(role: Role, file: &SourceFile) -> Result<(), Reason> {
     match role {
         Role::ClientCa | Role::UpstreamCa => parse_chain(&file.bytes).map(drop),
+        Role::ClientCrl => parse_crl(&file.bytes),
         Role::TicketKey if file.bytes.len() < 32 => {
             Err(Reason::new(format!("a ticket key has at least 32 bytes, and this one has {}", file.bytes.len()))
                 .hint("create one with `openssl rand -out FILE 48`"))
         }
         _ => Ok(()),
+    }
+}
+
+fn parse_crl(text: &[u8]) -> Result<(), Reason> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    match lists {
+        Ok(lists) if !lists.is_empty() => Ok(()),
+        Ok(_) => Err(Reason::new("there is no revocation list in the file")
+            .hint("it has a section `-----BEGIN X509 CRL-----` for each; convert DER with `openssl crl -inform der`")),
+        Err(_) => Err(Reason::new("a section of the file is damaged").hint("copy the file again, as it was issued")),
     }
 }
 

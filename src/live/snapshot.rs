@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{Config, ListenerConfig};
+use crate::config::{Config, HttpsRedirect, ListenerConfig};
 use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
@@ -94,6 +94,14 @@ impl Snapshot {
     pub fn listener(&self, listener: &LiveListener) -> Option<&ListenerConfig> {
         let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
         self.config.listeners.iter().find(is_it)
+    }
+
+    /// Where a listener redirects everything to.
+    #[inline]
+    #[must_use]
+    pub fn redirect(&self, listener: &LiveListener) -> Option<HttpsRedirect> {
+        let redirects = self.config.listeners.iter().any(|config| config.redirect.is_some());
+        if redirects { self.listener(listener)?.redirect } else { None }
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
+use crate::http1::head::Headers;
 use crate::live::listener::LiveListener;
+use crate::proxy::headers::client_certificate;
 use crate::proxy::headers::forwarded::ClientHeaders;
 
 /// The facts about a client connection that do not depend on its protocol.
@@ -19,29 +21,24 @@ pub struct Client {
     pub scheme: &'static str,
     /// The headers that identify the client to servers.
     pub headers: ClientHeaders,
-    /// The client's certificates, its own first, which were verified. Empty without any.
-    pub certificates: Box<[CertificateDer<'static>]>,
+    /// The headers with the client's verified certificates, if servers get them.
+    pub certificate: Headers,
 }
 
 impl Client {
     /// A client without TLS.
     #[must_use]
     pub fn plain(listener: Arc<LiveListener>, peer: SocketAddr) -> Self {
-        Self::new(listener, peer, "http", &[])
+        Self::new(listener, peer, "http", Headers::new())
     }
 
-    /// A client with TLS, and the certificates that it has proved to own.
+    /// A client with TLS. `certificates` are those that servers get, its own first.
     #[must_use]
-    pub fn secure(listener: Arc<LiveListener>, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Self {
-        Self::new(listener, peer, "https", certificates)
+    pub fn secure(listener: Arc<LiveListener>, peer: SocketAddr, certificates: &[CertificateDer<'_>]) -> Self {
+        Self::new(listener, peer, "https", client_certificate::headers(certificates))
     }
 
-    fn new(
-        listener: Arc<LiveListener>,
-        peer: SocketAddr,
-        scheme: &'static str,
-        certificates: &[CertificateDer<'static>],
-    ) -> Self {
-        Self { listener, peer, scheme, headers: ClientHeaders::new(peer, scheme), certificates: certificates.into() }
+    fn new(listener: Arc<LiveListener>, peer: SocketAddr, scheme: &'static str, certificate: Headers) -> Self {
+        Self { listener, peer, scheme, headers: ClientHeaders::new(peer, scheme), certificate }
     }
 }

@@ -22,6 +22,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::live::availability::PoolUse;
 use crate::live::counters::{Histogram, HistogramTotal};
+use crate::live::listener::HandshakeResult;
 use crate::live::method;
 use crate::live::pool::{Member, Membership};
 use crate::live::reloads::Outcome;
@@ -164,6 +165,7 @@ impl Collector for StateCollector {
         families.push(retries(&snapshot));
         families.extend(pool_uses(&snapshot));
         families.push(client_connections(&self.state));
+        families.push(tls_handshakes(&self.state, &snapshot));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.process.iter().map(|metric| {
             let ProcessMetric { family, read } = metric;
@@ -266,6 +268,22 @@ fn client_connections(state: &State) -> MetricFamily {
         *open.entry(Arc::clone(&listener.name)).or_default() += listener.connections();
     }
     CLIENT_CONNECTIONS.of(open.iter().map(|(name, open)| CLIENT_CONNECTIONS.value(&[name], float(*open))))
+}
+
+fn tls_handshakes(state: &State, snapshot: &Snapshot) -> MetricFamily {
+    let mut counts = BTreeMap::<(Arc<str>, &str), u64>::new();
+    if snapshot.tls.is_some() {
+        for listener in state.listeners().iter() {
+            for result in HandshakeResult::ALL {
+                let count = listener.counters.sum(|set| set.handshakes[result as usize].get());
+                *counts.entry((Arc::clone(&listener.name), result.label())).or_default() += count;
+            }
+        }
+    }
+    TLS_HANDSHAKES.of(counts
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|((name, result), count)| TLS_HANDSHAKES.value(&[name, result], float(*count))))
 }
 
 fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {

@@ -54,6 +54,7 @@ mod status;
 mod sticky;
 mod timeouts;
 mod timing;
+mod tls;
 mod tracing;
 mod trailers;
 mod tunnels;

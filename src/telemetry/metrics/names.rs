@@ -46,6 +46,8 @@ pub const POOL_HOLDING: Family =
 pub const POOL_ROUTED: Family = gauge("lb_pool_routed", "1 if a route leads to the pool, else 0.", &["pool"]);
 pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
+pub const TLS_HANDSHAKES: Family =
+    counter("lb_tls_handshakes_total", "TLS handshakes of clients by result.", &["listener", "result"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(
     "lb_client_connections_limit",
     "Maximum open client connections: the configured limit, or as many as file descriptors allow if that is fewer.",

@@ -29,8 +29,16 @@ impl Connection {
         async move {
             let Some(transport) = Box::pin(self.admit(socket)).await else { return };
             let listener = Arc::clone(&self.client.listener);
-            let certificates = transport.session().peer_certificates().unwrap_or_default().to_vec();
-            self.client = Client::secure(listener, self.client.peer, &certificates);
+            let forwards = {
+                let snapshot = self.context.snapshot();
+                let tls = snapshot.listener(&listener).and_then(|config| config.tls.as_ref());
+                tls.is_some_and(|tls| tls.forward_client_certificate)
+            };
+            self.client = {
+                let session = transport.session();
+                let certificates = session.peer_certificates().filter(|_| forwards).unwrap_or_default();
+                Client::secure(listener, self.client.peer, certificates)
+            };
             let protocol = protocol(&transport);
             let transport = Transport::Tls(Box::new(transport));
             match protocol {

@@ -46,7 +46,7 @@ const FIRST_OF_ROUTE: [(Method, u16); 4] =
 const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 26] = [
+const STATE_METRICS: [&Family; 27] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -63,6 +63,7 @@ const STATE_METRICS: [&Family; 26] = [
     &POOL_HOLDING,
     &POOL_ROUTED,
     &CLIENT_CONNECTIONS,
+    &TLS_HANDSHAKES,
     &GENERATION,
     &LAST_RELOAD_SUCCESSFUL,
     &LAST_RELOAD_TIMESTAMP,

@@ -55,7 +55,7 @@ impl Tls {
                 }
             }
         });
-        let pool = servers(&[("s", server.address(), 1)]);
+        let pool = servers(&[("s", server.address, 1)]);
         let path = directory.path().join("lb.toml");
         let text = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\nprotocols = [\"http/1.1\"]\n{listener}\n\

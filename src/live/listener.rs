@@ -35,6 +35,8 @@ pub struct ListenerRules {
     pub proxy_protocol: bool,
     /// `None` if clients do not use TLS.
     pub tls: Option<Arc<ListenerTls>>,
+    /// Whether servers get the client's certificate.
+    pub forwards_certificate: bool,
 }
 
 impl ListenerRules {
@@ -42,7 +44,8 @@ impl ListenerRules {
     #[must_use]
     pub fn new(config: &ListenerConfig, tls: Option<&TlsState>) -> Self {
         let tls = tls.and_then(|tls| tls.listener(&config.address)).cloned();
-        Self { proxy_protocol: config.proxy_protocol, tls }
+        let forwards_certificate = config.tls.as_ref().is_some_and(|tls| tls.forward_client_certificate);
+        Self { proxy_protocol: config.proxy_protocol, tls, forwards_certificate }
     }
 
     /// Whether a connection begins with its first request.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{Config, ListenerConfig};
+use crate::config::{Config, HttpsRedirect, ListenerConfig};
 use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
@@ -95,6 +95,14 @@ impl Snapshot {
     #[must_use]
     pub fn serving(&self, index: usize) -> &Arc<Pool> {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
+    }
+
+    /// Where a listener redirects everything to.
+    #[inline]
+    #[must_use]
+    pub fn redirect(&self, listener: &LiveListener) -> Option<HttpsRedirect> {
+        let redirects = self.config.listeners.iter().any(|config| config.redirect.is_some());
+        if redirects { self.listener(listener)?.redirect } else { None }
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

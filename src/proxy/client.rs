@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
+use crate::http1::head::Headers;
 use crate::live::listener::LiveListener;
+use crate::proxy::headers::client_certificate;
 use crate::proxy::headers::forwarded::ClientHeaders;
 use crate::proxy_protocol::{Forwarding, HeaderSubject};
 use crate::transport::Peer;
@@ -23,8 +25,8 @@ pub struct Client {
     pub scheme: &'static str,
     /// The headers that identify the client to servers.
     pub headers: ClientHeaders,
-    /// The client's certificates, its own first, which were verified. Empty without any.
-    pub certificates: Box<[CertificateDer<'static>]>,
+    /// The headers with the client's verified certificates, if servers get them.
+    pub certificate: Headers,
     /// Set once something of it is known. Few clients need it, so it has memory of its own.
     toward_servers: OnceCell<Box<TowardServers>>,
 }
@@ -48,14 +50,14 @@ impl Client {
     pub fn plain(listener: Arc<LiveListener>, peer: Peer) -> Self {
         let scheme = "http";
         let headers = ClientHeaders::new(peer.address(), scheme);
-        Self { listener, peer, scheme, headers, certificates: Box::default(), toward_servers: OnceCell::new() }
+        Self { listener, peer, scheme, headers, certificate: Headers::new(), toward_servers: OnceCell::new() }
     }
 
-    /// Notes that it uses TLS, and the certificates that it has proved to own.
-    pub fn secure(&mut self, certificates: &[CertificateDer<'static>]) {
+    /// Notes that it uses TLS. `certificates` are those that servers get, its own first.
+    pub fn secure(&mut self, certificates: &[CertificateDer<'_>]) {
         self.scheme = "https";
         self.headers = ClientHeaders::new(self.peer.address(), self.scheme);
-        self.certificates = certificates.into();
+        self.certificate = client_certificate::headers(certificates);
     }
 
     /// Takes the addresses from a PROXY header.

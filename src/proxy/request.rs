@@ -2,6 +2,8 @@
 
 use crate::http1::body::BodyLength;
 use crate::http1::head::RequestHead;
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
 use crate::proxy::attempts;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
@@ -94,6 +96,11 @@ fn validate_and_route(
     body: &RequestBody<'_>,
 ) -> Result<(RouteMatch, BodyLength, ServerTarget), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
+    if let Some(redirect) = record.snapshot.redirect(&record.client.listener) {
+        // A request of HTTP/1.0 without a host has no URL.
+        let has_host = record.head.headers.has(HeaderName::Host) || !record.head.target().starts_with(b"/");
+        return Err(if has_host { Reply::Https(redirect) } else { Rejection::NoHost.into() });
+    }
     let found = phases::find_route(record.snapshot, &target)?;
     let mode = record.snapshot.config.proxy.path;
     Ok((found, length, ServerTarget::new(&target, mode, record.head.target())))

@@ -57,6 +57,7 @@ mod status;
 mod sticky;
 mod timeouts;
 mod timing;
+mod tls;
 mod tls_checks;
 mod tls_failures;
 mod tls_real;

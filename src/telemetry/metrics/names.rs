@@ -61,6 +61,8 @@ pub const CERTIFICATE_NOT_BEFORE: Family = gauge(
     "Unix time from which a certificate that listeners show is valid.",
     &["certificate"],
 );
+pub const TLS_HANDSHAKES: Family =
+    counter("lb_tls_handshakes_total", "TLS handshakes of clients by result.", &["listener", "result"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(
     "lb_client_connections_limit",
     "Maximum open client connections: the configured limit, or as many as file descriptors allow if that is fewer.",

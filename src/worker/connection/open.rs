@@ -29,12 +29,17 @@ impl Connection {
         }
         match &rules.tls {
             None => Some(http),
-            Some(tls) => self.secure(http, tls).await.map(ServerConnection::new),
+            Some(tls) => self.secure(http, tls, rules).await.map(ServerConnection::new),
         }
     }
 
     /// Performs the handshake within its timeout, and counts its result.
-    async fn secure(&mut self, http: ServerConnection, tls: &Arc<ListenerTls>) -> Option<Transport> {
+    async fn secure(
+        &mut self,
+        http: ServerConnection,
+        tls: &Arc<ListenerTls>,
+        rules: &ListenerRules,
+    ) -> Option<Transport> {
         self.slot.wait(ConnectionPhase::Handshake, self.context.snapshot().config.timeouts.tls_handshake);
         let result = {
             let mut handshake = pin!(self.handshake(http, tls));
@@ -51,7 +56,10 @@ impl Connection {
                 let resumed = transport.session().is_resumed();
                 counters.handshake(if resumed { HandshakeResult::Resumed } else { HandshakeResult::Ok });
                 self.slot.wait(ConnectionPhase::New, self.context.snapshot().config.timeouts.request_header);
-                self.client.secure(transport.session().peer_certificates().unwrap_or_default());
+                let forwards = rules.forwards_certificate;
+                let session = transport.session();
+                self.client.secure(session.peer_certificates().filter(|_| forwards).unwrap_or_default());
+                drop(session);
                 self.tls = Some(Arc::clone(tls));
                 Some(Transport::Tls(Box::new(transport)))
             }

@@ -138,6 +138,13 @@ impl Source {
     /// in which one of them, or a symbolic link on the way to it, can be replaced.
     #[must_use]
     pub fn trail(&self, sources: &Sources) -> Trail {
+        let mut trail = self.own_trail(sources);
+        sources.referenced.trail(&mut trail);
+        trail
+    }
+
+    /// The same without the files that the configuration refers to.
+    pub(super) fn own_trail(&self, sources: &Sources) -> Trail {
         let mut trail = Trail::default();
         trail.follow(&self.path);
         for file in sources.files.iter().skip(1) {
@@ -148,7 +155,6 @@ impl Source {
                 trail.follow(&directory);
             }
         }
-        sources.referenced.trail(&mut trail);
         trail
     }
 

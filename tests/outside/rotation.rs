@@ -139,7 +139,7 @@ fn rotate(what: &str, certificates: &str, wanted: usize, write: impl Fn(&TestPai
     clients.into_iter().for_each(|client| client.join().unwrap());
     let handshakes = seen.handshakes.load(Relaxed);
     assert_eq!(*seen.failures.lock().unwrap(), [""; 0], "{what}, of {handshakes} handshakes");
-    println!("{what}: {handshakes} handshakes, 0 failed, {number} rotations, live within {slowest:?}");
+    eprintln!("{what}: {handshakes} handshakes, 0 failed, {number} rotations, live within {slowest:?}");
     assert!(!lb.has_panicked());
     slowest
 }

@@ -48,10 +48,9 @@ impl Tls {
                 let body = format!("{request:?}");
                 match request.path() {
                     "/until-close" => return respond(&mut stream, "HTTP/1.1 200 OK\r\n\r\nall of it"),
-                    _ => respond(
-                        &mut stream,
-                        &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
-                    ),
+                    _ => {
+                        respond(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+                    }
                 }
             }
         });
@@ -204,7 +203,7 @@ fn clients_are_admitted_by_their_certificates() {
             assert!(!response.unwrap_or_default().contains("lient-Cert"), "{auth}");
             let mut client = stream(tls.config(version, true), "a.example", tls.connect());
             let response = get(&mut client, CLOSE).expect("a response");
-            assert!(response.contains("Client-Cert: :MII"), "{response}");
+            assert!(response.contains("\"Client-Cert\", \":MII"), "{response}");
         }
     }
 }

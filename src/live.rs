@@ -6,6 +6,7 @@
 //! - [`balance`], [`retry_budget`], [`token`], [`health`], [`evidence`], [`availability`]: the decisions about them. Pure.
 //! - [`state`]: the state of the process that every thread may read; [`reloads`], [`events`] and [`watch_status`] are its
 //!   parts.
+//! - [`tls`]: the certificates that listeners show.
 //! - [`counters`], [`method`]: per-worker counters, and the keys they use.
 
 pub mod address_list;
@@ -25,5 +26,6 @@ pub mod route;
 pub mod server;
 pub mod snapshot;
 pub mod state;
+pub mod tls;
 pub mod token;
 pub mod watch_status;

@@ -3,8 +3,12 @@
 //! An idle connection holds no buffer: one is taken when there is something to read, and put back
 //! when all of it has been consumed.
 
+mod accept;
 pub mod connect;
+pub mod handshake;
+mod peer;
 mod socket;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,9 +19,11 @@ use std::time::Duration;
 
 use socket2::TcpKeepalive;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
-pub use self::socket::Socket;
+pub use self::accept::{Acceptor, ListeningSocket};
+pub use self::peer::{ClientAddress, Peer};
+pub use self::socket::{DetachedSocket, Socket};
+pub use self::tls::TlsTransport;
 
 /// The size of a buffer, and so the most that is read or forwarded at once. A peer that accepts nothing costs up to a buffer:
 /// with the rest of its connection, that is at most 60 KiB. A body of 100 KiB still takes only two reads.
@@ -97,15 +103,19 @@ impl Buffers {
 pub enum Transport {
     /// A connection without TLS.
     Plain(Socket),
+    /// A connection with TLS, after the handshake.
+    Tls(Box<TlsTransport>),
 }
 
 impl Transport {
     /// A new connection to a server.
     #[must_use]
-    pub fn of_server(stream: TcpStream) -> Self {
-        // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
-        let _ = stream.set_nodelay(true);
-        Self::Plain(Socket::Tcp(stream))
+    pub fn of_server(socket: Socket) -> Self {
+        if let Socket::Tcp(stream) = &socket {
+            // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
+            let _ = stream.set_nodelay(true);
+        }
+        Self::Plain(socket)
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
@@ -113,9 +123,13 @@ impl Transport {
     /// connection holds none.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error. With TLS, [`io::ErrorKind::UnexpectedEof`] if the stream ends without the peer's `close_notify`, so
+    /// that something may be missing, and [`io::ErrorKind::InvalidData`] if the peer violates the protocol.
     pub async fn read(&self, buffer: &mut Vec<u8>, buffers: &Buffers) -> io::Result<usize> {
-        let Self::Plain(socket) = self;
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => return tls.read(buffer, buffers).await,
+        };
         loop {
             poll_fn(|context| socket.poll_read_ready(context)).await?;
             if buffer.capacity() == 0 {
@@ -138,12 +152,16 @@ impl Transport {
     }
 
     /// Writes `pieces` in as few system calls as possible, as far as the system accepts them now, and adds the number of
-    /// accepted bytes to `written`. Returns the rest.
+    /// accepted bytes to `written`. Returns the rest, in the form in which it is sent: it must be written before anything
+    /// else, by [`Transport::write_more`].
     ///
     /// # Errors
     /// The system's error, or [`io::ErrorKind::WriteZero`] if it accepts nothing.
     pub fn write_now<const N: usize>(&self, pieces: [&[u8]; N], written: &mut u64) -> io::Result<Vec<u8>> {
-        let Self::Plain(socket) = self;
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => return tls.write_now(&pieces, written),
+        };
         let mut slices = [IoSlice::new(&[]); N];
         let pieces = pieces.iter().filter(|piece| !piece.is_empty());
         let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
@@ -169,7 +187,10 @@ impl Transport {
     /// # Errors
     /// As [`Transport::write_now`].
     pub async fn write_more(&self, rest: &mut Vec<u8>, written: &mut u64) -> io::Result<()> {
-        let Self::Plain(socket) = self;
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => return tls.write_more(rest, written).await,
+        };
         poll_fn(|context| socket.poll_write_ready(context)).await?;
         match socket.try_write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -184,20 +205,49 @@ impl Transport {
         Ok(())
     }
 
+    /// The address of this end; `None` for a Unix socket.
+    #[must_use]
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        let socket = self.socket();
+        socket.local_address()
+    }
+
     /// Ends the sending direction; the peer may still send.
     ///
     /// # Errors
     /// The system's error.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        let Self::Plain(socket) = self;
-        socket.shutdown_write()
+        match self {
+            Self::Plain(socket) => socket.shutdown_write(),
+            Self::Tls(tls) => tls.shutdown_write(),
+        }
+    }
+
+    /// Tells the peer that everything has been sent (`close_notify`), if the connection is about to be closed. Without TLS,
+    /// closing it says so.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn announce_end(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tls(tls) => tls.announce_end(),
+        }
+    }
+
+    /// The error that ended TLS, if one did.
+    #[must_use]
+    pub fn tls_error(&self) -> Option<rustls::Error> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.session().failure().cloned(),
+        }
     }
 
     /// Waits until the peer, which has ended its sending direction, resets the connection.
     pub async fn reset(&self) {
-        let Self::Plain(socket) = self;
         // An error means that the runtime ends.
-        let _ = socket.ready(Interest::ERROR).await;
+        let _ = self.socket().ready(Interest::ERROR).await;
     }
 
     /// Makes the system ask a silent peer whether it is still there, so that a connection ends soon after its peer
@@ -205,38 +255,51 @@ impl Transport {
     /// system gives up sending it again later. A shorter limit for that, `TCP_USER_TIMEOUT`, would also end a connection
     /// whose peer is there and only reads nothing for a while.
     pub fn keep_alive(&self) {
-        let Self::Plain(socket) = self;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
-        socket.set_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
+        self.socket().set_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
     }
 
     /// Limits what the system queues beyond the bytes in flight, so that what is written later, such as the reset of one of
     /// several streams, is not far behind.
     pub fn limit_unsent(&self, bytes: u32) {
-        let Self::Plain(socket) = self;
-        socket.set_unsent(bytes);
+        self.socket().set_unsent(bytes);
     }
 
     /// Like [`Transport::is_quiet`], but as of now: costs a system call.
     #[must_use]
     pub fn is_quiet_now(&self) -> bool {
-        let Self::Plain(socket) = self;
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => return tls.is_quiet_now(),
+        };
         let peeked = socket.options().peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Ready once the runtime is told that the peer has sent something or closed.
     pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
-        let Self::Plain(socket) = self;
-        socket.poll_read_ready(context).map(drop)
+        match self {
+            Self::Plain(socket) => socket.poll_read_ready(context).map(drop),
+            Self::Tls(tls) => tls.poll_stirs(context),
+        }
     }
 
     /// Whether the peer has neither sent anything nor closed, as far as the runtime has been told. Usually costs no system
-    /// call if so.
+    /// call if so. Messages of TLS itself, such as tickets, do not count.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let Self::Plain(socket) = self;
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => return tls.is_quiet(),
+        };
         socket.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.socket(),
+        }
     }
 }
 

@@ -4,16 +4,17 @@
 mod client_limit;
 pub mod connection;
 pub mod fd_limit;
+mod handshakes;
 mod http2;
 mod linger;
 mod pool;
+mod proxy_header;
 pub mod socket;
 mod trim;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +22,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -30,13 +30,12 @@ use self::connection::Connection;
 pub use self::pool::WorkerPool;
 use self::pool::{WorkerCommand, WorkerTable};
 use self::trim::Trim;
-use crate::config::HttpProtocol;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
-use crate::transport::{Socket, Transport};
+use crate::transport::{Acceptor, ListeningSocket, Peer, Socket};
 
 /// The shortest time between two ticks.
 const MIN_TICK: Duration = Duration::from_millis(5);
@@ -113,8 +112,8 @@ impl Worker {
                     self.accepting.update(|count| count + 1);
                     tokio::task::spawn_local(Rc::clone(&self).accept(live, socket, closed));
                 }
-                Some(WorkerCommand::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
-                    Ok(stream) => self.serve(live, stream, peer),
+                Some(WorkerCommand::Serve(live, socket, peer)) => match socket.attach() {
+                    Ok(socket) => self.serve(live, socket, peer),
                     Err(error) => {
                         tracing::warn!(%error, "cannot serve a client");
                         self.shared.leave(self.context.worker);
@@ -177,27 +176,14 @@ impl Worker {
         NextTick::Pause(next)
     }
 
-    fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, socket: Socket, peer: Peer) {
         let place = WorkerPlace(Rc::clone(self));
-        let protocols =
-            self.context.snapshot().protocols(&listener).map(|protocols| {
-                [HttpProtocol::Http1, HttpProtocol::Http2].map(|protocol| protocols.contains(&protocol))
-            });
         let connection = Connection::new(Rc::clone(&self.context), listener, peer, Some(place));
-        let transport = Transport::Plain(Socket::Tcp(stream));
-        match protocols {
-            Some([has_http1, true]) => tokio::task::spawn_local(connection.serve_without_tls(transport, has_http1)),
-            Some([_, false]) | None => tokio::task::spawn_local(connection.serve(transport)),
-        };
+        tokio::task::spawn_local(connection.accept(socket));
     }
 
     /// Accepts clients from a socket until `closed`, then those that are still queued, so that none is dropped.
-    async fn accept(
-        self: Rc<Self>,
-        live: Arc<LiveListener>,
-        socket: std::net::TcpListener,
-        closed: oneshot::Receiver<()>,
-    ) {
+    async fn accept(self: Rc<Self>, live: Arc<LiveListener>, socket: ListeningSocket, closed: oneshot::Receiver<()>) {
         self.accept_all(&live, socket, closed).await;
         self.context.watchdog.close(live.id);
         self.accepting.update(|count| count - 1);
@@ -206,10 +192,10 @@ impl Worker {
     async fn accept_all(
         self: &Rc<Self>,
         live: &Arc<LiveListener>,
-        socket: std::net::TcpListener,
+        socket: ListeningSocket,
         mut closed: oneshot::Receiver<()>,
     ) {
-        let socket = match TcpListener::from_std(socket) {
+        let socket = match Acceptor::new(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),
         };
@@ -221,7 +207,6 @@ impl Worker {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let peer = canonical(peer);
                     let room = tokio::select! {
                         biased;
                         _ = &mut closed => None,
@@ -247,14 +232,14 @@ impl Worker {
         })
         .await
         {
-            self.keep(live, stream, canonical(peer));
+            self.keep(live, stream, peer);
         }
     }
 
     /// Serves a client of a socket that is closing: another worker may have ended.
-    fn keep(self: &Rc<Self>, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    fn keep(self: &Rc<Self>, live: &Arc<LiveListener>, socket: Socket, peer: Peer) {
         self.shared.descriptors.add_client(self.context.worker);
-        self.serve(Arc::clone(live), stream, peer);
+        self.serve(Arc::clone(live), socket, peer);
     }
 
     /// Waits until the number of clients is below the limit, and returns the worker for the next client.
@@ -286,21 +271,16 @@ impl Worker {
     }
 
     /// Hands a client over to the chosen worker, whose number of clients already includes it.
-    fn hand_over(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    fn hand_over(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, socket: Socket, peer: Peer) {
         if chosen == self.context.worker {
-            return self.serve(Arc::clone(live), stream, peer);
+            return self.serve(Arc::clone(live), socket, peer);
         }
         let inbox = &self.shared.inboxes()[chosen];
-        let sent = stream.into_std().map(|stream| inbox.send(WorkerCommand::Serve(Arc::clone(live), stream, peer)));
+        let sent = socket.detach().map(|socket| inbox.send(WorkerCommand::Serve(Arc::clone(live), socket, peer)));
         if !matches!(sent, Ok(Ok(()))) {
             self.shared.leave(chosen);
         }
     }
-}
-
-/// An IPv4 client's own address, also if it connected to an IPv6 socket.
-fn canonical(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// Counts a client for its worker until it is dropped.
@@ -308,6 +288,11 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
 pub struct WorkerPlace(Rc<Worker>);
 
 impl WorkerPlace {
+    /// The number of workers.
+    fn workers(&self) -> usize {
+        self.0.shared.inboxes().len()
+    }
+
     /// Whether the connection limit is reached, so that new clients have to wait.
     fn is_at_limit(&self) -> bool {
         let Worker { context, shared, .. } = &*self.0;

@@ -233,7 +233,9 @@ fn links_have_a_target() {
         "docs/life.md",
         "docs/metrics.md",
         "docs/operation.md",
+        "docs/tls.md",
         "docs/reload.md",
+        "docs/tls.md",
         "docs/troubleshooting.md",
     ] {
         let directory = root().join(page).parent().unwrap().to_owned();

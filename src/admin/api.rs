@@ -33,7 +33,7 @@ const NAME: &str = "{name}";
 
 use Parameters::{Lenient, Strict};
 
-const ENDPOINTS: [Endpoint; 17] = [
+const ENDPOINTS: [Endpoint; 18] = [
     Endpoint { path: "/", parameters: Lenient(&[]), respond: dashboard_page },
     Endpoint { path: "/dashboard/{name}", parameters: Lenient(&[]), respond: dashboard_file },
     Endpoint { path: "/health", parameters: Lenient(&[]), respond: probes::health },
@@ -49,6 +49,7 @@ const ENDPOINTS: [Endpoint; 17] = [
     Endpoint { path: "/api/pools", parameters: Strict(&[]), respond: list_pools },
     Endpoint { path: "/api/routes", parameters: Strict(&[]), respond: list_routes },
     Endpoint { path: "/api/listeners", parameters: Strict(&[]), respond: list_listeners },
+    Endpoint { path: "/api/certificates", parameters: Strict(&["host"]), respond: list_certificates },
     Endpoint { path: "/api/config", parameters: Strict(&[]), respond: show_config },
     Endpoint { path: "/api/reloads", parameters: Strict(&["limit", "after"]), respond: list_reloads },
     Endpoint { path: "/api/events", parameters: Strict(&["figures"]), respond: subscribe },
@@ -215,6 +216,14 @@ fn list_routes(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
     let listeners = request.context.state.listeners();
     list(request, "listeners", &listeners.iter().map(|listener| ListenerView::new(listener)).collect::<Vec<_>>(), None)
+}
+
+fn list_certificates(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    let mut certificates: Vec<_> = view::certificates(request.snapshot).collect();
+    if let Some(host) = request.query.get("host") {
+        certificates = view::certificates_for(certificates, request.snapshot, host);
+    }
+    list(request, "certificates", &certificates, None)
 }
 
 fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {

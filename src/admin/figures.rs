@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::admin::view::{self, ConfigState, ListenerView, PoolView, RouteView, ServerView, as_time};
+use crate::admin::view::{self, CertificateView, ConfigState, ListenerView, PoolView, RouteView, ServerView, as_time};
 use crate::admin::warnings::warnings;
 use crate::live::snapshot::Snapshot;
 use crate::live::{listener::LiveListener, state::State};
@@ -32,6 +32,7 @@ pub(super) struct FiguresView<'a> {
     servers: Vec<ServerFiguresView<'a>>,
     routes: Vec<RouteFiguresView<'a>>,
     listeners: Vec<ListenerView<'a>>,
+    certificates: Vec<CertificateView<'a>>,
 }
 
 /// Totals: recent requests of all routes, including those that matched none; active requests of all servers;
@@ -121,6 +122,7 @@ impl<'a> FiguresView<'a> {
             servers: servers(snapshot, history, now),
             routes,
             listeners: listeners.iter().map(|listener| ListenerView::new(listener)).collect(),
+            certificates: view::certificates(snapshot).collect(),
         }
     }
 }

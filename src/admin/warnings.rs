@@ -1,22 +1,27 @@
 //! The warnings of `/api/config`, `lb status` and the dashboard: what needs attention, one sentence each.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
-use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::units::format_duration;
 use crate::live::pool::Pool;
 use crate::live::server::Server;
 use crate::live::snapshot::{Route, Snapshot};
 use crate::live::state::State;
+use crate::live::tls;
 
-/// The warnings of now: edits that may go unnoticed, holds that take too long, checks that may not suit their servers,
-/// servers with one address, pools without a route, and a restart that is needed.
+/// The warnings of now: edits that may go unnoticed, certificates that expire, holds that take too long, checks that may not
+/// suit their servers, servers with one address, pools without a route, servers that are not verified, and a restart that is
+/// needed.
 pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = state.watch_status.warnings().to_vec();
+    warnings.extend(tls::warnings(&snapshot.config, snapshot.tls.as_deref(), SystemTime::now()));
     warnings.extend(overdue_holds(snapshot));
     warnings.extend(snapshot.pools.iter().flat_map(|pool| unsuitable_checks(pool)));
     warnings.extend(snapshot.config.pools.iter().flat_map(|pool| shared_addresses(pool)));
     warnings.extend(unrouted_pools(&snapshot.config).map(unrouted));
+    warnings.extend(unverified_pools(&snapshot.config).map(unverified));
     warnings.extend(restart(snapshot.unrouted.counters.workers(), snapshot.config.proxy.worker_count()));
     warnings
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -12,9 +13,13 @@ use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
+use crate::control::certificates::in_force::{FilesInForce, Replacement};
+use crate::control::certificates::shown::tls_state;
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
+use crate::control::upstream_tls::{self, PoolsTls};
+use crate::live::tls;
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,11 +67,19 @@ impl CheckedConfig {
         let result = result.and_then(|config| {
             let mut problems = guards(&sources.files, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
-            if problems.is_empty() { Ok(config) } else { Err(problems) }
+            problems.extend(upstream_tls::check(&config, &sources.files));
+            let Replacement { files, missing, .. } =
+                FilesInForce::default().replace(&sources.referenced, &sources.files);
+            problems.extend(missing);
+            if problems.is_empty() {
+                let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
+                problems.extend(loaded.err().into_iter().flatten());
+            }
+            if problems.is_empty() { Ok((config, files)) } else { Err(problems) }
         });
         match result {
-            Ok(config) => Self {
-                notes: notes(&config, &sources.unmatched),
+            Ok((config, referenced)) => Self {
+                notes: all_notes(&config, &referenced, &sources),
                 path: source.path().to_owned(),
                 files: sources.files.into_iter().map(|file| file.path).collect(),
                 result: Ok(config),
@@ -158,6 +171,13 @@ pub(super) fn print_invalid(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     CheckedConfig::invalid(path, sources, problems).write(format, colored, out)
+}
+
+/// The notes about the configuration and the certificates that it refers to.
+fn all_notes(config: &Config, referenced: &FilesInForce, sources: &Sources) -> Vec<Note> {
+    let tls = tls_state(config, referenced, None);
+    let certificates = tls::warnings(config, tls.as_deref(), SystemTime::now());
+    notes(config, &sources.unmatched).into_iter().chain(certificates.into_iter().map(Note::new)).collect()
 }
 
 fn summary(config: &Config) -> String {

@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use super::output::{OutputOptions, count};
 use super::server::{algorithm, status_cell};
 use crate::cli::api::{
-    Api, ConfigReply, ListenersReply, PoolReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, ServerReply,
-    ServersReply, get,
+    Api, CertificateReply, CertificatesReply, ConfigReply, ListenersReply, PoolReply, PoolsReply, QueryError,
+    ReloadReply, ReloadsReply, ServerReply, ServersReply, get,
 };
 use crate::cli::table::{Align, Cell, TextTable, Tone, paint, percent};
 use crate::config::Address;
 use crate::live::reloads::Outcome;
+use crate::tls::certificate::Validity;
 
 /// The time between two refreshes of `--watch`.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(4);
 /// The maximum number of servers per pool on a screen.
 const MAX_SERVERS: usize = 50;
+/// The maximum number of certificates.
+const MAX_CERTIFICATES: usize = 20;
 
 /// Writes the status of the balancer to `out`.
 ///
@@ -125,6 +128,7 @@ struct StatusReport {
     config: ConfigReply,
     last_reload: Option<ReloadReply>,
     listeners: ListenersReply,
+    certificates: Vec<CertificateReply>,
     pools: Vec<PoolReply>,
     servers: Vec<ServerReply>,
 }
@@ -133,7 +137,7 @@ impl StatusReport {
     async fn fetch(at: &Address) -> Result<Self, QueryError> {
         let get = async |path: &str| get::<Value>(at, path).await;
         let (mut config, reloads) = (get("/api/config").await?, get("/api/reloads?limit=1").await?);
-        let listeners = get("/api/listeners").await?;
+        let (listeners, certificates) = (get("/api/listeners").await?, get("/api/certificates").await?);
         let (pools, servers) = (get("/api/pools").await?, get("/api/servers").await?);
         if let Value::Object(config) = &mut config {
             // The status leaves out the configuration's values.
@@ -144,13 +148,16 @@ impl StatusReport {
             "config": config,
             "last_reload": reloads["reloads"][0],
             "listeners": listeners["listeners"],
+            "certificates": certificates["certificates"],
             "pools": pools["pools"],
             "servers": servers["servers"],
         });
         let reloads: ReloadsReply = parse(at, &reloads)?;
         let pools: PoolsReply = parse(at, &pools)?;
         let servers: ServersReply = parse(at, &servers)?;
+        let CertificatesReply { certificates } = parse(at, &certificates)?;
         Ok(Self {
+            certificates,
             config: parse(at, &config)?,
             last_reload: reloads.reloads.into_iter().next(),
             listeners: parse(at, &listeners)?,
@@ -178,6 +185,7 @@ impl StatusReport {
             let clients = usize::try_from(listener.connections).unwrap_or(usize::MAX);
             let _ = writeln!(text, "listener {name}: {}", count(clients, "client connection"));
         }
+        text += &certificates(&self.certificates, colored);
         for pool in &self.pools {
             text += &self.pool(pool, colored);
         }
@@ -226,6 +234,39 @@ fn last_reload(reload: &ReloadReply, colored: bool) -> String {
         Outcome::Applied if changes.is_empty() => String::new(),
         Outcome::Applied => format!("last reload {age} ago: {}\n", count(changes.len(), "change")),
     }
+}
+
+/// The certificates that listeners show, if there are any.
+fn certificates(certificates: &[CertificateReply], colored: bool) -> String {
+    use Align::Left;
+    if certificates.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        TextTable::new(&[("CERTIFICATE", Left), ("NAMES", Left), ("EXPIRES", Left), ("KEY", Left), ("", Left)]);
+    for certificate in certificates.iter().take(MAX_CERTIFICATES) {
+        let (note, tone) = match certificate.validity {
+            Validity::Valid if certificate.default => ("default", Tone::Plain),
+            Validity::Valid => ("", Tone::Plain),
+            Validity::ExpiresSoon => ("expires soon", Tone::Warning),
+            Validity::NotYetValid => ("not valid yet", Tone::Warning),
+            Validity::Expired => ("expired", Tone::Bad),
+        };
+        let day = certificate.not_after.get(..10).unwrap_or(&certificate.not_after);
+        let cells = [
+            Cell::from(&certificate.file),
+            Cell::from(&certificate.names.join(" ")),
+            Cell::from(&day).tone(tone),
+            Cell::from(&certificate.key_type),
+            Cell::from(&note).tone(tone),
+        ];
+        table.row(cells, None);
+    }
+    let mut text = format!("\n{}", table.render("  ", colored));
+    if certificates.len() > MAX_CERTIFICATES {
+        text += &format!("  … and {}\n", count(certificates.len() - MAX_CERTIFICATES, "more certificate"));
+    }
+    text
 }
 
 fn table(servers: &[&ServerReply], colored: bool) -> String {

@@ -253,7 +253,11 @@ impl Poller {
             return Ok(state.clone());
         }
         let ConfigReply { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
-        let state = if hash == self.hash {
+        // It may serve the configuration, with older contents of the files that it refers to.
+        let lacks = |reload: &&ReloadReply| reload.outcome == Outcome::Pending && state == ConfigState::Pending;
+        let state = if let Some(pending) = decision.filter(lacks) {
+            TargetState::Pending { generation: pending.generation, problems: pending.problems.clone() }
+        } else if hash == self.hash {
             self.availability(generation).await?
         } else {
             match decision {

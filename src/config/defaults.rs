@@ -17,7 +17,7 @@ pub(crate) const WEIGHT: u32 = 1;
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900), hosts: Vec::new() }
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900).into(), hosts: Vec::new() }
     }
 }
 

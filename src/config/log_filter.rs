@@ -28,13 +28,14 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 30] = [
+pub const TARGETS: [&str; 35] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
     "lb::control::gateway",
     "lb::control::gateway::admin_server",
     "lb::control::gateway::apply",
+    "lb::control::gateway::certificates",
     "lb::control::gateway::health",
     "lb::control::gateway::listeners",
     "lb::control::gateway::record",
@@ -44,11 +45,13 @@ pub const TARGETS: [&str; 30] = [
     "lb::control::reload::reader",
     "lb::control::reload::source",
     "lb::control::resolver",
+    "lb::control::upstream_tls::roots",
     "lb::health",
     "lb::live::server::address",
     "lb::proxy::exchange",
     "lb::proxy::upload",
     "lb::proxy::upstream_pool",
+    "lb::proxy::upstream_pool::secure",
     "lb::telemetry::access_log::file",
     "lb::telemetry::access_log::output",
     "lb::telemetry::logs",
@@ -59,6 +62,8 @@ pub const TARGETS: [&str; 30] = [
     "lb::worker::client_limit",
     "lb::worker::fd_limit",
     "lb::worker::http2",
+    "lb::worker::proxy_header",
+    "lb::worker::socket::file",
 ];
 
 /// Libraries that log.

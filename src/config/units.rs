@@ -1,6 +1,6 @@
 //! Parses and formats durations, sizes and percentages.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::config::problem::Reason;
 
@@ -48,6 +48,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, Reason> {
             Err(reason("is not a duration").hint("write a number and a unit, for example `50ms`, `30s`, `5m`, `1h`"))
         }
     }
+}
+
+/// The day in UTC: `2027-02-01`.
+#[must_use]
+pub fn format_date(time: SystemTime) -> String {
+    // humantime cannot format times before 1970 or after 9999.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let time = time.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LAST);
+    let mut text = humantime::format_rfc3339_seconds(time).to_string();
+    text.truncate("2027-02-01".len());
+    text
 }
 
 /// The shortest form in a single unit, which [`parse_duration`] accepts: `75s`, `1h`.

@@ -4,6 +4,7 @@
 
 mod admin_server;
 mod apply;
+mod certificates;
 mod health;
 pub mod listeners;
 pub mod log_file;
@@ -20,10 +21,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use self::admin_server::AdminServer;
+use self::certificates::CALENDAR;
 use self::health::UnpublishedChanges;
 use self::listeners::ListenerSet;
 use self::pending::PendingEdit;
 use crate::config::Config;
+use crate::control::certificates::in_force::FilesInForce;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::LastGoodCopy;
@@ -55,6 +58,10 @@ pub struct Gateway {
     state: Arc<State>,
     /// The configuration of the newest generation, which the next edit is compared with. Replaced by each commit.
     config: Arc<Config>,
+    /// The files that it refers to. Replaced with it.
+    files: FilesInForce,
+    /// The warnings about certificates that have been logged.
+    warned: Vec<String>,
     /// The newest edit, while it cannot be applied yet.
     pending: Option<PendingEdit>,
     /// Changed by each commit, and outlives every generation.
@@ -133,6 +140,8 @@ impl Gateway {
     pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) {
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut calendar = interval(CALENDAR);
+        calendar.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let settled = self.is_settled();
             tokio::select! {
@@ -156,6 +165,7 @@ impl Gateway {
                 () = sleep_until(self.unpublished.due()), if !self.unpublished.is_empty() => self.publish_changes(),
                 () = self.running.checker.idle_ended() => self.running.worker_pool.refresh(),
                 () = PendingEdit::is_due(&mut self.pending) => self.retry(),
+                _ = calendar.tick(), if self.has_certificates() => self.warn_of_certificates(),
                 _ = housekeeping.tick(), if !settled => self.expire(Instant::now()),
             }
         }

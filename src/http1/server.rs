@@ -7,6 +7,7 @@ mod request_body;
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 
 use http::Version;
 
@@ -94,10 +95,21 @@ impl ServerConnection {
         Self { transport, input: Vec::new(), progress: ServerProgress::default() }
     }
 
-    /// A connection on which this has been received.
+    /// Our own address, if it has one.
     #[must_use]
-    pub fn with_input(transport: Transport, input: Vec<u8>) -> Self {
-        Self { input, ..Self::new(transport) }
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.transport.local_address()
+    }
+
+    /// The connection and what has been received of it, for what comes before the first request.
+    #[must_use]
+    pub fn into_parts(self) -> (Transport, Vec<u8>) {
+        (self.transport, self.input)
+    }
+
+    /// The same, borrowed.
+    pub fn start(&mut self) -> (&Transport, &mut Vec<u8>) {
+        (&self.transport, &mut self.input)
     }
 
     /// Waits for the head of the next request; `None` if the connection ends first. `limits` is called each
@@ -181,6 +193,14 @@ impl ServerConnection {
     #[must_use]
     pub fn next(&self, closing: bool) -> Next {
         self.progress.next(closing, !self.input.is_empty())
+    }
+
+    /// Tells the client that nothing follows a complete response, before the connection is closed.
+    pub fn announce_end(&self) {
+        if self.progress.response.get() == ResponseState::Complete {
+            // If it fails, the client is gone.
+            let _ = self.transport.announce_end();
+        }
     }
 
     /// Closes the connection in a way that lets the client read the whole response: discards incoming bytes

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{Config, HttpProtocol, ListenerConfig};
+use crate::config::{Config, HttpsRedirect, ListenerConfig};
 use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
+use crate::live::tls::TlsState;
 
 /// With more servers and routes than this, a snapshot counts as large.
 const LARGE: usize = 500;
@@ -20,7 +21,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// The configuration's SHA-256, in hexadecimal.
     pub hash: Arc<str>,
-    /// The files of the configuration, the main one first.
+    /// The files of the configuration, the main one first, then those that it refers to.
     pub files: Arc<[FileVersion]>,
     pub applied_at: SystemTime,
     pub config: Arc<Config>,
@@ -34,6 +35,10 @@ pub struct Snapshot {
     pub unrouted: Arc<LiveRoute>,
     /// Finds a request's route.
     pub table: Arc<RouteTable>,
+    /// `None` if no listener uses TLS.
+    pub tls: Option<Arc<TlsState>>,
+    /// Whether servers of any pool get PROXY headers, which have the address that a client has connected to.
+    pub sends_proxy_headers: bool,
 }
 
 /// A file of a configuration, identified by its content.
@@ -68,11 +73,10 @@ pub struct Hold {
 }
 
 impl Snapshot {
-    /// The protocols that clients of a listener may speak; `None` if it is not configured any more.
+    /// The configuration of a listener, unless an edit has removed it.
     #[must_use]
-    pub fn protocols(&self, listener: &LiveListener) -> Option<&[HttpProtocol]> {
-        let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
-        self.config.listeners.iter().find(is_it).map(|config| &*config.protocols)
+    pub fn listener(&self, live: &LiveListener) -> Option<&ListenerConfig> {
+        self.config.listeners.iter().find(|listener| listener.address == live.configured)
     }
 
     /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
@@ -91,6 +95,14 @@ impl Snapshot {
     #[must_use]
     pub fn serving(&self, index: usize) -> &Arc<Pool> {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
+    }
+
+    /// Where a listener redirects everything to.
+    #[inline]
+    #[must_use]
+    pub fn redirect(&self, listener: &LiveListener) -> Option<HttpsRedirect> {
+        let redirects = self.config.listeners.iter().any(|config| config.redirect.is_some());
+        if redirects { self.listener(listener)?.redirect } else { None }
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

@@ -2,6 +2,8 @@
 
 use crate::http1::body::BodyLength;
 use crate::http1::head::RequestHead;
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
 use crate::proxy::attempts;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
@@ -86,7 +88,7 @@ fn run_phases<'c>(
 /// Ends the phases with a response of our own. The client's address is known although its headers are not rewritten.
 fn early<'c>(mut record: RequestRecord<'c>, reply: Reply) -> Box<(RequestRecord<'c>, Reply)> {
     let proxy = &record.snapshot.config.proxy;
-    let (headers, peer) = (&record.head.headers, record.client.peer.ip());
+    let (headers, peer) = (&record.head.headers, record.client.peer.address());
     record.client_address = forwarded::client_address(headers, proxy.forwarded, peer, &proxy.trusted_proxies);
     Box::new((record, reply))
 }
@@ -97,6 +99,11 @@ fn validate_and_route(
     body: &RequestBody<'_>,
 ) -> Result<(RouteMatch, BodyLength, ServerTarget), Reply> {
     let (target, length) = phases::validate(&record.head, body.length())?;
+    if let Some(redirect) = record.snapshot.redirect(&record.client.listener) {
+        // A request of HTTP/1.0 without a host has no URL.
+        let has_host = record.head.headers.has(HeaderName::Host) || !record.head.target().starts_with(b"/");
+        return Err(if has_host { Reply::Https(redirect) } else { Rejection::NoHost.into() });
+    }
     let found = phases::find_route(record.snapshot, &target)?;
     let mode = record.snapshot.config.proxy.path;
     Ok((found, length, ServerTarget::new(&target, mode, record.head.target())))

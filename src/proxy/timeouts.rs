@@ -24,6 +24,8 @@ use crate::live::server::ServerId;
 /// The phase of a client connection: what the connection itself waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionPhase {
+    /// The end of the TLS handshake.
+    Handshake,
     /// The first byte of the first request.
     New,
     /// The first byte of another request.

@@ -1,8 +1,9 @@
 //! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
+mod open;
+
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
-use crate::transport::Transport;
+use crate::tls::server::ListenerTls;
+use crate::transport::{Peer, Socket, Transport};
 use crate::worker::WorkerPlace;
 use crate::worker::linger::Linger;
 
@@ -35,6 +37,17 @@ pub struct Connection {
     requests: Cell<u64>,
     /// The connection's place among those of its worker, if it has one.
     place: Option<WorkerPlace>,
+    /// The rules that a client with TLS was admitted by.
+    tls: Option<Arc<ListenerTls>>,
+}
+
+/// The protocol that a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    /// Its first bytes will tell.
+    Either,
 }
 
 /// How a connection ends after its last request.
@@ -51,31 +64,46 @@ enum Last {
 impl Connection {
     /// A connection that a listener has just accepted.
     #[must_use]
-    pub fn new(
-        context: Rc<Context>,
-        listener: Arc<LiveListener>,
-        peer: SocketAddr,
-        place: Option<WorkerPlace>,
-    ) -> Self {
+    pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: Peer, place: Option<WorkerPlace>) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, requests: Cell::new(0), place }
+        Self { client: Client::plain(listener, peer), context, slot, timer, requests: Cell::new(0), place, tls: None }
+    }
+
+    /// Receives the PROXY header and makes the TLS handshake, as far as the listener's rules say, and serves the connection
+    /// to its end.
+    ///
+    /// An `async` block, because the future of an `async fn` has room for its arguments twice.
+    #[allow(clippy::manual_async_fn, reason = "see above")]
+    pub fn accept(mut self, socket: Socket) -> impl Future<Output = ()> {
+        async move {
+            let http = ServerConnection::new(Transport::Plain(socket));
+            self.note_destination(&http);
+            let rules = self.client.listener.rules.load_full();
+            let (http, spoken) = if rules.is_plain() {
+                (http, Spoken::Http1)
+            } else {
+                // In memory of its own, so that other connections are not larger for it.
+                match Box::pin(self.open(http, &rules)).await {
+                    Some(opened) => opened,
+                    None => return,
+                }
+            };
+            drop(rules);
+            match spoken {
+                Spoken::Http1 => self.serve(http).await,
+                Spoken::Http2 => Box::pin(self.serve_http2(http)).await,
+                Spoken::Either => Box::pin(self.serve_either(http)).await,
+            }
+        }
     }
 
     /// Serves HTTP/1 to the end of the connection.
-    ///
-    /// An `async` block, because the future of an `async fn` has room for its arguments twice.
-    pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
-        self.serve_received(transport, Vec::new())
-    }
-
-    /// Like [`Connection::serve`], for a client that has already sent `received`.
-    #[allow(clippy::manual_async_fn, reason = "see above")]
-    pub fn serve_received(self, transport: Transport, received: Vec<u8>) -> impl Future<Output = ()> {
+    #[allow(clippy::manual_async_fn, reason = "as for `accept`")]
+    pub fn serve(self, mut http: ServerConnection) -> impl Future<Output = ()> {
         async move {
-            let mut http = ServerConnection::with_input(transport, received);
             let last = {
                 let mut requests = pin!(self.requests(&mut http));
                 poll_fn(|context| match self.slot.poll(context) {
@@ -87,6 +115,8 @@ impl Connection {
             };
             if last != Last::Close {
                 self.finish(&mut http, last).await;
+            } else if self.slot.phase() == ConnectionPhase::Idle {
+                http.announce_end();
             }
         }
     }
@@ -101,13 +131,17 @@ impl Connection {
                 Err(error) => return Last::Reject(error.into()),
             };
             self.count_request();
+            self.check_rules();
             self.exchange(http, head).await;
             timer.reset();
             match http.next(slot.closing.get()) {
                 _ if timer.is_aborted() => return Last::Close,
                 Next::Request => slot.wait(ConnectionPhase::Idle, context.snapshot().config.timeouts.idle),
                 Next::Linger => return Last::Linger,
-                Next::Close => return Last::Close,
+                Next::Close => {
+                    http.announce_end();
+                    return Last::Close;
+                }
             }
         }
     }
@@ -193,6 +227,9 @@ fn head_limits(limits: &LimitsConfig) -> HeadLimits {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.client.listener.counters.of(self.context.worker).closed.add(1);
+        if let Some(owner) = self.client.owner() {
+            self.context.upstreams.close_own(owner);
+        }
     }
 }
 
@@ -206,7 +243,7 @@ mod tests {
             size_of::<F>()
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
-        let task = size(Connection::serve);
-        assert!(entries + task < 896, "{entries} and {task} bytes");
+        let task = size(Connection::accept);
+        assert!(entries + task <= 896, "{entries} and {task} bytes");
     }
 }

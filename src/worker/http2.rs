@@ -14,6 +14,7 @@ use http::{Request, Version};
 
 use crate::config::LimitsConfig;
 use crate::http1::head::{HeadError, RequestHead};
+use crate::http1::server::ServerConnection;
 use crate::http2::head;
 use crate::http2::io::{Http2Io, Traffic};
 use crate::http2::server::{Http2ResponseWriter, Http2Stream};
@@ -71,11 +72,14 @@ struct Driver<'c> {
 }
 
 impl Connection {
-    /// Serves HTTP/2, or HTTP/1 if the client speaks that and the listener `has_http1`.
-    pub async fn serve_without_tls(self, transport: Transport, has_http1: bool) {
-        let mut received = Vec::new();
-        while has_http1 && received.len() < PREFACE.len() && PREFACE.starts_with(&received) {
-            let mut reading = pin!(transport.read(&mut received, &self.context.resources.buffers));
+    /// Serves HTTP/2, or HTTP/1 if the client's first bytes are of that.
+    pub(super) async fn serve_either(self, mut http: ServerConnection) {
+        loop {
+            let (transport, received) = http.start();
+            if received.len() >= PREFACE.len() || !PREFACE.starts_with(received) {
+                break;
+            }
+            let mut reading = pin!(transport.read(received, &self.context.resources.buffers));
             let read = poll_fn(|context| match self.slot.poll(context) {
                 Poll::Ready(_) => Poll::Ready(None),
                 Poll::Pending => reading.as_mut().poll(context).map(Result::ok),
@@ -84,15 +88,16 @@ impl Connection {
                 return;
             }
         }
-        if !has_http1 || received.starts_with(PREFACE) {
-            self.serve_http2(transport, received).await;
+        if http.start().1.starts_with(PREFACE) {
+            self.serve_http2(http).await;
         } else {
-            self.serve_received(transport, received).await;
+            self.serve(http).await;
         }
     }
 
-    /// Serves HTTP/2 to the end of the connection. `received` is the start of what the client has sent.
-    pub async fn serve_http2(self, transport: Transport, received: Vec<u8>) {
+    /// Serves HTTP/2 to the end of the connection.
+    pub(super) async fn serve_http2(self, http: ServerConnection) {
+        let (transport, received) = http.into_parts();
         transport.limit_unsent(UNSENT);
         let shared = Rc::new(Http2Connection { connection: self, open: Cell::new(0) });
         if Box::pin(shared.serve(&transport, received)).await {
@@ -235,7 +240,7 @@ impl Driver<'_> {
     fn after_turn(&mut self, task: &TaskContext<'_>) {
         let slot = &self.shared.connection.slot;
         if self.traffic.is_flood() && !self.traffic.end_input() {
-            tracing::debug!(client = %self.shared.connection.client.peer, "too many control frames or resets");
+            tracing::debug!(client = %self.shared.connection.client.peer.address(), "too many control frames or resets");
             self.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             self.is_closing = true;
             slot.closing.set(true);
@@ -254,6 +259,7 @@ impl Driver<'_> {
 
     /// Starts a stream.
     fn accept(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        self.shared.connection.check_rules();
         let Connection { context, slot, .. } = &self.shared.connection;
         let (parts, body) = request.into_parts();
         let limits = self.shared.connection.head_limits();

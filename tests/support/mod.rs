@@ -8,6 +8,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod browser;
+pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod demo;
 mod fixture;
@@ -16,6 +17,7 @@ pub(crate) mod lb;
 pub(crate) mod prometheus;
 pub(crate) mod replies;
 pub(crate) mod servers;
+pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -14,6 +14,7 @@ const reloads = new Reloads();
 const chart = new Chart((key) => reloads.open(key));
 const routes = new Rows(byId("route-table").tBodies[0], routeRow);
 const listeners = new Rows(byId("listener-table").tBodies[0], listenerRow);
+const certificates = new Rows(byId("certificate-table").tBodies[0], certificateRow);
 
 /** How far the balancer's clock is ahead of the browser's, in milliseconds. */
 let clockOffset = 0;
@@ -133,6 +134,8 @@ function figures(data) {
   servers.show(data);
   routes.show(data.routes, (route) => route.name);
   listeners.show(data.listeners, (listener) => `${listener.name} ${listener.address}`);
+  certificates.show(data.certificates, (certificate) => certificate.file);
+  byId("certificates").hidden = data.certificates.length === 0;
   notice(data);
 }
 
@@ -238,6 +241,28 @@ function listenerRow() {
       set(address, listener.address);
       set(name, listener.name === listener.address ? "" : listener.name);
       set(connections, count(listener.connections));
+    },
+  };
+}
+
+/** The words and the colour for a certificate that clients do not accept, or soon will not. */
+const VALIDITY = { valid: ["", ""], expires_soon: [", soon", "held"], not_yet_valid: [", not valid yet", "held"], expired: [", expired", "bad"] };
+
+function certificateRow() {
+  const [file, note] = [el("b"), el("small")];
+  const [names, key, expires] = ["Names", "Key", "Expires"].map((label) => cell(label));
+  const head = el("th", { role: "rowheader", scope: "row", class: "name" }, file, note);
+  return {
+    node: el("tr", { role: "row" }, head, names, key, expires),
+    update(certificate) {
+      const [words, colour] = VALIDITY[certificate.validity];
+      set(file, certificate.file);
+      set(note, certificate.default ? "default" : "");
+      set(names, certificate.names.join(", "));
+      set(key, certificate.key_type);
+      set(expires, `${certificate.not_after.slice(0, 10)}${words}`);
+      mark(expires, "class", colour || undefined);
+      mark(expires, "title", certificate.not_after);
     },
   };
 }

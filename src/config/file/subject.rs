@@ -23,6 +23,12 @@ pub enum Subject<'a> {
     Pool(&'a str),
     /// The address of a pool's server, by its index.
     Server(&'a str, usize),
+    /// A key of a `[[certificate]]`, by the table's index.
+    Certificate(usize, &'a str),
+    /// A key of a listener's `tls`, by the listener's index.
+    ListenerTls(usize, &'a str),
+    /// A key of a pool's `upstream.tls` or, if it has none of its own, of the top level's.
+    UpstreamTls(&'a str, &'a str),
 }
 
 /// The problem at its place in the files or, if that is not in them, of the main file.
@@ -57,6 +63,19 @@ fn place(root: &TomlTable<'_>, subject: Subject<'_>) -> Option<Location> {
             index = index.saturating_sub(count(table, "server"));
             found
         }),
+        Subject::Certificate(index, key) => {
+            let (location, certificate) = item(root, "certificate", index)?;
+            value(certificate, key).or(Some(location))
+        }
+        Subject::ListenerTls(index, key) => {
+            let (location, listener) = item(root, "listener", index)?;
+            table(listener, "tls").and_then(|tls| value(tls, key)).or(Some(location))
+        }
+        Subject::UpstreamTls(name, key) => {
+            let own = table(root, "pool").and_then(|pools| table(pools, name));
+            let upstreams = own.into_iter().chain([root]).filter_map(|of| table(of, "upstream"));
+            upstreams.filter_map(|upstream| table(upstream, "tls")).find_map(|tls| value(tls, key))
+        }
     }
 }
 
@@ -103,11 +122,14 @@ mod tests {
         let main = "[[listener]]\naddress = \"${A}\"\n[admin]\naddress = \"b\"\n[reload]\nmax_removed = \"1%\"\n\
                     [[server]]\naddress = \"c:1\"\n[pool.empty.balance]\n[[pool.p.server]]\naddress = \"d:1\"\n";
         let more = "[[listener]]\nname = \"x\"\naddress = \"e\"\n[[server]]\naddress = \"f:1\"\n";
-        let files = [SourceFile::new("lb.toml", main), SourceFile::new("more.toml", more)];
+        let tls = "[[certificate]]\nfile = \"a\"\nkey = \"b\"\n[[listener]]\naddress = \"g\"\n[listener.tls]\n\
+                   client_ca = \"c\"\n[pool.p.upstream.tls]\nca = \"d\"\n[upstream.tls]\nca = \"e\"\n";
+        let files =
+            [SourceFile::new("lb.toml", main), SourceFile::new("more.toml", more), SourceFile::new("tls.toml", tls)];
         let cases = [
             (Subject::Listener(0), "lb.toml", 2, 11),
             (Subject::Listener(1), "more.toml", 3, 11),
-            (Subject::Listener(2), "lb.toml", 0, 0),
+            (Subject::Listener(3), "lb.toml", 0, 0),
             (Subject::Admin, "lb.toml", 4, 11),
             (Subject::MaxRemoved("p"), "lb.toml", 6, 15),
             (Subject::Pool("default"), "lb.toml", 7, 1),
@@ -116,6 +138,13 @@ mod tests {
             (Subject::Pool("gone"), "lb.toml", 0, 0),
             (Subject::Server("default", 1), "more.toml", 5, 11),
             (Subject::Server("p", 0), "lb.toml", 11, 11),
+            (Subject::Certificate(0, "key"), "tls.toml", 3, 7),
+            (Subject::Certificate(0, "directory"), "tls.toml", 1, 1),
+            (Subject::Certificate(1, "file"), "lb.toml", 0, 0),
+            (Subject::ListenerTls(2, "client_ca"), "tls.toml", 7, 13),
+            (Subject::ListenerTls(0, "client_ca"), "lb.toml", 1, 1),
+            (Subject::UpstreamTls("p", "ca"), "tls.toml", 9, 6),
+            (Subject::UpstreamTls("other", "ca"), "tls.toml", 11, 6),
         ];
         for (subject, file, line, column) in cases {
             let problem = locate(&files, subject, Reason::new("wrong"));

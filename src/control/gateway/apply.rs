@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::mem;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -13,18 +12,21 @@ use super::log_file::not_configuration;
 use super::pending::{self, PendingEdit};
 use crate::config::diff::diff;
 use crate::config::guard::guards;
-use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, PoolConfig, SocketMode};
+use crate::control::certificates::in_force::{FilesInForce, Replacement};
+use crate::control::certificates::shown::tls_state;
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::control::resolver::{Addresses, HostPort};
+use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::telemetry::access_log::NewOutput;
-use crate::worker::socket::{BindError, BoundSocket};
+use crate::worker::socket::{BindError, BoundSocket, OpenSocket};
 
 /// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
 /// discards the edit and closes its sockets.
@@ -39,7 +41,11 @@ pub(super) struct Prepared {
     /// The file of the access log, if the edit names another one.
     pub(super) access_log: Option<NewOutput>,
     /// The files of the edit, for the last good copy.
-    files: Vec<SourceFile>,
+    sources: Vec<SourceFile>,
+    /// The files that the edit refers to.
+    files: FilesInForce,
+    /// Why older contents of them are kept, although there are newer ones.
+    pub(super) kept: Vec<Problem>,
     /// The differences from the previous generation, in words.
     pub(super) changes: Vec<String>,
 }
@@ -62,7 +68,8 @@ impl Gateway {
         let ParsedConfig { loaded: LoadedConfig { sources, result }, noticed, requested } = parsed;
         // This edit replaces it, or is the same.
         self.pending = None;
-        let unchanged = *sources.hash == *self.state.snapshot.load().hash;
+        let same_hash = *sources.hash == *self.state.snapshot.load().hash;
+        let unchanged = same_hash && self.files.are(&sources.referenced);
         let result = match result {
             Ok(_) if unchanged => {
                 // Recorded only if SIGHUP asked for it, or if it undoes an edit that is not in force.
@@ -82,21 +89,32 @@ impl Gateway {
 
     /// Commits what was prepared, if anything was, and records the outcome.
     pub(super) fn conclude(&mut self, sources: &Sources, began: Instant, result: Result<Option<Prepared>, NotApplied>) {
+        let mut kept = Vec::new();
         let (outcome, changes, problems) = match result {
-            Ok(Some(prepared)) => (Outcome::Applied, self.commit(prepared), Vec::new()),
+            Ok(Some(mut prepared)) => {
+                kept = mem::take(&mut prepared.kept);
+                (Outcome::Applied, self.commit(prepared), Vec::new())
+            }
             Ok(None) => (Outcome::Unchanged, Vec::new(), Vec::new()),
             Err(NotApplied::Rejected(problems)) => (Outcome::Rejected, Vec::new(), problems),
             Err(NotApplied::Pending(problems)) => (Outcome::Pending, Vec::new(), problems),
         };
-        self.record(Reload {
-            generation: self.state.snapshot.load().generation,
-            hash: sources.hash.as_str().into(),
-            outcome,
-            at: SystemTime::now(),
-            took: began.elapsed(),
-            changes,
-            problems,
-        });
+        let record = |outcome, changes, problems| {
+            self.record(Reload {
+                generation: self.state.snapshot.load().generation,
+                hash: sources.hash.as_str().into(),
+                outcome,
+                at: SystemTime::now(),
+                took: began.elapsed(),
+                changes,
+                problems,
+            });
+        };
+        record(outcome, changes, problems);
+        if !kept.is_empty() {
+            // The rest of the edit does not wait for it.
+            record(Outcome::Pending, Vec::new(), kept);
+        }
     }
 
     /// Checks an edit against the guards, binds its new addresses and builds everything else that it needs. `addresses`
@@ -111,18 +129,29 @@ impl Gateway {
         addresses: &Addresses,
     ) -> Result<Prepared, NotApplied> {
         self.check(config, sources)?;
+        let Replacement { files, kept, missing } = self.files.replace(&sources.referenced, &sources.files);
+        if !missing.is_empty() {
+            return Err(NotApplied::Pending([missing, kept].concat()));
+        }
+        if !kept.is_empty() && **config == *self.config && self.files.same(&files.0) {
+            return Err(NotApplied::Pending(kept));
+        }
+        let tls = PoolsTls::load(config, &files, &sources.files, self.running.registry.tls());
+        let tls = tls.map_err(NotApplied::Pending)?;
         let (listeners, admin) = self.bind(config, sources).and_then(|bound| self.listen(bound, config, sources))?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
         warn_of_shared_addresses(config.pools.iter().filter(|pool| !is_same(pool)));
-        let changes = diff(&self.config, config).iter().map(ToString::to_string).collect();
+        let mut changes: Vec<String> = diff(&self.config, config).iter().map(ToString::to_string).collect();
+        changes.extend(self.files.changes(&files));
         let addresses = |name: &HostPort| self.running.resolver.addresses(name, addresses);
-        let registry = self.running.registry.plan(config, Instant::now(), addresses);
+        let registry = self.running.registry.plan(config, Instant::now(), addresses).with_tls(tls);
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
-        let snapshot = registry.snapshot(generation, hash, file_hashes(sources), SystemTime::now());
-        let (config, files) = (Arc::clone(config), sources.files.clone());
-        Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, files, changes })
+        let mut snapshot = registry.snapshot(generation, hash, file_hashes(sources, &files), SystemTime::now());
+        snapshot.tls = tls_state(config, &files, self.state.snapshot.load().tls.as_deref());
+        let (config, sources) = (Arc::clone(config), sources.files.clone());
+        Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, sources, files, kept, changes })
     }
 
     /// Checks an edit for what no waiting would mend: against the guards, and its own files.
@@ -130,6 +159,7 @@ impl Gateway {
         let mut problems = guards(&sources.files, Some(&self.config), config);
         problems.extend(self.emptied(sources));
         problems.extend(not_configuration(&config.log, &sources.files).err());
+        problems.extend(upstream_tls::check(config, &sources.files));
         if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
     }
 
@@ -147,10 +177,11 @@ impl Gateway {
 
     /// Binds the addresses that `config` adds. No client notices.
     pub(super) fn bind(&self, config: &Config, sources: &Sources) -> Result<BoundAddresses, NotApplied> {
-        let (address, admin) = (config.admin.address, &self.outputs.admin);
+        let (address, admin) = (&config.admin.address, &self.outputs.admin);
         let listeners = self.running.listeners.bind(&config.listeners, admin.moving(address));
         let making_way = self.making_way_for_admin(config);
-        let admin = admin.moving(address).map(|_| BoundSocket::bind(address, &making_way)).transpose();
+        let admin =
+            admin.moving(address).map(|_| BoundSocket::bind(address, SocketMode::default(), &making_way)).transpose();
         both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
     }
 
@@ -161,15 +192,15 @@ impl Gateway {
         config: &Config,
         sources: &Sources,
     ) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
-        let moving = self.outputs.admin.moving(config.admin.address);
+        let moving = self.outputs.admin.moving(&config.admin.address);
         let listeners = self.running.listeners.listen(listeners, &config.listeners, moving);
         let making_way = self.making_way_for_admin(config);
         let admin = admin.map(|bound| NewAdminSocket::listen(bound, &making_way)).transpose();
         both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
     }
 
-    fn making_way_for_admin(&self, config: &Config) -> Vec<&TcpListener> {
-        let address = config.admin.address;
+    fn making_way_for_admin<'a>(&'a self, config: &'a Config) -> Vec<&'a OpenSocket> {
+        let address = &config.admin.address;
         let listeners = self.running.listeners.making_way(address, &config.listeners);
         listeners.chain(self.outputs.admin.making_way(address)).collect()
     }
@@ -188,8 +219,10 @@ impl Gateway {
     /// 6. The last good copy, for the next start, and the reader's rules, for the next edit.
     pub(super) fn commit(&mut self, prepared: Prepared) -> Vec<String> {
         // Every field is named, so that the compiler reports one that no step commits.
-        let Prepared { config, snapshot, registry, listeners, admin, access_log, files, changes } = prepared;
+        let Prepared { config, snapshot, registry, listeners, admin, access_log, sources, files, kept: _, changes } =
+            prepared;
         let old = mem::replace(&mut self.config, config);
+        self.files = files;
 
         self.running.registry.commit(registry);
         self.outputs.access_log.commit(access_log);
@@ -198,9 +231,11 @@ impl Gateway {
         self.outputs.admin.commit(admin);
         self.commit_logs(&old);
         self.outputs.traces.apply(&self.config.tracing);
-        self.outputs.last_good.save(&self.config.reload, files);
+        self.outputs.last_good.save(&self.config.reload, sources);
         self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
         self.warn_of_unrouted(Some(&old));
+        self.warn_of_certificates();
+        self.warn_of_unverified(Some(&old));
         self.warn_if_restart_needed(&old);
         changes
     }
@@ -209,7 +244,9 @@ impl Gateway {
     pub(super) fn commit_listeners(&mut self, sockets: NewSockets) {
         let (config, running) = (&self.config, &mut self.running);
         let drain = config.timeouts.drain;
-        running.listeners.commit(sockets, &config.listeners, &running.worker_pool, drain, Instant::now());
+        let snapshot = self.state.snapshot.load();
+        let listeners = (&*config.listeners, snapshot.tls.as_deref());
+        running.listeners.commit(sockets, listeners, &running.worker_pool, drain, Instant::now());
         self.state.set_listeners(running.listeners.live(&config.listeners));
     }
 
@@ -226,6 +263,14 @@ impl Gateway {
         let known: HashSet<&str> = old.map(unrouted_pools).into_iter().flatten().collect();
         for pool in unrouted_pools(&self.config).filter(|pool| !known.contains(pool)) {
             tracing::warn!("{}", unrouted(pool));
+        }
+    }
+
+    /// Warns of pools whose servers are not verified, unless that was so before. The API goes on to warn until they are.
+    pub(super) fn warn_of_unverified(&self, old: Option<&Config>) {
+        let known: HashSet<&str> = old.map(unverified_pools).into_iter().flatten().collect();
+        for pool in unverified_pools(&self.config).filter(|pool| !known.contains(pool)) {
+            tracing::warn!("{}", unverified(pool));
         }
     }
 
@@ -255,8 +300,8 @@ pub(super) fn warn_of_shared_addresses<'a>(pools: impl Iterator<Item = &'a Arc<P
     }
 }
 
-/// The files of a generation with their hashes.
-pub(super) fn file_hashes(sources: &Sources) -> Arc<[FileVersion]> {
+/// The files of a generation with their hashes, and then those that it refers to.
+pub(super) fn file_hashes(sources: &Sources, referenced: &FilesInForce) -> Arc<[FileVersion]> {
     let file = |file: &SourceFile| FileVersion { path: file.path.clone(), hash: file.hash.as_str().into() };
-    sources.files.iter().map(file).collect()
+    sources.files.iter().map(file).chain(referenced.versions()).collect()
 }

@@ -14,16 +14,19 @@ use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, log_file, pending, record};
 use crate::admin;
-use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
+use crate::config::{Config, SocketMode};
+use crate::control::certificates::in_force::{FilesInForce, Replacement};
+use crate::control::certificates::shown::tls_state;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::{self, LastGoodCopy};
 use crate::control::reload::reader::{ConfigReader, ReloadRules, env};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::resolver::Resolver;
+use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::descriptors::Descriptors;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
@@ -91,14 +94,16 @@ impl Gateway {
     pub async fn start(path: &Path, access_log: impl io::Write + Send + 'static) -> Result<Self, StartError> {
         let started = Instant::now();
         let source = Source::new(path);
-        let files = source.read(&env);
-        let Initial { sources, config, file_problems } = Initial::of(&source, &files).map_err(StartError::Config)?;
+        let mut files = source.read(&env);
+        let Initial { sources, config, files: referenced, file_problems } =
+            Initial::of(&source, &files).map_err(StartError::Config)?;
 
         let logs = logs::init(&config.log)?;
         let descriptors = fd_limit::raise();
         let workers = config.proxy.worker_count();
         let (listeners, sockets, admin_socket) = bind(&config, &sources.files, workers)?;
-        let (registry, snapshot) = first_generation(&config, &sources, workers);
+        let (registry, snapshot) =
+            first_generation(&config, (&sources, &referenced), workers).map_err(StartError::Config)?;
         Resolver::first(&snapshot, RESOLVE).await;
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
 
@@ -112,6 +117,11 @@ impl Gateway {
         let metrics = process_metrics(&state, logs.losses(), access_log.losses(), &spans, client_limit);
         let admin = start_admin(admin_socket, &state, metrics)?;
         let file_hash = files.hash.as_str().into();
+        files.referenced = match &file_problems {
+            None => sources.referenced.clone(),
+            // Perhaps it is them that the files lack.
+            Some(_) => files.clone().load(&env).sources.referenced,
+        };
         let rules = ReloadRules::from(&config.reload);
         let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.watch_status))?;
 
@@ -120,6 +130,8 @@ impl Gateway {
             workers,
             state,
             config,
+            files: referenced,
+            warned: Vec::new(),
             pending: None,
             running: Running { registry, listeners, worker_pool, checker, resolver },
             inputs: Inputs { reader, health_changes, reports },
@@ -131,6 +143,8 @@ impl Gateway {
         sources.warn_of_unmatched();
         warn_of_shared_addresses(gateway.config.pools.iter());
         gateway.warn_of_unrouted(None);
+        gateway.warn_of_certificates();
+        gateway.warn_of_unverified(None);
         gateway.record(record::started(&snapshot, started));
         gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
         if let Some(problems) = file_problems {
@@ -147,6 +161,8 @@ impl Gateway {
 struct Initial {
     sources: Sources,
     config: Arc<Config>,
+    /// The files that it refers to.
+    files: FilesInForce,
     /// The problems of the files, if this is the last good copy instead.
     file_problems: Option<Vec<Problem>>,
 }
@@ -155,23 +171,30 @@ impl Initial {
     /// The configuration of the files, or else the last good copy.
     fn of(source: &Source, files: &Sources) -> Result<Self, Vec<Problem>> {
         let problems = match load(files.clone()) {
-            Ok((sources, config)) => return Ok(Self { sources, config, file_problems: None }),
+            Ok((sources, config, files)) => return Ok(Self { sources, config, files, file_problems: None }),
             Err(problems) => problems,
         };
         let start = |files| load(source.with_files(files));
         match last_good::recover(source.path(), files, &env, start) {
-            Ok((sources, config)) => Ok(Self { sources, config, file_problems: Some(problems) }),
+            Ok((sources, config, files)) => Ok(Self { sources, config, files, file_problems: Some(problems) }),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
     }
 }
 
-/// Parses files and checks them against the guards.
-fn load(sources: Sources) -> Result<(Sources, Arc<Config>), Vec<Problem>> {
+/// Parses files, checks them against the guards, and reads the files that they refer to.
+fn load(sources: Sources) -> Result<(Sources, Arc<Config>, FilesInForce), Vec<Problem>> {
     let LoadedConfig { sources, result } = sources.load(&env);
     let config = result?;
-    let problems = guards(&sources.files, None, &config);
-    if problems.is_empty() { Ok((sources, Arc::new(config))) } else { Err(problems) }
+    let mut problems = guards(&sources.files, None, &config);
+    let Replacement { files, missing, .. } = FilesInForce::default().replace(&sources.referenced, &sources.files);
+    problems.extend(missing);
+    problems.extend(upstream_tls::check(&config, &sources.files));
+    if problems.is_empty() {
+        let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
+        problems.extend(loaded.err().into_iter().flatten());
+    }
+    if problems.is_empty() { Ok((sources, Arc::new(config), files)) } else { Err(problems) }
 }
 
 /// Binds all addresses, or reports every one that cannot be bound.
@@ -185,19 +208,27 @@ fn bind(
         let problems = errors.iter().map(|error| pending::bind_problem(files, config, error)).collect();
         StartError::Bind(errors, problems)
     };
-    let bound = (listeners.bind(&config.listeners, None), BoundSocket::bind(config.admin.address, &[]));
+    let bound =
+        (listeners.bind(&config.listeners, None), BoundSocket::bind(&config.admin.address, SocketMode::default(), &[]));
     let (sockets, admin) = both(bound).map_err(failed)?;
     let listening = (listeners.listen(sockets, &config.listeners, None), NewAdminSocket::listen(admin, &[]));
     let (sockets, admin) = both(listening).map_err(failed)?;
     Ok((listeners, sockets, admin))
 }
 
-fn first_generation(config: &Arc<Config>, sources: &Sources, workers: usize) -> (Registry, Arc<Snapshot>) {
+fn first_generation(
+    config: &Arc<Config>,
+    (sources, files): (&Sources, &FilesInForce),
+    workers: usize,
+) -> Result<(Registry, Arc<Snapshot>), Vec<Problem>> {
     let mut registry = Registry::new(workers);
-    let plan = registry.plan(config, Instant::now(), |_| None);
-    let snapshot = plan.snapshot(1, sources.hash.as_str().into(), file_hashes(sources), SystemTime::now());
+    let tls = PoolsTls::load(config, files, &sources.files, registry.tls())?;
+    let plan = registry.plan(config, Instant::now(), |_| None).with_tls(tls);
+    let versions = file_hashes(sources, files);
+    let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), versions, SystemTime::now());
+    snapshot.tls = tls_state(config, files, None);
     registry.commit(plan);
-    (registry, Arc::new(snapshot))
+    Ok((registry, Arc::new(snapshot)))
 }
 
 /// The limit by the descriptors that are left once the sockets are bound, and before the workers open any.

@@ -1,6 +1,7 @@
 //! The configuration's files: reads the main file and those it includes, and finds what to watch for changes.
 
 mod changed;
+pub mod referenced;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -16,6 +17,7 @@ use crate::config::file::{self, Env, Include};
 use crate::config::notes::Note;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
+use crate::control::certificates::files::ReferencedFiles;
 use crate::control::reload::trail::Trail;
 
 /// The limit for all files together.
@@ -45,6 +47,8 @@ pub struct Sources {
     pub unmatched: Vec<Include>,
     /// The files that could not be read, and why.
     pub problems: Vec<Problem>,
+    /// The files that the configuration refers to. The hash does not cover them.
+    pub referenced: ReferencedFiles,
     /// Whether the main file is gone from its directory and only visible through a mount: a file that was mounted
     /// by itself and replaced outside. No later edit of it can be seen here.
     pub unlinked: bool,
@@ -91,7 +95,8 @@ impl Source {
         let mut budget = MAX_BYTES;
         let main = read_file(&self.path, last.files.first(), &mut budget);
         let unlinked = main.as_ref().is_ok_and(|(_, metadata)| link_count(metadata) == 0);
-        Sources { unlinked, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
+        let referenced = last.referenced.again();
+        Sources { unlinked, referenced, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
     }
 
     /// Like `read`, with the main file's content from a stream, such as standard input.
@@ -124,13 +129,22 @@ impl Source {
     #[must_use]
     pub fn with_files(&self, files: Vec<SourceFile>) -> Sources {
         let hash = self.hash(&files);
-        Sources { files, hash, includes: Vec::new(), unmatched: Vec::new(), problems: Vec::new(), unlinked: false }
+        let referenced = ReferencedFiles::default();
+        let (includes, unmatched, problems) = (Vec::new(), Vec::new(), Vec::new());
+        Sources { files, hash, includes, unmatched, problems, referenced, unlinked: false }
     }
 
     /// The paths to watch so that no change of these files goes unnoticed: the files, and every directory
     /// in which one of them, or a symbolic link on the way to it, can be replaced.
     #[must_use]
     pub fn trail(&self, sources: &Sources) -> Trail {
+        let mut trail = self.own_trail(sources);
+        sources.referenced.trail(&mut trail);
+        trail
+    }
+
+    /// The same without the files that the configuration refers to.
+    pub(super) fn own_trail(&self, sources: &Sources) -> Trail {
         let mut trail = Trail::default();
         trail.follow(&self.path);
         for file in sources.files.iter().skip(1) {
@@ -220,9 +234,7 @@ impl Source {
             let directory = Pattern::escape(&self.directory().to_string_lossy());
             format!("{directory}/{pattern}")
         };
-        // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
-        let matches = glob::glob_with(&pattern, GLOB).ok();
-        matches.into_iter().flatten().filter_map(Result::ok)
+        matches_of(&pattern)
     }
 
     fn directory(&self) -> &Path {
@@ -264,9 +276,10 @@ impl Sources {
         self.load_after(None, env)
     }
 
-    /// Parses the files, or if possible only their difference from a file that was parsed before.
+    /// Parses the files, or if possible only their difference from a file that was parsed before. Reads the files that
+    /// they refer to, if these are others than before.
     #[must_use]
-    pub fn load_after(self, baseline: Option<&Baseline>, env: &Env<'_>) -> LoadedConfig {
+    pub fn load_after(mut self, baseline: Option<&Baseline>, env: &Env<'_>) -> LoadedConfig {
         let mut problems = self.problems.clone();
         let parsed = match self.files.as_slice() {
             [] => Err(Vec::new()),
@@ -281,6 +294,9 @@ impl Sources {
                 Err(problems)
             }
         };
+        if let Ok(config) = &result {
+            self.referenced.follow(config);
+        }
         LoadedConfig { sources: self, result }
     }
 }
@@ -296,6 +312,13 @@ impl LoadedConfig {
             _ => None,
         }
     }
+}
+
+/// What a glob matches.
+fn matches_of(pattern: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
+    let matches = glob::glob_with(pattern, GLOB).ok();
+    matches.into_iter().flatten().filter_map(Result::ok)
 }
 
 /// Reads the file at `path`. Returns `before` if that has the same content.

@@ -109,7 +109,9 @@ impl Watchdog {
             slot.close();
             match slot.phase.get() {
                 ConnectionPhase::Idle => slot.end(Ending::Close),
-                ConnectionPhase::New => slot.deadline.set([slot.deadline.get(), until].into_iter().flatten().min()),
+                ConnectionPhase::Handshake | ConnectionPhase::New => {
+                    slot.deadline.set([slot.deadline.get(), until].into_iter().flatten().min())
+                }
                 ConnectionPhase::Head | ConnectionPhase::Busy | ConnectionPhase::Linger => {}
             }
         });

@@ -29,6 +29,10 @@ impl Source {
             let text = if file.path == self.path { FileText::NoMain } else { FileText::None };
             changed.push(changed_file(&file.path, text));
         }
+        for path in last.referenced.changed(&now.referenced) {
+            // An incomplete one harms nothing: its old content is kept.
+            changed.push(changed_file(&path, FileText::None));
+        }
         if changed.is_empty() {
             // Other problems than before.
             changed.push(changed_file(&self.path, FileText::None));

@@ -28,10 +28,11 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 35] = [
+pub const TARGETS: [&str; 37] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
+    "lb::control::certificates::shown",
     "lb::control::gateway",
     "lb::control::gateway::admin_server",
     "lb::control::gateway::apply",
@@ -60,6 +61,7 @@ pub const TARGETS: [&str; 35] = [
     "lb::telemetry::trace::exporter_queue",
     "lb::worker",
     "lb::worker::client_limit",
+    "lb::worker::connection::open",
     "lb::worker::fd_limit",
     "lb::worker::http2",
     "lb::worker::proxy_header",

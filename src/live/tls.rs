@@ -11,7 +11,7 @@ use crate::tls::certificate::{Certificate, Validity};
 use crate::tls::index::{CertificateIndex, Overlap};
 use crate::tls::server::ListenerTls;
 
-/// What connections with TLS need. Immutable; part of a snapshot.
+/// The state that connections with TLS need. Immutable; part of a snapshot.
 #[derive(Debug)]
 pub struct TlsState {
     /// In the order of the configuration.

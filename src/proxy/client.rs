@@ -26,7 +26,7 @@ pub struct Client {
     /// The headers that identify the client to servers.
     pub headers: ClientHeaders,
     /// The headers with the client's verified certificates, if servers get them.
-    pub certificate: Headers,
+    pub certificate: Option<Box<Headers>>,
     /// Set once something of it is known. Few clients need it, so it has memory of its own.
     toward_servers: OnceCell<Box<TowardServers>>,
 }
@@ -50,14 +50,14 @@ impl Client {
     pub fn plain(listener: Arc<LiveListener>, peer: Peer) -> Self {
         let scheme = "http";
         let headers = ClientHeaders::new(peer.address(), scheme);
-        Self { listener, peer, scheme, headers, certificate: Headers::new(), toward_servers: OnceCell::new() }
+        Self { listener, peer, scheme, headers, certificate: None, toward_servers: OnceCell::new() }
     }
 
     /// Notes that it uses TLS. `certificates` are those that servers get, its own first.
     pub fn secure(&mut self, certificates: &[CertificateDer<'_>]) {
         self.scheme = "https";
         self.headers = ClientHeaders::new(self.peer.address(), self.scheme);
-        self.certificate = client_certificate::headers(certificates);
+        self.certificate = (!certificates.is_empty()).then(|| Box::new(client_certificate::headers(certificates)));
     }
 
     /// Takes the addresses from a PROXY header.

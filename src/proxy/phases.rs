@@ -147,7 +147,9 @@ pub fn rewrite(
     }
     // Only we know who the client is.
     headers.remove_all(CLIENT_CERTIFICATE);
-    headers.append(&rules.client.certificate);
+    if let Some(certificate) = &rules.client.certificate {
+        headers.append(certificate);
+    }
     let client = rules.client.headers.set(headers, rules.proxy.forwarded, &rules.proxy.trusted_proxies);
     framing::normalise_length(headers);
     if headers.has(HeaderName::Expect) {

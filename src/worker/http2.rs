@@ -91,7 +91,7 @@ impl Connection {
         if http.start().1.starts_with(PREFACE) {
             self.serve_http2(http).await;
         } else {
-            self.serve(http).await;
+            self.serve(&mut http).await;
         }
     }
 

@@ -40,7 +40,7 @@ pub struct ReadReference {
     pub origin: PathBuf,
     /// In the order of the reference's.
     pub files: Vec<Result<SourceFile, Reason>>,
-    /// What the files contain, or why they cannot be used, with the index of the file that this is about.
+    /// The content of the files, or why they cannot be used, with the index of the file that this is about.
     pub material: Result<Material, (usize, Reason)>,
 }
 
@@ -79,7 +79,7 @@ impl ReferencedFiles {
         if self.references.is_empty() { Self::default() } else { Self::read(self.references.clone(), self) }
     }
 
-    /// What is as in `last` is not parsed again.
+    /// Files that are as in `last` are not parsed again.
     fn read(references: Vec<Reference>, last: &Self) -> Self {
         let mut budget = MAX_BYTES;
         let mut files = Self { references, ..Self::default() };

@@ -314,7 +314,7 @@ impl LoadedConfig {
     }
 }
 
-/// What a glob matches.
+/// The paths that a glob matches.
 fn matches_of(pattern: &str) -> impl Iterator<Item = PathBuf> + use<> {
     // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
     let matches = glob::glob_with(pattern, GLOB).ok();

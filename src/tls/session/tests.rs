@@ -43,7 +43,7 @@ fn name() -> ServerName<'static> {
 struct Pair {
     session: Session,
     peer: Connection,
-    output: Output,
+    output: Records,
     received: Vec<u8>,
     /// The most bytes that the session gets at once.
     step: usize,
@@ -60,7 +60,7 @@ impl Pair {
             (Session::client(client, name()), ServerConnection::new(server).expect("a connection").into())
         };
         let mut session = session.expect("a session");
-        let mut output = Output::default();
+        let mut output = Records::default();
         session.start(&mut output).expect("a hello");
         Self { session, peer, output, received: Vec::new(), step }
     }
@@ -208,7 +208,7 @@ fn a_violation_ends_the_session_with_an_alert() {
             assert_eq!(pair.received, b"complete");
             assert!(!pair.output.filled().is_empty(), "an alert");
             assert_eq!(pair.feed(b"more"), Err(Error::DecryptError));
-            assert!(pair.session.encrypt(&[b"x"], &mut Output::default()).is_err());
+            assert!(pair.session.encrypt(&[b"x"], &mut Records::default()).is_err());
             let error = pair.give_peer().expect_err("an alert");
             assert_eq!(error, Error::AlertReceived(rustls::AlertDescription::BadRecordMac), "{version:?} {is_server}");
         }

@@ -16,7 +16,7 @@ const SPEAKS_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/pla
     Connection: close\r\n\r\nThis port speaks HTTPS: use https:// instead of http:// here.\n";
 
 /// A handshake that did not become a connection.
-enum Failed {
+enum NotOpened {
     /// The client may be told in this way, and is then given time to read it.
     Tell(HandshakeResult, Socket, &'static [u8]),
     Close(HandshakeResult),
@@ -53,7 +53,7 @@ impl Connection {
         let result = {
             let mut handshake = pin!(self.handshake(http, tls));
             poll_fn(|context| match self.slot.poll(context) {
-                Poll::Ready(_) => Poll::Ready(Err(Failed::Close(HandshakeResult::Timeout))),
+                Poll::Ready(_) => Poll::Ready(Err(NotOpened::Close(HandshakeResult::Timeout))),
                 Poll::Pending => handshake.as_mut().poll(context),
             })
             .await
@@ -79,11 +79,11 @@ impl Connection {
                 self.tls = Some(Arc::clone(tls));
                 Some((Transport::Tls(Box::new(transport)), spoken))
             }
-            Err(Failed::Close(result)) => {
+            Err(NotOpened::Close(result)) => {
                 counters.handshake(result);
                 None
             }
-            Err(Failed::Tell(result, socket, bytes)) => {
+            Err(NotOpened::Tell(result, socket, bytes)) => {
                 counters.handshake(result);
                 self.tell(socket, bytes).await;
                 None
@@ -91,7 +91,7 @@ impl Connection {
         }
     }
 
-    async fn handshake(&self, http: ServerConnection, rules: &Arc<ListenerTls>) -> Result<TlsTransport, Failed> {
+    async fn handshake(&self, http: ServerConnection, rules: &Arc<ListenerTls>) -> Result<TlsTransport, NotOpened> {
         let (socket, received, hello) = self.first_bytes(http).await?;
         let log = |reason: &dyn std::fmt::Display| {
             let (listener, client) = (&self.client.listener.name, self.client.peer.address());
@@ -101,11 +101,11 @@ impl Connection {
             FirstBytes::Hello(hello) => hello,
             FirstBytes::PlainText => {
                 log(&"the client does not use TLS");
-                return Err(Failed::Tell(HandshakeResult::NotTls, socket, SPEAKS_HTTPS));
+                return Err(NotOpened::Tell(HandshakeResult::NotTls, socket, SPEAKS_HTTPS));
             }
             FirstBytes::Incomplete | FirstBytes::TooLarge | FirstBytes::Invalid => {
                 log(&"the client's first bytes are no valid hello");
-                return Err(Failed::Tell(HandshakeResult::Invalid, socket, &DECODE_ERROR));
+                return Err(NotOpened::Tell(HandshakeResult::Invalid, socket, &DECODE_ERROR));
             }
         };
         let limit = {
@@ -117,7 +117,7 @@ impl Connection {
                 Some(name) => log(&format_args!("no certificate is for {name:?}")),
                 None => log(&"the client named no server, and no certificate is the default"),
             }
-            return Err(Failed::Tell(HandshakeResult::UnknownHost, socket, &UNRECOGNIZED_NAME));
+            return Err(NotOpened::Tell(HandshakeResult::UnknownHost, socket, &UNRECOGNIZED_NAME));
         };
         let turn = handshakes::turn(limit).await;
         let begun = handshake::begin(socket, &received, config);
@@ -130,18 +130,18 @@ impl Connection {
         };
         let transport = finished.map_err(|error| {
             log(&error);
-            Failed::Close(failure(&error))
+            NotOpened::Close(failure(&error))
         })?;
         Ok(transport)
     }
 
     /// Reads the client's hello.
-    async fn first_bytes(&self, http: ServerConnection) -> Result<(Socket, Vec<u8>, FirstBytes), Failed> {
+    async fn first_bytes(&self, http: ServerConnection) -> Result<(Socket, Vec<u8>, FirstBytes), NotOpened> {
         let (transport, mut received) = http.into_parts();
         let mut hello = FirstBytes::read(&received);
         while hello == FirstBytes::Incomplete {
             if !matches!(transport.read(&mut received, &self.context.resources.buffers).await, Ok(1..)) {
-                return Err(Failed::Close(HandshakeResult::Closed));
+                return Err(NotOpened::Close(HandshakeResult::Closed));
             }
             hello = FirstBytes::read(&received);
             // A client that is silent now costs no more than what it has sent.
@@ -149,7 +149,7 @@ impl Connection {
         }
         match transport {
             Transport::Plain(socket) => Ok((socket, received, hello)),
-            Transport::Tls(_) => Err(Failed::Close(HandshakeResult::Failed)),
+            Transport::Tls(_) => Err(NotOpened::Close(HandshakeResult::Failed)),
         }
     }
 

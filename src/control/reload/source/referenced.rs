@@ -8,7 +8,7 @@ use super::{matches_of, read_file};
 use crate::config::problem::Reason;
 use crate::config::source::SourceFile;
 
-/// What the glob at `path`, which has its base in front of it, matches.
+/// The paths that the glob at `path`, which has its base in front of it, matches.
 pub fn referenced_matches(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     matches_of(&path.to_string_lossy())
 }

@@ -30,7 +30,6 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
@@ -40,6 +39,7 @@ use self::feed::{EventStream, Subscription};
 use crate::live::state::State;
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::Metrics;
+use crate::transport::{Acceptor, Socket};
 
 pub use api::respond;
 pub use feed::Feed;
@@ -86,7 +86,7 @@ impl AdminContext {
 /// after a short grace period. The accepted host names are those of the configuration in force at each request.
 ///
 /// Must run on a tokio runtime, where it spawns a task for each connection.
-pub async fn serve(listener: TcpListener, context: Arc<AdminContext>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(listener: Acceptor, context: Arc<AdminContext>, shutdown: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     // Nothing is ever sent: dropping the sender closes the connections.
     let (open, closing) = watch::channel(());
@@ -107,16 +107,18 @@ pub async fn serve(listener: TcpListener, context: Arc<AdminContext>, shutdown: 
 }
 
 /// Accepts the next connection as soon as there is a slot for it.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, TcpStream) {
+async fn accept(listener: &Acceptor, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, Socket) {
     // The semaphore is never closed, so there is always a permit.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
     let mut throttle = LogThrottle::every(Duration::from_secs(1));
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                // Without this the end of a long response waits for an acknowledgement. A failure does no other harm.
-                let _ = stream.set_nodelay(true);
-                return (slot, stream);
+            Ok((socket, _)) => {
+                if let Socket::Tcp(stream) = &socket {
+                    // Without this the end of a long response waits for an acknowledgement. A failure does no other harm.
+                    let _ = stream.set_nodelay(true);
+                }
+                return (slot, socket);
             }
             Err(error) => {
                 // Usually the process is out of file descriptors, and some must be closed first.
@@ -129,7 +131,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (Option<Owned
     }
 }
 
-async fn serve_connection(stream: TcpStream, context: Arc<AdminContext>, mut closing: watch::Receiver<()>) {
+async fn serve_connection(socket: Socket, context: Arc<AdminContext>, mut closing: watch::Receiver<()>) {
     // Set while the response is an event stream, which does not end by itself.
     let streaming = AtomicBool::new(false);
     let stream_closing = closing.clone();
@@ -141,7 +143,7 @@ async fn serve_connection(stream: TcpStream, context: Arc<AdminContext>, mut clo
             Ok::<_, Infallible>(response)
         }
     });
-    let mut stream = TimeoutStream::new(stream);
+    let mut stream = TimeoutStream::new(socket);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let mut connection = pin!(
         http1::Builder::new()

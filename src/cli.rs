@@ -33,7 +33,7 @@ use self::wait::WaitOutcome;
 use crate::config::problem::Reason;
 use crate::config::schema;
 use crate::config::units::parse_duration;
-use crate::config::{Address, file};
+use crate::config::{Address, SocketAddress, file};
 use crate::control::reload::reader::env;
 use crate::control::reload::source::Source;
 use crate::telemetry::logs::in_colour;
@@ -131,7 +131,11 @@ enum CliCommand {
     /// Show which route, pool and servers a request would reach, and why not the others
     Explain {
         /// Path or URL of the request
-        path: String,
+        #[arg(required_unless_present = "tls")]
+        path: Option<String>,
+        /// Show instead which certificate a client with this server name gets
+        #[arg(long, value_name = "HOST", conflicts_with_all = ["path", "host", "method"])]
+        tls: Option<String>,
         /// Host of the request
         #[arg(long)]
         host: Option<String>,
@@ -226,7 +230,11 @@ pub fn main() -> ExitCode {
                 false => status::status(api, options, out).map(|written| exit_code(written.map(|()| true))),
             }
         }),
-        CliCommand::Explain { path, host, method, admin, json } => admin.query(&config, |api| {
+        CliCommand::Explain { tls: Some(host), admin, json, .. } => admin.query(&config, |api| {
+            explain::tls::explain_tls(&host, api, OutputOptions { json, colored }, out).map(exit_code)
+        }),
+        CliCommand::Explain { path, tls: None, host, method, admin, json } => admin.query(&config, |api| {
+            let path = path.unwrap_or_default();
             let request = explain::RequestSpec { method: &method, host: host.as_deref(), target: &path };
             explain::explain(&request, api, &config, OutputOptions { json, colored }, out).map(exit_code)
         }),
@@ -296,7 +304,10 @@ fn admin_source<'a>(file: &'a Path, config: &'a Path) -> &'a Path {
 
 /// The admin address in the configuration at `config`, even if that configuration is invalid.
 fn admin_of(config: &Path) -> Address {
-    Address::Ip(file::admin(&Source::new(config).read(&env).files, &env).address)
+    match file::admin(&Source::new(config).read(&env).files, &env).address {
+        SocketAddress::Ip(address) => Address::Ip(address),
+        SocketAddress::Unix(path) => Address::Unix(path),
+    }
 }
 
 /// Waits for `file`, or for standard input in place of `config`.

@@ -18,13 +18,13 @@ pub mod problem;
 pub mod references;
 pub mod schema;
 mod secret;
+mod socket_address;
 pub mod source;
 mod suggest;
 pub mod units;
 mod values;
 mod wire;
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -45,6 +45,7 @@ pub use pool::{
     RetryConfig, ServerConfig, StatusRanges, StickyConfig, UpstreamConfig,
 };
 pub use secret::{CollectorUrl, mask};
+pub use socket_address::{LOCALHOST, SocketAddress, SocketPath};
 pub use values::{overlap, reachable};
 
 /// The name of the pool that top-level `[[server]]` tables form.
@@ -104,7 +105,7 @@ fn position(pools: &[Arc<PoolConfig>], name: &str) -> Option<usize> {
 /// The read-only API, `/metrics` and the dashboard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminConfig {
-    pub address: SocketAddr,
+    pub address: SocketAddress,
     /// `Host` values accepted besides IP literals and `localhost`, in lower case.
     pub hosts: Vec<String>,
 }

@@ -7,6 +7,7 @@
 //! - [`health`]: checks servers.
 //! - [`acme`]: orders certificates.
 //! - [`resolver`]: looks up the servers' host names.
+//! - [`upstream_tls`]: builds the rules for TLS to servers.
 
 pub mod acme;
 pub mod certificates;
@@ -15,3 +16,4 @@ pub mod health;
 pub mod registry;
 pub mod reload;
 pub mod resolver;
+pub mod upstream_tls;

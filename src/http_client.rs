@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +15,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::{LOCALHOST, SocketAddress};
+use crate::transport::Socket;
+use crate::transport::connect::connect;
+
 /// A connection for one request.
 #[derive(Debug)]
 pub struct HttpConnection {
-    stream: TcpStream,
+    socket: Socket,
     timeout: Duration,
     /// When the timeout ends. It starts before connecting.
     deadline: Instant,
@@ -48,36 +51,34 @@ impl HttpConnection {
     /// # Errors
     /// [`SendError::Connect`] or [`SendError::ConnectTimeout`].
     pub async fn open(target: impl ToSocketAddrs, timeout: Duration) -> Result<Self, SendError> {
-        Self::open_with(TcpStream::connect(target), timeout).await
+        Self::open_with(async { TcpStream::connect(target).await.map(Socket::Tcp) }, timeout).await
     }
 
-    /// Like [`HttpConnection::open`], with another way to connect.
+    /// Connects to one address, like [`HttpConnection::open`].
     ///
     /// # Errors
-    /// [`SendError::Connect`] or [`SendError::ConnectTimeout`].
-    pub async fn open_with(
-        connecting: impl Future<Output = io::Result<TcpStream>>,
+    /// As there.
+    pub async fn open_at(address: &SocketAddress, timeout: Duration) -> Result<Self, SendError> {
+        Self::open_with(connect(address), timeout).await
+    }
+
+    async fn open_with(
+        connecting: impl Future<Output = io::Result<Socket>>,
         timeout: Duration,
     ) -> Result<Self, SendError> {
         let deadline = Instant::now() + timeout;
         let connecting = timeout_at(deadline, connecting).await;
-        let stream = connecting.map_err(|_| SendError::ConnectTimeout(timeout))?.map_err(SendError::Connect)?;
-        // If nothing listens on a local port, the kernel may assign that very port to our end,
-        // which then connects to itself.
-        if let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr())
-            && local == peer
-        {
+        let socket = connecting.map_err(|_| SendError::ConnectTimeout(timeout))?.map_err(SendError::Connect)?;
+        if socket.is_connected_to_itself() {
             return Err(SendError::Connect(io::ErrorKind::ConnectionRefused.into()));
         }
-        Ok(Self { stream, timeout, deadline })
+        Ok(Self { socket, timeout, deadline })
     }
 
-    /// Returns the address that the host name resolved to.
-    ///
-    /// # Errors
-    /// [`SendError::Connect`] if the connection has already failed.
-    pub fn peer_address(&self) -> Result<SocketAddr, SendError> {
-        self.stream.peer_addr().map_err(SendError::Connect)
+    /// The address of the other end, as `Host`.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.socket.peer_address().map_or_else(|| LOCALHOST.to_owned(), |address| address.to_string())
     }
 
     /// Sends `request` unchanged; its URI must be a path, and its headers must include `Host`. Without a
@@ -86,13 +87,13 @@ impl HttpConnection {
     /// # Errors
     /// Any [`SendError`] except those of connecting.
     pub async fn send(self, request: Request<Bytes>, body_limit: Option<usize>) -> Result<Response<Bytes>, SendError> {
-        let response = exchange(self.stream, request, body_limit);
+        let response = exchange(self.socket, request, body_limit);
         timeout_at(self.deadline, response).await.map_err(|_| SendError::ResponseTimeout(self.timeout))?
     }
 }
 
 async fn exchange(
-    stream: TcpStream,
+    socket: Socket,
     request: Request<Bytes>,
     body_limit: Option<usize>,
 ) -> Result<Response<Bytes>, SendError> {
@@ -101,7 +102,7 @@ async fn exchange(
     builder.allow_obsolete_multiline_headers_in_responses(true);
     builder.allow_spaces_after_header_name_in_responses(true);
     builder.ignore_invalid_headers_in_responses(true);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
     let response = async {
         let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
         let body = match body_limit {

@@ -7,11 +7,13 @@
 //!
 //! The modules; each imports only from those before it in this list:
 //!
-//! - [`http_client`]: one-shot requests, for exporters and commands.
 //! - [`config`]: from the text of the file to a [`config::Config`], or to every error in it. Pure.
+//! - [`proxy_protocol`]: PROXY headers, by which a proxy tells a server who its client is. Pure.
 //! - [`tls`]: certificates and TLS over byte buffers.
 //! - [`transport`]: the only code on the request path that reads and writes sockets.
+//! - [`http_client`]: one-shot requests, for exporters and commands.
 //! - [`http1`]: HTTP/1.1 on both sides of a proxy.
+//! - [`http2`]: HTTP/2, with the heads and rules of [`http1`].
 //! - [`live`]: the state that both planes see: snapshot, routes, pools, servers, counters, events.
 //! - [`telemetry`]: access log, metrics, traces, and the process's own log.
 //! - [`proxy`]: one request, from its head to the end of its response.
@@ -25,9 +27,11 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod http1;
+pub mod http2;
 pub mod http_client;
 pub mod live;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;

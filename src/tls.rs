@@ -1,12 +1,16 @@
 //! TLS over byte buffers: knows no sockets, no files and no tasks.
 //!
 //! - [`certificate`]: a chain and its key.
+//! - [`client`]: the rules for TLS to a pool's servers.
+//! - [`failure`]: why there is no TLS with a server, in words.
 //! - [`hello`]: a client's first message.
 //! - [`index`]: the certificate for a server name.
 //! - [`server`]: the rules of a listener.
 //! - [`session`]: a TLS connection, of either side, between received bytes and bytes to send.
 
 pub mod certificate;
+pub mod client;
+pub mod failure;
 pub mod hello;
 pub mod index;
 pub mod server;

@@ -3,8 +3,10 @@
 //! An idle connection holds no buffer: one is taken when there is something to read, and put back
 //! when all of it has been consumed.
 
+mod accept;
 pub mod connect;
 pub mod handshake;
+mod peer;
 mod socket;
 mod tls;
 
@@ -17,9 +19,10 @@ use std::time::Duration;
 
 use socket2::TcpKeepalive;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
-pub use self::socket::Socket;
+pub use self::accept::{Acceptor, ListeningSocket};
+pub use self::peer::{ClientAddress, Peer};
+pub use self::socket::{DetachedSocket, Socket};
 pub use self::tls::TlsTransport;
 
 /// The size of a buffer, and so the most that is read or forwarded at once. A peer that accepts nothing costs up to a buffer:
@@ -107,10 +110,12 @@ pub enum Transport {
 impl Transport {
     /// A new connection to a server.
     #[must_use]
-    pub fn of_server(stream: TcpStream) -> Self {
-        // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
-        let _ = stream.set_nodelay(true);
-        Self::Plain(Socket::Tcp(stream))
+    pub fn of_server(socket: Socket) -> Self {
+        if let Socket::Tcp(stream) = &socket {
+            // Without it, a small request may wait for an acknowledgement. If setting it fails, the socket still works.
+            let _ = stream.set_nodelay(true);
+        }
+        Self::Plain(socket)
     }
 
     /// Waits for bytes, appends them to `buffer` and returns their number: 0 at the end of the stream.
@@ -200,6 +205,13 @@ impl Transport {
         Ok(())
     }
 
+    /// The address of this end; `None` for a Unix socket.
+    #[must_use]
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        let socket = self.socket();
+        socket.local_address()
+    }
+
     /// Ends the sending direction; the peer may still send.
     ///
     /// # Errors
@@ -245,6 +257,12 @@ impl Transport {
     pub fn keep_alive(&self) {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
         self.socket().set_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES));
+    }
+
+    /// Limits what the system queues beyond the bytes in flight, so that what is written later, such as the reset of one of
+    /// several streams, is not far behind.
+    pub fn limit_unsent(&self, bytes: u32) {
+        self.socket().set_unsent(bytes);
     }
 
     /// Like [`Transport::is_quiet`], but as of now: costs a system call.

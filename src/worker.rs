@@ -5,15 +5,16 @@ mod client_limit;
 pub mod connection;
 pub mod fd_limit;
 mod handshakes;
+mod http2;
 mod linger;
 mod pool;
+mod proxy_header;
 pub mod socket;
 mod trim;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +22,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -35,7 +35,7 @@ use crate::live::snapshot::Snapshot;
 use crate::proxy::context::Context;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
-use crate::transport::{Socket, Transport};
+use crate::transport::{Acceptor, ListeningSocket, Peer, Socket};
 
 /// The shortest time between two ticks.
 const MIN_TICK: Duration = Duration::from_millis(5);
@@ -112,8 +112,8 @@ impl Worker {
                     self.accepting.update(|count| count + 1);
                     tokio::task::spawn_local(Rc::clone(&self).accept(live, socket, closed));
                 }
-                Some(WorkerCommand::Serve(live, stream, peer)) => match TcpStream::from_std(stream) {
-                    Ok(stream) => self.serve(live, stream, peer),
+                Some(WorkerCommand::Serve(live, socket, peer)) => match socket.attach() {
+                    Ok(socket) => self.serve(live, socket, peer),
                     Err(error) => {
                         tracing::warn!(%error, "cannot serve a client");
                         self.shared.leave(self.context.worker);
@@ -176,25 +176,14 @@ impl Worker {
         NextTick::Pause(next)
     }
 
-    fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    fn serve(self: &Rc<Self>, listener: Arc<LiveListener>, socket: Socket, peer: Peer) {
         let place = WorkerPlace(Rc::clone(self));
-        let has_tls = self.context.snapshot().listener(&listener).is_some_and(|config| config.tls.is_some());
         let connection = Connection::new(Rc::clone(&self.context), listener, peer, Some(place));
-        let socket = Socket::Tcp(stream);
-        if has_tls {
-            tokio::task::spawn_local(connection.serve_tls(socket));
-        } else {
-            tokio::task::spawn_local(connection.serve(Transport::Plain(socket)));
-        }
+        tokio::task::spawn_local(connection.accept(socket));
     }
 
     /// Accepts clients from a socket until `closed`, then those that are still queued, so that none is dropped.
-    async fn accept(
-        self: Rc<Self>,
-        live: Arc<LiveListener>,
-        socket: std::net::TcpListener,
-        closed: oneshot::Receiver<()>,
-    ) {
+    async fn accept(self: Rc<Self>, live: Arc<LiveListener>, socket: ListeningSocket, closed: oneshot::Receiver<()>) {
         self.accept_all(&live, socket, closed).await;
         self.context.watchdog.close(live.id);
         self.accepting.update(|count| count - 1);
@@ -203,10 +192,10 @@ impl Worker {
     async fn accept_all(
         self: &Rc<Self>,
         live: &Arc<LiveListener>,
-        socket: std::net::TcpListener,
+        socket: ListeningSocket,
         mut closed: oneshot::Receiver<()>,
     ) {
-        let socket = match TcpListener::from_std(socket) {
+        let socket = match Acceptor::new(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = %live.name, "cannot accept"),
         };
@@ -218,7 +207,6 @@ impl Worker {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let peer = canonical(peer);
                     let room = tokio::select! {
                         biased;
                         _ = &mut closed => None,
@@ -244,14 +232,14 @@ impl Worker {
         })
         .await
         {
-            self.keep(live, stream, canonical(peer));
+            self.keep(live, stream, peer);
         }
     }
 
     /// Serves a client of a socket that is closing: another worker may have ended.
-    fn keep(self: &Rc<Self>, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    fn keep(self: &Rc<Self>, live: &Arc<LiveListener>, socket: Socket, peer: Peer) {
         self.shared.descriptors.add_client(self.context.worker);
-        self.serve(Arc::clone(live), stream, peer);
+        self.serve(Arc::clone(live), socket, peer);
     }
 
     /// Waits until the number of clients is below the limit, and returns the worker for the next client.
@@ -283,21 +271,16 @@ impl Worker {
     }
 
     /// Hands a client over to the chosen worker, whose number of clients already includes it.
-    fn hand_over(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, stream: TcpStream, peer: SocketAddr) {
+    fn hand_over(self: &Rc<Self>, chosen: usize, live: &Arc<LiveListener>, socket: Socket, peer: Peer) {
         if chosen == self.context.worker {
-            return self.serve(Arc::clone(live), stream, peer);
+            return self.serve(Arc::clone(live), socket, peer);
         }
         let inbox = &self.shared.inboxes()[chosen];
-        let sent = stream.into_std().map(|stream| inbox.send(WorkerCommand::Serve(Arc::clone(live), stream, peer)));
+        let sent = socket.detach().map(|socket| inbox.send(WorkerCommand::Serve(Arc::clone(live), socket, peer)));
         if !matches!(sent, Ok(Ok(()))) {
             self.shared.leave(chosen);
         }
     }
-}
-
-/// An IPv4 client's own address, also if it connected to an IPv6 socket.
-fn canonical(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// Counts a client for its worker until it is dropped.

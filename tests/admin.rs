@@ -225,6 +225,7 @@ fn pools_and_routes_are_shown_with_live_figures() {
         "algorithm": "weighted-round-robin",
         "sticky": null,
         "health": serde_json::to_value(&snapshot.config.pools[0].health).expect("JSON"),
+        "tls": null,
         "routed": true,
         "ready": true,
         "availability": "unchecked",
@@ -263,7 +264,9 @@ fn listeners_are_shown_with_their_bound_address() {
     let listener = lb::live::listener::LiveListener {
         id: lb::live::listener::ListenerId(1),
         name: "web".into(),
-        address: ([0, 0, 0, 0], 8080).into(),
+        configured: std::net::SocketAddr::from(([0, 0, 0, 0], 8080)).into(),
+        address: std::net::SocketAddr::from(([0, 0, 0, 0], 8080)).into(),
+        rules: Arc::default(),
         counters: lb::live::counters::PerWorker::new(support::WORKERS).into(),
     };
     listener.counters.of(1).opened.add(3);

@@ -41,7 +41,7 @@ async fn serve(context: &Arc<AdminContext>) -> (SocketAddr, oneshot::Sender<()>,
             pending::<()>().await;
         }
     };
-    (address, stop, tokio::spawn(admin::serve(listener, Arc::clone(context), shutdown)))
+    (address, stop, tokio::spawn(admin::serve(listener.into(), Arc::clone(context), shutdown)))
 }
 
 struct Client(TcpStream);

@@ -230,10 +230,13 @@ fn links_have_a_target() {
         "docs/getting-started.md",
         "docs/gitops.md",
         "docs/http-cases.md",
+        "docs/http2.md",
         "docs/life.md",
         "docs/metrics.md",
         "docs/operation.md",
+        "docs/tls.md",
         "docs/reload.md",
+        "docs/tls.md",
         "docs/troubleshooting.md",
     ] {
         let directory = root().join(page).parent().unwrap().to_owned();

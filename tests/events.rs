@@ -40,7 +40,7 @@ impl Scene {
         tokio::spawn(Arc::clone(&context.feed).run());
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
-        let served = tokio::spawn(admin::serve(listener, Arc::clone(&context), shutdown));
+        let served = tokio::spawn(admin::serve(listener.into(), Arc::clone(&context), shutdown));
         Self { fixture, context, address, stop: Some(stop), served }
     }
 

@@ -459,7 +459,7 @@ async fn a_host_name_is_resolved_and_then_checked() {
     let server = fixture.server("default-1");
     assert_eq!(server.target(), None);
     Resolver::first(&fixture.snapshot(), DEADLINE).await;
-    assert_eq!(server.target(), Some(fake.address));
+    assert_eq!(server.target(), Some(fake.address.into()));
 
     let mut resolver = Resolver::default();
     resolver.apply(&fixture.snapshot());
@@ -469,7 +469,7 @@ async fn a_host_name_is_resolved_and_then_checked() {
     edit(&mut fixture, vec![named]);
     resolver.apply(&fixture.snapshot());
     let twin = fixture.server("twin");
-    eventually("the new server gets the address of its name", || twin.target() == Some(fake.address)).await;
+    eventually("the new server gets the address of its name", || twin.target() == Some(fake.address.into())).await;
 
     let (mut checker, mut changes) = checker();
     checker.apply(&fixture.snapshot());

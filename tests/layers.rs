@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top-level modules, lowest first. A module imports only from those before it.
-const LAYERS: [&str; 13] = [
-    "http_client",
+const LAYERS: [&str; 14] = [
     "config",
+    "proxy_protocol",
     "tls",
     "transport",
+    "http_client",
     "http1",
     "http2",
     "live",
@@ -24,7 +25,7 @@ const LAYERS: [&str; 13] = [
 ];
 
 /// Decisions without I/O, as paths below `src/`; each covers the modules below it too.
-const PURE: [&str; 24] = [
+const PURE: [&str; 27] = [
     "config",
     "live/balance",
     "live/evidence",
@@ -43,11 +44,14 @@ const PURE: [&str; 24] = [
     "http1/rejection",
     "http1/target",
     "http1/trailers",
+    "http2/flood",
+    "http2/head",
     "proxy/cookie",
     "proxy/headers",
     "proxy/phases",
     "proxy/retry",
     "proxy/timeouts/body_rate",
+    "proxy_protocol",
     "telemetry/log_throttle",
 ];
 

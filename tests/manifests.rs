@@ -83,9 +83,10 @@ fn the_deployment_agrees_with_the_configuration() {
     let spec = &deployment["spec"]["template"]["spec"];
     let container = named(&spec["containers"], "lb");
     let port = |name: &str| named(&container["ports"], name)["containerPort"].as_str().unwrap().to_owned();
-    assert_eq!(port("http"), config.listeners[0].address.port().to_string());
-    assert_eq!(port("admin"), config.admin.address.port().to_string());
-    assert!(config.admin.address.ip().is_unspecified(), "the kubelet connects to the address of the pod");
+    let [http, admin] = [&config.listeners[0].address, &config.admin.address].map(|address| address.ip().unwrap());
+    assert_eq!(port("http"), http.port().to_string());
+    assert_eq!(port("admin"), admin.port().to_string());
+    assert!(admin.ip().is_unspecified(), "the kubelet connects to the address of the pod");
     // Not about the servers, which all replicas share.
     for probe in ["readinessProbe", "livenessProbe"] {
         let request = &container[probe]["httpGet"];

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use http::Method;
+use lb::config::UpstreamTlsConfig;
 use lb::live::listener::{ListenerId, LiveListener};
 use lb::live::reloads::{Outcome, Reload};
 use lb::live::retry_budget::RetryReason;
@@ -28,7 +29,9 @@ fn value(page: &str, series: &str) -> Option<f64> {
 
 /// A state in which everything that is counted has happened at three servers.
 fn busy() -> Fixture {
-    let mut fixture = Fixture::new(config(vec![three(), pool("spare", vec![server("server1", 9001, 1)])]));
+    let mut spare = pool("spare", vec![server("server1", 9001, 1)]);
+    spare.upstream.tls = Some(UpstreamTlsConfig { verify: false, ..UpstreamTlsConfig::default() });
+    let mut fixture = Fixture::new(config(vec![three(), spare]));
     let snapshot = fixture.state.snapshot.load_full();
     for (worker, status) in [(0, 200), (1, 200), (1, 503)] {
         let route = snapshot.routes[0].live.counters.of(worker);
@@ -51,7 +54,9 @@ fn busy() -> Fixture {
     let listener = LiveListener {
         id: ListenerId(1),
         name: "web".into(),
-        address: ([127, 0, 0, 1], 8080).into(),
+        configured: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+        rules: Arc::default(),
         counters: lb::live::counters::PerWorker::new(WORKERS).into(),
     };
     listener.counters.of(0).opened.add(5);
@@ -122,6 +127,7 @@ fn every_metric_has_its_name_and_labels() {
         (r#"lb_pool_holding{pool="default"}"#, 0.0),
         (r#"lb_pool_routed{pool="default"}"#, 1.0),
         (r#"lb_pool_routed{pool="spare"}"#, 0.0),
+        (r#"lb_pool_tls_unverified{pool="spare"}"#, 1.0),
         (r#"lb_requests_total{route="all",method="GET",code="504"}"#, 0.0),
         (r#"lb_requests_total{route="-",method="OTHER",code="400"}"#, 0.0),
         (r#"lb_server_requests_total{pool="default",server="server2",code="500"}"#, 0.0),

@@ -59,7 +59,7 @@ fn responses_conform_to_the_openapi_document() {
         conforms(&document, schema, &ok(&fixture, &format!("{path}{query}")), &path);
         checked.insert(path);
     }
-    assert_eq!(checked.len(), 13, "{checked:?}");
+    assert_eq!(checked.len(), 14, "{checked:?}");
     let (_, problem) = get(&fixture, "/api/servers?status=x");
     conforms(&document, &document["components"]["schemas"]["Problem"], &problem, "problem");
 }

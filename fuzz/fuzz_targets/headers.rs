@@ -1,7 +1,7 @@
 //! The headers that are set for a server: forwarding headers, trace context and request id, from any client headers.
 #![no_main]
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use lb::config::ForwardedMode;
 use lb::http1::head::{HeadLimits, RequestHead};
@@ -9,6 +9,7 @@ use lb::http1::name::HeaderName;
 use lb::proxy::headers::forwarded::{ClientHeaders, client_address};
 use lb::proxy::headers::trace_context::TraceContext;
 use lb::proxy::headers::{hop_by_hop, request_id};
+use lb::transport::ClientAddress;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -24,14 +25,14 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(ids.len() == 1 && !ids[0].is_empty() && ids[0].iter().all(u8::is_ascii_graphic), "{ids:?}");
     hop_by_hop::prepare_request(&mut head.headers, head.version);
     assert!(!head.headers.has(HeaderName::Connection) && !head.headers.has(HeaderName::TransferEncoding));
-    let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
+    let peer = ClientAddress::from(IpAddr::from([192, 0, 2, 1]));
     let proxies = ["192.0.2.0/24", "10.0.0.0/8", "::/0"].map(|network| network.parse().expect("a network"));
     for trusted in [&[][..], &proxies] {
         let mut headers = head.headers.clone();
         let client = ClientHeaders::new(peer, "http").set(&mut headers, ForwardedMode::Both, trusted);
-        assert_eq!(client, client_address(&head.headers, ForwardedMode::Both, peer.ip(), trusted));
+        assert_eq!(client, client_address(&head.headers, ForwardedMode::Both, peer, trusted));
         if trusted.is_empty() {
-            assert_eq!(client, peer.ip());
+            assert_eq!(client, peer);
             assert_eq!(headers.get(HeaderName::ForwardedFor), Some(&b"192.0.2.1"[..]));
         }
         trace.write(&mut headers);

@@ -31,7 +31,7 @@ use lb::proxy::context::Context;
 use lb::proxy::upstream::Upstream;
 use lb::telemetry::access_log::AccessLogWriter;
 use lb::telemetry::trace;
-use lb::transport::{Socket, Transport};
+use lb::transport::{self, Transport};
 use lb::worker::connection::Connection;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpStream;
@@ -101,7 +101,9 @@ impl Gateway {
         let listener = LiveListener {
             id: lb::live::listener::ListenerId(1),
             name: "web".into(),
-            address: snapshot.config.listeners[0].address,
+            configured: snapshot.config.listeners[0].address.clone(),
+            address: snapshot.config.listeners[0].address.clone(),
+            rules: Arc::default(),
             counters: Arc::new(PerWorker::new(1)),
         };
         // Nobody reads the reports of failing servers.
@@ -123,19 +125,20 @@ impl Gateway {
 
     async fn play(&self, script: &[u8]) -> Transcript {
         // Idle connections of the previous script.
-        while self.context.upstreams.take(self.server.id, true).is_some() {}
+        while self.context.upstreams.take(self.server.id, None, true).is_some() {}
         let (mut client, stream) = FarEnd::pair();
         let (mut servers, streams): (Vec<FarEnd>, Vec<TcpStream>) =
             (0..SERVER_CONNECTIONS).map(|_| FarEnd::pair()).unzip();
         // The newest idle connection is used first.
         for stream in streams.into_iter().rev() {
             let upstreams = &self.context.upstreams;
-            let upstream = Upstream::Http1(ClientConnection::new(Transport::Plain(Socket::Tcp(stream))));
-            let connection = upstreams.adopt(upstream, self.unreachable.1, &self.server);
+            let upstream = Upstream::Http1(ClientConnection::new(Transport::Plain(transport::Socket::Tcp(stream))));
+            let connection = upstreams.adopt(upstream, Some(self.unreachable.1), &self.server);
             upstreams.put(&self.server, connection, Instant::now(), None);
         }
-        let connection = Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), PEER.into(), None);
-        let mut serving = pin!(connection.serve(Transport::Plain(Socket::Tcp(stream))));
+        let connection =
+            Connection::new(Rc::clone(&self.context), Arc::clone(&self.listener), SocketAddr::from(PEER).into(), None);
+        let mut serving = pin!(connection.accept(transport::Socket::Tcp(stream)));
         let mut served = false;
         let mut idle_rounds = 0;
         let mut turns = script.split(|byte| *byte == TURN).enumerate();

@@ -49,7 +49,7 @@ const ENDPOINTS: [Endpoint; 18] = [
     Endpoint { path: "/api/pools", parameters: Strict(&[]), respond: list_pools },
     Endpoint { path: "/api/routes", parameters: Strict(&[]), respond: list_routes },
     Endpoint { path: "/api/listeners", parameters: Strict(&[]), respond: list_listeners },
-    Endpoint { path: "/api/certificates", parameters: Strict(&[]), respond: list_certificates },
+    Endpoint { path: "/api/certificates", parameters: Strict(&["host"]), respond: list_certificates },
     Endpoint { path: "/api/config", parameters: Strict(&[]), respond: show_config },
     Endpoint { path: "/api/reloads", parameters: Strict(&["limit", "after"]), respond: list_reloads },
     Endpoint { path: "/api/events", parameters: Strict(&["figures"]), respond: subscribe },
@@ -219,7 +219,11 @@ fn list_listeners(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
 }
 
 fn list_certificates(request: &ApiRequest) -> Result<ApiResponse, ApiError> {
-    list(request, "certificates", &view::certificates(request.snapshot).collect::<Vec<_>>(), None)
+    let mut certificates: Vec<_> = view::certificates(request.snapshot).collect();
+    if let Some(host) = request.query.get("host") {
+        certificates = view::certificates_for(certificates, request.snapshot, host);
+    }
+    list(request, "certificates", &certificates, None)
 }
 
 fn show_config(request: &ApiRequest) -> Result<ApiResponse, ApiError> {

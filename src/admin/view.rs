@@ -3,18 +3,17 @@
 mod certificate;
 mod server;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-pub(super) use self::certificate::{CertificateView, certificates};
+pub(super) use self::certificate::{CertificateView, certificates, certificates_for};
 pub(super) use self::server::{ServerView, servers, servers_of};
 
 use crate::config::problem::ProblemJson;
-use crate::config::{self, Address, Algorithm, Config, HostPattern};
+use crate::config::{self, Address, Algorithm, Config, HostPattern, SocketAddress};
 use crate::live::availability::{Availability, PoolUse};
 use crate::live::listener::LiveListener;
 use crate::live::pool::{self, Status};
@@ -28,6 +27,8 @@ pub(super) struct PoolView<'a> {
     algorithm: Algorithm,
     sticky: Option<config::ShownTable<'a, config::StickyConfig>>,
     health: config::ShownTable<'a, config::HealthConfig>,
+    /// TLS to its servers, if they use it.
+    tls: Option<config::ShownTable<'a, config::UpstreamTlsConfig>>,
     /// Whether a route leads to it.
     routed: bool,
     /// Whether any server is active, or old servers serve its routes.
@@ -90,6 +91,7 @@ impl<'a> PoolView<'a> {
             algorithm: pool.config.balance.algorithm,
             sticky: pool.config.balance.sticky.as_ref().map(|sticky| pool.config.env.table("balance.sticky", sticky)),
             health: pool.config.env.table("health", &pool.config.health),
+            tls: pool.config.upstream.tls.as_ref().map(|tls| pool.config.env.table("upstream.tls", tls)),
             routed: false,
             ready: pool.is_ready(),
             availability: Availability::Empty,
@@ -162,13 +164,13 @@ impl<'a> RouteView<'a> {
 #[derive(Serialize)]
 pub(super) struct ListenerView<'a> {
     name: &'a str,
-    address: SocketAddr,
+    address: &'a SocketAddress,
     connections: u64,
 }
 
 impl<'a> ListenerView<'a> {
     pub(super) fn new(listener: &'a LiveListener) -> Self {
-        Self { name: &listener.name, address: listener.address, connections: listener.connections() }
+        Self { name: &listener.name, address: &listener.address, connections: listener.connections() }
     }
 }
 

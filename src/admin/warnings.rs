@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::units::format_duration;
 use crate::live::acme::AcmeCertificate;
 use crate::live::pool::Pool;
@@ -13,7 +13,8 @@ use crate::live::state::State;
 use crate::live::tls;
 
 /// The warnings of now: edits that may go unnoticed, certificates that expire or that ACME has not issued, holds that take too
-/// long, checks that may not suit their servers, servers with one address, pools without a route, and a restart that is
+/// long, checks that may not suit their servers, servers with one address, pools without a route, servers that are not
+/// verified, and a restart that is
 /// needed.
 pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = state.watch_status.warnings().to_vec();
@@ -23,6 +24,7 @@ pub(super) fn warnings(state: &State, snapshot: &Snapshot) -> Vec<String> {
     warnings.extend(snapshot.config.pools.iter().flat_map(|pool| shared_addresses(pool)));
     warnings.extend(unrouted_pools(&snapshot.config).map(unrouted));
     warnings.extend(acme(snapshot));
+    warnings.extend(unverified_pools(&snapshot.config).map(unverified));
     warnings.extend(restart(snapshot.unrouted.counters.workers(), snapshot.config.proxy.worker_count()));
     warnings
 }

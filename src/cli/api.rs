@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::admin::ConfigState;
 use crate::config::problem::Problem;
 pub(super) use crate::config::reachable;
-use crate::config::{Address, Algorithm, HostPattern};
+use crate::config::{Address, Algorithm, HostPattern, SocketAddress};
 use crate::http_client::{HttpConnection, SendError};
 use crate::live::availability::Availability;
 use crate::live::pool::Status;
@@ -85,11 +84,12 @@ pub(super) async fn get<T: DeserializeOwned>(at: &Address, path: &str) -> Result
 
 async fn send(at: &Address, path: &str) -> Result<Response<Bytes>, SendError> {
     let connection = match at {
-        Address::Ip(address) => HttpConnection::open(reachable(*address), TIMEOUT).await?,
+        Address::Ip(address) => HttpConnection::open_at(&reachable(&SocketAddress::Ip(*address)), TIMEOUT).await?,
         Address::Name(host, port) => HttpConnection::open((host.as_str(), *port), TIMEOUT).await?,
+        Address::Unix(path) => HttpConnection::open_at(&SocketAddress::Unix(path.clone()), TIMEOUT).await?,
     };
     // A balancer always accepts its own address as `Host`, but a name only if its configuration lists it.
-    let host = connection.peer_address()?.to_string();
+    let host = connection.host();
     connection.send(Request::get(path).header(HOST, host).body(Bytes::new())?, Some(BODY_LIMIT)).await
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for QueryError {
             Self::Unreachable(at, error) => {
                 write!(
                     f,
-                    "cannot reach a balancer at {at}: {error}; start it, or give its address with `--admin HOST:PORT`"
+                    "cannot reach a balancer at {at}: {error}; start it, or give its address with `--admin ADDRESS`"
                 )
             }
             Self::Rejected(detail) => f.write_str(detail),
@@ -202,7 +202,7 @@ pub(super) struct ListenersReply {
 #[derive(Debug, Deserialize)]
 pub(super) struct ListenerReply {
     pub(super) name: String,
-    pub(super) address: SocketAddr,
+    pub(super) address: SocketAddress,
     pub(super) connections: u64,
 }
 

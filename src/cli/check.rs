@@ -18,6 +18,7 @@ use crate::control::certificates::shown::tls_state;
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
+use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::tls;
 
 /// The output format of `lb check` and `lb plan`.
@@ -66,9 +67,14 @@ impl CheckedConfig {
         let result = result.and_then(|config| {
             let mut problems = guards(&sources.files, None, &config);
             problems.extend(log_file::check(&config.log, &sources.files).err());
+            problems.extend(upstream_tls::check(&config, &sources.files));
             let Replacement { files, missing, .. } =
                 FilesInForce::default().replace(&sources.referenced, &sources.files);
             problems.extend(missing);
+            if problems.is_empty() {
+                let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
+                problems.extend(loaded.err().into_iter().flatten());
+            }
             if problems.is_empty() { Ok((config, files)) } else { Err(problems) }
         });
         match result {

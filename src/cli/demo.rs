@@ -80,7 +80,7 @@ async fn bind_servers(config: &Config) -> Result<Vec<Server>, StartError> {
         match Server::bind(options).await {
             Ok(server) => servers.push(server),
             // The server's own message names the address too, so only the kind is kept.
-            Err(error) => errors.push(BindError { address, error: error.kind().into() }),
+            Err(error) => errors.push(BindError { address: address.into(), error: error.kind().into() }),
         }
     }
     if errors.is_empty() { Ok(servers) } else { Err(StartError::Bind(errors, Vec::new())) }
@@ -89,8 +89,8 @@ async fn bind_servers(config: &Config) -> Result<Vec<Server>, StartError> {
 fn greeting(path: &Path, created: bool, config: &Config, certificate: Option<&DemoCertificate>) -> String {
     let file = path.display();
     let listener =
-        config.listeners.first().map_or_else(String::new, |listener| reachable(listener.address).to_string());
-    let admin = reachable(config.admin.address);
+        config.listeners.first().map_or_else(String::new, |listener| reachable(&listener.address).to_string());
+    let admin = reachable(&config.admin.address);
     let origin = if created { format!("{file} was written.") } else { format!("Using the existing {file}.") };
     let https = certificate.map_or_else(String::new, |certificate| https(certificate, config));
     format!(
@@ -111,9 +111,10 @@ fn greeting(path: &Path, created: bool, config: &Config, certificate: Option<&De
 
 /// The line that tries HTTPS, or those that the configuration lacks for it.
 fn https(certificate: &DemoCertificate, config: &Config) -> String {
-    match config.listeners.iter().find(|listener| listener.tls.is_some()) {
-        Some(listener) => {
-            let (authority, port) = (certificate.authority.display(), listener.address.port());
+    let mut with_tls = config.listeners.iter().filter(|listener| listener.tls.is_some());
+    match with_tls.find_map(|listener| listener.address.ip()) {
+        Some(address) => {
+            let (authority, port) = (certificate.authority.display(), address.port());
             format!("\x20 curl -s --cacert {authority} https://localhost:{port}/\n")
         }
         None => format!("\nFor HTTPS, add this to the file:\n{}\n", tls::CONFIG),

@@ -1,5 +1,7 @@
 //! `lb explain`: the route and pool that a request takes, the reason, and the servers that could get it.
 
+pub(super) mod tls;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,6 +17,7 @@ use crate::cli::check::{CheckFormat, load, print_invalid};
 use crate::cli::output::{OutputOptions, print_json};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
 use crate::config::{Config, HostPattern, PathMode, PoolConfig, RouteConfig};
+use crate::control::upstream_tls::host;
 use crate::http1::head::Headers;
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
@@ -205,6 +208,9 @@ impl Explanation<'_> {
             writeln!(out, "  sticky: a client with a cookie `{cookie}` goes to the server that it names")?;
         }
         writeln!(out, "  {}", self.retry)?;
+        if let Some(tls) = tls(self.pool) {
+            writeln!(out, "  {tls}")?;
+        }
         let mut table = TextTable::new(&[
             ("SERVER", Align::Left),
             ("ADDRESS", Align::Left),
@@ -232,9 +238,46 @@ impl Explanation<'_> {
             "pool": {"name": self.pool.name, "balance": self.pool.env.table("balance", &self.pool.balance)},
             "held_by": self.held_by,
             "retry": self.retry,
+            "tls": tls(self.pool),
             "servers": self.servers,
         })
     }
+}
+
+/// So many hosts of a pool's servers are named.
+const MOST_HOSTS: usize = 5;
+
+/// The name that is verified of a pool's servers, and with which CAs, if it uses TLS.
+fn tls(pool: &PoolConfig) -> Option<String> {
+    let tls = pool.upstream.tls.as_ref()?;
+    let shown = |key: &str, value: &str| pool.env.show(&format!("upstream.tls.{key}"), &value);
+    if !tls.verify {
+        return Some("TLS; the servers are not verified: anyone on the way can read and change everything".to_owned());
+    }
+    let name = match &tls.server_name {
+        Some(name) => format!("`{}`", shown("server_name", name)),
+        None => {
+            let mut hosts: Vec<_> = pool
+                .servers
+                .iter()
+                .map(|server| match server.env.is_empty() {
+                    true => format!("`{}`", host(&server.address)),
+                    false => format!("the host of `{}`", server.env.show("address", &server.address)),
+                })
+                .collect();
+            hosts.dedup();
+            if let Some(more) = hosts.len().checked_sub(MOST_HOSTS).filter(|more| *more > 0) {
+                hosts.truncate(MOST_HOSTS);
+                hosts.push(format!("{more} more"));
+            }
+            format!("the host of its address ({})", hosts.join(", "))
+        }
+    };
+    let authorities = match &tls.ca {
+        Some(ca) => format!("`{}`", shown("ca", &ca.path.display().to_string())),
+        None => "the system's CAs".to_owned(),
+    };
+    Some(format!("TLS; a server's certificate must be for {name}; verified with {authorities}"))
 }
 
 fn host_or_none(host: &str) -> &str {

@@ -1,6 +1,5 @@
 //! `lb healthcheck`: asks the balancer of a configuration whether it is ready, for containers without curl.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use serde::Deserialize;
 
 use super::api::reachable;
-use crate::config::file;
+use crate::config::{SocketAddress, file};
 use crate::control::reload::reader::env;
 use crate::control::reload::source::Source;
 use crate::http_client::{HttpConnection, SendError};
@@ -86,14 +85,14 @@ impl Condition {
 #[must_use]
 pub fn healthcheck(path: &Path, condition: Condition) -> ExitCode {
     let sources = Source::new(path).read(&env);
-    let address = reachable(file::admin(&sources.files, &env).address);
+    let address = reachable(&file::admin(&sources.files, &env).address);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&error),
     };
-    let response = runtime.block_on(get(address, condition.path()));
+    let response = runtime.block_on(get(&address, condition.path()));
     let failure = match response {
-        Ok(response) => failure(&response, address, condition),
+        Ok(response) => failure(&response, &address, condition),
         Err(error) => Some(format!("no response from {address}: {error}")),
     };
     let Some(failure) = failure else { return ExitCode::SUCCESS };
@@ -105,7 +104,7 @@ pub fn healthcheck(path: &Path, condition: Condition) -> ExitCode {
 }
 
 /// Why a response does not show that the balancer at `address` meets `condition`.
-fn failure(response: &Response<Bytes>, address: SocketAddr, condition: Condition) -> Option<String> {
+fn failure(response: &Response<Bytes>, address: &SocketAddress, condition: Condition) -> Option<String> {
     let (status, body) = (response.status(), response.body());
     let healthy = serde_json::from_slice::<HealthyBody>(body).is_ok_and(|body| body.status == condition.status());
     if status == StatusCode::OK && healthy {
@@ -126,9 +125,9 @@ fn failure(response: &Response<Bytes>, address: SocketAddr, condition: Condition
     ))
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, SendError> {
-    let connection = HttpConnection::open(address, TIMEOUT).await?;
-    let request = Request::get(path).header(HOST, address.to_string()).header(CONNECTION, "close");
+async fn get(address: &SocketAddress, path: &str) -> Result<Response<Bytes>, SendError> {
+    let connection = HttpConnection::open_at(address, TIMEOUT).await?;
+    let request = Request::get(path).header(HOST, address.host()).header(CONNECTION, "close");
     connection.send(request.body(Bytes::new())?, Some(BODY_LIMIT)).await
 }
 
@@ -153,10 +152,10 @@ mod tests {
             (503, r#"{"status":"DOWN"}"#, AnyReady, Some("is not lb")),
             (503, "{\"status\":503,\"detail\":\"stopping\"}\n", Alive, Some("not alive: {\"status\":503,")),
         ];
-        let address = SocketAddr::from(([127, 0, 0, 1], 9900));
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9900)).into();
         for (status, body, condition, expected) in cases {
             let response = Response::builder().status(status).body(Bytes::from(body)).expect("a response");
-            let found = failure(&response, address, condition);
+            let found = failure(&response, &address, condition);
             assert_eq!(found.is_some(), expected.is_some(), "{status} {body}");
             assert!(found.is_none_or(|found| expected.is_some_and(|part| found.contains(part))), "{status} {body}");
         }

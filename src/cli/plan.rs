@@ -1,5 +1,6 @@
 //! `lb plan`: what a configuration would change in the running balancer.
 
+mod certificates;
 mod shares;
 
 use std::collections::{BTreeSet, HashSet};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 pub(super) use self::shares::{ShareChange, share_changes};
-use crate::cli::api::{Api, ConfigReply, QueryError, ServerReply, ServersReply};
+use crate::cli::api::{Api, CertificatesReply, ConfigReply, QueryError, ServerReply, ServersReply};
 use crate::cli::check::{CheckFormat, print_invalid};
 use crate::cli::output::{count, print_json, print_problems};
 use crate::cli::table::{Align, Cell, TextTable, Tone, percent};
@@ -77,6 +78,8 @@ pub(super) fn plan(
     };
     let RunningConfig { reply: running, config: old } = api.get("/api/config")?;
     let ServersReply { servers } = api.get("/api/servers")?;
+    let CertificatesReply { certificates } = api.get("/api/certificates")?;
+    let (certificate_changes, missing) = certificates::changes(&config, &loaded.sources, &certificates);
     let changes = if running.hash == loaded.sources.hash { Vec::new() } else { diff(&old, &config) };
     let shares = share_changes(&servers, &config);
     let hidden: Vec<&str> = match running.hash == loaded.sources.hash {
@@ -92,11 +95,11 @@ pub(super) fn plan(
                 format!("whether the credentials in {key} change is unknown, because the balancer does not show them")
             });
             let others = notes(&running, (&old, &config), &changes, &servers, &shares);
-            unmatched.chain(hidden).chain(others).collect()
+            unmatched.chain(hidden).chain(others).chain(missing).collect()
         },
         hides: !hidden.is_empty(),
         shares,
-        changes: changes.iter().map(ToString::to_string).collect(),
+        changes: changes.iter().map(ToString::to_string).chain(certificate_changes).collect(),
         running,
         hash: loaded.sources.hash,
     };

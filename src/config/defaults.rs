@@ -30,7 +30,7 @@ impl Default for AcmeConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900), hosts: Vec::new() }
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900).into(), hosts: Vec::new() }
     }
 }
 

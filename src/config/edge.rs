@@ -1,13 +1,12 @@
 //! The edge: how clients connect to a listener, which certificates they are shown, and how servers are connected to.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EnvTexts, wire};
+use super::{EnvTexts, SocketAddress, wire};
 
 /// A file or a directory that the configuration refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,7 +31,7 @@ pub struct ListenerConfig {
     /// The label in metrics and logs; defaults to the address as typed.
     pub name: String,
     /// Bound once, and kept for as long as it is configured.
-    pub address: SocketAddr,
+    pub address: SocketAddress,
     /// The protocols that clients may speak, the preferred one first; never empty.
     pub protocols: Vec<HttpProtocol>,
     /// Whether trusted proxies have to send a PROXY header.

@@ -1,5 +1,7 @@
 //! The guards of `[reload]`, which reject a configuration that is valid but most likely a mistake.
 
+mod edge;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ pub fn guards(files: &[SourceFile], old: Option<&Config>, new: &Config) -> Vec<P
             .hint("enable or add one, or set `allow_empty = true` in [reload] if this is intended");
         (Subject::Pool(&pool.name), reason)
     });
-    removed.chain(empty).map(|(subject, reason)| locate(files, subject, reason)).collect()
+    removed.chain(empty).chain(edge::problems(new)).map(|(subject, reason)| locate(files, subject, reason)).collect()
 }
 
 /// The pools without an enabled server.

@@ -28,12 +28,13 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 32] = [
+pub const TARGETS: [&str; 39] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
     "lb::control::acme::challenge",
     "lb::control::acme::manager",
+    "lb::control::certificates::shown",
     "lb::control::gateway",
     "lb::control::gateway::admin_server",
     "lb::control::gateway::apply",
@@ -47,11 +48,13 @@ pub const TARGETS: [&str; 32] = [
     "lb::control::reload::reader",
     "lb::control::reload::source",
     "lb::control::resolver",
+    "lb::control::upstream_tls::roots",
     "lb::health",
     "lb::live::server::address",
     "lb::proxy::exchange",
     "lb::proxy::upload",
     "lb::proxy::upstream_pool",
+    "lb::proxy::upstream_pool::secure",
     "lb::telemetry::access_log::file",
     "lb::telemetry::access_log::output",
     "lb::telemetry::logs",
@@ -60,7 +63,11 @@ pub const TARGETS: [&str; 32] = [
     "lb::telemetry::trace::exporter_queue",
     "lb::worker",
     "lb::worker::client_limit",
+    "lb::worker::connection::open",
     "lb::worker::fd_limit",
+    "lb::worker::http2",
+    "lb::worker::proxy_header",
+    "lb::worker::socket::file",
 ];
 
 /// Libraries that log.

@@ -24,9 +24,10 @@ pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let unrouted = unrouted_pools(config).map(|pool| Note::new(unrouted(pool)));
     let shared = config.pools.iter().flat_map(|pool| shared_addresses(pool));
     let shared = shared.map(Note::new);
+    let unverified = unverified_pools(config).map(|pool| Note::new(unverified(pool)));
     let others = secure_cookies(config).chain(unused_checks(config)).chain(shared).chain(unused_headers(&config.log));
     let others = others.chain(challenge_port(config).map(Note::new));
-    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(others).collect()
+    unmatched.iter().map(Note::unmatched).chain(unrouted).chain(unverified).chain(others).collect()
 }
 
 /// A message for each address that several enabled servers of a pool have.
@@ -92,7 +93,9 @@ pub fn challenge_port(config: &Config) -> Option<String> {
         AcmeChallenge::TlsAlpn => (443, true),
         AcmeChallenge::Http => (80, false),
     };
-    let responds = |listener: &ListenerConfig| listener.tls.is_some() == tls && listener.address.port() == port;
+    let responds = |listener: &ListenerConfig| {
+        listener.tls.is_some() == tls && listener.address.ip().is_some_and(|ip| ip.port() == port)
+    };
     if !config.uses_acme() || config.listeners.iter().any(responds) {
         return None;
     }
@@ -130,6 +133,21 @@ pub fn unrouted_pools(config: &Config) -> impl Iterator<Item = &str> {
 #[must_use]
 pub fn unrouted(pool: &str) -> String {
     format!("no route leads to pool `{pool}`, so it gets no requests")
+}
+
+/// The pools whose servers are talked to with TLS and not verified, by name.
+pub fn unverified_pools(config: &Config) -> impl Iterator<Item = &str> {
+    let is_unverified = |pool: &PoolConfig| pool.upstream.tls.as_ref().is_some_and(|tls| !tls.verify);
+    config.pools.iter().filter(move |pool| is_unverified(pool)).map(|pool| pool.name.as_str())
+}
+
+/// The note about a pool whose servers are not verified.
+#[must_use]
+pub fn unverified(pool: &str) -> String {
+    format!(
+        "the servers of pool `{pool}` are not verified, because of `upstream.tls.verify = false`: anyone on the way can \
+         read and change everything; set `upstream.tls.ca` instead"
+    )
 }
 
 impl Note {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EnvTexts, ProxyHeaderVersion, UpstreamProtocol, UpstreamTlsConfig, wire};
+use super::{EnvTexts, ProxyHeaderVersion, SocketPath, UpstreamProtocol, UpstreamTlsConfig, wire};
 
 /// Interchangeable servers, and the rules that apply to them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,4 +215,5 @@ pub enum Address {
     Ip(SocketAddr),
     /// A host name, in lower case, that is resolved repeatedly in the background.
     Name(String, u16),
+    Unix(SocketPath),
 }

@@ -126,7 +126,7 @@ fn pattern(text: TextFormat) -> &'static str {
     match text {
         TextFormat::Label | TextFormat::Filter | TextFormat::Files => r"[\s\S]*\S[\s\S]*",
         TextFormat::Name => NAME,
-        TextFormat::Address => r"[^\s/]+:[0-9]{1,5}",
+        TextFormat::Address => r"[^\s/]+:[0-9]{1,5}|unix:.*[^/]",
         TextFormat::Host | TextFormat::HostPattern => r"[^\s/]+",
         TextFormat::Path => r"/\S*",
         TextFormat::OptionalPath => r"(/\S*)?",

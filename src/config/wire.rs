@@ -16,8 +16,8 @@ use crate::config::file::keys::{self, KeySpec, TextFormat, ValueType};
 use crate::config::file::{self, Env};
 use crate::config::problem::Reason;
 use crate::config::{
-    AccessLogTarget, Address, Config, HostPattern, HttpsRedirect, PoolConfig, PoolRef, SocketMode, StatusRanges,
-    UpstreamTlsConfig, values,
+    AccessLogTarget, Address, Config, HostPattern, HttpsRedirect, PoolConfig, PoolRef, SocketAddress, SocketMode,
+    StatusRanges, UpstreamTlsConfig, values,
 };
 
 use optional::file_path;
@@ -115,6 +115,7 @@ macro_rules! texts {
 
 texts! {
     Address, values::server_address;
+    SocketAddress, values::listen_address;
     HostPattern, values::host_pattern;
     StatusRanges, values::status_ranges;
     HttpsRedirect, values::https_redirect;
@@ -306,6 +307,7 @@ impl fmt::Display for Address {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Name(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.fmt(f),
         }
     }
 }
@@ -355,7 +357,9 @@ mod tests {
             if path.extension().is_none_or(|end| end != "toml") {
                 continue;
             }
-            let file = SourceFile::new(&path, std::fs::read(&path).expect("read"));
+            // Without its directory, which JSON does not have.
+            let name = path.file_name().expect("a name");
+            let file = SourceFile::new(name, std::fs::read(&path).expect("read"));
             let config = parse(&[file], &|_| None).expect("a good file");
             let json = serde_json::to_string(&config).expect("JSON");
             let mut read: Config = serde_json::from_str(&json).expect(&json);

@@ -10,4 +10,5 @@ mod idle_pause;
 pub mod memory;
 pub mod probe;
 pub mod schedule;
+mod stream;
 mod task;

@@ -18,6 +18,7 @@ use std::time::Instant;
 use self::holds::{Holds, Lateness, OldServers, RouteHold, Standing, held_servers, standing};
 use self::pool_entry::{PoolEntry, ServerFactory};
 use crate::config::{self, Config};
+use crate::control::upstream_tls::PoolsTls;
 use crate::live::health::HealthState;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
@@ -34,6 +35,8 @@ pub struct Registry {
     routes: HashMap<Arc<str>, Arc<LiveRoute>>,
     unrouted: Arc<LiveRoute>,
     holds: Holds,
+    /// The rules for TLS to servers.
+    tls: PoolsTls,
     /// The committed configuration, with the table of its routes.
     current: Option<(Arc<Config>, Arc<RouteTable>)>,
 }
@@ -67,6 +70,7 @@ impl Registry {
             routes: HashMap::new(),
             unrouted: Arc::new(LiveRoute::new("-".into(), workers)),
             holds: Holds::new(),
+            tls: PoolsTls::default(),
             current: None,
         }
     }
@@ -74,7 +78,7 @@ impl Registry {
     /// Installs an edit: from now on live servers know whether they are leaving, and counters of removed routes
     /// are gone. Requests see the edit with the plan's snapshot.
     pub fn commit(&mut self, plan: RegistryPlan) {
-        let RegistryPlan { config, factory, changed, forgotten, pools, held: _, holds, routes, table, .. } = plan;
+        let RegistryPlan { config, factory, changed, forgotten, pools, held: _, holds, routes, table, tls, .. } = plan;
         self.factory = factory;
         for (entry, marks) in changed {
             marks.apply();
@@ -89,11 +93,29 @@ impl Registry {
                 entry.built = Some(pool);
             }
         }
+        self.set_tls(tls);
         self.routes = routes.iter().map(|route| (Arc::clone(&route.live.name), Arc::clone(&route.live))).collect();
         let before = mem::replace(&mut self.holds, holds);
         self.mark_leaving();
         self.log_new_holds(&before);
         self.current = Some((config, table));
+    }
+
+    /// Gives the configured servers their rules for TLS. A server whose rules have not changed keeps them.
+    fn set_tls(&mut self, tls: PoolsTls) {
+        let before = mem::replace(&mut self.tls, tls);
+        if before.is_empty() && self.tls.is_empty() {
+            return;
+        }
+        for (name, entry) in &self.pools {
+            entry.set_tls(self.tls.of(name), self.factory.workers);
+        }
+    }
+
+    /// The rules for TLS to servers.
+    #[must_use]
+    pub fn tls(&self) -> &PoolsTls {
+        &self.tls
     }
 
     /// Ends drains and holds that have timed out. A drain also ends with the last open request; a hold also

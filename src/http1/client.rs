@@ -128,6 +128,18 @@ impl ClientConnection {
         self.transport.is_quiet()
     }
 
+    /// Tells the server that the connection is about to be closed, with TLS.
+    pub fn announce_end(&self) {
+        // If it fails, the server learns of it by the end of the connection.
+        let _ = self.transport.announce_end();
+    }
+
+    /// The error that ended TLS, if one did.
+    #[must_use]
+    pub fn tls_error(&self) -> Option<rustls::Error> {
+        self.transport.tls_error()
+    }
+
     /// Ready once the connection may no longer be quiet.
     pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
         self.transport.poll_stirs(context)

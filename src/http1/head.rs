@@ -24,7 +24,7 @@ use crate::http1::name::HeaderName;
 pub struct RequestHead {
     pub headers: Headers,
     pub method: Method,
-    /// 1.0 or 1.1.
+    /// 1.0, 1.1 or 2.
     pub version: Version,
     target: TextSpan,
 }
@@ -116,7 +116,7 @@ impl fmt::Display for HeadError {
 }
 
 /// The maximum length of a method, regardless of the limit of the whole head.
-const MAX_METHOD: usize = 256;
+pub const MAX_METHOD: usize = 256;
 /// The maximum length of a target, likewise.
 const MAX_TARGET: usize = 64 * 1024;
 /// Up to this limit, headers are parsed on the stack; above it, parsing allocates.
@@ -173,6 +173,14 @@ impl RequestHead {
                 false => Err(HeadError::Malformed(BadLine::find(bytes))),
             }
         })
+    }
+
+    /// Returns a head of these parts without headers, which reuses the memory of `headers`.
+    #[must_use]
+    pub fn of_parts(mut headers: Headers, method: Method, version: Version, target: &str) -> Self {
+        headers.clear();
+        headers.text.extend_from_slice(target.as_bytes());
+        Self { headers, method, version, target: span(0..target.len()) }
     }
 
     /// The request target as the client sent it.

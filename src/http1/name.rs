@@ -12,6 +12,8 @@ pub enum HeaderName {
     /// `X-Forwarded-` followed by anything that is not listed below.
     ForwardedOther,
     B3,
+    ClientCert,
+    ClientCertChain,
     Connection,
     ContentLength,
     ContentType,
@@ -47,11 +49,13 @@ pub enum HeaderName {
 }
 
 /// The names as written, in the order of the variants.
-const TEXTS: [&str; 36] = [
+const TEXTS: [&str; 38] = [
     "",
     "",
     "",
     "b3",
+    "Client-Cert",
+    "Client-Cert-Chain",
     "Connection",
     "Content-Length",
     "Content-Type",
@@ -111,6 +115,7 @@ impl HeaderName {
             (10, b's') => SetCookie,
             (10, b't') => Tracestate,
             (10, b'x') => B3Flags,
+            (11, b'c') => ClientCert,
             (11, b't') => Traceparent,
             (11, b'x') => B3SpanId,
             (12, b'c') => ContentType,
@@ -122,6 +127,7 @@ impl HeaderName {
             (15, b'x') => ForwardedFor,
             (16, b'p') => ProxyConnection,
             (16, b'x') => ForwardedHost,
+            (17, b'c') => ClientCertChain,
             (17, b't') => TransferEncoding,
             (17, b'x') if lower(2) == b'f' => ForwardedProto,
             (17, b'x') => B3ParentSpanId,
@@ -205,7 +211,7 @@ mod tests {
     #[test]
     fn every_name_is_identified_in_any_case() {
         let names: Vec<&str> = TEXTS.into_iter().filter(|text| !text.is_empty()).collect();
-        assert_eq!(names.len(), 33);
+        assert_eq!(names.len(), 35);
         for text in names {
             for text in [text.to_owned(), text.to_lowercase(), text.to_uppercase()] {
                 let name = HeaderName::from_bytes(text.as_bytes());
@@ -226,6 +232,7 @@ mod tests {
             ("my_field", HeaderName::Other),
             ("Transfer_Encoding", HeaderName::Disguised),
             ("x_forwarded_for", HeaderName::Disguised),
+            ("client_cert", HeaderName::Disguised),
             ("X-Forwarded_Prefix", HeaderName::Disguised),
             ("X-Forwarded-Prefix", HeaderName::ForwardedOther),
             ("X-Forwarded-", HeaderName::ForwardedOther),

@@ -7,6 +7,7 @@ mod request_body;
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 
 use http::Version;
 
@@ -92,6 +93,23 @@ impl ServerConnection {
     #[must_use]
     pub fn new(transport: Transport) -> Self {
         Self { transport, input: Vec::new(), progress: ServerProgress::default() }
+    }
+
+    /// Our own address, if it has one.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.transport.local_address()
+    }
+
+    /// The connection and what has been received of it, for what comes before the first request.
+    #[must_use]
+    pub fn into_parts(self) -> (Transport, Vec<u8>) {
+        (self.transport, self.input)
+    }
+
+    /// The same, borrowed.
+    pub fn start(&mut self) -> (&Transport, &mut Vec<u8>) {
+        (&self.transport, &mut self.input)
     }
 
     /// Waits for the head of the next request; `None` if the connection ends first. `limits` is called each

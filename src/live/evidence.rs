@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::transport::ClientAddress;
+
 /// How far a failed attempt speaks against its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
@@ -23,11 +25,13 @@ pub struct ClientKey(u64);
 
 impl ClientKey {
     #[must_use]
-    pub fn new(client: IpAddr) -> Self {
-        Self(match client.to_canonical() {
-            IpAddr::V4(address) => address.to_bits().into(),
+    pub fn new(client: ClientAddress) -> Self {
+        Self(match client {
+            ClientAddress::Ip(IpAddr::V4(address)) => address.to_bits().into(),
             // A client may use any address of its network (RFC 4291, section 2.5.4).
-            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+            ClientAddress::Ip(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
+            // An address of no client.
+            ClientAddress::Unix => u64::MAX,
         })
     }
 }
@@ -274,7 +278,7 @@ mod tests {
     #[test]
     fn a_client_whose_cookie_selects_the_server_counts_once_in_a_series() {
         let series = FailureSeries::default();
-        let key = |address: &str| ClientKey::new(address.parse().expect("an address"));
+        let key = |address: &str| ClientKey::new(address.parse::<IpAddr>().expect("an address").into());
         let (one, two) = (Evidence::Chosen(key("192.0.2.1")), Evidence::Chosen(key("2001:db8::1")));
         let add = |evidence| series.add(evidence, PoolFigures::default()).map(|facts| facts.failures);
         assert_eq!([one, one, Evidence::Alone, one, one].map(add), [Some(1), None, Some(2), None, None]);
@@ -285,6 +289,8 @@ mod tests {
             assert_eq!(key(other) == key("2001:db8::1"), is_same, "{other}");
         }
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_eq!(ClientKey::new(ClientAddress::Unix), ClientKey::new(ClientAddress::Unix));
+        assert_ne!(ClientKey::new(ClientAddress::Unix), key("0.0.0.0"));
     }
 
     #[test]

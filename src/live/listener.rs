@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
+use crate::config::{HttpProtocol, ListenerConfig, SocketAddress};
 use crate::live::counters::{Counter, PerWorker};
+use crate::live::tls::TlsState;
+use crate::tls::server::ListenerTls;
 
 /// The id of a listener: unique in the process and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,10 +18,53 @@ pub struct ListenerId(pub u64);
 pub struct LiveListener {
     pub id: ListenerId,
     pub name: Arc<str>,
+    /// The address in the configuration.
+    pub configured: SocketAddress,
     /// The bound address: as configured, but with the port that the system chose if the configured one is 0.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddress,
+    /// Replaced by edits. A removed listener keeps its last ones, for the clients that it has still to accept.
+    pub rules: Arc<ArcSwap<ListenerRules>>,
     /// Shared with the connections it accepted, which count their own end.
     pub counters: Arc<PerWorker<ListenerCounters>>,
+}
+
+/// The rules of a listener for new connections.
+#[derive(Debug, Clone)]
+pub struct ListenerRules {
+    /// Whether trusted proxies have to send a PROXY header.
+    pub proxy_protocol: bool,
+    /// `None` if clients do not use TLS.
+    pub tls: Option<Arc<ListenerTls>>,
+    /// Whether servers get the client's certificate.
+    pub forwards_certificate: bool,
+    /// Whether clients may speak HTTP/1.
+    pub http1: bool,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
+}
+
+impl Default for ListenerRules {
+    fn default() -> Self {
+        Self { proxy_protocol: false, tls: None, forwards_certificate: false, http1: true, http2: false }
+    }
+}
+
+impl ListenerRules {
+    /// The rules that `config` states; `tls` is the state of its generation.
+    #[must_use]
+    pub fn new(config: &ListenerConfig, tls: Option<&TlsState>) -> Self {
+        let tls = tls.and_then(|tls| tls.listener(&config.address)).cloned();
+        let forwards_certificate = config.tls.as_ref().is_some_and(|tls| tls.forward_client_certificate);
+        let speaks = |protocol| config.protocols.contains(&protocol);
+        let (http1, http2) = (speaks(HttpProtocol::Http1), speaks(HttpProtocol::Http2));
+        Self { proxy_protocol: config.proxy_protocol, tls, forwards_certificate, http1, http2 }
+    }
+
+    /// Whether a connection begins with its first request, of HTTP/1.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        !self.proxy_protocol && self.tls.is_none() && !self.http2
+    }
 }
 
 /// One worker's counters of a listener.
@@ -91,6 +139,19 @@ impl ListenerCounters {
 }
 
 impl LiveListener {
+    /// The same listener with another name.
+    #[must_use]
+    pub fn renamed(&self, name: &str) -> Self {
+        Self {
+            id: self.id,
+            name: name.into(),
+            configured: self.configured.clone(),
+            address: self.address.clone(),
+            rules: Arc::clone(&self.rules),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+
     /// The number of open client connections.
     #[must_use]
     pub fn connections(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! A live server: the state of one (pool, name, address), across generations.
 
 mod address;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use self::address::ResolvedAddress;
-pub use self::address::Targets;
-use crate::config::{Address, UpstreamConfig};
+use self::tls::ServerTls;
+use crate::config::{Address, ProxyHeaderVersion, UpstreamConfig};
 use crate::live::balance::Penalty;
 use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
 use crate::live::evidence::FailureSeries;
@@ -52,6 +53,9 @@ pub struct Server {
     pub key: ServerKey,
     resolved: ResolvedAddress,
     idle: IdleLimits,
+    tls: ServerTls,
+    /// The version of the PROXY header that new connections begin with, or [`NO_HEADER`].
+    proxy_header: AtomicU8,
     /// A [`HealthState`].
     state: AtomicU8,
     /// Whether an edit disabled or removed it.
@@ -75,6 +79,9 @@ pub struct Server {
 }
 
 const UNKNOWN: u64 = u64::MAX;
+
+/// [`Server::proxy_header`] if there is none.
+const NO_HEADER: u8 = 0;
 
 /// The limits for idle connections. An edit changes them, and they apply to connections that are idle already.
 #[derive(Debug, Default)]
@@ -138,6 +145,8 @@ impl Server {
             key,
             resolved,
             idle,
+            tls: ServerTls::default(),
+            proxy_header: AtomicU8::new(NO_HEADER),
             state: AtomicU8::new(state as u8),
             leaving: AtomicBool::new(false),
             since: Mutex::new(SystemTime::now()),
@@ -159,6 +168,26 @@ impl Server {
         let milliseconds = u64::try_from(config.idle.as_millis()).unwrap_or(u64::MAX);
         self.idle.milliseconds.store(milliseconds, Relaxed);
         self.idle.connections.store(config.idle_connections, Relaxed);
+    }
+
+    /// Sets the version of the PROXY header that new connections begin with.
+    pub fn set_proxy_header(&self, version: Option<ProxyHeaderVersion>) {
+        let version = match version {
+            None => NO_HEADER,
+            Some(ProxyHeaderVersion::V1) => 1,
+            Some(ProxyHeaderVersion::V2) => 2,
+        };
+        self.proxy_header.store(version, Relaxed);
+    }
+
+    /// The version of the PROXY header that new connections begin with, if any.
+    #[must_use]
+    pub fn proxy_header(&self) -> Option<ProxyHeaderVersion> {
+        match self.proxy_header.load(Relaxed) {
+            1 => Some(ProxyHeaderVersion::V1),
+            2 => Some(ProxyHeaderVersion::V2),
+            _ => None,
+        }
     }
 
     /// How long a connection may be idle.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{Config, ListenerConfig};
+use crate::config::{Config, HttpsRedirect, ListenerConfig};
 use crate::live::acme::AcmeState;
 use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub acme: Option<Arc<AcmeState>>,
     /// `None` if no listener uses TLS.
     pub tls: Option<Arc<TlsState>>,
+    /// Whether servers of any pool get PROXY headers, which have the address that a client has connected to.
+    pub sends_proxy_headers: bool,
 }
 
 /// A file of a configuration, identified by its content.
@@ -74,6 +76,12 @@ pub struct Hold {
 }
 
 impl Snapshot {
+    /// The configuration of a listener, unless an edit has removed it.
+    #[must_use]
+    pub fn listener(&self, live: &LiveListener) -> Option<&ListenerConfig> {
+        self.config.listeners.iter().find(|listener| listener.address == live.configured)
+    }
+
     /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]
@@ -92,11 +100,12 @@ impl Snapshot {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
     }
 
-    /// The configuration of a listener; `None` if it is no longer configured.
+    /// Where a listener redirects everything to.
+    #[inline]
     #[must_use]
-    pub fn listener(&self, listener: &LiveListener) -> Option<&ListenerConfig> {
-        let is_it = |config: &&ListenerConfig| config.address == listener.address || *config.name == *listener.name;
-        self.config.listeners.iter().find(is_it)
+    pub fn redirect(&self, listener: &LiveListener) -> Option<HttpsRedirect> {
+        let redirects = self.config.listeners.iter().any(|config| config.redirect.is_some());
+        if redirects { self.listener(listener)?.redirect } else { None }
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

@@ -1,18 +1,17 @@
 //! TLS of a generation: the certificates that listeners show.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::units::format_date;
-use crate::config::{Config, HostPattern};
-use crate::live::listener::LiveListener;
+use crate::config::{Config, HostPattern, SocketAddress};
 use crate::tls::certificate::{Certificate, Validity};
 use crate::tls::index::{CertificateIndex, Overlap};
 use crate::tls::server::ListenerTls;
 
-/// What connections with TLS need. Immutable; part of a snapshot.
+/// The state that connections with TLS need. Immutable; part of a snapshot.
 #[derive(Debug)]
 pub struct TlsState {
     /// In the order of the configuration.
@@ -29,8 +28,7 @@ pub struct TlsState {
 #[derive(Debug, Clone)]
 pub struct TlsListener {
     /// As configured.
-    pub address: SocketAddr,
-    pub name: Box<str>,
+    pub address: SocketAddress,
     pub tls: Arc<ListenerTls>,
 }
 
@@ -44,11 +42,10 @@ pub struct LiveCertificate {
 }
 
 impl TlsState {
-    /// The rules of a listener, if it uses TLS.
+    /// The rules of the listener that is configured with this address, if it uses TLS.
     #[must_use]
-    pub fn listener(&self, listener: &LiveListener) -> Option<&Arc<ListenerTls>> {
-        let is_it = |one: &&TlsListener| one.address == listener.address || *one.name == *listener.name;
-        self.listeners.iter().find(is_it).map(|one| &one.tls)
+    pub fn listener(&self, address: &SocketAddress) -> Option<&Arc<ListenerTls>> {
+        self.listeners.iter().find(|one| one.address == *address).map(|one| &one.tls)
     }
 
     /// The certificate's name, if it is one of these.

@@ -50,6 +50,11 @@ pub async fn run(
         connection = connect(attempt, upload, true).await?;
         done = exchange(attempt, upload, response, &mut connection).await;
     }
+    if let Err(ProxyError::Closed(sent)) = done
+        && let Some(failure) = attempt.exchange.record.context.upstreams.tls_ended(attempt.server(), &connection)
+    {
+        return Err(ProxyError::TlsEnded(failure, sent));
+    }
     if let Err(error) = done
         && !matches!(error, ProxyError::Status(_))
     {
@@ -136,7 +141,12 @@ async fn connect(
 ) -> Result<UpstreamConnection, ProxyError> {
     let record = &attempt.exchange.record;
     let (upstreams, server) = (&record.context.upstreams, attempt.server());
-    if !only_new && let Some(idle) = upstreams.take(server.id, attempt.may_repeat(Progress::Sent)) {
+    // With a PROXY header, the first connection makes the client an owner.
+    let owner = server.proxy_header().map(|_| record.client.owner());
+    if !only_new
+        && let Some(owner) = owner.map_or(Some(None), |own| own.map(Some))
+        && let Some(idle) = upstreams.take(server.id, owner, attempt.may_repeat(Progress::Sent))
+    {
         return Ok(idle);
     }
     let timeout = record.snapshot.config.timeouts.connect;
@@ -144,7 +154,7 @@ async fn connect(
     let opened = record.timer.run(async {
         tokio::select! {
             biased;
-            opened = upstreams.open(server, timeout / 2) => opened.map_err(ProxyError::from),
+            opened = upstreams.open(server, record.client, timeout / 2) => opened.map_err(ProxyError::from),
             () = upload.client_leaves(record.timer) => Err(ProxyError::ClientGone),
         }
     });

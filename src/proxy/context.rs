@@ -19,6 +19,7 @@ use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::Watchdog;
 use crate::proxy::upstream_pool::UpstreamPool;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::trace::SpanSink;
 
 /// For how long one moment on both clocks tells the time of day.
@@ -46,6 +47,8 @@ pub struct Context {
     /// because all workers share the count of the [`Arc`], and each request would cost a contended write.
     current: RefCell<Rc<CurrentSnapshot>>,
     reports: UnboundedSender<ServerReport>,
+    /// Limits the messages about connections that are closed because of their PROXY header.
+    pub refused_headers: RefCell<LogThrottle>,
 }
 
 /// A snapshot as the requests of one worker share it.
@@ -124,6 +127,7 @@ impl Context {
             newest: RefCell::new(Cache::new(snapshot)),
             current: RefCell::new(current),
             reports,
+            refused_headers: RefCell::new(LogThrottle::every(Duration::from_secs(1))),
         }
     }
 

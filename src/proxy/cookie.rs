@@ -23,6 +23,8 @@ pub struct Requested {
     /// The token that selects a server of the pool.
     pub token: Option<Token>,
     stamp: Option<Stamp>,
+    /// Whether the client uses TLS, so that it never has to send the cookie without.
+    pub secure: bool,
 }
 
 /// When a cookie was set and how long browsers keep it, in seconds.
@@ -40,7 +42,7 @@ pub fn requested(sticky: &Sticky, headers: &Headers) -> Requested {
         for token in newest_first(value).filter(|token| sticky.member(*token).is_some()) {
             let matches = sticky.recognise(token);
             if matches > best {
-                (best, found) = (matches, Requested { token: Some(token), stamp: Stamp::of(value) });
+                (best, found) = (matches, Requested { token: Some(token), stamp: Stamp::of(value), secure: false });
             }
             if matches == Match::Exact {
                 return found;
@@ -98,7 +100,11 @@ pub fn set(
         tokens.remove(tokens.iter().position(is_stale).unwrap_or(0));
     }
     let lifetime = longest(lifetime, stamp, now);
-    response.add(HeaderName::SetCookie, text(name, &tokens, lifetime, now).as_bytes());
+    let mut cookie = text(name, &tokens, lifetime, now);
+    if requested.secure {
+        cookie.push_str("; Secure");
+    }
+    response.add(HeaderName::SetCookie, cookie.as_bytes());
 }
 
 /// The `Set-Cookie` value (RFC 6265, section 4.1).

@@ -2,10 +2,14 @@
 
 use std::io;
 
+use http::Version;
+
 use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::head::ResponseHead;
 use crate::http1::rejection::Rejection;
 use crate::http1::server::{self, ServerStream};
+use crate::http2::server::{Http2RequestBody, Http2ResponseWriter, Http2Stream};
+use crate::proxy::error::{Blame, ProxyError};
 #[cfg(test)]
 use crate::proxy::memory;
 
@@ -14,6 +18,8 @@ use crate::proxy::memory;
 pub enum Downstream<'c> {
     /// The current request of an HTTP/1 connection.
     Http1(ServerStream<'c>),
+    /// A stream of an HTTP/2 connection.
+    Http2(Http2Stream<'c>),
     /// Memory.
     #[cfg(test)]
     Memory(memory::MemoryRequest),
@@ -24,6 +30,8 @@ pub enum Downstream<'c> {
 pub enum RequestBody<'c> {
     /// See [`Downstream::Http1`].
     Http1(server::Http1RequestBody<'c>),
+    /// See [`Downstream::Http2`].
+    Http2(Http2RequestBody),
     /// Memory.
     #[cfg(test)]
     Memory(memory::MemoryBody),
@@ -34,6 +42,8 @@ pub enum RequestBody<'c> {
 pub enum ResponseWriter<'c> {
     /// See [`Downstream::Http1`].
     Http1(server::Http1ResponseWriter<'c>),
+    /// See [`Downstream::Http2`].
+    Http2(Http2ResponseWriter<'c>),
     /// Memory.
     #[cfg(test)]
     Memory(memory::MemoryResponse),
@@ -45,6 +55,7 @@ impl<'c> Downstream<'c> {
     pub fn split(self) -> (RequestBody<'c>, ResponseWriter<'c>) {
         match self {
             Self::Http1(stream) => (RequestBody::Http1(stream.body), ResponseWriter::Http1(stream.response)),
+            Self::Http2(stream) => (RequestBody::Http2(stream.body), ResponseWriter::Http2(stream.response)),
             #[cfg(test)]
             Self::Memory(request) => (RequestBody::Memory(request.body), ResponseWriter::Memory(request.response)),
         }
@@ -59,6 +70,7 @@ impl RequestBody<'_> {
     pub fn length(&self) -> Result<BodyLength, Rejection> {
         match self {
             Self::Http1(body) => body.length(),
+            Self::Http2(body) => body.length(),
             #[cfg(test)]
             Self::Memory(body) => Ok(body.length()),
         }
@@ -71,6 +83,7 @@ impl RequestBody<'_> {
     pub fn start(&mut self) -> Result<(), BodyError> {
         match self {
             Self::Http1(body) => body.start(),
+            Self::Http2(body) => body.start(),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -83,6 +96,7 @@ impl RequestBody<'_> {
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
         match self {
             Self::Http1(body) => body.advance().await,
+            Self::Http2(body) => body.advance().await,
             #[cfg(test)]
             Self::Memory(body) => Ok(body.advance().await),
         }
@@ -93,6 +107,7 @@ impl RequestBody<'_> {
     pub fn piece(&self) -> &[u8] {
         match self {
             Self::Http1(body) => body.piece(),
+            Self::Http2(body) => body.piece(),
             #[cfg(test)]
             Self::Memory(body) => body.piece(),
         }
@@ -103,6 +118,7 @@ impl RequestBody<'_> {
     pub fn trailers(&self) -> &[u8] {
         match self {
             Self::Http1(body) => body.trailers(),
+            Self::Http2(body) => body.trailers(),
             #[cfg(test)]
             Self::Memory(_) => b"",
         }
@@ -113,6 +129,7 @@ impl RequestBody<'_> {
     pub fn is_done(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_done(),
+            Self::Http2(body) => body.is_done(),
             #[cfg(test)]
             Self::Memory(body) => body.is_done(),
         }
@@ -122,6 +139,7 @@ impl RequestBody<'_> {
     pub fn consume_piece(&mut self) {
         match self {
             Self::Http1(body) => body.consume_piece(),
+            Self::Http2(body) => body.consume_piece(),
             #[cfg(test)]
             Self::Memory(body) => body.consume_piece(),
         }
@@ -131,6 +149,7 @@ impl RequestBody<'_> {
     pub fn release_piece(&mut self) {
         match self {
             Self::Http1(body) => body.release_piece(),
+            Self::Http2(body) => body.release_piece(),
             #[cfg(test)]
             Self::Memory(body) => body.consume_piece(),
         }
@@ -143,6 +162,10 @@ impl RequestBody<'_> {
     pub async fn ended(&mut self, limit: usize) -> io::Result<()> {
         match self {
             Self::Http1(body) => body.ended(limit).await,
+            Self::Http2(body) => {
+                body.reset().await;
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
             #[cfg(test)]
             Self::Memory(_) => std::future::pending().await,
         }
@@ -152,6 +175,7 @@ impl RequestBody<'_> {
     pub async fn reset(&self) {
         match self {
             Self::Http1(body) => body.reset().await,
+            Self::Http2(body) => body.reset().await,
             #[cfg(test)]
             Self::Memory(_) => std::future::pending().await,
         }
@@ -161,6 +185,7 @@ impl RequestBody<'_> {
     pub fn tunnel(&mut self) {
         match self {
             Self::Http1(body) => body.tunnel(),
+            Self::Http2(_) => {}
             #[cfg(test)]
             Self::Memory(_) => {}
         }
@@ -173,8 +198,31 @@ impl ResponseWriter<'_> {
     pub fn is_started(&self) -> bool {
         match self {
             Self::Http1(response) => response.is_started(),
+            Self::Http2(response) => response.is_started(),
             #[cfg(test)]
             Self::Memory(response) => response.is_started(),
+        }
+    }
+
+    /// The version of HTTP that the client speaks.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Http1(_) => Version::HTTP_11,
+            Self::Http2(_) => Version::HTTP_2,
+            #[cfg(test)]
+            Self::Memory(_) => Version::HTTP_11,
+        }
+    }
+
+    /// Gives up a response that has started, so that its client does not take it for a whole one. An HTTP/1 connection ends
+    /// with it.
+    pub fn abandon(&mut self, error: ProxyError) {
+        match self {
+            Self::Http1(_) => {}
+            Self::Http2(response) => response.abandon(error.blame() == Blame::Client),
+            #[cfg(test)]
+            Self::Memory(_) => {}
         }
     }
 
@@ -182,6 +230,8 @@ impl ResponseWriter<'_> {
     pub fn close_after(&mut self) {
         match self {
             Self::Http1(response) => response.close_after(),
+            // What follows a request in HTTP/2 cannot be misread.
+            Self::Http2(_) => {}
             #[cfg(test)]
             Self::Memory(_) => {}
         }
@@ -191,6 +241,7 @@ impl ResponseWriter<'_> {
     pub fn close_at_once(&mut self) {
         match self {
             Self::Http1(response) => response.close_at_once(),
+            Self::Http2(response) => response.abandon(true),
             #[cfg(test)]
             Self::Memory(_) => {}
         }
@@ -203,6 +254,7 @@ impl ResponseWriter<'_> {
     pub async fn send_interim(&mut self, head: &ResponseHead) -> io::Result<()> {
         match self {
             Self::Http1(response) => response.send_interim(head).await,
+            Self::Http2(response) => response.send_interim(head),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -212,6 +264,7 @@ impl ResponseWriter<'_> {
     pub fn start(&mut self, head: &ResponseHead, length: BodyLength, upgrade: Option<&[u8]>) {
         match self {
             Self::Http1(response) => response.start(head, length, upgrade),
+            Self::Http2(response) => response.start(head),
             #[cfg(test)]
             Self::Memory(response) => response.start(head),
         }
@@ -224,6 +277,7 @@ impl ResponseWriter<'_> {
     pub async fn send(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<()> {
         match self {
             Self::Http1(response) => response.send(piece, end).await,
+            Self::Http2(response) => response.send(piece, end).await,
             #[cfg(test)]
             Self::Memory(response) => {
                 response.send(piece, end.is_some());
@@ -240,6 +294,7 @@ impl ResponseWriter<'_> {
     pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
         match self {
             Self::Http1(response) => response.offer(piece, end),
+            Self::Http2(response) => response.offer(piece, end),
             #[cfg(test)]
             Self::Memory(response) => {
                 response.send(piece, end.is_some());
@@ -255,6 +310,7 @@ impl ResponseWriter<'_> {
     pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
         match self {
             Self::Http1(response) => response.offer_raw(bytes),
+            Self::Http2(response) => response.offer(bytes, None),
             #[cfg(test)]
             Self::Memory(response) => {
                 response.send(bytes, false);
@@ -270,6 +326,7 @@ impl ResponseWriter<'_> {
     pub async fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(response) => response.flush().await,
+            Self::Http2(response) => response.flush().await,
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -282,6 +339,7 @@ impl ResponseWriter<'_> {
     pub fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(response) => response.shutdown(),
+            Self::Http2(response) => response.offer(b"", Some(b"")).map(drop),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }

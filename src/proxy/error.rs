@@ -17,6 +17,7 @@ use crate::live::retry_budget::RetryReason;
 use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::{Interrupt, Phase};
 use crate::proxy::upstream_pool::ConnectError;
+use crate::tls::failure::TlsFailure;
 use crate::transport::is_local_shortage;
 
 /// Why a request failed.
@@ -44,6 +45,10 @@ pub enum ProxyError {
     Unresolved,
     /// Connecting to the server failed.
     Unreachable(io::ErrorKind),
+    /// There is no TLS with the server.
+    Tls(TlsFailure),
+    /// The server ended TLS after the handshake, before it responded.
+    TlsEnded(TlsFailure, Sent),
     /// `lb` has no descriptor or port for another connection.
     LocalShortage,
     /// The server did not accept the connection in time.
@@ -112,6 +117,8 @@ impl ProxyError {
             Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved
             | Self::Unreachable(_)
+            | Self::Tls(_)
+            | Self::TlsEnded(..)
             | Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
@@ -141,6 +148,7 @@ impl ProxyError {
             Self::ClientGone => "client_gone",
             Self::NoServer => "no_server",
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
+            Self::Tls(_) | Self::TlsEnded(..) => "tls",
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse(_) => "bad_response",
             Self::ResponseTimeout => "response_timeout",
@@ -169,6 +177,8 @@ impl ProxyError {
             | Self::ClientGone => Blame::Client,
             Self::Unresolved
             | Self::Unreachable(_)
+            | Self::Tls(_)
+            | Self::TlsEnded(..)
             | Self::ConnectTimeout
             | Self::Closed(_)
             | Self::TruncatedHead
@@ -193,14 +203,14 @@ impl ProxyError {
     #[must_use]
     pub fn progress(self) -> Option<Progress> {
         match self {
-            Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage | Self::ConnectTimeout => {
+            Self::Unresolved | Self::Unreachable(_) | Self::Tls(_) | Self::LocalShortage | Self::ConnectTimeout => {
                 Some(Progress::NotConnected)
             }
-            Self::Closed(Sent::Nothing) | Self::IdleClosed(Sent::Nothing) => Some(Progress::NotSent),
-            Self::Closed(Sent::Part | Sent::All)
-            | Self::IdleClosed(Sent::Part | Sent::All)
-            | Self::ServerDown
-            | Self::Status(_) => Some(Progress::Sent),
+            Self::Closed(sent) | Self::IdleClosed(sent) | Self::TlsEnded(_, sent) => Some(match sent {
+                Sent::Nothing => Progress::NotSent,
+                Sent::Part | Sent::All => Progress::Sent,
+            }),
+            Self::ServerDown | Self::Status(_) => Some(Progress::Sent),
             Self::Rejected(_)
             | Self::BadHead(_)
             | Self::NoRoute
@@ -236,7 +246,7 @@ impl ProxyError {
     #[must_use]
     pub fn is_refusal(self) -> bool {
         let takes_time = matches!(self, Self::Unreachable(io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut));
-        !takes_time && matches!(self, Self::Unresolved | Self::Unreachable(_))
+        !takes_time && matches!(self, Self::Unresolved | Self::Unreachable(_) | Self::Tls(_))
     }
 
     /// Whether the client's connection must close after the response, because its next bytes could be misread.
@@ -267,7 +277,9 @@ impl ProxyError {
             Self::BadBody(bad) => bad.detail(),
             Self::ClientTooSlow => "The request was received too slowly.",
             Self::NoServer => "No server is available.",
-            Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "No server could be reached.",
+            Self::Unresolved | Self::Unreachable(_) | Self::Tls(_) | Self::TlsEnded(..) | Self::LocalShortage => {
+                "No server could be reached."
+            }
             Self::ConnectTimeout => "No server could be reached in time.",
             Self::Closed(_)
             | Self::IdleClosed(_)
@@ -288,6 +300,7 @@ impl fmt::Display for ProxyError {
         match self {
             Self::Unresolved => f.write_str("host name not resolved"),
             Self::Unreachable(kind) => kind.fmt(f),
+            Self::Tls(failure) | Self::TlsEnded(failure, _) => failure.fmt(f),
             Self::ConnectTimeout => f.write_str("connect timeout"),
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead => {
                 f.write_str("connection closed before a response")
@@ -342,6 +355,7 @@ impl From<ConnectError> for ProxyError {
         match error {
             ConnectError::Unresolved => Self::Unresolved,
             ConnectError::NoDescriptor => Self::LocalShortage,
+            ConnectError::Tls(failure) => Self::Tls(failure),
             ConnectError::Io(error) if is_local_shortage(&error) => Self::LocalShortage,
             ConnectError::Io(error) => Self::Unreachable(error.kind()),
         }

@@ -1,5 +1,6 @@
 //! Rules that change headers on their way through the proxy. Pure.
 
+pub mod client_certificate;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod request_id;

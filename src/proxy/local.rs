@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
+use crate::config::HttpsRedirect;
 use crate::http1::body::BodyLength;
-use crate::http1::head::ResponseHead;
+use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::proxy::downstream::ResponseWriter;
@@ -18,6 +19,8 @@ use crate::proxy::timeouts::Phase;
 pub enum Reply {
     /// To `OPTIONS *`, a question to `lb` itself (RFC 9110, section 9.3.7).
     Options,
+    /// To everything on a listener that only redirects: the same URL with `https`.
+    Https(HttpsRedirect),
     /// To a request that failed.
     Error(ProxyError),
     /// To a challenge of the ACME server: the key authorization.
@@ -46,6 +49,11 @@ impl Reply {
                 head.headers.add_named("Allow", Rejection::ALLOW.as_bytes());
                 return (head, String::new());
             }
+            Self::Https(_) => {
+                let mut head = ResponseHead::of_status(StatusCode::PERMANENT_REDIRECT.as_u16());
+                head.headers.add(HeaderName::ContentLength, b"0");
+                return (head, String::new());
+            }
             Self::Challenge(key_authorization) => {
                 let mut head = ResponseHead::of_status(StatusCode::OK.as_u16());
                 head.headers.add(HeaderName::ContentType, b"text/plain");
@@ -68,9 +76,38 @@ impl Reply {
     }
 }
 
+/// The URL of a request that was validated, with `https`. The path is as sent.
+fn https_location(head: &RequestHead, redirect: HttpsRedirect) -> Vec<u8> {
+    let sent = head.target();
+    let rest = sent.iter().position(|byte| *byte == b'/').filter(|_| !sent.starts_with(b"/"));
+    // In the absolute form, the host of the target counts, not that of `Host` (RFC 9112, section 3.2.2).
+    let (host, path) = match rest {
+        Some(slashes) if sent.get(slashes + 1) == Some(&b'/') => {
+            let after = &sent[slashes + 2..];
+            let end = after.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(after.len());
+            after.split_at(end)
+        }
+        _ => (head.headers.get(HeaderName::Host).unwrap_or_default(), sent),
+    };
+    let port = host.iter().rposition(|byte| *byte == b':').filter(|at| !host[*at..].contains(&b']'));
+    let host = &host[..port.unwrap_or(host.len())];
+    let mut location = [b"https://", host].concat();
+    if redirect.port.get() != 443 {
+        location.extend_from_slice(format!(":{}", redirect.port).as_bytes());
+    }
+    if path.first() == Some(&b'?') {
+        location.push(b'/');
+    }
+    location.extend_from_slice(path);
+    location
+}
+
 /// Sends a response of our own to a request.
 pub async fn respond(record: &mut RequestRecord<'_>, response: &mut ResponseWriter<'_>, reply: Reply) {
-    let (head, body) = reply.write();
+    let (mut head, body) = reply.write();
+    if let Reply::Https(redirect) = reply {
+        head.headers.add_named("Location", &https_location(&record.head, redirect));
+    }
     record.set_status(head.status);
     if let Reply::Error(error) = reply {
         record.set_error(error);

@@ -9,7 +9,7 @@ use crate::config::{PathMode, ProxyConfig};
 use crate::http1::body::BodyLength;
 use crate::http1::framing;
 use crate::http1::head::{Headers, RequestHead, ResponseHead};
-use crate::http1::name::HeaderName;
+use crate::http1::name::{HeaderName, HeaderSet};
 use crate::http1::rejection::Rejection;
 use crate::http1::target::{self, RequestTarget, Resource};
 use crate::http1::trailers::{self, TrailerRule};
@@ -23,6 +23,7 @@ use crate::proxy::exchange::AttemptPlan;
 use crate::proxy::headers::hop_by_hop;
 use crate::proxy::local::Reply;
 use crate::proxy::record::RouteMatch;
+use crate::transport::ClientAddress;
 
 /// Validates the head of a request: its framing, host and target.
 ///
@@ -81,6 +82,9 @@ pub fn admit(head: &RequestHead, length: BodyLength, limit: u64) -> Result<(), P
     Ok(())
 }
 
+/// The headers that identify a client by its certificate (RFC 9440).
+const CLIENT_CERTIFICATE: HeaderSet = HeaderSet::new(&[HeaderName::ClientCert, HeaderName::ClientCertChain]);
+
 /// The only expectation that is defined (RFC 9110, section 10.1.1).
 const CONTINUE: &[u8] = b"100-continue";
 
@@ -129,18 +133,19 @@ pub fn rewrite(
     length: BodyLength,
     target: ServerTarget,
     rules: &RequestRules<'_>,
-) -> (AttemptPlan, std::net::IpAddr) {
+) -> (AttemptPlan, ClientAddress) {
     let version = head.version;
     let expects_continue = expectations(head).next().is_some();
     let headers = &mut head.headers;
-    let cookie = rules.sticky.map_or_else(Default::default, |sticky| cookie::requested(sticky, headers));
+    let mut cookie = rules.sticky.map_or_else(Default::default, |sticky| cookie::requested(sticky, headers));
+    cookie.secure = rules.client.scheme == "https";
     if let Some(host) = target.host {
         headers.set(HeaderName::Host, host.as_bytes());
     } else if !headers.has(HeaderName::Host) {
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
-        headers.add(HeaderName::Host, rules.client.listener.address.to_string().as_bytes());
+        headers.add(HeaderName::Host, rules.client.listener.address.host().as_bytes());
     }
-    let accepts_trailers = version == Version::HTTP_11 && trailers::accepted(headers);
+    let accepts_trailers = version != Version::HTTP_10 && trailers::accepted(headers);
     let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
     let upgrade = hop_by_hop::prepare_request(headers, version);
     if rules.proxy.via {
@@ -148,6 +153,11 @@ pub fn rewrite(
     }
     if accepts_trailers {
         headers.add(HeaderName::Te, b"trailers");
+    }
+    // Only we know who the client is.
+    headers.remove_all(CLIENT_CERTIFICATE);
+    if let Some(certificate) = &rules.client.certificate {
+        headers.append(certificate);
     }
     let client = rules.client.headers.set(headers, rules.proxy.forwarded, &rules.proxy.trusted_proxies);
     framing::normalise_length(headers);

@@ -3,7 +3,6 @@
 mod logged;
 mod spans;
 
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +24,7 @@ use crate::proxy::headers::request_id;
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::timeouts::{Phase, RequestTimer};
 use crate::telemetry::access_log::AccessLogEntry;
+use crate::transport::ClientAddress;
 
 use self::logged::LoggedHeaders;
 pub(in crate::proxy) use self::spans::EndedAttempt;
@@ -41,7 +41,7 @@ pub struct RequestRecord<'c> {
     /// The head as received, with a request id; after the rewrite, as it is sent to a server.
     pub head: RequestHead,
     /// The client's address: the peer's, or the one that trusted proxies in front report.
-    pub client_address: IpAddr,
+    pub client_address: ClientAddress,
     logged: LoggedHeaders,
     started: Instant,
     /// The span of the whole request; `None` if no trace context was received and no spans are exported.
@@ -106,7 +106,7 @@ impl<'c> RequestRecord<'c> {
             timer,
             snapshot,
             head,
-            client_address: client.peer.ip(),
+            client_address: client.peer.address(),
             stage: Stage::Received,
             status: None,
             bytes: 0,
@@ -251,14 +251,13 @@ impl<'c> RequestRecord<'c> {
 
     fn log(&self, status: u16, took: Duration) {
         let (log, headers) = (&self.snapshot.config.log, &self.head.headers);
-        let client = self.client_address.to_canonical();
+        let (client, peer) = (self.client_address, self.client.peer);
         // Behind other proxies, the client's port is not known.
-        let peer = self.client.peer;
-        let is_peer = client == peer.ip().to_canonical();
+        let is_peer = client == peer.address();
         let entry = AccessLogEntry {
             time: self.started_at(),
             client,
-            client_port: NonZeroU16::new(peer.port()).filter(|_| is_peer),
+            client_port: peer.port().filter(|_| is_peer),
             method: self.head.method.as_str(),
             path: &target::path_and_query(self.head.target()),
             version: self.head.version,
@@ -306,7 +305,7 @@ impl Drop for RequestRecord<'_> {
 }
 
 /// Counts and logs a rejected head, which never became a request. `bytes` is the length of the response's body.
-pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, bytes: usize) {
+pub fn record_bad_head(context: &Context, client: &Client, version: Version, error: ProxyError, bytes: usize) {
     let snapshot = context.snapshot();
     let status = error.status();
     let counters = snapshot.unrouted.counters.of(context.worker);
@@ -315,11 +314,11 @@ pub fn record_bad_head(context: &Context, client: &Client, error: ProxyError, by
     if snapshot.config.log.access != AccessLogTarget::Off {
         let entry = AccessLogEntry {
             time: SystemTime::now(),
-            client: client.peer.ip().to_canonical(),
-            client_port: NonZeroU16::new(client.peer.port()),
+            client: client.peer.address(),
+            client_port: client.peer.port(),
             method: "-",
             path: "-",
-            version: Version::HTTP_11,
+            version,
             host: None,
             status,
             bytes: bytes as u64,

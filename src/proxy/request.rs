@@ -2,6 +2,8 @@
 
 use crate::http1::body::BodyLength;
 use crate::http1::head::RequestHead;
+use crate::http1::name::HeaderName;
+use crate::http1::rejection::Rejection;
 use crate::proxy::attempts;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
@@ -36,7 +38,10 @@ pub async fn serve(
     match reply {
         // The client is gone, or the connection has to end now: nothing is sent.
         Reply::Error(error @ (ProxyError::ClientGone | ProxyError::Aborted)) => record.set_error(error),
-        Reply::Error(error) if response.is_started() => record.set_error(error),
+        Reply::Error(error) if response.is_started() => {
+            response.abandon(error);
+            record.set_error(error);
+        }
         reply => local::respond(&mut record, &mut response, reply).await,
     }
 }
@@ -50,7 +55,7 @@ pub async fn reject_bad_head(
     error: ProxyError,
 ) {
     let (head, body) = Reply::Error(error).write();
-    record_bad_head(context, client, error, body.len());
+    record_bad_head(context, client, response.version(), error, body.len());
     response.start(&head, BodyLength::Known(body.len() as u64), None);
     let config = &context.snapshot().config;
     timer.reset();
@@ -83,7 +88,7 @@ fn run_phases<'c>(
 /// Ends the phases with a response of our own. The client's address is known although its headers are not rewritten.
 fn early<'c>(mut record: RequestRecord<'c>, reply: Reply) -> Box<(RequestRecord<'c>, Reply)> {
     let proxy = &record.snapshot.config.proxy;
-    let (headers, peer) = (&record.head.headers, record.client.peer.ip());
+    let (headers, peer) = (&record.head.headers, record.client.peer.address());
     record.client_address = forwarded::client_address(headers, proxy.forwarded, peer, &proxy.trusted_proxies);
     Box::new((record, reply))
 }
@@ -98,6 +103,11 @@ fn validate_and_route(
         && let Some(key_authorization) = phases::challenge(acme, &record.head.method, &target)
     {
         return Err(Reply::Challenge(key_authorization));
+    }
+    if let Some(redirect) = record.snapshot.redirect(&record.client.listener) {
+        // A request of HTTP/1.0 without a host has no URL.
+        let has_host = record.head.headers.has(HeaderName::Host) || !record.head.target().starts_with(b"/");
+        return Err(if has_host { Reply::Https(redirect) } else { Rejection::NoHost.into() });
     }
     let found = phases::find_route(record.snapshot, &target)?;
     let mode = record.snapshot.config.proxy.path;

@@ -69,15 +69,17 @@ impl Connection {
         let listener = LiveListener {
             id: ListenerId(1),
             name: "web".into(),
-            address: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            configured: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+            address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+            rules: Arc::default(),
             counters: Arc::new(PerWorker::new(1)),
         };
-        let client = Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)));
+        let client = Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)).into());
         let server = MemoryServer::default();
         let live = Arc::clone(&context.snapshot().pools[0].members[0].server);
         for _ in 0..requests {
             let upstream = Upstream::Memory(server.clone());
-            let connection = context.upstreams.adopt(upstream, SERVER.into(), &live);
+            let connection = context.upstreams.adopt(upstream, Some(SERVER.into()), &live);
             context.upstreams.put(&live, connection, Instant::now(), None);
         }
         Self { context, client, server, reports }

@@ -24,6 +24,8 @@ use crate::live::server::ServerId;
 /// The phase of a client connection: what the connection itself waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionPhase {
+    /// The end of the TLS handshake.
+    Handshake,
     /// The first byte of the first request.
     New,
     /// The first byte of another request.
@@ -161,6 +163,13 @@ impl ConnectionSlot {
     #[must_use]
     pub fn phase(&self) -> ConnectionPhase {
         self.phase.get()
+    }
+
+    /// Makes the current or the next response the last.
+    fn close(&self) {
+        self.closing.set(true);
+        // An HTTP/2 connection tells its client at once.
+        wake(&self.waker);
     }
 
     /// Ready once the connection has to end.

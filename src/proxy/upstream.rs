@@ -80,6 +80,25 @@ impl Upstream {
         }
     }
 
+    /// Tells the server that the connection is about to be closed, if the protocol has a way.
+    pub fn announce_end(&self) {
+        match self {
+            Self::Http1(connection) => connection.announce_end(),
+            #[cfg(test)]
+            Self::Memory(_) => {}
+        }
+    }
+
+    /// The error that ended TLS, if one did.
+    #[must_use]
+    pub fn tls_error(&self) -> Option<rustls::Error> {
+        match self {
+            Self::Http1(connection) => connection.tls_error(),
+            #[cfg(test)]
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Ready once the connection may no longer be quiet.
     pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
         match self {

@@ -2,26 +2,34 @@
 
 mod idle;
 mod rest;
+mod secure;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use self::idle::IdleConnections;
-use crate::config::Address;
+use self::secure::{FailureLog, secure};
+use crate::config::{Address, ProxyHeaderVersion};
 use crate::http1::client::ClientConnection;
 use crate::live::descriptors::Descriptors;
 use crate::live::server::{Server, ServerId};
+use crate::proxy::client::{Client, OwnerId};
 use crate::proxy::upstream::Upstream;
+use crate::proxy_protocol;
 use crate::telemetry::log_throttle::LogThrottle;
+use crate::tls::client::UpstreamTls;
+use crate::tls::failure::{TlsError, TlsFailure};
 use crate::transport::connect::connect_any;
-use crate::transport::{Transport, is_out_of_descriptors};
+use crate::transport::{Socket, Transport, is_out_of_descriptors};
 
 /// The least time between two log messages about a shortage of descriptors.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,11 +41,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub struct UpstreamConnection {
     /// The protocol and the connection.
     pub upstream: Upstream,
+    /// The client that alone may use it, if it began with a PROXY header.
+    pub owner: Option<OwnerId>,
     /// Whether it has carried a request before.
     pub reused: bool,
     /// Since when it has been idle, or had been when it was taken.
     idle_since: Option<Instant>,
-    peer: SocketAddr,
+    /// `None` for a Unix socket.
+    peer: Option<SocketAddr>,
+    /// [`Server::tls_changes`] when it was opened.
+    tls_changes: u32,
     _counted: Counted,
     _slot: Slot,
 }
@@ -49,6 +62,8 @@ pub enum ConnectError {
     Unresolved,
     /// Clients and their requests use all descriptors.
     NoDescriptor,
+    /// There is no TLS with the server.
+    Tls(TlsFailure),
     /// The system's error.
     Io(io::Error),
 }
@@ -64,6 +79,9 @@ pub struct UpstreamPool {
     /// Notified when a connection closes or becomes idle, if a request waits.
     freed: Notify,
     shortage: RefCell<LogThrottle>,
+    tls_failures: FailureLog,
+    /// The newest owner of connections.
+    owners: Cell<NonZeroU64>,
 }
 
 impl UpstreamPool {
@@ -77,36 +95,112 @@ impl UpstreamPool {
             waiting: Cell::new(0),
             freed: Notify::new(),
             shortage: RefCell::new(LogThrottle::every(LOG_INTERVAL)),
+            tls_failures: FailureLog::default(),
+            owners: Cell::new(NonZeroU64::MIN),
         }
     }
 
-    /// Connects to a server, at the first of its addresses that accepts. Waits for a descriptor for at most `patience`.
+    /// Connects to a server, at the first of its addresses that accepts. Sends the PROXY header about `client`, if the server
+    /// gets one, and makes the TLS handshake, if there is one. Waits for a descriptor for at most `patience`.
     ///
     /// # Errors
     /// [`ConnectError`]. The caller sets the timeout for connecting.
-    pub async fn open(&self, server: &Arc<Server>, patience: Duration) -> Result<UpstreamConnection, ConnectError> {
+    pub async fn open(
+        &self,
+        server: &Arc<Server>,
+        client: &Client,
+        patience: Duration,
+    ) -> Result<UpstreamConnection, ConnectError> {
         let targets = server.targets().ok_or(ConnectError::Unresolved)?;
         self.wait_for_descriptor(patience).await?;
+        let (tls, tls_changes) = server.tls();
         let slot = Slot::new(&self.descriptors, self.worker);
         let failure = LookupOnFailure(Some(server));
         let connected = loop {
-            match connect_any(targets.as_slice()).await {
+            match connect_any(&targets).await {
                 Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {}
                 connected => break connected,
             }
         };
-        let (stream, peer) = connected.map_err(ConnectError::Io)?;
+        let (mut socket, peer) = connected.map_err(ConnectError::Io)?;
+        let owner = match server.proxy_header() {
+            None => None,
+            // In memory of its own, so that requests without it are not larger.
+            Some(version) => Some(Box::pin(self.send_header(&mut socket, version, client)).await?),
+        };
         failure.succeeded(peer);
-        let upstream = Upstream::Http1(ClientConnection::new(Transport::of_server(stream)));
+        let transport = match (Transport::of_server(socket), &tls) {
+            // In memory of its own, so that requests without TLS are not larger for it.
+            (Transport::Plain(socket), Some(tls)) => Box::pin(self.secure(socket, server, tls, peer)).await?,
+            (transport, _) => transport,
+        };
+        let upstream = Upstream::Http1(ClientConnection::new(transport));
         let counted = Counted::new(server, self.worker);
-        Ok(UpstreamConnection { upstream, reused: false, idle_since: None, peer, _counted: counted, _slot: slot })
+        let (reused, idle_since) = (false, None);
+        Ok(UpstreamConnection {
+            upstream,
+            owner,
+            reused,
+            idle_since,
+            peer,
+            tls_changes,
+            _counted: counted,
+            _slot: slot,
+        })
+    }
+
+    /// Makes the TLS handshake on a new connection.
+    async fn secure(
+        &self,
+        socket: Socket,
+        server: &Server,
+        tls: &UpstreamTls,
+        peer: Option<SocketAddr>,
+    ) -> Result<Transport, ConnectError> {
+        secure(socket, tls, self.worker).await.map_err(|error| {
+            self.tls_failures.log(server, tls, peer, &error);
+            // The address may have been another machine's before.
+            server.want_lookup();
+            ConnectError::Tls(error.failure)
+        })
+    }
+
+    /// Why the server ended TLS on a connection after the handshake, if it did. Logs it.
+    pub fn tls_ended(&self, server: &Server, connection: &UpstreamConnection) -> Option<TlsFailure> {
+        let error = connection.upstream.tls_error()?;
+        let (tls, _) = server.tls();
+        let tls = tls?;
+        let error = TlsError::new(&error, tls.name(), false);
+        self.tls_failures.log(server, &tls, connection.peer, &error);
+        Some(error.failure)
+    }
+
+    /// Sends a PROXY header, and returns the client that the connection belongs to from now on.
+    async fn send_header(
+        &self,
+        socket: &mut Socket,
+        version: ProxyHeaderVersion,
+        client: &Client,
+    ) -> Result<OwnerId, ConnectError> {
+        let header = proxy_protocol::write(version, client.proxy_header());
+        socket.write_all(&header).await.map_err(ConnectError::Io)?;
+        Ok(client.owner_or(|| {
+            self.owners.update(|owner| owner.saturating_add(1));
+            OwnerId(self.owners.get())
+        }))
+    }
+
+    /// Closes the idle connections that only this client may use, because it has left.
+    pub fn close_own(&self, owner: OwnerId) {
+        self.idle.borrow_mut().values_mut().for_each(|idle| idle.close_own(owner));
     }
 
     /// Adds an existing connection to a server at `peer`.
     #[must_use]
-    pub fn adopt(&self, upstream: Upstream, peer: SocketAddr, server: &Arc<Server>) -> UpstreamConnection {
+    pub fn adopt(&self, upstream: Upstream, peer: Option<SocketAddr>, server: &Arc<Server>) -> UpstreamConnection {
         let (counted, slot) = (Counted::new(server, self.worker), Slot::new(&self.descriptors, self.worker));
-        UpstreamConnection { upstream, reused: true, idle_since: None, peer, _counted: counted, _slot: slot }
+        let (owner, reused, idle_since, tls_changes) = (None, true, None, server.tls_changes());
+        UpstreamConnection { upstream, owner, reused, idle_since, peer, tls_changes, _counted: counted, _slot: slot }
     }
 
     #[cfg(test)]
@@ -154,10 +248,10 @@ impl UpstreamPool {
         oldest.is_some_and(IdleConnections::close_oldest)
     }
 
-    /// Takes the most recently used idle connection to a server, and drops those that no longer work. A request that is
+    /// Takes the most recently used idle connection to a server that belongs to `owner`, and drops those that no longer work. A request that is
     /// not `repeatable` gets a connection only if it is most unlikely that the server is closing it.
-    pub fn take(&self, server: ServerId, repeatable: bool) -> Option<UpstreamConnection> {
-        self.idle.borrow_mut().get_mut(&server)?.take(repeatable)
+    pub fn take(&self, server: ServerId, owner: Option<OwnerId>, repeatable: bool) -> Option<UpstreamConnection> {
+        self.idle.borrow_mut().get_mut(&server)?.take(owner, repeatable)
     }
 
     /// Keeps an idle connection for reuse, as far as its server's limits allow that. `announced` is the time for which the
@@ -200,9 +294,15 @@ impl UpstreamConnection {
     /// Whether the server is still at the other end: its host name may have been resolved to another address since.
     fn leads_to(&self, server: &Server) -> bool {
         match server.key.address {
-            Address::Ip(_) => true,
-            Address::Name(..) => server.target() == Some(self.peer),
+            Address::Ip(_) | Address::Unix(_) => true,
+            Address::Name(..) => server.target().and_then(|target| target.ip()) == self.peer,
         }
+    }
+}
+
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        self.upstream.announce_end();
     }
 }
 
@@ -210,8 +310,8 @@ impl UpstreamConnection {
 struct LookupOnFailure<'a>(Option<&'a Server>);
 
 impl LookupOnFailure<'_> {
-    fn succeeded(mut self, peer: SocketAddr) {
-        if let Some(server) = self.0.take() {
+    fn succeeded(mut self, peer: Option<SocketAddr>) {
+        if let (Some(server), Some(peer)) = (self.0.take(), peer) {
             server.connected_to(peer);
         }
     }

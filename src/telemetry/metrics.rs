@@ -22,6 +22,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::live::availability::PoolUse;
 use crate::live::counters::{Histogram, HistogramTotal};
+use crate::live::listener::HandshakeResult;
 use crate::live::method;
 use crate::live::pool::{Member, Membership};
 use crate::live::reloads::Outcome;
@@ -47,7 +48,7 @@ const FIRST_OF_ROUTE: [(Method, u16); 4] =
 const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 29] = [
+const STATE_METRICS: [&Family; 31] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
@@ -63,9 +64,11 @@ const STATE_METRICS: [&Family; 29] = [
     &RETRIES,
     &POOL_HOLDING,
     &POOL_ROUTED,
+    &POOL_TLS_UNVERIFIED,
     &CLIENT_CONNECTIONS,
     &CERTIFICATE_EXPIRY,
     &CERTIFICATE_NOT_BEFORE,
+    &TLS_HANDSHAKES,
     &GENERATION,
     &LAST_RELOAD_SUCCESSFUL,
     &LAST_RELOAD_TIMESTAMP,
@@ -169,8 +172,10 @@ impl Collector for StateCollector {
         families.extend(acme(&snapshot));
         families.push(retries(&snapshot));
         families.extend(pool_uses(&snapshot));
+        families.push(unverified(&snapshot));
         families.push(client_connections(&self.state));
         families.extend(certificates(&snapshot));
+        families.push(tls_handshakes(&self.state, &snapshot));
         families.push(BUILD_INFO.of([BUILD_INFO.value(&[env!("CARGO_PKG_VERSION")], 1.0)]));
         families.extend(self.process.iter().map(|metric| {
             let ProcessMetric { family, read } = metric;
@@ -266,6 +271,12 @@ fn pool_uses(snapshot: &Snapshot) -> [MetricFamily; 2] {
     [each(&POOL_HOLDING, |uses| uses.hold.is_some()), each(&POOL_ROUTED, |uses| uses.routed)]
 }
 
+fn unverified(snapshot: &Snapshot) -> MetricFamily {
+    let tls = snapshot.pools.iter().filter_map(|pool| Some((pool, pool.config.upstream.tls.as_ref()?)));
+    POOL_TLS_UNVERIFIED
+        .of(tls.map(|(pool, tls)| POOL_TLS_UNVERIFIED.value(&[&pool.live.name], f64::from(u8::from(!tls.verify)))))
+}
+
 fn client_connections(state: &State) -> MetricFamily {
     // A listener that moved to another address is listed twice until the old one's clients have left.
     let mut open = BTreeMap::<Arc<str>, u64>::new();
@@ -288,6 +299,22 @@ fn certificates(snapshot: &Snapshot) -> [MetricFamily; 2] {
         each(&CERTIFICATE_EXPIRY, |certificate| certificate.not_after),
         each(&CERTIFICATE_NOT_BEFORE, |certificate| certificate.not_before),
     ]
+}
+
+fn tls_handshakes(state: &State, snapshot: &Snapshot) -> MetricFamily {
+    let mut counts = BTreeMap::<(Arc<str>, &str), u64>::new();
+    if snapshot.tls.is_some() {
+        for listener in state.listeners().iter() {
+            for result in HandshakeResult::ALL {
+                let count = listener.counters.sum(|set| set.handshakes[result as usize].get());
+                *counts.entry((Arc::clone(&listener.name), result.label())).or_default() += count;
+            }
+        }
+    }
+    TLS_HANDSHAKES.of(counts
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|((name, result), count)| TLS_HANDSHAKES.value(&[name, result], float(*count))))
 }
 
 fn config(snapshot: &Snapshot) -> [MetricFamily; 3] {

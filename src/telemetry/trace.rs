@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use self::exporter_queue::{ExporterHandle, ExporterQueue, Protocol};
 use crate::config;
+use crate::transport::ClientAddress;
 
 /// One operation of a trace: a client's request, or one attempt at a server.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ pub enum SpanSide {
     /// A client's request, of kind `SERVER`: `lb` is the server.
     Client {
         /// `client.address`
-        address: std::net::IpAddr,
+        address: ClientAddress,
         /// `http.route`: the path of the route that matched. Together with the method it is the span's name.
         path: Option<Arc<str>>,
     },

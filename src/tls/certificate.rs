@@ -83,9 +83,21 @@ impl Certificate {
     /// # Errors
     /// If one of them is not what it should be, or they do not belong together.
     pub fn parse(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        Self::read(chain, key, true)
+    }
+
+    /// Parses a chain and its key that servers are shown, which need not name a host.
+    ///
+    /// # Errors
+    /// As [`Certificate::parse`].
+    pub fn parse_for_servers(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        Self::read(chain, key, false)
+    }
+
+    fn read(chain: &[u8], key: &[u8], needs_name: bool) -> Result<Self, CertificateError> {
         let of = |file| move |reason| CertificateError { file, reason };
         let chain = parse_chain(chain).map_err(of(PairFile::Chain))?;
-        let leaf = Leaf::parse(&chain[0]).map_err(of(PairFile::Chain))?;
+        let leaf = Leaf::parse(&chain[0], needs_name).map_err(of(PairFile::Chain))?;
         let key = parse_key(key).map_err(of(PairFile::Key))?;
         let key = any_supported_type(&key).map_err(|_| {
             let reason = Reason::new("the key is damaged, or of a kind that TLS does not use");
@@ -134,7 +146,7 @@ struct Leaf {
 }
 
 impl Leaf {
-    fn parse(der: &[u8]) -> Result<Self, Reason> {
+    fn parse(der: &[u8], needs_name: bool) -> Result<Self, Reason> {
         let damaged = || Reason::new("the first certificate is damaged").hint("copy the file again, as it was issued");
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| damaged())?;
         let alternative = certificate.subject_alternative_name().map_err(|_| damaged())?;
@@ -148,7 +160,7 @@ impl Leaf {
             }
         }
         names.retain(|name| !name.is_empty());
-        if names.is_empty() && addresses.is_empty() {
+        if needs_name && names.is_empty() && addresses.is_empty() {
             let is_ca = certificate.basic_constraints().ok().flatten().is_some_and(|basic| basic.value.ca);
             return Err(match is_ca {
                 true => Reason::new("the first certificate is that of an authority, not of a host")

@@ -64,7 +64,8 @@ impl ListenerTls {
                 (rules, config)
             }
         };
-        config.cert_resolver = Arc::new(Resolver { index: Arc::clone(index), unknown_host: rules.unknown_host });
+        config.cert_resolver =
+            Arc::new(CertificateChooser { index: Arc::clone(index), unknown_host: rules.unknown_host });
         Ok(Self { rules, index: Arc::clone(index), config: Arc::new(config) })
     }
 
@@ -137,7 +138,7 @@ fn server_config(rules: &TlsRules) -> Result<ServerConfig, Error> {
             builder.with_client_cert_verifier(verifier.build().map_err(|error| Error::General(error.to_string()))?)
         }
     };
-    let resolver = Resolver { index: Arc::default(), unknown_host: rules.unknown_host };
+    let resolver = CertificateChooser { index: Arc::default(), unknown_host: rules.unknown_host };
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = rules.protocols.iter().map(|protocol| alpn(*protocol).to_vec()).collect();
     config.send_tls13_tickets = 1;
@@ -168,12 +169,12 @@ pub fn alpn(protocol: HttpProtocol) -> &'static [u8] {
 
 /// Chooses a certificate by the client's name, and among its kinds of keys by what the client can verify.
 #[derive(Debug)]
-struct Resolver {
+struct CertificateChooser {
     index: Arc<CertificateIndex>,
     unknown_host: UnknownHost,
 }
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for CertificateChooser {
     fn resolve(&self, hello: OfferedHello<'_>) -> Option<Arc<CertifiedKey>> {
         find(&self.index, self.unknown_host, hello.server_name())?.choose(hello.signature_schemes()).cloned()
     }

@@ -51,7 +51,7 @@ macro_rules! either {
 
 /// Records to send. Its memory is reused, so that it is cleared by nobody between two uses.
 #[derive(Debug, Default)]
-pub struct Output {
+pub struct Records {
     /// The records are at the front; the rest is initialized memory.
     bytes: Vec<u8>,
     filled: usize,
@@ -59,7 +59,7 @@ pub struct Output {
     joined: Vec<u8>,
 }
 
-impl Output {
+impl Records {
     /// The records.
     #[must_use]
     pub fn filled(&self) -> &[u8] {
@@ -133,7 +133,7 @@ impl Session {
     ///
     /// # Errors
     /// If no hello can be made.
-    pub fn start(&mut self, output: &mut Output) -> Result<(), Error> {
+    pub fn start(&mut self, output: &mut Records) -> Result<(), Error> {
         self.drive(Task::Receive, output).map(drop)
     }
 
@@ -148,7 +148,7 @@ impl Session {
     ///
     /// # Errors
     /// If the peer violates the protocol or sends a fatal alert. `output` has the alert to send. The session has ended.
-    pub fn receive(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>, output: &mut Output) -> Result<(), Error> {
+    pub fn receive(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>, output: &mut Records) -> Result<(), Error> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
@@ -174,7 +174,7 @@ impl Session {
     ///
     /// # Errors
     /// If the handshake is not complete, or the session has ended.
-    pub fn encrypt(&mut self, pieces: &[&[u8]], output: &mut Output) -> Result<(), Error> {
+    pub fn encrypt(&mut self, pieces: &[&[u8]], output: &mut Records) -> Result<(), Error> {
         if self.closed {
             return Err(Error::General("already closed".into()));
         }
@@ -185,7 +185,7 @@ impl Session {
     }
 
     /// Appends the alert that ends this direction (`close_notify`), once.
-    pub fn close(&mut self, output: &mut Output) {
+    pub fn close(&mut self, output: &mut Records) {
         if !std::mem::replace(&mut self.closed, true) {
             // Without it, the peer sees the connection end early: nothing else can be done.
             let _ = self.drive(Task::Close, output);
@@ -245,7 +245,7 @@ impl Session {
     }
 
     /// Does `task` without new input.
-    fn drive(&mut self, task: Task<'_>, output: &mut Output) -> Result<Step, Error> {
+    fn drive(&mut self, task: Task<'_>, output: &mut Records) -> Result<Step, Error> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
@@ -268,7 +268,7 @@ impl Session {
         input: &mut [u8],
         task: Task<'_>,
         plaintext: &mut Vec<u8>,
-        output: &mut Output,
+        output: &mut Records,
     ) -> (usize, Result<Step, Error>) {
         let mut consumed = 0;
         loop {
@@ -286,7 +286,7 @@ impl Session {
 
     /// Ends the session with `error`, and appends the alert that tells the peer.
     #[cold]
-    fn fail(&mut self, error: Error, output: &mut Output) -> Result<(), Error> {
+    fn fail(&mut self, error: Error, output: &mut Records) -> Result<(), Error> {
         self.failure = Some(error.clone());
         self.incomplete = Vec::new();
         // Only while there are records to send: the connection would go on with bytes that are no longer there.
@@ -313,7 +313,7 @@ fn handle<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     task: Task<'_>,
     plaintext: &mut Vec<u8>,
-    output: &mut Output,
+    output: &mut Records,
 ) -> (usize, Step) {
     let mut discard = status.discard;
     let step = match status.state {
@@ -359,7 +359,7 @@ fn handle<Data>(
 }
 
 /// Does `task` on a connection that can send.
-fn write<Data>(mut traffic: WriteTraffic<'_, Data>, task: Task<'_>, output: &mut Output) -> Step {
+fn write<Data>(mut traffic: WriteTraffic<'_, Data>, task: Task<'_>, output: &mut Records) -> Step {
     let result = match task {
         Task::Receive => Ok(()),
         Task::Encrypt(pieces) => encrypt(&mut traffic, pieces, output),
@@ -383,7 +383,7 @@ fn write<Data>(mut traffic: WriteTraffic<'_, Data>, task: Task<'_>, output: &mut
 fn encrypt<Data>(
     traffic: &mut WriteTraffic<'_, Data>,
     pieces: &[&[u8]],
-    output: &mut Output,
+    output: &mut Records,
 ) -> Result<(), EncryptError> {
     let mut joined = std::mem::take(&mut output.joined);
     let mut result = Ok(());
@@ -412,7 +412,7 @@ fn encrypt<Data>(
 }
 
 /// Appends a record, behind those that the connection has to send itself.
-fn seal<Data>(traffic: &mut WriteTraffic<'_, Data>, record: &[u8], output: &mut Output) -> Result<(), EncryptError> {
+fn seal<Data>(traffic: &mut WriteTraffic<'_, Data>, record: &[u8], output: &mut Records) -> Result<(), EncryptError> {
     let mut result = traffic.encrypt(record, output.room(record.len() + OVERHEAD));
     if let Err(EncryptError::InsufficientSize(needed)) = &result {
         result = traffic.encrypt(record, output.room(needed.required_size));

@@ -7,8 +7,11 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+
+use super::Socket;
+use crate::config::SocketAddress;
 
 /// The time that an address has before the next one is tried beside it (RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -16,14 +19,52 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// An attempt to connect, and the address that it is made at.
 type Connecting = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<TcpStream>)> + Send>>;
 
-/// Connects to the first of `addresses` that accepts, without a timeout, and returns it. The next address is tried once
-/// the one before has failed, or has not accepted within 250 ms.
+/// The addresses of a server, in the order in which they are tried.
+#[derive(Debug)]
+pub enum Targets {
+    One(SocketAddress),
+    /// Those of a host name.
+    Several(Vec<SocketAddr>),
+}
+
+impl Targets {
+    /// All addresses.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = SocketAddress> {
+        let addresses = match self {
+            Self::One(address) => vec![address.clone()],
+            Self::Several(addresses) => addresses.iter().copied().map(SocketAddress::Ip).collect(),
+        };
+        addresses.into_iter()
+    }
+}
+
+/// Connects to the first of a server's addresses that accepts, without a timeout, and returns it if it is one of IP. The
+/// next address is tried once the one before has failed, or has not accepted within 250 ms.
 ///
 /// # Errors
 /// The system's error, once all addresses have failed.
-pub async fn connect_any(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
-    let [address] = addresses else { return race(addresses).await };
-    Ok((TcpStream::connect(*address).await?, *address))
+pub async fn connect_any(targets: &Targets) -> io::Result<(Socket, Option<SocketAddr>)> {
+    match targets {
+        Targets::One(address) => Ok((connect(address).await?, address.ip())),
+        Targets::Several(addresses) => {
+            let (stream, address) = match addresses[..] {
+                [address] => (TcpStream::connect(address).await?, address),
+                _ => race(addresses).await?,
+            };
+            Ok((Socket::Tcp(stream), Some(address)))
+        }
+    }
+}
+
+/// Connects to an address, without a timeout.
+///
+/// # Errors
+/// The system's error.
+pub async fn connect(address: &SocketAddress) -> io::Result<Socket> {
+    match address {
+        SocketAddress::Ip(address) => TcpStream::connect(*address).await.map(Socket::Tcp),
+        SocketAddress::Unix(path) => UnixStream::connect(path.as_path()).await.map(Socket::Unix),
+    }
 }
 
 async fn race(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
@@ -94,13 +135,13 @@ mod tests {
             (&[], None),
         ];
         for (addresses, expected) in cases {
-            let connected = connect_any(addresses).await;
+            let connected = connect_any(&Targets::Several(addresses.to_vec())).await;
             if let Err(error) = &connected
                 && addresses.contains(&refusing)
             {
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{addresses:?}");
             }
-            assert_eq!(connected.ok().map(|(_, peer)| peer), expected, "{addresses:?}");
+            assert_eq!(connected.ok().and_then(|(_, peer)| peer), expected, "{addresses:?}");
         }
     }
 
@@ -123,7 +164,7 @@ mod tests {
             .collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let open = listener.local_addr().expect("an address");
-        let connected = connect_any(&[hanging, open]).await.expect("a connection");
-        assert_eq!(connected.1, open);
+        let connected = connect_any(&Targets::Several(vec![hanging, open])).await.expect("a connection");
+        assert_eq!(connected.1, Some(open));
     }
 }

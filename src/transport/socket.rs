@@ -1,11 +1,12 @@
 //! A connected stream socket: TCP or Unix.
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{Interest, Ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected stream socket.
@@ -25,7 +26,63 @@ macro_rules! either {
     };
 }
 
+/// A connected stream socket that no runtime polls.
+#[derive(Debug)]
+pub enum DetachedSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl DetachedSocket {
+    /// Hands the socket to the current runtime.
+    ///
+    /// # Errors
+    /// If the runtime cannot poll it.
+    pub fn attach(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        }
+    }
+}
+
 impl Socket {
+    /// Takes the socket from its runtime.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn detach(self) -> io::Result<DetachedSocket> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(DetachedSocket::Tcp),
+            Self::Unix(stream) => stream.into_std().map(DetachedSocket::Unix),
+        }
+    }
+
+    /// The address of the other end; `None` for a Unix socket.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The address of this end; `None` for a Unix socket.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether it is connected to itself: if nothing listens on a local port, the kernel may assign that very port to our
+    /// end.
+    #[must_use]
+    pub fn is_connected_to_itself(&self) -> bool {
+        self.peer_address().is_some_and(|peer| self.local_address() == Some(peer))
+    }
+
     /// Ready once there may be something to read.
     ///
     /// # Errors
@@ -104,9 +161,51 @@ impl Socket {
         }
     }
 
+    /// Limits what the system queues beyond the bytes in flight. A Unix socket has no such limit.
+    pub fn set_unsent(&self, bytes: u32) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Self::Tcp(stream) = self {
+            // If setting it fails, the connection still works.
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(bytes);
+        }
+    }
+
     /// The options that both kinds have.
     #[must_use]
     pub fn options(&self) -> SockRef<'_> {
         either!(self, stream => SockRef::from(stream))
+    }
+}
+
+/// For code that is not on the request path.
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(context))
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::ProtocolVersion;
 
-use crate::tls::session::{MAX_PLAINTEXT, Output, Session};
+use crate::tls::session::{MAX_PLAINTEXT, Records, Session};
 use crate::transport::{BUFFER_SIZE, Buffers, Socket};
 
 #[cfg(test)]
@@ -40,12 +40,12 @@ thread_local! {
 struct Scratch {
     /// Initialized, and of no meaning between calls.
     input: Vec<u8>,
-    output: Output,
+    output: Records,
 }
 
 /// How to read from the socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Readiness {
     /// As far as the runtime has been told.
     Runtime,
     /// With a system call in any case.
@@ -82,7 +82,7 @@ impl TlsTransport {
             poll_fn(|context| self.poll_own(context)).await?;
             poll_fn(|context| self.socket.poll_read_ready(context)).await?;
             let mut unread = self.unread.borrow_mut();
-            match self.receive(&mut unread, BUFFER_SIZE, Source::Runtime) {
+            match self.receive(&mut unread, BUFFER_SIZE, Readiness::Runtime) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 _ => {}
             }
@@ -136,7 +136,7 @@ impl TlsTransport {
                 buffer.reserve(BUFFER_SIZE);
             }
             let room = buffer.capacity() - before;
-            let result = self.receive(buffer, room, Source::Runtime);
+            let result = self.receive(buffer, room, Readiness::Runtime);
             let received = buffer.len() - before;
             buffers.release(buffer);
             match result {
@@ -150,7 +150,7 @@ impl TlsTransport {
 
     /// Receives what there is, without waiting, up to about `room` bytes, and processes it. Ok means only that the peer has
     /// sent something.
-    fn receive(&self, plaintext: &mut Vec<u8>, room: usize, source: Source) -> io::Result<()> {
+    fn receive(&self, plaintext: &mut Vec<u8>, room: usize, source: Readiness) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|Scratch { input, output }| {
             let mut session = self.session.borrow_mut();
             output.clear();
@@ -162,13 +162,13 @@ impl TlsTransport {
             input[..kept].copy_from_slice(session.incomplete());
             let free = &mut input[kept..end];
             let received = match source {
-                Source::Runtime => self.socket.try_read(free)?,
-                Source::System => (&*self.socket.options()).read(free)?,
+                Readiness::Runtime => self.socket.try_read(free)?,
+                Readiness::System => (&*self.socket.options()).read(free)?,
             };
             if received == 0 {
                 return if session.peer_closed() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
-            if source == Source::Runtime && received < free.len() {
+            if source == Readiness::Runtime && received < free.len() {
                 // A short read has emptied the socket.
                 self.socket.clear_readable();
             }
@@ -188,7 +188,7 @@ impl TlsTransport {
     }
 
     /// Sends records of the connection itself, now or later.
-    fn send_own(&self, output: &Output) -> io::Result<()> {
+    fn send_own(&self, output: &Records) -> io::Result<()> {
         if output.filled().is_empty() {
             return Ok(());
         }
@@ -294,15 +294,15 @@ impl TlsTransport {
 
     /// See [`super::Transport::is_quiet_now`].
     pub(super) fn is_quiet_now(&self) -> bool {
-        self.stays_quiet(Source::System)
+        self.stays_quiet(Readiness::System)
     }
 
     /// See [`super::Transport::is_quiet`]. Tickets and key updates are processed.
     pub(super) fn is_quiet(&self) -> bool {
-        self.stays_quiet(Source::Runtime)
+        self.stays_quiet(Readiness::Runtime)
     }
 
-    fn stays_quiet(&self, source: Source) -> bool {
+    fn stays_quiet(&self, source: Readiness) -> bool {
         loop {
             if self.has_unread() || self.session().peer_closed() {
                 return false;

@@ -1,16 +1,16 @@
 //! Drives a client connection: serves its requests one at a time, applies its timeouts, and closes it.
 
-mod secure;
+mod open;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use crate::config::LimitsConfig;
 use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::server::{Next, ServerConnection};
 use crate::live::listener::LiveListener;
@@ -21,22 +21,33 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
 use crate::tls::server::ListenerTls;
-use crate::transport::Transport;
+use crate::transport::{Peer, Socket, Transport};
 use crate::worker::WorkerPlace;
 use crate::worker::linger::Linger;
 
 /// A client connection with its timeouts.
 #[derive(Debug)]
 pub struct Connection {
-    context: Rc<Context>,
-    client: Client,
-    slot: Registered<ConnectionSlot>,
+    pub(super) context: Rc<Context>,
+    pub(super) client: Client,
+    pub(super) slot: Registered<ConnectionSlot>,
     /// The timer of the current request: HTTP/1 has one at a time.
     timer: Registered<RequestTimer>,
+    /// The number of HTTP/1 requests so far.
+    requests: Cell<u64>,
     /// The connection's place among those of its worker, if it has one.
     place: Option<WorkerPlace>,
-    /// The rules that a client with TLS was admitted by, and the generation in which they were last compared.
-    tls: RefCell<Option<(Arc<ListenerTls>, u64)>>,
+    /// The rules that a client with TLS was admitted by.
+    tls: Option<Arc<ListenerTls>>,
+}
+
+/// The protocol that a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    /// Its first bytes will tell.
+    Either,
 }
 
 /// How a connection ends after its last request.
@@ -53,40 +64,56 @@ enum Last {
 impl Connection {
     /// A connection that a listener has just accepted.
     #[must_use]
-    pub fn new(
-        context: Rc<Context>,
-        listener: Arc<LiveListener>,
-        peer: SocketAddr,
-        place: Option<WorkerPlace>,
-    ) -> Self {
+    pub fn new(context: Rc<Context>, listener: Arc<LiveListener>, peer: Peer, place: Option<WorkerPlace>) -> Self {
         let (slot, timer) = (context.watchdog.connection(listener.id), context.watchdog.request(listener.id));
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, place, tls: RefCell::default() }
+        Self { client: Client::plain(listener, peer), context, slot, timer, requests: Cell::new(0), place, tls: None }
     }
 
-    /// Serves HTTP/1 to the end of the connection.
+    /// Receives the PROXY header and makes the TLS handshake, as far as the listener's rules say, and serves the connection
+    /// to its end.
     ///
     /// An `async` block, because the future of an `async fn` has room for its arguments twice.
     #[allow(clippy::manual_async_fn, reason = "see above")]
-    pub fn serve(self, transport: Transport) -> impl Future<Output = ()> {
+    pub fn accept(mut self, socket: Socket) -> impl Future<Output = ()> {
         async move {
-            let mut http = ServerConnection::new(transport);
-            let last = {
-                let mut requests = pin!(self.requests(&mut http));
-                poll_fn(|context| match self.slot.poll(context) {
-                    Poll::Ready(Ending::HeadTimeout) => Poll::Ready(Last::Reject(ProxyError::ClientTooSlow)),
-                    Poll::Ready(Ending::Close) => Poll::Ready(Last::Close),
-                    Poll::Pending => requests.as_mut().poll(context),
-                })
-                .await
-            };
-            if last != Last::Close {
-                self.finish(&mut http, last).await;
-            } else if self.slot.phase() == ConnectionPhase::Idle {
-                http.announce_end();
+            let mut http = ServerConnection::new(Transport::Plain(socket));
+            let mut spoken = Spoken::Http1;
+            self.note_destination(&http);
+            let rules = self.client.listener.rules.load_full();
+            if !rules.is_plain() {
+                // In memory of its own, so that other connections are not larger for it.
+                match Box::pin(self.open(http, &rules)).await {
+                    Some(opened) => (http, spoken) = opened,
+                    None => return,
+                }
             }
+            drop(rules);
+            match spoken {
+                Spoken::Http1 => self.serve(&mut http).await,
+                Spoken::Http2 => Box::pin(self.serve_http2(http)).await,
+                Spoken::Either => Box::pin(self.serve_either(http)).await,
+            }
+        }
+    }
+
+    /// Serves HTTP/1 to the end of the connection.
+    pub(super) async fn serve(&self, http: &mut ServerConnection) {
+        let last = {
+            let mut requests = pin!(self.requests(http));
+            poll_fn(|context| match self.slot.poll(context) {
+                Poll::Ready(Ending::HeadTimeout) => Poll::Ready(Last::Reject(ProxyError::ClientTooSlow)),
+                Poll::Ready(Ending::Close) => Poll::Ready(Last::Close),
+                Poll::Pending => requests.as_mut().poll(context),
+            })
+            .await
+        };
+        if last != Last::Close {
+            self.finish(http, last).await;
+        } else if self.slot.phase() == ConnectionPhase::Idle {
+            http.announce_end();
         }
     }
 
@@ -99,6 +126,7 @@ impl Connection {
                 Ok(None) => return Last::Close,
                 Err(error) => return Last::Reject(error.into()),
             };
+            self.count_request();
             self.check_rules();
             self.exchange(http, head).await;
             timer.reset();
@@ -111,6 +139,15 @@ impl Connection {
                     return Last::Close;
                 }
             }
+        }
+    }
+
+    /// Counts a request, and makes the last one that the connection may have its last.
+    fn count_request(&self) {
+        let most = self.context.snapshot().config.limits.connection_requests;
+        self.requests.update(|requests| requests + 1);
+        if most > 0 && self.requests.get() >= most {
+            self.slot.closing.set(true);
         }
     }
 
@@ -152,8 +189,7 @@ impl Connection {
     async fn linger(&self, http: &mut ServerConnection) {
         let mut linger = Linger::new(Instant::now(), http.may_be_sending());
         let mut goes_on = |bytes| {
-            let at_limit = self.place.as_ref().is_some_and(WorkerPlace::is_at_limit);
-            let wait = linger.discards(bytes, Instant::now(), at_limit);
+            let wait = linger.discards(bytes, Instant::now(), self.is_at_limit());
             wait.inspect(|wait| self.slot.wait(ConnectionPhase::Linger, *wait)).is_some()
         };
         goes_on(0);
@@ -166,14 +202,30 @@ impl Connection {
         if matches!(self.slot.phase(), ConnectionPhase::New | ConnectionPhase::Idle) {
             self.slot.wait(ConnectionPhase::Head, snapshot.config.timeouts.request_header);
         }
-        let limits = &snapshot.config.limits;
-        HeadLimits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
+        head_limits(&snapshot.config.limits)
     }
+
+    /// The limits for the head of a request.
+    pub(super) fn head_limits(&self) -> HeadLimits {
+        head_limits(&self.context.snapshot().config.limits)
+    }
+
+    /// Whether new clients have to wait for a place.
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.place.as_ref().is_some_and(WorkerPlace::is_at_limit)
+    }
+}
+
+fn head_limits(limits: &LimitsConfig) -> HeadLimits {
+    HeadLimits { bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX), headers: limits.headers }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.client.listener.counters.of(self.context.worker).closed.add(1);
+        if let Some(owner) = self.client.owner() {
+            self.context.upstreams.close_own(owner);
+        }
     }
 }
 
@@ -187,7 +239,7 @@ mod tests {
             size_of::<F>()
         }
         let entries = size_of::<ConnectionSlot>() + size_of::<RequestTimer>();
-        let task = size(Connection::serve);
-        assert!(entries + task < 896, "{entries} and {task} bytes");
+        let task = size(Connection::accept);
+        assert!(entries + task <= 1024, "{entries} and {task} bytes");
     }
 }

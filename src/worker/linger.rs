@@ -1,6 +1,8 @@
-//! How long a connection lingers after its last response, so that the client can read it. Pure.
+//! How long a connection lingers after its last response, so that the client can read it.
 
 use std::time::{Duration, Instant};
+
+use crate::transport::{Buffers, Transport};
 
 /// The longest silence of a client that may still be sending its request: it may pause.
 const SILENCE_SENDING: Duration = Duration::from_secs(5);
@@ -39,6 +41,17 @@ impl Linger {
         let allowed = if at_limit { TIME_AT_LIMIT } else { earned };
         let left = allowed.checked_sub(now.saturating_duration_since(self.since))?;
         (self.discarded <= MAX_BYTES && !left.is_zero()).then_some(left.min(self.silence))
+    }
+}
+
+/// Discards what a client still sends after the last response, so that it can read that. `goes_on` is called with the
+/// number of bytes of each read, and returns whether to wait for more.
+pub(super) async fn discard(transport: &Transport, buffers: &Buffers, mut goes_on: impl FnMut(usize) -> bool) {
+    let (mut input, mut more) = (Vec::new(), goes_on(0));
+    while more && let Ok(bytes @ 1..) = transport.read(&mut input, buffers).await {
+        input.clear();
+        buffers.release(&mut input);
+        more = goes_on(bytes);
     }
 }
 

@@ -1,7 +1,6 @@
 //! The workers as a whole: starting them, sending them commands, stopping them, and assigning clients to them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::live::{listener::LiveListener, state::State};
 use crate::proxy::context::ServerReport;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::SpanSink;
+use crate::transport::{DetachedSocket, ListeningSocket, Peer};
 use crate::worker::Worker;
 use crate::worker::client_limit::ClientLimit;
 
@@ -33,9 +33,9 @@ pub struct WorkerPool {
 #[derive(Debug)]
 pub(super) enum WorkerCommand {
     /// Accept from this socket.
-    Listen(Arc<LiveListener>, std::net::TcpListener),
+    Listen(Arc<LiveListener>, ListeningSocket),
     /// Serve a client that another worker has accepted.
-    Serve(Arc<LiveListener>, std::net::TcpStream, SocketAddr),
+    Serve(Arc<LiveListener>, DetachedSocket, Peer),
     /// Accept no more from this listener; each of its connections may make one more request.
     Close(ListenerId),
     /// Abort this listener's connections.
@@ -109,7 +109,7 @@ impl WorkerPool {
     }
 
     /// Makes all workers accept from a socket, each from one of the duplicates in `copies`.
-    pub fn listen(&self, live: &Arc<LiveListener>, copies: Vec<std::net::TcpListener>) {
+    pub fn listen(&self, live: &Arc<LiveListener>, copies: Vec<ListeningSocket>) {
         for (inbox, copy) in self.inboxes().iter().zip(copies) {
             send(inbox, WorkerCommand::Listen(Arc::clone(live), copy));
         }

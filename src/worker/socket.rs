@@ -1,9 +1,15 @@
 //! Listening sockets: bound once per address, shared by all workers, and closed when an edit removes the listener.
 
+mod file;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use self::file::SocketFile;
+use crate::config::{SocketAddress, SocketMode, SocketPath};
+use crate::transport::ListeningSocket;
 
 /// The length of the accept queue; the kernel may shorten it.
 const BACKLOG: i32 = 8192;
@@ -11,15 +17,32 @@ const BACKLOG: i32 = 8192;
 /// A socket that has its address and does not listen yet: clients are refused, not kept waiting or reset, until everything
 /// else that an edit needs is there too.
 #[derive(Debug)]
-pub struct BoundSocket {
-    address: SocketAddr,
-    socket: Socket,
+pub enum BoundSocket {
+    Tcp {
+        address: SocketAddr,
+        socket: Socket,
+    },
+    /// A path at which a socket can be created, as far as that can be told: that is done last, because a dead socket may
+    /// have to make way for it.
+    Unix {
+        path: SocketPath,
+        mode: SocketMode,
+    },
+}
+
+/// A listening socket of ours. Dropping it closes it, as far as workers do not still accept from it, and removes the file
+/// of a Unix socket.
+#[derive(Debug)]
+pub struct OpenSocket {
+    socket: ListeningSocket,
+    /// Of a Unix socket that is not closing.
+    file: Option<SocketFile>,
 }
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
-    pub address: SocketAddr,
+    pub address: SocketAddress,
     pub error: io::Error,
 }
 
@@ -39,7 +62,11 @@ impl BindError {
     /// Returns advice for the operator.
     #[must_use]
     pub fn hint(&self) -> String {
-        let port = self.address.port();
+        let address = match &self.address {
+            SocketAddress::Ip(address) => *address,
+            SocketAddress::Unix(path) => return unix_hint(path, &self.error),
+        };
+        let port = address.port();
         match self.error.kind() {
             io::ErrorKind::AddrInUse => {
                 format!(
@@ -54,7 +81,7 @@ impl BindError {
             io::ErrorKind::AddrNotAvailable => {
                 format!(
                     "{} is not an address of this machine: use one of its addresses, or 0.0.0.0 for all",
-                    self.address.ip()
+                    address.ip()
                 )
             }
             _ => "check the address".to_owned(),
@@ -68,27 +95,98 @@ impl BoundSocket {
     ///
     /// # Errors
     /// [`BindError`], with the system's error.
-    pub fn bind(address: SocketAddr, closing: &[&TcpListener]) -> Result<Self, BindError> {
-        let bound = new_socket(address).and_then(|socket| {
-            beside(closing, &socket, || socket.bind(&address.into()))?;
-            Ok(Self { address, socket })
-        });
-        bound.map_err(|error| BindError { address, error })
+    pub fn bind(address: &SocketAddress, mode: SocketMode, closing: &[&OpenSocket]) -> Result<Self, BindError> {
+        let bound = match address {
+            SocketAddress::Ip(address) => new_socket(*address).and_then(|socket| {
+                beside(closing, &socket, || socket.bind(&(*address).into()))?;
+                Ok(Self::Tcp { address: *address, socket })
+            }),
+            SocketAddress::Unix(path) => SocketFile::check(path).map(|()| Self::Unix { path: path.clone(), mode }),
+        };
+        bound.map_err(|error| BindError { address: address.clone(), error })
     }
 
     /// Listens, for all workers. `closing` is as for [`BoundSocket::bind`].
     ///
     /// # Errors
     /// [`BindError`], with the system's error: another process may have been faster.
-    pub fn listen(self, closing: &[&TcpListener]) -> Result<TcpListener, BindError> {
-        let Self { address, socket } = self;
-        let listening = beside(closing, &socket, || socket.listen(BACKLOG));
-        listening.map(|()| socket.into()).map_err(|error| BindError { address, error })
+    pub fn listen(self, closing: &[&OpenSocket]) -> Result<OpenSocket, BindError> {
+        let address = self.address();
+        let listening = match self {
+            Self::Tcp { socket, .. } => beside(closing, &socket, || socket.listen(BACKLOG))
+                .map(|()| OpenSocket { socket: ListeningSocket::Tcp(socket.into()), file: None }),
+            Self::Unix { path, mode } => SocketFile::create(&path, mode, BACKLOG)
+                .map(|(socket, file)| OpenSocket { socket: ListeningSocket::Unix(socket), file: Some(file) }),
+        };
+        listening.map_err(|error| BindError { address, error })
     }
 
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> SocketAddress {
+        match self {
+            Self::Tcp { address, .. } => SocketAddress::Ip(*address),
+            Self::Unix { path, .. } => SocketAddress::Unix(path.clone()),
+        }
+    }
+}
+
+impl OpenSocket {
+    /// The socket itself.
+    #[must_use]
+    pub fn socket(&self) -> &ListeningSocket {
+        &self.socket
+    }
+
+    /// Keeps new clients away, while those that are queued or connecting can still be accepted: closing the socket would
+    /// reset them. At a TCP socket, SYNs are dropped: clients retransmit them, and reach whatever listens by then. The
+    /// file of a Unix socket is removed.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn pause_accept(&mut self) -> io::Result<()> {
+        self.file = None;
+        match self.socket {
+            ListeningSocket::Tcp(_) => drop_syns(&self.socket.options()),
+            ListeningSocket::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Whether [`OpenSocket::resume_accept`] would let clients in again: not without a file.
+    #[must_use]
+    pub fn can_resume(&self) -> bool {
+        matches!(self.socket, ListeningSocket::Tcp(_))
+    }
+
+    /// Undoes [`OpenSocket::pause_accept`].
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn resume_accept(&self) -> io::Result<()> {
+        accept_syns(&self.socket.options())
+    }
+
+    /// Sets the permissions of a Unix socket.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn set_mode(&self, mode: SocketMode) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.set_mode(mode))
+    }
+}
+
+/// Advice for a Unix socket that cannot be created.
+fn unix_hint(path: &SocketPath, error: &io::Error) -> String {
+    let file = path.as_path().display();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("a process listens on {file}: stop it (`ss -xlp src {file}` names it), or choose another path")
+        }
+        io::ErrorKind::AlreadyExists => format!("remove {file}, or choose another path"),
+        io::ErrorKind::NotFound => "create the directory first; for one in /run, with tmpfiles.d or the service's \
+                                    `RuntimeDirectory`"
+            .to_owned(),
+        io::ErrorKind::PermissionDenied => format!("let this process create {file}, or choose another directory"),
+        _ => "check the path".to_owned(),
     }
 }
 
@@ -108,11 +206,11 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
 
 /// Tries again, if the address is in use, while `socket` shares its port with those that are `closing`. That is only for a
 /// moment, so that no other process can bind it as well.
-fn beside(closing: &[&TcpListener], socket: &Socket, attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
+fn beside(closing: &[&OpenSocket], socket: &Socket, attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match attempt() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && !closing.is_empty() => {
             let share = |share| {
-                let mut sockets = closing.iter().map(|socket| SockRef::from(*socket)).chain([SockRef::from(socket)]);
+                let mut sockets = closing.iter().map(|closing| closing.socket.options()).chain([SockRef::from(socket)]);
                 sockets.try_for_each(|socket| socket.set_reuse_port(share))
             };
             let result = share(true).and_then(|()| attempt());
@@ -122,13 +220,9 @@ fn beside(closing: &[&TcpListener], socket: &Socket, attempt: impl Fn() -> io::R
     }
 }
 
-/// Drops new SYNs, while queued and half-open connections can still be accepted: closing the socket would
-/// reset them. Clients whose SYN was dropped retransmit it, and reach whatever listens by then.
-///
-/// # Errors
-/// The system's error.
+/// Drops new SYNs.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn pause_accept(socket: &TcpListener) -> io::Result<()> {
+fn drop_syns(socket: &SockRef<'_>) -> io::Result<()> {
     use socket2::SockFilter;
     /// The offset of the flags in a TCP header, and the flag that opens a connection.
     const FLAGS: u32 = 13;
@@ -136,7 +230,7 @@ pub fn pause_accept(socket: &TcpListener) -> io::Result<()> {
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_IF_SET: u16 = 0x45;
     const RETURN: u16 = 0x06;
-    SockRef::from(socket).attach_filter(&[
+    socket.attach_filter(&[
         SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
         SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
         SockFilter::new(RETURN, 0, 0, 0),
@@ -144,48 +238,54 @@ pub fn pause_accept(socket: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Undoes [`pause_accept`].
-///
-/// # Errors
-/// The system's error.
+/// Undoes [`drop_syns`].
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn resume_accept(socket: &TcpListener) -> io::Result<()> {
-    SockRef::from(socket).detach_filter()
+fn accept_syns(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.detach_filter()
 }
 
 /// Unsupported on this system.
-///
-/// # Errors
-/// Always.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn pause_accept(_: &TcpListener) -> io::Result<()> {
+fn drop_syns(_: &SockRef<'_>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Does nothing on this system.
-///
-/// # Errors
-/// Never.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn resume_accept(_: &TcpListener) -> io::Result<()> {
+fn accept_syns(_: &SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    fn bind(address: SocketAddr, closing: &[&TcpListener]) -> Result<TcpListener, BindError> {
-        BoundSocket::bind(address, closing)?.listen(closing)
+    fn bound(address: SocketAddr, closing: &[&OpenSocket]) -> Result<BoundSocket, BindError> {
+        BoundSocket::bind(&address.into(), SocketMode::default(), closing)
+    }
+
+    fn bind(address: SocketAddr, closing: &[&OpenSocket]) -> Result<OpenSocket, BindError> {
+        bound(address, closing)?.listen(closing)
+    }
+
+    fn address(socket: &OpenSocket) -> SocketAddr {
+        socket.socket.address().and_then(|address| address.ip()).expect("an address")
+    }
+
+    fn tcp(socket: OpenSocket) -> TcpListener {
+        let ListeningSocket::Tcp(socket) = socket.socket else { panic!("not TCP") };
+        socket.set_nonblocking(false).expect("a socket");
+        socket
     }
 
     #[test]
     fn a_bound_socket_accepts_no_client_and_yields_to_nobody() {
-        let bound = BoundSocket::bind("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
-        let address = bound.socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+        let bound = bound("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
+        let BoundSocket::Tcp { socket, .. } = &bound else { panic!("not TCP") };
+        let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
         let refused = TcpStream::connect(address).expect_err("it does not listen");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         let other = TcpListener::bind(address);
@@ -198,31 +298,29 @@ mod tests {
     #[test]
     fn an_overlapping_address_can_be_bound_only_beside_a_closing_socket() {
         let everywhere = bind("0.0.0.0:0".parse().expect("an address"), &[]).expect("a port");
-        let port = everywhere.local_addr().expect("an address").port();
-        let here = SocketAddr::from(([127, 0, 0, 1], port));
+        let here = SocketAddr::from(([127, 0, 0, 1], address(&everywhere).port()));
         let error = bind(here, &[]).expect_err("taken");
         assert_eq!(error.error.kind(), io::ErrorKind::AddrInUse);
         let narrow = bind(here, &[&everywhere]).expect("the other is closing");
         drop(bind(here, &[]).expect_err("taken by the new socket"));
         drop(everywhere);
         let _client = TcpStream::connect(here).expect("a connection");
-        narrow.set_nonblocking(false).expect("a socket");
-        narrow.accept().expect("the client");
+        tcp(narrow).accept().expect("the client");
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn a_paused_socket_yields_queued_clients_and_no_new_ones() {
-        let socket = bind("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
-        let address = socket.local_addr().expect("an address");
+        let mut socket = bind("127.0.0.1:0".parse().expect("an address"), &[]).expect("a port");
+        let address = address(&socket);
         let mut early = TcpStream::connect(address).expect("a connection");
-        pause_accept(&socket).expect("a filter");
+        socket.pause_accept().expect("a filter");
         let late = TcpStream::connect_timeout(&address, std::time::Duration::from_millis(50));
         assert_eq!(late.expect_err("its SYN is dropped").kind(), io::ErrorKind::TimedOut);
-        socket.set_nonblocking(false).expect("a socket");
-        drop(socket.accept().expect("the queued client"));
+        let accepting = tcp(OpenSocket { socket: socket.socket.try_clone().expect("a handle"), file: None });
+        drop(accepting.accept().expect("the queued client"));
         assert_eq!(early.read(&mut [0]).expect("closed without a reset"), 0);
-        resume_accept(&socket).expect("no filter");
+        socket.resume_accept().expect("no filter");
         TcpStream::connect(address).expect("accepted again");
     }
 }

@@ -73,7 +73,7 @@ fn a_pair_that_is_copied_in_place_is_applied() {
     rotate(SITE, |pair, at, _| pair.write(&at.join("site.pem"), &at.join("site.key")));
 }
 
-// Case: certificate-rotation
+// Case: certificate-files
 #[test]
 fn a_directory_whose_data_is_swapped_is_applied_at_once() {
     let directory = "[[certificate]]\ndirectory = \"certs/*\"\n";
@@ -90,7 +90,7 @@ fn links_that_certbot_replaces_one_after_the_other_are_applied() {
     rotate(files, |pair, at, number| pair.certbot(at, number));
 }
 
-// Case: certificate-rotation
+// Case: certificate-files
 #[test]
 fn while_a_key_does_not_match_the_old_pair_stays_and_other_edits_apply() {
     let lb = start(SITE, |at| numbered(1).write(&at.join("site.pem"), &at.join("site.key")));
@@ -131,7 +131,7 @@ fn while_a_key_does_not_match_the_old_pair_stays_and_other_edits_apply() {
     assert_eq!(wait("5s").code, Some(0));
 }
 
-// Case: certificate-rotation
+// Case: certificate-files
 #[test]
 fn a_pair_that_is_gone_stays_in_force_until_it_is_back() {
     let lb = start(SITE, |at| numbered(1).write(&at.join("site.pem"), &at.join("site.key")));
@@ -145,7 +145,7 @@ fn a_pair_that_is_gone_stays_in_force_until_it_is_back() {
     becomes(&lb, &json!([["v2.example.com"]]));
 }
 
-// Case: certificate-rotation
+// Case: certificate-files
 #[test]
 fn an_edit_that_adds_a_pair_waits_for_it_as_a_whole() {
     let lb = start(SITE, |at| numbered(1).write(&at.join("site.pem"), &at.join("site.key")));
@@ -183,7 +183,7 @@ fn directories_may_come_and_go() {
     becomes(&lb, &json!([["v2.example.com"]]));
 }
 
-// Case: certificate-rotation
+// Case: certificate-files
 #[test]
 fn an_expired_certificate_is_used_with_a_warning() {
     let lb = start(SITE, |at| {
@@ -215,7 +215,7 @@ fn check(certificates: &str, files: &[(&str, &str)]) -> Ran {
     ran
 }
 
-// Case: certificate-rotation
+// Case: certificate-files
 #[test]
 fn the_check_and_the_start_name_a_pair_that_cannot_be_used() {
     let (one, other) = (pair(&["a.example.com"]), pair(&["b.example.com"]));
@@ -251,4 +251,82 @@ fn the_check_notes_what_clients_will_not_accept() {
     let ran = check(&twice, &[files[0], files[1], ("two.pem", &two.chain), ("two.key", &two.key)]);
     let words = "certificates two.pem and site.pem are both for a.example.com; two.pem is shown";
     assert!(ran.out.contains(words), "{}", ran.out);
+}
+
+#[test]
+fn the_check_rejects_defaults_and_listeners_that_cannot_work() {
+    let one = pair(&["a.example.com"]);
+    let files = [("site.pem", &*one.chain), ("site.key", &*one.key)];
+    let default = SITE.replace("[[certificate]]", "[[certificate]]\ndefault = true");
+    for (certificates, place, words) in [
+        (String::new(), ":3:1", "this listener uses TLS, and there is no [[certificate]]"),
+        (format!("{default}{default}"), ":16:11", "two certificates are marked as the default one"),
+        (
+            format!("{SITE}[[listener]]\naddress = \"127.0.0.1:1\"\ntls = {{ unknown_host = \"default\" }}\n"),
+            ":16:24",
+            "`unknown_host = \"default\"` needs a default certificate",
+        ),
+    ] {
+        let ran = check(&certificates, &files);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.out.contains(words) && (ran.out.contains(place) || certificates.is_empty()), "{}", ran.out);
+    }
+}
+
+#[test]
+fn explain_names_the_certificate_of_a_server_name() {
+    let lb = start(&format!("{SITE}[[certificate]]\nfile = \"wild.pem\"\nkey = \"wild.key\"\n"), |at| {
+        pair(&["a.example.com"]).write(&at.join("site.pem"), &at.join("site.key"));
+        pair(&["*.example.com"]).write(&at.join("wild.pem"), &at.join("wild.key"));
+    });
+    let explain = |host: &str| run(&["explain", "--tls", host, "--admin", &lb.admin.to_string()]);
+    for (host, words) in [
+        ("a.example.com", "certificate site.pem: ECDSA P-256, for a.example.com, expires 20"),
+        ("B.example.com.", "certificate wild.pem: ECDSA P-256, for *.example.com, expires 20"),
+    ] {
+        let ran = explain(host);
+        assert_eq!((ran.code, ran.out.contains(words)), (Some(0), true), "{ran:?}");
+        assert!(ran.out.contains("TLS 1.2 and 1.3, h2 or http/1.1"), "{ran:?}");
+    }
+    let ran = explain("a.b.example.com");
+    assert_eq!((ran.code, ran.out.contains("unrecognized_name")), (Some(1), true), "{ran:?}");
+    let json = run(&["explain", "--tls", "c.example.com", "--json", "--admin", &lb.admin.to_string()]).json();
+    assert_eq!(json["listeners"][0]["certificates"], json!(["wild.pem"]), "{json:#}");
+}
+
+#[test]
+fn the_plan_shows_a_certificate_that_differs() {
+    let lb = start(SITE, |at| numbered(1).write(&at.join("site.pem"), &at.join("site.key")));
+    let plan = |path: &Path| run(&["plan", &path.display().to_string(), "--admin", &lb.admin.to_string()]);
+    let ran = plan(&lb.path());
+    assert!(ran.out.contains("no changes"), "{ran:?}");
+    let other = TempDir::new().unwrap();
+    let path = other.path().join("lb.toml");
+    fs::copy(lb.path(), &path).unwrap();
+    numbered(2).write(&other.path().join("site.pem"), &other.path().join("site.key"));
+    let ran = plan(&path);
+    assert!(ran.out.contains("certificate site.pem: new, for v2.example.com, expires 20"), "{ran:?}");
+}
+
+#[test]
+fn a_start_that_only_lacks_its_pair_recovers_from_the_last_good_copy() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path().to_owned();
+    let path = at.join("lb.toml");
+    let state = format!("state_dir = \"{}\"\n[[certificate]]", at.join("state").display());
+    let text = format!("{FILE}{SITE}{}", server()).replacen("[[certificate]]", &state, 1);
+    numbered(1).write(&at.join("site.pem"), &at.join("site.key"));
+    fs::write(&path, &text).unwrap();
+    let saved =
+        |lb: &Lb| lb.metric("lb_config_last_good_saved") == Some(1.0) && at.join("state/last_good.json").exists();
+    let lb = Lb::start_in(TempDir::new().unwrap(), path.clone());
+    eventually("the copy is saved", || saved(&lb).then_some(()));
+    drop(lb);
+    // The new file names a pair that is not there yet.
+    fs::write(&path, text.replace("site.", "next.")).unwrap();
+    let lb = Lb::start_in(TempDir::new().unwrap(), path);
+    assert_eq!((names(&lb), &lb.api("/api/config")["state"]), (json!([["v1.example.com"]]), &json!("last_good")));
+    numbered(2).write(&at.join("next.pem"), &at.join("next.key"));
+    becomes(&lb, &json!([["v2.example.com"]]));
+    assert_eq!(lb.api("/api/config")["state"], "current");
 }

@@ -93,7 +93,7 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
     Config {
         listeners: vec![config::ListenerConfig {
             name: "web".into(),
-            address: loopback(8080),
+            address: loopback(8080).into(),
             protocols: vec![config::HttpProtocol::Http1],
             proxy_protocol: false,
             redirect: None,
@@ -103,7 +103,7 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
         }],
         certificates: Vec::new(),
         acme: config::AcmeConfig::default(),
-        admin: config::AdminConfig { address: loopback(9900), hosts: Vec::new() },
+        admin: config::AdminConfig { address: loopback(9900).into(), hosts: Vec::new() },
         proxy: config::ProxyConfig {
             trusted_proxies: Vec::new(),
             via: false,

@@ -13,11 +13,13 @@ pub(crate) mod client;
 pub(crate) mod demo;
 pub(crate) mod fake_acme;
 mod fixture;
+pub(crate) mod h2;
 pub(crate) mod lb;
 pub(crate) mod pebble;
 pub(crate) mod prometheus;
 pub(crate) mod replies;
 pub(crate) mod servers;
+pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -46,3 +46,18 @@ pub(in crate::admin) fn certificates(snapshot: &Snapshot) -> impl Iterator<Item 
         listeners: names.clone(),
     })
 }
+
+/// Those of `certificates` that clients get which ask for `host`, the preferred one first.
+pub(in crate::admin) fn certificates_for<'a>(
+    mut certificates: Vec<CertificateView<'a>>,
+    snapshot: &'a Snapshot,
+    host: &str,
+) -> Vec<CertificateView<'a>> {
+    let found = snapshot.tls.as_ref().and_then(|tls| tls.index.find(host));
+    let order: Vec<&str> =
+        found.iter().flat_map(|found| found.certificates()).map(|certificate| &*certificate.fingerprint).collect();
+    let place = |view: &CertificateView<'_>| order.iter().position(|fingerprint| *fingerprint == view.fingerprint);
+    certificates.retain(|view| place(view).is_some());
+    certificates.sort_by_key(|view| place(view));
+    certificates
+}

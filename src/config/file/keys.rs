@@ -62,7 +62,7 @@ pub const ADMIN: &[KeySpec] = &[
     key(
         "address",
         ValueType::Text(TextFormat::Address),
-        "where it listens. Anyone who can reach it can read everything: keep it private",
+        "where it listens, an address or `unix:PATH`. Anyone who can reach it can read everything: keep it private",
     ),
     key(
         "hosts",
@@ -254,7 +254,7 @@ pub const SERVER: &[KeySpec] = &[
     required(
         "address",
         ValueType::Text(TextFormat::Address),
-        "`host:port`; a host name is resolved repeatedly in the background",
+        "`host:port`, or `unix:PATH`; a host name is resolved repeatedly in the background",
     ),
     key(
         "weight",

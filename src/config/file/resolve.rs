@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::report::Report;
@@ -11,7 +10,7 @@ use crate::config::file::tables::{Draft, DraftListener, DraftPool, DraftRoute, D
 use crate::config::problem::Reason;
 use crate::config::{
     Config, DEFAULT_POOL, EnvTexts, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig, ServerConfig,
-    overlap, suggest,
+    SocketAddress, overlap, suggest,
 };
 
 /// Builds the configuration. It is complete only if no problem was reported.
@@ -65,11 +64,11 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
             continue;
         };
         let shown = listener.env.show("address", &address.value);
-        let is_new = addresses.check(address.value, address.location, |first| {
+        let is_new = addresses.check(address.value.clone(), address.location, |first| {
             Reason::new(format!("another listener already has the address {shown}, {first}"))
                 .hint("give this one its own address, or remove it")
         });
-        let overlaps = |other: &SocketAddr| *other != address.value && overlap(*other, address.value);
+        let overlaps = |other: &SocketAddress| *other != address.value && overlap(other, &address.value);
         if let Some((_, other)) = before.iter().find(|(other, _)| overlaps(other)) {
             let reason = Reason::new(format!("{shown} overlaps with the listener at {other}"));
             report.at(
@@ -79,8 +78,8 @@ fn check_listeners(draft: &Draft, report: &Report<'_>) {
                 ),
             );
         }
-        before.push((address.value, shown));
-        if overlap(draft.admin.address, address.value) {
+        before.push((address.value.clone(), shown));
+        if overlap(&draft.admin.address, &address.value) {
             let admin = draft.env.show("admin.address", &draft.admin.address);
             let reason = Reason::new(format!("[admin] already listens on {admin}"));
             let (location, hint) = match draft.admin_location {

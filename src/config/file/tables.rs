@@ -94,7 +94,7 @@ pub(super) fn read(root: &TomlTable<'_>, report: &Report<'_>) -> Draft {
     let root = TableReader::root(root, report);
     // `file::includes` has used it already; this only validates it.
     root.list("include", "a list of files", values::include);
-    let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN));
+    let (admin, admin_location) = admin(&root.table("admin", keys::ADMIN), report);
     let rules = rules::rules(&root, &DraftRules::default(), report);
     let mut acme_names = Vec::new();
     Draft {
@@ -126,11 +126,13 @@ fn certificates(
     tables.iter().filter_map(|table| edge::certificate(table, acme_names, report)).collect()
 }
 
-fn admin(table: &TableReader<'_>) -> (AdminConfig, Option<Location>) {
+fn admin(table: &TableReader<'_>, report: &Report<'_>) -> (AdminConfig, Option<Location>) {
     let default = AdminConfig::default();
-    let address = table.text("address", "an address such as \"127.0.0.1:9900\"", values::listen_address);
+    let base = table.key_location("address").map(|location| report.directory(location)).unwrap_or_default();
+    let address =
+        table.text("address", "an address such as \"127.0.0.1:9900\"", |text| values::listen_address_in(text, &base));
     let admin = AdminConfig {
-        address: address.as_ref().map_or(default.address, |located| located.value),
+        address: address.as_ref().map_or(default.address, |located| located.value.clone()),
         hosts: table.list("hosts", "a list of host names", values::host_name),
     };
     (admin, address.map(|located| located.location))
@@ -264,7 +266,7 @@ fn default_if_missing<T>(is_set: bool, value: Option<Located<T>>, default: T) ->
 /// The pool `default` of the top-level servers, and every `[pool.NAME]`.
 fn pools(root: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> BTreeMap<String, DraftPool> {
     let mut pools = BTreeMap::new();
-    let servers = servers(root);
+    let servers = servers(root, report);
     if !servers.is_empty() {
         let rules = base.clone();
         pools.insert(DEFAULT_POOL.to_owned(), DraftPool { rules, servers });
@@ -276,22 +278,25 @@ fn pools(root: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> BTre
         // `[pool.default]` adds to the pool that the top level's servers form.
         let pool = pools.entry(name.value.to_owned()).or_default();
         pool.rules = rules::rules(&table, base, report);
-        pool.servers.extend(self::servers(&table));
+        pool.servers.extend(self::servers(&table, report));
     }
     pools
 }
 
-fn servers(table: &TableReader<'_>) -> Vec<DraftServer> {
-    table.tables("server", keys::SERVER).iter().map(server).collect()
+fn servers(table: &TableReader<'_>, report: &Report<'_>) -> Vec<DraftServer> {
+    table.tables("server", keys::SERVER).iter().map(|table| server(table, report)).collect()
 }
 
-fn server(table: &TableReader<'_>) -> DraftServer {
+fn server(table: &TableReader<'_>, report: &Report<'_>) -> DraftServer {
     table.require("name", "\"server1\"");
     table.require("address", "\"127.0.0.1:8081\"");
     let address = "an address such as \"127.0.0.1:8081\"";
+    let base = table.key_location("address").map(|location| report.directory(location)).unwrap_or_default();
     DraftServer {
         name: table.text("name", "a name", values::name),
-        address: table.text("address", address, values::server_address).map(|located| located.value),
+        address: table
+            .text("address", address, |text| values::server_address_in(text, &base))
+            .map(|located| located.value),
         weight: table.integer("weight").unwrap_or(Located { value: defaults::WEIGHT, location: table.location() }),
         enabled: table.boolean("enabled", true),
         env: table.env_texts(|_| true),

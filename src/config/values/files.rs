@@ -1,7 +1,8 @@
 //! Parses the names of files and directories.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::config::SocketPath;
 use crate::config::problem::Reason;
 
 /// A file to include, or a glob.
@@ -40,6 +41,39 @@ pub(crate) fn log_file(text: &str) -> Result<PathBuf, Reason> {
     }
     shell_syntax(text)?;
     Ok(PathBuf::from(text))
+}
+
+/// The most bytes of the path of a Unix socket (`sockaddr_un`, without the last NUL).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The path in the address `text` of a Unix socket, relative to `base`.
+pub(crate) fn socket_path(text: &str, path: &str, base: &Path) -> Result<SocketPath, Reason> {
+    let reason = |what: &str| Reason::new(format!("`{text}` is not the address of a Unix socket: {what}"));
+    if path.trim().is_empty() {
+        return Err(reason("it has no path").hint("write for example `unix:/run/app.sock`"));
+    }
+    if let Some(rest) = path.strip_prefix("//") {
+        let rest = rest.trim_start_matches('/');
+        return Err(reason("it is written like a URL").hint(format!("write `unix:/{rest}`")));
+    }
+    if path.starts_with('@') {
+        return Err(reason("abstract sockets are not supported, because they have no permissions")
+            .hint("write the path of a file, for example `unix:/run/app.sock`"));
+    }
+    if path.ends_with('/') {
+        return Err(reason("it is a directory").hint(format!("write for example `unix:{path}app.sock`")));
+    }
+    if path.contains('\0') {
+        return Err(reason("a path cannot have a NUL character"));
+    }
+    shell_syntax(path)?;
+    let path = SocketPath::new(&base.join(path));
+    let length = path.as_path().as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        return Err(reason(&format!("its absolute path has {length} bytes, and {MAX_SOCKET_PATH} are the most"))
+            .hint("choose a shorter path, for example in /run"));
+    }
+    Ok(path)
 }
 
 /// A shell replaces these, but `lb` would look for a file of that very name.

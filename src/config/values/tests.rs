@@ -56,6 +56,11 @@ fn addresses_to_listen_on() {
     );
 }
 
+const LONG_PATH: &str = concat!(
+    "unix:/run/",
+    "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012"
+);
+
 #[test]
 fn addresses_of_servers() {
     table(
@@ -65,6 +70,8 @@ fn addresses_of_servers() {
             ("127.0.0.1:8081", "127.0.0.1:8081"),
             ("[2001:db8::1]:443", "[2001:db8::1]:443"),
             ("Server_1.Example.com.:80", "server_1.example.com:80"),
+            ("unix:/run/app.sock", "unix:/run/app.sock"),
+            ("unix:/run//./a b/ü.sock", "unix:/run/a b/ü.sock"),
         ],
         &[
             ("127.0.0.1:0", "port 0"),
@@ -74,6 +81,16 @@ fn addresses_of_servers() {
             ("http://127.0.0.1:8081", "`127.0.0.1:8081`"),
             ("https://a.example/x", "`a.example:80`"),
             ("bücher.example:80", "xn--"),
+            ("unix:", "write for example `unix:/run/app.sock`"),
+            ("unix: ", "it has no path"),
+            ("unix:///run/app.sock", "write `unix:/run/app.sock`"),
+            ("unix:@app", "abstract sockets"),
+            ("unix:/run/", "it is a directory"),
+            ("unix:/run/$APP.sock", "write `${APP}`"),
+            ("unix:~/app.sock", "a shell"),
+            ("unix:/a\0b", "NUL"),
+            (LONG_PATH, "has 108 bytes"),
+            ("/run/app.sock", "write `unix:/run/app.sock`"),
         ],
     );
 }
@@ -186,8 +203,12 @@ fn addresses_overlap_on_the_same_port_only() {
         ("[::ffff:127.0.0.1]:80", "127.0.0.2:80", false),
         ("[::1]:80", "127.0.0.1:80", false),
         ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("unix:/run/a.sock", "unix:/run/a.sock", true),
+        ("unix:/run/a.sock", "unix:/run/./b//../b/a.sock", false),
+        ("unix:/run/a.sock", "unix:/run//./a.sock", true),
+        ("unix:/run/a.sock", "127.0.0.1:80", false),
     ] {
-        let (a, b) = (a.parse().expect("an address"), b.parse().expect("an address"));
-        assert_eq!((overlap(a, b), overlap(b, a)), (expected, expected), "{a} {b}");
+        let (a, b) = (listen_address(a).expect(a), listen_address(b).expect(b));
+        assert_eq!((overlap(&a, &b), overlap(&b, &a)), (expected, expected), "{a} {b}");
     }
 }

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject as _;
+
 use crate::config::Config;
 use crate::config::problem::Reason;
 use crate::config::references::{Reference, ReferenceFile, Role};
 use crate::config::source::SourceFile;
-use crate::control::reload::source::{read_referenced, referenced_matches};
+use crate::control::reload::source::referenced::{read_referenced, referenced_matches};
 use crate::control::reload::trail::Trail;
 use crate::tls::certificate::{Certificate, PairFile, parse_chain};
 
@@ -37,7 +40,7 @@ pub struct ReadReference {
     pub origin: PathBuf,
     /// In the order of the reference's.
     pub files: Vec<Result<SourceFile, Reason>>,
-    /// What the files contain, or why they cannot be used, with the index of the file that this is about.
+    /// The content of the files, or why they cannot be used, with the index of the file that this is about.
     pub material: Result<Material, (usize, Reason)>,
 }
 
@@ -76,7 +79,7 @@ impl ReferencedFiles {
         if self.references.is_empty() { Self::default() } else { Self::read(self.references.clone(), self) }
     }
 
-    /// What is as in `last` is not parsed again.
+    /// Files that are as in `last` are not parsed again.
     fn read(references: Vec<Reference>, last: &Self) -> Self {
         let mut budget = MAX_BYTES;
         let mut files = Self { references, ..Self::default() };
@@ -218,7 +221,11 @@ fn parse(reference: &Reference, files: &[Result<SourceFile, Reason>]) -> Result<
     }
     match (reference.role, read.as_slice()) {
         (Role::Certificate | Role::UpstreamCertificate, [chain, key]) => {
-            let certificate = Certificate::parse(&chain.bytes, &key.bytes).map_err(|error| {
+            let parse = match reference.role {
+                Role::UpstreamCertificate => Certificate::parse_for_servers,
+                _ => Certificate::parse,
+            };
+            let certificate = parse(&chain.bytes, &key.bytes).map_err(|error| {
                 let index = usize::from(error.file == PairFile::Key);
                 let name = if error.file == PairFile::Both { "" } else { &reference.files[index].shown };
                 (index, about(&error.reason, reference, name))
@@ -237,11 +244,22 @@ fn parse(reference: &Reference, files: &[Result<SourceFile, Reason>]) -> Result<
 fn check(role: Role, file: &SourceFile) -> Result<(), Reason> {
     match role {
         Role::ClientCa | Role::UpstreamCa => parse_chain(&file.bytes).map(drop),
+        Role::ClientCrl => parse_crl(&file.bytes),
         Role::TicketKey if file.bytes.len() < 32 => {
             Err(Reason::new(format!("a ticket key has at least 32 bytes, and this one has {}", file.bytes.len()))
                 .hint("create one with `openssl rand -out FILE 48`"))
         }
         _ => Ok(()),
+    }
+}
+
+fn parse_crl(text: &[u8]) -> Result<(), Reason> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    match lists {
+        Ok(lists) if !lists.is_empty() => Ok(()),
+        Ok(_) => Err(Reason::new("there is no revocation list in the file")
+            .hint("it has a section `-----BEGIN X509 CRL-----` for each; convert DER with `openssl crl -inform der`")),
+        Err(_) => Err(Reason::new("a section of the file is damaged").hint("copy the file again, as it was issued")),
     }
 }
 

@@ -171,7 +171,8 @@ impl ReadReference {
 }
 
 /// The names of a certificate and when it expires, in words.
-fn facts(certificate: &Certificate) -> String {
+#[must_use]
+pub fn facts(certificate: &Certificate) -> String {
     const SHOWN: usize = 4;
     let mut names: Vec<String> = certificate.subjects().collect();
     if names.len() > SHOWN {
@@ -179,5 +180,6 @@ fn facts(certificate: &Certificate) -> String {
         names.truncate(SHOWN);
         names.push(format!("{more} more"));
     }
-    format!("for {}, expires {}", names.join(", "), format_date(certificate.not_after))
+    let of = if names.is_empty() { String::new() } else { format!("for {}, ", names.join(", ")) };
+    format!("{of}expires {}", format_date(certificate.not_after))
 }

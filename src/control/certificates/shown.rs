@@ -52,7 +52,7 @@ fn tls_listener(
             Arc::clone(&before?.tls)
         }
     };
-    Some(TlsListener { address: config.address, name: config.name.as_str().into(), tls })
+    Some(TlsListener { address: config.address.clone(), tls })
 }
 
 fn tls_rules(listener: &ListenerConfig, files: &FilesInForce) -> Option<TlsRules> {

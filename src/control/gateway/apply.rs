@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::mem;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -13,20 +12,21 @@ use super::log_file::not_configuration;
 use super::pending::{self, PendingEdit};
 use crate::config::diff::diff;
 use crate::config::guard::guards;
-use crate::config::notes::{shared_addresses, unrouted, unrouted_pools};
+use crate::config::notes::{shared_addresses, unrouted, unrouted_pools, unverified, unverified_pools};
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, PoolConfig, SocketMode};
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
 use crate::control::certificates::shown::tls_state;
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};
 use crate::control::resolver::{Addresses, HostPort};
+use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::reloads::{Outcome, Reload};
 use crate::live::snapshot::{FileVersion, Snapshot};
 use crate::telemetry::access_log::NewOutput;
-use crate::worker::socket::{BindError, BoundSocket};
+use crate::worker::socket::{BindError, BoundSocket, OpenSocket};
 
 /// An edit that can be committed, with everything that it needs. Nothing that runs refers to it yet, so dropping it
 /// discards the edit and closes its sockets.
@@ -136,6 +136,8 @@ impl Gateway {
         if !kept.is_empty() && **config == *self.config && self.files.same(&files.0) {
             return Err(NotApplied::Pending(kept));
         }
+        let tls = PoolsTls::load(config, &files, &sources.files, self.running.registry.tls());
+        let tls = tls.map_err(NotApplied::Pending)?;
         let (listeners, admin) = self.bind(config, sources).and_then(|bound| self.listen(bound, config, sources))?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
@@ -143,7 +145,7 @@ impl Gateway {
         let mut changes: Vec<String> = diff(&self.config, config).iter().map(ToString::to_string).collect();
         changes.extend(self.files.changes(&files));
         let addresses = |name: &HostPort| self.running.resolver.addresses(name, addresses);
-        let registry = self.running.registry.plan(config, Instant::now(), addresses);
+        let registry = self.running.registry.plan(config, Instant::now(), addresses).with_tls(tls);
         let generation = self.state.snapshot.load().generation + 1;
         let hash = sources.hash.as_str().into();
         let mut snapshot = registry.snapshot(generation, hash, file_hashes(sources, &files), SystemTime::now());
@@ -158,6 +160,7 @@ impl Gateway {
         let mut problems = guards(&sources.files, Some(&self.config), config);
         problems.extend(self.emptied(sources));
         problems.extend(not_configuration(&config.log, &sources.files).err());
+        problems.extend(upstream_tls::check(config, &sources.files));
         if problems.is_empty() { Ok(()) } else { Err(NotApplied::Rejected(problems)) }
     }
 
@@ -175,10 +178,11 @@ impl Gateway {
 
     /// Binds the addresses that `config` adds. No client notices.
     pub(super) fn bind(&self, config: &Config, sources: &Sources) -> Result<BoundAddresses, NotApplied> {
-        let (address, admin) = (config.admin.address, &self.outputs.admin);
+        let (address, admin) = (&config.admin.address, &self.outputs.admin);
         let listeners = self.running.listeners.bind(&config.listeners, admin.moving(address));
         let making_way = self.making_way_for_admin(config);
-        let admin = admin.moving(address).map(|_| BoundSocket::bind(address, &making_way)).transpose();
+        let admin =
+            admin.moving(address).map(|_| BoundSocket::bind(address, SocketMode::default(), &making_way)).transpose();
         both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
     }
 
@@ -189,15 +193,15 @@ impl Gateway {
         config: &Config,
         sources: &Sources,
     ) -> Result<(NewSockets, Option<NewAdminSocket>), NotApplied> {
-        let moving = self.outputs.admin.moving(config.admin.address);
+        let moving = self.outputs.admin.moving(&config.admin.address);
         let listeners = self.running.listeners.listen(listeners, &config.listeners, moving);
         let making_way = self.making_way_for_admin(config);
         let admin = admin.map(|bound| NewAdminSocket::listen(bound, &making_way)).transpose();
         both((listeners, admin)).map_err(|errors| pending::not_bound(&sources.files, config, &errors))
     }
 
-    fn making_way_for_admin(&self, config: &Config) -> Vec<&TcpListener> {
-        let address = config.admin.address;
+    fn making_way_for_admin<'a>(&'a self, config: &'a Config) -> Vec<&'a OpenSocket> {
+        let address = &config.admin.address;
         let listeners = self.running.listeners.making_way(address, &config.listeners);
         listeners.chain(self.outputs.admin.making_way(address)).collect()
     }
@@ -233,6 +237,7 @@ impl Gateway {
         self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
         self.warn_of_unrouted(Some(&old));
         self.warn_of_certificates();
+        self.warn_of_unverified(Some(&old));
         self.warn_if_restart_needed(&old);
         changes
     }
@@ -241,7 +246,9 @@ impl Gateway {
     pub(super) fn commit_listeners(&mut self, sockets: NewSockets) {
         let (config, running) = (&self.config, &mut self.running);
         let drain = config.timeouts.drain;
-        running.listeners.commit(sockets, &config.listeners, &running.worker_pool, drain, Instant::now());
+        let snapshot = self.state.snapshot.load();
+        let listeners = (&*config.listeners, snapshot.tls.as_deref());
+        running.listeners.commit(sockets, listeners, &running.worker_pool, drain, Instant::now());
         self.state.set_listeners(running.listeners.live(&config.listeners));
     }
 
@@ -258,6 +265,14 @@ impl Gateway {
         let known: HashSet<&str> = old.map(unrouted_pools).into_iter().flatten().collect();
         for pool in unrouted_pools(&self.config).filter(|pool| !known.contains(pool)) {
             tracing::warn!("{}", unrouted(pool));
+        }
+    }
+
+    /// Warns of pools whose servers are not verified, unless that was so before. The API goes on to warn until they are.
+    pub(super) fn warn_of_unverified(&self, old: Option<&Config>) {
+        let known: HashSet<&str> = old.map(unverified_pools).into_iter().flatten().collect();
+        for pool in unverified_pools(&self.config).filter(|pool| !known.contains(pool)) {
+            tracing::warn!("{}", unverified(pool));
         }
     }
 

@@ -1,15 +1,18 @@
 //! The process's listeners: bound before a commit, kept while their address is configured, drained after that.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{ListenerConfig, overlap};
+use arc_swap::ArcSwap;
+
+use crate::config::{ListenerConfig, SocketAddress, overlap};
 use crate::live::counters::PerWorker;
-use crate::live::listener::{ListenerId, LiveListener};
+use crate::live::listener::{ListenerId, ListenerRules, LiveListener};
+use crate::live::tls::TlsState;
+use crate::transport::ListeningSocket;
 use crate::worker::WorkerPool;
-use crate::worker::socket::{self, BindError, BoundSocket};
+use crate::worker::socket::{BindError, BoundSocket, OpenSocket};
 
 /// How long a socket that will be closed still accepts the clients that were connecting. Shorter than the second
 /// after which a client whose SYN was dropped sends it again.
@@ -20,23 +23,24 @@ pub const LINGER: Duration = Duration::from_millis(250);
 pub struct ListenerSet {
     workers: usize,
     next_id: u64,
-    open: HashMap<SocketAddr, OpenListener>,
+    open: HashMap<SocketAddress, OpenListener>,
     closing: Vec<ClosingListener>,
 }
 
 #[derive(Debug)]
 struct OpenListener {
     live: Arc<LiveListener>,
-    socket: TcpListener,
+    socket: OpenSocket,
 }
 
 /// A listener that an edit has removed, until its last client has left.
 #[derive(Debug)]
 struct ClosingListener {
-    address: SocketAddr,
+    address: SocketAddress,
     live: Arc<LiveListener>,
-    /// The socket, which accepts its last clients until that time. An edit that adds the address again takes it back.
-    lingering: Option<(TcpListener, Instant)>,
+    /// The socket, which accepts its last clients until that time. An edit that adds the address again takes it back,
+    /// unless it is a Unix socket, whose file is gone.
+    lingering: Option<(OpenSocket, Instant)>,
     /// The start of the drain, after which its clients have `timeouts.drain`.
     since: Instant,
 }
@@ -52,9 +56,16 @@ pub struct NewSockets(Vec<NewSocket>);
 #[derive(Debug)]
 struct NewSocket {
     config: ListenerConfig,
-    socket: TcpListener,
+    socket: OpenSocket,
     /// One duplicate per worker, made here so that a shortage of descriptors rejects the edit.
-    copies: Vec<TcpListener>,
+    copies: Vec<ListeningSocket>,
+}
+
+impl ClosingListener {
+    /// Whether it can listen again.
+    fn can_reopen(&self) -> bool {
+        self.lingering.as_ref().is_some_and(|(socket, _)| socket.can_resume())
+    }
 }
 
 impl ListenerSet {
@@ -72,13 +83,13 @@ impl ListenerSet {
     pub fn bind(
         &self,
         config: &[ListenerConfig],
-        admin: Option<(SocketAddr, &TcpListener)>,
+        admin: Option<(&SocketAddress, &OpenSocket)>,
     ) -> Result<BoundListeners, Vec<BindError>> {
-        let is_bound = |address| self.open.contains_key(&address) || self.is_lingering(address);
-        let new = config.iter().filter(|listener| !is_bound(listener.address));
+        let is_bound = |address| self.open.contains_key(address) || self.is_lingering(address);
+        let new = config.iter().filter(|listener| !is_bound(&listener.address));
         let bound = new.map(|listener| {
-            let making_way = self.making_way_for(listener.address, config, admin);
-            Ok((listener.clone(), BoundSocket::bind(listener.address, &making_way)?))
+            let making_way = self.making_way_for(&listener.address, config, admin);
+            Ok((listener.clone(), BoundSocket::bind(&listener.address, listener.mode, &making_way)?))
         });
         all(bound).map(BoundListeners)
     }
@@ -91,12 +102,12 @@ impl ListenerSet {
         &self,
         bound: BoundListeners,
         config: &[ListenerConfig],
-        admin: Option<(SocketAddr, &TcpListener)>,
+        admin: Option<(&SocketAddress, &OpenSocket)>,
     ) -> Result<NewSockets, Vec<BindError>> {
         let sockets = bound.0.into_iter().map(|(config_of_one, bound)| {
             let address = bound.address();
-            let socket = bound.listen(&self.making_way_for(address, config, admin))?;
-            let copies = (0..self.workers).map(|_| socket.try_clone()).collect::<Result<_, _>>();
+            let socket = bound.listen(&self.making_way_for(&address, config, admin))?;
+            let copies = (0..self.workers).map(|_| socket.socket().try_clone()).collect::<Result<_, _>>();
             let copies = copies.map_err(|error| BindError { address, error })?;
             Ok(NewSocket { config: config_of_one, socket, copies })
         });
@@ -105,26 +116,30 @@ impl ListenerSet {
 
     fn making_way_for<'a>(
         &'a self,
-        address: SocketAddr,
+        address: &'a SocketAddress,
         config: &'a [ListenerConfig],
-        admin: Option<(SocketAddr, &'a TcpListener)>,
-    ) -> Vec<&'a TcpListener> {
-        let admin = admin.filter(|(bound, _)| overlap(*bound, address)).map(|(_, socket)| socket);
+        admin: Option<(&'a SocketAddress, &'a OpenSocket)>,
+    ) -> Vec<&'a OpenSocket> {
+        let admin = admin.filter(|(bound, _)| overlap(bound, address)).map(|(_, socket)| socket);
         self.making_way(address, config).chain(admin).collect()
     }
 
     /// The sockets that overlap with `address` and that `config` does not name, or that are closing already.
-    pub fn making_way(&self, address: SocketAddr, config: &[ListenerConfig]) -> impl Iterator<Item = &TcpListener> {
-        let stays = move |bound: SocketAddr| config.iter().any(|listener| listener.address == bound);
-        let open = self.open.iter().map(|(bound, listener)| (*bound, &listener.socket));
+    pub fn making_way<'a>(
+        &'a self,
+        address: &'a SocketAddress,
+        config: &'a [ListenerConfig],
+    ) -> impl Iterator<Item = &'a OpenSocket> {
+        let stays = move |bound: &SocketAddress| config.iter().any(|listener| listener.address == *bound);
+        let open = self.open.iter().map(|(bound, listener)| (bound, &listener.socket));
         let lingering =
-            self.closing.iter().filter_map(|closing| Some((closing.address, &closing.lingering.as_ref()?.0)));
-        let leaves = move |(bound, _): &(SocketAddr, &TcpListener)| overlap(*bound, address) && !stays(*bound);
+            self.closing.iter().filter_map(|closing| Some((&closing.address, &closing.lingering.as_ref()?.0)));
+        let leaves = move |(bound, _): &(&SocketAddress, &OpenSocket)| overlap(bound, address) && !stays(bound);
         open.chain(lingering).filter(leaves).map(|(_, socket)| socket)
     }
 
-    fn is_lingering(&self, address: SocketAddr) -> bool {
-        self.closing.iter().any(|closing| closing.address == address && closing.lingering.is_some())
+    fn is_lingering(&self, address: &SocketAddress) -> bool {
+        self.closing.iter().any(|closing| closing.address == *address && closing.can_reopen())
     }
 
     /// Makes the workers accept from the new sockets, reopens lingering listeners that `config` names again, and
@@ -133,52 +148,61 @@ impl ListenerSet {
     pub fn commit(
         &mut self,
         sockets: NewSockets,
-        config: &[ListenerConfig],
+        (config, tls): (&[ListenerConfig], Option<&TlsState>),
         worker_pool: &WorkerPool,
         drain: Duration,
         now: Instant,
     ) {
         for NewSocket { config, socket, copies } in sockets.0 {
-            worker_pool.listen(&self.open_listener(&config, socket).live, copies);
+            worker_pool.listen(&self.open_listener(&config, tls, socket).live, copies);
         }
-        let is_named = |address: &SocketAddr| config.iter().any(|listener| listener.address == *address);
-        let reopened = |closing: &mut ClosingListener| closing.lingering.is_some() && is_named(&closing.address);
+        let is_named = |address: &SocketAddress| config.iter().any(|listener| listener.address == *address);
+        let reopened = |closing: &mut ClosingListener| closing.can_reopen() && is_named(&closing.address);
         for ClosingListener { address, live, lingering, .. } in self.closing.extract_if(.., reopened) {
             let Some((socket, _)) = lingering else { continue };
-            if let Err(error) = socket::resume_accept(&socket) {
+            if let Err(error) = socket.resume_accept() {
                 tracing::error!(listener = %live.name, %error, "the listener cannot be reopened");
             }
             self.open.insert(address, OpenListener { live, socket });
         }
         self.begin_close(|address| !is_named(address), drain, now);
-        config.iter().for_each(|listener| self.rename(listener));
+        config.iter().for_each(|listener| self.update(listener, tls));
     }
 
-    fn open_listener(&mut self, config: &ListenerConfig, socket: TcpListener) -> &OpenListener {
+    fn open_listener(&mut self, config: &ListenerConfig, tls: Option<&TlsState>, socket: OpenSocket) -> &OpenListener {
         self.next_id += 1;
         let live = Arc::new(LiveListener {
             id: ListenerId(self.next_id),
             name: config.name.as_str().into(),
-            address: socket.local_addr().unwrap_or(config.address),
+            configured: config.address.clone(),
+            address: socket.socket().address().unwrap_or_else(|| config.address.clone()),
+            rules: Arc::new(ArcSwap::from_pointee(ListenerRules::new(config, tls))),
             counters: Arc::new(PerWorker::new(self.workers)),
         });
-        self.open.entry(config.address).insert_entry(OpenListener { live, socket }).into_mut()
+        self.open.entry(config.address.clone()).insert_entry(OpenListener { live, socket }).into_mut()
     }
 
-    /// Gives an open listener the configured name. Its connections and their counters stay.
-    fn rename(&mut self, config: &ListenerConfig) {
-        let renamed = |listener: &&mut OpenListener| *listener.live.name != *config.name;
-        if let Some(listener) = self.open.get_mut(&config.address).filter(renamed) {
-            let counters = Arc::clone(&listener.live.counters);
-            let live = LiveListener { name: config.name.as_str().into(), counters, ..*listener.live };
-            listener.live = Arc::new(live);
+    /// Gives an open listener the configured name and rules, and its file the permissions. Its connections and their
+    /// counters stay.
+    fn update(&mut self, config: &ListenerConfig, tls: Option<&TlsState>) {
+        let Some(listener) = self.open.get_mut(&config.address) else { return };
+        listener.live.rules.store(Arc::new(ListenerRules::new(config, tls)));
+        if let Err(error) = listener.socket.set_mode(config.mode) {
+            tracing::error!(listener = %config.name, %error, "the permissions of the socket cannot be set");
+        }
+        if *listener.live.name != *config.name {
+            listener.live = Arc::new(listener.live.renamed(&config.name));
         }
     }
 
     /// Begins to close the open listeners at the addresses that `leaves` is true for: their sockets linger.
-    fn begin_close(&mut self, leaves: impl Fn(&SocketAddr) -> bool, drain: Duration, now: Instant) {
-        for (address, OpenListener { live, socket }) in self.open.extract_if(|address, _| leaves(address)) {
-            pause_accept(&live, &socket);
+    fn begin_close(&mut self, leaves: impl Fn(&SocketAddress) -> bool, drain: Duration, now: Instant) {
+        for (address, OpenListener { live, mut socket }) in self.open.extract_if(|address, _| leaves(address)) {
+            // If it fails, clients that connect at the last moment are reset, which is rare and no reason to keep the
+            // listener.
+            if let Err(error) = socket.pause_accept() {
+                tracing::debug!(listener = %live.name, %error, "clients that are connecting may be reset");
+            }
             let lingering = Some((socket, now + LINGER.min(drain)));
             self.closing.push(ClosingListener { address, live, lingering, since: now });
         }
@@ -237,12 +261,4 @@ fn all<T, E>(results: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Vec<
         }
     }
     if errors.is_empty() { Ok(values) } else { Err(errors) }
-}
-
-/// Stops accepting at a socket. If that fails, clients that connect at the last moment are reset, which is rare and
-/// no reason to keep the listener.
-fn pause_accept(live: &LiveListener, socket: &TcpListener) {
-    if let Err(error) = socket::pause_accept(socket) {
-        tracing::debug!(listener = %live.name, %error, "clients that are connecting may be reset");
-    }
 }

@@ -135,15 +135,17 @@ pub(super) fn bind_problem(files: &[SourceFile], config: &Config, error: &BindEr
 }
 
 /// Whether the error may end without another edit: another process frees the port, the address is added to an
-/// interface, or descriptors or memory become available. A permission comes only with a restart.
+/// interface, the directory of a Unix socket is created, or descriptors or memory become available. A permission comes only with a restart.
 fn may_end(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, NotFound, OutOfMemory, ResourceBusy};
+    matches!(error.kind(), AddrInUse | AddrNotAvailable | NotFound | OutOfMemory | ResourceBusy)
         || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SocketAddress;
     use crate::config::file::parse;
 
     #[test]
@@ -160,7 +162,10 @@ mod tests {
             (&[libc::EAFNOSUPPORT], false),
         ] {
             let address = "127.0.0.1:80".parse().expect("an address");
-            let error = |code: &i32| BindError { address, error: io::Error::from_raw_os_error(*code) };
+            let error = |code: &i32| BindError {
+                address: SocketAddress::Ip(address),
+                error: io::Error::from_raw_os_error(*code),
+            };
             let outcome = not_bound(&files, &config, &errors.iter().map(error).collect::<Vec<_>>());
             let (NotApplied::Pending(problems) | NotApplied::Rejected(problems)) = &outcome;
             assert_eq!(

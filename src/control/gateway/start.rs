@@ -14,10 +14,10 @@ use super::health::UnpublishedChanges;
 use super::listeners::{ListenerSet, NewSockets};
 use super::{Gateway, Inputs, Outputs, Running, log_file, pending, record};
 use crate::admin;
-use crate::config::Config;
 use crate::config::guard::guards;
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
+use crate::config::{Config, SocketMode};
 use crate::control::acme::Acme;
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
 use crate::control::certificates::shown::tls_state;
@@ -27,6 +27,7 @@ use crate::control::reload::last_good::{self, LastGoodCopy};
 use crate::control::reload::reader::{ConfigReader, ReloadRules, env};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::resolver::Resolver;
+use crate::control::upstream_tls::{self, PoolsTls};
 use crate::live::descriptors::Descriptors;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
@@ -103,7 +104,8 @@ impl Gateway {
         let workers = config.proxy.worker_count();
         let (listeners, sockets, admin_socket) = bind(&config, &sources.files, workers)?;
         let acme = Acme::start();
-        let (registry, snapshot) = first_generation(&config, (&sources, &referenced), workers, &acme);
+        let first = first_generation(&config, (&sources, &referenced), workers, &acme);
+        let (registry, snapshot) = first.map_err(StartError::Config)?;
         Resolver::first(&snapshot, RESOLVE).await;
         let state = Arc::new(State::new(Arc::clone(&snapshot)));
 
@@ -145,6 +147,7 @@ impl Gateway {
         warn_of_shared_addresses(gateway.config.pools.iter());
         gateway.warn_of_unrouted(None);
         gateway.warn_of_certificates();
+        gateway.warn_of_unverified(None);
         gateway.record(record::started(&snapshot, started));
         gateway.outputs.last_good.save(&gateway.config.reload, sources.files);
         if let Some(problems) = file_problems {
@@ -189,6 +192,11 @@ fn load(sources: Sources) -> Result<(Sources, Arc<Config>, FilesInForce), Vec<Pr
     let mut problems = guards(&sources.files, None, &config);
     let Replacement { files, missing, .. } = FilesInForce::default().replace(&sources.referenced, &sources.files);
     problems.extend(missing);
+    problems.extend(upstream_tls::check(&config, &sources.files));
+    if problems.is_empty() {
+        let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
+        problems.extend(loaded.err().into_iter().flatten());
+    }
     if problems.is_empty() { Ok((sources, Arc::new(config), files)) } else { Err(problems) }
 }
 
@@ -203,7 +211,8 @@ fn bind(
         let problems = errors.iter().map(|error| pending::bind_problem(files, config, error)).collect();
         StartError::Bind(errors, problems)
     };
-    let bound = (listeners.bind(&config.listeners, None), BoundSocket::bind(config.admin.address, &[]));
+    let bound =
+        (listeners.bind(&config.listeners, None), BoundSocket::bind(&config.admin.address, SocketMode::default(), &[]));
     let (sockets, admin) = both(bound).map_err(failed)?;
     let listening = (listeners.listen(sockets, &config.listeners, None), NewAdminSocket::listen(admin, &[]));
     let (sockets, admin) = both(listening).map_err(failed)?;
@@ -215,15 +224,16 @@ fn first_generation(
     (sources, files): (&Sources, &FilesInForce),
     workers: usize,
     acme: &Acme,
-) -> (Registry, Arc<Snapshot>) {
+) -> Result<(Registry, Arc<Snapshot>), Vec<Problem>> {
     let mut registry = Registry::new(workers);
-    let plan = registry.plan(config, Instant::now(), |_| None);
+    let tls = PoolsTls::load(config, files, &sources.files, registry.tls())?;
+    let plan = registry.plan(config, Instant::now(), |_| None).with_tls(tls);
     let versions = file_hashes(sources, files);
     let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), versions, SystemTime::now());
     snapshot.tls = tls_state(config, files, None);
     snapshot.acme = acme.state_for(config);
     registry.commit(plan);
-    (registry, Arc::new(snapshot))
+    Ok((registry, Arc::new(snapshot)))
 }
 
 /// The limit by the descriptors that are left once the sockets are bound, and before the workers open any.

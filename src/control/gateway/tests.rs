@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::apply::{NotApplied, Prepared};
 use super::*;
+use crate::config::SocketAddress;
 use crate::config::problem::Problem;
 use crate::config::source::SourceFile;
 use crate::control::reload::reader::env;
@@ -72,8 +73,8 @@ struct RunningGateway {
 struct Visible {
     snapshot: *const Snapshot,
     servers: Vec<(ServerId, HealthState, bool)>,
-    listeners: Vec<(ListenerId, String, SocketAddr)>,
-    admin: SocketAddr,
+    listeners: Vec<(ListenerId, String, SocketAddress)>,
+    admin: SocketAddress,
     reloads: usize,
 }
 
@@ -101,18 +102,18 @@ impl RunningGateway {
         let snapshot = state.snapshot.load_full();
         let servers = snapshot.pools.iter().flat_map(|pool| &pool.members).map(|member| &member.server);
         let listeners = state.listeners();
-        let listeners = listeners.iter().map(|live| (live.id, live.name.to_string(), live.address)).collect();
+        let listeners = listeners.iter().map(|live| (live.id, live.name.to_string(), live.address.clone())).collect();
         Visible {
             snapshot: Arc::as_ptr(&snapshot),
             servers: servers.map(|server| (server.id, server.state(), server.is_leaving())).collect(),
             listeners,
-            admin: self.gateway.outputs.admin.address(),
+            admin: self.gateway.outputs.admin.address().clone(),
             reloads: state.reloads().newest().len(),
         }
     }
 
     fn address(&self) -> SocketAddr {
-        self.gateway.state().listeners()[0].address
+        self.gateway.state().listeners()[0].address.ip().expect("an address of IP")
     }
 }
 
@@ -172,7 +173,7 @@ async fn a_commit_makes_the_edit_visible_at_once() {
     assert_eq!((state.snapshot.load().generation, state.listeners().len()), (2, 2));
     assert!(old.is_leaving());
     assert_eq!([ask(running.address()), ask(new)], ["b", "b"]);
-    assert_eq!(running.gateway.outputs.admin.address(), admin);
+    assert_eq!(*running.gateway.outputs.admin.address(), SocketAddress::Ip(admin));
     TcpStream::connect(admin).expect("the admin address has moved");
     // The next edit is compared with this one.
     assert_eq!(running.prepare(&text).expect("prepared").changes, [""; 0]);

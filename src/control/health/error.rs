@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::config::SocketAddress;
 use crate::config::units::format_duration;
 use crate::http1::client::BadResponse;
+use crate::tls::failure::{TlsError, TlsFailure};
 use crate::transport;
 
 /// Why a check failed. Displays as it is logged and shown by the API.
@@ -15,9 +16,13 @@ pub enum CheckError {
     /// The server's host name has not been resolved.
     Unresolved,
     /// Connecting to this address failed.
-    Connect(SocketAddr, io::Error),
+    Connect(SocketAddress, io::Error),
     /// This address did not accept the connection within this time.
-    ConnectTimeout(SocketAddr, Duration),
+    ConnectTimeout(SocketAddress, Duration),
+    /// The TLS handshake failed.
+    Tls(TlsError),
+    /// The TLS handshake with this address did not end within this time.
+    HandshakeTimeout(SocketAddress, Duration),
     /// The request, as a method and a path, and the fault of its response.
     Response { request: String, fault: ResponseFault },
 }
@@ -32,6 +37,8 @@ pub enum ResponseFault {
     /// The connection ended in the middle of the head.
     TruncatedHead,
     Invalid(BadResponse),
+    /// There was none, because TLS failed after the handshake.
+    Tls(TlsFailure),
     /// Its status, and the statuses that were expected.
     Status(u16, String),
     /// The body was not complete within this time.
@@ -68,7 +75,8 @@ impl CheckError {
     pub fn is_silence(&self) -> bool {
         use ResponseFault::{Closed, Timeout, TruncatedHead};
         match self {
-            Self::Unresolved => false,
+            Self::Unresolved | Self::Tls(_) => false,
+            Self::HandshakeTimeout(..) => true,
             Self::Connect(..) | Self::ConnectTimeout(..) => !self.is_ours(),
             Self::Response { fault, .. } => matches!(fault, Timeout(_) | Closed | TruncatedHead),
         }
@@ -83,9 +91,14 @@ impl CheckError {
         }
     }
 
-    /// How to change the check, if the server may be well and only the request may be wrong for it.
+    /// A way to mend TLS, or to change the check if the server may be well and only the request may be wrong for it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(error) => return Some(error.failure.hint()),
+            Self::Response { fault: ResponseFault::Tls(failure), .. } => return Some(failure.hint()),
+            _ => {}
+        }
         match self.status()? {
             400 | 421 => Some(
                 "set `health.host` if the server responds only to its own name, or `health.path`, or `health.kind = \"tcp\"`",
@@ -123,6 +136,10 @@ impl fmt::Display for CheckError {
             Self::ConnectTimeout(address, limit) => {
                 write!(f, "no connection to {address} within {}", format_duration(*limit))
             }
+            Self::Tls(error) => error.fmt(f),
+            Self::HandshakeTimeout(address, limit) => {
+                write!(f, "no TLS handshake with {address} within {}", format_duration(*limit))
+            }
             Self::Response { request, fault } => write!(f, "{request}: {fault}"),
         }
     }
@@ -132,6 +149,7 @@ impl fmt::Display for ResponseFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout(limit) => write!(f, "no response within {}", format_duration(*limit)),
+            Self::Tls(failure) => failure.fmt(f),
             Self::Closed => f.write_str("connection closed before a response"),
             Self::TruncatedHead => f.write_str("connection closed in the middle of a response"),
             Self::Invalid(bad) => write!(f, "invalid response; {bad}"),
@@ -150,8 +168,8 @@ impl fmt::Display for ResponseFault {
 mod tests {
     use super::*;
 
-    fn address() -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 8081))
+    fn address() -> SocketAddress {
+        std::net::SocketAddr::from(([127, 0, 0, 1], 8081)).into()
     }
 
     fn response(fault: ResponseFault) -> CheckError {

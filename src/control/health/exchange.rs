@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::SocketAddress;
 use crate::control::health::error::{CheckError, ResponseFault};
+use crate::control::health::stream::{CheckStream, tls_failure};
 use crate::http1::chunked::Decoder;
 use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
 use crate::http1::framing::{self, BadFraming, Framing, Sender};
 use crate::http1::head::ResponseHead;
+use crate::tls::client::UpstreamTls;
+use crate::transport::{Socket, connect};
 
 /// The most of a body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -28,7 +31,7 @@ const FIRST_READ: usize = 4096;
 /// A connection for one exchange.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    stream: TcpStream,
+    stream: CheckStream,
     /// From connecting to the end of the response.
     timeout: Duration,
     deadline: Instant,
@@ -50,30 +53,49 @@ enum Rest {
 }
 
 impl Exchange {
-    /// Connects to the first of `targets` that accepts; each has its share of `timeout`.
+    /// Connects to the first of `targets` that accepts, sends `start`, and makes the TLS handshake, if there is one; each has
+    /// its share of `timeout`.
     ///
     /// # Errors
     /// The failure at the last one.
-    pub(super) async fn open(targets: &[SocketAddr], timeout: Duration) -> Result<Self, CheckError> {
+    pub(super) async fn open(
+        targets: &[SocketAddress],
+        start: Option<&[u8]>,
+        tls: Option<&UpstreamTls>,
+        timeout: Duration,
+    ) -> Result<Self, CheckError> {
         let deadline = Instant::now() + timeout;
         let mut failure = CheckError::Unresolved;
         for (target, left) in targets.iter().zip((1..=targets.len()).rev()) {
             let now = Instant::now();
             let share = deadline.saturating_duration_since(now).div_f64(left as f64);
-            match timeout_at(now + share, connect(*target)).await {
-                Ok(Ok(stream)) => {
-                    return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
+            let stream = match timeout_at(now + share, connect(target, start)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    failure = CheckError::Connect(target.clone(), error);
+                    continue;
                 }
-                Ok(Err(error)) => failure = CheckError::Connect(*target, error),
-                Err(_) => failure = CheckError::ConnectTimeout(*target, timeout),
-            }
+                Err(_) => {
+                    failure = CheckError::ConnectTimeout(target.clone(), timeout);
+                    continue;
+                }
+            };
+            let stream = match tls {
+                None => CheckStream::Plain(stream),
+                // Requests use this address too, so no other one is tried.
+                Some(tls) => match timeout_at(now + share, CheckStream::with_tls(stream, tls)).await {
+                    Ok(stream) => stream.map_err(CheckError::Tls)?,
+                    Err(_) => return Err(CheckError::HandshakeTimeout(target.clone(), timeout)),
+                },
+            };
+            return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
         }
         Err(failure)
     }
 
-    /// The address of the server.
+    /// The address of the server; `None` for a Unix socket.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.stream.peer_address()
     }
 
     /// Sends a request with this method, and returns the status of its response as soon as the head has arrived.
@@ -89,6 +111,7 @@ impl Exchange {
     async fn response(&mut self, request: &[u8], method: &Method) -> Result<u16, ResponseFault> {
         // A server may respond without reading the request, and close.
         let _ = self.stream.write_all(request).await;
+        let _ = self.stream.flush().await;
         self.input.reserve(FIRST_READ);
         let mut head = ResponseHead::default();
         loop {
@@ -99,11 +122,16 @@ impl Exchange {
                         break;
                     }
                 }
-                None if !matches!(self.stream.read_buf(&mut self.input).await, Ok(1..)) => {
-                    let is_empty = self.input.is_empty();
-                    return Err(if is_empty { ResponseFault::Closed } else { ResponseFault::TruncatedHead });
+                None => {
+                    let read = self.stream.read_buf(&mut self.input).await;
+                    if !matches!(read, Ok(1..)) {
+                        return Err(match read.as_ref().err().and_then(tls_failure) {
+                            Some(failure) => ResponseFault::Tls(failure),
+                            None if self.input.is_empty() => ResponseFault::Closed,
+                            None => ResponseFault::TruncatedHead,
+                        });
+                    }
                 }
-                None => {}
             }
         }
         let framing = framing::response(&head.headers, head.version, head.status, method)
@@ -241,11 +269,13 @@ impl From<Framing> for Rest {
     }
 }
 
-async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(target).await?;
-    // If nothing listens on a local port, the kernel may assign that very port to our end, which then connects to itself.
-    if stream.local_addr().is_ok_and(|local| stream.peer_addr().is_ok_and(|peer| local == peer)) {
+async fn connect(target: &SocketAddress, start: Option<&[u8]>) -> io::Result<Socket> {
+    let mut stream = connect::connect(target).await?;
+    if stream.is_connected_to_itself() {
         return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    if let Some(start) = start {
+        stream.write_all(start).await?;
     }
     Ok(stream)
 }

@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::config::{Address, CheckMethod, HealthConfig, HealthKind, PoolConfig};
+use crate::config::{
+    Address, CheckMethod, HealthConfig, HealthKind, LOCALHOST, PoolConfig, ProxyHeaderVersion, SocketAddress,
+};
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::exchange::Exchange;
 use crate::live::server::Server;
+use crate::proxy_protocol::{self, HeaderSubject};
+use crate::transport::connect::Targets;
 
 const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
 
@@ -21,6 +25,8 @@ pub struct CheckRule {
     memory: String,
     expect: String,
     body: String,
+    /// The version of the PROXY header that servers get, if any.
+    proxy_header: Option<ProxyHeaderVersion>,
 }
 
 /// The result of a check.
@@ -47,6 +53,8 @@ impl CheckRule {
             memory: shown("memory", config.memory.as_deref().unwrap_or_default()),
             expect: shown("expect", &config.expect.to_string()),
             body: shown("body", config.body.as_deref().unwrap_or_default()),
+            // A port of its own is hardly one that needs the header.
+            proxy_header: pool.upstream.proxy_protocol.filter(|_| config.port == 0),
             config,
         }
     }
@@ -91,15 +99,18 @@ impl CheckRule {
     }
 
     /// The addresses of `server` to check, in this order until one accepts.
-    fn targets(&self, server: &Server) -> Vec<SocketAddr> {
-        let with_port = |target: SocketAddr| SocketAddr::new(target.ip(), self.port(target.port()));
+    fn targets(&self, server: &Server) -> Vec<SocketAddress> {
+        let with_port = |target: SocketAddress| match target {
+            SocketAddress::Ip(target) => SocketAddr::new(target.ip(), self.port(target.port())).into(),
+            SocketAddress::Unix(_) => target,
+        };
         let targets = server.targets();
-        targets.iter().flat_map(|targets| targets.as_slice()).copied().map(with_port).collect()
+        targets.iter().flat_map(Targets::iter).map(with_port).collect()
     }
 
     /// The bytes of a request.
     fn head(&self, server: &Server, method: &Method, path: &str, accept: &str) -> Vec<u8> {
-        let host = self.config.host.clone().unwrap_or_else(|| self.address(server).to_string());
+        let host = self.config.host.clone().unwrap_or_else(|| self.host(server));
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
         let mut line = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
         let sets = |name: &str| self.config.headers.keys().any(|set| set.eq_ignore_ascii_case(name));
@@ -119,11 +130,12 @@ impl CheckRule {
         head.into_bytes()
     }
 
-    /// The address of `server` with the port to check.
-    fn address(&self, server: &Server) -> Address {
+    /// The address of `server` with the port to check, as `Host`.
+    fn host(&self, server: &Server) -> String {
         match &server.key.address {
-            Address::Ip(own) => Address::Ip(SocketAddr::new(own.ip(), self.port(own.port()))),
-            Address::Name(name, port) => Address::Name(name.clone(), self.port(*port)),
+            Address::Ip(own) => SocketAddr::new(own.ip(), self.port(own.port())).to_string(),
+            Address::Name(name, port) => format!("{name}:{}", self.port(*port)),
+            Address::Unix(_) => LOCALHOST.to_owned(),
         }
     }
 
@@ -184,10 +196,13 @@ fn notice(rule: &CheckRule, status: u16) -> String {
     )
 }
 
-/// Connects at the first of the server's addresses that accepts, as requests do. At a port of its own, that says nothing
+/// Connects at the first of the server's addresses that accepts, and with TLS if requests use it, as requests do. At a port of its own, that says nothing
 /// about the address that requests use.
 async fn connect(server: &Server, rule: &CheckRule) -> Result<Exchange, CheckError> {
-    let connected = Exchange::open(&rule.targets(server), rule.config.timeout).await;
+    let start = rule.proxy_header.map(|version| proxy_protocol::write(version, HeaderSubject::Own));
+    let (tls, _) = server.tls();
+    let targets = rule.targets(server);
+    let connected = Exchange::open(&targets, start.as_deref(), tls.as_deref(), rule.config.timeout).await;
     match connected.as_ref().map(Exchange::peer) {
         Ok(Some(peer)) if rule.config.port == 0 => server.connected_to(peer),
         Ok(_) => {}

@@ -250,7 +250,7 @@ mod tests {
         let failed = |error| Probe { error: Some(error), ..Probe::default() };
 
         let too_many_open_files = io::Error::from_raw_os_error(24);
-        task.record(&failed(CheckError::Connect(address, too_many_open_files)), Duration::ZERO);
+        task.record(&failed(CheckError::Connect(address.into(), too_many_open_files)), Duration::ZERO);
         assert!(server.last_check().is_some_and(|check| check.error.is_some()));
         assert!(reported.try_recv().is_err());
         assert_eq!(server.state(), HealthState::Up);

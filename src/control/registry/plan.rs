@@ -8,6 +8,7 @@ use super::Registry;
 use super::holds::{Holds, OldServers, RouteHold, Standing, standing};
 use super::pool_entry::{Marks, PoolEntry, ServerFactory};
 use crate::config::{self, Address, Config, HealthKind, HoldThen, RouteConfig};
+use crate::control::upstream_tls::PoolsTls;
 use crate::live::address_list::AddressList;
 use crate::live::health::HealthState;
 use crate::live::pool::Pool;
@@ -32,6 +33,7 @@ pub struct RegistryPlan {
     pub(super) table: Arc<RouteTable>,
     pub(super) holds: Holds,
     unrouted: Arc<LiveRoute>,
+    pub(super) tls: PoolsTls,
 }
 
 /// A pool after the edit.
@@ -143,7 +145,19 @@ impl Registry {
         let (held, routes) = self.routes(config, &pools, &holds);
         let (config, unrouted) = (Arc::clone(config), Arc::clone(&self.unrouted));
         let table = Arc::new(RouteTable::new(&config.routes));
-        RegistryPlan { config, factory, changed, forgotten, pools, held, routes, table, holds, unrouted }
+        RegistryPlan {
+            config,
+            factory,
+            changed,
+            forgotten,
+            pools,
+            held,
+            routes,
+            table,
+            holds,
+            unrouted,
+            tls: PoolsTls::default(),
+        }
     }
 
     /// The holds after the edit: of each route whose pool has no server that is up yet, while other servers have
@@ -259,6 +273,12 @@ impl EarlierServers<'_> {
 }
 
 impl RegistryPlan {
+    /// The plan with these rules for TLS to servers.
+    #[must_use]
+    pub fn with_tls(self, tls: PoolsTls) -> Self {
+        Self { tls, ..self }
+    }
+
     /// The snapshot of the edit.
     #[must_use]
     pub fn snapshot(
@@ -281,6 +301,7 @@ impl RegistryPlan {
             unrouted: Arc::clone(&self.unrouted),
             table: Arc::clone(&self.table),
             tls: None,
+            sends_proxy_headers: self.config.pools.iter().any(|pool| pool.upstream.proxy_protocol.is_some()),
         }
     }
 }

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::diff::common_ends;
 use crate::config::{self, HealthKind};
+use crate::control::upstream_tls::host;
 use crate::live::health::HealthState;
 use crate::live::pool::{LivePool, Member, Membership, Pool};
 use crate::live::server::{Server, ServerId, ServerKey};
+use crate::tls::client::{PoolTls, UpstreamTls};
 
 /// Makes live servers. A copy makes the servers of a plan, and replaces the original when that is committed.
 #[derive(Debug, Clone, Copy)]
@@ -168,9 +170,26 @@ impl PoolEntry {
     pub(super) fn set_idle_limits(&self) {
         for server in &self.servers {
             server.set_idle_limits(&self.config.upstream);
+            server.set_proxy_header(self.config.upstream.proxy_protocol);
             if self.config.health.kind == HealthKind::None {
                 // No check will.
                 server.allow_idle();
+            }
+        }
+    }
+
+    /// Gives the configured servers the pool's rules for TLS. Those that drain keep theirs, which may be of another address.
+    pub(super) fn set_tls(&self, tls: Option<&Arc<PoolTls>>, workers: usize) {
+        for server in &self.servers {
+            let (before, _) = server.tls();
+            let is_same = match (before.as_ref(), tls) {
+                (Some(before), Some(tls)) => Arc::ptr_eq(before.pool(), tls),
+                (before, tls) => before.is_none() && tls.is_none(),
+            };
+            if !is_same {
+                // A name that no certificate can have has been rejected.
+                let new = tls.and_then(|tls| UpstreamTls::new(tls, &host(&server.key.address), workers).ok());
+                server.set_tls(new.map(Arc::new));
             }
         }
     }

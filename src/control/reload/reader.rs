@@ -14,6 +14,7 @@ use crate::config::file::amend::Baseline;
 use crate::config::units::format_duration;
 use crate::control::reload::completeness::{Because, UnreadEdit};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
+use crate::control::reload::trail::Trail;
 use crate::control::reload::watcher::{FileWatcher, Wake};
 use crate::live::watch_status::WatchStatus;
 
@@ -204,7 +205,7 @@ impl ConfigReader {
             }
             self.watcher.pause(ready.saturating_duration_since(now).min(STEP)).await;
             // Reading shows nothing while a writer has a file open, and who opens the file then is not told from others.
-            if Instant::now() >= ready || !self.watcher.is_open(&self.source.trail(&sources).entries) {
+            if Instant::now() >= ready || !self.watcher.is_open(&self.source.own_trail(&sources).entries) {
                 read = Instant::now();
                 let next = self.read();
                 if next != sources {
@@ -230,7 +231,9 @@ impl ConfigReader {
         // A certificate's key may follow it.
         let alone =
             self.last.includes.is_empty() && sources.includes.is_empty() && self.last.referenced == sources.referenced;
-        let edit = UnreadEdit { entries: trail.entries, changed, alone, noticed, unchanged_since };
+        // Of other files, equal reads are enough: an incomplete one does not replace its old content.
+        let Trail { entries, .. } = self.source.own_trail(&self.last).and(self.source.own_trail(sources));
+        let edit = UnreadEdit { entries, changed, alone, noticed, unchanged_since };
         self.watcher.ready(&edit, quiet)
     }
 

@@ -1,6 +1,7 @@
 //! The configuration's files: reads the main file and those it includes, and finds what to watch for changes.
 
 mod changed;
+pub mod referenced;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -137,6 +138,13 @@ impl Source {
     /// in which one of them, or a symbolic link on the way to it, can be replaced.
     #[must_use]
     pub fn trail(&self, sources: &Sources) -> Trail {
+        let mut trail = self.own_trail(sources);
+        sources.referenced.trail(&mut trail);
+        trail
+    }
+
+    /// The same without the files that the configuration refers to.
+    pub(super) fn own_trail(&self, sources: &Sources) -> Trail {
         let mut trail = Trail::default();
         trail.follow(&self.path);
         for file in sources.files.iter().skip(1) {
@@ -147,7 +155,6 @@ impl Source {
                 trail.follow(&directory);
             }
         }
-        sources.referenced.trail(&mut trail);
         trail
     }
 
@@ -307,30 +314,11 @@ impl LoadedConfig {
     }
 }
 
-/// What a glob matches.
+/// The paths that a glob matches.
 fn matches_of(pattern: &str) -> impl Iterator<Item = PathBuf> + use<> {
     // The parser reports an invalid pattern. A directory that cannot be listed has no files to read.
     let matches = glob::glob_with(pattern, GLOB).ok();
     matches.into_iter().flatten().filter_map(Result::ok)
-}
-
-/// What the glob at `path`, which has its base in front of it, matches.
-pub fn referenced_matches(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    matches_of(&path.to_string_lossy())
-}
-
-/// Reads a file that a configuration refers to. Returns `before` if that has the same content.
-///
-/// # Errors
-/// Why it cannot be read.
-pub fn read_referenced(path: &Path, before: Option<&SourceFile>, budget: &mut u64) -> Result<SourceFile, Reason> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Reason::new("there is no such file")
-            .hint("check the name; it is relative to the directory of the configuration file that has it")),
-        Ok(metadata) if metadata.is_dir() => Err(Reason::new("this is a directory, not a file")
-            .hint("name a file in it; for certificates, `directory` finds the files by themselves")),
-        _ => read_file(path, before, budget).map(|(file, _)| file),
-    }
 }
 
 /// Reads the file at `path`. Returns `before` if that has the same content.

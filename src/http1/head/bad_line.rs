@@ -28,6 +28,10 @@ pub enum HeadRule {
     Name,
     /// No control characters in a value (RFC 9110, section 5.5).
     Value,
+    /// `:authority` and `host` agree (RFC 9113, section 8.3.1).
+    Authority,
+    /// No header that is about one connection of HTTP/1 (RFC 9113, section 8.2.2).
+    ConnectionHeader,
 }
 
 impl HeadRule {
@@ -41,6 +45,8 @@ impl HeadRule {
             Self::Colon => "colon",
             Self::Name => "header_name",
             Self::Value => "header_value",
+            Self::Authority => "authority",
+            Self::ConnectionHeader => "connection_header",
         }
     }
 
@@ -54,6 +60,8 @@ impl HeadRule {
             Self::Colon => "A header has no colon.",
             Self::Name => "The name of a header is not a token.",
             Self::Value => "The value of a header contains a control character.",
+            Self::Authority => "The authority and the Host header differ.",
+            Self::ConnectionHeader => "A header is not allowed in HTTP/2.",
         }
     }
 }

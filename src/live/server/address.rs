@@ -7,13 +7,14 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use super::Server;
-use crate::config::Address;
+use crate::config::{Address, SocketAddress};
 use crate::live::address_list::AddressList;
+use crate::transport::connect::Targets;
 
 /// The address to connect to.
 #[derive(Debug)]
 pub(super) enum ResolvedAddress {
-    Fixed(SocketAddr),
+    Fixed(SocketAddress),
     Latest(Box<ResolvedName>),
 }
 
@@ -25,27 +26,11 @@ pub(super) struct ResolvedName {
     lookup_wanted: Notify,
 }
 
-/// The addresses to connect to, in the order in which they are tried.
-#[derive(Debug)]
-pub enum Targets {
-    Fixed([SocketAddr; 1]),
-    Resolved(Vec<SocketAddr>),
-}
-
-impl Targets {
-    #[must_use]
-    pub fn as_slice(&self) -> &[SocketAddr] {
-        match self {
-            Self::Fixed(address) => address,
-            Self::Resolved(addresses) => addresses,
-        }
-    }
-}
-
 impl ResolvedAddress {
     pub(super) fn new(address: &Address) -> Self {
         match address {
-            Address::Ip(address) => Self::Fixed(*address),
+            Address::Ip(address) => Self::Fixed(SocketAddress::Ip(*address)),
+            Address::Unix(path) => Self::Fixed(SocketAddress::Unix(path.clone())),
             Address::Name(..) => Self::Latest(Box::default()),
         }
     }
@@ -54,10 +39,10 @@ impl ResolvedAddress {
 impl Server {
     /// The address in use; `None` for a host name that has not been resolved yet.
     #[must_use]
-    pub fn target(&self) -> Option<SocketAddr> {
+    pub fn target(&self) -> Option<SocketAddress> {
         match &self.resolved {
-            ResolvedAddress::Fixed(address) => Some(*address),
-            ResolvedAddress::Latest(name) => name.addresses.load().as_ref().map(|list| list.current()),
+            ResolvedAddress::Fixed(address) => Some(address.clone()),
+            ResolvedAddress::Latest(name) => name.addresses.load().as_ref().map(|list| list.current().into()),
         }
     }
 
@@ -65,8 +50,8 @@ impl Server {
     #[must_use]
     pub fn targets(&self) -> Option<Targets> {
         match &self.resolved {
-            ResolvedAddress::Fixed(address) => Some(Targets::Fixed([*address])),
-            ResolvedAddress::Latest(name) => Some(Targets::Resolved(name.addresses.load().as_ref()?.in_turn())),
+            ResolvedAddress::Fixed(address) => Some(Targets::One(address.clone())),
+            ResolvedAddress::Latest(name) => Some(Targets::Several(name.addresses.load().as_ref()?.in_turn())),
         }
     }
 

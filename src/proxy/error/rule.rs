@@ -16,6 +16,7 @@ impl ProxyError {
             Self::Unresolved => "unresolved",
             Self::LocalShortage => "local_shortage",
             Self::Unreachable(io::ErrorKind::ConnectionRefused) => "refused",
+            Self::Tls(failure) | Self::TlsEnded(failure, _) => failure.word(),
             Self::Closed(_) | Self::IdleClosed(_) => "closed",
             Self::TruncatedHead => "truncated_head",
             Self::BadResponse(bad) => bad.rule(),
@@ -47,6 +48,7 @@ mod tests {
     use crate::http1::client::{BadResponse, Sent};
     use crate::http1::head::{BadLine, HeadError, HeadRule};
     use crate::http1::rejection::Rejection;
+    use crate::tls::failure::TlsFailure;
 
     const BAD_LINE: HeadError = HeadError::Malformed(BadLine { rule: HeadRule::Name, number: 2 });
 
@@ -65,6 +67,7 @@ mod tests {
             (ProxyError::TruncatedHead, "bad_response", Some("truncated_head")),
             (ProxyError::Unreachable(io::ErrorKind::ConnectionRefused), "unreachable", Some("refused")),
             (ProxyError::Unreachable(io::ErrorKind::HostUnreachable), "unreachable", None),
+            (ProxyError::Tls(TlsFailure::WrongName), "tls", Some("wrong_name")),
             (ProxyError::NoRoute, "no_route", None),
         ];
         for (error, label, rule) in cases {

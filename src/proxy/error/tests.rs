@@ -3,6 +3,7 @@
 use super::*;
 use crate::http1::head::{BadLine, HeadRule};
 
+const WANTS: TlsFailure = TlsFailure::WantsCertificate;
 const BAD_LINE: HeadError = HeadError::Malformed(BadLine { rule: HeadRule::Name, number: 2 });
 
 #[test]
@@ -27,6 +28,9 @@ fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
         (ProxyError::NoServer, 503, "no_server", Neither, None, false),
         (ProxyError::Unresolved, 502, "unreachable", Server, Some(Progress::NotConnected), false),
         (ProxyError::Unreachable(ConnectionRefused), 502, "unreachable", Server, Some(Progress::NotConnected), false),
+        (ProxyError::Tls(TlsFailure::Expired), 502, "tls", Server, Some(Progress::NotConnected), false),
+        (ProxyError::TlsEnded(WANTS, Sent::Nothing), 502, "tls", Server, Some(Progress::NotSent), false),
+        (ProxyError::TlsEnded(WANTS, Sent::All), 502, "tls", Server, Some(Progress::Sent), false),
         (ProxyError::LocalShortage, 503, "unreachable", Neither, Some(Progress::NotConnected), false),
         (ProxyError::ConnectTimeout, 504, "connect_timeout", Server, Some(Progress::NotConnected), false),
         (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),

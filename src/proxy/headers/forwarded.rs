@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::config::ForwardedMode;
 use crate::http1::head::Headers;
 use crate::http1::name::{HeaderName, HeaderSet};
+use crate::transport::ClientAddress;
 
 /// The maximum number of list entries that are examined. No real chain of proxies is longer.
 const MAX_HOPS: usize = 32;
@@ -23,7 +24,7 @@ const MAX_HOPS: usize = 32;
 #[derive(Debug, Clone)]
 pub struct ClientHeaders {
     /// The other end of the connection: the client, or a proxy in front.
-    peer: IpAddr,
+    peer: ClientAddress,
     proto: &'static str,
     cached: RefCell<Generated>,
 }
@@ -40,18 +41,18 @@ struct Generated {
 impl ClientHeaders {
     /// The headers for requests from `peer` with this scheme, `http` or `https`.
     #[must_use]
-    pub fn new(peer: SocketAddr, scheme: &'static str) -> Self {
+    pub fn new(peer: ClientAddress, scheme: &'static str) -> Self {
         let none = Generated { mode: ForwardedMode::None, host: Box::default(), headers: Headers::new() };
-        Self { peer: peer.ip().to_canonical(), proto: scheme, cached: RefCell::new(none) }
+        Self { peer, proto: scheme, cached: RefCell::new(none) }
     }
 
     /// Sets the headers of a request and returns the [`client_address`]. `Host` must already have the value
     /// that the server will receive.
-    pub fn set(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> IpAddr {
+    pub fn set(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> ClientAddress {
         if is_trusted(self.peer, trusted) { self.extend(headers, mode, trusted) } else { self.replace(headers, mode) }
     }
 
-    fn replace(&self, headers: &mut Headers, mode: ForwardedMode) -> IpAddr {
+    fn replace(&self, headers: &mut Headers, mode: ForwardedMode) -> ClientAddress {
         headers.remove_all(FORWARDING);
         if mode != ForwardedMode::None {
             let host = headers.get(HeaderName::Host).unwrap_or_default();
@@ -93,7 +94,7 @@ impl ClientHeaders {
         element
     }
 
-    fn extend(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> IpAddr {
+    fn extend(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> ClientAddress {
         let client = client_address(headers, mode, self.peer, trusted);
         if mode == ForwardedMode::None {
             return client;
@@ -135,7 +136,7 @@ impl ClientHeaders {
         self.element(proto, host)
     }
 
-    fn extend_x_forwarded(&self, headers: &mut Headers, client: IpAddr) {
+    fn extend_x_forwarded(&self, headers: &mut Headers, client: ClientAddress) {
         extend_list(headers, HeaderName::ForwardedFor, self.peer.to_string().as_bytes());
         let host = headers.get(HeaderName::Host).unwrap_or_default().to_vec();
         if !host.is_empty() {
@@ -158,9 +159,9 @@ fn writes_forwarded(mode: ForwardedMode) -> bool {
 /// front have built, or the farthest valid one if all are trusted. If there are two lists, the one that is written
 /// counts, or else `X-Forwarded-For`.
 #[must_use]
-pub fn client_address(headers: &Headers, mode: ForwardedMode, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+pub fn client_address(headers: &Headers, mode: ForwardedMode, peer: ClientAddress, trusted: &[IpNet]) -> ClientAddress {
     let first = if mode == ForwardedMode::Forwarded { HeaderName::Forwarded } else { HeaderName::ForwardedFor };
-    let mut client = peer.to_canonical();
+    let mut client = peer;
     for address in earlier_addresses(headers, first) {
         match address {
             // The entry was added by `client`, so it counts only if `client` is trusted.
@@ -171,10 +172,11 @@ pub fn client_address(headers: &Headers, mode: ForwardedMode, peer: IpAddr, trus
     client
 }
 
-/// Whether `address` is in one of the networks. Either may be an IPv4-mapped IPv6 address.
+/// Whether `address` is in one of the networks, which may be of IPv4-mapped IPv6 addresses. A Unix peer is trusted: who may
+/// connect to its socket, the permissions of the file say.
 #[must_use]
-pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
-    let address = address.to_canonical();
+pub fn is_trusted(address: ClientAddress, networks: &[IpNet]) -> bool {
+    let ClientAddress::Ip(address) = address else { return true };
     let contains = |network: &IpNet| match (network, address) {
         (IpNet::V6(network), IpAddr::V4(address)) => network.contains(&address.to_ipv6_mapped()),
         _ => network.contains(&address),
@@ -203,10 +205,10 @@ const X_FORWARDED: HeaderSet = HeaderSet::new(&[
 
 /// The addresses of the hops before our peer, nearest first; `None` for an entry that is not an address. They are taken
 /// from the list `first`, or from the other one if that is missing.
-fn earlier_addresses(headers: &Headers, first: HeaderName) -> impl Iterator<Item = Option<IpAddr>> {
+fn earlier_addresses(headers: &Headers, first: HeaderName) -> impl Iterator<Item = Option<ClientAddress>> {
     let both = [first, HeaderName::ForwardedFor, HeaderName::Forwarded];
     let name = both.into_iter().find(|name| headers.has(*name)).unwrap_or(first);
-    let parse: fn(&str) -> Option<IpAddr> = match name {
+    let parse: fn(&str) -> Option<ClientAddress> = match name {
         HeaderName::ForwardedFor => parse_address,
         _ => |element| parameter(element, "for").and_then(parse_address),
     };
@@ -246,12 +248,19 @@ fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     Some(value.trim().trim_matches('"'))
 }
 
-/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
-fn parse_address(text: &str) -> Option<IpAddr> {
+/// `Forwarded` names a Unix peer by an identifier, which begins with `_` (RFC 7239, section 6.3).
+const UNIX_NODE: &str = "_unix";
+
+/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets. For a Unix peer, nginx
+/// writes `unix:`.
+fn parse_address(text: &str) -> Option<ClientAddress> {
     let text = text.trim().trim_matches('"');
+    if matches!(text, "unix" | "unix:" | UNIX_NODE) {
+        return Some(ClientAddress::Unix);
+    }
     let bare = || text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse::<IpAddr>().ok();
     let address = bare().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
-    address.map(|address| address.to_canonical())
+    address.map(ClientAddress::from)
 }
 
 /// Translates `X-Forwarded-*` to `Forwarded`. Their host and scheme go to the first element, because they
@@ -271,7 +280,8 @@ fn add_forwarded(headers: &mut Headers) {
 
 /// Translates `Forwarded` to `X-Forwarded-*`.
 fn add_x_forwarded(headers: &mut Headers) {
-    let text = |address: Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    let text =
+        |address: Option<ClientAddress>| address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
     let mut addresses: Vec<String> = earlier_addresses(headers, HeaderName::Forwarded).map(text).collect();
     addresses.reverse();
     let [proto, host] = ["proto", "host"].map(|name| farthest_parameter(headers, name).map(str::to_owned));
@@ -307,10 +317,11 @@ fn extend_list(headers: &mut Headers, name: HeaderName, last: &[u8]) {
 }
 
 /// Formats a node of `Forwarded` (RFC 7239, section 6).
-fn node(address: Option<IpAddr>) -> String {
+fn node(address: Option<ClientAddress>) -> String {
     match address {
-        Some(IpAddr::V4(address)) => address.to_string(),
-        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+        Some(ClientAddress::Ip(IpAddr::V4(address))) => address.to_string(),
+        Some(ClientAddress::Ip(IpAddr::V6(address))) => format!("\"[{address}]\""),
+        Some(ClientAddress::Unix) => UNIX_NODE.to_owned(),
         None => "unknown".to_owned(),
     }
 }

@@ -174,10 +174,12 @@ fn client() -> Client {
     let listener = LiveListener {
         id: ListenerId(1),
         name: "web".into(),
-        address: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        configured: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+        address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+        rules: Arc::default(),
         counters: Arc::new(PerWorker::new(1)),
     };
-    Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)))
+    Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)).into())
 }
 
 #[test]

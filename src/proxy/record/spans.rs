@@ -62,6 +62,7 @@ impl RequestRecord<'_> {
         let address = match &attempt.server.key.address {
             Address::Ip(address) => (address.ip().to_string().into(), Some(address.port())),
             Address::Name(name, port) => (name.as_str().into(), Some(*port)),
+            Address::Unix(path) => (path.as_path().to_string_lossy().into(), None),
         };
         self.context.spans.record(Span {
             trace_id: trace.trace_id,

@@ -96,7 +96,7 @@ impl Watchdog {
     pub fn close(&self, listener: ListenerId) {
         self.connections.each(|slot| {
             if slot.listener == listener {
-                slot.closing.set(true);
+                slot.close();
             }
         });
     }
@@ -106,10 +106,12 @@ impl Watchdog {
     pub fn drain(&self) {
         let until = self.clock.now().checked_add(FIRST_REQUEST);
         self.connections.each(|slot| {
-            slot.closing.set(true);
+            slot.close();
             match slot.phase.get() {
                 ConnectionPhase::Idle => slot.end(Ending::Close),
-                ConnectionPhase::New => slot.deadline.set([slot.deadline.get(), until].into_iter().flatten().min()),
+                ConnectionPhase::Handshake | ConnectionPhase::New => {
+                    slot.deadline.set([slot.deadline.get(), until].into_iter().flatten().min())
+                }
                 ConnectionPhase::Head | ConnectionPhase::Busy | ConnectionPhase::Linger => {}
             }
         });
@@ -145,7 +147,7 @@ impl Watchdog {
     fn abort_if(&self, connection: impl Fn(ListenerId) -> bool, request: impl Fn(&RequestTimer) -> bool) {
         self.connections.each(|slot| {
             if connection(slot.listener) {
-                slot.closing.set(true);
+                slot.close();
                 if slot.phase.get() != ConnectionPhase::Busy {
                     slot.end(Ending::Close);
                 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::UpstreamConnection;
 use crate::live::server::Server;
+use crate::proxy::client::OwnerId;
 use crate::proxy::upstream::Upstream;
 
 /// The least that an idle connection is closed before the time that the server says it keeps it. A request that is on its
@@ -59,9 +60,12 @@ impl IdleConnections {
         self.connections.drain(..self.connections.len().div_ceil(2));
     }
 
-    pub(super) fn take(&mut self, repeatable: bool) -> Option<UpstreamConnection> {
+    /// See [`UpstreamPool::take`](super::UpstreamPool::take).
+    pub(super) fn take(&mut self, owner: Option<OwnerId>, repeatable: bool) -> Option<UpstreamConnection> {
         while repeatable || self.closed_early < MAX_CLOSED_EARLY {
-            let IdleConnection { mut connection, since, ended, .. } = self.connections.pop_back()?;
+            // Usually the last one.
+            let place = self.connections.iter().rposition(|idle| idle.connection.owner == owner)?;
+            let IdleConnection { mut connection, since, ended, .. } = self.connections.remove(place)?;
             let upstream = &connection.upstream;
             if upstream.is_quiet() && (repeatable || upstream.is_quiet_now()) {
                 if ended == self.server.idle_ended() && connection.leads_to(&self.server) {
@@ -76,6 +80,9 @@ impl IdleConnections {
     }
 
     pub(super) fn put(&mut self, mut connection: UpstreamConnection, now: Instant, announced: Option<Duration>) {
+        if connection.tls_changes != self.server.tls_changes() {
+            return;
+        }
         if connection.reused {
             self.closed_early = 0;
         }
@@ -113,6 +120,11 @@ impl IdleConnections {
 
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         self.connections.iter().map(|idle| &idle.connection.upstream)
+    }
+
+    /// Closes those that belong to `owner`.
+    pub(super) fn close_own(&mut self, owner: OwnerId) {
+        self.connections.retain(|idle| idle.connection.owner != Some(owner));
     }
 
     fn shrink_to(&mut self, count: usize) {

@@ -20,6 +20,7 @@ pub(super) use self::clock::{ClfCache, TimestampCache};
 use self::escape::{
     escape_hex, escape_json, escape_text, write_hex, write_integer, write_lower_case, write_seconds, write_word,
 };
+use crate::transport::ClientAddress;
 
 /// A finished request.
 #[derive(Debug, Clone)]
@@ -27,7 +28,7 @@ pub struct AccessLogEntry<'a> {
     /// When the request's head had been received.
     pub time: SystemTime,
     /// The client's address: the one that trusted proxies report, if there are any.
-    pub client: IpAddr,
+    pub client: ClientAddress,
     /// The client's port, if it is known.
     pub client_port: Option<NonZeroU16>,
     /// `-` if the head was invalid.
@@ -232,8 +233,8 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn write_address(client: IpAddr, out: &mut Vec<u8>) {
-    let IpAddr::V4(client) = client else {
+fn write_address(client: ClientAddress, out: &mut Vec<u8>) {
+    let ClientAddress::Ip(IpAddr::V4(client)) = client else {
         // Writing to memory cannot fail.
         let _ = write!(out, "{client}");
         return;
@@ -252,7 +253,7 @@ impl AccessLogEntry<'static> {
     pub(super) fn example(time: SystemTime) -> Self {
         Self {
             time,
-            client: [127, 0, 0, 1].into(),
+            client: IpAddr::from([127, 0, 0, 1]).into(),
             client_port: NonZeroU16::new(5123),
             method: "GET",
             path: "/path?q=1",

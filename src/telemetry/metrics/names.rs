@@ -44,6 +44,11 @@ pub const RETRIES: Family =
 pub const POOL_HOLDING: Family =
     gauge("lb_pool_holding", "Whether old servers serve until one of the pool is up.", &["pool"]);
 pub const POOL_ROUTED: Family = gauge("lb_pool_routed", "1 if a route leads to the pool, else 0.", &["pool"]);
+pub const POOL_TLS_UNVERIFIED: Family = gauge(
+    "lb_pool_tls_unverified",
+    "1 if the servers of a pool with TLS are not verified, else 0; absent without TLS.",
+    &["pool"],
+);
 pub const CLIENT_CONNECTIONS: Family =
     gauge("lb_client_connections", "Open client connections of a listener.", &["listener"]);
 pub const CERTIFICATE_EXPIRY: Family = gauge(
@@ -56,6 +61,8 @@ pub const CERTIFICATE_NOT_BEFORE: Family = gauge(
     "Unix time from which a certificate that listeners show is valid.",
     &["certificate"],
 );
+pub const TLS_HANDSHAKES: Family =
+    counter("lb_tls_handshakes_total", "TLS handshakes of clients by result.", &["listener", "result"]);
 pub const CLIENT_CONNECTIONS_LIMIT: Family = gauge(
     "lb_client_connections_limit",
     "Maximum open client connections: the configured limit, or as many as file descriptors allow if that is fewer.",

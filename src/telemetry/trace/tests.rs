@@ -29,7 +29,7 @@ pub(super) fn request(span_id: u64) -> Span {
         pool: Some("api".into()),
         server: Some("api-1".into()),
         generation: 7,
-        side: SpanSide::Client { address: [127, 0, 0, 9].into(), path: Some("/v1".into()) },
+        side: SpanSide::Client { address: std::net::IpAddr::from([127, 0, 0, 9]).into(), path: Some("/v1".into()) },
     }
 }
 

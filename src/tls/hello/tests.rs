@@ -60,7 +60,9 @@ fn a_hello_is_read_at_every_split_and_in_every_fragmentation() {
 #[test]
 fn names_are_normalized_and_addresses_are_none() {
     let long = "a".repeat(300);
-    let cases: [(&[(u16, Vec<u8>)], Option<&str>); 9] = [
+    /// The extensions, and the name.
+    type Case<'a> = (&'a [(u16, Vec<u8>)], Option<&'a str>);
+    let cases: [Case<'_>; 9] = [
         (&[], None),
         (&[name(b"example.com")], Some("example.com")),
         (&[name(b"192.0.2.1")], None),

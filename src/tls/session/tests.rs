@@ -43,7 +43,7 @@ fn name() -> ServerName<'static> {
 struct Pair {
     session: Session,
     peer: Connection,
-    output: Output,
+    output: Records,
     received: Vec<u8>,
     /// The most bytes that the session gets at once.
     step: usize,
@@ -60,7 +60,7 @@ impl Pair {
             (Session::client(client, name()), ServerConnection::new(server).expect("a connection").into())
         };
         let mut session = session.expect("a session");
-        let mut output = Output::default();
+        let mut output = Records::default();
         session.start(&mut output).expect("a hello");
         Self { session, peer, output, received: Vec::new(), step }
     }
@@ -69,7 +69,7 @@ impl Pair {
     fn exchange(&mut self) -> Result<Vec<u8>, Error> {
         let mut to_peer = Vec::new();
         loop {
-            let bytes = self.from_peer();
+            let bytes = self.take_from_peer();
             if bytes.is_empty() && self.output.filled().is_empty() {
                 return Ok(to_peer);
             }
@@ -79,7 +79,7 @@ impl Pair {
     }
 
     /// The records that the peer has to send.
-    fn from_peer(&mut self) -> Vec<u8> {
+    fn take_from_peer(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.peer.wants_write() {
             self.peer.write_tls(&mut bytes).expect("memory");
@@ -175,7 +175,7 @@ fn each_byte_of_a_handshake_can_be_the_last_of_a_read() {
                 let mut seen = 0;
                 // Cuts the whole stream from the peer in two, at `first`.
                 while pair.session.is_handshaking() || pair.peer.is_handshaking() {
-                    let bytes = pair.from_peer();
+                    let bytes = pair.take_from_peer();
                     let cut = first.clamp(seen, seen + bytes.len()) - seen;
                     seen += bytes.len();
                     pair.feed(&bytes[..cut]).expect("a part");
@@ -202,13 +202,13 @@ fn a_violation_ends_the_session_with_an_alert() {
             pair.exchange().expect("a handshake");
             pair.peer.writer().write_all(b"complete").expect("memory");
             pair.peer.writer().write_all(b"damaged").expect("memory");
-            let mut bytes = pair.from_peer();
+            let mut bytes = pair.take_from_peer();
             *bytes.last_mut().expect("bytes") ^= 1;
             assert_eq!(pair.feed(&bytes), Err(Error::DecryptError));
             assert_eq!(pair.received, b"complete");
             assert!(!pair.output.filled().is_empty(), "an alert");
             assert_eq!(pair.feed(b"more"), Err(Error::DecryptError));
-            assert!(pair.session.encrypt(&[b"x"], &mut Output::default()).is_err());
+            assert!(pair.session.encrypt(&[b"x"], &mut Records::default()).is_err());
             let error = pair.give_peer().expect_err("an alert");
             assert_eq!(error, Error::AlertReceived(rustls::AlertDescription::BadRecordMac), "{version:?} {is_server}");
         }
@@ -235,7 +235,7 @@ fn key_updates_in_both_directions_are_followed_and_bounded() {
             // Without data between them, there is a limit.
             let flood = (0..100).find_map(|_| {
                 pair.peer.refresh_traffic_keys().expect("TLS 1.3");
-                let bytes = pair.from_peer();
+                let bytes = pair.take_from_peer();
                 pair.feed(&bytes).err()
             });
             assert!(matches!(flood, Some(Error::PeerMisbehaved(_))), "{flood:?}");
@@ -249,7 +249,7 @@ fn a_part_of_a_record_does_not_stop_sending() {
         let mut pair = Pair::new(&configs(version), true, usize::MAX);
         pair.exchange().expect("a handshake");
         pair.peer.writer().write_all(b"question").expect("memory");
-        let bytes = pair.from_peer();
+        let bytes = pair.take_from_peer();
         for byte in &bytes[..bytes.len() - 1] {
             pair.feed(&[*byte]).expect("a part");
             pair.session.encrypt(&[b"x"], &mut pair.output).expect("a session");

@@ -6,7 +6,7 @@ pub const LISTENER: &[KeySpec] = &[
     required(
         "address",
         ValueType::Text(TextFormat::Address),
-        "`IP:port`, IPv6 in brackets. At least one listener is required",
+        "`IP:port`, IPv6 in brackets, or `unix:PATH`. At least one listener is required",
     ),
     optional("name", ValueType::Text(TextFormat::Label), "its name in logs and metrics"),
     optional(

@@ -40,11 +40,7 @@ pub const UPSTREAM: &[KeySpec] = &[
         ValueType::Choice(&["one"]),
         "`one`: a host name is one server, at whichever of its addresses answers",
     ),
-    key(
-        "protocol",
-        ValueType::Choice(&["http/1.1", "h2", "auto"]),
-        "`http/1.1`; `h2`: HTTP/2, without asking; `auto`: the one that the server chooses by ALPN, which takes TLS",
-    ),
+    key("protocol", ValueType::Choice(&["http/1.1"]), "`http/1.1`; so far the only one"),
     optional(
         "tls",
         ValueType::TableOrBoolean(UPSTREAM_TLS),

@@ -1,7 +1,5 @@
 //! Reads listeners, certificates, and TLS to servers.
 
-use std::net::SocketAddr;
-
 use super::acme::{self, DraftAcmeNames};
 use super::{Report, TableReader};
 use crate::config::file::keys;
@@ -9,12 +7,12 @@ use crate::config::file::tree::{Located, Location};
 use crate::config::problem::Reason;
 use crate::config::{
     CertificateConfig, CertificateSource, ClientAuth, EnvTexts, FilePath, HttpProtocol, HttpsRedirect,
-    ListenerTlsConfig, SocketMode, TlsVersion, UnknownHost, UpstreamTlsConfig, values,
+    ListenerTlsConfig, SocketAddress, SocketMode, TlsVersion, UnknownHost, UpstreamTlsConfig, values,
 };
 
 pub(in crate::config::file) struct DraftListener {
     pub(in crate::config::file) name: Option<Located<String>>,
-    pub(in crate::config::file) address: Option<Located<SocketAddr>>,
+    pub(in crate::config::file) address: Option<Located<SocketAddress>>,
     pub(in crate::config::file) protocols: Vec<HttpProtocol>,
     pub(in crate::config::file) proxy_protocol: bool,
     /// The place of `proxy_protocol`.
@@ -35,8 +33,9 @@ const UNKNOWN_HOST: [(&str, UnknownHost); 2] = [("refuse", UnknownHost::Refuse),
 const FILE: &str = "a file";
 
 pub(super) fn listener(table: &TableReader<'_>, report: &Report<'_>) -> DraftListener {
+    let base = table.key_location("address").map(|location| report.directory(location)).unwrap_or_default();
     let address = table.text("address", "an address such as \"0.0.0.0:8080\"", |text| {
-        values::listen_address(text).map(|address| (address, text.to_owned()))
+        values::listen_address_in(text, &base).map(|address| (address, text.to_owned()))
     });
     table.require("address", "\"0.0.0.0:8080\"");
     let name = table.text("name", "a name", values::label);

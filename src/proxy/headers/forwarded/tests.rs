@@ -22,6 +22,11 @@ fn headers(text: &str) -> Headers {
 const MODES: [ForwardedMode; 4] =
     [ForwardedMode::XForwarded, ForwardedMode::Forwarded, ForwardedMode::Both, ForwardedMode::None];
 
+/// An address of IP, or `unix`.
+fn address(text: &str) -> ClientAddress {
+    if text == "unix" { ClientAddress::Unix } else { text.parse::<IpAddr>().expect(text).into() }
+}
+
 /// Returns the headers of [`FAMILY`] that a request from `peer` has for the server if both families are written.
 fn set(peer: &str, sent: &str) -> [String; 5] {
     set_in(ForwardedMode::Both, peer, sent)
@@ -29,13 +34,13 @@ fn set(peer: &str, sent: &str) -> [String; 5] {
 
 fn set_in(mode: ForwardedMode, peer: &str, sent: &str) -> [String; 5] {
     let mut headers = headers(sent);
-    let peer = SocketAddr::new(peer.parse().expect("an address"), 4711);
+    let peer = address(peer);
     let client = ClientHeaders::new(peer, "http");
     let trusted = networks("10.0.0.0/8 fd00::/8");
-    let address = client.set(&mut headers, mode, &trusted);
-    let is_peer_trusted = is_trusted(peer.ip(), &trusted);
+    let found = client.set(&mut headers, mode, &trusted);
+    let is_peer_trusted = is_trusted(peer, &trusted);
     assert_eq!(headers.has(HeaderName::ForwardedOther), is_peer_trusted && sent.contains("X-Forwarded-Port"), "{sent}");
-    assert!(is_peer_trusted || address == peer.ip().to_canonical(), "{sent}");
+    assert!(is_peer_trusted || found == peer, "{sent}");
     FAMILY.map(|name| {
         let values: Vec<_> = headers.all(name).map(|value| str::from_utf8(value).expect("UTF-8")).collect();
         values.join(" | ")
@@ -178,7 +183,7 @@ fn servers_get_the_family_that_is_configured() {
 
 #[test]
 fn an_edit_of_the_mode_reaches_a_connection_that_is_open() {
-    let client = ClientHeaders::new(SocketAddr::from(([192, 0, 2, 1], 1)), "http");
+    let client = ClientHeaders::new(address("192.0.2.1"), "http");
     for mode in MODES.into_iter().chain(MODES) {
         let mut headers = headers("Host: a");
         client.set(&mut headers, mode, &[]);
@@ -190,7 +195,7 @@ fn an_edit_of_the_mode_reaches_a_connection_that_is_open() {
 #[test]
 fn of_two_lists_the_one_that_is_written_names_the_client() {
     let two = headers("X-Forwarded-For: 9.9.9.9\nForwarded: for=8.8.8.8");
-    let peer = IpAddr::from([10, 0, 0, 1]);
+    let peer = address("10.0.0.1");
     for mode in MODES {
         let expected = if mode == ForwardedMode::Forwarded { "8.8.8.8" } else { "9.9.9.9" };
         assert_eq!(client_address(&two, mode, peer, &networks("10.0.0.0/8")).to_string(), expected, "{mode:?}");
@@ -216,12 +221,22 @@ fn the_client_is_the_nearest_untrusted_address() {
         ("10.0.0.1", "Forwarded: proto=http", "10.0.0.1"),
         ("10.0.0.1", "Host: a", "10.0.0.1"),
         ("10.0.0.1", &many, "10.0.0.2"),
+        ("unix", "Host: a", "unix"),
+        ("unix", "X-Forwarded-For: 1.1.1.1", "1.1.1.1"),
+        ("unix", "X-Forwarded-For: 2.2.2.2, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
+        ("unix", "X-Forwarded-For: unknown", "unix"),
+        ("10.0.0.1", "X-Forwarded-For: 2.2.2.2, 1.1.1.1, unix", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: 2.2.2.2, 1.1.1.1, unix:", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: unix", "unix"),
+        ("10.0.0.1", "Forwarded: for=1.1.1.1, for=_unix", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: 2.2.2.2, unix, 1.1.1.1", "1.1.1.1"),
+        ("9.9.9.9", "X-Forwarded-For: 1.1.1.1, unix", "9.9.9.9"),
     ];
     for (peer, sent, client) in cases {
-        let peer = peer.parse().expect("an address");
+        let peer = address(peer);
         for mode in MODES {
             let address = client_address(&headers(sent), mode, peer, &networks("10.0.0.0/8 fd00::/8"));
-            assert_eq!(address.to_string(), client, "{peer} {sent} {mode:?}");
+            assert_eq!(address.to_string(), client, "{peer:?} {sent} {mode:?}");
         }
     }
 }
@@ -237,12 +252,9 @@ fn an_address_is_trusted_in_any_notation() {
         ("fd00::1", "fd00::/8", true),
         ("::10.1.2.3", "10.0.0.0/8", false),
         ("10.1.2.3", "", false),
+        ("unix", "", true),
     ];
-    for (address, trusted, expected) in cases {
-        assert_eq!(
-            is_trusted(address.parse().expect("an address"), &networks(trusted)),
-            expected,
-            "{address} {trusted}"
-        );
+    for (text, trusted, expected) in cases {
+        assert_eq!(is_trusted(address(text), &networks(trusted)), expected, "{text} {trusted}");
     }
 }

@@ -45,7 +45,7 @@ fn a_successful_request_has_every_value() {
 #[test]
 fn absent_values_are_omitted() {
     let entry = AccessLogEntry {
-        client: "2001:db8::1".parse().expect("an address"),
+        client: "2001:db8::1".parse::<IpAddr>().expect("an address").into(),
         client_port: None,
         user_agent: None,
         host: None,

@@ -1,4 +1,4 @@
-//! The TLS handshake of a client: reads its hello, finds the listener's rules, and chooses the protocol.
+//! The start of a client connection: its PROXY header and its TLS handshake.
 
 use std::pin::pin;
 
@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use super::*;
 use crate::config::HttpProtocol;
 use crate::live::acme::TLS_CHALLENGE;
-use crate::live::listener::HandshakeResult;
+use crate::live::listener::{HandshakeResult, ListenerRules};
 use crate::tls::hello::{ClientHello, FirstBytes};
 use crate::tls::server::{DECODE_ERROR, UNRECOGNIZED_NAME, alpn};
 use crate::transport::handshake::{self, HandshakeError};
@@ -19,53 +19,74 @@ const SPEAKS_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/pla
     Connection: close\r\n\r\nThis port speaks HTTPS: use https:// instead of http:// here.\n";
 
 /// A handshake that did not become a connection.
-enum Failed {
+enum NotOpened {
     /// The client may be told in this way, and is then given time to read it.
     Tell(HandshakeResult, Socket, &'static [u8]),
     Close(HandshakeResult),
 }
 
 impl Connection {
-    /// Serves a client of a listener with TLS to the end of the connection.
-    #[allow(clippy::manual_async_fn, reason = "as for Connection::serve")]
-    pub fn serve_tls(mut self, socket: Socket) -> impl Future<Output = ()> {
-        async move {
-            let Some(transport) = Box::pin(self.admit(socket)).await else { return };
-            let listener = Arc::clone(&self.client.listener);
-            let certificates = transport.session().peer_certificates().unwrap_or_default().to_vec();
-            self.client = Client::secure(listener, self.client.peer, &certificates);
-            let protocol = protocol(&transport);
-            let transport = Transport::Tls(Box::new(transport));
-            match protocol {
-                HttpProtocol::Http1 | HttpProtocol::Http2 => self.serve(transport).await,
+    /// Receives the PROXY header and makes the TLS handshake, as far as `rules` say, and finds out which protocol the client
+    /// speaks. `None` if the connection has ended.
+    pub(super) async fn open(
+        &mut self,
+        mut http: ServerConnection,
+        rules: &ListenerRules,
+    ) -> Option<(ServerConnection, Spoken)> {
+        if rules.proxy_protocol && !self.proxy_header(&mut http).await {
+            return None;
+        }
+        match &rules.tls {
+            None => Some((http, spoken_in_the_clear(rules))),
+            Some(tls) => {
+                let (transport, spoken) = self.secure(http, tls, rules).await?;
+                Some((ServerConnection::new(transport), spoken))
             }
         }
     }
 
     /// Performs the handshake within its timeout, and counts its result.
-    async fn admit(&self, socket: Socket) -> Option<TlsTransport> {
-        self.slot.wait(ConnectionPhase::New, self.context.snapshot().config.timeouts.tls_handshake);
+    async fn secure(
+        &mut self,
+        http: ServerConnection,
+        tls: &Arc<ListenerTls>,
+        rules: &ListenerRules,
+    ) -> Option<(Transport, Spoken)> {
+        self.slot.wait(ConnectionPhase::Handshake, self.context.snapshot().config.timeouts.tls_handshake);
         let result = {
-            let mut handshake = pin!(self.handshake(socket));
+            let mut handshake = pin!(self.handshake(http, tls));
             poll_fn(|context| match self.slot.poll(context) {
-                Poll::Ready(_) => Poll::Ready(Err(Failed::Close(HandshakeResult::Timeout))),
+                Poll::Ready(_) => Poll::Ready(Err(NotOpened::Close(HandshakeResult::Timeout))),
                 Poll::Pending => handshake.as_mut().poll(context),
             })
             .await
         };
-        let counters = self.client.listener.counters.of(self.context.worker);
+        let counters = Arc::clone(&self.client.listener.counters);
+        let counters = counters.of(self.context.worker);
         match result {
             Ok(transport) => {
                 let resumed = transport.session().is_resumed();
                 counters.handshake(if resumed { HandshakeResult::Resumed } else { HandshakeResult::Ok });
                 self.slot.wait(ConnectionPhase::New, self.context.snapshot().config.timeouts.request_header);
-                Some(transport)
+                let forwards = rules.forwards_certificate;
+                let session = transport.session();
+                self.client.secure(session.peer_certificates().filter(|_| forwards).unwrap_or_default());
+                let spoken = match session.alpn() {
+                    Some(name) if name == alpn(HttpProtocol::Http2) => Spoken::Http2,
+                    Some(_) => Spoken::Http1,
+                    // A client that does not negotiate speaks HTTP/1.1, unless there is only HTTP/2.
+                    None if rules.http1 => Spoken::Http1,
+                    None => Spoken::Http2,
+                };
+                drop(session);
+                self.tls = Some(Arc::clone(tls));
+                Some((Transport::Tls(Box::new(transport)), spoken))
             }
-            Err(Failed::Close(result)) => {
+            Err(NotOpened::Close(result)) => {
                 counters.handshake(result);
                 None
             }
-            Err(Failed::Tell(result, socket, bytes)) => {
+            Err(NotOpened::Tell(result, socket, bytes)) => {
                 counters.handshake(result);
                 self.tell(socket, bytes).await;
                 None
@@ -73,39 +94,36 @@ impl Connection {
         }
     }
 
-    async fn handshake(&self, socket: Socket) -> Result<TlsTransport, Failed> {
-        let (socket, received, hello) = self.first_bytes(socket).await?;
+    async fn handshake(&self, http: ServerConnection, rules: &Arc<ListenerTls>) -> Result<TlsTransport, NotOpened> {
+        let (socket, received, hello) = self.first_bytes(http).await?;
         let log = |reason: &dyn std::fmt::Display| {
-            let (listener, client) = (&self.client.listener.name, self.client.peer);
+            let (listener, client) = (&self.client.listener.name, self.client.peer.address());
             tracing::debug!(%listener, %client, "a TLS handshake failed; {reason}");
         };
         let hello = match hello {
             FirstBytes::Hello(hello) => hello,
             FirstBytes::PlainText => {
                 log(&"the client does not use TLS");
-                return Err(Failed::Tell(HandshakeResult::NotTls, socket, SPEAKS_HTTPS));
+                return Err(NotOpened::Tell(HandshakeResult::NotTls, socket, SPEAKS_HTTPS));
             }
             FirstBytes::Incomplete | FirstBytes::TooLarge | FirstBytes::Invalid => {
                 log(&"the client's first bytes are no valid hello");
-                return Err(Failed::Tell(HandshakeResult::Invalid, socket, &DECODE_ERROR));
+                return Err(NotOpened::Tell(HandshakeResult::Invalid, socket, &DECODE_ERROR));
             }
         };
         if let Some(config) = self.challenge(&hello) {
             return Err(prove(socket, &received, config).await);
         }
-        let (rules, generation, limit) = {
-            let snapshot = self.context.snapshot();
-            let rules = snapshot.tls.as_ref().and_then(|tls| tls.listener(&self.client.listener)).cloned();
+        let limit = {
             let workers = self.place.as_ref().map_or(1, WorkerPlace::workers);
-            (rules, snapshot.generation, handshakes::per_worker(snapshot.config.limits.handshakes, workers))
+            handshakes::per_worker(self.context.snapshot().config.limits.handshakes, workers)
         };
-        let Some(rules) = rules else { return Err(Failed::Close(HandshakeResult::Failed)) };
         let Some(config) = rules.accept(&hello).cloned() else {
             match &hello.server_name {
                 Some(name) => log(&format_args!("no certificate is for {name:?}")),
                 None => log(&"the client named no server, and no certificate is the default"),
             }
-            return Err(Failed::Tell(HandshakeResult::UnknownHost, socket, &UNRECOGNIZED_NAME));
+            return Err(NotOpened::Tell(HandshakeResult::UnknownHost, socket, &UNRECOGNIZED_NAME));
         };
         let turn = handshakes::turn(limit).await;
         let begun = handshake::begin(socket, &received, config);
@@ -118,9 +136,8 @@ impl Connection {
         };
         let transport = finished.map_err(|error| {
             log(&error);
-            Failed::Close(failure(&error))
+            NotOpened::Close(failure(&error))
         })?;
-        self.tls.replace(Some((rules, generation)));
         Ok(transport)
     }
 
@@ -133,12 +150,12 @@ impl Connection {
     }
 
     /// Reads the client's hello.
-    async fn first_bytes(&self, socket: Socket) -> Result<(Socket, Vec<u8>, FirstBytes), Failed> {
-        let (transport, mut received) = (Transport::Plain(socket), Vec::new());
-        let mut hello = FirstBytes::Incomplete;
+    async fn first_bytes(&self, http: ServerConnection) -> Result<(Socket, Vec<u8>, FirstBytes), NotOpened> {
+        let (transport, mut received) = http.into_parts();
+        let mut hello = FirstBytes::read(&received);
         while hello == FirstBytes::Incomplete {
             if !matches!(transport.read(&mut received, &self.context.resources.buffers).await, Ok(1..)) {
-                return Err(Failed::Close(HandshakeResult::Closed));
+                return Err(NotOpened::Close(HandshakeResult::Closed));
             }
             hello = FirstBytes::read(&received);
             // A client that is silent now costs no more than what it has sent.
@@ -146,7 +163,7 @@ impl Connection {
         }
         match transport {
             Transport::Plain(socket) => Ok((socket, received, hello)),
-            Transport::Tls(_) => Err(Failed::Close(HandshakeResult::Failed)),
+            Transport::Tls(_) => Err(NotOpened::Close(HandshakeResult::Failed)),
         }
     }
 
@@ -166,31 +183,34 @@ impl Connection {
     }
 
     /// Makes the next response the last if an edit has changed the rules that the client was admitted by.
-    pub(super) fn check_rules(&self) {
-        let mut tls = self.tls.borrow_mut();
-        let Some((rules, generation)) = &mut *tls else { return };
-        let snapshot = self.context.snapshot();
-        if snapshot.generation == *generation {
-            return;
-        }
-        let current = snapshot.tls.as_ref().and_then(|tls| tls.listener(&self.client.listener));
-        if current.is_some_and(|current| current.admits_like(rules)) {
-            *generation = snapshot.generation;
-        } else {
-            self.slot.closing.set(true);
+    pub(in crate::worker) fn check_rules(&self) {
+        if let Some(admitted) = &self.tls {
+            let rules = self.client.listener.rules.load();
+            if !rules.tls.as_ref().is_some_and(|tls| Arc::ptr_eq(tls, admitted) || tls.admits_like(admitted)) {
+                self.slot.closing.set(true);
+            }
         }
     }
 }
 
 /// Performs the handshake of a challenge; nothing follows it (RFC 8737, section 3).
-async fn prove(socket: Socket, received: &[u8], config: Arc<ServerConfig>) -> Failed {
+async fn prove(socket: Socket, received: &[u8], config: Arc<ServerConfig>) -> NotOpened {
     match handshake::accept(socket, received, config).await {
         Ok(transport) => {
             // The server has seen the certificate, whether or not it waits for the end.
             let _ = Transport::Tls(Box::new(transport)).shutdown_write();
-            Failed::Close(HandshakeResult::Ok)
+            NotOpened::Close(HandshakeResult::Ok)
         }
-        Err(error) => Failed::Close(failure(&error)),
+        Err(error) => NotOpened::Close(failure(&error)),
+    }
+}
+
+/// The protocol of a client without TLS.
+fn spoken_in_the_clear(rules: &ListenerRules) -> Spoken {
+    match (rules.http1, rules.http2) {
+        (_, false) => Spoken::Http1,
+        (false, true) => Spoken::Http2,
+        (true, true) => Spoken::Either,
     }
 }
 
@@ -201,13 +221,5 @@ fn failure(error: &HandshakeError) -> HandshakeResult {
             HandshakeResult::ClientCertificate
         }
         HandshakeError::Tls(_) => HandshakeResult::Failed,
-    }
-}
-
-/// The protocol that was agreed on: HTTP/1.1 with a client that does not negotiate.
-fn protocol(transport: &TlsTransport) -> HttpProtocol {
-    match transport.session().alpn() {
-        Some(name) if name == alpn(HttpProtocol::Http2) => HttpProtocol::Http2,
-        _ => HttpProtocol::Http1,
     }
 }

@@ -1,0 +1,152 @@
+//! Heads and trailers of HTTP/2 as those of HTTP/1, and the reverse. Pure.
+//!
+//! A request is converted so that the validators of HTTP/1 judge it: `:path` becomes the target and `:authority` becomes
+//! `Host`. Only the rules that HTTP/1 does not have are applied here (RFC 9113, section 8.2 and 8.3).
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName as FieldName, HeaderValue, Method, Response, StatusCode, Version, header, uri};
+
+use crate::http1::head::{BadLine, HeadError, HeadLimits, HeadRule, Headers, MAX_METHOD, RequestHead, ResponseHead};
+use crate::http1::name::HeaderName;
+
+/// Returns the head of a request; its headers reuse the memory of `headers`.
+///
+/// # Errors
+/// [`HeadError::Malformed`] if the request is malformed (RFC 9113, section 8.1.1); any other one for a limit.
+pub fn request(parts: &Parts, headers: Headers, limits: HeadLimits) -> Result<RequestHead, HeadError> {
+    let Parts { method, uri, headers: fields, .. } = parts;
+    if method.as_str().len() > MAX_METHOD {
+        return Err(HeadError::MethodTooLong);
+    }
+    let mut head = RequestHead::of_parts(headers, method.clone(), Version::HTTP_2, &target(method, uri)?);
+    let authority = uri.authority().map(uri::Authority::as_str);
+    if let Some(authority) = authority {
+        head.headers.add(HeaderName::Host, authority.as_bytes());
+    }
+    let mut cookies = Vec::new();
+    for (name, value) in fields {
+        let value = value.as_bytes();
+        check(name, value)?;
+        if *name == header::COOKIE {
+            // HTTP/2 may split it (RFC 9113, section 8.2.3).
+            if !cookies.is_empty() {
+                cookies.extend_from_slice(b"; ");
+            }
+            cookies.extend_from_slice(value);
+        } else if *name != header::HOST || authority.is_none() {
+            head.headers.add_named(name.as_str(), value);
+        } else if !authority.is_some_and(|authority| authority.as_bytes().eq_ignore_ascii_case(value)) {
+            return Err(malformed(HeadRule::Authority));
+        }
+    }
+    if !cookies.is_empty() {
+        head.headers.add_named("cookie", &cookies);
+    }
+    if head.headers.len() > limits.headers { Err(HeadError::TooManyHeaders) } else { Ok(head) }
+}
+
+/// The request target as in HTTP/1.
+fn target(method: &Method, uri: &http::Uri) -> Result<String, HeadError> {
+    if *method == Method::CONNECT {
+        return Ok(uri.authority().map_or(String::new(), |authority| authority.as_str().to_owned()));
+    }
+    let path = uri.path_and_query().map_or("", uri::PathAndQuery::as_str);
+    let is_target = path.starts_with('/') || path == "*" && *method == Method::OPTIONS;
+    if !is_target {
+        return Err(malformed(HeadRule::StartLine));
+    }
+    match (uri.scheme_str(), uri.authority()) {
+        // So that it is judged as an absolute target with that scheme.
+        (Some(scheme), Some(authority)) if !matches!(scheme, "http" | "https") => {
+            Ok(format!("{scheme}://{authority}{path}"))
+        }
+        _ => Ok(path.to_owned()),
+    }
+}
+
+/// Checks a header by the rules that only HTTP/2 has.
+fn check(name: &FieldName, value: &[u8]) -> Result<(), HeadError> {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if is_connection_specific(HeaderName::from_bytes(name.as_str().as_bytes())) {
+        return Err(malformed(HeadRule::ConnectionHeader));
+    }
+    if *name == header::TE && !value.eq_ignore_ascii_case(b"trailers") {
+        return Err(malformed(HeadRule::ConnectionHeader));
+    }
+    // Section 8.2.1. Control characters end an HTTP/1 header or a line.
+    let is_control = |byte: &u8| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f);
+    if is_blank(value.first()) || is_blank(value.last()) || value.iter().any(is_control) {
+        return Err(malformed(HeadRule::Value));
+    }
+    Ok(())
+}
+
+/// Whether a header is about one connection of HTTP/1, and so must not be in a message of HTTP/2 (RFC 9113, section
+/// 8.2.2).
+fn is_connection_specific(name: HeaderName) -> bool {
+    matches!(
+        name,
+        HeaderName::Connection
+            | HeaderName::KeepAlive
+            | HeaderName::ProxyConnection
+            | HeaderName::TransferEncoding
+            | HeaderName::Upgrade
+    )
+}
+
+fn malformed(rule: HeadRule) -> HeadError {
+    HeadError::Malformed(BadLine { rule, number: 1 })
+}
+
+/// Returns the head of a response. A header that HTTP/2 cannot have is left out.
+#[must_use]
+pub fn response(head: &ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.version_mut() = Version::HTTP_2;
+    let fields = response.headers_mut();
+    fields.reserve(head.headers.len() + 1);
+    for (id, name, value) in head.headers.iter() {
+        if !is_connection_specific(id) {
+            append(fields, name, value);
+        }
+    }
+    response
+}
+
+/// Returns a trailer section as lines, each with its CRLF. Those that break a rule are left out.
+#[must_use]
+pub fn trailer_lines(trailers: &HeaderMap) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (name, value) in trailers {
+        if check(name, value.as_bytes()).is_ok() {
+            lines.extend_from_slice(name.as_str().as_bytes());
+            lines.extend_from_slice(b": ");
+            lines.extend_from_slice(value.as_bytes());
+            lines.extend_from_slice(b"\r\n");
+        }
+    }
+    lines
+}
+
+/// Returns the trailers in these lines.
+#[must_use]
+pub fn trailers(lines: &[u8]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+            append(&mut fields, &line[..colon], line[colon + 1..].trim_ascii());
+        }
+    }
+    fields
+}
+
+fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (FieldName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        // More than 32,768 headers cannot be; the limit of a head is far below.
+        let _ = fields.try_append(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -170,8 +170,7 @@ fn everything_names_every_key() {
     for (table, keys) in keys::TABLES.iter().filter(|(table, _)| !table.contains('*')) {
         for key in keys::names(keys) {
             let is_shown = shown.contains(&((*table).to_owned(), key.to_owned()));
-            let elsewhere =
-                matches!(
+            let elsewhere = matches!(
                 (*table, key),
                 ("", "pool") | ("balance.sticky" | "health.eject" | "upstream.tls", _) | ("listener", "tls")
             );

@@ -81,7 +81,7 @@ fn scene(lifetime: u64) -> Option<(Lb, Pebble)> {
     Some((lb, pebble))
 }
 
-/// What openssl says about a certificate.
+/// The text in which openssl shows a certificate.
 fn openssl(path: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("openssl");
     let output = command.args(["x509", "-noout", "-in"]).arg(path).args(arguments).output().expect("openssl");

@@ -106,7 +106,7 @@ pub(crate) fn json(head: &str, body: &str) -> Option<String> {
     ))
 }
 
-/// What a server does before it refuses an order: its directory, a nonce and an account.
+/// The first steps of a server, before it refuses an order: its directory, a nonce and an account.
 pub(crate) fn until_order(path: &str, address: SocketAddr) -> Option<String> {
     match path {
         "/dir" => {

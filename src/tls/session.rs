@@ -2,6 +2,7 @@
 //!
 //! A session holds memory only for a record, or a handshake message, of which a part has been received.
 
+mod records;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
+
+pub use self::records::Records;
 
 /// The most plaintext that one record carries.
 pub const MAX_PLAINTEXT: usize = 16 * 1024;
@@ -47,44 +50,6 @@ macro_rules! either {
             Side::Client($connection) => $expression,
         }
     };
-}
-
-/// Records to send. Its memory is reused, so that it is cleared by nobody between two uses.
-#[derive(Debug, Default)]
-pub struct Records {
-    /// The records are at the front; the rest is initialized memory.
-    bytes: Vec<u8>,
-    filled: usize,
-    /// Small pieces that make one record.
-    joined: Vec<u8>,
-}
-
-impl Records {
-    /// The records.
-    #[must_use]
-    pub fn filled(&self) -> &[u8] {
-        &self.bytes[..self.filled]
-    }
-
-    /// Forgets the records and keeps the memory.
-    pub fn clear(&mut self) {
-        self.filled = 0;
-    }
-
-    /// Appends records.
-    pub fn extend(&mut self, records: &[u8]) {
-        self.room(records.len())[..records.len()].copy_from_slice(records);
-        self.filled += records.len();
-    }
-
-    /// Returns at least `length` bytes behind the records.
-    fn room(&mut self, length: usize) -> &mut [u8] {
-        let end = self.filled + length;
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        &mut self.bytes[self.filled..]
-    }
 }
 
 /// The work that is done as soon as the state of the connection allows it.

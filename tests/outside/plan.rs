@@ -139,7 +139,7 @@ fn an_unreachable_balancer_or_bad_usage_exits_with_2() {
     let ran = run(&["plan", file, "--admin", &refusing.address.to_string()]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
     assert!(ran.err.starts_with(&format!("lb: cannot reach a balancer at {}: ", refusing.address)), "{}", ran.err);
-    assert!(ran.err.contains("--admin HOST:PORT"), "{}", ran.err);
+    assert!(ran.err.contains("--admin ADDRESS"), "{}", ran.err);
     for bad in ["nowhere", "http://127.0.0.1:9900", "127.0.0.1:0"] {
         let ran = run(&["plan", file, "--admin", bad]);
         assert_eq!((ran.code, ran.err.contains(bad)), (Some(2), true), "{ran:#?}");

@@ -59,9 +59,10 @@ impl<'a> Report<'a> {
         self.texts[file].bytes
     }
 
-    /// The directory of the file that a location is in.
+    /// The directory of the file that a location is in; empty if there is no file, so that all keys have their defaults.
     pub(super) fn directory(&self, location: Location) -> PathBuf {
-        self.texts[location.file].path.parent().map_or_else(PathBuf::new, Path::to_owned)
+        let directory = self.texts.get(location.file).and_then(|text| text.path.parent());
+        directory.map_or_else(PathBuf::new, Path::to_owned)
     }
 
     /// Records a problem.

@@ -7,7 +7,7 @@ mod tickets;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::{ClientHello as OfferedHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -19,6 +19,7 @@ use self::tickets::SharedTicketer;
 use crate::config::{ClientAuth, HttpProtocol, TlsVersion, UnknownHost};
 use crate::tls::hello::ClientHello;
 use crate::tls::index::{ByKey, CertificateIndex};
+use crate::tls::provider;
 
 /// The alert `unrecognized_name` (RFC 6066, section 3), fatal, as a record: there is no session yet.
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -116,7 +117,7 @@ fn find<'i>(index: &'i CertificateIndex, unknown_host: UnknownHost, name: Option
 }
 
 fn server_config(rules: &TlsRules) -> Result<ServerConfig, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let versions = match rules.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12][..],
         TlsVersion::Tls13 => &[&TLS13],

@@ -245,7 +245,8 @@ pub const LIMITS: &[KeySpec] = &[
     key(
         "handshakes",
         ValueType::Integer(0..=100_000),
-        "concurrent TLS handshakes with clients; further ones wait. 0: a number that depends on the cores",
+        "TLS handshakes of new clients that are computed before requests of established connections have their turn. 0: a \
+         number that depends on the cores",
     ),
 ];
 

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::store::ChallengeFile;
 use crate::config::AcmeChallenge;
 use crate::live::acme::{Challenges, TLS_CHALLENGE, TlsChallenge};
+use crate::tls::provider;
 
 /// The responses to these challenges. Those that are the same as in `before` are kept.
 pub(super) fn responses(files: Vec<ChallengeFile>, before: &Challenges) -> Challenges {
@@ -65,7 +66,7 @@ fn handshake(name: &str, key_authorization: &str) -> Result<ServerConfig, String
     let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| failed(&error))?;
     // Not compared with its key: that would reject the critical extension, which only ACME servers know.
     let certified = CertifiedKey::new(vec![certificate.der().clone()], key);
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .with_no_client_auth()

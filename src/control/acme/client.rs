@@ -17,7 +17,6 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use parking_lot::Mutex;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
@@ -25,6 +24,7 @@ use tokio::time::timeout;
 
 use super::failure::Failure;
 use crate::config::AcmeConfig;
+use crate::tls::provider;
 
 /// How long a request may take, from connecting to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ impl AcmeClient {
     /// # Errors
     /// If the file of `acme.ca` cannot be used.
     pub(super) fn new(config: &AcmeConfig, not_before: NotBefore) -> Result<Self, Failure> {
-        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let tls = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Failure::new(error.to_string()))?
             .with_root_certificates(roots(config)?)

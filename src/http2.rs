@@ -1,10 +1,18 @@
-//! HTTP/2 (RFC 9113) on top of the `h2` crate, which has frames, HPACK, streams and flow control.
+//! HTTP/2 (RFC 9113) on the `h2` crate, on both sides of the proxy.
 //!
-//! - [`head`] converts heads and trailers to and from those of HTTP/1, so that both protocols share their rules (pure).
-//! - [`io`] lets `h2` read and write a transport, and [`flood`] counts what a client sends through it (pure).
+//! - [`head`] converts heads and trailers of clients to and from those of HTTP/1, so that both protocols share their rules
+//!   (pure); [`request_head`] and [`response_head`] do so for servers.
+//! - [`io`] lets `h2` read and write the transport of a client, and [`flood`] counts what it sends (pure). [`client_io`] is
+//!   the same for a server.
 //! - [`server`] is a stream to a client: a request and its response.
+//! - [`client`] is a connection to a server, shared by requests, and [`exchange`] one of its streams.
 
+pub mod client;
+pub mod client_io;
+pub mod exchange;
 pub mod flood;
 pub mod head;
 pub mod io;
+pub mod request_head;
+pub mod response_head;
 pub mod server;

@@ -10,7 +10,7 @@
 //!   fail. [`failures`] decides which of them speak against servers; [`saved`] keeps a response that is retried.
 //! - [`context`] has the state that all requests of a worker share, and [`client`] the state that all requests of a
 //!   connection share. [`timeouts`] limits how long each may wait.
-//! - [`headers`], [`cookie`], [`retry`]: rules. Pure.
+//! - [`headers`], [`cookie`], [`retry`], [`grpc`]: rules. Pure.
 
 pub mod attempt;
 pub mod attempts;
@@ -21,6 +21,7 @@ pub mod downstream;
 pub mod error;
 pub mod exchange;
 pub mod failures;
+pub mod grpc;
 pub mod headers;
 pub mod local;
 #[cfg(test)]

@@ -25,7 +25,7 @@ const LAYERS: [&str; 14] = [
 ];
 
 /// Decisions without I/O, as paths below `src/`; each covers the modules below it too.
-const PURE: [&str; 27] = [
+const PURE: [&str; 28] = [
     "config",
     "live/balance",
     "live/evidence",
@@ -47,6 +47,7 @@ const PURE: [&str; 27] = [
     "http2/flood",
     "http2/head",
     "proxy/cookie",
+    "proxy/grpc",
     "proxy/headers",
     "proxy/phases",
     "proxy/retry",

@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 39] = [
+pub const TARGETS: [&str; 40] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
@@ -50,6 +50,7 @@ pub const TARGETS: [&str; 39] = [
     "lb::control::resolver",
     "lb::control::upstream_tls::roots",
     "lb::health",
+    "lb::http2::client",
     "lb::live::server::address",
     "lb::proxy::exchange",
     "lb::proxy::upload",
@@ -71,7 +72,8 @@ pub const TARGETS: [&str; 39] = [
 ];
 
 /// Libraries that log.
-const LIBRARIES: [&str; 8] = [
+const LIBRARIES: [&str; 9] = [
+    "h2",
     "hyper",
     "hyper_util",
     "mio",

@@ -57,7 +57,7 @@ pub struct ResponseHead {
     pub headers: Headers,
     /// 100 to 999.
     pub status: u16,
-    /// 1.0 or 1.1.
+    /// 1.0, 1.1 or 2.
     pub version: Version,
     reason: TextSpan,
 }

@@ -1,6 +1,7 @@
 //! Memory and time that all connections of a worker share.
 
 use std::cell::{Ref, RefCell};
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::http1::head::HeadPool;
@@ -10,7 +11,7 @@ use crate::transport::Buffers;
 #[derive(Debug, Default)]
 pub struct Resources {
     /// Unused buffers for reading and writing.
-    pub buffers: Buffers,
+    pub buffers: Rc<Buffers>,
     /// Unused memory for heads.
     pub heads: HeadPool,
     /// The current second, and its `Date` value.

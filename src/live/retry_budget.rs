@@ -14,6 +14,8 @@ pub enum RetryReason {
     Connect,
     /// The new connection was closed before the request was sent.
     NotSent,
+    /// The server said that it had not processed the request.
+    Refused,
     /// The connection failed after the request was sent and before a response.
     Broken,
     /// Checks took the server down while the request waited for its response.
@@ -23,7 +25,7 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
-    pub const ALL: [Self; 5] = [Self::Connect, Self::NotSent, Self::Broken, Self::Down, Self::Status];
+    pub const ALL: [Self; 6] = [Self::Connect, Self::NotSent, Self::Refused, Self::Broken, Self::Down, Self::Status];
 
     /// The metric label.
     #[must_use]
@@ -31,6 +33,7 @@ impl RetryReason {
         match self {
             Self::Connect => "connect",
             Self::NotSent => "not_sent",
+            Self::Refused => "refused",
             Self::Broken => "broken",
             Self::Down => "down",
             Self::Status => "status",

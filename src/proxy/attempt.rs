@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 
 use http::Version;
 
+use crate::config::UpstreamProtocol;
 use crate::http1::body::BodyLength;
 use crate::http1::client::Sent;
 use crate::http1::head::ResponseHead;
@@ -49,6 +50,11 @@ pub async fn run(
         }
         connection = connect(attempt, upload, true).await?;
         done = exchange(attempt, upload, response, &mut connection).await;
+    }
+    match &mut done {
+        Err(ProxyError::ResponseTimeout | ProxyError::ResponseTooSlow) => connection.timed_out(),
+        Err(ProxyError::Refused { consumed }) => *consumed = upload.consumed,
+        _ => {}
     }
     if let Err(ProxyError::Closed(sent)) = done
         && let Some(failure) = attempt.exchange.record.context.upstreams.tls_ended(attempt.server(), &connection)
@@ -141,9 +147,11 @@ async fn connect(
 ) -> Result<UpstreamConnection, ProxyError> {
     let record = &attempt.exchange.record;
     let (upstreams, server) = (&record.context.upstreams, attempt.server());
+    let is_shared = attempt.exchange.pool.config.upstream.protocol == UpstreamProtocol::Http2;
     // With a PROXY header, the first connection makes the client an owner.
     let owner = server.proxy_header().map(|_| record.client.owner());
-    if !only_new
+    if !is_shared
+        && !only_new
         && let Some(owner) = owner.map_or(Some(None), |own| own.map(Some))
         && let Some(idle) = upstreams.take(server.id, owner, attempt.may_repeat(Progress::Sent))
     {
@@ -152,9 +160,15 @@ async fn connect(
     let timeout = record.snapshot.config.timeouts.connect;
     record.timer.wait(Phase::Connect, timeout);
     let opened = record.timer.run(async {
+        let open = async {
+            match is_shared {
+                true => upstreams.share(server, record.client, timeout / 2, only_new).await,
+                false => upstreams.open(server, record.client, timeout / 2).await,
+            }
+        };
         tokio::select! {
             biased;
-            opened = upstreams.open(server, record.client, timeout / 2) => opened.map_err(ProxyError::from),
+            opened = open => opened.map_err(ProxyError::from),
             () = upload.client_leaves(record.timer) => Err(ProxyError::ClientGone),
         }
     });
@@ -207,7 +221,8 @@ async fn receive(
         return Err(ProxyError::Status(status));
     }
     let client_version = attempt.exchange.record.head.version;
-    let is_chunked = head.headers.has(HeaderName::TransferEncoding) && from_server.length() == BodyLength::Unknown;
+    let can_have = head.version == Version::HTTP_2 || head.headers.has(HeaderName::TransferEncoding);
+    let is_chunked = can_have && from_server.length() == BodyLength::Unknown;
     let plan = &mut attempt.exchange.plan;
     let can_follow = is_chunked && client_version != Version::HTTP_10;
     plan.response_trailers = TrailerRule::announce(&mut head.headers, can_follow, plan.accepts_trailers);

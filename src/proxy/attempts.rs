@@ -143,6 +143,7 @@ mod tests {
         let cases = [
             (Progress::NotConnected, Tried { servers: vec![ServerId(7)], only_new: false, is_last_resort: false }),
             (Progress::NotSent, Tried { servers: vec![], only_new: true, is_last_resort: false }),
+            (Progress::Refused, Tried { servers: vec![ServerId(7)], only_new: true, is_last_resort: false }),
             (Progress::Sent, Tried { servers: vec![ServerId(7)], only_new: true, is_last_resort: false }),
         ];
         for (progress, expected) in cases {

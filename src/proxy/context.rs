@@ -115,12 +115,13 @@ impl Context {
         reports: UnboundedSender<ServerReport>,
     ) -> Self {
         let current = Rc::new(CurrentSnapshot(snapshot.load_full()));
+        let resources = Resources::default();
         Self {
             worker,
-            upstreams: UpstreamPool::new(descriptors, worker),
+            upstreams: UpstreamPool::new(descriptors, worker, &resources.buffers),
             watchdog: Watchdog::new(),
             spans,
-            resources: Resources::default(),
+            resources,
             log: RefCell::new(log),
             rng: RefCell::default(),
             clocks: Cell::new((Instant::now(), SystemTime::now())),

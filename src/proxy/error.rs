@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use crate::http1::body::BodyError;
 use crate::http1::chunked::BadChunk;
-use crate::http1::client::{BadResponse, ResponseError, Sent};
+use crate::http1::client::{BadResponse, ResponseError, Sent, Unsendable};
 use crate::http1::head::HeadError;
 use crate::http1::rejection::Rejection;
 use crate::live::retry_budget::RetryReason;
@@ -57,9 +57,16 @@ pub enum ProxyError {
     Closed(Sent),
     /// The server closed a reused connection before it responded: probably it had been idle for too long.
     IdleClosed(Sent),
+    /// The server said that it had not processed the request (HTTP/2).
+    Refused {
+        /// Whether a part of the body is gone, so that the request cannot be sent again.
+        consumed: bool,
+    },
+    /// The request cannot be expressed in the server's protocol.
+    Unsendable(Unsendable),
     /// The server closed the connection in the middle of the response's head.
     TruncatedHead,
-    /// The server's response is not valid HTTP/1.1.
+    /// The server's response is not valid HTTP.
     BadResponse(BadResponse),
     /// The server did not respond, or did not accept the request, in time.
     ResponseTimeout,
@@ -121,6 +128,8 @@ impl ProxyError {
             | Self::TlsEnded(..)
             | Self::Closed(_)
             | Self::IdleClosed(_)
+            | Self::Refused { .. }
+            | Self::Unsendable(_)
             | Self::TruncatedHead
             | Self::BadResponse(_)
             | Self::ServerDown
@@ -151,6 +160,8 @@ impl ProxyError {
             Self::Tls(_) | Self::TlsEnded(..) => "tls",
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse(_) => "bad_response",
+            Self::Refused { .. } => "refused",
+            Self::Unsendable(_) => "unsendable",
             Self::ResponseTimeout => "response_timeout",
             Self::ServerDown => "server_down",
             Self::Status(_) => "status",
@@ -192,6 +203,8 @@ impl ProxyError {
             | Self::ServerDown
             | Self::Status(_)
             | Self::IdleClosed(_)
+            | Self::Refused { .. }
+            | Self::Unsendable(_)
             | Self::NoServer
             | Self::LocalShortage
             | Self::Aborted
@@ -206,6 +219,7 @@ impl ProxyError {
             Self::Unresolved | Self::Unreachable(_) | Self::Tls(_) | Self::LocalShortage | Self::ConnectTimeout => {
                 Some(Progress::NotConnected)
             }
+            Self::Refused { consumed: false } => Some(Progress::Refused),
             Self::Closed(sent) | Self::IdleClosed(sent) | Self::TlsEnded(_, sent) => Some(match sent {
                 Sent::Nothing => Progress::NotSent,
                 Sent::Part | Sent::All => Progress::Sent,
@@ -220,6 +234,8 @@ impl ProxyError {
             | Self::ClientTooSlow
             | Self::ClientGone
             | Self::NoServer
+            | Self::Refused { consumed: true }
+            | Self::Unsendable(_)
             | Self::TruncatedHead
             | Self::BadResponse(_)
             | Self::ResponseTimeout
@@ -281,6 +297,8 @@ impl ProxyError {
                 "No server could be reached."
             }
             Self::ConnectTimeout => "No server could be reached in time.",
+            Self::Refused { .. } => "The server refused the request.",
+            Self::Unsendable(_) => "The request cannot be sent over the protocol of the server.",
             Self::Closed(_)
             | Self::IdleClosed(_)
             | Self::TruncatedHead
@@ -306,6 +324,7 @@ impl fmt::Display for ProxyError {
                 f.write_str("connection closed before a response")
             }
             Self::BadResponse(bad) => write!(f, "invalid response; {bad}"),
+            Self::Refused { .. } => f.write_str("the server refused the request"),
             Self::ResponseTimeout => f.write_str("response timeout"),
             Self::ServerDown => f.write_str("checks took the server down"),
             Self::Status(status) => write!(f, "status {status}"),
@@ -368,7 +387,10 @@ impl ProxyError {
     pub fn of_response(error: ResponseError, reused: bool) -> Self {
         match error {
             ResponseError::Closed(sent) if reused => Self::IdleClosed(sent),
-            ResponseError::Closed(sent) => Self::Closed(sent),
+            ResponseError::Closed(sent) | ResponseError::Reset(sent) => Self::Closed(sent),
+            // The caller knows whether the request can be sent again.
+            ResponseError::Refused => Self::Refused { consumed: true },
+            ResponseError::Unsendable(reason) => Self::Unsendable(reason),
             ResponseError::TruncatedHead => Self::TruncatedHead,
             ResponseError::Malformed(bad) => Self::BadResponse(bad),
         }

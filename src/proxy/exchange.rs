@@ -106,7 +106,7 @@ impl<'c> Routed<'c> {
     pub fn spend_retry(&self, reason: RetryReason) -> bool {
         match reason {
             // Requests that wait for a server that is down are as many as it had, and are not retried for the last time.
-            RetryReason::Connect | RetryReason::NotSent | RetryReason::Down => true,
+            RetryReason::Connect | RetryReason::NotSent | RetryReason::Refused | RetryReason::Down => true,
             RetryReason::Broken | RetryReason::Status => {
                 let counters = self.pool.live.counters.of(self.record.context.worker);
                 let share = self.pool.config.retry.budget;

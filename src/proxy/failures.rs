@@ -29,7 +29,7 @@ impl Routed<'_> {
     pub(super) fn note_failure(&mut self, member: usize, error: ProxyError) {
         match (error.blame(), error.progress()) {
             (Blame::Client | Blame::Neither, _) => {}
-            (Blame::Server, Some(Progress::NotConnected | Progress::NotSent)) => {
+            (Blame::Server, Some(Progress::NotConnected | Progress::NotSent | Progress::Refused)) => {
                 self.charge(Failed { member, error }, Evidence::Unsent);
             }
             (Blame::Server, Some(Progress::Sent) | None) => self.failures.add(member, error),

@@ -10,6 +10,8 @@ pub enum Progress {
     NotConnected,
     /// The connection closed before any byte of the request was sent.
     NotSent,
+    /// The server said that it had not processed the request (RFC 9113, section 8.7), of which all can be sent again.
+    Refused,
     /// At least a part of the request was sent, and no response was received.
     Sent,
 }
@@ -39,6 +41,7 @@ pub fn decide(progress: Progress, context: RetryContext<'_>) -> Option<RetryReas
     Some(match progress {
         Progress::NotConnected => RetryReason::Connect,
         Progress::NotSent => RetryReason::NotSent,
+        Progress::Refused => RetryReason::Refused,
         Progress::Sent => RetryReason::Broken,
     })
 }
@@ -47,7 +50,7 @@ pub fn decide(progress: Progress, context: RetryContext<'_>) -> Option<RetryReas
 #[must_use]
 pub fn may_repeat(progress: Progress, method: &Method, has_body: bool) -> bool {
     match progress {
-        Progress::NotConnected | Progress::NotSent => true,
+        Progress::NotConnected | Progress::NotSent | Progress::Refused => true,
         Progress::Sent => method.is_idempotent() && !has_body,
     }
 }
@@ -58,11 +61,13 @@ mod tests {
 
     #[test]
     fn a_request_is_retried_only_if_that_is_safe() {
-        use Progress::{NotConnected, NotSent, Sent};
+        use Progress::{NotConnected, NotSent, Refused, Sent};
         use RetryReason::{Broken, Connect};
         let cases = [
             (NotConnected, Method::POST, true, 1, Some(Connect)),
             (NotSent, Method::POST, false, 2, Some(RetryReason::NotSent)),
+            (Refused, Method::POST, true, 2, Some(RetryReason::Refused)),
+            (Refused, Method::POST, true, 3, None),
             (Sent, Method::POST, false, 1, None),
             (Sent, Method::PATCH, false, 1, None),
             (Sent, Method::GET, false, 1, Some(Broken)),

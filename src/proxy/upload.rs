@@ -25,6 +25,8 @@ pub struct Upload<'b, 'c> {
     pub(super) trailers: TrailerRule,
     /// Whether the client has ended its side of the connection.
     ended: bool,
+    /// Whether a part of the body is gone, so that it cannot be sent again.
+    pub(super) consumed: bool,
 }
 
 impl<'b, 'c> Upload<'b, 'c> {
@@ -35,7 +37,7 @@ impl<'b, 'c> Upload<'b, 'c> {
     pub fn new(body: &'b mut RequestBody<'c>, limit: u64) -> Result<Self, ProxyError> {
         body.start()?;
         let received = body.piece().len() as u64;
-        let upload = Self { body, limit, received, trailers: TrailerRule::None, ended: false };
+        let upload = Self { body, limit, received, trailers: TrailerRule::None, ended: false, consumed: false };
         if upload.is_too_large() { Err(ProxyError::BodyTooLarge) } else { Ok(upload) }
     }
 
@@ -77,6 +79,7 @@ impl<'b, 'c> Upload<'b, 'c> {
             };
             if matches!(sent, Ok(false)) {
                 if out.has_begun() {
+                    self.consumed = true;
                     self.body.release_piece();
                 }
                 sent = out.flush().await.map(|()| true);
@@ -85,6 +88,10 @@ impl<'b, 'c> Upload<'b, 'c> {
                 tracing::debug!(%error, "the server accepts no more of the request");
                 if out.sent() == Sent::Nothing {
                     // Keep the current piece for the next attempt.
+                    return pending().await;
+                }
+                if !self.consumed && out.may_be_refused() {
+                    // Likewise, if the server has refused the request. Otherwise it has responded.
                     return pending().await;
                 }
                 return self.discard(timer).await;
@@ -96,6 +103,7 @@ impl<'b, 'c> Upload<'b, 'c> {
                 break;
             }
             timer.body_rests(Phase::Upload);
+            self.consumed |= !self.body.piece().is_empty();
             self.body.advance().await?;
             let bytes = self.body.piece().len();
             timer.body_moves(Phase::Upload, bytes);
@@ -104,13 +112,17 @@ impl<'b, 'c> Upload<'b, 'c> {
                 return Err(ProxyError::BodyTooLarge);
             }
         }
-        self.body.consume_piece();
+        if self.consumed || !out.may_be_refused() {
+            self.consumed = true;
+            self.body.consume_piece();
+        }
         Ok(())
     }
 
     /// Reads the rest of a body that the server does not accept. The server may still respond and say why, and the
     /// client may not read that before it has sent everything.
     async fn discard(&mut self, timer: &RequestTimer) -> Result<(), ProxyError> {
+        self.consumed = true;
         while !self.body.is_done() {
             timer.body_rests(Phase::Upload);
             match self.body.advance().await {

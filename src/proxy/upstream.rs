@@ -7,14 +7,18 @@ use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::client::{self, ClientConnection, OutgoingRequest, ResponseError, Sent};
 use crate::http1::head::ResponseHead;
 use crate::http1::resources::Resources;
+use crate::http2::exchange::{Http2RequestWriter, Http2ResponseReader};
 #[cfg(test)]
 use crate::proxy::memory;
+use crate::proxy::upstream_pool::StreamPlace;
 
 /// A connection to a server.
 #[derive(Debug)]
 pub enum Upstream {
     /// Over which HTTP/1.1 is spoken.
     Http1(ClientConnection),
+    /// A place on one over which HTTP/2 is spoken.
+    Http2(StreamPlace),
     /// Memory.
     #[cfg(test)]
     Memory(memory::MemoryServer),
@@ -25,6 +29,8 @@ pub enum Upstream {
 pub enum RequestWriter<'c> {
     /// See [`Upstream::Http1`].
     Http1(client::Http1RequestWriter<'c>),
+    /// See [`Upstream::Http2`].
+    Http2(Http2RequestWriter),
     /// Memory.
     #[cfg(test)]
     Memory(memory::MemorySender),
@@ -35,6 +41,8 @@ pub enum RequestWriter<'c> {
 pub enum ResponseReader<'c> {
     /// See [`Upstream::Http1`].
     Http1(client::Http1ResponseReader<'c>),
+    /// See [`Upstream::Http2`].
+    Http2(Http2ResponseReader),
     /// Memory.
     #[cfg(test)]
     Memory(memory::MemoryReceiver),
@@ -52,6 +60,10 @@ impl Upstream {
                 let (writer, reader) = connection.start(request, resources);
                 (RequestWriter::Http1(writer), ResponseReader::Http1(reader))
             }
+            Self::Http2(place) => {
+                let (writer, reader) = place.client().start(request);
+                (RequestWriter::Http2(writer), ResponseReader::Http2(reader))
+            }
             #[cfg(test)]
             Self::Memory(server) => {
                 let (sender, receiver) = server.start(request);
@@ -65,6 +77,8 @@ impl Upstream {
     pub fn is_reusable(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_reusable(),
+            // The pool keeps it.
+            Self::Http2(_) => false,
             #[cfg(test)]
             Self::Memory(_) => true,
         }
@@ -75,6 +89,7 @@ impl Upstream {
     pub fn is_quiet(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_quiet(),
+            Self::Http2(_) => true,
             #[cfg(test)]
             Self::Memory(_) => true,
         }
@@ -84,6 +99,7 @@ impl Upstream {
     pub fn announce_end(&self) {
         match self {
             Self::Http1(connection) => connection.announce_end(),
+            Self::Http2(_) => {}
             #[cfg(test)]
             Self::Memory(_) => {}
         }
@@ -94,6 +110,7 @@ impl Upstream {
     pub fn tls_error(&self) -> Option<rustls::Error> {
         match self {
             Self::Http1(connection) => connection.tls_error(),
+            Self::Http2(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
         }
@@ -103,6 +120,7 @@ impl Upstream {
     pub fn poll_stirs(&self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Http1(connection) => connection.poll_stirs(context),
+            Self::Http2(_) => Poll::Pending,
             #[cfg(test)]
             Self::Memory(_) => Poll::Pending,
         }
@@ -113,6 +131,7 @@ impl Upstream {
     pub fn is_quiet_now(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_quiet_now(),
+            Self::Http2(_) => true,
             #[cfg(test)]
             Self::Memory(_) => true,
         }
@@ -128,6 +147,7 @@ impl RequestWriter<'_> {
     pub fn offer(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
         match self {
             Self::Http1(writer) => writer.offer(piece, end),
+            Self::Http2(writer) => writer.offer(piece, end),
             #[cfg(test)]
             Self::Memory(sender) => sender.send(piece, end.is_some()).map(|()| true),
         }
@@ -140,6 +160,7 @@ impl RequestWriter<'_> {
     pub async fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(writer) => writer.flush().await,
+            Self::Http2(writer) => writer.flush().await,
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -150,9 +171,16 @@ impl RequestWriter<'_> {
     pub fn has_begun(&self) -> bool {
         match self {
             Self::Http1(writer) => writer.has_begun(),
+            Self::Http2(writer) => writer.has_begun(),
             #[cfg(test)]
             Self::Memory(_) => true,
         }
+    }
+
+    /// Whether the server may refuse the request after it has been sent, so that it is to be kept.
+    #[must_use]
+    pub fn may_be_refused(&self) -> bool {
+        matches!(self, Self::Http2(_))
     }
 
     /// The part of the request that has been sent.
@@ -160,6 +188,7 @@ impl RequestWriter<'_> {
     pub fn sent(&self) -> Sent {
         match self {
             Self::Http1(writer) => writer.sent(),
+            Self::Http2(writer) => writer.sent(),
             #[cfg(test)]
             Self::Memory(_) => Sent::All,
         }
@@ -172,6 +201,7 @@ impl RequestWriter<'_> {
     pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
         match self {
             Self::Http1(writer) => writer.offer_raw(bytes),
+            Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
             Self::Memory(sender) => sender.send(bytes, false).map(|()| true),
         }
@@ -184,6 +214,7 @@ impl RequestWriter<'_> {
     pub fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(writer) => writer.shutdown(),
+            Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -198,6 +229,7 @@ impl ResponseReader<'_> {
     pub async fn read_head(&mut self, head: &mut ResponseHead) -> Result<(), ResponseError> {
         match self {
             Self::Http1(reader) => reader.read_head(head).await,
+            Self::Http2(reader) => reader.read_head(head).await,
             #[cfg(test)]
             Self::Memory(receiver) => receiver.read_head(head).await,
         }
@@ -208,6 +240,7 @@ impl ResponseReader<'_> {
     pub fn length(&self) -> BodyLength {
         match self {
             Self::Http1(reader) => reader.length(),
+            Self::Http2(reader) => reader.length(),
             #[cfg(test)]
             Self::Memory(receiver) => receiver.length(),
         }
@@ -220,6 +253,7 @@ impl ResponseReader<'_> {
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
         match self {
             Self::Http1(reader) => reader.advance().await,
+            Self::Http2(reader) => reader.advance().await,
             #[cfg(test)]
             Self::Memory(receiver) => Ok(receiver.advance().await),
         }
@@ -230,6 +264,7 @@ impl ResponseReader<'_> {
     pub fn piece(&self) -> &[u8] {
         match self {
             Self::Http1(reader) => reader.piece(),
+            Self::Http2(reader) => reader.piece(),
             #[cfg(test)]
             Self::Memory(receiver) => receiver.piece(),
         }
@@ -239,6 +274,7 @@ impl ResponseReader<'_> {
     pub fn release_piece(&mut self) {
         match self {
             Self::Http1(reader) => reader.release_piece(),
+            Self::Http2(reader) => reader.release_piece(),
             #[cfg(test)]
             Self::Memory(_) => {}
         }
@@ -249,6 +285,7 @@ impl ResponseReader<'_> {
     pub fn trailers(&self) -> &[u8] {
         match self {
             Self::Http1(reader) => reader.trailers(),
+            Self::Http2(reader) => reader.trailers(),
             #[cfg(test)]
             Self::Memory(_) => b"",
         }
@@ -259,6 +296,7 @@ impl ResponseReader<'_> {
     pub fn is_done(&self) -> bool {
         match self {
             Self::Http1(reader) => reader.is_done(),
+            Self::Http2(reader) => reader.is_done(),
             #[cfg(test)]
             Self::Memory(receiver) => receiver.is_done(),
         }
@@ -268,6 +306,8 @@ impl ResponseReader<'_> {
     pub fn tunnel(&mut self) {
         match self {
             Self::Http1(reader) => reader.tunnel(),
+            // No server switches protocols over HTTP/2.
+            Self::Http2(_) => {}
             #[cfg(test)]
             Self::Memory(_) => {}
         }

@@ -3,11 +3,14 @@
 mod idle;
 mod rest;
 mod secure;
+mod share;
+mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,9 @@ use tokio::time::timeout;
 
 use self::idle::IdleConnections;
 use self::secure::{FailureLog, secure};
+use self::share::SharedMap;
+use self::shared::SharedConnections;
+pub use self::shared::StreamPlace;
 use crate::config::{Address, ProxyHeaderVersion};
 use crate::http1::client::ClientConnection;
 use crate::live::descriptors::Descriptors;
@@ -29,7 +35,7 @@ use crate::telemetry::log_throttle::LogThrottle;
 use crate::tls::client::UpstreamTls;
 use crate::tls::failure::{TlsError, TlsFailure};
 use crate::transport::connect::connect_any;
-use crate::transport::{Socket, Transport, is_out_of_descriptors};
+use crate::transport::{Buffers, Socket, Transport, is_out_of_descriptors};
 
 /// The least time between two log messages about a shortage of descriptors.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,8 +57,17 @@ pub struct UpstreamConnection {
     peer: Option<SocketAddr>,
     /// [`Server::tls_changes`] when it was opened.
     tls_changes: u32,
-    _counted: Counted,
-    _slot: Slot,
+    /// `None` if it is shared.
+    _counted: Option<Counted>,
+}
+
+/// A new connection to a server, before anything is said on it.
+struct Opened {
+    transport: Transport,
+    owner: Option<OwnerId>,
+    peer: Option<SocketAddr>,
+    tls_changes: u32,
+    counted: Counted,
 }
 
 /// Why connecting failed.
@@ -72,6 +87,12 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub struct UpstreamPool {
     idle: RefCell<FxHashMap<ServerId, IdleConnections>>,
+    /// Those over HTTP/2, which requests share.
+    shared: SharedMap,
+    /// Notified when one of them ends.
+    shared_ended: Rc<Notify>,
+    /// The worker's unused buffers.
+    buffers: Rc<Buffers>,
     descriptors: Arc<Descriptors>,
     worker: usize,
     /// The number of requests that wait for a descriptor.
@@ -87,9 +108,12 @@ pub struct UpstreamPool {
 impl UpstreamPool {
     /// A pool without connections. While there is no descriptor for another one, idle ones are closed.
     #[must_use]
-    pub fn new(descriptors: Arc<Descriptors>, worker: usize) -> Self {
+    pub fn new(descriptors: Arc<Descriptors>, worker: usize, buffers: &Rc<Buffers>) -> Self {
         Self {
             idle: RefCell::default(),
+            shared: SharedMap::default(),
+            shared_ended: Rc::default(),
+            buffers: Rc::clone(buffers),
             descriptors,
             worker,
             waiting: Cell::new(0),
@@ -111,6 +135,13 @@ impl UpstreamPool {
         client: &Client,
         patience: Duration,
     ) -> Result<UpstreamConnection, ConnectError> {
+        let Opened { transport, owner, peer, tls_changes, counted } = self.connect(server, client, patience).await?;
+        let upstream = Upstream::Http1(ClientConnection::new(transport));
+        let (reused, idle_since, _counted) = (false, None, Some(counted));
+        Ok(UpstreamConnection { upstream, owner, reused, idle_since, peer, tls_changes, _counted })
+    }
+
+    async fn connect(&self, server: &Arc<Server>, client: &Client, patience: Duration) -> Result<Opened, ConnectError> {
         let targets = server.targets().ok_or(ConnectError::Unresolved)?;
         self.wait_for_descriptor(patience).await?;
         let (tls, tls_changes) = server.tls();
@@ -134,19 +165,8 @@ impl UpstreamPool {
             (Transport::Plain(socket), Some(tls)) => Box::pin(self.secure(socket, server, tls, peer)).await?,
             (transport, _) => transport,
         };
-        let upstream = Upstream::Http1(ClientConnection::new(transport));
-        let counted = Counted::new(server, self.worker);
-        let (reused, idle_since) = (false, None);
-        Ok(UpstreamConnection {
-            upstream,
-            owner,
-            reused,
-            idle_since,
-            peer,
-            tls_changes,
-            _counted: counted,
-            _slot: slot,
-        })
+        let counted = Counted::new(server, self.worker, slot);
+        Ok(Opened { transport, owner, peer, tls_changes, counted })
     }
 
     /// Makes the TLS handshake on a new connection.
@@ -198,9 +218,9 @@ impl UpstreamPool {
     /// Adds an existing connection to a server at `peer`.
     #[must_use]
     pub fn adopt(&self, upstream: Upstream, peer: Option<SocketAddr>, server: &Arc<Server>) -> UpstreamConnection {
-        let (counted, slot) = (Counted::new(server, self.worker), Slot::new(&self.descriptors, self.worker));
+        let counted = Counted::new(server, self.worker, Slot::new(&self.descriptors, self.worker));
         let (owner, reused, idle_since, tls_changes) = (None, true, None, server.tls_changes());
-        UpstreamConnection { upstream, owner, reused, idle_since, peer, tls_changes, _counted: counted, _slot: slot }
+        UpstreamConnection { upstream, owner, reused, idle_since, peer, tls_changes, _counted: Some(counted) }
     }
 
     #[cfg(test)]
@@ -245,7 +265,13 @@ impl UpstreamPool {
     pub fn close_oldest(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
         let oldest = idle.values_mut().filter(|idle| idle.oldest().is_some()).min_by_key(|idle| idle.oldest());
-        oldest.is_some_and(IdleConnections::close_oldest)
+        if oldest.is_some_and(IdleConnections::close_oldest) {
+            return true;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let oldest =
+            shared.values_mut().filter(|shared| shared.oldest().is_some()).min_by_key(|shared| shared.oldest());
+        oldest.is_some_and(SharedConnections::close_oldest)
     }
 
     /// Takes the most recently used idle connection to a server that belongs to `owner`, and drops those that no longer work. A request that is
@@ -287,15 +313,45 @@ impl UpstreamPool {
             }
             idle.is_worth_keeping()
         });
+        self.shared.borrow_mut().retain(|_, shared| {
+            shared.sweep(now);
+            shared.is_worth_keeping()
+        });
     }
 }
 
 impl UpstreamConnection {
     /// Whether the server is still at the other end: its host name may have been resolved to another address since.
     fn leads_to(&self, server: &Server) -> bool {
-        match server.key.address {
-            Address::Ip(_) | Address::Unix(_) => true,
-            Address::Name(..) => server.target().and_then(|target| target.ip()) == self.peer,
+        leads_to(self.peer, server)
+    }
+
+    /// Notes that a response was not received in time.
+    pub fn timed_out(&self) {
+        if let Upstream::Http2(place) = &self.upstream {
+            place.timed_out();
+        }
+    }
+}
+
+/// Whether the server is still at `peer`.
+fn leads_to(peer: Option<SocketAddr>, server: &Server) -> bool {
+    match server.key.address {
+        Address::Ip(_) | Address::Unix(_) => true,
+        Address::Name(..) => server.target().and_then(|target| target.ip()) == peer,
+    }
+}
+
+impl Clone for ConnectError {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Unresolved => Self::Unresolved,
+            Self::NoDescriptor => Self::NoDescriptor,
+            Self::Tls(failure) => Self::Tls(*failure),
+            Self::Io(error) => Self::Io(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => error.kind().into(),
+            }),
         }
     }
 }
@@ -341,17 +397,18 @@ impl Drop for WaitingRequest<'_> {
     }
 }
 
-/// Counts a connection for its server while it exists.
+/// Counts a connection for its server, and its descriptor, while it exists.
 #[derive(Debug)]
 struct Counted {
     server: Arc<Server>,
     worker: usize,
+    _slot: Slot,
 }
 
 impl Counted {
-    fn new(server: &Arc<Server>, worker: usize) -> Self {
+    fn new(server: &Arc<Server>, worker: usize, slot: Slot) -> Self {
         server.counters().of(worker).opened.add(1);
-        Self { server: Arc::clone(server), worker }
+        Self { server: Arc::clone(server), worker, _slot: slot }
     }
 }
 

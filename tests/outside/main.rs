@@ -26,6 +26,7 @@ mod hard;
 mod healthcheck;
 mod holds;
 mod http2;
+mod http2_servers;
 mod idle;
 mod keys;
 mod last_good;

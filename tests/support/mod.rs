@@ -14,6 +14,7 @@ pub(crate) mod demo;
 pub(crate) mod fake_acme;
 mod fixture;
 pub(crate) mod h2;
+pub(crate) mod http2;
 pub(crate) mod lb;
 pub(crate) mod pebble;
 pub(crate) mod prometheus;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::SocketAddress;
 use crate::control::health::error::{CheckError, ResponseFault};
+use crate::control::health::http2;
 use crate::control::health::stream::{CheckStream, tls_failure};
 use crate::http1::chunked::Decoder;
 use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
@@ -32,6 +33,8 @@ const FIRST_READ: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Exchange {
     stream: CheckStream,
+    /// Whether to speak HTTP/2.
+    pub(super) http2: bool,
     /// From connecting to the end of the response.
     timeout: Duration,
     deadline: Instant,
@@ -88,7 +91,7 @@ impl Exchange {
                     Err(_) => return Err(CheckError::HandshakeTimeout(target.clone(), timeout)),
                 },
             };
-            return Ok(Self { stream, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
+            return Ok(Self { stream, http2: false, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
         }
         Err(failure)
     }
@@ -109,6 +112,13 @@ impl Exchange {
     }
 
     async fn response(&mut self, request: &[u8], method: &Method) -> Result<u16, ResponseFault> {
+        if self.http2 {
+            let response = http2::exchange(&mut self.stream, request, method, MAX_BODY).await?;
+            self.input = response.body;
+            // One byte too many is a body that is not complete.
+            self.rest = Some(Rest::Bytes(self.input.len() as u64 + u64::from(!response.is_whole)));
+            return Ok(response.status);
+        }
         // A server may respond without reading the request, and close.
         let _ = self.stream.write_all(request).await;
         let _ = self.stream.flush().await;

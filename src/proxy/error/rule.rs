@@ -20,6 +20,7 @@ impl ProxyError {
             Self::Closed(_) | Self::IdleClosed(_) => "closed",
             Self::TruncatedHead => "truncated_head",
             Self::BadResponse(bad) => bad.rule(),
+            Self::Unsendable(reason) => reason.rule(),
             // Their labels say it all.
             Self::Unreachable(_)
             | Self::NoRoute
@@ -28,6 +29,7 @@ impl ProxyError {
             | Self::ClientGone
             | Self::NoServer
             | Self::ConnectTimeout
+            | Self::Refused { .. }
             | Self::ResponseTimeout
             | Self::ServerDown
             | Self::Status(_)

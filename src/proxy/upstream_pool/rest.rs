@@ -10,16 +10,21 @@ impl UpstreamPool {
     /// The time at which a sweep will have something to do, if servers close no connection.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.idle.borrow().values().filter_map(super::idle::IdleConnections::next_deadline).min()
+        let shared = self.shared.borrow();
+        let shared = shared.values().filter_map(super::SharedConnections::next_deadline);
+        self.idle.borrow().values().filter_map(super::IdleConnections::next_deadline).chain(shared).min()
     }
 
     /// Waits until a server closes an idle connection, or sends something on it. A sweep must have come before.
     pub async fn closed(&self) {
-        poll_fn(|context| {
+        let stirs = poll_fn(|context| {
             let idle = self.idle.borrow();
             let stirs = idle.values().flat_map(|idle| idle.upstreams()).any(|idle| idle.poll_stirs(context).is_ready());
             if stirs { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        });
+        tokio::select! {
+            () = stirs => {}
+            () = self.shared_ended.notified() => {}
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::server::ServerKey;
 
 fn pool(limit: usize) -> UpstreamPool {
-    UpstreamPool::new(Arc::new(Descriptors::new(limit, 1)), 0)
+    UpstreamPool::new(Arc::new(Descriptors::new(limit, 1)), 0, &Rc::default())
 }
 
 fn client() -> Client {

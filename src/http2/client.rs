@@ -1,0 +1,167 @@
+//! A connection to a server over which HTTP/2 is spoken. Requests share it, each with a stream of its own.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, SendRequest};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::http1::client::{OutgoingRequest, RESPONSE_LIMITS};
+use crate::http2::client_io::ClientIo;
+use crate::http2::exchange::{self, Http2RequestWriter, Http2ResponseReader};
+use crate::transport::{Buffers, Transport};
+
+/// The most that a server may send on a stream before some of it was relayed.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The most of an upload that waits in `h2` for the server's socket.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The most streams on a connection, even if the server allows more: they share one congestion window.
+const MAX_STREAMS: usize = 100;
+/// How long the last frames of a connection that is no longer used may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A handle on a connection; when it and all its streams are gone, the connection closes.
+#[derive(Debug)]
+pub struct Http2Client {
+    requests: SendRequest<Bytes>,
+    pulse: Rc<Pulse>,
+    is_secure: bool,
+    /// Tells the driver that the handle is gone.
+    _handle: Rc<()>,
+}
+
+/// The signs of life of a connection.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// The number of reads that brought something.
+    received: Cell<u64>,
+    /// Whether `h2` has the server's first SETTINGS.
+    settings: Cell<bool>,
+    /// Whether the driver has ended.
+    ended: Cell<bool>,
+    /// Notified once the first SETTINGS are known, or the connection has ended.
+    changed: Notify,
+}
+
+impl Pulse {
+    pub(super) fn receive(&self) {
+        self.received.update(|received| received.wrapping_add(1));
+    }
+
+    pub(super) fn has_settings(&self) -> bool {
+        self.settings.get()
+    }
+
+    pub(super) fn settings_read(&self) {
+        self.settings.set(true);
+    }
+}
+
+/// Speaks HTTP/2 on a new connection. The driver has to be polled until it ends.
+///
+/// # Errors
+/// If the connection breaks before the first frames are written.
+pub async fn open(
+    transport: Transport,
+    buffers: Rc<Buffers>,
+    is_secure: bool,
+) -> Result<(Http2Client, impl Future<Output = ()>), h2::Error> {
+    let pulse = Rc::<Pulse>::default();
+    let io = ClientIo::new(transport, buffers, Rc::clone(&pulse));
+    let (requests, connection) = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(RESPONSE_LIMITS.bytes).unwrap_or(u32::MAX))
+        .header_table_size(4096)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(MAX_STREAMS))
+        // Until the server's SETTINGS are known.
+        .initial_max_send_streams(1)
+        .enable_push(false)
+        .handshake(io)
+        .await?;
+    let handle = Rc::new(());
+    let driver = drive(connection, Rc::clone(&pulse), Rc::downgrade(&handle));
+    Ok((Http2Client { requests, pulse, is_secure, _handle: handle }, driver))
+}
+
+/// Reads and writes frames until the connection ends.
+async fn drive(connection: Connection<ClientIo, Bytes>, pulse: Rc<Pulse>, handle: std::rc::Weak<()>) {
+    let mut connection = pin!(connection);
+    let mut told = false;
+    // `h2` wakes the connection when the last handle or stream is dropped.
+    let is_over = poll_fn(|context| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "the HTTP/2 connection to a server ended");
+            }
+            return Poll::Ready(true);
+        }
+        if pulse.has_settings() && !told {
+            told = true;
+            pulse.changed.notify_waiters();
+        }
+        if handle.strong_count() == 0 { Poll::Ready(false) } else { Poll::Pending }
+    })
+    .await;
+    if !is_over {
+        // A server that reads nothing must not keep it open.
+        let _ = timeout(GOODBYE, connection).await;
+    }
+    pulse.ended.set(true);
+    pulse.changed.notify_waiters();
+}
+
+impl Http2Client {
+    /// Starts a stream; the head of the request goes out with the first piece of its body.
+    pub fn start(&self, request: OutgoingRequest<'_>) -> (Http2RequestWriter, Http2ResponseReader) {
+        exchange::start(self.requests.clone(), request, self.is_secure)
+    }
+
+    /// The streams that the connection may have at the same time: 1 until the server's limit is known.
+    #[must_use]
+    pub fn max_streams(&self) -> usize {
+        self.requests.current_max_send_streams().min(MAX_STREAMS)
+    }
+
+    /// Whether the server's limit is known.
+    #[must_use]
+    pub fn has_settings(&self) -> bool {
+        self.pulse.has_settings()
+    }
+
+    /// Waits until the server's limit is known or the connection has ended.
+    pub async fn settled(&self) {
+        let changed = self.pulse.changed.notified();
+        if !self.has_settings() && !self.has_ended() {
+            changed.await;
+        }
+    }
+
+    /// Whether new streams are accepted: neither has the connection ended, nor the server sent GOAWAY.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        !self.has_ended() && matches!(self.requests.clone().poll_ready(&mut context), Poll::Ready(Ok(())))
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.pulse.ended.get()
+    }
+
+    /// A number that changes whenever the server has sent something.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.pulse.received.get()
+    }
+}

@@ -1,0 +1,195 @@
+//! gRPC: the status for a failure of our own, and deadlines. Pure.
+
+use std::time::Duration;
+
+use crate::proxy::error::ProxyError;
+
+/// A status of gRPC that `lb` itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GrpcStatus {
+    DeadlineExceeded = 4,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// The most digits of a timeout.
+const MAX_DIGITS: usize = 8;
+
+/// Whether this `Content-Type` is gRPC's, in any of its encodings.
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+        && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
+}
+
+impl GrpcStatus {
+    /// The status for a failure.
+    #[must_use]
+    pub fn of(error: ProxyError) -> Self {
+        match error {
+            ProxyError::BodyTooLarge => Self::ResourceExhausted,
+            ProxyError::ClientTooSlow => Self::DeadlineExceeded,
+            error => Self::of_status(error.status()),
+        }
+    }
+
+    /// The status for a response of our own with this status of HTTP.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            401 => Self::Unauthenticated,
+            403 => Self::PermissionDenied,
+            404 => Self::Unimplemented,
+            408 | 504 => Self::DeadlineExceeded,
+            413 | 429 => Self::ResourceExhausted,
+            400..=499 => Self::Internal,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit. `None` if it is none.
+#[must_use]
+pub fn timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > MAX_DIGITS || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 3600)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// Writes a timeout in the finest unit in which it fits, rounded down: the server must not have more time than is left.
+#[must_use]
+pub fn timeout_text(left: Duration) -> String {
+    const MAX: u128 = 99_999_999;
+    let seconds = u128::from(left.as_secs());
+    let units =
+        [(left.as_nanos(), 'n'), (left.as_micros(), 'u'), (left.as_millis(), 'm'), (seconds, 'S'), (seconds / 60, 'M')];
+    match units.into_iter().find(|(number, _)| *number <= MAX) {
+        Some((number, unit)) => format!("{number}{unit}"),
+        None => format!("{}H", (seconds / 3600).min(MAX)),
+    }
+}
+
+/// Writes a message for `grpc-message`: percent-encoded, except for the visible characters of ASCII and the space.
+#[must_use]
+pub fn message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::rejection::Rejection;
+
+    #[test]
+    fn the_content_type_tells_what_is_grpc() {
+        let cases = [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+            ("", false),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(is_grpc(value.as_bytes()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn each_failure_has_a_status() {
+        let cases = [
+            (ProxyError::NoServer, 14),
+            (ProxyError::Unreachable(std::io::ErrorKind::ConnectionRefused), 14),
+            (ProxyError::Refused { consumed: true }, 14),
+            (ProxyError::Closed(crate::http1::client::Sent::All), 14),
+            (ProxyError::Aborted, 14),
+            (ProxyError::ConnectTimeout, 4),
+            (ProxyError::ResponseTimeout, 4),
+            (ProxyError::ClientTooSlow, 4),
+            (ProxyError::BodyTooLarge, 8),
+            (ProxyError::NoRoute, 12),
+            (ProxyError::Rejected(Rejection::Framing), 13),
+            (ProxyError::Expectation, 13),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(GrpcStatus::of(error) as u8, expected, "{error:?}");
+        }
+        for (status, expected) in [(401, 16), (403, 7), (429, 8), (404, 12), (502, 14), (503, 14), (504, 4)] {
+            assert_eq!(GrpcStatus::of_status(status) as u8, expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_has_at_most_eight_digits_and_a_unit() {
+        let millis = Duration::from_millis;
+        let cases = [
+            ("1H", Some(millis(3_600_000))),
+            ("2M", Some(millis(120_000))),
+            ("3S", Some(millis(3000))),
+            ("100m", Some(millis(100))),
+            ("5000u", Some(millis(5))),
+            ("1000000n", Some(millis(1))),
+            ("0n", Some(millis(0))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("100000000n", None),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("1s", None),
+            ("-1S", None),
+            ("1.5S", None),
+            (" 1S", None),
+            ("1 S", None),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(timeout(value.as_bytes()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_written_in_the_finest_unit_and_never_longer() {
+        let cases = [
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_nanos(100_000_999), "100000u"),
+            (Duration::from_millis(100_500), "100500m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::from_secs(100_000_119), "1666668M"),
+            (Duration::MAX, "99999999H"),
+        ];
+        for (left, expected) in cases {
+            assert_eq!(timeout_text(left), expected);
+            assert!(timeout(expected.as_bytes()).expect("valid") <= left, "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_visible_ascii() {
+        assert_eq!(message("100 % of \u{fc}\r\n"), "100 %25 of %C3%BC%0D%0A");
+    }
+}

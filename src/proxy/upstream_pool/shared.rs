@@ -1,0 +1,280 @@
+//! The connections that requests share: those of one worker to one server over HTTP/2.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::{ConnectError, Counted};
+use crate::http2::client::Http2Client;
+use crate::live::server::Server;
+
+/// A connection that requests share.
+#[derive(Debug)]
+pub(super) struct SharedConnection {
+    client: Http2Client,
+    /// `None` for a Unix socket.
+    peer: Option<SocketAddr>,
+    /// [`Server::tls_changes`] when it was opened.
+    tls_changes: u32,
+    /// [`Server::idle_ended`] when it was opened.
+    ended: u32,
+    /// The number of open streams.
+    streams: Cell<usize>,
+    /// Whether it has carried a request.
+    used: Cell<bool>,
+    /// Since when it has had no stream.
+    idle_since: Cell<Instant>,
+    /// Whether it gets no more streams.
+    retired: Cell<bool>,
+    _counted: Counted,
+}
+
+/// The place of a request on a shared connection, until it is dropped.
+#[derive(Debug)]
+pub struct StreamPlace {
+    connection: Rc<SharedConnection>,
+    /// [`Http2Client::received`] at its start.
+    received: u64,
+    /// Whether the connection had been idle before.
+    pub(super) was_idle: bool,
+}
+
+/// A connection that is being opened, for the requests that wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    /// The number of requests that wait for it, with the one that opens it.
+    waiting: Cell<usize>,
+    outcome: RefCell<Option<Outcome>>,
+    done: Notify,
+}
+
+/// How opening a connection went.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    Open(Rc<SharedConnection>),
+    Failed(ConnectError),
+    /// The request that opened it was given up.
+    Abandoned,
+}
+
+/// The connections of one worker to one server that requests share.
+#[derive(Debug)]
+pub(super) struct SharedConnections {
+    server: Arc<Server>,
+    connections: Vec<Rc<SharedConnection>>,
+    opening: Vec<Rc<Opening>>,
+    /// The number of requests that the next connection is expected to carry at the same time.
+    expected: usize,
+}
+
+/// The number of requests that wait for a connection to a server whose limit is not known yet.
+const EXPECTED: usize = 100;
+
+impl SharedConnection {
+    pub(super) fn new(
+        client: Http2Client,
+        (peer, tls_changes): (Option<SocketAddr>, u32),
+        server: &Server,
+        counted: Counted,
+    ) -> Self {
+        Self {
+            client,
+            peer,
+            tls_changes,
+            ended: server.idle_ended(),
+            streams: Cell::new(0),
+            used: Cell::new(false),
+            idle_since: Cell::new(Instant::now()),
+            retired: Cell::new(false),
+            _counted: counted,
+        }
+    }
+
+    pub(super) fn client(&self) -> &Http2Client {
+        &self.client
+    }
+
+    /// Takes a place, if there is one.
+    pub(super) fn place(self: &Rc<Self>) -> Option<StreamPlace> {
+        let streams = self.streams.get();
+        if self.retired.get() || streams >= self.client.max_streams() || !self.client.is_open() {
+            return None;
+        }
+        self.streams.set(streams + 1);
+        let was_idle = self.used.replace(true) && streams == 0;
+        Some(StreamPlace { connection: Rc::clone(self), received: self.client.received(), was_idle })
+    }
+
+    /// Whether the connection still leads to the server, and no edit or check has ended it.
+    fn is_current(&self, server: &Server) -> bool {
+        self.ended == server.idle_ended()
+            && self.tls_changes == server.tls_changes()
+            && super::leads_to(self.peer, server)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.get() == 0
+    }
+}
+
+impl StreamPlace {
+    /// The connection.
+    #[must_use]
+    pub fn client(&self) -> &Http2Client {
+        &self.connection.client
+    }
+
+    /// The other end, and [`Server::tls_changes`] when the connection was opened.
+    pub(super) fn peer(&self) -> (Option<SocketAddr>, u32) {
+        (self.connection.peer, self.connection.tls_changes)
+    }
+
+    /// Notes that a response was not received in time. If the server has sent nothing at all meanwhile, the connection may
+    /// be dead, and gets no more streams.
+    pub fn timed_out(&self) {
+        if self.received == self.client().received() {
+            self.connection.retired.set(true);
+        }
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let streams = self.connection.streams.get() - 1;
+        self.connection.streams.set(streams);
+        if streams == 0 {
+            self.connection.idle_since.set(Instant::now());
+        }
+    }
+}
+
+impl Opening {
+    /// Whether another request may wait for it.
+    fn has_room(&self, expected: usize) -> bool {
+        self.waiting.get() < expected
+    }
+
+    /// Waits for the outcome: for a connection, until the server's limit is known.
+    pub(super) async fn outcome(&self) -> Outcome {
+        self.waiting.update(|waiting| waiting + 1);
+        let _waiting = Waiting(&self.waiting);
+        loop {
+            let done = self.done.notified();
+            if let Some(outcome) = self.outcome.borrow().clone() {
+                break outcome;
+            }
+            done.await;
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.outcome.borrow().is_some()
+    }
+
+    fn end(&self, outcome: Outcome) {
+        *self.outcome.borrow_mut() = Some(outcome);
+        self.done.notify_waiters();
+    }
+}
+
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.update(|waiting| waiting - 1);
+    }
+}
+
+/// The decision how a request gets a connection.
+#[derive(Debug)]
+pub(super) enum Choice {
+    Place(StreamPlace),
+    Wait(Rc<Opening>),
+    Open(Rc<Opening>),
+}
+
+impl SharedConnections {
+    pub(super) fn new(server: &Arc<Server>) -> Self {
+        Self { server: Arc::clone(server), connections: Vec::new(), opening: Vec::new(), expected: EXPECTED }
+    }
+
+    /// Chooses the connection with the most streams that has room, or else one that is being opened, or else a new one.
+    /// `only_new` rules out the first.
+    pub(super) fn choose(&mut self, only_new: bool) -> Choice {
+        let (server, connections) = (&self.server, &mut self.connections);
+        connections.retain(|connection| !connection.client.has_ended() && !connection.retired.get());
+        connections.sort_by_key(|connection| std::cmp::Reverse(connection.streams.get()));
+        let mut current = connections.iter().filter(|connection| !only_new && connection.is_current(server));
+        if let Some(place) = current.find_map(SharedConnection::place) {
+            return Choice::Place(place);
+        }
+        if let Some(opening) = self.opening.iter().find(|opening| opening.has_room(self.expected)) {
+            return Choice::Wait(Rc::clone(opening));
+        }
+        let opening = Rc::new(Opening { waiting: Cell::new(1), ..Opening::default() });
+        self.opening.push(Rc::clone(&opening));
+        Choice::Open(opening)
+    }
+
+    /// Adds a connection, which the request that opened it may use. Others wait until the server's limit is known.
+    pub(super) fn add(&mut self, connection: Rc<SharedConnection>) {
+        self.connections.push(connection);
+    }
+
+    /// Ends the wait for a connection.
+    pub(super) fn opened(&mut self, opening: &Rc<Opening>, outcome: Outcome) {
+        self.opening.retain(|other| !Rc::ptr_eq(other, opening));
+        if let Outcome::Open(connection) = &outcome
+            && connection.client.has_settings()
+        {
+            self.expected = connection.client.max_streams().max(1);
+        }
+        opening.end(outcome);
+    }
+
+    /// Since when the connection has been idle that has been so the longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.idle().map(|connection| connection.idle_since.get()).min()
+    }
+
+    /// Closes the one that has been idle the longest; false if there is none.
+    pub(super) fn close_oldest(&mut self) -> bool {
+        let oldest = self.oldest();
+        let found = self
+            .connections
+            .iter()
+            .position(|connection| connection.is_idle() && Some(connection.idle_since.get()) == oldest);
+        found.map(|index| self.connections.swap_remove(index)).is_some()
+    }
+
+    fn idle(&self) -> impl Iterator<Item = &Rc<SharedConnection>> {
+        self.connections.iter().filter(|connection| connection.is_idle())
+    }
+
+    /// Closes idle connections that are too old or too many. Those that get no more streams, because the server is leaving,
+    /// has another address, or does not want any, close with their last stream.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let server = &self.server;
+        let (timeout, keeps) = (server.idle_timeout(), server.keeps_connections() && !server.is_leaving());
+        self.connections.retain(|connection| {
+            let age = now.saturating_duration_since(connection.idle_since.get());
+            let lives = !connection.retired.get() && connection.is_current(server) && connection.client.is_open();
+            lives && !server.is_leaving() && (!connection.is_idle() || keeps && age < timeout)
+        });
+        while self.idle().count() > self.server.max_idle() && self.close_oldest() {}
+    }
+
+    /// The time at which a sweep will have something to do, if the server closes no connection.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.oldest()?.checked_add(self.server.idle_timeout())
+    }
+
+    /// Whether the server has connections or requests wait for one.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        !self.connections.is_empty() || !self.opening.is_empty()
+    }
+}

@@ -20,9 +20,20 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
+use crate::config::HttpProtocol;
+
 /// The cryptography of all connections.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())))
+}
+
+/// The name of a protocol in ALPN.
+#[must_use]
+pub fn alpn(protocol: HttpProtocol) -> &'static [u8] {
+    match protocol {
+        HttpProtocol::Http1 => b"http/1.1",
+        HttpProtocol::Http2 => b"h2",
+    }
 }

@@ -125,7 +125,7 @@ impl Gateway {
 
     async fn play(&self, script: &[u8]) -> Transcript {
         // Idle connections of the previous script.
-        while self.context.upstreams.take(self.server.id, None, true).is_some() {}
+        while self.context.upstreams.take_idle(self.server.id, None, true).is_some() {}
         let (mut client, stream) = FarEnd::pair();
         let (mut servers, streams): (Vec<FarEnd>, Vec<TcpStream>) =
             (0..SERVER_CONNECTIONS).map(|_| FarEnd::pair()).unzip();

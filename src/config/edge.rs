@@ -46,7 +46,7 @@ pub struct ListenerConfig {
     pub env: EnvTexts,
 }
 
-/// A protocol that clients may speak.
+/// A protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HttpProtocol {
     #[serde(rename = "http/1.1")]

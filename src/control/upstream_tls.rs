@@ -12,8 +12,9 @@ use crate::config::file::subject::{Subject, locate};
 use crate::config::problem::{Problem, Reason};
 use crate::config::references::Role;
 use crate::config::source::SourceFile;
-use crate::config::{Address, Config, LOCALHOST, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
+use crate::config::{Address, Config, HttpProtocol, LOCALHOST, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
 use crate::control::certificates::in_force::FilesInForce;
+use crate::tls::alpn;
 use crate::tls::certificate::parse_chain;
 use crate::tls::client::{PoolTls, PoolTlsParts, Roots, server_name};
 
@@ -75,8 +76,8 @@ impl PoolsTls {
         }
         add(tls.server_name.as_deref().unwrap_or_default().as_bytes());
         identity.iter().flat_map(|identity| &identity.cert).for_each(|certificate| add(certificate));
-        let protocols = alpn(pool.upstream.protocol);
-        protocols.iter().for_each(|protocol| add(protocol));
+        let protocols = offered(pool.upstream.protocol);
+        protocols.iter().for_each(|protocol| add(alpn(*protocol)));
         // Cannot fail: `check` has reported it.
         let server_name = tls.server_name.as_deref().and_then(|name| server_name(name).ok());
         let parts = PoolTlsParts { roots, identity, server_name, protocols, digest: digest.finalize().into() };
@@ -169,9 +170,10 @@ pub fn host(address: &Address) -> String {
 }
 
 /// The protocols that are offered to servers.
-fn alpn(protocol: UpstreamProtocol) -> &'static [&'static [u8]] {
+fn offered(protocol: UpstreamProtocol) -> &'static [HttpProtocol] {
     match protocol {
-        UpstreamProtocol::Http1 | UpstreamProtocol::Auto => &[b"http/1.1"],
-        UpstreamProtocol::Http2 => &[b"h2"],
+        UpstreamProtocol::Http1 => &[HttpProtocol::Http1],
+        UpstreamProtocol::Http2 => &[HttpProtocol::Http2],
+        UpstreamProtocol::Auto => &[HttpProtocol::Http2, HttpProtocol::Http1],
     }
 }

@@ -7,7 +7,6 @@ use std::task::{Poll, ready};
 
 use http::Version;
 
-use crate::config::UpstreamProtocol;
 use crate::http1::body::BodyLength;
 use crate::http1::client::Sent;
 use crate::http1::head::ResponseHead;
@@ -16,7 +15,7 @@ use crate::http1::persistence;
 use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
-use crate::proxy::exchange::Attempt;
+use crate::proxy::exchange::{Attempt, Routed};
 use crate::proxy::phases::response_rules;
 use crate::proxy::relay::relay;
 use crate::proxy::retry::Progress;
@@ -24,9 +23,9 @@ use crate::proxy::timeouts::Phase;
 use crate::proxy::tunnel;
 use crate::proxy::upload::Upload;
 use crate::proxy::upstream::ResponseReader;
-use crate::proxy::upstream_pool::UpstreamConnection;
+use crate::proxy::upstream_pool::{UpstreamConnection, Wanted};
 
-/// Sends the request and relays the response. `only_new` rules out idle connections.
+/// Sends the request and relays the response.
 ///
 /// If an idle connection turns out to have been closed, the request is sent again on a new one, if that is safe. The
 /// server may be up, and says nothing by closing, so this is the same attempt: nothing is counted, and the client stays
@@ -38,8 +37,8 @@ pub async fn run(
     attempt: &mut Attempt<'_, '_>,
     upload: &mut Upload<'_, '_>,
     response: &mut ResponseWriter<'_>,
-    only_new: bool,
 ) -> Result<(), ProxyError> {
+    let only_new = attempt.exchange.tried.only_new;
     let mut connection = connect(attempt, upload, only_new).await?;
     let mut done = exchange(attempt, upload, response, &mut connection).await;
     if let Err(error @ ProxyError::IdleClosed(_)) = done {
@@ -53,7 +52,11 @@ pub async fn run(
     }
     match &mut done {
         Err(ProxyError::ResponseTimeout | ProxyError::ResponseTooSlow) => connection.timed_out(),
-        Err(ProxyError::Refused { consumed }) => *consumed = upload.consumed,
+        Err(ProxyError::Refused { consumed }) => {
+            *consumed = upload.consumed;
+            attempt.exchange.tried.avoided = connection.id();
+        }
+        Err(ProxyError::Reset(_)) => attempt.exchange.tried.avoided = connection.id(),
         _ => {}
     }
     if let Err(ProxyError::Closed(sent)) = done
@@ -139,36 +142,25 @@ async fn exchange(
     Ok(())
 }
 
-/// Takes an idle connection of this worker, or opens a new one.
+/// Takes a connection of this worker, or opens a new one.
 async fn connect(
     attempt: &Attempt<'_, '_>,
     upload: &mut Upload<'_, '_>,
     only_new: bool,
 ) -> Result<UpstreamConnection, ProxyError> {
-    let record = &attempt.exchange.record;
-    let (upstreams, server) = (&record.context.upstreams, attempt.server());
-    let is_shared = attempt.exchange.pool.config.upstream.protocol == UpstreamProtocol::Http2;
-    // With a PROXY header, the first connection makes the client an owner.
-    let owner = server.proxy_header().map(|_| record.client.owner());
-    if !is_shared
-        && !only_new
-        && let Some(owner) = owner.map_or(Some(None), |own| own.map(Some))
-        && let Some(idle) = upstreams.take(server.id, owner, attempt.may_repeat(Progress::Sent))
-    {
-        return Ok(idle);
+    let Routed { record, pool, tried, .. } = &*attempt.exchange;
+    let (upstreams, server, client) = (&record.context.upstreams, attempt.server(), record.client);
+    let (protocol, repeatable) = (pool.config.upstream.protocol, attempt.may_repeat(Progress::Sent));
+    let wanted = Wanted { server, client, protocol, repeatable, only_new, avoided: tried.avoided };
+    if let Some(taken) = upstreams.take(&wanted) {
+        return Ok(taken);
     }
     let timeout = record.snapshot.config.timeouts.connect;
     record.timer.wait(Phase::Connect, timeout);
     let opened = record.timer.run(async {
-        let open = async {
-            match is_shared {
-                true => upstreams.share(server, record.client, timeout / 2, only_new).await,
-                false => upstreams.open(server, record.client, timeout / 2).await,
-            }
-        };
         tokio::select! {
             biased;
-            opened = open => opened.map_err(ProxyError::from),
+            opened = upstreams.open(&wanted, timeout / 2) => opened.map_err(ProxyError::from),
             () = upload.client_leaves(record.timer) => Err(ProxyError::ClientGone),
         }
     });

@@ -9,6 +9,7 @@ use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::exchange::Routed;
 use crate::proxy::retry::Progress;
 use crate::proxy::upload::Upload;
+use crate::proxy::upstream_pool::ConnectionId;
 
 /// Makes attempts at the pool's servers until one responds or no retry is allowed.
 ///
@@ -45,9 +46,8 @@ async fn make_attempts(
     let (mut reason, mut was_any_up) = (None, false);
     loop {
         was_any_up |= !exchange.tried.is_last_resort;
-        let only_new = exchange.tried.only_new;
         let mut attempt = exchange.attempt(member, reason);
-        let error = match attempt::run(&mut attempt, &mut upload, response, only_new).await {
+        let error = match attempt::run(&mut attempt, &mut upload, response).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -80,7 +80,9 @@ async fn make_attempts(
 pub struct Tried {
     servers: Vec<ServerId>,
     /// Whether the next attempt must open a new connection, because the last one's connection was closed.
-    only_new: bool,
+    pub(super) only_new: bool,
+    /// The shared connection on which the last attempt was refused or reset.
+    pub(super) avoided: Option<ConnectionId>,
     /// Whether the current attempt is at a server that gets no more requests, because no other one is left.
     pub(super) is_last_resort: bool,
 }
@@ -90,7 +92,7 @@ impl Tried {
     /// Once all have been tried, any of them may be tried again if the last attempt's connection was closed, but none if
     /// that attempt could not connect.
     fn pick(&mut self, pool: &Pool, token: Option<Token>) -> Option<usize> {
-        let is_first = self.servers.is_empty() && !self.only_new;
+        let is_first = self.servers.is_empty() && !self.may_repeat();
         self.is_last_resort = false;
         let picked = if is_first { pool.pick(&[], token) } else { pick_serving(pool, &mut self.servers, token) };
         picked
@@ -99,14 +101,22 @@ impl Tried {
                 self.is_last_resort = spare.is_some();
                 spare
             })
-            .or_else(|| if self.only_new { pick_serving(pool, &mut Vec::new(), token) } else { None })
+            .or_else(|| if self.may_repeat() { pick_serving(pool, &mut Vec::new(), token) } else { None })
+    }
+
+    /// Whether a server that has been tried may be tried again.
+    fn may_repeat(&self) -> bool {
+        self.only_new || self.avoided.is_some()
     }
 
     /// Adds an attempt at a server that failed at this stage.
     fn add(&mut self, server: ServerId, progress: Option<Progress>) {
         // That a last resort cannot be connected to says nothing about the servers before it, so they may be tried again.
         if !self.is_last_resort || progress != Some(Progress::NotConnected) {
-            self.only_new = progress != Some(Progress::NotConnected);
+            self.only_new = progress.is_none_or(Progress::ends_connection);
+            if progress == Some(Progress::NotConnected) {
+                self.avoided = None;
+            }
         }
         // If nothing was sent, the server may not have noticed the request, so it may be tried again.
         if progress != Some(Progress::NotSent) {
@@ -141,17 +151,18 @@ mod tests {
     #[test]
     fn the_next_attempt_depends_on_how_far_the_last_one_got() {
         let cases = [
-            (Progress::NotConnected, Tried { servers: vec![ServerId(7)], only_new: false, is_last_resort: false }),
-            (Progress::NotSent, Tried { servers: vec![], only_new: true, is_last_resort: false }),
-            (Progress::Refused, Tried { servers: vec![ServerId(7)], only_new: true, is_last_resort: false }),
-            (Progress::Sent, Tried { servers: vec![ServerId(7)], only_new: true, is_last_resort: false }),
+            (Progress::NotConnected, vec![ServerId(7)], false),
+            (Progress::NotSent, vec![], true),
+            (Progress::Refused, vec![ServerId(7)], false),
+            (Progress::Reset, vec![ServerId(7)], false),
+            (Progress::Sent, vec![ServerId(7)], true),
         ];
-        for (progress, expected) in cases {
+        for (progress, servers, only_new) in cases {
             let mut tried = Tried::default();
             tried.add(ServerId(7), Some(progress));
-            assert_eq!(tried, expected, "{progress:?}");
+            assert_eq!(tried, Tried { servers, only_new, ..Tried::default() }, "{progress:?}");
         }
-        let mut tried = Tried { servers: vec![ServerId(1)], only_new: true, is_last_resort: true };
+        let mut tried = Tried { servers: vec![ServerId(1)], only_new: true, is_last_resort: true, ..Tried::default() };
         tried.add(ServerId(7), Some(Progress::NotConnected));
         assert!(tried.only_new, "the first may be tried again");
     }

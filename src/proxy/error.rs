@@ -57,6 +57,8 @@ pub enum ProxyError {
     Closed(Sent),
     /// The server closed a reused connection before it responded: probably it had been idle for too long.
     IdleClosed(Sent),
+    /// The server reset the stream before it responded (HTTP/2).
+    Reset(Sent),
     /// The server said that it had not processed the request (HTTP/2).
     Refused {
         /// Whether a part of the body is gone, so that the request cannot be sent again.
@@ -128,6 +130,7 @@ impl ProxyError {
             | Self::TlsEnded(..)
             | Self::Closed(_)
             | Self::IdleClosed(_)
+            | Self::Reset(_)
             | Self::Refused { .. }
             | Self::Unsendable(_)
             | Self::TruncatedHead
@@ -159,7 +162,9 @@ impl ProxyError {
             Self::Unresolved | Self::Unreachable(_) | Self::LocalShortage => "unreachable",
             Self::Tls(_) | Self::TlsEnded(..) => "tls",
             Self::ConnectTimeout => "connect_timeout",
-            Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead | Self::BadResponse(_) => "bad_response",
+            Self::Closed(_) | Self::IdleClosed(_) | Self::Reset(_) | Self::TruncatedHead | Self::BadResponse(_) => {
+                "bad_response"
+            }
             Self::Refused { .. } => "refused",
             Self::Unsendable(_) => "unsendable",
             Self::ResponseTimeout => "response_timeout",
@@ -192,6 +197,7 @@ impl ProxyError {
             | Self::TlsEnded(..)
             | Self::ConnectTimeout
             | Self::Closed(_)
+            | Self::Reset(_)
             | Self::TruncatedHead
             | Self::BadResponse(_)
             | Self::ResponseTimeout => Blame::Server,
@@ -224,6 +230,8 @@ impl ProxyError {
                 Sent::Nothing => Progress::NotSent,
                 Sent::Part | Sent::All => Progress::Sent,
             }),
+            Self::Reset(Sent::Nothing) => Some(Progress::NotSent),
+            Self::Reset(_) => Some(Progress::Reset),
             Self::ServerDown | Self::Status(_) => Some(Progress::Sent),
             Self::Rejected(_)
             | Self::BadHead(_)
@@ -301,6 +309,7 @@ impl ProxyError {
             Self::Unsendable(_) => "The request cannot be sent over the protocol of the server.",
             Self::Closed(_)
             | Self::IdleClosed(_)
+            | Self::Reset(_)
             | Self::TruncatedHead
             | Self::BadResponse(_)
             | Self::ResponseTruncated
@@ -323,6 +332,7 @@ impl fmt::Display for ProxyError {
             Self::Closed(_) | Self::IdleClosed(_) | Self::TruncatedHead => {
                 f.write_str("connection closed before a response")
             }
+            Self::Reset(_) => f.write_str("stream reset before a response"),
             Self::BadResponse(bad) => write!(f, "invalid response; {bad}"),
             Self::Refused { .. } => f.write_str("the server refused the request"),
             Self::ResponseTimeout => f.write_str("response timeout"),
@@ -387,7 +397,8 @@ impl ProxyError {
     pub fn of_response(error: ResponseError, reused: bool) -> Self {
         match error {
             ResponseError::Closed(sent) if reused => Self::IdleClosed(sent),
-            ResponseError::Closed(sent) | ResponseError::Reset(sent) => Self::Closed(sent),
+            ResponseError::Closed(sent) => Self::Closed(sent),
+            ResponseError::Reset(sent) => Self::Reset(sent),
             // The caller knows whether the request can be sent again.
             ResponseError::Refused => Self::Refused { consumed: true },
             ResponseError::Unsendable(reason) => Self::Unsendable(reason),

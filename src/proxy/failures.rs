@@ -32,7 +32,7 @@ impl Routed<'_> {
             (Blame::Server, Some(Progress::NotConnected | Progress::NotSent | Progress::Refused)) => {
                 self.charge(Failed { member, error }, Evidence::Unsent);
             }
-            (Blame::Server, Some(Progress::Sent) | None) => self.failures.add(member, error),
+            (Blame::Server, Some(Progress::Reset | Progress::Sent) | None) => self.failures.add(member, error),
         }
     }
 

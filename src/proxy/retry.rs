@@ -12,8 +12,18 @@ pub enum Progress {
     NotSent,
     /// The server said that it had not processed the request (RFC 9113, section 8.7), of which all can be sent again.
     Refused,
+    /// The server reset the stream, of whose request at least a part was sent. Others on its connection go on.
+    Reset,
     /// At least a part of the request was sent, and no response was received.
     Sent,
+}
+
+impl Progress {
+    /// Whether the connection of the attempt has closed, so that other idle ones may have, too.
+    #[must_use]
+    pub fn ends_connection(self) -> bool {
+        matches!(self, Self::NotSent | Self::Sent)
+    }
 }
 
 /// The facts about a request that decide whether it is retried.
@@ -42,7 +52,7 @@ pub fn decide(progress: Progress, context: RetryContext<'_>) -> Option<RetryReas
         Progress::NotConnected => RetryReason::Connect,
         Progress::NotSent => RetryReason::NotSent,
         Progress::Refused => RetryReason::Refused,
-        Progress::Sent => RetryReason::Broken,
+        Progress::Reset | Progress::Sent => RetryReason::Broken,
     })
 }
 
@@ -51,7 +61,7 @@ pub fn decide(progress: Progress, context: RetryContext<'_>) -> Option<RetryReas
 pub fn may_repeat(progress: Progress, method: &Method, has_body: bool) -> bool {
     match progress {
         Progress::NotConnected | Progress::NotSent | Progress::Refused => true,
-        Progress::Sent => method.is_idempotent() && !has_body,
+        Progress::Reset | Progress::Sent => method.is_idempotent() && !has_body,
     }
 }
 
@@ -61,13 +71,15 @@ mod tests {
 
     #[test]
     fn a_request_is_retried_only_if_that_is_safe() {
-        use Progress::{NotConnected, NotSent, Refused, Sent};
+        use Progress::{NotConnected, NotSent, Refused, Reset, Sent};
         use RetryReason::{Broken, Connect};
         let cases = [
             (NotConnected, Method::POST, true, 1, Some(Connect)),
             (NotSent, Method::POST, false, 2, Some(RetryReason::NotSent)),
             (Refused, Method::POST, true, 2, Some(RetryReason::Refused)),
             (Refused, Method::POST, true, 3, None),
+            (Reset, Method::POST, false, 1, None),
+            (Reset, Method::GET, false, 1, Some(Broken)),
             (Sent, Method::POST, false, 1, None),
             (Sent, Method::PATCH, false, 1, None),
             (Sent, Method::GET, false, 1, Some(Broken)),

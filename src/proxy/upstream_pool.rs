@@ -1,5 +1,7 @@
 //! A worker's connections to servers. Each worker has its own, so that taking an idle one needs no lock.
 
+mod connect;
+mod counted;
 mod idle;
 mod rest;
 mod secure;
@@ -7,7 +9,6 @@ mod share;
 mod shared;
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::rc::Rc;
@@ -15,32 +16,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
+pub use self::connect::{ConnectError, Wanted};
+use self::counted::{Counted, Slot};
 use self::idle::IdleConnections;
-use self::secure::{FailureLog, secure};
+use self::secure::FailureLog;
 use self::share::SharedMap;
 use self::shared::SharedConnections;
-pub use self::shared::StreamPlace;
-use crate::config::{Address, ProxyHeaderVersion};
-use crate::http1::client::ClientConnection;
+pub use self::shared::{ConnectionId, StreamPlace};
+use crate::config::{Address, HttpProtocol};
 use crate::live::descriptors::Descriptors;
 use crate::live::server::{Server, ServerId};
-use crate::proxy::client::{Client, OwnerId};
+use crate::proxy::client::OwnerId;
 use crate::proxy::upstream::Upstream;
-use crate::proxy_protocol;
 use crate::telemetry::log_throttle::LogThrottle;
-use crate::tls::client::UpstreamTls;
-use crate::tls::failure::{TlsError, TlsFailure};
-use crate::transport::connect::connect_any;
-use crate::transport::{Buffers, Socket, Transport, is_out_of_descriptors};
+use crate::transport::Buffers;
 
 /// The least time between two log messages about a shortage of descriptors.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
-/// The time after which a request that waits for a descriptor looks again: another worker may have closed something.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -61,34 +55,14 @@ pub struct UpstreamConnection {
     _counted: Option<Counted>,
 }
 
-/// A new connection to a server, before anything is said on it.
-struct Opened {
-    transport: Transport,
-    owner: Option<OwnerId>,
-    peer: Option<SocketAddr>,
-    tls_changes: u32,
-    counted: Counted,
-}
-
-/// Why connecting failed.
-#[derive(Debug)]
-pub enum ConnectError {
-    /// The server's host name has not been resolved.
-    Unresolved,
-    /// Clients and their requests use all descriptors.
-    NoDescriptor,
-    /// There is no TLS with the server.
-    Tls(TlsFailure),
-    /// The system's error.
-    Io(io::Error),
-}
-
 /// A worker's connections to servers: the idle ones, by server, and the number of all.
 #[derive(Debug)]
 pub struct UpstreamPool {
     idle: RefCell<FxHashMap<ServerId, IdleConnections>>,
     /// Those over HTTP/2, which requests share.
     shared: SharedMap,
+    /// The number of those so far.
+    shared_opened: Cell<u64>,
     /// Notified when one of them ends.
     shared_ended: Rc<Notify>,
     /// The worker's unused buffers.
@@ -112,6 +86,7 @@ impl UpstreamPool {
         Self {
             idle: RefCell::default(),
             shared: SharedMap::default(),
+            shared_opened: Cell::new(0),
             shared_ended: Rc::default(),
             buffers: Rc::clone(buffers),
             descriptors,
@@ -124,95 +99,10 @@ impl UpstreamPool {
         }
     }
 
-    /// Connects to a server, at the first of its addresses that accepts. Sends the PROXY header about `client`, if the server
-    /// gets one, and makes the TLS handshake, if there is one. Waits for a descriptor for at most `patience`.
-    ///
-    /// # Errors
-    /// [`ConnectError`]. The caller sets the timeout for connecting.
-    pub async fn open(
-        &self,
-        server: &Arc<Server>,
-        client: &Client,
-        patience: Duration,
-    ) -> Result<UpstreamConnection, ConnectError> {
-        let Opened { transport, owner, peer, tls_changes, counted } = self.connect(server, client, patience).await?;
-        let upstream = Upstream::Http1(ClientConnection::new(transport));
-        let (reused, idle_since, _counted) = (false, None, Some(counted));
-        Ok(UpstreamConnection { upstream, owner, reused, idle_since, peer, tls_changes, _counted })
-    }
-
-    async fn connect(&self, server: &Arc<Server>, client: &Client, patience: Duration) -> Result<Opened, ConnectError> {
-        let targets = server.targets().ok_or(ConnectError::Unresolved)?;
-        self.wait_for_descriptor(patience).await?;
-        let (tls, tls_changes) = server.tls();
-        let slot = Slot::new(&self.descriptors, self.worker);
-        let failure = LookupOnFailure(Some(server));
-        let connected = loop {
-            match connect_any(&targets).await {
-                Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {}
-                connected => break connected,
-            }
-        };
-        let (mut socket, peer) = connected.map_err(ConnectError::Io)?;
-        let owner = match server.proxy_header() {
-            None => None,
-            // In memory of its own, so that requests without it are not larger.
-            Some(version) => Some(Box::pin(self.send_header(&mut socket, version, client)).await?),
-        };
-        failure.succeeded(peer);
-        let transport = match (Transport::of_server(socket), &tls) {
-            // In memory of its own, so that requests without TLS are not larger for it.
-            (Transport::Plain(socket), Some(tls)) => Box::pin(self.secure(socket, server, tls, peer)).await?,
-            (transport, _) => transport,
-        };
-        let counted = Counted::new(server, self.worker, slot);
-        Ok(Opened { transport, owner, peer, tls_changes, counted })
-    }
-
-    /// Makes the TLS handshake on a new connection.
-    async fn secure(
-        &self,
-        socket: Socket,
-        server: &Server,
-        tls: &UpstreamTls,
-        peer: Option<SocketAddr>,
-    ) -> Result<Transport, ConnectError> {
-        secure(socket, tls, self.worker).await.map_err(|error| {
-            self.tls_failures.log(server, tls, peer, &error);
-            // The address may have been another machine's before.
-            server.want_lookup();
-            ConnectError::Tls(error.failure)
-        })
-    }
-
-    /// Why the server ended TLS on a connection after the handshake, if it did. Logs it.
-    pub fn tls_ended(&self, server: &Server, connection: &UpstreamConnection) -> Option<TlsFailure> {
-        let error = connection.upstream.tls_error()?;
-        let (tls, _) = server.tls();
-        let tls = tls?;
-        let error = TlsError::new(&error, tls.name(), false);
-        self.tls_failures.log(server, &tls, connection.peer, &error);
-        Some(error.failure)
-    }
-
-    /// Sends a PROXY header, and returns the client that the connection belongs to from now on.
-    async fn send_header(
-        &self,
-        socket: &mut Socket,
-        version: ProxyHeaderVersion,
-        client: &Client,
-    ) -> Result<OwnerId, ConnectError> {
-        let header = proxy_protocol::write(version, client.proxy_header());
-        socket.write_all(&header).await.map_err(ConnectError::Io)?;
-        Ok(client.owner_or(|| {
-            self.owners.update(|owner| owner.saturating_add(1));
-            OwnerId(self.owners.get())
-        }))
-    }
-
     /// Closes the idle connections that only this client may use, because it has left.
     pub fn close_own(&self, owner: OwnerId) {
         self.idle.borrow_mut().values_mut().for_each(|idle| idle.close_own(owner));
+        self.shared.borrow_mut().values_mut().for_each(|shared| shared.close_own(owner));
     }
 
     /// Adds an existing connection to a server at `peer`.
@@ -226,27 +116,6 @@ impl UpstreamPool {
     #[cfg(test)]
     fn descriptors_in_use(&self) -> usize {
         self.descriptors.servers()
-    }
-
-    /// Waits until there is a descriptor for another connection.
-    async fn wait_for_descriptor(&self, patience: Duration) -> Result<(), ConnectError> {
-        if self.make_room() {
-            return Ok(());
-        }
-        if self.shortage.borrow_mut().allows(Instant::now()) {
-            let (clients, limit) = (self.descriptors.clients(), self.descriptors.max_clients());
-            tracing::warn!(clients, limit, "no file descriptor for a connection to a server; its request has to wait");
-        }
-        let _waiting = WaitingRequest::new(&self.waiting);
-        let start = Instant::now();
-        while start.elapsed() < patience {
-            // A timeout is no failure: it looks again.
-            let _ = timeout(LOOK_AGAIN, self.freed.notified()).await;
-            if self.make_room() {
-                return Ok(());
-            }
-        }
-        Err(ConnectError::NoDescriptor)
     }
 
     /// Closes idle connections until there is a descriptor for another one; false if there is none.
@@ -274,9 +143,23 @@ impl UpstreamPool {
         oldest.is_some_and(SharedConnections::close_oldest)
     }
 
-    /// Takes the most recently used idle connection to a server that belongs to `owner`, and drops those that no longer work. A request that is
-    /// not `repeatable` gets a connection only if it is most unlikely that the server is closing it.
-    pub fn take(&self, server: ServerId, owner: Option<OwnerId>, repeatable: bool) -> Option<UpstreamConnection> {
+    /// Takes a connection that needs no waiting, if there is one. Over HTTP/1.1, that is the most recently used idle one; those
+    /// that no longer work are dropped.
+    pub fn take(&self, wanted: &Wanted<'_>) -> Option<UpstreamConnection> {
+        if wanted.only_new {
+            return None;
+        }
+        let owner = wanted.owner().ok()?;
+        match wanted.protocol() {
+            Some(HttpProtocol::Http1) => self.take_idle(wanted.server.id, owner, wanted.repeatable),
+            Some(HttpProtocol::Http2) => self.take_place(wanted, owner),
+            None => None,
+        }
+    }
+
+    /// Takes an idle connection over HTTP/1.1 that belongs to `owner`. A request that is not `repeatable` gets one only if it
+    /// is most unlikely that the server is closing it.
+    pub fn take_idle(&self, server: ServerId, owner: Option<OwnerId>, repeatable: bool) -> Option<UpstreamConnection> {
         self.idle.borrow_mut().get_mut(&server)?.take(owner, repeatable)
     }
 
@@ -326,6 +209,15 @@ impl UpstreamConnection {
         leads_to(self.peer, server)
     }
 
+    /// Its id, if it is shared.
+    #[must_use]
+    pub fn id(&self) -> Option<ConnectionId> {
+        match &self.upstream {
+            Upstream::Http2(place) => Some(place.id()),
+            _ => None,
+        }
+    }
+
     /// Notes that a response was not received in time.
     pub fn timed_out(&self) {
         if let Upstream::Http2(place) = &self.upstream {
@@ -342,99 +234,9 @@ fn leads_to(peer: Option<SocketAddr>, server: &Server) -> bool {
     }
 }
 
-impl Clone for ConnectError {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Unresolved => Self::Unresolved,
-            Self::NoDescriptor => Self::NoDescriptor,
-            Self::Tls(failure) => Self::Tls(*failure),
-            Self::Io(error) => Self::Io(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => error.kind().into(),
-            }),
-        }
-    }
-}
-
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
         self.upstream.announce_end();
-    }
-}
-
-/// Requests a lookup of the server's name unless a connection is made, so also if the attempt is given up.
-struct LookupOnFailure<'a>(Option<&'a Server>);
-
-impl LookupOnFailure<'_> {
-    fn succeeded(mut self, peer: Option<SocketAddr>) {
-        if let (Some(server), Some(peer)) = (self.0.take(), peer) {
-            server.connected_to(peer);
-        }
-    }
-}
-
-impl Drop for LookupOnFailure<'_> {
-    fn drop(&mut self) {
-        if let Some(server) = self.0 {
-            server.want_lookup();
-        }
-    }
-}
-
-/// Counts a request that waits for a descriptor.
-struct WaitingRequest<'a>(&'a Cell<usize>);
-
-impl<'a> WaitingRequest<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
-        count.update(|count| count + 1);
-        Self(count)
-    }
-}
-
-impl Drop for WaitingRequest<'_> {
-    fn drop(&mut self) {
-        self.0.update(|count| count - 1);
-    }
-}
-
-/// Counts a connection for its server, and its descriptor, while it exists.
-#[derive(Debug)]
-struct Counted {
-    server: Arc<Server>,
-    worker: usize,
-    _slot: Slot,
-}
-
-impl Counted {
-    fn new(server: &Arc<Server>, worker: usize, slot: Slot) -> Self {
-        server.counters().of(worker).opened.add(1);
-        Self { server: Arc::clone(server), worker, _slot: slot }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.server.counters().of(self.worker).closed.add(1);
-    }
-}
-
-/// Counts a connection's descriptor while it exists or is being opened.
-#[derive(Debug)]
-struct Slot {
-    descriptors: Arc<Descriptors>,
-    worker: usize,
-}
-
-impl Slot {
-    fn new(descriptors: &Arc<Descriptors>, worker: usize) -> Self {
-        descriptors.add_server(worker);
-        Self { descriptors: Arc::clone(descriptors), worker }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.descriptors.remove_server(self.worker);
     }
 }
 

@@ -13,7 +13,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-use crate::tls::provider;
+use crate::config::HttpProtocol;
+use crate::tls::failure::TlsError;
+use crate::tls::{alpn, provider};
 
 /// The sessions that a worker keeps for a server: TLS 1.3 tickets are used once, and this many of them fit.
 const SESSIONS: usize = 8;
@@ -47,8 +49,8 @@ pub struct PoolTlsParts<'a> {
     pub identity: Option<Arc<CertifiedKey>>,
     /// The name to verify, if it is not each server's own.
     pub server_name: Option<ServerName<'static>>,
-    /// The protocols to offer by ALPN.
-    pub protocols: &'a [&'a [u8]],
+    /// The protocols to offer by ALPN, the preferred one first.
+    pub protocols: &'a [HttpProtocol],
     /// Of everything that the rules consist of, the contents of files included.
     pub digest: [u8; 32],
 }
@@ -105,7 +107,7 @@ impl PoolTls {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::disabled();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config.alpn_protocols = protocols.iter().map(|protocol| alpn(*protocol).to_vec()).collect();
         Ok(Self { config: Arc::new(config), server_name, is_verified, digest })
     }
 
@@ -165,6 +167,20 @@ impl UpstreamTls {
     #[must_use]
     pub fn pool(&self) -> &Arc<PoolTls> {
         &self.pool
+    }
+
+    /// The protocol to speak on a connection on which the server has chosen this one by ALPN.
+    ///
+    /// # Errors
+    /// If only HTTP/2 was offered, and the server has not chosen it.
+    pub fn protocol(&self, chosen: Option<&[u8]>) -> Result<HttpProtocol, TlsError> {
+        if chosen == Some(alpn(HttpProtocol::Http2)) {
+            return Ok(HttpProtocol::Http2);
+        }
+        // A server that does not negotiate speaks HTTP/1.1.
+        let offered = &self.pool.config.alpn_protocols;
+        let is_offered = offered.is_empty() || offered.iter().any(|name| name == alpn(HttpProtocol::Http1));
+        if is_offered { Ok(HttpProtocol::Http1) } else { Err(TlsError::not_chosen(chosen)) }
     }
 
     /// The configuration for a connection of a worker, which resumes the sessions of that worker's earlier ones.

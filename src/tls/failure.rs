@@ -134,7 +134,7 @@ impl TlsFailure {
             Self::Closed => "see the server's log; perhaps it does not speak TLS at this port",
             Self::Version => "the server must speak TLS 1.2 or 1.3",
             Self::NothingInCommon | Self::Alert(_) | Self::Violation => "see the server's log",
-            Self::Protocol => "set `upstream.protocol` to one that the server speaks",
+            Self::Protocol => "set `upstream.protocol` to one that the server speaks, or to `auto`",
             Self::WantsCertificate => "set `upstream.tls.certificate` and `upstream.tls.key`",
             Self::RefusesCertificate => {
                 "let the server trust the CA of `upstream.tls.certificate`, or renew the certificate"
@@ -187,6 +187,14 @@ impl TlsError {
             _ => failure.to_string(),
         };
         Self { failure, detail }
+    }
+
+    /// The server has not chosen HTTP/2, the only protocol that was offered, but this one by ALPN.
+    #[must_use]
+    pub fn not_chosen(chosen: Option<&[u8]>) -> Self {
+        let chosen = chosen.map_or_else(|| "no protocol".into(), |name| format!("`{}`", name.escape_ascii()));
+        let detail = format!("only `h2` was offered by ALPN, and the server has chosen {chosen}");
+        Self { failure: TlsFailure::Protocol, detail }
     }
 
     /// The connection closed during the handshake.

@@ -19,7 +19,7 @@ use self::tickets::SharedTicketer;
 use crate::config::{ClientAuth, HttpProtocol, TlsVersion, UnknownHost};
 use crate::tls::hello::ClientHello;
 use crate::tls::index::{ByKey, CertificateIndex};
-use crate::tls::provider;
+use crate::tls::{alpn, provider};
 
 /// The alert `unrecognized_name` (RFC 6066, section 3), fatal, as a record: there is no session yet.
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -157,15 +157,6 @@ fn ticketer(rules: &TlsRules) -> Result<Arc<dyn ProducesTickets>, Error> {
     let rule = rules.client.as_ref().map(ClientRule::hash).unwrap_or_default();
     let ticketer = SharedTicketer::new(&rules.ticket_keys, &rule);
     Ok(Arc::new(ticketer.ok_or_else(|| Error::General("the ticket keys cannot be used".into()))?))
-}
-
-/// The name of a protocol in ALPN.
-#[must_use]
-pub fn alpn(protocol: HttpProtocol) -> &'static [u8] {
-    match protocol {
-        HttpProtocol::Http1 => b"http/1.1",
-        HttpProtocol::Http2 => b"h2",
-    }
 }
 
 /// Chooses a certificate by the client's name, and among its kinds of keys by what the client can verify.

@@ -9,7 +9,7 @@ use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::SocketAddress;
+use crate::config::{HttpProtocol, SocketAddress};
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::http2;
 use crate::control::health::stream::{CheckStream, tls_failure};
@@ -33,8 +33,8 @@ const FIRST_READ: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Exchange {
     stream: CheckStream,
-    /// Whether to speak HTTP/2.
-    pub(super) http2: bool,
+    /// The protocol to speak.
+    pub(super) protocol: HttpProtocol,
     /// From connecting to the end of the response.
     timeout: Duration,
     deadline: Instant,
@@ -57,7 +57,7 @@ enum Rest {
 
 impl Exchange {
     /// Connects to the first of `targets` that accepts, sends `start`, and makes the TLS handshake, if there is one; each has
-    /// its share of `timeout`.
+    /// its share of `timeout`. `plain` is the protocol to speak without TLS.
     ///
     /// # Errors
     /// The failure at the last one.
@@ -65,6 +65,7 @@ impl Exchange {
         targets: &[SocketAddress],
         start: Option<&[u8]>,
         tls: Option<&UpstreamTls>,
+        plain: HttpProtocol,
         timeout: Duration,
     ) -> Result<Self, CheckError> {
         let deadline = Instant::now() + timeout;
@@ -83,15 +84,15 @@ impl Exchange {
                     continue;
                 }
             };
-            let stream = match tls {
-                None => CheckStream::Plain(stream),
+            let (stream, protocol) = match tls {
+                None => (CheckStream::Plain(stream), plain),
                 // Requests use this address too, so no other one is tried.
                 Some(tls) => match timeout_at(now + share, CheckStream::with_tls(stream, tls)).await {
                     Ok(stream) => stream.map_err(CheckError::Tls)?,
                     Err(_) => return Err(CheckError::HandshakeTimeout(target.clone(), timeout)),
                 },
             };
-            return Ok(Self { stream, http2: false, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
+            return Ok(Self { stream, protocol, timeout, deadline, input: Vec::new(), rest: None, received: 0 });
         }
         Err(failure)
     }
@@ -112,7 +113,7 @@ impl Exchange {
     }
 
     async fn response(&mut self, request: &[u8], method: &Method) -> Result<u16, ResponseFault> {
-        if self.http2 {
+        if self.protocol == HttpProtocol::Http2 {
             let response = http2::exchange(&mut self.stream, request, method, MAX_BODY).await?;
             self.input = response.body;
             // One byte too many is a body that is not complete.

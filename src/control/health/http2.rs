@@ -4,9 +4,9 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use http::Method;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::control::health::error::ResponseFault;
+use crate::control::health::stream::CheckStream;
 use crate::http1::body::BodyLength;
 use crate::http1::client::{BadResponse, OutgoingRequest, RESPONSE_LIMITS};
 use crate::http1::head::{HeadLimits, RequestHead};
@@ -25,8 +25,8 @@ pub(super) struct Http2Response {
 ///
 /// # Errors
 /// Why there is no valid head.
-pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
+pub(super) async fn exchange(
+    stream: &mut CheckStream,
     request: &[u8],
     method: &Method,
     max_body: usize,
@@ -36,7 +36,8 @@ pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     head.parse(request, limits).map_err(BadResponse::Head)?;
     let outgoing =
         OutgoingRequest { head: &head, target: None, upgrade: None, length: BodyLength::None, closes: false };
-    let request = request_head::request(outgoing, false).map_err(|_| BadResponse::Http2)?;
+    let request =
+        request_head::request(outgoing, matches!(stream, CheckStream::Tls(_))).map_err(|_| BadResponse::Http2)?;
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(u32::try_from(RESPONSE_LIMITS.bytes).unwrap_or(u32::MAX));
     let (mut requests, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| fault(&error))?;

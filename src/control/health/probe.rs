@@ -6,8 +6,8 @@ use http::Method;
 use tokio::sync::oneshot;
 
 use crate::config::{
-    Address, CheckMethod, HealthConfig, HealthKind, LOCALHOST, PoolConfig, ProxyHeaderVersion, SocketAddress,
-    UpstreamProtocol,
+    Address, CheckMethod, HealthConfig, HealthKind, HttpProtocol, LOCALHOST, PoolConfig, ProxyHeaderVersion,
+    SocketAddress, UpstreamProtocol,
 };
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::exchange::Exchange;
@@ -23,8 +23,7 @@ const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
 pub struct CheckRule {
     pub config: HealthConfig,
     pub path: String,
-    /// Whether the servers are spoken to over HTTP/2.
-    http2: bool,
+    protocol: UpstreamProtocol,
     memory: String,
     expect: String,
     body: String,
@@ -56,7 +55,7 @@ impl CheckRule {
             memory: shown("memory", config.memory.as_deref().unwrap_or_default()),
             expect: shown("expect", &config.expect.to_string()),
             body: shown("body", config.body.as_deref().unwrap_or_default()),
-            http2: pool.upstream.protocol == UpstreamProtocol::Http2,
+            protocol: pool.upstream.protocol,
             // A port of its own is hardly one that needs the header.
             proxy_header: pool.upstream.proxy_protocol.filter(|_| config.port == 0),
             config,
@@ -206,9 +205,16 @@ async fn connect(server: &Server, rule: &CheckRule) -> Result<Exchange, CheckErr
     let start = rule.proxy_header.map(|version| proxy_protocol::write(version, HeaderSubject::Own));
     let (tls, _) = server.tls();
     let targets = rule.targets(server);
-    let mut connected = Exchange::open(&targets, start.as_deref(), tls.as_deref(), rule.config.timeout).await;
-    if let Ok(exchange) = &mut connected {
-        exchange.http2 = rule.http2;
+    let plain = match rule.protocol {
+        UpstreamProtocol::Http2 => HttpProtocol::Http2,
+        UpstreamProtocol::Http1 | UpstreamProtocol::Auto => HttpProtocol::Http1,
+    };
+    let connected = Exchange::open(&targets, start.as_deref(), tls.as_deref(), plain, rule.config.timeout).await;
+    if rule.protocol == UpstreamProtocol::Auto
+        && rule.config.port == 0
+        && let Ok(exchange) = &connected
+    {
+        server.chooses_protocol(exchange.protocol);
     }
     match connected.as_ref().map(Exchange::peer) {
         Ok(Some(peer)) if rule.config.port == 0 => server.connected_to(peer),

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::config::HttpProtocol;
 use crate::tls::client::UpstreamTls;
 use crate::tls::failure::{TlsError, TlsFailure};
 use crate::transport::Socket;
@@ -23,13 +24,16 @@ pub(super) enum CheckStream {
 
 impl CheckStream {
     /// Makes the handshake of a new connection, without resuming a session: the server's certificate is verified each time.
-    pub(super) async fn with_tls(stream: Socket, tls: &UpstreamTls) -> Result<Self, TlsError> {
+    /// Also returns the protocol that the server has chosen.
+    pub(super) async fn with_tls(stream: Socket, tls: &UpstreamTls) -> Result<(Self, HttpProtocol), TlsError> {
         let connector = TlsConnector::from(Arc::clone(tls.for_check()));
         let connected = connector.connect(tls.name().clone(), stream).await;
-        connected.map(|stream| Self::Tls(Box::new(stream))).map_err(|error| match tls_error(&error) {
+        let stream = connected.map_err(|error| match tls_error(&error) {
             Some(error) => TlsError::new(error, tls.name(), true),
             None => TlsError::closed(),
-        })
+        })?;
+        let protocol = tls.protocol(stream.get_ref().1.alpn_protocol())?;
+        Ok((Self::Tls(Box::new(stream)), protocol))
     }
 
     pub(super) fn peer_address(&self) -> Option<SocketAddr> {

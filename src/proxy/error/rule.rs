@@ -18,6 +18,7 @@ impl ProxyError {
             Self::Unreachable(io::ErrorKind::ConnectionRefused) => "refused",
             Self::Tls(failure) | Self::TlsEnded(failure, _) => failure.word(),
             Self::Closed(_) | Self::IdleClosed(_) => "closed",
+            Self::Reset(_) => "reset",
             Self::TruncatedHead => "truncated_head",
             Self::BadResponse(bad) => bad.rule(),
             Self::Unsendable(reason) => reason.rule(),

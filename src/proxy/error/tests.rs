@@ -38,6 +38,8 @@ fn each_error_has_a_status_a_label_a_party_to_blame_and_perhaps_a_retry() {
         (ProxyError::Unsendable(Unsendable::WebSocket), 502, "unsendable", Neither, None, false),
         (ProxyError::Closed(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
         (ProxyError::Closed(Sent::All), 502, "bad_response", Server, Some(Progress::Sent), false),
+        (ProxyError::Reset(Sent::Nothing), 502, "bad_response", Server, Some(Progress::NotSent), false),
+        (ProxyError::Reset(Sent::Part), 502, "bad_response", Server, Some(Progress::Reset), false),
         (ProxyError::IdleClosed(Sent::Nothing), 502, "bad_response", Neither, Some(Progress::NotSent), false),
         (ProxyError::IdleClosed(Sent::Part), 502, "bad_response", Neither, Some(Progress::Sent), false),
         (ProxyError::TruncatedHead, 502, "bad_response", Server, None, false),

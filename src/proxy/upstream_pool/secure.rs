@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use crate::config::HttpProtocol;
 use crate::live::server::{Server, ServerId};
 use crate::tls::client::UpstreamTls;
 use crate::tls::failure::{TlsError, TlsFailure};
@@ -19,12 +20,18 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const MAX_SERVERS: usize = 1024;
 
 /// Makes the handshake with a server on a connection of a worker.
-pub(super) async fn secure(socket: Socket, tls: &UpstreamTls, worker: usize) -> Result<Transport, TlsError> {
+pub(super) async fn secure(
+    socket: Socket,
+    tls: &UpstreamTls,
+    worker: usize,
+) -> Result<(Transport, HttpProtocol), TlsError> {
     let connected = connect(socket, Arc::clone(tls.for_worker(worker)), tls.name().clone()).await;
-    connected.map(|tls| Transport::Tls(Box::new(tls))).map_err(|error| match error {
+    let transport = connected.map_err(|error| match error {
         HandshakeError::Tls(error) => TlsError::new(&error, tls.name(), true),
         HandshakeError::Io(_) => TlsError::closed(),
-    })
+    })?;
+    let protocol = tls.protocol(transport.session().alpn())?;
+    Ok((Transport::Tls(Box::new(transport)), protocol))
 }
 
 /// The failures that a worker has logged, so that each request does not repeat them.

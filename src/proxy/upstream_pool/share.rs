@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
-use super::shared::{Choice, Opening, Outcome, SharedConnection, SharedConnections, StreamPlace};
-use super::{ConnectError, Opened, UpstreamConnection, UpstreamPool};
+use super::connect::{Opened, Wanted};
+use super::shared::{Choice, ConnectionId, Opening, Outcome, SharedConnection, SharedConnections, StreamPlace};
+use super::{ConnectError, UpstreamConnection, UpstreamPool};
+use crate::config::HttpProtocol;
 use crate::http2::client;
 use crate::live::server::{Server, ServerId};
-use crate::proxy::client::Client;
+use crate::proxy::client::OwnerId;
 use crate::proxy::upstream::Upstream;
 use crate::transport::Transport;
 
@@ -21,84 +24,122 @@ use crate::transport::Transport;
 pub(super) type SharedMap = Rc<RefCell<FxHashMap<ServerId, SharedConnections>>>;
 
 impl UpstreamPool {
-    /// Finds a place for a request on a connection over HTTP/2, and opens one if there is none. `only_new` rules out
-    /// connections that exist. Waits for a descriptor for at most `patience`.
+    /// Takes a place that needs no waiting.
+    pub(super) fn take_place(&self, wanted: &Wanted<'_>, owner: Option<OwnerId>) -> Option<UpstreamConnection> {
+        let place = self.shared.borrow_mut().get_mut(&wanted.server.id)?.place(owner, wanted.avoided)?;
+        // The system may know of its end by now.
+        (wanted.repeatable || !place.was_idle).then(|| place.into())
+    }
+
+    /// Finds a place for a request on a connection over HTTP/2, and opens one if there is none. If the server chooses
+    /// HTTP/1.1, the request gets a connection of its own.
     ///
     /// Requests that come while a connection is being opened wait for it, as many as it will probably carry. If it cannot
     /// be opened, all of them fail at once and may go to another server.
-    ///
-    /// # Errors
-    /// [`ConnectError`]. The caller sets the timeout for connecting.
-    pub async fn share(
+    pub(super) async fn share(
         &self,
-        server: &Arc<Server>,
-        client: &Client,
+        wanted: &Wanted<'_>,
         patience: Duration,
-        only_new: bool,
     ) -> Result<UpstreamConnection, ConnectError> {
-        let place = loop {
+        let server = wanted.server;
+        let owner = server.proxy_header().map(|_| self.owner_of(wanted.client));
+        if !wanted.repeatable && !wanted.only_new {
+            // Idle connections that have ended are noticed meanwhile.
+            yield_now().await;
+        }
+        loop {
             let choice = {
                 let mut shared = self.shared.borrow_mut();
-                shared.entry(server.id).or_insert_with(|| SharedConnections::new(server)).choose(only_new)
+                let shared = shared.entry(server.id).or_insert_with(|| SharedConnections::new(server));
+                if !wanted.only_new
+                    && let Some(place) = shared.place(owner, wanted.avoided)
+                {
+                    return Ok(place.into());
+                }
+                shared.open(owner)
             };
             match choice {
-                Choice::Place(place) => break place,
                 Choice::Open(opening) => {
                     let guard = OpeningGuard::new(&self.shared, server.id, opening);
-                    break Box::pin(self.open_shared((server, client), patience, guard)).await?;
+                    return self.open_shared(wanted, patience, guard).await;
                 }
                 Choice::Wait(opening) => match opening.outcome().await {
                     Outcome::Open(connection) => {
                         // More requests than streams may have waited.
                         if let Some(place) = connection.place() {
-                            break place;
+                            return Ok(place.into());
                         }
                     }
+                    Outcome::Http1 => return Box::pin(self.open_own(wanted, patience)).await,
                     Outcome::Failed(error) => return Err(error),
                     Outcome::Abandoned => {}
                 },
             }
-        };
-        let ((peer, tls_changes), reused) = (place.peer(), place.was_idle);
-        let (upstream, owner, idle_since) = (Upstream::Http2(place), None, None);
-        Ok(UpstreamConnection { upstream, owner, reused, idle_since, peer, tls_changes, _counted: None })
+        }
     }
 
     /// Opens a connection for several requests, and returns the place of the first of them.
     async fn open_shared(
         &self,
-        (server, client): (&Arc<Server>, &Client),
+        wanted: &Wanted<'_>,
         patience: Duration,
         mut guard: OpeningGuard,
-    ) -> Result<StreamPlace, ConnectError> {
-        let fail = |guard: &mut OpeningGuard, error: ConnectError| {
-            guard.end(Outcome::Failed(error.clone()));
-            error
-        };
-        let Opened { transport, peer, tls_changes, counted, .. } = match self.connect(server, client, patience).await {
-            Ok(opened) => opened,
-            Err(error) => return Err(fail(&mut guard, error)),
-        };
-        let is_secure = matches!(transport, Transport::Tls(_));
-        let (client, driver) = match client::open(transport, Rc::clone(&self.buffers), is_secure).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                let error = error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
-                return Err(fail(&mut guard, ConnectError::Io(error)));
+    ) -> Result<UpstreamConnection, ConnectError> {
+        let opened = match self.connect(wanted, patience).await {
+            Ok(opened) if opened.protocol == HttpProtocol::Http1 => {
+                guard.end(Outcome::Http1);
+                return Ok(opened.into());
             }
+            Ok(opened) => self.speak_http2(wanted.server, opened).await,
+            Err(error) => Err(error),
         };
+        let connection = opened.inspect_err(|error| guard.end(Outcome::Failed(error.clone())))?;
+        let place = connection.place().ok_or_else(reset)?;
+        // The request that opened the connection need not wait for the server's limit.
+        spawn_local(guard.settle(connection, 2 * patience));
+        Ok(place.into())
+    }
+
+    /// Shares a connection that no other request waits for.
+    pub(super) async fn open_unexpected(
+        &self,
+        wanted: &Wanted<'_>,
+        opened: Opened,
+    ) -> Result<UpstreamConnection, ConnectError> {
+        let place = self.speak_http2(wanted.server, opened).await?.place();
+        place.map(StreamPlace::into).ok_or_else(reset)
+    }
+
+    /// Speaks HTTP/2 on a new connection, which requests may share from now on.
+    async fn speak_http2(&self, server: &Arc<Server>, opened: Opened) -> Result<Rc<SharedConnection>, ConnectError> {
+        let Opened { transport, owner, peer, tls_changes, counted, .. } = opened;
+        let is_secure = matches!(transport, Transport::Tls(_));
+        let (client, driver) = client::open(transport, Rc::clone(&self.buffers), is_secure)
+            .await
+            .map_err(|error| ConnectError::Io(error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))?;
         let ended = Rc::clone(&self.shared_ended);
-        tokio::task::spawn_local(async move {
+        spawn_local(async move {
             driver.await;
             // A worker whose ticks pause then counts the connection as closed.
             ended.notify_one();
         });
-        let connection = Rc::new(SharedConnection::new(client, (peer, tls_changes), server, counted));
-        guard.opened(&connection);
-        let place = connection.place().ok_or(ConnectError::Io(io::ErrorKind::ConnectionReset.into()))?;
-        // The request that opened the connection need not wait for the server's limit.
-        tokio::task::spawn_local(guard.settle(connection, 2 * patience));
-        Ok(place)
+        self.shared_opened.update(|opened| opened + 1);
+        let id = ConnectionId(self.shared_opened.get());
+        let connection = Rc::new(SharedConnection::new(id, client, owner, (peer, tls_changes), server, counted));
+        let mut shared = self.shared.borrow_mut();
+        shared.entry(server.id).or_insert_with(|| SharedConnections::new(server)).add(Rc::clone(&connection));
+        Ok(connection)
+    }
+}
+
+fn reset() -> ConnectError {
+    ConnectError::Io(io::ErrorKind::ConnectionReset.into())
+}
+
+impl From<StreamPlace> for UpstreamConnection {
+    fn from(place: StreamPlace) -> Self {
+        let ((peer, tls_changes), owner, reused) = (place.peer(), place.owner(), place.was_idle);
+        Self { upstream: Upstream::Http2(place), owner, reused, idle_since: None, peer, tls_changes, _counted: None }
     }
 }
 
@@ -112,12 +153,6 @@ struct OpeningGuard {
 impl OpeningGuard {
     fn new(shared: &SharedMap, server: ServerId, opening: Rc<Opening>) -> Self {
         Self { shared: Rc::clone(shared), server, opening }
-    }
-
-    fn opened(&self, connection: &Rc<SharedConnection>) {
-        if let Some(shared) = self.shared.borrow_mut().get_mut(&self.server) {
-            shared.add(Rc::clone(connection));
-        }
     }
 
     fn end(&mut self, outcome: Outcome) {

@@ -8,14 +8,23 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::{ConnectError, Counted};
+use super::ConnectError;
+use super::counted::Counted;
 use crate::http2::client::Http2Client;
 use crate::live::server::Server;
+use crate::proxy::client::OwnerId;
+
+/// The id of a shared connection: unique in its worker and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionId(pub(super) u64);
 
 /// A connection that requests share.
 #[derive(Debug)]
 pub(super) struct SharedConnection {
+    id: ConnectionId,
     client: Http2Client,
+    /// The client whose requests alone may use it, if it began with a PROXY header.
+    owner: Option<OwnerId>,
     /// `None` for a Unix socket.
     peer: Option<SocketAddr>,
     /// [`Server::tls_changes`] when it was opened.
@@ -44,8 +53,9 @@ pub struct StreamPlace {
 }
 
 /// A connection that is being opened, for the requests that wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Opening {
+    owner: Option<OwnerId>,
     /// The number of requests that wait for it, with the one that opens it.
     waiting: Cell<usize>,
     outcome: RefCell<Option<Outcome>>,
@@ -56,6 +66,8 @@ pub(super) struct Opening {
 #[derive(Debug, Clone)]
 pub(super) enum Outcome {
     Open(Rc<SharedConnection>),
+    /// The server has chosen HTTP/1.1, so there is nothing to share.
+    Http1,
     Failed(ConnectError),
     /// The request that opened it was given up.
     Abandoned,
@@ -76,13 +88,17 @@ const EXPECTED: usize = 100;
 
 impl SharedConnection {
     pub(super) fn new(
+        id: ConnectionId,
         client: Http2Client,
+        owner: Option<OwnerId>,
         (peer, tls_changes): (Option<SocketAddr>, u32),
         server: &Server,
         counted: Counted,
     ) -> Self {
         Self {
+            id,
             client,
+            owner,
             peer,
             tls_changes,
             ended: server.idle_ended(),
@@ -126,6 +142,17 @@ impl StreamPlace {
     #[must_use]
     pub fn client(&self) -> &Http2Client {
         &self.connection.client
+    }
+
+    /// The connection's id.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.connection.id
+    }
+
+    /// The client whose requests alone may use the connection, if there is one.
+    pub(super) fn owner(&self) -> Option<OwnerId> {
+        self.connection.owner
     }
 
     /// The other end, and [`Server::tls_changes`] when the connection was opened.
@@ -189,10 +216,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The decision how a request gets a connection.
+/// The decision how a request that found no place gets one.
 #[derive(Debug)]
 pub(super) enum Choice {
-    Place(StreamPlace),
     Wait(Rc<Opening>),
     Open(Rc<Opening>),
 }
@@ -202,20 +228,26 @@ impl SharedConnections {
         Self { server: Arc::clone(server), connections: Vec::new(), opening: Vec::new(), expected: EXPECTED }
     }
 
-    /// Chooses the connection with the most streams that has room, or else one that is being opened, or else a new one.
-    /// `only_new` rules out the first.
-    pub(super) fn choose(&mut self, only_new: bool) -> Choice {
+    /// Finds a place on the connection with the most streams that has room. All requests on it are those of `owner`, if it
+    /// has one. `avoided` is ruled out.
+    pub(super) fn place(&mut self, owner: Option<OwnerId>, avoided: Option<ConnectionId>) -> Option<StreamPlace> {
         let (server, connections) = (&self.server, &mut self.connections);
         connections.retain(|connection| !connection.client.has_ended() && !connection.retired.get());
         connections.sort_by_key(|connection| std::cmp::Reverse(connection.streams.get()));
-        let mut current = connections.iter().filter(|connection| !only_new && connection.is_current(server));
-        if let Some(place) = current.find_map(SharedConnection::place) {
-            return Choice::Place(place);
-        }
-        if let Some(opening) = self.opening.iter().find(|opening| opening.has_room(self.expected)) {
+        let fits = |connection: &&Rc<SharedConnection>| {
+            connection.owner == owner && Some(connection.id) != avoided && connection.is_current(server)
+        };
+        connections.iter().filter(fits).find_map(SharedConnection::place)
+    }
+
+    /// Chooses a connection that is being opened, or else a new one.
+    pub(super) fn open(&mut self, owner: Option<OwnerId>) -> Choice {
+        let fits = |opening: &&Rc<Opening>| opening.owner == owner && opening.has_room(self.expected);
+        if let Some(opening) = self.opening.iter().find(fits) {
             return Choice::Wait(Rc::clone(opening));
         }
-        let opening = Rc::new(Opening { waiting: Cell::new(1), ..Opening::default() });
+        let opening = Opening { owner, waiting: Cell::new(1), outcome: RefCell::default(), done: Notify::new() };
+        let opening = Rc::new(opening);
         self.opening.push(Rc::clone(&opening));
         Choice::Open(opening)
     }
@@ -253,6 +285,11 @@ impl SharedConnections {
 
     fn idle(&self) -> impl Iterator<Item = &Rc<SharedConnection>> {
         self.connections.iter().filter(|connection| connection.is_idle())
+    }
+
+    /// Closes those that belong to `owner`.
+    pub(super) fn close_own(&mut self, owner: OwnerId) {
+        self.connections.retain(|connection| connection.owner != Some(owner));
     }
 
     /// Closes idle connections that are too old or too many. Those that get no more streams, because the server is leaving,

@@ -1,11 +1,12 @@
 use super::idle::{EARLY, LONG};
 use super::*;
-use crate::config::UpstreamConfig;
+use crate::config::{ProxyHeaderVersion, UpstreamConfig, UpstreamProtocol};
 use crate::live::address_list::AddressList;
 use crate::live::counters::PerWorker;
 use crate::live::health::HealthState;
 use crate::live::listener::{ListenerId, LiveListener};
 use crate::live::server::ServerKey;
+use crate::proxy::client::Client;
 
 fn pool(limit: usize) -> UpstreamPool {
     UpstreamPool::new(Arc::new(Descriptors::new(limit, 1)), 0, &Rc::default())
@@ -22,6 +23,11 @@ fn client() -> Client {
         counters: Arc::new(PerWorker::new(1)),
     };
     Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)).into())
+}
+
+fn wanted<'a>(server: &'a Arc<Server>, client: &'a Client) -> Wanted<'a> {
+    let protocol = UpstreamProtocol::Http1;
+    Wanted { server, client, protocol, repeatable: true, only_new: true, avoided: None }
 }
 
 fn server(address: Address) -> Arc<Server> {
@@ -50,14 +56,14 @@ async fn a_connection_to_the_old_address_of_a_name_is_not_reused() {
     for (before, after, kept) in [(&here, &here, true), (&here, &there, false)] {
         for swept in [false, true] {
             point(&server, address(before));
-            let connection = upstreams.open(&server, &client(), Duration::ZERO).await.expect("a connection");
+            let connection = upstreams.open(&wanted(&server, &client()), Duration::ZERO).await.expect("a connection");
             upstreams.put(&server, connection, Instant::now(), None);
             point(&server, address(after));
             if swept {
                 upstreams.sweep(Instant::now());
                 assert_eq!(server.connections(), u64::from(kept));
             }
-            assert_eq!(upstreams.take(server.id, None, true).is_some(), kept);
+            assert_eq!(upstreams.take_idle(server.id, None, true).is_some(), kept);
         }
     }
 }
@@ -70,26 +76,26 @@ async fn a_server_that_closes_connections_early_gets_new_ones_for_what_cannot_be
     let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));
     let upstreams = pool(9);
     let now = Instant::now();
-    let open = async || upstreams.open(&server, &client(), Duration::ZERO).await.expect("a connection");
+    let open = async || upstreams.open(&wanted(&server, &client()), Duration::ZERO).await.expect("a connection");
     for (closed, is_taken) in [(0, true), (2, true), (3, false)] {
         upstreams.put(&server, open().await, now, None);
         for _ in 0..closed {
             upstreams.put(&server, open().await, Instant::now(), None);
-            let taken = upstreams.take(server.id, None, true).expect("an idle connection");
+            let taken = upstreams.take_idle(server.id, None, true).expect("an idle connection");
             upstreams.found_closed(&server, &taken);
         }
-        assert_eq!(upstreams.take(server.id, None, false).is_some(), is_taken, "{closed}");
+        assert_eq!(upstreams.take_idle(server.id, None, false).is_some(), is_taken, "{closed}");
     }
     // A sweep in between forgets a server of which nothing is known.
-    let taken = upstreams.take(server.id, None, true).expect("an idle connection");
+    let taken = upstreams.take_idle(server.id, None, true).expect("an idle connection");
     upstreams.idle.borrow_mut().clear();
     (0..3).for_each(|_| upstreams.found_closed(&server, &taken));
     upstreams.sweep(now);
     upstreams.put(&server, open().await, now, None);
-    assert!(upstreams.take(server.id, None, false).is_none());
+    assert!(upstreams.take_idle(server.id, None, false).is_none());
     // One that is reused, or that stays open for long, restores the trust.
     for reused in [true, false] {
-        let taken = upstreams.take(server.id, None, true).expect("an idle connection");
+        let taken = upstreams.take_idle(server.id, None, true).expect("an idle connection");
         for _ in 0..3 {
             upstreams.found_closed(&server, &taken);
         }
@@ -97,12 +103,15 @@ async fn a_server_that_closes_connections_early_gets_new_ones_for_what_cannot_be
             upstreams.put(&server, taken, now, None);
         } else {
             upstreams.put(&server, open().await, now, None);
-            assert!(upstreams.take(server.id, None, false).is_none());
+            assert!(upstreams.take_idle(server.id, None, false).is_none());
             upstreams.sweep(now + EARLY);
-            assert!(upstreams.take(server.id, None, false).is_none(), "it may close when the next request arrives");
+            assert!(
+                upstreams.take_idle(server.id, None, false).is_none(),
+                "it may close when the next request arrives"
+            );
             upstreams.sweep(now + LONG);
         }
-        let taken = upstreams.take(server.id, None, false).expect("an idle connection");
+        let taken = upstreams.take_idle(server.id, None, false).expect("an idle connection");
         upstreams.put(&server, taken, now, None);
     }
 }
@@ -115,10 +124,10 @@ async fn a_connection_is_closed_before_the_server_does_so() {
     let server = Arc::new(Server::new(ServerId(1), key, HealthState::Up, 1));
     let (upstreams, now) = (pool(9), Instant::now());
     for (timeout, age, is_kept) in [(0, 0, false), (5, 3999, true), (5, 4000, false)] {
-        let connection = upstreams.open(&server, &client(), Duration::ZERO).await.expect("a connection");
+        let connection = upstreams.open(&wanted(&server, &client()), Duration::ZERO).await.expect("a connection");
         upstreams.put(&server, connection, now, Some(Duration::from_secs(timeout)));
         upstreams.sweep(now + Duration::from_millis(age));
-        assert_eq!(upstreams.take(server.id, None, true).is_some(), is_kept, "{timeout} {age}");
+        assert_eq!(upstreams.take_idle(server.id, None, true).is_some(), is_kept, "{timeout} {age}");
     }
 }
 
@@ -132,8 +141,9 @@ async fn at_the_limit_the_longest_idle_connection_is_closed() {
     });
     let upstreams = pool(3);
     let start = Instant::now();
-    let open =
-        async |server: usize| upstreams.open(&servers[server], &client(), Duration::ZERO).await.expect("a connection");
+    let open = async |server: usize| {
+        upstreams.open(&wanted(&servers[server], &client()), Duration::ZERO).await.expect("a connection")
+    };
     let (first, second, third) = (open(0).await, open(1).await, open(0).await);
     upstreams.put(&servers[0], first, start + Duration::from_secs(1), None);
     upstreams.put(&servers[1], second, start, None);
@@ -142,7 +152,7 @@ async fn at_the_limit_the_longest_idle_connection_is_closed() {
     let fifth = open(1).await;
     assert_eq!((servers[0].connections(), servers[1].connections()), (2, 1));
     // Connections in use are never closed.
-    let sixth = upstreams.open(&servers[1], &client(), Duration::ZERO).await;
+    let sixth = upstreams.open(&wanted(&servers[1], &client()), Duration::ZERO).await;
     assert!(matches!(sixth, Err(ConnectError::NoDescriptor)), "{sixth:?}");
     assert_eq!(upstreams.descriptors_in_use(), 3);
     drop((third, fourth, fifth));
@@ -154,7 +164,7 @@ async fn the_limits_of_idle_connections_apply_to_those_that_are_idle_already() {
     let (_socket, server) = listening();
     let (upstreams, now) = (pool(99), Instant::now());
     let limits = |idle, idle_connections| UpstreamConfig { idle, idle_connections, ..UpstreamConfig::default() };
-    let open = async || upstreams.open(&server, &client(), Duration::ZERO).await.expect("a connection");
+    let open = async || upstreams.open(&wanted(&server, &client()), Duration::ZERO).await.expect("a connection");
     for i in 0..8 {
         let connection = open().await;
         upstreams.put(&server, connection, now + Duration::from_secs(i), None);
@@ -169,7 +179,7 @@ async fn the_limits_of_idle_connections_apply_to_those_that_are_idle_already() {
     server.set_idle_limits(&limits(Duration::from_secs(4), 5));
     upstreams.sweep(now + Duration::from_secs(10));
     assert_eq!(server.connections(), 2, "those since 7 and 10 s");
-    let newest = upstreams.take(server.id, None, true).expect("an idle connection");
+    let newest = upstreams.take_idle(server.id, None, true).expect("an idle connection");
     assert_eq!(newest.idle_since, Some(now + Duration::from_secs(10)));
     server.set_idle_limits(&limits(Duration::from_secs(4), 0));
     upstreams.put(&server, newest, now + Duration::from_secs(10), None);
@@ -181,11 +191,11 @@ async fn the_limits_of_idle_connections_apply_to_those_that_are_idle_already() {
 async fn connections_that_were_idle_when_the_server_was_silent_are_closed() {
     let (_socket, server) = listening();
     let (upstreams, now) = (pool(9), Instant::now());
-    let open = async || upstreams.open(&server, &client(), Duration::ZERO).await.expect("a connection");
+    let open = async || upstreams.open(&wanted(&server, &client()), Duration::ZERO).await.expect("a connection");
     let in_use = open().await;
     upstreams.put(&server, open().await, now, None);
     server.end_idle();
-    assert!(upstreams.take(server.id, None, true).is_none());
+    assert!(upstreams.take_idle(server.id, None, true).is_none());
     upstreams.put(&server, open().await, now, None);
     assert_eq!(server.connections(), 1, "none is kept before a check has passed");
     server.allow_idle();
@@ -195,7 +205,7 @@ async fn connections_that_were_idle_when_the_server_was_silent_are_closed() {
     upstreams.put(&server, in_use, now, None);
     upstreams.sweep(now);
     assert_eq!(server.connections(), 1, "the one that was in use");
-    assert!(upstreams.take(server.id, None, true).is_some());
+    assert!(upstreams.take_idle(server.id, None, true).is_some());
 }
 
 #[tokio::test]
@@ -203,20 +213,21 @@ async fn a_request_waits_for_a_descriptor_and_not_for_ever() {
     let (_socket, server) = listening();
     let (upstreams, patience) = (pool(1), Duration::from_secs(20));
     let client = client();
-    let first = upstreams.open(&server, &client, patience).await.expect("a connection");
-    let refused = upstreams.open(&server, &client, Duration::from_millis(1)).await;
+    let first = upstreams.open(&wanted(&server, &client), patience).await.expect("a connection");
+    let refused = upstreams.open(&wanted(&server, &client), Duration::from_millis(1)).await;
     assert!(matches!(refused, Err(ConnectError::NoDescriptor)), "{refused:?}");
     let leaves = async {
         tokio::time::sleep(Duration::from_millis(1)).await;
         drop(first);
     };
-    let (second, ()) = tokio::join!(upstreams.open(&server, &client, patience), leaves);
+    let wanted = wanted(&server, &client);
+    let (second, ()) = tokio::join!(upstreams.open(&wanted, patience), leaves);
     // One that becomes idle makes room too.
     let becomes_idle = async {
         tokio::time::sleep(Duration::from_millis(1)).await;
         upstreams.put(&server, second.expect("a connection"), Instant::now(), None);
     };
-    let (third, ()) = tokio::join!(upstreams.open(&server, &client, patience), becomes_idle);
+    let (third, ()) = tokio::join!(upstreams.open(&wanted, patience), becomes_idle);
     assert!(third.is_ok());
     assert_eq!(upstreams.descriptors_in_use(), 1);
 }
@@ -226,7 +237,8 @@ async fn a_connection_with_a_proxy_header_is_used_by_its_client_only() {
     let (_socket, server) = listening();
     let upstreams = pool(9);
     let [first, second] = [client(), client()];
-    let open = async |client: &Client| upstreams.open(&server, client, Duration::ZERO).await.expect("a connection");
+    let open =
+        async |client: &Client| upstreams.open(&wanted(&server, client), Duration::ZERO).await.expect("a connection");
     let plain = open(&first).await;
     assert_eq!((plain.owner, first.owner()), (None, None));
     upstreams.put(&server, plain, Instant::now(), None);
@@ -236,11 +248,11 @@ async fn a_connection_with_a_proxy_header_is_used_by_its_client_only() {
     assert!(first_id != second_id && first.owner() == Some(first_id));
     upstreams.put(&server, own, Instant::now(), None);
     upstreams.put(&server, other, Instant::now(), None);
-    let taken = upstreams.take(server.id, Some(first_id), true).expect("its own, although another one is newer");
-    assert!(upstreams.take(server.id, Some(first_id), true).is_none(), "it has no other");
+    let taken = upstreams.take_idle(server.id, Some(first_id), true).expect("its own, although another one is newer");
+    assert!(upstreams.take_idle(server.id, Some(first_id), true).is_none(), "it has no other");
     upstreams.put(&server, taken, Instant::now(), None);
     upstreams.close_own(second_id);
-    assert!(upstreams.take(server.id, Some(second_id), true).is_none(), "its client has left");
-    assert_eq!(upstreams.take(server.id, None, true).and_then(|plain| plain.owner), None);
-    assert!(upstreams.take(server.id, Some(first_id), true).is_some());
+    assert!(upstreams.take_idle(server.id, Some(second_id), true).is_none(), "its client has left");
+    assert_eq!(upstreams.take_idle(server.id, None, true).and_then(|plain| plain.owner), None);
+    assert!(upstreams.take_idle(server.id, Some(first_id), true).is_some());
 }

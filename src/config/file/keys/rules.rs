@@ -40,7 +40,12 @@ pub const UPSTREAM: &[KeySpec] = &[
         ValueType::Choice(&["one"]),
         "`one`: a host name is one server, at whichever of its addresses answers",
     ),
-    key("protocol", ValueType::Choice(&["http/1.1"]), "`http/1.1`; so far the only one"),
+    key(
+        "protocol",
+        ValueType::Choice(&["http/1.1", "h2", "auto"]),
+        "the protocol that servers are spoken to in: `http/1.1`; `h2`: HTTP/2, also without TLS; `auto`: the one that the \
+         server chooses by ALPN, so HTTP/1.1 without TLS",
+    ),
     optional(
         "tls",
         ValueType::TableOrBoolean(UPSTREAM_TLS),

@@ -45,7 +45,8 @@ const METHODS: [(&str, CheckMethod); 4] = [
 
 const RESOLVE: [(&str, Resolve); 1] = [("one", Resolve::One)];
 
-const PROTOCOLS: [(&str, UpstreamProtocol); 1] = [("http/1.1", UpstreamProtocol::Http1)];
+const PROTOCOLS: [(&str, UpstreamProtocol); 3] =
+    [("http/1.1", UpstreamProtocol::Http1), ("h2", UpstreamProtocol::Http2), ("auto", UpstreamProtocol::Auto)];
 
 const PROXY_HEADERS: [(&str, Option<ProxyHeaderVersion>); 3] =
     [("", None), ("v1", Some(ProxyHeaderVersion::V1)), ("v2", Some(ProxyHeaderVersion::V2))];

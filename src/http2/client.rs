@@ -1,6 +1,6 @@
 //! A connection to a server over which HTTP/2 is spoken. Requests share it, each with a stream of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,12 +19,14 @@ use crate::transport::{Buffers, Transport};
 
 /// The most that a server may send on a stream before some of it was relayed.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for all streams of a connection.
+/// The same for all streams of a connection, except those whose clients do not read: these must not stop the others.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The most of an upload that waits in `h2` for the server's socket.
 const SEND_BUFFER: usize = 64 * 1024;
+/// The bytes that the system queues for a server beyond those in flight, so that a reset takes effect soon.
+const UNSENT: u32 = 128 * 1024;
 /// The most streams on a connection, even if the server allows more: they share one congestion window.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// How long the last frames of a connection that is no longer used may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,14 @@ pub struct Pulse {
     ended: Cell<bool>,
     /// Notified once the first SETTINGS are known, or the connection has ended.
     changed: Notify,
+    /// The number of streams whose clients do not read what has come.
+    stalled: Cell<u32>,
+    /// The most of them so far.
+    most_stalled: Cell<u32>,
+    /// The task that drives the connection.
+    driver: RefCell<Option<Waker>>,
+    /// The error that ended TLS, if one did.
+    tls_error: OnceCell<rustls::Error>,
 }
 
 impl Pulse {
@@ -63,6 +73,34 @@ impl Pulse {
     pub(super) fn settings_read(&self) {
         self.settings.set(true);
     }
+
+    pub(super) fn tls_failed(&self, error: rustls::Error) {
+        // Only the first error says why.
+        let _ = self.tls_error.set(error);
+    }
+
+    /// Notes that a stream's client does not read: what has come for it stays in the window, so that of the connection grows.
+    pub(super) fn stall(&self) {
+        let stalled = self.stalled.get() + 1;
+        self.stalled.set(stalled);
+        if stalled > self.most_stalled.get() {
+            self.most_stalled.set(stalled);
+            if let Some(driver) = self.driver.take() {
+                driver.wake();
+            }
+        }
+    }
+
+    /// Notes that it reads again, or is gone.
+    pub(super) fn resume(&self) {
+        self.stalled.update(|stalled| stalled - 1);
+    }
+
+    /// The window of the connection. It never shrinks: its streams cannot hold more than their own windows anyway.
+    fn window(&self) -> u32 {
+        let streams = self.most_stalled.get().min(MAX_STREAMS);
+        CONNECTION_WINDOW + streams * STREAM_WINDOW
+    }
 }
 
 /// Speaks HTTP/2 on a new connection. The driver has to be polled until it ends.
@@ -75,6 +113,8 @@ pub async fn open(
     is_secure: bool,
 ) -> Result<(Http2Client, impl Future<Output = ()>), h2::Error> {
     let pulse = Rc::<Pulse>::default();
+    transport.keep_alive();
+    transport.limit_unsent(UNSENT);
     let io = ClientIo::new(transport, buffers, Rc::clone(&pulse));
     let (requests, connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -82,7 +122,7 @@ pub async fn open(
         .max_header_list_size(u32::try_from(RESPONSE_LIMITS.bytes).unwrap_or(u32::MAX))
         .header_table_size(4096)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_local_error_reset_streams(Some(MAX_STREAMS))
+        .max_local_error_reset_streams(Some(MAX_STREAMS as usize))
         // Until the server's SETTINGS are known.
         .initial_max_send_streams(1)
         .enable_push(false)
@@ -96,9 +136,14 @@ pub async fn open(
 /// Reads and writes frames until the connection ends.
 async fn drive(connection: Connection<ClientIo, Bytes>, pulse: Rc<Pulse>, handle: std::rc::Weak<()>) {
     let mut connection = pin!(connection);
-    let mut told = false;
+    let (mut told, mut window) = (false, CONNECTION_WINDOW);
     // `h2` wakes the connection when the last handle or stream is dropped.
     let is_over = poll_fn(|context| {
+        *pulse.driver.borrow_mut() = Some(context.waker().clone());
+        if window != pulse.window() {
+            window = pulse.window();
+            connection.set_target_window_size(window);
+        }
         if let Poll::Ready(ended) = connection.as_mut().poll(context) {
             if let Err(error) = ended {
                 tracing::debug!(%error, "the HTTP/2 connection to a server ended");
@@ -123,13 +168,13 @@ async fn drive(connection: Connection<ClientIo, Bytes>, pulse: Rc<Pulse>, handle
 impl Http2Client {
     /// Starts a stream; the head of the request goes out with the first piece of its body.
     pub fn start(&self, request: OutgoingRequest<'_>) -> (Http2RequestWriter, Http2ResponseReader) {
-        exchange::start(self.requests.clone(), request, self.is_secure)
+        exchange::start(self.requests.clone(), request, self.is_secure, &self.pulse)
     }
 
     /// The streams that the connection may have at the same time: 1 until the server's limit is known.
     #[must_use]
     pub fn max_streams(&self) -> usize {
-        self.requests.current_max_send_streams().min(MAX_STREAMS)
+        self.requests.current_max_send_streams().min(MAX_STREAMS as usize)
     }
 
     /// Whether the server's limit is known.
@@ -157,6 +202,12 @@ impl Http2Client {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.pulse.ended.get()
+    }
+
+    /// The error that ended TLS, if one did.
+    #[must_use]
+    pub fn tls_error(&self) -> Option<rustls::Error> {
+        self.pulse.tls_error.get().cloned()
     }
 
     /// A number that changes whenever the server has sent something.

@@ -83,7 +83,13 @@ impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.input.is_empty() {
-            if ready!(pin!(this.transport.read(&mut this.input, &this.buffers)).poll(context))? == 0 {
+            let read = ready!(pin!(this.transport.read(&mut this.input, &this.buffers)).poll(context));
+            if !matches!(read, Ok(1..))
+                && let Some(error) = this.transport.tls_error()
+            {
+                this.pulse.tls_failed(error);
+            }
+            if read? == 0 {
                 this.buffers.release(&mut this.input);
                 return Poll::Ready(Ok(()));
             }
@@ -132,6 +138,13 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_rest(context))?;
         Poll::Ready(self.transport.shutdown_write())
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        // If it fails, the server learns of it by the end of the connection.
+        let _ = self.transport.announce_end();
     }
 }
 

@@ -14,6 +14,7 @@ use http::Method;
 use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::client::{BadResponse, OutgoingRequest, ResponseError, Sent};
 use crate::http1::head::ResponseHead;
+use crate::http2::client::Pulse;
 use crate::http2::{request_head, response_head};
 
 /// The sending half of an exchange.
@@ -38,10 +39,30 @@ pub struct Http2ResponseReader {
     method: Method,
     length: BodyLength,
     piece: Bytes,
-    /// The bytes of the window that the current piece occupies.
+    /// The bytes of the window that the current piece occupies, until the client has been sent it.
     occupied: usize,
+    /// Set while the client does not read.
+    stalled: Option<Stalled>,
+    pulse: Rc<Pulse>,
     trailers: Vec<u8>,
     is_done: bool,
+}
+
+/// Counts a stream whose client does not read.
+#[derive(Debug)]
+struct Stalled(Rc<Pulse>);
+
+impl Stalled {
+    fn new(pulse: &Rc<Pulse>) -> Self {
+        pulse.stall();
+        Self(Rc::clone(pulse))
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +78,7 @@ pub(super) fn start(
     mut requests: SendRequest<Bytes>,
     request: OutgoingRequest<'_>,
     is_secure: bool,
+    pulse: &Rc<Pulse>,
 ) -> (Http2RequestWriter, Http2ResponseReader) {
     let ends = !request.length.has_body();
     let sent = Rc::new(Cell::new(if ends { Sent::All } else { Sent::Part }));
@@ -84,6 +106,8 @@ pub(super) fn start(
         length: BodyLength::None,
         piece: Bytes::new(),
         occupied: 0,
+        stalled: None,
+        pulse: Rc::clone(pulse),
         trailers: Vec::new(),
         is_done: false,
     };
@@ -218,7 +242,7 @@ impl Http2ResponseReader {
     /// # Errors
     /// [`BodyError::Truncated`].
     pub async fn advance(&mut self) -> Result<bool, BodyError> {
-        self.release_piece();
+        self.consume_piece();
         let ReaderState::Body(body) = &mut self.state else { return Err(BodyError::Truncated) };
         if self.is_done {
             return Ok(false);
@@ -243,9 +267,16 @@ impl Http2ResponseReader {
         &self.piece
     }
 
-    /// Consumes the current piece, and lets the server send as much again.
+    /// Drops the current piece, although the client does not read it yet.
     pub fn release_piece(&mut self) {
         self.piece = Bytes::new();
+        self.stalled = Some(Stalled::new(&self.pulse));
+    }
+
+    /// Consumes the current piece, and lets the server send as much again.
+    fn consume_piece(&mut self) {
+        self.piece = Bytes::new();
+        self.stalled = None;
         if let ReaderState::Body(body) = &mut self.state {
             // It fails only for more than was received.
             let _ = body.flow_control().release_capacity(std::mem::take(&mut self.occupied));

@@ -110,7 +110,7 @@ impl Upstream {
     pub fn tls_error(&self) -> Option<rustls::Error> {
         match self {
             Self::Http1(connection) => connection.tls_error(),
-            Self::Http2(_) => None,
+            Self::Http2(place) => place.client().tls_error(),
             #[cfg(test)]
             Self::Memory(_) => None,
         }

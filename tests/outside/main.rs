@@ -27,6 +27,8 @@ mod healthcheck;
 mod holds;
 mod http2;
 mod http2_servers;
+mod http2_servers_load;
+mod http2_servers_tls;
 mod idle;
 mod keys;
 mod last_good;

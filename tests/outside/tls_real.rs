@@ -13,14 +13,14 @@ use crate::support::tls::Ca;
 use crate::tls_checks::tls;
 
 /// A program that listens. Killed when dropped.
-struct Program {
+pub(crate) struct Program {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Program {
     /// Starts a program that listens at the address that it is given; `None` if it is not installed.
-    fn start(name: &str, command: impl FnOnce(SocketAddr) -> Command) -> Option<Self> {
+    pub(crate) fn start(name: &str, command: impl FnOnce(SocketAddr) -> Command) -> Option<Self> {
         // These programs do not choose a port themselves.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
         match command(address).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
@@ -40,6 +40,12 @@ impl Program {
     }
 }
 
+impl Program {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         // The process may have ended.
@@ -49,7 +55,7 @@ impl Drop for Program {
 }
 
 /// Writes `ca.pem`, a certificate for 127.0.0.1 as `site`, and a client certificate as `lb`.
-fn certificates(directory: &Path) {
+pub(crate) fn certificates(directory: &Path) {
     let ca = Ca::new("one");
     ca.write(&directory.join("ca.pem"));
     ca.issue(&["127.0.0.1"]).write(directory, "site");

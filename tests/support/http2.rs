@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
 use http::{HeaderMap, Request, Response};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 
@@ -22,16 +23,28 @@ pub(crate) struct Stream {
     pub(crate) respond: SendResponse<Bytes>,
     /// Makes the connection send GOAWAY for the streams that it has not accepted yet.
     pub(crate) goaway: Arc<Notify>,
+    /// Makes the connection end at once.
+    pub(crate) abort: Arc<Notify>,
 }
 
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Serve = Arc<dyn Fn(Stream) -> Served + Send + Sync>;
 
+struct Shared {
+    streams: u32,
+    /// Whether connections begin with a PROXY header of version 1.
+    has_header: bool,
+    serve: Serve,
+    requests: Mutex<Vec<Request<()>>>,
+    /// The PROXY headers so far.
+    headers: Mutex<Vec<String>>,
+}
+
 /// A running server; it closes everything when it is dropped.
 pub(crate) struct Http2Server {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    requests: Arc<Mutex<Vec<Request<()>>>>,
+    shared: Arc<Shared>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -41,13 +54,26 @@ impl Http2Server {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let serve: Serve = Arc::new(move |stream| Box::pin(serve(stream)));
+        Self::run(streams, false, Arc::new(move |stream| Box::pin(serve(stream))))
+    }
+
+    /// The same, with a PROXY header at the start of each connection.
+    pub(crate) fn behind_a_header<F>(serve: impl Fn(Stream) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::run(100, true, Arc::new(move |stream| Box::pin(serve(stream))))
+    }
+
+    fn run(streams: u32, has_header: bool, serve: Serve) -> Self {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         socket.set_nonblocking(true).expect("set");
         let address = socket.local_addr().expect("an address");
-        let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let connections = Arc::<AtomicUsize>::default();
+        let (requests, headers) = Default::default();
+        let shared = Arc::new(Shared { streams, has_header, serve, requests, headers });
         let (stop, stopped) = oneshot::channel();
-        let all = (Arc::clone(&connections), Arc::clone(&requests));
+        let all = (Arc::clone(&connections), Arc::clone(&shared));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
@@ -56,13 +82,13 @@ impl Http2Server {
                     loop {
                         let (stream, _) = socket.accept().await.expect("a connection");
                         let number = all.0.fetch_add(1, SeqCst);
-                        tokio::spawn(connection(stream, number, streams, Arc::clone(&serve), Arc::clone(&all.1)));
+                        tokio::spawn(connection(stream, number, Arc::clone(&all.1)));
                     }
                 };
                 tokio::select! { () = accepting => {}, _ = stopped => {} }
             });
         });
-        Self { address, connections, requests, _stop: stop }
+        Self { address, connections, shared, _stop: stop }
     }
 
     /// The number of connections so far.
@@ -70,23 +96,30 @@ impl Http2Server {
         self.connections.load(SeqCst)
     }
 
+    /// The PROXY headers so far.
+    pub(crate) fn headers(&self) -> Vec<String> {
+        self.shared.headers.lock().expect("headers").clone()
+    }
+
     /// The heads of the requests so far.
     pub(crate) fn requests(&self) -> Vec<Request<()>> {
-        self.requests.lock().expect("requests").clone()
+        self.shared.requests.lock().expect("requests").clone()
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    number: usize,
-    streams: u32,
-    serve: Serve,
-    requests: Arc<Mutex<Vec<Request<()>>>>,
-) {
+async fn connection(mut stream: TcpStream, number: usize, shared: Arc<Shared>) {
+    if shared.has_header {
+        let mut header = Vec::new();
+        while !header.ends_with(b"\n") {
+            let Ok(byte) = stream.read_u8().await else { return };
+            header.push(byte);
+        }
+        shared.headers.lock().expect("headers").push(String::from_utf8(header).expect("text"));
+    }
     let mut builder = Builder::new();
-    builder.max_concurrent_streams(streams).initial_window_size(64 * 1024);
+    builder.max_concurrent_streams(shared.streams).initial_window_size(64 * 1024);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
-    let goaway = Arc::new(Notify::new());
+    let (goaway, abort) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -94,6 +127,7 @@ async fn connection(
                 connection.graceful_shutdown();
                 continue;
             }
+            () = abort.notified() => return,
         };
         let Some(Ok((request, respond))) = accepted else { return };
         let head = {
@@ -104,12 +138,13 @@ async fn connection(
             head
         };
         let number_of_request = {
-            let mut requests = requests.lock().expect("requests");
+            let mut requests = shared.requests.lock().expect("requests");
             requests.push(head);
             requests.len() - 1
         };
-        let goaway = Arc::clone(&goaway);
-        tokio::spawn(serve(Stream { connection: number, number: number_of_request, request, respond, goaway }));
+        let (goaway, abort) = (Arc::clone(&goaway), Arc::clone(&abort));
+        let stream = Stream { connection: number, number: number_of_request, request, respond, goaway, abort };
+        tokio::spawn((shared.serve)(stream));
     }
 }
 
@@ -120,6 +155,20 @@ impl Stream {
         let Ok(mut stream) = self.respond.send_response(response, body.is_empty()) else { return };
         if !body.is_empty() {
             let _ = stream.send_data(Bytes::from_static(body.as_bytes()), true);
+        }
+    }
+
+    /// Responds 200 with this many bytes, as the windows allow; without an end if it is `usize::MAX`.
+    pub(crate) async fn send(&mut self, mut bytes: usize) {
+        let Ok(mut out) = self.respond.send_response(Response::new(()), false) else { return };
+        while bytes > 0 {
+            out.reserve_capacity(bytes.min(16 * 1024));
+            let Some(Ok(granted)) = std::future::poll_fn(|context| out.poll_capacity(context)).await else { return };
+            let part = granted.min(bytes);
+            bytes -= part;
+            if out.send_data(Bytes::from(vec![b'x'; part]), bytes == 0).is_err() {
+                return;
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::http2::client;
 use crate::live::server::{Server, ServerId};
 use crate::proxy::client::OwnerId;
 use crate::proxy::upstream::Upstream;
+use crate::tls::failure::TlsFailure;
 use crate::transport::Transport;
 
 /// The shared connections of a worker, by server.
@@ -166,6 +167,8 @@ impl OpeningGuard {
         let settled = timeout(limit, connection.client().settled()).await;
         let outcome = if connection.client().has_settings() && !connection.client().has_ended() {
             Outcome::Open(connection)
+        } else if let Some(error) = connection.client().tls_error() {
+            Outcome::Failed(ConnectError::Tls(TlsFailure::of(&error, false)))
         } else {
             let kind = if settled.is_ok() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::TimedOut };
             Outcome::Failed(ConnectError::Io(kind.into()))

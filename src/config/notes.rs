@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::file::Include;
 use crate::config::problem::annotation_at;
 use crate::config::{
-    AccessFormat, AccessLogTarget, AcmeChallenge, Address, Config, HealthConfig, HealthKind, ListenerConfig, LogConfig,
-    PoolConfig, ServerConfig,
+    AccessFormat, AccessLogTarget, AcmeChallenge, Address, Config, HealthConfig, HealthKind, HttpProtocol,
+    ListenerConfig, LogConfig, PoolConfig, ServerConfig, UpstreamProtocol,
 };
 
 /// A warning about a configuration.
@@ -26,7 +26,7 @@ pub fn notes(config: &Config, unmatched: &[Include]) -> Vec<Note> {
     let shared = shared.map(Note::new);
     let unverified = unverified_pools(config).map(|pool| Note::new(unverified(pool)));
     let others = secure_cookies(config).chain(unused_checks(config)).chain(shared).chain(unused_headers(&config.log));
-    let others = others.chain(challenge_port(config).map(Note::new));
+    let others = others.chain(challenge_port(config).map(Note::new)).chain(vain_http2(config));
     unmatched.iter().map(Note::unmatched).chain(unrouted).chain(unverified).chain(others).collect()
 }
 
@@ -94,7 +94,9 @@ pub fn challenge_port(config: &Config) -> Option<String> {
         AcmeChallenge::Http => (80, false),
     };
     let responds = |listener: &ListenerConfig| {
-        listener.tls.is_some() == tls && listener.address.ip().is_some_and(|ip| ip.port() == port)
+        listener.tls.is_some() == tls
+            && (tls || speaks_http1(listener))
+            && listener.address.ip().is_some_and(|ip| ip.port() == port)
     };
     if !config.uses_acme() || config.listeners.iter().any(responds) {
         return None;
@@ -105,6 +107,31 @@ pub fn challenge_port(config: &Config) -> Option<String> {
         "the ACME server verifies names by `{challenge}` on port {port}, and no listener {kind} has that port: make sure that \
          it leads to one"
     ))
+}
+
+fn speaks_http1(listener: &ListenerConfig) -> bool {
+    listener.protocols.contains(&HttpProtocol::Http1)
+}
+
+/// The listeners and pools for which HTTP/2 is set where it cannot work.
+fn vain_http2(config: &Config) -> impl Iterator<Item = Note> {
+    let redirecting = config.listeners.iter().filter(|listener| listener.redirect.is_some() && !speaks_http1(listener));
+    let redirecting = redirecting.filter(|listener| listener.tls.is_none()).map(|listener| {
+        let address = listener.env.show("address", &listener.address);
+        format!(
+            "listener {address} redirects to HTTPS and speaks only HTTP/2 without TLS, which no browser does; add \
+             `http/1.1` to its `protocols`"
+        )
+    });
+    let is_vain = |pool: &&PoolConfig| pool.upstream.protocol == UpstreamProtocol::Auto && pool.upstream.tls.is_none();
+    let pools = config.pools.iter().filter(is_vain).map(|pool| {
+        format!(
+            "the servers of pool `{}` get HTTP/1.1, because `upstream.protocol = \"auto\"` needs `upstream.tls` to find out \
+             what they speak; write `h2` for HTTP/2 without TLS",
+            pool.name
+        )
+    });
+    redirecting.chain(pools).map(Note::new)
 }
 
 /// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.

@@ -217,6 +217,30 @@ fn headers_that_the_access_log_leaves_out_are_noted() {
 }
 
 #[test]
+fn http_2_that_cannot_work_is_noted() {
+    let server = "[[server]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
+    let auto = "note: the servers of pool `default` get HTTP/1.1";
+    let redirect = "note: listener 127.0.0.1:80 redirects to HTTPS and speaks only HTTP/2 without TLS";
+    let listener = "[[listener]]\naddress = \"127.0.0.1:80\"\n";
+    for (keys, notes) in [
+        (format!("{listener}[upstream]\nprotocol = \"auto\"\n"), [true, false]),
+        (format!("{listener}[upstream]\nprotocol = \"auto\"\ntls = true\n"), [false; 2]),
+        (format!("{listener}[upstream]\nprotocol = \"h2\"\n"), [false; 2]),
+        (format!("{listener}protocols = [\"h2\"]\nredirect = \"https\"\n"), [false, true]),
+        (format!("{listener}protocols = [\"h2\"]\n"), [false; 2]),
+        (format!("{listener}protocols = [\"h2\", \"http/1.1\"]\nredirect = \"https\"\n"), [false; 2]),
+    ] {
+        let files = directory(&[("lb.toml", &format!("{keys}{server}"))]);
+        let ran = lb(files.path(), "check");
+        assert_eq!(
+            (ran.code, [auto, redirect].map(|note| ran.out.contains(note))),
+            (Some(0), notes),
+            "{keys}: {ran:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_pipe_is_read_from_standard_input() {
     let files = directory(&[("lb.toml", GOOD)]);
     let shell = |script: &str| -> Ran {

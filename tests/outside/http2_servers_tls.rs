@@ -24,7 +24,7 @@ const OPEN: &str = "lb_server_connections{pool=\"default\",server=\"server1\"}";
 fn trusted(alpn: &[&str]) -> (TempDir, FrontRules) {
     let (directory, ca) = (TempDir::new().expect("a directory"), Ca::new("one"));
     ca.write(&directory.path().join("ca.pem"));
-    let mut rules = FrontRules::new(ca.issue(&["127.0.0.1"]));
+    let mut rules = FrontRules::new(ca.issue(&["127.0.0.1", "api.test"]));
     rules.alpn = names(alpn);
     (directory, rules)
 }
@@ -76,7 +76,9 @@ fn a_server_that_does_not_choose_http_2_is_left_for_another_one() {
         assert_eq!(get(lb.address(), "/").status, 502);
         let line = lb.logs("the request", |line| line.contains("GET / "));
         assert!(line.contains("error=tls") && line.contains("rule=protocol"), "{line}");
-        let line = lb.logs("the reason", |line| line.contains("no TLS with the server"));
+        let line = eventually("the reason is logged", || {
+            lb.stderr().into_iter().find(|line| line.contains("no TLS with the server"))
+        });
         for part in ["server1", reason, "or to `auto`"] {
             assert!(line.contains(part), "{part}: {line}");
         }
@@ -128,8 +130,9 @@ fn a_check_speaks_the_protocol_that_the_server_chooses() {
     let health = "[health]\ninterval = \"100ms\"\npath = \"/live\"\nbody = \"ok\"\n";
     let file = |protocol: &str| config(&directory, protocol, &front.table("server1")).replace(NO_CHECKS, health);
     let lb = Lb::start(&file("auto"));
+    let first = eventually("a check", || server.requests().into_iter().next());
+    assert_eq!((first.uri().scheme_str(), first.uri().path()), (Some("https"), "/live"));
     lb.server_is("server1", "up");
-    assert_eq!(server.requests()[0].uri().scheme_str(), Some("https"));
     lb.apply(&file("h2"));
     lb.server_is("server1", "up");
     front.set(&FrontRules { alpn: Vec::new(), ..rules });
@@ -159,7 +162,7 @@ fn an_edit_of_the_rules_for_tls_retires_connections_and_ends_no_request() {
     let waiting = thread::spawn(move || get(address, "/wait").text());
     eventually("the request is at the server", || (arrived.load(SeqCst) == 1).then_some(()));
     assert_eq!((get(address, "/").text(), front.handshakes().0), ("ok".to_owned(), 1));
-    lb.apply(&file.replace("ca = ", "server_name = \"127.0.0.1\"\nca = "));
+    lb.apply(&file.replace("ca = ", "server_name = \"api.test\"\nca = "));
     assert_eq!((get(address, "/").text(), front.handshakes().0 + front.handshakes().1), ("ok".to_owned(), 2));
     gate.add_permits(1);
     assert_eq!(waiting.join().expect("a response"), "ok");

@@ -117,7 +117,10 @@ async fn connection(mut stream: TcpStream, number: usize, shared: Arc<Shared>) {
         shared.headers.lock().expect("headers").push(String::from_utf8(header).expect("text"));
     }
     let mut builder = Builder::new();
-    builder.max_concurrent_streams(shared.streams).initial_window_size(64 * 1024);
+    builder
+        .max_concurrent_streams(shared.streams)
+        .initial_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let (goaway, abort) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     loop {

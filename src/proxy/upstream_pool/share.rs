@@ -65,9 +65,11 @@ impl UpstreamPool {
                     return self.open_shared(wanted, patience, guard).await;
                 }
                 Choice::Wait(opening) => match opening.outcome().await {
+                    // More requests than streams may have waited.
                     Outcome::Open(connection) => {
-                        // More requests than streams may have waited.
-                        if let Some(place) = connection.place() {
+                        if Some(connection.id()) != wanted.avoided
+                            && let Some(place) = connection.place()
+                        {
                             return Ok(place.into());
                         }
                     }

@@ -110,6 +110,10 @@ impl SharedConnection {
         }
     }
 
+    pub(super) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
     pub(super) fn client(&self) -> &Http2Client {
         &self.client
     }

@@ -123,8 +123,8 @@ fn vain_http2(config: &Config) -> impl Iterator<Item = Note> {
              `http/1.1` to its `protocols`"
         )
     });
-    let is_vain = |pool: &&PoolConfig| pool.upstream.protocol == UpstreamProtocol::Auto && pool.upstream.tls.is_none();
-    let pools = config.pools.iter().filter(is_vain).map(|pool| {
+    let is_vain = |pool: &PoolConfig| pool.upstream.protocol == UpstreamProtocol::Auto && pool.upstream.tls.is_none();
+    let pools = config.pools.iter().filter(move |pool| is_vain(pool)).map(|pool| {
         format!(
             "the servers of pool `{}` get HTTP/1.1, because `upstream.protocol = \"auto\"` needs `upstream.tls` to find out \
              what they speak; write `h2` for HTTP/2 without TLS",

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::http1::head::{BadLine, HeadRule};
+use crate::proxy::timeouts::{Interrupt, Phase};
+use crate::proxy::upstream_pool::ConnectError;
 
 const WANTS: TlsFailure = TlsFailure::WantsCertificate;
 const BAD_LINE: HeadError = HeadError::Malformed(BadLine { rule: HeadRule::Name, number: 2 });

@@ -4,15 +4,18 @@
 //!   (pure); [`request_head`] and [`response_head`] do so for servers.
 //! - [`io`] lets `h2` read and write the transport of a client, and [`flood`] counts what it sends (pure). [`client_io`] is
 //!   the same for a server.
+//! - `fields` is what these conversions share, and `websocket` what HTTP/1 and HTTP/2 do differently to open one (pure).
 //! - [`server`] is a stream to a client: a request and its response.
 //! - [`client`] is a connection to a server, shared by requests, and [`exchange`] one of its streams.
 
 pub mod client;
 pub mod client_io;
 pub mod exchange;
+mod fields;
 pub mod flood;
 pub mod head;
 pub mod io;
 pub mod request_head;
 pub mod response_head;
 pub mod server;
+mod websocket;

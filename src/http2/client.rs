@@ -168,7 +168,8 @@ async fn drive(connection: Connection<ClientIo, Bytes>, pulse: Rc<Pulse>, handle
 impl Http2Client {
     /// Starts a stream; the head of the request goes out with the first piece of its body.
     pub fn start(&self, request: OutgoingRequest<'_>) -> (Http2RequestWriter, Http2ResponseReader) {
-        exchange::start(self.requests.clone(), request, self.is_secure, &self.pulse)
+        let offers_websocket = self.requests.is_extended_connect_protocol_enabled();
+        exchange::start(self.requests.clone(), request, (self.is_secure, offers_websocket), &self.pulse)
     }
 
     /// The streams that the connection may have at the same time: 1 until the server's limit is known.

@@ -15,7 +15,7 @@ use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::client::{BadResponse, OutgoingRequest, ResponseError, Sent};
 use crate::http1::head::ResponseHead;
 use crate::http2::client::Pulse;
-use crate::http2::{request_head, response_head};
+use crate::http2::{fields, request_head, response_head, websocket};
 
 /// The sending half of an exchange.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Http2ResponseReader {
     state: ReaderState,
     sent: Rc<Cell<Sent>>,
     method: Method,
+    /// `Sec-WebSocket-Accept`, if the request asks for a WebSocket.
+    accept: Option<String>,
     length: BodyLength,
     piece: Bytes,
     /// The bytes of the window that the current piece occupies, until the client has been sent it.
@@ -77,14 +79,16 @@ enum ReaderState {
 pub(super) fn start(
     mut requests: SendRequest<Bytes>,
     request: OutgoingRequest<'_>,
-    is_secure: bool,
+    (is_secure, offers_websocket): (bool, bool),
     pulse: &Rc<Pulse>,
 ) -> (Http2RequestWriter, Http2ResponseReader) {
     let ends = !request.length.has_body();
     let sent = Rc::new(Cell::new(if ends { Sent::All } else { Sent::Part }));
-    let started = request_head::request(request, is_secure)
+    let accept = websocket::accept(request);
+    let is_whole = ends && accept.is_none();
+    let started = request_head::request(request, is_secure, offers_websocket)
         .map_err(ResponseError::Unsendable)
-        .and_then(|head| requests.send_request(head, ends).map_err(|error| failure(&error, Sent::Nothing)));
+        .and_then(|head| requests.send_request(head, is_whole).map_err(|error| failure(&error, Sent::Nothing)));
     let (stream, state) = match started {
         Ok((response, stream)) => (Some(stream), ReaderState::Head(response)),
         Err(error) => {
@@ -93,7 +97,7 @@ pub(super) fn start(
         }
     };
     let writer = Http2RequestWriter {
-        stream: stream.filter(|_| !ends),
+        stream: stream.filter(|_| !is_whole),
         sent: Rc::clone(&sent),
         pending: Bytes::new(),
         end: None,
@@ -103,6 +107,7 @@ pub(super) fn start(
         state,
         sent,
         method: request.head.method.clone(),
+        accept,
         length: BodyLength::None,
         piece: Bytes::new(),
         occupied: 0,
@@ -137,6 +142,27 @@ impl Http2RequestWriter {
         if self.sent.get() == Sent::All && piece.is_empty() {
             return Ok(true);
         }
+        self.put(piece, end)
+    }
+
+    /// Like [`Http2RequestWriter::offer`], for bytes of a tunnel.
+    ///
+    /// # Errors
+    /// If the server accepts no more.
+    pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        self.put(bytes, None)
+    }
+
+    /// Ends this direction of a tunnel.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn shutdown(&mut self) -> io::Result<()> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        stream.send_data(Bytes::new(), true).map_err(io::Error::other)
+    }
+
+    fn put(&mut self, piece: &[u8], end: Option<&[u8]>) -> io::Result<bool> {
         let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         self.pending = Bytes::copy_from_slice(piece);
         self.end = end.map(<[u8]>::to_vec);
@@ -181,7 +207,7 @@ impl Http2RequestWriter {
                 if !part.is_empty() {
                     stream.send_data(part, false).map_err(io::Error::other)?;
                 }
-                stream.send_trailers(request_head::trailers(trailers)).map_err(io::Error::other)?;
+                stream.send_trailers(fields::trailers(trailers)).map_err(io::Error::other)?;
             }
         }
         if end.is_some() {
@@ -226,6 +252,11 @@ impl Http2ResponseReader {
         *head = response_head::response(&received)?;
         let Some(body) = body else { return Ok(()) };
         self.is_done = body.is_end_stream();
+        if let Some(accept) = self.accept.as_deref().filter(|_| (200..300).contains(&head.status)) {
+            *head = response_head::switched(head, accept);
+            self.state = ReaderState::Body(body);
+            return Ok(());
+        }
         self.length = response_head::body_length(head, &self.method, self.is_done)?;
         self.state = ReaderState::Body(body);
         Ok(())

@@ -4,10 +4,12 @@
 //! `Host`. Only the rules that HTTP/1 does not have are applied here (RFC 9113, section 8.2 and 8.3).
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName as FieldName, HeaderValue, Method, Response, StatusCode, Version, header, uri};
+use http::{HeaderMap, HeaderName as FieldName, Method, Response, StatusCode, Version, header, uri};
 
 use crate::http1::head::{BadLine, HeadError, HeadLimits, HeadRule, Headers, MAX_METHOD, RequestHead, ResponseHead};
 use crate::http1::name::HeaderName;
+pub use crate::http2::fields::trailers;
+use crate::http2::fields::{self, append, is_connection_specific};
 
 /// Returns the head of a request; its headers reuse the memory of `headers`.
 ///
@@ -81,19 +83,6 @@ fn check(name: &FieldName, value: &[u8]) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// Whether a header is about one connection of HTTP/1, and so must not be in a message of HTTP/2 (RFC 9113, section
-/// 8.2.2).
-fn is_connection_specific(name: HeaderName) -> bool {
-    matches!(
-        name,
-        HeaderName::Connection
-            | HeaderName::KeepAlive
-            | HeaderName::ProxyConnection
-            | HeaderName::TransferEncoding
-            | HeaderName::Upgrade
-    )
-}
-
 fn malformed(rule: HeadRule) -> HeadError {
     HeadError::Malformed(BadLine { rule, number: 1 })
 }
@@ -117,35 +106,7 @@ pub fn response(head: &ResponseHead) -> Response<()> {
 /// Returns a trailer section as lines, each with its CRLF. Those that break a rule are left out.
 #[must_use]
 pub fn trailer_lines(trailers: &HeaderMap) -> Vec<u8> {
-    let mut lines = Vec::new();
-    for (name, value) in trailers {
-        if check(name, value.as_bytes()).is_ok() {
-            lines.extend_from_slice(name.as_str().as_bytes());
-            lines.extend_from_slice(b": ");
-            lines.extend_from_slice(value.as_bytes());
-            lines.extend_from_slice(b"\r\n");
-        }
-    }
-    lines
-}
-
-/// Returns the trailers in these lines.
-#[must_use]
-pub fn trailers(lines: &[u8]) -> HeaderMap {
-    let mut fields = HeaderMap::new();
-    for line in lines.split(|byte| *byte == b'\n') {
-        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
-            append(&mut fields, &line[..colon], line[colon + 1..].trim_ascii());
-        }
-    }
-    fields
-}
-
-fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
-    if let (Ok(name), Ok(value)) = (FieldName::from_bytes(name), HeaderValue::from_bytes(value)) {
-        // More than 32,768 headers cannot be; the limit of a head is far below.
-        let _ = fields.try_append(name, value);
-    }
+    fields::lines(trailers, |name, value| check(name, value).is_ok())
 }
 
 #[cfg(test)]

@@ -2,19 +2,26 @@
 
 use std::fmt::Write as _;
 
-use http::header::{HeaderName as FieldName, HeaderValue};
+use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 
 use crate::http1::client::{OutgoingRequest, Unsendable};
 use crate::http1::name::HeaderName;
+use crate::http2::fields::{append, is_connection_specific};
+use crate::http2::websocket;
 
 /// Returns the head of a request. Its headers have been rewritten for a server, so none belongs to one connection.
 ///
 /// # Errors
 /// [`Unsendable`].
-pub fn request(outgoing: OutgoingRequest<'_>, is_secure: bool) -> Result<Request<()>, Unsendable> {
-    if outgoing.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")) {
+pub fn request(
+    outgoing: OutgoingRequest<'_>,
+    is_secure: bool,
+    offers_websocket: bool,
+) -> Result<Request<()>, Unsendable> {
+    let is_websocket = websocket::is_wanted(outgoing.upgrade);
+    if is_websocket && !(offers_websocket && websocket::is_handshake(outgoing)) {
         return Err(Unsendable::WebSocket);
     }
     let headers = &outgoing.head.headers;
@@ -27,10 +34,17 @@ pub fn request(outgoing: OutgoingRequest<'_>, is_secure: bool) -> Result<Request
     *request.version_mut() = Version::HTTP_2;
     *request.method_mut() = outgoing.head.method.clone();
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Unsendable::Target)?;
+    if is_websocket {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+    }
     let fields = request.headers_mut();
     fields.reserve(headers.len());
     for (id, name, value) in headers.iter() {
-        if id != HeaderName::Host && !is_connection_specific(id) {
+        let is_left_out = matches!(id, HeaderName::Host | HeaderName::Http2Settings)
+            || is_connection_specific(id)
+            || is_websocket && websocket::is_of_http1(name);
+        if !is_left_out {
             append(fields, name, value);
         }
     }
@@ -53,39 +67,6 @@ fn path(target: &[u8]) -> Option<PathAndQuery> {
         }
     }
     PathAndQuery::try_from(escaped).ok()
-}
-
-/// Whether a header is about one connection of HTTP/1, and so must not be in a message of HTTP/2 (RFC 9113, section
-/// 8.2.2).
-pub(super) fn is_connection_specific(name: HeaderName) -> bool {
-    matches!(
-        name,
-        HeaderName::Connection
-            | HeaderName::Http2Settings
-            | HeaderName::KeepAlive
-            | HeaderName::ProxyConnection
-            | HeaderName::TransferEncoding
-            | HeaderName::Upgrade
-    )
-}
-
-/// Returns the trailers in these lines.
-#[must_use]
-pub fn trailers(lines: &[u8]) -> HeaderMap {
-    let mut fields = HeaderMap::new();
-    for line in lines.split(|byte| *byte == b'\n') {
-        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
-            append(&mut fields, &line[..colon], line[colon + 1..].trim_ascii());
-        }
-    }
-    fields
-}
-
-fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
-    if let (Ok(name), Ok(value)) = (FieldName::from_bytes(name), HeaderValue::from_bytes(value)) {
-        // It can only fail with more than 32,768 headers; the limit of a head is far below.
-        let _ = fields.try_append(name, value);
-    }
 }
 
 #[cfg(test)]
@@ -111,7 +92,7 @@ mod tests {
             "POST /a%2fb?c=d HTTP/1.1\r\nHost: Example.com:81\r\nX-One: 1\r\nX-ONE: 2\r\nTE: trailers\r\n\
              Connection: x\r\nKeep-Alive: 1\r\nTransfer-Encoding: chunked\r\nUpgrade: foo\r\nProxy-Connection: y\r\n\r\n",
         );
-        let request = request(outgoing(&head, Some(b"foo")), false).expect("sendable");
+        let request = request(outgoing(&head, Some(b"foo")), false, false).expect("sendable");
         assert_eq!(request.uri().to_string(), "http://Example.com:81/a%2fb?c=d");
         let fields: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(fields, [("x-one", &b"1"[..]), ("x-one", b"2"), ("te", b"trailers")]);
@@ -139,10 +120,27 @@ mod tests {
     }
 
     #[test]
-    fn a_websocket_and_a_host_that_is_none_cannot_be_sent() {
-        let head = parsed("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(request(outgoing(&head, Some(b"WebSocket")), false).err(), Some(Unsendable::WebSocket));
+    fn a_websocket_is_sent_only_if_the_server_offers_that() {
+        let text = "GET /chat HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Version: 13\r\nOrigin: http://a\r\n\r\n";
+        let head = parsed(text);
+        let websocket = outgoing(&head, Some(b"WebSocket"));
+        assert_eq!(request(websocket, false, false).err(), Some(Unsendable::WebSocket));
+        let sent = request(websocket, true, true).expect("sendable");
+        assert_eq!((sent.method(), sent.uri().to_string()), (&Method::CONNECT, "https://a/chat".to_owned()));
+        assert_eq!(sent.extensions().get(), Some(&Protocol::from_static("websocket")));
+        let names: Vec<_> = sent.headers().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["sec-websocket-version", "origin"]);
+        for invalid in [text.replace("GET", "POST"), text.replace("Sec-WebSocket-Key", "X-Key")] {
+            let head = parsed(&invalid);
+            let sent = request(outgoing(&head, Some(b"websocket")), false, true);
+            assert_eq!(sent.err(), Some(Unsendable::WebSocket), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_none_cannot_be_sent() {
         let head = parsed("GET / HTTP/1.1\r\nHost: \r\n\r\n");
-        assert_eq!(request(outgoing(&head, None), false).err(), Some(Unsendable::Host));
+        assert_eq!(request(outgoing(&head, None), false, false).err(), Some(Unsendable::Host));
     }
 }

@@ -7,7 +7,7 @@ use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
 use crate::http1::framing::{self, BadFraming, Framing};
 use crate::http1::head::{HeadError, ResponseHead};
 use crate::http1::name::HeaderName;
-use crate::http2::request_head::is_connection_specific;
+use crate::http2::fields::{self, is_connection_specific};
 
 /// Returns the head of a response.
 ///
@@ -59,17 +59,22 @@ pub fn body_length(head: &mut ResponseHead, method: &Method, has_ended: bool) ->
 /// Returns a trailer section as lines, each with its CRLF. Those that break a rule are left out.
 #[must_use]
 pub fn trailer_lines(trailers: &HeaderMap) -> Vec<u8> {
-    let mut lines = Vec::new();
-    for (name, value) in trailers {
-        let id = HeaderName::from_bytes(name.as_str().as_bytes());
-        if !is_connection_specific(id) && is_valid(value.as_bytes()) {
-            lines.extend_from_slice(name.as_str().as_bytes());
-            lines.extend_from_slice(b": ");
-            lines.extend_from_slice(value.as_bytes());
-            lines.extend_from_slice(b"\r\n");
-        }
-    }
-    lines
+    fields::lines(trailers, |name, value| {
+        !is_connection_specific(HeaderName::from_bytes(name.as_str().as_bytes())) && is_valid(value)
+    })
+}
+
+/// Turns the response that opens a WebSocket into the one that does so in HTTP/1.1. `accept` proves that the request was
+/// understood.
+#[must_use]
+pub fn switched(head: &ResponseHead, accept: &str) -> ResponseHead {
+    let mut switched = ResponseHead::of_status(101);
+    switched.version = head.version;
+    switched.headers.append(&head.headers);
+    switched.headers.remove(HeaderName::ContentLength);
+    switched.headers.add(HeaderName::Upgrade, b"websocket");
+    switched.headers.add_named("sec-websocket-accept", accept.as_bytes());
+    switched
 }
 
 /// Whether a value ends no line of HTTP/1.
@@ -82,6 +87,7 @@ mod tests {
     use super::*;
 
     type Fields = &'static [(&'static str, &'static str)];
+    type Judged = Result<BodyLength, BadResponse>;
 
     fn with(status: u16, fields: Fields) -> Response<()> {
         let mut builder = Response::builder().status(status);
@@ -124,7 +130,7 @@ mod tests {
     #[test]
     fn the_length_of_a_body_follows_from_status_method_and_length() {
         use BodyLength::{Known, None as Nothing, Unknown};
-        let cases: [(u16, Method, Fields, bool, Result<BodyLength, BadResponse>); 8] = [
+        let cases: [(u16, Method, Fields, bool, Judged); 8] = [
             (200, Method::GET, &[], false, Ok(Unknown)),
             (200, Method::GET, &[], true, Ok(Known(0))),
             (200, Method::GET, &[("content-length", "5")], false, Ok(Known(5))),

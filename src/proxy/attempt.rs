@@ -148,10 +148,11 @@ async fn connect(
     upload: &mut Upload<'_, '_>,
     only_new: bool,
 ) -> Result<UpstreamConnection, ProxyError> {
-    let Routed { record, pool, tried, .. } = &*attempt.exchange;
+    let Routed { record, pool, tried, plan, .. } = &*attempt.exchange;
     let (upstreams, server, client) = (&record.context.upstreams, attempt.server(), record.client);
     let (protocol, repeatable) = (pool.config.upstream.protocol, attempt.may_repeat(Progress::Sent));
-    let wanted = Wanted { server, client, protocol, repeatable, only_new, avoided: tried.avoided };
+    let (avoided, upgrades) = (tried.avoided, plan.upgrade.is_some());
+    let wanted = Wanted { server, client, protocol, repeatable, only_new, avoided, upgrades };
     if let Some(taken) = upstreams.take(&wanted) {
         return Ok(taken);
     }

@@ -201,7 +201,7 @@ impl RequestWriter<'_> {
     pub fn offer_raw(&mut self, bytes: &[u8]) -> io::Result<bool> {
         match self {
             Self::Http1(writer) => writer.offer_raw(bytes),
-            Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Http2(writer) => writer.offer_raw(bytes),
             #[cfg(test)]
             Self::Memory(sender) => sender.send(bytes, false).map(|()| true),
         }
@@ -214,7 +214,7 @@ impl RequestWriter<'_> {
     pub fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(writer) => writer.shutdown(),
-            Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Http2(writer) => writer.shutdown(),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -306,7 +306,7 @@ impl ResponseReader<'_> {
     pub fn tunnel(&mut self) {
         match self {
             Self::Http1(reader) => reader.tunnel(),
-            // No server switches protocols over HTTP/2.
+            // The rest of the stream is that already.
             Self::Http2(_) => {}
             #[cfg(test)]
             Self::Memory(_) => {}

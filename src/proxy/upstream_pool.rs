@@ -152,8 +152,8 @@ impl UpstreamPool {
         let owner = wanted.owner().ok()?;
         match wanted.protocol() {
             Some(HttpProtocol::Http1) => self.take_idle(wanted.server.id, owner, wanted.repeatable),
-            Some(HttpProtocol::Http2) => self.take_place(wanted, owner),
-            None => None,
+            Some(HttpProtocol::Http2) if !wanted.upgrades => self.take_place(wanted, owner),
+            Some(HttpProtocol::Http2) | None => None,
         }
     }
 

@@ -29,6 +29,7 @@ mod http2;
 mod http2_servers;
 mod http2_servers_load;
 mod http2_servers_tls;
+mod http2_websockets;
 mod idle;
 mod keys;
 mod last_good;

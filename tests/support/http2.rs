@@ -34,6 +34,8 @@ struct Shared {
     streams: u32,
     /// Whether connections begin with a PROXY header of version 1.
     has_header: bool,
+    /// Whether WebSockets are offered.
+    has_websocket: bool,
     serve: Serve,
     requests: Mutex<Vec<Request<()>>>,
     /// The PROXY headers so far.
@@ -54,7 +56,7 @@ impl Http2Server {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::run(streams, false, Arc::new(move |stream| Box::pin(serve(stream))))
+        Self::run(streams, [false; 2], Arc::new(move |stream| Box::pin(serve(stream))))
     }
 
     /// The same, with a PROXY header at the start of each connection.
@@ -62,16 +64,24 @@ impl Http2Server {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::run(100, true, Arc::new(move |stream| Box::pin(serve(stream))))
+        Self::run(100, [true, false], Arc::new(move |stream| Box::pin(serve(stream))))
     }
 
-    fn run(streams: u32, has_header: bool, serve: Serve) -> Self {
+    /// The same with WebSockets (RFC 8441).
+    pub(crate) fn with_websockets<F>(serve: impl Fn(Stream) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::run(100, [false, true], Arc::new(move |stream| Box::pin(serve(stream))))
+    }
+
+    fn run(streams: u32, [has_header, has_websocket]: [bool; 2], serve: Serve) -> Self {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         socket.set_nonblocking(true).expect("set");
         let address = socket.local_addr().expect("an address");
         let connections = Arc::<AtomicUsize>::default();
         let (requests, headers) = Default::default();
-        let shared = Arc::new(Shared { streams, has_header, serve, requests, headers });
+        let shared = Arc::new(Shared { streams, has_header, has_websocket, serve, requests, headers });
         let (stop, stopped) = oneshot::channel();
         let all = (Arc::clone(&connections), Arc::clone(&shared));
         std::thread::spawn(move || {
@@ -121,6 +131,9 @@ async fn connection(mut stream: TcpStream, number: usize, shared: Arc<Shared>) {
         .max_concurrent_streams(shared.streams)
         .initial_window_size(64 * 1024)
         .initial_connection_window_size(1024 * 1024);
+    if shared.has_websocket {
+        builder.enable_connect_protocol();
+    }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let (goaway, abort) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     loop {

@@ -36,8 +36,8 @@ pub(super) async fn exchange(
     head.parse(request, limits).map_err(BadResponse::Head)?;
     let outgoing =
         OutgoingRequest { head: &head, target: None, upgrade: None, length: BodyLength::None, closes: false };
-    let request =
-        request_head::request(outgoing, matches!(stream, CheckStream::Tls(_))).map_err(|_| BadResponse::Http2)?;
+    let request = request_head::request(outgoing, matches!(stream, CheckStream::Tls(_)), false)
+        .map_err(|_| BadResponse::Http2)?;
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(u32::try_from(RESPONSE_LIMITS.bytes).unwrap_or(u32::MAX));
     let (mut requests, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| fault(&error))?;

@@ -42,6 +42,8 @@ pub struct Wanted<'a> {
     pub only_new: bool,
     /// The connection that has refused the request, or reset its stream.
     pub avoided: Option<ConnectionId>,
+    /// Whether the client offers to switch to another protocol. Over HTTP/2, the server may have to say first that it can.
+    pub upgrades: bool,
 }
 
 /// A new connection to a server, before anything is said on it.
@@ -100,7 +102,15 @@ impl UpstreamPool {
         match wanted.protocol() {
             Some(HttpProtocol::Http1) => self.open_own(wanted, patience).await,
             // In memory of its own, so that requests over HTTP/1 are not larger for it.
-            Some(HttpProtocol::Http2) | None => Box::pin(self.share(wanted, patience)).await,
+            Some(HttpProtocol::Http2) | None => {
+                let shared = Box::pin(self.share(wanted, patience)).await?;
+                if let Upstream::Http2(place) = &shared.upstream
+                    && wanted.upgrades
+                {
+                    place.client().settled().await;
+                }
+                Ok(shared)
+            }
         }
     }
 

@@ -27,7 +27,7 @@ fn client() -> Client {
 
 fn wanted<'a>(server: &'a Arc<Server>, client: &'a Client) -> Wanted<'a> {
     let protocol = UpstreamProtocol::Http1;
-    Wanted { server, client, protocol, repeatable: true, only_new: true, avoided: None }
+    Wanted { server, client, protocol, repeatable: true, only_new: true, avoided: None, upgrades: false }
 }
 
 fn server(address: Address) -> Arc<Server> {

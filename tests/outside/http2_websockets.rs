@@ -77,7 +77,7 @@ fn a_websocket_passes_to_a_server_that_offers_it() {
             std::thread::scope(|scope| {
                 let (mut writer, bytes) = (client.socket(), &bytes);
                 scope.spawn(move || std::io::Write::write_all(&mut writer, bytes).expect("sent"));
-                assert!(client.read(length) == bytes, "{length}");
+                assert!(client.read(length) == *bytes, "{length}");
             });
         }
         match ends_first {

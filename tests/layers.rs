@@ -25,7 +25,7 @@ const LAYERS: [&str; 14] = [
 ];
 
 /// Decisions without I/O, as paths below `src/`; each covers the modules below it too.
-const PURE: [&str; 28] = [
+const PURE: [&str; 32] = [
     "config",
     "live/balance",
     "live/evidence",
@@ -44,8 +44,12 @@ const PURE: [&str; 28] = [
     "http1/rejection",
     "http1/target",
     "http1/trailers",
+    "http2/fields",
     "http2/flood",
     "http2/head",
+    "http2/request_head",
+    "http2/response_head",
+    "http2/websocket",
     "proxy/cookie",
     "proxy/grpc",
     "proxy/headers",

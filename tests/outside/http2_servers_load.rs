@@ -180,6 +180,16 @@ fn an_idle_connection_that_the_server_ends_fails_no_request_of_any_method() {
 }
 
 #[test]
+fn no_idle_connection_is_kept_where_the_file_says_so() {
+    let server = Http2Server::start(100, async |mut stream: Stream| stream.ok("ok"));
+    let lb = Lb::start_file(&config(&[(server.address, 1)], "idle_connections = 0\n"));
+    for turn in 1..=3 {
+        assert_eq!((get(lb.address(), "/").text(), server.connections()), ("ok".to_owned(), turn));
+        eventually("the connection is closed", || (lb.metric(OPEN) == Some(0.0)).then_some(()));
+    }
+}
+
+#[test]
 fn edits_under_load_fail_no_request() {
     let all: Vec<_> = (0..3)
         .map(|_| {

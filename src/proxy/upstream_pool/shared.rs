@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -299,19 +299,24 @@ impl SharedConnections {
     /// Closes idle connections that are too old or too many. Those that get no more streams, because the server is leaving,
     /// has another address, or does not want any, close with their last stream.
     pub(super) fn sweep(&mut self, now: Instant) {
-        let server = &self.server;
-        let (timeout, keeps) = (server.idle_timeout(), server.keeps_connections() && !server.is_leaving());
+        let (server, limit) = (&self.server, self.idle_limit());
         self.connections.retain(|connection| {
             let age = now.saturating_duration_since(connection.idle_since.get());
             let lives = !connection.retired.get() && connection.is_current(server) && connection.client.is_open();
-            lives && !server.is_leaving() && (!connection.is_idle() || keeps && age < timeout)
+            lives && !server.is_leaving() && (!connection.is_idle() || age < limit)
         });
         while self.idle().count() > self.server.max_idle() && self.close_oldest() {}
     }
 
+    /// How long a connection may be idle.
+    fn idle_limit(&self) -> Duration {
+        let keeps = self.server.keeps_connections() && !self.server.is_leaving();
+        if keeps { self.server.idle_timeout() } else { Duration::ZERO }
+    }
+
     /// The time at which a sweep will have something to do, if the server closes no connection.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.oldest()?.checked_add(self.server.idle_timeout())
+        self.oldest()?.checked_add(self.idle_limit())
     }
 
     /// Whether the server has connections or requests wait for one.

@@ -231,7 +231,15 @@ pub(super) struct ConfigReply {
     applied_at: String,
     pub(super) state: ConfigState,
     #[serde(default)]
+    pub(super) files: Vec<FileReply>,
+    #[serde(default)]
     pub(super) warnings: Vec<String>,
+}
+
+/// One of the files that are in force.
+#[derive(Debug, Deserialize)]
+pub(super) struct FileReply {
+    pub(super) hash: String,
 }
 
 /// `/api/reloads`

@@ -19,7 +19,7 @@ use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
 use crate::control::upstream_tls::{self, PoolsTls};
-use crate::live::tls;
+use crate::live::tls::{self, TlsState};
 
 /// The output format of `lb check` and `lb plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,11 +75,15 @@ impl CheckedConfig {
                 let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
                 problems.extend(loaded.err().into_iter().flatten());
             }
-            if problems.is_empty() { Ok((config, files)) } else { Err(problems) }
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+            let tls = tls_state(&config, (&files, &sources.files), None)?;
+            Ok((config, tls))
         });
         match result {
-            Ok((config, referenced)) => Self {
-                notes: all_notes(&config, &referenced, &sources),
+            Ok((config, tls)) => Self {
+                notes: all_notes(&config, tls.as_deref(), &sources),
                 path: source.path().to_owned(),
                 files: sources.files.into_iter().map(|file| file.path).collect(),
                 result: Ok(config),
@@ -174,9 +178,8 @@ pub(super) fn print_invalid(
 }
 
 /// The notes about the configuration and the certificates that it refers to.
-fn all_notes(config: &Config, referenced: &FilesInForce, sources: &Sources) -> Vec<Note> {
-    let tls = tls_state(config, referenced, None);
-    let certificates = tls::warnings(config, tls.as_deref(), SystemTime::now());
+fn all_notes(config: &Config, tls: Option<&TlsState>, sources: &Sources) -> Vec<Note> {
+    let certificates = tls::warnings(config, tls, SystemTime::now());
     notes(config, &sources.unmatched).into_iter().chain(certificates.into_iter().map(Note::new)).collect()
 }
 

@@ -1,6 +1,7 @@
 //! `lb wait`: waits until one or more balancers serve exactly the given configuration with servers that are up, or until
 //! it is certain that one of them will not.
 
+mod files;
 mod pools;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::de::IgnoredAny;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::files::ExpectedFiles;
 use self::pools::Pools;
 use crate::admin::ConfigState;
 use crate::cli::api::{ConfigReply, PoolsReply, QueryError, ReloadReply, ReloadsReply, get};
@@ -47,6 +49,8 @@ enum TargetState {
     NoResponse(String),
     /// It serves another configuration.
     Other { generation: u64, hash: String, state: ConfigState },
+    /// It serves the configuration, but not with the contents that the files it refers to have here.
+    OldFiles { generation: u64, lacking: String },
     /// It will apply the configuration once something that is missing is there.
     Pending { generation: u64, problems: Vec<Problem> },
     /// It serves the configuration, but not every pool with servers that are up yet.
@@ -84,12 +88,13 @@ pub(super) async fn wait(
         writeln!(err, "lb: {} is invalid", path.display())?;
         return Ok(WaitOutcome::Failed);
     }
+    let files = if path == Path::new("-") { ExpectedFiles::default() } else { ExpectedFiles::of(&sources) };
     let hash = if path == Path::new("-") { hash_as(config, sources.files) } else { sources.hash };
     let deadline = Instant::now() + timeout;
     let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));
     let mut polls = JoinSet::new();
     for (index, target) in targets.iter().cloned().enumerate() {
-        let mut poller = Poller { target, hash: hash.clone(), last: None, started_at: None };
+        let mut poller = Poller { target, hash: hash.clone(), files: files.clone(), last: None, started_at: None };
         let states = Arc::clone(&states);
         let store = move |state: TargetState| states.lock()[index] = state;
         polls.spawn(timeout_at(deadline, async move { poller.poll_until_decided(store).await }));
@@ -170,7 +175,11 @@ impl TargetState {
         match self {
             Self::Applied { .. } => Some(WaitOutcome::Applied),
             Self::Rejected { .. } | Self::Down { .. } => Some(WaitOutcome::Failed),
-            Self::NoResponse(_) | Self::Other { .. } | Self::Pending { .. } | Self::Waits { .. } => None,
+            Self::NoResponse(_)
+            | Self::Other { .. }
+            | Self::OldFiles { .. }
+            | Self::Pending { .. }
+            | Self::Waits { .. } => None,
         }
     }
 
@@ -196,6 +205,7 @@ impl fmt::Display for TargetState {
                 };
                 write!(f, "generation {generation}, hash {hash}{state}")
             }
+            Self::OldFiles { generation, lacking } => write!(f, "generation {generation}, with {lacking}"),
             Self::Pending { generation, problems } => {
                 let reasons: Vec<&str> = problems.iter().map(|problem| &*problem.message).collect();
                 write!(f, "pending; still serving generation {generation}: {}", reasons.join("; "))
@@ -215,6 +225,8 @@ struct Poller {
     target: Address,
     /// The hash of the configuration to wait for.
     hash: String,
+    /// The files that it refers to.
+    files: ExpectedFiles,
     /// The newest reload at the last poll, and the state then.
     last: Option<(ReloadReply, TargetState)>,
     /// When the newest reload at the first poll ended, by the balancer's clock.
@@ -247,18 +259,22 @@ impl Poller {
         let newest_at = || reloads.first().map_or(String::new(), |newest| newest.at.clone());
         let started_at = self.started_at.get_or_insert_with(newest_at);
         let decision = decision(&reloads, &self.hash, started_at);
-        if let (Some(newest), Some((last, state @ TargetState::Other { .. }))) = (reloads.first(), &self.last)
+        if let (Some(newest), Some((last, state @ (TargetState::Other { .. } | TargetState::OldFiles { .. })))) =
+            (reloads.first(), &self.last)
             && newest == last
         {
             return Ok(state.clone());
         }
-        let ConfigReply { generation, hash, state, .. } = get(&self.target, "/api/config").await?;
+        let ConfigReply { generation, hash, state, files, .. } = get(&self.target, "/api/config").await?;
         // It may serve the configuration, with older contents of the files that it refers to.
         let lacks = |reload: &&ReloadReply| reload.outcome == Outcome::Pending && state == ConfigState::Pending;
         let state = if let Some(pending) = decision.filter(lacks) {
             TargetState::Pending { generation: pending.generation, problems: pending.problems.clone() }
         } else if hash == self.hash {
-            self.availability(generation).await?
+            match self.files.lacking(&files) {
+                Some(lacking) => TargetState::OldFiles { generation, lacking },
+                None => self.availability(generation).await?,
+            }
         } else {
             match decision {
                 Some(ReloadReply { generation, problems, outcome: Outcome::Rejected, .. }) => {

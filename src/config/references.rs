@@ -25,6 +25,8 @@ pub enum Role {
     UpstreamCa,
     /// A chain and its key, for servers.
     UpstreamCertificate,
+    /// The authorities of the ACME server.
+    AcmeCa,
 }
 
 /// A file or, for a certificate, a chain and its key, which only count together.
@@ -59,6 +61,8 @@ pub enum ReferenceOwner {
     Listener(usize),
     /// `upstream.tls` of a pool, by its name.
     Pool(String),
+    /// `[acme]`.
+    Acme,
 }
 
 impl Reference {
@@ -70,6 +74,7 @@ impl Reference {
             ReferenceOwner::Certificate(index) => Subject::Certificate(*index, key),
             ReferenceOwner::Listener(index) => Subject::ListenerTls(*index, key),
             ReferenceOwner::Pool(name) => Subject::UpstreamTls(name, key),
+            ReferenceOwner::Acme => Subject::Acme(key),
         }
     }
 
@@ -135,6 +140,12 @@ impl Config {
             for (number, file) in tls.ticket_keys.iter().enumerate() {
                 add(Role::TicketKey, file, "ticket_keys", &format!("tls.ticket_keys.{number}"));
             }
+        }
+        if let Some(ca) = self.acme.ca.as_ref().filter(|_| self.uses_acme()) {
+            let shown = self.env.show("acme.ca", &ca.path.display());
+            let files = vec![ReferenceFile { path: ca.full_path(), shown, key: "ca" }];
+            let owner = ReferenceOwner::Acme;
+            add(Reference { role: Role::AcmeCa, owner, files, default: false, may_be_missing: false });
         }
         for pool in &self.pools {
             let Some(tls) = &pool.upstream.tls else { continue };

@@ -21,10 +21,13 @@ mod store;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::config::references::Role;
 use crate::config::{AcmeConfig, Config};
+use crate::control::certificates::in_force::FilesInForce;
 use crate::live::acme::{AcmeCertificate, AcmeState};
 
 /// The orders of the process. Dropping it ends them.
@@ -40,6 +43,8 @@ pub struct Acme {
 #[derive(Debug, PartialEq, Eq)]
 struct WantedCertificates {
     config: AcmeConfig,
+    /// The content of `acme.ca`.
+    ca: Option<Bytes>,
     /// The names of each certificate.
     certificates: Vec<Vec<String>>,
 }
@@ -60,11 +65,13 @@ impl Acme {
         config.uses_acme().then(|| Arc::clone(&self.state))
     }
 
-    /// Orders what `config` asks for. An edit of it is tried at once.
-    pub fn apply(&self, config: &Config) {
+    /// Orders what `config` asks for, which refers to `files`. An edit of it is tried at once.
+    pub fn apply(&self, config: &Config, files: &FilesInForce) {
         let certificates: Vec<Vec<String>> = config.acme_names().map(<[String]>::to_vec).collect();
+        let ca = config.acme.ca.as_ref().and_then(|ca| files.bytes(Role::AcmeCa, &ca.full_path()));
+        let ca = ca.map(|file| file.bytes.clone());
         let wanted = (!certificates.is_empty())
-            .then(|| Arc::new(WantedCertificates { config: config.acme.clone(), certificates }));
+            .then(|| Arc::new(WantedCertificates { config: config.acme.clone(), ca, certificates }));
         self.wanted.send_if_modified(|current| {
             let changes = *current != wanted;
             if changes {

@@ -26,12 +26,14 @@ use self::health::UnpublishedChanges;
 use self::listeners::ListenerSet;
 use self::pending::PendingEdit;
 use crate::config::Config;
+use crate::config::problem::Problem;
 use crate::control::acme::Acme;
 use crate::control::certificates::in_force::FilesInForce;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::LastGoodCopy;
 use crate::control::reload::reader::ReaderHandle;
+use crate::control::reload::source::Sources;
 use crate::control::resolver::Resolver;
 use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
@@ -61,6 +63,10 @@ pub struct Gateway {
     config: Arc<Config>,
     /// The files that it refers to. Replaced with it.
     files: FilesInForce,
+    /// Its own files. Replaced with it.
+    sources: Sources,
+    /// Why older contents of the files that it refers to are kept, as recorded.
+    kept: Vec<Problem>,
     /// The warnings about certificates that have been logged.
     warned: Vec<String>,
     /// The newest edit, while it cannot be applied yet.

@@ -15,8 +15,7 @@ use crate::config::source::SourceFile;
 use crate::config::{Address, Config, HttpProtocol, LOCALHOST, PoolConfig, UpstreamProtocol, UpstreamTlsConfig};
 use crate::control::certificates::in_force::FilesInForce;
 use crate::tls::alpn;
-use crate::tls::certificate::parse_chain;
-use crate::tls::client::{PoolTls, PoolTlsParts, Roots, server_name};
+use crate::tls::client::{PoolTls, PoolTlsParts, Roots, parse_roots, server_name};
 
 /// The rules of the pools that use TLS, by pool.
 #[derive(Debug, Clone, Default)]
@@ -111,12 +110,7 @@ impl PoolsTls {
         let shown = || pool.env.show("upstream.tls.ca", &ca.path.display());
         let file = files.bytes(Role::UpstreamCa, &ca.full_path());
         let file = file.ok_or_else(|| Reason::new(format!("{}: there is no such file", shown())))?;
-        let roots = Roots::new(parse_chain(&file.bytes)?);
-        if roots.count() == 0 {
-            let reason = Reason::new(format!("{}: no certificate in the file can be that of a CA", shown()));
-            return Err(reason.hint("name a PEM file with the certificate of the CA that issued the servers'"));
-        }
-        Ok(Some(Arc::new(roots)))
+        Ok(Some(Arc::new(parse_roots(&file.bytes)?)))
     }
 
     /// The rules of a pool, if it uses TLS.
@@ -148,7 +142,11 @@ pub fn check(config: &Config, sources: &[SourceFile]) -> Vec<Problem> {
             continue;
         }
         for (index, server) in pool.servers.iter().enumerate() {
-            if server_name(&host(&server.address)).is_err() {
+            if matches!(server.address, Address::Unix(_)) && tls.verify {
+                let shown = server.env.show("address", &server.address);
+                let reason = Reason::new(format!("`{shown}` has no name that its certificate could be verified for"));
+                problems.push(locate(sources, Subject::Server(&pool.name, index), reason.hint(hint)));
+            } else if server_name(&host(&server.address)).is_err() {
                 let shown = server.env.show("address", &server.address);
                 let reason = Reason::new(format!("no certificate can have the name of `{shown}`"));
                 problems.push(locate(sources, Subject::Server(&pool.name, index), reason.hint(hint)));

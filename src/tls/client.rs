@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionMemoryCache, Resumption, WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, TrustAnchor, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -14,6 +14,8 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::config::HttpProtocol;
+use crate::config::problem::Reason;
+use crate::tls::certificate::parse_chain;
 use crate::tls::failure::TlsError;
 use crate::tls::{alpn, provider};
 
@@ -83,11 +85,30 @@ impl Roots {
         self.store.len()
     }
 
+    /// Those that are valid, for rustls.
+    #[must_use]
+    pub fn store(&self) -> &Arc<RootCertStore> {
+        &self.store
+    }
+
     /// The certificates, valid or not.
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }
+}
+
+/// Parses the CAs of a PEM file, of which at least one is valid.
+///
+/// # Errors
+/// If none is, or something in the file cannot be read.
+pub fn parse_roots(text: &[u8]) -> Result<Roots, Reason> {
+    let roots = Roots::new(parse_chain(text)?);
+    if roots.count() == 0 {
+        let reason = Reason::new("no certificate in the file can be that of a CA");
+        return Err(reason.hint("name a PEM file with the certificate of the CA that issued those of the servers"));
+    }
+    Ok(roots)
 }
 
 impl PoolTls {
@@ -99,7 +120,7 @@ impl PoolTls {
         let PoolTlsParts { roots, identity, server_name, protocols, digest } = parts;
         let provider = provider();
         let is_verified = roots.is_some();
-        let verifier = verifier(roots, &provider)?;
+        let verifier = Arc::new(CertificateVerifier::new(roots, &provider)?);
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match identity {
@@ -201,22 +222,38 @@ impl UpstreamTls {
     }
 }
 
-fn verifier(roots: Option<Arc<Roots>>, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    let Some(roots) = roots else { return Ok(Arc::new(AnyCertificate(Arc::clone(provider)))) };
-    let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots.store), Arc::clone(provider));
-    let inner = builder.build().map_err(|error| Error::General(error.to_string()))?;
-    Ok(Arc::new(IssuedBy { inner, roots }))
+/// Verifies a server's certificate by the pool's rule, and its signatures in any case.
+#[derive(Debug)]
+struct CertificateVerifier {
+    /// `None` accepts any certificate, for `verify = false`: whoever is at the other end has its key, and nothing else is
+    /// certain.
+    authorities: Option<Authorities>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// Accepts certificates that one of the roots has issued, and a server's certificate that is itself among the roots,
 /// even if it is marked as a CA: so are the self-signed ones that tools make.
 #[derive(Debug)]
-struct IssuedBy {
+struct Authorities {
     inner: Arc<WebPkiServerVerifier>,
     roots: Arc<Roots>,
 }
 
-impl ServerCertVerifier for IssuedBy {
+impl CertificateVerifier {
+    fn new(roots: Option<Arc<Roots>>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+        let authorities = match roots {
+            None => None,
+            Some(roots) => {
+                let inner =
+                    WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots.store), Arc::clone(provider)).build();
+                Some(Authorities { inner: inner.map_err(|error| Error::General(error.to_string()))?, roots })
+            }
+        };
+        Ok(Self { authorities, algorithms: provider.signature_verification_algorithms })
+    }
+}
+
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -225,10 +262,11 @@ impl ServerCertVerifier for IssuedBy {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.roots.certificates.contains(end_entity) =>
-            {
+        let Some(Authorities { inner, roots }) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
+            Err(Error::InvalidCertificate(CertificateError::Other(_))) if roots.certificates.contains(end_entity) => {
                 verify_dates(end_entity, now)?;
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -243,7 +281,7 @@ impl ServerCertVerifier for IssuedBy {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -252,11 +290,11 @@ impl ServerCertVerifier for IssuedBy {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -274,45 +312,6 @@ fn verify_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), C
         Err(CertificateError::ExpiredContext { time: now, not_after })
     } else {
         Ok(())
-    }
-}
-
-/// Accepts any certificate, for `verify = false`: whoever is at the other end has its key, and nothing else is certain.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, Der, TrustAnchor};
 use rustls::server::{ClientHello as OfferedHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
@@ -16,7 +17,9 @@ use rustls::{Error, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 
 use self::tickets::SharedTicketer;
+use crate::config::problem::Reason;
 use crate::config::{ClientAuth, HttpProtocol, TlsVersion, UnknownHost};
+use crate::tls::certificate::parse_chain;
 use crate::tls::hello::ClientHello;
 use crate::tls::index::{ByKey, CertificateIndex};
 use crate::tls::{alpn, provider};
@@ -90,6 +93,49 @@ impl fmt::Debug for ListenerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ListenerTls").field("min_version", &self.rules.min_version).finish_non_exhaustive()
     }
+}
+
+/// Parses the authorities of client certificates in a PEM file, of which there is at least one.
+///
+/// # Errors
+/// If there is none, or one of them cannot be used.
+pub fn parse_authorities(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    let authorities = parse_chain(text)?;
+    for (index, authority) in authorities.iter().enumerate() {
+        RootCertStore::empty().add(authority.clone()).map_err(|_| {
+            let number = index + 1;
+            Reason::new(format!("certificate {number} of the file is damaged, or cannot be that of an authority"))
+                .hint("write the certificates of the authorities that issue those of the clients, as they were issued")
+        })?;
+    }
+    Ok(authorities)
+}
+
+/// Parses the lists of revoked client certificates in a PEM file, of which there is at least one.
+///
+/// # Errors
+/// If there is none, or one of them cannot be used.
+pub fn parse_revoked(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Reason> {
+    let damaged = || Reason::new("a section of the file is damaged").hint("copy the file again, as it was issued");
+    let lists = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    let lists = lists.map_err(|_| damaged())?;
+    if lists.is_empty() {
+        return Err(Reason::new("there is no revocation list in the file")
+            .hint("it has a section `-----BEGIN X509 CRL-----` for each; convert DER with `openssl crl -inform der`"));
+    }
+    // Lists are parsed only for a verifier, which needs some authority.
+    let anchor = TrustAnchor {
+        subject: Der::from_slice(&[]),
+        subject_public_key_info: Der::from_slice(&[]),
+        name_constraints: None,
+    };
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(RootCertStore { roots: vec![anchor] }), provider());
+    verifier.with_crls(lists.iter().cloned()).build().map_err(|error| {
+        Reason::new(format!("a revocation list cannot be used: {error}"))
+            .hint("have the authority issue it again, for all reasons and with a number")
+    })?;
+    Ok(lists)
 }
 
 impl ClientRule {

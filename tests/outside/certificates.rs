@@ -13,15 +13,15 @@ use crate::support::eventually;
 use crate::support::lb::{Lb, Ran, run, servers};
 
 /// No poll, so that only file events lead to a read.
-const FILE: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[listener.tls]\n[admin]\naddress = \"127.0.0.1:0\"\n\
+pub(crate) const FILE: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[listener.tls]\n[admin]\naddress = \"127.0.0.1:0\"\n\
                     [health]\nkind = \"none\"\n[reload]\npoll = \"0s\"\nquiet = \"30ms\"\n";
-const SITE: &str = "[[certificate]]\nfile = \"site.pem\"\nkey = \"site.key\"\n";
+pub(crate) const SITE: &str = "[[certificate]]\nfile = \"site.pem\"\nkey = \"site.key\"\n";
 
-fn server() -> String {
+pub(crate) fn server() -> String {
     servers(&[("a", "127.0.0.1:9".parse().unwrap(), 1)])
 }
 
-fn start(certificates: &str, write: impl FnOnce(&Path)) -> Lb {
+pub(crate) fn start(certificates: &str, write: impl FnOnce(&Path)) -> Lb {
     let directory = TempDir::new().unwrap();
     write(directory.path());
     let path = directory.path().join("lb.toml");
@@ -29,22 +29,22 @@ fn start(certificates: &str, write: impl FnOnce(&Path)) -> Lb {
     Lb::start_in(directory, path)
 }
 
-fn beside(lb: &Lb, name: &str) -> PathBuf {
+pub(crate) fn beside(lb: &Lb, name: &str) -> PathBuf {
     lb.path().parent().unwrap().join(name)
 }
 
-fn names(lb: &Lb) -> Value {
+pub(crate) fn names(lb: &Lb) -> Value {
     let reply = lb.api("/api/certificates");
     reply["certificates"].as_array().unwrap().iter().map(|certificate| certificate["names"].clone()).collect()
 }
 
 #[track_caller]
-fn becomes(lb: &Lb, expected: &Value) {
+pub(crate) fn becomes(lb: &Lb, expected: &Value) {
     eventually(&format!("{expected}: {:#}", lb.api("/api/reloads")), || (names(lb) == *expected).then_some(()));
 }
 
 /// A name that tells the `number`th certificate from the others.
-fn numbered(number: usize) -> TestPair {
+pub(crate) fn numbered(number: usize) -> TestPair {
     pair(&[&format!("v{number}.example.com")])
 }
 

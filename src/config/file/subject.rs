@@ -29,6 +29,8 @@ pub enum Subject<'a> {
     ListenerTls(usize, &'a str),
     /// A key of a pool's `upstream.tls` or, if it has none of its own, of the top level's.
     UpstreamTls(&'a str, &'a str),
+    /// A key of `[acme]`.
+    Acme(&'a str),
 }
 
 /// The problem at its place in the files or, if that is not in them, of the main file.
@@ -71,6 +73,7 @@ fn place(root: &TomlTable<'_>, subject: Subject<'_>) -> Option<Location> {
             let (location, listener) = item(root, "listener", index)?;
             table(listener, "tls").and_then(|tls| value(tls, key)).or(Some(location))
         }
+        Subject::Acme(key) => value(table(root, "acme")?, key),
         Subject::UpstreamTls(name, key) => {
             let own = table(root, "pool").and_then(|pools| table(pools, name));
             let upstreams = own.into_iter().chain([root]).filter_map(|of| table(of, "upstream"));
@@ -123,7 +126,7 @@ mod tests {
                     [[server]]\naddress = \"c:1\"\n[pool.empty.balance]\n[[pool.p.server]]\naddress = \"d:1\"\n";
         let more = "[[listener]]\nname = \"x\"\naddress = \"e\"\n[[server]]\naddress = \"f:1\"\n";
         let tls = "[[certificate]]\nfile = \"a\"\nkey = \"b\"\n[[listener]]\naddress = \"g\"\n[listener.tls]\n\
-                   client_ca = \"c\"\n[pool.p.upstream.tls]\nca = \"d\"\n[upstream.tls]\nca = \"e\"\n";
+                   client_ca = \"c\"\n[pool.p.upstream.tls]\nca = \"d\"\n[upstream.tls]\nca = \"e\"\n[acme]\nca = \"f\"\n";
         let files =
             [SourceFile::new("lb.toml", main), SourceFile::new("more.toml", more), SourceFile::new("tls.toml", tls)];
         let cases = [
@@ -145,6 +148,7 @@ mod tests {
             (Subject::ListenerTls(0, "client_ca"), "lb.toml", 1, 1),
             (Subject::UpstreamTls("p", "ca"), "tls.toml", 9, 6),
             (Subject::UpstreamTls("other", "ca"), "tls.toml", 11, 6),
+            (Subject::Acme("ca"), "tls.toml", 13, 6),
         ];
         for (subject, file, line, column) in cases {
             let problem = locate(&files, subject, Reason::new("wrong"));

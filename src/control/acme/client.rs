@@ -1,7 +1,5 @@
 //! Requests to the ACME server: over TLS, with a limit on time and size, and with its wish for the next one noted.
 
-use std::fs;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,13 +15,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use parking_lot::Mutex;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use super::failure::Failure;
-use crate::config::AcmeConfig;
+use crate::tls::client::parse_roots;
 use crate::tls::provider;
 
 /// How long a request may take, from connecting to the last byte.
@@ -42,15 +38,15 @@ pub(super) struct AcmeClient {
 }
 
 impl AcmeClient {
-    /// Reads the authorities; blocks.
+    /// Trusts the authorities in `ca`, or else reads the system's; blocks.
     ///
     /// # Errors
-    /// If the file of `acme.ca` cannot be used.
-    pub(super) fn new(config: &AcmeConfig, not_before: NotBefore) -> Result<Self, Failure> {
+    /// If the authorities cannot be used.
+    pub(super) fn new(ca: Option<&[u8]>, not_before: NotBefore) -> Result<Self, Failure> {
         let tls = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Failure::new(error.to_string()))?
-            .with_root_certificates(roots(config)?)
+            .with_root_certificates(roots(ca)?)
             .with_no_client_auth();
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -116,33 +112,24 @@ impl HttpClient for AcmeClient {
     }
 }
 
-/// The authorities of `acme.ca`, else the system's, else the built-in ones.
-fn roots(config: &AcmeConfig) -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore::empty();
-    if let Some(ca) = &config.ca {
-        let path = ca.full_path();
-        let failed = |why: &str| Failure::new(format!("`acme.ca` {} {why}", path.display()));
-        let pem = fs::read(&path).map_err(|error: io::Error| failed(&format!("cannot be read: {error}")))?;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| failed(&format!("is not PEM: {error}")))?;
-            roots
-                .add(certificate)
-                .map_err(|error| failed(&format!("has a certificate that is no authority: {error}")))?;
-        }
-        return if roots.is_empty() { Err(failed("has no certificate")) } else { Ok(roots) };
+/// The authorities in `ca`, else the system's, else the built-in ones.
+fn roots(ca: Option<&[u8]>) -> Result<Arc<RootCertStore>, Failure> {
+    if let Some(ca) = ca {
+        let roots = parse_roots(ca).map_err(|reason| Failure::new(format!("`acme.ca`: {}", reason.message)))?;
+        return Ok(Arc::clone(roots.store()));
     }
+    let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    Ok(roots)
+    Ok(Arc::new(roots))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::FilePath;
 
     #[test]
     fn retry_after_is_a_number_of_seconds_or_a_date() {
@@ -154,22 +141,5 @@ mod tests {
         for value in ["", "-1", "soon", "99999999999999999999"] {
             assert_eq!(retry_after(value, now), None, "{value}");
         }
-    }
-
-    #[test]
-    fn a_file_without_authorities_is_named() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("ca.pem");
-        let ca = Some(FilePath { path: path.clone(), base: Default::default() });
-        let config = AcmeConfig { ca, ..AcmeConfig::default() };
-        let fails_with = |why: &str| {
-            let failure = roots(&config).expect_err(why).to_string();
-            assert!(failure.contains("ca.pem") && failure.contains(why), "{failure}");
-        };
-        fails_with("cannot be read");
-        fs::write(&path, "x").expect("written");
-        fails_with("has no certificate");
-        fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").expect("written");
-        fails_with("no authority");
     }
 }

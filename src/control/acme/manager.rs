@@ -230,10 +230,10 @@ impl Shared {
     /// The account, which is made if there is none and `make` is set.
     async fn account(&self, not_before: &NotBefore, make: bool) -> Result<Option<Account>, Failure> {
         let _one = self.account.lock().await;
-        let (config, store, not_before) = (self.wanted.config.clone(), self.store.clone(), Arc::clone(not_before));
+        let (wanted, store, not_before) = (Arc::clone(&self.wanted), self.store.clone(), Arc::clone(not_before));
         let (client, stored) = blocking(move || {
-            let client = AcmeClient::new(&config, not_before)?;
-            let stored = store.account(&config.directory);
+            let client = AcmeClient::new(wanted.ca.as_deref(), not_before)?;
+            let stored = store.account(&wanted.config.directory);
             Ok((client, stored.map_err(|error| Failure::new(format!("the account cannot be read: {error}")))?))
         })
         .await?;

@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateRevocationListDer;
-use rustls::pki_types::pem::PemObject as _;
-
 use crate::config::Config;
 use crate::config::problem::Reason;
 use crate::config::references::{Reference, ReferenceFile, Role};
 use crate::config::source::SourceFile;
 use crate::control::reload::source::referenced::{read_referenced, referenced_matches};
 use crate::control::reload::trail::Trail;
-use crate::tls::certificate::{Certificate, PairFile, parse_chain};
+use crate::tls::certificate::{Certificate, PairFile};
+use crate::tls::client::parse_roots;
+use crate::tls::server::{parse_authorities, parse_revoked};
 
 /// The limit for all of these files together.
 const MAX_BYTES: u64 = 64 << 20;
@@ -71,6 +70,28 @@ impl ReferencedFiles {
         if references != self.references {
             *self = Self::read(references, self);
         }
+    }
+
+    /// The files that were read, as configured.
+    #[must_use]
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    /// Reads the files of `references`, unless `self` or `other` has them already.
+    #[must_use]
+    pub fn of(&self, references: &[Reference], other: &Self) -> Self {
+        match references {
+            known if *known == *self.references => self.clone(),
+            known if *known == *other.references => other.clone(),
+            new => Self::read(new.to_vec(), self),
+        }
+    }
+
+    /// Reads the same files again. `known` has been read just now.
+    #[must_use]
+    pub fn again_unless(&self, known: &Self) -> Self {
+        if self.references == known.references { known.clone() } else { self.again() }
     }
 
     /// Reads the same files again.
@@ -243,23 +264,14 @@ fn parse(reference: &Reference, files: &[Result<SourceFile, Reason>]) -> Result<
 /// Checks the content of a file that is not part of a pair.
 fn check(role: Role, file: &SourceFile) -> Result<(), Reason> {
     match role {
-        Role::ClientCa | Role::UpstreamCa => parse_chain(&file.bytes).map(drop),
-        Role::ClientCrl => parse_crl(&file.bytes),
+        Role::ClientCa => parse_authorities(&file.bytes).map(drop),
+        Role::UpstreamCa | Role::AcmeCa => parse_roots(&file.bytes).map(drop),
+        Role::ClientCrl => parse_revoked(&file.bytes).map(drop),
         Role::TicketKey if file.bytes.len() < 32 => {
             Err(Reason::new(format!("a ticket key has at least 32 bytes, and this one has {}", file.bytes.len()))
                 .hint("create one with `openssl rand -out FILE 48`"))
         }
         _ => Ok(()),
-    }
-}
-
-fn parse_crl(text: &[u8]) -> Result<(), Reason> {
-    let lists = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    match lists {
-        Ok(lists) if !lists.is_empty() => Ok(()),
-        Ok(_) => Err(Reason::new("there is no revocation list in the file")
-            .hint("it has a section `-----BEGIN X509 CRL-----` for each; convert DER with `openssl crl -inform der`")),
-        Err(_) => Err(Reason::new("a section of the file is damaged").hint("copy the file again, as it was issued")),
     }
 }
 

@@ -40,8 +40,8 @@ pub(super) struct Prepared {
     admin: Option<NewAdminSocket>,
     /// The file of the access log, if the edit names another one.
     pub(super) access_log: Option<NewOutput>,
-    /// The files of the edit, for the last good copy.
-    sources: Vec<SourceFile>,
+    /// The files of the edit.
+    sources: Sources,
     /// The files that the edit refers to.
     files: FilesInForce,
     /// Why older contents of them are kept, although there are newer ones.
@@ -80,9 +80,16 @@ impl Gateway {
             }
             Ok(mut config) => {
                 config.share_with(&self.config);
-                return self.attempt(PendingEdit::new(config, sources, noticed));
+                let recorded = if requested { Vec::new() } else { self.recorded(&sources) };
+                return self.attempt(PendingEdit::new(config, sources, noticed, recorded));
             }
-            Err(problems) => Err(NotApplied::Rejected(problems)),
+            Err(problems) => {
+                // Only files that the running configuration refers to may have changed.
+                if !self.renew(&sources, noticed) && !requested && self.recorded(&sources) == problems {
+                    return;
+                }
+                Err(NotApplied::Rejected(problems))
+            }
         };
         self.conclude(&sources, noticed, result);
     }
@@ -93,6 +100,7 @@ impl Gateway {
         let (outcome, changes, problems) = match result {
             Ok(Some(mut prepared)) => {
                 kept = mem::take(&mut prepared.kept);
+                self.kept.clone_from(&kept);
                 (Outcome::Applied, self.commit(prepared), Vec::new())
             }
             Ok(None) => (Outcome::Unchanged, Vec::new(), Vec::new()),
@@ -138,6 +146,9 @@ impl Gateway {
         }
         let tls = PoolsTls::load(config, &files, &sources.files, self.running.registry.tls());
         let tls = tls.map_err(NotApplied::Pending)?;
+        let before = self.state.snapshot.load();
+        let listeners_tls = tls_state(config, (&files, &sources.files), before.tls.as_deref());
+        let listeners_tls = listeners_tls.map_err(NotApplied::Pending)?;
         let (listeners, admin) = self.bind(config, sources).and_then(|bound| self.listen(bound, config, sources))?;
         sources.warn_of_unmatched();
         let is_same = |pool: &Arc<PoolConfig>| self.config.pool(&pool.name).is_some_and(|old| Arc::ptr_eq(old, pool));
@@ -146,12 +157,12 @@ impl Gateway {
         changes.extend(self.files.changes(&files));
         let addresses = |name: &HostPort| self.running.resolver.addresses(name, addresses);
         let registry = self.running.registry.plan(config, Instant::now(), addresses).with_tls(tls);
-        let generation = self.state.snapshot.load().generation + 1;
+        let generation = before.generation + 1;
         let hash = sources.hash.as_str().into();
         let mut snapshot = registry.snapshot(generation, hash, file_hashes(sources, &files), SystemTime::now());
-        snapshot.tls = tls_state(config, &files, self.state.snapshot.load().tls.as_deref());
+        snapshot.tls = listeners_tls;
         snapshot.acme = self.running.acme.state_for(config);
-        let (config, sources) = (Arc::clone(config), sources.files.clone());
+        let (config, sources) = (Arc::clone(config), sources.clone());
         Ok(Prepared { config, snapshot, registry, listeners, admin, access_log: None, sources, files, kept, changes })
     }
 
@@ -224,6 +235,7 @@ impl Gateway {
             prepared;
         let old = mem::replace(&mut self.config, config);
         self.files = files;
+        self.sources = sources;
 
         self.running.registry.commit(registry);
         self.outputs.access_log.commit(access_log);
@@ -232,9 +244,9 @@ impl Gateway {
         self.outputs.admin.commit(admin);
         self.commit_logs(&old);
         self.outputs.traces.apply(&self.config.tracing);
-        self.running.acme.apply(&self.config);
-        self.outputs.last_good.save(&self.config.reload, sources);
-        self.inputs.reader.set_rules(ReloadRules::from(&self.config.reload));
+        self.running.acme.apply(&self.config, &self.files);
+        self.outputs.last_good.save(&self.config.reload, self.sources.files.clone());
+        self.inputs.reader.set_rules(ReloadRules::from(&*self.config));
         self.warn_of_unrouted(Some(&old));
         self.warn_of_certificates();
         self.warn_of_unverified(Some(&old));

@@ -38,9 +38,9 @@ pub(super) struct PendingEdit {
 }
 
 impl PendingEdit {
-    /// An edit that has not been tried yet.
-    pub(super) fn new(config: Config, sources: Sources, noticed: Instant) -> Self {
-        let (config, problems, names) = (Arc::new(config), Vec::new(), NameLookups::default());
+    /// An edit that has not been tried yet, or whose last try was recorded with these problems.
+    pub(super) fn new(config: Config, sources: Sources, noticed: Instant, problems: Vec<Problem>) -> Self {
+        let (config, names) = (Arc::new(config), NameLookups::default());
         let access_log = OpeningFile::default();
         Self { config, sources, problems, names, access_log, began: noticed, due: noticed }
     }
@@ -75,9 +75,12 @@ impl Gateway {
         };
         let mut is_news = true;
         let (sources, began) = (edit.sources.clone(), edit.began);
-        if let Err(NotApplied::Pending(problems)) = &result {
-            is_news = edit.problems != *problems;
+        if let Err(NotApplied::Pending(problems) | NotApplied::Rejected(problems)) = &result {
+            // First, so that the newest record is about the edit, which is not in force.
+            is_news = self.renew(&sources, began) || edit.problems != *problems;
             edit.problems.clone_from(problems);
+        }
+        if let Err(NotApplied::Pending(_)) = &result {
             self.pending = Some(edit);
         }
         if is_news {

@@ -124,7 +124,8 @@ impl Gateway {
             // Perhaps it is them that the files lack.
             Some(_) => files.clone().load(&env).sources.referenced,
         };
-        let rules = ReloadRules::from(&config.reload);
+        files.in_force.clone_from(&sources.referenced);
+        let rules = ReloadRules::from(&*config);
         let reader = ConfigReader::start(source, files, rules, Arc::clone(&state.watch_status))?;
 
         let last_good = LastGoodCopy::start(path.to_owned(), Arc::clone(&state.watch_status));
@@ -133,6 +134,8 @@ impl Gateway {
             state,
             config,
             files: referenced,
+            sources: sources.clone(),
+            kept: Vec::new(),
             warned: Vec::new(),
             pending: None,
             running: Running { registry, listeners, worker_pool, checker, resolver, acme },
@@ -142,7 +145,7 @@ impl Gateway {
             retired: Vec::new(),
         };
         gateway.commit_listeners(sockets);
-        gateway.running.acme.apply(&gateway.config);
+        gateway.running.acme.apply(&gateway.config, &gateway.files);
         sources.warn_of_unmatched();
         warn_of_shared_addresses(gateway.config.pools.iter());
         gateway.warn_of_unrouted(None);
@@ -196,6 +199,7 @@ fn load(sources: Sources) -> Result<(Sources, Arc<Config>, FilesInForce), Vec<Pr
     if problems.is_empty() {
         let loaded = PoolsTls::load(&config, &files, &sources.files, &PoolsTls::default());
         problems.extend(loaded.err().into_iter().flatten());
+        problems.extend(tls_state(&config, (&files, &sources.files), None).err().into_iter().flatten());
     }
     if problems.is_empty() { Ok((sources, Arc::new(config), files)) } else { Err(problems) }
 }
@@ -230,7 +234,7 @@ fn first_generation(
     let plan = registry.plan(config, Instant::now(), |_| None).with_tls(tls);
     let versions = file_hashes(sources, files);
     let mut snapshot = plan.snapshot(1, sources.hash.as_str().into(), versions, SystemTime::now());
-    snapshot.tls = tls_state(config, files, None);
+    snapshot.tls = tls_state(config, (files, &sources.files), None)?;
     snapshot.acme = acme.state_for(config);
     registry.commit(plan);
     Ok((registry, Arc::new(snapshot)))

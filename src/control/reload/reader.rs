@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::config::ReloadConfig;
+use crate::config::Config;
 use crate::config::file::amend::Baseline;
+use crate::config::references::Reference;
 use crate::config::units::format_duration;
 use crate::control::reload::completeness::{Because, UnreadEdit};
 use crate::control::reload::source::{LoadedConfig, Source, Sources};
@@ -37,17 +38,19 @@ pub struct ParsedConfig {
 }
 
 /// The reader's own settings, which a reload may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReloadRules {
     /// `reload.quiet`
     pub quiet: Duration,
     /// `reload.poll`; zero turns polling off.
     pub poll: Duration,
+    /// The files that the configuration in force refers to. They are read whatever is in its own files by now.
+    pub files: Arc<[Reference]>,
 }
 
-impl From<&ReloadConfig> for ReloadRules {
-    fn from(config: &ReloadConfig) -> Self {
-        Self { quiet: config.quiet, poll: config.poll }
+impl From<&Config> for ReloadRules {
+    fn from(config: &Config) -> Self {
+        Self { quiet: config.reload.quiet, poll: config.reload.poll, files: config.references().into() }
     }
 }
 
@@ -104,6 +107,8 @@ pub struct ConfigReader {
     read_now: Arc<Notify>,
     /// The newest read, valid or not. Only content that differs from it is an edit.
     last: Sources,
+    /// Whether `last` has files that the control plane has not got.
+    unsent: bool,
     /// The newest read that was valid.
     good: Option<Baseline>,
     /// Published for the API and the metrics. A warning that is in it has been logged.
@@ -136,12 +141,12 @@ impl ConfigReader {
         rules: ReloadRules,
         status: Arc<WatchStatus>,
     ) -> (Self, mpsc::Sender<ParsedConfig>, ReaderHandle) {
-        let (rules_sender, new_rules) = watch::channel(rules);
+        let (rules_sender, new_rules) = watch::channel(rules.clone());
         let (sender, parsed) = mpsc::channel(1);
         let read_now = Arc::new(Notify::new());
         let handle = ReaderHandle { parsed, rules: rules_sender, read_now: Arc::clone(&read_now) };
         let watcher = FileWatcher::new();
-        (Self { source, watcher, new_rules, rules, read_now, last, good: None, status }, sender, handle)
+        (Self { source, watcher, new_rules, rules, read_now, last, unsent: false, good: None, status }, sender, handle)
     }
 
     async fn run(mut self, parsed: mpsc::Sender<ParsedConfig>) {
@@ -154,7 +159,7 @@ impl ConfigReader {
             let (noticed, requested) = (Instant::now(), reason == ReadReason::Request);
             let (sources, read) = self.complete_read(reason).await;
             self.watcher.forget(read);
-            let changed = sources != self.last;
+            let changed = sources != self.last || std::mem::take(&mut self.unsent);
             self.last = sources;
             if changed || requested {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);
@@ -229,8 +234,10 @@ impl ConfigReader {
         self.watcher.rewatch(&trail);
         let changed = self.source.changed(&self.last, sources);
         // A certificate's key may follow it.
-        let alone =
-            self.last.includes.is_empty() && sources.includes.is_empty() && self.last.referenced == sources.referenced;
+        let alone = self.last.includes.is_empty()
+            && sources.includes.is_empty()
+            && self.last.referenced == sources.referenced
+            && self.last.in_force == sources.in_force;
         // Of other files, equal reads are enough: an incomplete one does not replace its old content.
         let Trail { entries, .. } = self.source.own_trail(&self.last).and(self.source.own_trail(sources));
         let edit = UnreadEdit { entries, changed, alone, noticed, unchanged_since };
@@ -250,6 +257,9 @@ impl ConfigReader {
 
     /// Waits for a reason to read.
     async fn wait(&mut self) -> ReadReason {
+        if self.unsent {
+            return ReadReason::Time;
+        }
         let poll = self.rules.poll;
         let poll = async { if poll.is_zero() { std::future::pending().await } else { tokio::time::sleep(poll).await } };
         tokio::select! {
@@ -267,7 +277,12 @@ impl ConfigReader {
     /// `wait` took them over itself, rules that arrived between the two calls did not update the warnings, and if
     /// they turned polling off, nothing woke the reader again.
     fn rewatch(&mut self) {
-        self.rules = *self.new_rules.borrow_and_update();
+        self.rules = self.new_rules.borrow_and_update().clone();
+        let in_force = self.last.referenced.of(&self.rules.files, &self.last.in_force);
+        let is_known = |references| references == in_force.references();
+        // Those of the file's own content have been sent with it.
+        self.unsent |= !is_known(self.last.referenced.references()) && !is_known(self.last.in_force.references());
+        self.last.in_force = in_force;
         self.watcher.rewatch(&self.source.trail(&self.last));
         let warnings = self.warnings();
         let reported = self.status.warnings();

@@ -18,7 +18,6 @@ use crate::config::notes::Note;
 use crate::config::problem::{Problem, Reason};
 use crate::config::source::{self, SourceFile};
 use crate::control::certificates::files::ReferencedFiles;
-use crate::control::reload::trail::Trail;
 
 /// The limit for all files together.
 const MAX_BYTES: u64 = 16 << 20;
@@ -49,6 +48,8 @@ pub struct Sources {
     pub problems: Vec<Problem>,
     /// The files that the configuration refers to. The hash does not cover them.
     pub referenced: ReferencedFiles,
+    /// Those that the configuration in force refers to, which may be another one.
+    pub in_force: ReferencedFiles,
     /// Whether the main file is gone from its directory and only visible through a mount: a file that was mounted
     /// by itself and replaced outside. No later edit of it can be seen here.
     pub unlinked: bool,
@@ -96,7 +97,8 @@ impl Source {
         let main = read_file(&self.path, last.files.first(), &mut budget);
         let unlinked = main.as_ref().is_ok_and(|(_, metadata)| link_count(metadata) == 0);
         let referenced = last.referenced.again();
-        Sources { unlinked, referenced, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
+        let in_force = last.in_force.again_unless(&referenced);
+        Sources { unlinked, referenced, in_force, ..self.read_rest(main.map(|(file, _)| file), budget, last, env) }
     }
 
     /// Like `read`, with the main file's content from a stream, such as standard input.
@@ -129,33 +131,9 @@ impl Source {
     #[must_use]
     pub fn with_files(&self, files: Vec<SourceFile>) -> Sources {
         let hash = self.hash(&files);
-        let referenced = ReferencedFiles::default();
         let (includes, unmatched, problems) = (Vec::new(), Vec::new(), Vec::new());
-        Sources { files, hash, includes, unmatched, problems, referenced, unlinked: false }
-    }
-
-    /// The paths to watch so that no change of these files goes unnoticed: the files, and every directory
-    /// in which one of them, or a symbolic link on the way to it, can be replaced.
-    #[must_use]
-    pub fn trail(&self, sources: &Sources) -> Trail {
-        let mut trail = self.own_trail(sources);
-        sources.referenced.trail(&mut trail);
-        trail
-    }
-
-    /// The same without the files that the configuration refers to.
-    pub(super) fn own_trail(&self, sources: &Sources) -> Trail {
-        let mut trail = Trail::default();
-        trail.follow(&self.path);
-        for file in sources.files.iter().skip(1) {
-            trail.follow(&file.path);
-        }
-        for Include { pattern, .. } in &sources.includes {
-            for directory in self.directories(pattern) {
-                trail.follow(&directory);
-            }
-        }
-        trail
+        let (referenced, in_force) = (ReferencedFiles::default(), ReferencedFiles::default());
+        Sources { files, hash, includes, unmatched, problems, referenced, in_force, unlinked: false }
     }
 
     fn read_included(&self, last: &Sources, budget: &mut u64, sources: &mut Sources) {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{file, http, issued, scene, start, warns};
 use crate::support::eventually;
 use crate::support::fake_acme::{FakeAcme, json, until_order};
+use crate::support::lb::run;
 
 const NAMES: &[&[&str]] = &[&["a.example"]];
 
@@ -33,7 +34,6 @@ fn a_server_that_is_down_is_reported_and_an_edit_is_tried_at_once() {
 #[test]
 fn what_is_no_acme_server_is_told_in_plain_words() {
     let lb = start();
-    let missing = lb.path().with_file_name("missing.pem");
     for (response, words) in [
         ("200 OK\r\nContent-Length: 13\r\n\r\n<html></html>", "not what ACME requires"),
         ("200 OK\r\nContent-Length: 2\r\n\r\n{}", "missing field `newNonce`"),
@@ -50,13 +50,35 @@ fn what_is_no_acme_server_is_told_in_plain_words() {
         let warning = warns(&lb, "UnknownIssuer");
         assert!(warning.contains("`acme.directory`"), "{warning}");
     }
-    let fake = FakeAcme::start(Box::new(|_, _| None));
-    lb.apply(&file(&fake.keys().replace("/ca.pem", "/none.pem"), NAMES));
-    warns(&lb, "none.pem cannot be read: No such file");
-    fs::write(&missing, "x").expect("written");
-    lb.apply(&file(&format!("ca = \"{}\"\n", missing.display()), NAMES));
-    warns(&lb, "missing.pem has no certificate");
     assert!(!lb.has_panicked());
+}
+
+#[test]
+fn an_edit_waits_for_the_ca_of_the_acme_server() {
+    let lb = start();
+    let ca = lb.path().with_file_name("missing.pem");
+    let fake = FakeAcme::start(Box::new(|_, _| None));
+    let keys = format!("directory = \"https://{}/dir\"\nca = \"missing.pem\"\n", fake.address);
+    lb.edit(&file(&keys, NAMES));
+    let is_pending = |words: &str| {
+        eventually(words, || {
+            let newest = lb.newest_reload();
+            let message = newest["problems"][0]["message"].as_str()?;
+            (newest["outcome"] == "pending" && message.contains(words)).then(|| newest["problems"][0].clone())
+        })
+    };
+    let problem = is_pending("missing.pem: there is no such file");
+    let text = fs::read_to_string(lb.path()).expect("a file");
+    let line = text.lines().position(|line| line == "ca = \"missing.pem\"").expect("a line") + 1;
+    assert_eq!((problem["line"].as_u64(), problem["column"].as_u64()), (u64::try_from(line).ok(), Some(6)));
+    let check = run(&["check", &lb.path().display().to_string()]);
+    assert_eq!((check.code, check.out.contains("missing.pem: there is no such file")), (Some(1), true), "{check:?}");
+    fs::write(&ca, "x").expect("written");
+    is_pending("missing.pem: there is no certificate in the file");
+    fs::copy(fake.ca(), &ca).expect("written");
+    lb.reaches(2);
+    let files = lb.api("/api/config")["files"].clone();
+    assert!(files.as_array().expect("files").iter().any(|file| file["path"] == ca.display().to_string()), "{files}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::future::Future;
 
 use super::*;
 
-const RULES: ReloadRules = ReloadRules { quiet: Duration::from_millis(10), poll: Duration::from_secs(3600) };
+fn rules() -> ReloadRules {
+    ReloadRules { quiet: Duration::from_millis(10), poll: Duration::from_secs(3600), ..ReloadRules::default() }
+}
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
@@ -21,7 +23,7 @@ fn reader(directory: &tempfile::TempDir) -> (ConfigReader, mpsc::Sender<ParsedCo
     std::fs::write(&path, "").expect("a file");
     let source = Source::new(path);
     let last = source.read(&env);
-    ConfigReader::new(source, last, RULES, Arc::default())
+    ConfigReader::new(source, last, rules(), Arc::default())
 }
 
 #[test]
@@ -32,9 +34,9 @@ fn rules_that_arrive_between_the_warnings_and_the_wait_end_the_wait() {
         reader.rewatch();
         assert_eq!(wakes(&mut reader).await, ReadReason::Event(Wake::Other), "new watches");
         reader.rewatch();
-        handle.set_rules(ReloadRules { poll: Duration::ZERO, ..RULES });
+        handle.set_rules(ReloadRules { poll: Duration::ZERO, ..rules() });
         assert_eq!(wakes(&mut reader).await, ReadReason::Time, "new rules");
-        assert_eq!(reader.rules, RULES, "until the warnings are written by the new ones");
+        assert_eq!(reader.rules, rules(), "until the warnings are written by the new ones");
         reader.rewatch();
         assert_eq!(reader.rules.poll, Duration::ZERO);
     });
@@ -61,13 +63,13 @@ fn new_rules_apply_to_a_read_that_waits_for_files_to_be_complete() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut reader, _sender, handle) = reader(&directory);
     block_on(async {
-        handle.set_rules(ReloadRules { quiet: Duration::from_secs(3600), ..RULES });
+        handle.set_rules(ReloadRules { quiet: Duration::from_secs(3600), ..rules() });
         reader.rewatch();
         std::fs::write(directory.path().join("lb.toml"), "# edited").expect("a file");
         let edited = async {
             // The read has begun by the old rules.
             tokio::task::yield_now().await;
-            handle.set_rules(RULES);
+            handle.set_rules(rules());
         };
         let read = tokio::time::timeout(Duration::from_secs(20), reader.complete_read(ReadReason::Time));
         let (read, ()) = tokio::join!(read, edited);

@@ -2,8 +2,8 @@
 //!
 //! - [`head`] converts heads and trailers of clients to and from those of HTTP/1, so that both protocols share their rules
 //!   (pure); [`request_head`] and [`response_head`] do so for servers.
-//! - [`io`] lets `h2` read and write the transport of a client, and [`flood`] counts what it sends (pure). [`client_io`] is
-//!   the same for a server.
+//! - [`io`] lets `h2` read and write the transport of a client, [`flood`] counts what it sends, and [`output`] finds the
+//!   requests that `h2` itself has rejected (pure). [`client_io`] is the transport of a server.
 //! - `fields` is what these conversions share, and `websocket` what HTTP/1 and HTTP/2 do differently to open one (pure).
 //! - [`server`] is a stream to a client: a request and its response.
 //! - [`client`] is a connection to a server, shared by requests, and [`exchange`] one of its streams.
@@ -15,6 +15,7 @@ mod fields;
 pub mod flood;
 pub mod head;
 pub mod io;
+pub mod output;
 pub mod request_head;
 pub mod response_head;
 pub mod server;

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 
 pub use self::client_limit::ClientLimit;
 use self::connection::Connection;
+use self::handshakes::Handshake;
 pub use self::pool::WorkerPool;
 use self::pool::{WorkerCommand, WorkerTable};
 use self::trim::Trim;
@@ -123,6 +124,7 @@ impl Worker {
                     accepting.remove(&listener);
                     self.context.watchdog.close(listener);
                 }
+                Some(WorkerCommand::Retire(listener, admission)) => self.context.watchdog.retire(listener, admission),
                 Some(WorkerCommand::AbortListener(listener)) => self.context.watchdog.abort(listener),
                 Some(WorkerCommand::AbortServer(server)) => self.context.watchdog.abort_server(server),
                 Some(WorkerCommand::ServersDown(servers)) => self.context.watchdog.servers_down(&servers),
@@ -288,9 +290,10 @@ impl Worker {
 pub struct WorkerPlace(Rc<Worker>);
 
 impl WorkerPlace {
-    /// The number of workers.
-    fn workers(&self) -> usize {
-        self.0.shared.inboxes().len()
+    /// Begins a TLS handshake, unless as many are in progress as may be.
+    fn begin_handshake(&self, configured: usize) -> Option<Handshake> {
+        let shared = &self.0.shared;
+        shared.handshakes.begin(configured, shared.inboxes().len())
     }
 
     /// Whether the connection limit is reached, so that new clients have to wait.

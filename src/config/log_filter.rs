@@ -64,6 +64,7 @@ pub const TARGETS: [&str; 40] = [
     "lb::telemetry::trace::exporter_queue",
     "lb::worker",
     "lb::worker::client_limit",
+    "lb::worker::connection",
     "lb::worker::connection::open",
     "lb::worker::fd_limit",
     "lb::worker::http2",

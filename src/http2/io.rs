@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http2::flood::FrameMeter;
+use crate::http2::output::{SentFrames, StreamEnd};
 use crate::transport::{Buffers, Transport};
 
 /// The pieces that are written in one system call.
@@ -24,6 +25,7 @@ pub struct Traffic {
     is_ended: Cell<bool>,
     is_shaken: Cell<bool>,
     written: Cell<u64>,
+    sent: RefCell<SentFrames>,
 }
 
 impl Traffic {
@@ -37,6 +39,7 @@ impl Traffic {
             is_ended: Cell::new(false),
             is_shaken: Cell::new(false),
             written: Cell::new(0),
+            sent: RefCell::default(),
         }
     }
 
@@ -82,6 +85,16 @@ impl Traffic {
     #[must_use]
     pub fn written(&self) -> u64 {
         self.written.get()
+    }
+
+    /// Notes that the stream of a request has been handed over.
+    pub fn accept(&self, stream: u32) {
+        self.sent.borrow_mut().accept(stream);
+    }
+
+    /// The requests that `h2` itself has rejected since the last time.
+    pub fn take_ends(&self) -> Vec<StreamEnd> {
+        self.sent.borrow_mut().take_ends()
     }
 
     fn receive(&self, bytes: &[u8]) {
@@ -130,6 +143,9 @@ impl<'c> Http2Io<'c> {
         let bytes = pieces.iter().map(|piece| piece.len()).sum();
         self.rest = self.transport.write_now(pieces, &mut 0)?;
         self.traffic.meter.borrow_mut().sends(bytes);
+        let mut sent = self.traffic.sent.borrow_mut();
+        pieces.iter().for_each(|piece| sent.sends(piece));
+        drop(sent);
         self.traffic.written.update(|written| written + bytes as u64);
         Poll::Ready(Ok(bytes))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::config::{HttpProtocol, ListenerConfig, SocketAddress};
+use crate::config::{HttpProtocol, HttpsRedirect, ListenerConfig, SocketAddress};
 use crate::live::counters::{Counter, PerWorker};
 use crate::live::tls::TlsState;
 use crate::tls::server::ListenerTls;
@@ -28,7 +28,7 @@ pub struct LiveListener {
     pub counters: Arc<PerWorker<ListenerCounters>>,
 }
 
-/// The rules of a listener for new connections.
+/// The rules of a listener: `redirect` for requests, the others for new connections.
 #[derive(Debug, Clone)]
 pub struct ListenerRules {
     /// Whether trusted proxies have to send a PROXY header.
@@ -41,11 +41,23 @@ pub struct ListenerRules {
     pub http1: bool,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
+    /// Where everything is redirected to.
+    pub redirect: Option<HttpsRedirect>,
+    /// Counts the edits that have changed which clients are admitted, and how. Connections from before such an edit end.
+    pub admission: u64,
 }
 
 impl Default for ListenerRules {
     fn default() -> Self {
-        Self { proxy_protocol: false, tls: None, forwards_certificate: false, http1: true, http2: false }
+        Self {
+            proxy_protocol: false,
+            tls: None,
+            forwards_certificate: false,
+            http1: true,
+            http2: false,
+            redirect: None,
+            admission: 0,
+        }
     }
 }
 
@@ -57,7 +69,18 @@ impl ListenerRules {
         let forwards_certificate = config.tls.as_ref().is_some_and(|tls| tls.forward_client_certificate);
         let speaks = |protocol| config.protocols.contains(&protocol);
         let (http1, http2) = (speaks(HttpProtocol::Http1), speaks(HttpProtocol::Http2));
-        Self { proxy_protocol: config.proxy_protocol, tls, forwards_certificate, http1, http2 }
+        let (proxy_protocol, redirect) = (config.proxy_protocol, config.redirect);
+        Self { proxy_protocol, tls, forwards_certificate, http1, http2, redirect, admission: 0 }
+    }
+
+    /// These rules as the successors of `before`.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let is_like = match (&self.tls, &before.tls) {
+            (Some(tls), Some(before)) => Arc::ptr_eq(tls, before) || tls.admits_like(before),
+            (tls, before) => tls.is_none() && before.is_none(),
+        };
+        Self { admission: before.admission + u64::from(!is_like), ..self }
     }
 
     /// Whether a connection begins with its first request, of HTTP/1.
@@ -97,12 +120,14 @@ pub enum HandshakeResult {
     UnknownHost,
     /// The client's certificate is missing, or was not accepted.
     ClientCertificate,
+    /// More handshakes were in progress than `limits.handshakes`.
+    Shed,
     /// Anything else, such as no common version.
     Failed,
 }
 
 impl HandshakeResult {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Resumed,
         Self::Timeout,
@@ -111,6 +136,7 @@ impl HandshakeResult {
         Self::Invalid,
         Self::UnknownHost,
         Self::ClientCertificate,
+        Self::Shed,
         Self::Failed,
     ];
 
@@ -126,6 +152,7 @@ impl HandshakeResult {
             Self::Invalid => "invalid",
             Self::UnknownHost => "unknown_host",
             Self::ClientCertificate => "client_certificate",
+            Self::Shed => "shed",
             Self::Failed => "failed",
         }
     }

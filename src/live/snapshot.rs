@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{Config, HttpsRedirect, ListenerConfig};
+use crate::config::Config;
 use crate::live::acme::AcmeState;
-use crate::live::listener::LiveListener;
 use crate::live::pool::Pool;
 use crate::live::route::{LiveRoute, RouteTable};
 use crate::live::tls::TlsState;
@@ -42,6 +41,8 @@ pub struct Snapshot {
     pub tls: Option<Arc<TlsState>>,
     /// Whether servers of any pool get PROXY headers, which have the address that a client has connected to.
     pub sends_proxy_headers: bool,
+    /// Whether any listener redirects everything; its rules say where to.
+    pub redirects: bool,
 }
 
 /// A file of a configuration, identified by its content.
@@ -76,12 +77,6 @@ pub struct Hold {
 }
 
 impl Snapshot {
-    /// The configuration of a listener, unless an edit has removed it.
-    #[must_use]
-    pub fn listener(&self, live: &LiveListener) -> Option<&ListenerConfig> {
-        self.config.listeners.iter().find(|listener| listener.address == live.configured)
-    }
-
     /// The indices of the route and of the pool that serves it, for [`Snapshot::serving`], for `host` (lower case, no port, no trailing dot) and `path` (normalised).
     #[inline]
     #[must_use]
@@ -98,14 +93,6 @@ impl Snapshot {
     #[must_use]
     pub fn serving(&self, index: usize) -> &Arc<Pool> {
         self.pools.get(index).unwrap_or_else(|| &self.held[index - self.pools.len()])
-    }
-
-    /// Where a listener redirects everything to.
-    #[inline]
-    #[must_use]
-    pub fn redirect(&self, listener: &LiveListener) -> Option<HttpsRedirect> {
-        let redirects = self.config.listeners.iter().any(|config| config.redirect.is_some());
-        if redirects { self.listener(listener)?.redirect } else { None }
     }
 
     /// Whether it has so many servers and routes that work over all of them should not run on the control plane's thread.

@@ -25,6 +25,8 @@ pub struct Client {
     pub scheme: &'static str,
     /// The headers that identify the client to servers.
     pub headers: ClientHeaders,
+    /// Whether the listener redirected everything when the client connected. It may have been removed since.
+    pub redirected: bool,
     /// The headers with the client's verified certificates, if servers get them.
     pub certificate: Option<Box<Headers>>,
     /// Set once something of it is known. Few clients need it, so it has memory of its own.
@@ -50,7 +52,8 @@ impl Client {
     pub fn plain(listener: Arc<LiveListener>, peer: Peer) -> Self {
         let scheme = "http";
         let headers = ClientHeaders::new(peer.address(), scheme);
-        Self { listener, peer, scheme, headers, certificate: None, toward_servers: OnceCell::new() }
+        let redirected = listener.rules.load().redirect.is_some();
+        Self { listener, peer, scheme, headers, redirected, certificate: None, toward_servers: OnceCell::new() }
     }
 
     /// Notes that it uses TLS. `certificates` are those that servers get, its own first.

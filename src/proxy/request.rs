@@ -104,7 +104,10 @@ fn validate_and_route(
     {
         return Err(Reply::Challenge(key_authorization));
     }
-    if let Some(redirect) = record.snapshot.redirect(&record.client.listener) {
+    let (snapshot, client) = (&record.snapshot, record.client);
+    if (snapshot.redirects || client.redirected)
+        && let Some(redirect) = client.listener.rules.load().redirect
+    {
         // A request of HTTP/1.0 without a host has no URL.
         let has_host = record.head.headers.has(HeaderName::Host) || !record.head.target().starts_with(b"/");
         return Err(if has_host { Reply::Https(redirect) } else { Rejection::NoHost.into() });

@@ -87,6 +87,8 @@ const HALF_CLOSED: Duration = Duration::from_secs(1);
 pub struct ConnectionSlot {
     /// The id of its listener.
     listener: ListenerId,
+    /// The number of the listener's rules that it was accepted by.
+    pub admission: Cell<u64>,
     phase: Cell<ConnectionPhase>,
     deadline: Cell<Option<Instant>>,
     ending: Cell<Option<Ending>>,
@@ -137,6 +139,7 @@ impl ConnectionSlot {
     fn new(listener: ListenerId, clock: &Rc<SweepClock>, place: Place<Self>) -> Self {
         Self {
             listener,
+            admission: Cell::default(),
             phase: Cell::new(ConnectionPhase::New),
             deadline: Cell::default(),
             ending: Cell::default(),

@@ -20,7 +20,6 @@ use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::error::ProxyError;
 use crate::proxy::request;
 use crate::proxy::timeouts::{ConnectionPhase, ConnectionSlot, Ending, Registered, RequestTimer};
-use crate::tls::server::ListenerTls;
 use crate::transport::{Peer, Socket, Transport};
 use crate::worker::WorkerPlace;
 use crate::worker::linger::Linger;
@@ -37,8 +36,8 @@ pub struct Connection {
     requests: Cell<u64>,
     /// The connection's place among those of its worker, if it has one.
     place: Option<WorkerPlace>,
-    /// The rules that a client with TLS was admitted by.
-    tls: Option<Arc<ListenerTls>>,
+    /// Whether the client uses TLS.
+    uses_tls: bool,
 }
 
 /// The protocol that a client speaks.
@@ -69,7 +68,15 @@ impl Connection {
         // A new connection may wait for its first byte as long as for a head, not as long as an idle connection.
         slot.wait(ConnectionPhase::New, context.snapshot().config.timeouts.request_header);
         listener.counters.of(context.worker).opened.add(1);
-        Self { client: Client::plain(listener, peer), context, slot, timer, requests: Cell::new(0), place, tls: None }
+        Self {
+            client: Client::plain(listener, peer),
+            context,
+            slot,
+            timer,
+            requests: Cell::new(0),
+            place,
+            uses_tls: false,
+        }
     }
 
     /// Receives the PROXY header and makes the TLS handshake, as far as the listener's rules say, and serves the connection
@@ -83,6 +90,7 @@ impl Connection {
             let mut spoken = Spoken::Http1;
             self.note_destination(&http);
             let rules = self.client.listener.rules.load_full();
+            self.slot.admission.set(rules.admission);
             if !rules.is_plain() {
                 // In memory of its own, so that other connections are not larger for it.
                 match Box::pin(self.open(http, &rules)).await {
@@ -113,7 +121,8 @@ impl Connection {
         if last != Last::Close {
             self.finish(http, last).await;
         } else if self.slot.phase() == ConnectionPhase::Idle {
-            http.announce_end();
+            // The client waits for nothing. If it fails, the client is gone.
+            let _ = http.start().0.announce_end();
         }
     }
 
@@ -181,6 +190,14 @@ impl Connection {
     async fn reject(&self, http: &mut ServerConnection, error: ProxyError) {
         let Self { context, client, slot, timer, .. } = self;
         slot.busy();
+        {
+            let (listener, address) = (&client.listener.name, client.peer.address());
+            let reason = match http.start().1.as_slice() {
+                [22, 3, ..] if !self.uses_tls => "the client uses TLS, and this listener does not",
+                _ => error.rule().unwrap_or_else(|| error.label()),
+            };
+            tracing::debug!(%listener, client = %address, "the head of a request was rejected; {reason}");
+        }
         let response = ResponseWriter::Http1(http.respond_to_bad_head(&context.resources, &slot.closing));
         request::reject_bad_head(context, client, timer, response, error).await;
     }

@@ -13,10 +13,11 @@ use h2::{Reason, RecvStream};
 use http::{Request, Version};
 
 use crate::config::LimitsConfig;
-use crate::http1::head::{HeadError, RequestHead};
+use crate::http1::head::{BadLine, HeadError, HeadRule, RequestHead};
 use crate::http1::server::ServerConnection;
 use crate::http2::head;
 use crate::http2::io::{Http2Io, Traffic};
+use crate::http2::output::StreamEnd;
 use crate::http2::server::{Http2ResponseWriter, Http2Stream};
 use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::record::record_bad_head;
@@ -214,7 +215,10 @@ impl Driver<'_> {
             let accepted = pin!(self.http2.accept()).poll(task);
             match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(true),
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.record_ends();
+                    return Poll::Ready(true);
+                }
                 Poll::Pending => {
                     self.after_turn(task);
                     return Poll::Pending;
@@ -236,8 +240,21 @@ impl Driver<'_> {
         }
     }
 
+    /// Records the requests that `h2` has rejected by itself.
+    fn record_ends(&self) {
+        let Connection { context, client, .. } = &self.shared.connection;
+        for end in self.traffic.take_ends() {
+            let error = match end {
+                StreamEnd::Reset(_) => HeadError::Malformed(BadLine { rule: HeadRule::Frames, number: 1 }),
+                StreamEnd::TooLarge(_) => HeadError::TooLarge,
+            };
+            record_bad_head(context, client, Version::HTTP_2, error.into(), 0);
+        }
+    }
+
     /// Notes what the turn has changed.
     fn after_turn(&mut self, task: &TaskContext<'_>) {
+        self.record_ends();
         let slot = &self.shared.connection.slot;
         if self.traffic.is_flood() && !self.traffic.end_input() {
             tracing::debug!(client = %self.shared.connection.client.peer.address(), "too many control frames or resets");
@@ -261,6 +278,7 @@ impl Driver<'_> {
     fn accept(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         self.shared.connection.check_rules();
         let Connection { context, slot, .. } = &self.shared.connection;
+        self.traffic.accept(respond.stream_id().as_u32());
         let (parts, body) = request.into_parts();
         let limits = self.shared.connection.head_limits();
         let head = head::request(&parts, context.resources.heads.take(), limits);

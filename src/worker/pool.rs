@@ -20,6 +20,7 @@ use crate::telemetry::trace::SpanSink;
 use crate::transport::{DetachedSocket, ListeningSocket, Peer};
 use crate::worker::Worker;
 use crate::worker::client_limit::ClientLimit;
+use crate::worker::handshakes::Handshakes;
 
 /// All workers, as the control plane sees them.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(super) enum WorkerCommand {
     Serve(Arc<LiveListener>, DetachedSocket, Peer),
     /// Accept no more from this listener; each of its connections may make one more request.
     Close(ListenerId),
+    /// End this listener's connections gracefully that were admitted before its rules had this number.
+    Retire(ListenerId, u64),
     /// Abort this listener's connections.
     AbortListener(ListenerId),
     /// Abort the requests to this server.
@@ -58,6 +61,7 @@ pub(super) struct WorkerTable {
     /// The number of client connections of each worker, and the limit of all connections.
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) client_limit: Arc<ClientLimit>,
+    pub(super) handshakes: Arc<Handshakes>,
     /// Whether a worker waits for a client to disconnect, which `left` notifies it of.
     pub(super) awaited: AtomicBool,
     pub(super) left: Notify,
@@ -120,6 +124,11 @@ impl WorkerPool {
         self.send_to_all(|| WorkerCommand::Close(listener));
     }
 
+    /// Ends the connections of a listener gracefully that were admitted before its rules had this number.
+    pub fn retire(&self, listener: ListenerId, admission: u64) {
+        self.send_to_all(|| WorkerCommand::Retire(listener, admission));
+    }
+
     /// Aborts the connections of a listener.
     pub fn abort_listener(&self, listener: ListenerId) {
         self.send_to_all(|| WorkerCommand::AbortListener(listener));
@@ -176,6 +185,7 @@ impl WorkerTable {
         Self {
             descriptors: Arc::clone(client_limit.descriptors()),
             client_limit,
+            handshakes: Arc::default(),
             awaited: AtomicBool::default(),
             left: Notify::new(),
             inboxes: OnceLock::new(),

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS, command};
+use crate::support::lb::{Lb, NO_CHECKS, PORTS, command};
 use crate::support::pebble::{Pebble, Verification};
 
 /// Long enough that nothing is renewed during a test.
@@ -274,6 +274,34 @@ fn a_name_that_is_refused_is_reported_and_delays_no_other() {
     });
     assert_eq!((lines(), pebble.issued()), (1, 1));
     assert_eq!(lb.metric("lb_acme_orders_total{result=\"issued\"}"), Some(1.0));
+}
+
+#[test]
+fn a_listener_that_redirects_everything_still_responds_to_challenges() {
+    let lb = start();
+    let shared = TempDir::new().expect("a directory");
+    let challenges = shared.path().join("challenges/http-01");
+    fs::create_dir_all(&challenges).expect("created");
+    let lock = fs::File::create(shared.path().join("lock")).expect("created");
+    lock.lock().expect("locked");
+    let acme = format!("challenge = \"http-01\"\nstate_dir = \"{}\"\n", shared.path().display());
+    let text = format!("{PORTS}{}", file(&acme, &[&["a.example"]]));
+    lb.edit_file(&text.replacen("[admin]", "redirect = \"https\"\n[admin]", 1));
+    lb.reaches(2);
+    let path = "/.well-known/acme-challenge/token";
+    let mut kept = Client::connect(lb.address());
+    let mut ask = |path: &str| {
+        kept.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        kept.response().status
+    };
+    assert_eq!((ask(path), ask("/")), (308, 308));
+    fs::write(challenges.join("token"), "token.thumbprint").expect("written");
+    eventually("the challenge is responded to", || (ask(path) == 200).then_some(()));
+    assert_eq!((ask("/"), ask(&format!("{path}x"))), (308, 308));
+    // The redirect is an edit for open connections too.
+    lb.edit_file(&text);
+    lb.reaches(3);
+    assert_eq!(ask("/"), 502);
 }
 
 #[test]

@@ -15,21 +15,21 @@ use crate::support::DEADLINE;
 use crate::support::lb::{Lb, NO_CHECKS, servers};
 use crate::support::servers::{Server, respond};
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
 /// `lb` with a TLS listener, a server that echoes heads, and the CA of everything.
-struct Tls {
-    lb: Lb,
+pub(crate) struct Tls {
+    pub(crate) lb: Lb,
     _server: Server,
     roots: RootCertStore,
-    issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
 }
 
 impl Tls {
     /// `listener` and `rest` are added to the configuration.
-    fn start(listener: &str, rest: &str) -> Self {
+    pub(crate) fn start(listener: &str, rest: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -64,11 +64,11 @@ impl Tls {
         Self { lb: Lb::start_in(directory, path), _server: server, roots, issuer }
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         plain(self.lb.address())
     }
 
-    fn config(&self, version: &'static SupportedProtocolVersion, client: bool) -> Arc<ClientConfig> {
+    pub(crate) fn config(&self, version: &'static SupportedProtocolVersion, client: bool) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
         let builder = builder.expect("versions").with_root_certificates(self.roots.clone());
@@ -83,7 +83,7 @@ impl Tls {
         Arc::new(config)
     }
 
-    fn tls(&self, version: &'static SupportedProtocolVersion, name: &str) -> Stream {
+    pub(crate) fn tls(&self, version: &'static SupportedProtocolVersion, name: &str) -> Stream {
         stream(self.config(version, false), name, self.connect())
     }
 }
@@ -101,20 +101,21 @@ fn plain(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn stream(config: Arc<ClientConfig>, name: &str, socket: TcpStream) -> Stream {
+pub(crate) fn stream(config: Arc<ClientConfig>, name: &str, socket: TcpStream) -> Stream {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     StreamOwned::new(ClientConnection::new(config, name).expect("a connection"), socket)
 }
 
 /// Sends a request and reads to the clean end of the connection.
-fn get(stream: &mut Stream, request: &str) -> std::io::Result<String> {
+pub(crate) fn get(stream: &mut Stream, request: &str) -> std::io::Result<String> {
     stream.write_all(request.as_bytes())?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
     Ok(response)
 }
 
-const CLOSE: &str = "GET /x HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\nClient-Cert: :Zm9v:\r\n\r\n";
+pub(crate) const CLOSE: &str =
+    "GET /x HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\nClient-Cert: :Zm9v:\r\n\r\n";
 
 // Case: other-host
 // Case: tls-end
@@ -223,5 +224,63 @@ fn a_listener_redirects_everything_to_https() {
         client.read_to_string(&mut response).expect("an end");
         assert!(response.starts_with("HTTP/1.1 308 "), "{response}");
         assert!(response.to_lowercase().contains(expected), "{response}");
+    }
+}
+
+// Case: handshake-limit
+#[test]
+fn handshakes_beyond_the_limit_are_shed_and_counted() {
+    let tls = Tls::start("[listener.tls]", "[limits]\nhandshakes = 1\n");
+    let name = || ServerName::try_from("a.example").expect("a name");
+    let mut first = ClientConnection::new(tls.config(VERSIONS[1], false), name()).expect("a connection");
+    let mut socket = tls.connect();
+    first.write_tls(&mut socket).expect("a hello");
+    while !first.wants_write() {
+        first.read_tls(&mut socket).expect("a flight");
+        first.process_new_packets().expect("a flight");
+    }
+    // One that has sent nothing is no handshake in progress yet.
+    let mut silent = tls.connect();
+    get(&mut tls.tls(VERSIONS[1], "a.example"), CLOSE).expect_err("shed");
+    let count =
+        |result| tls.lb.metric(&format!("lb_tls_handshakes_total{{listener=\"127.0.0.1:0\",result=\"{result}\"}}"));
+    assert_eq!((count("shed"), count("ok")), (Some(1.0), Some(0.0)));
+    assert!(get(&mut StreamOwned::new(first, socket), CLOSE).expect("a response").starts_with("HTTP/1.1 200"));
+    assert!(get(&mut tls.tls(VERSIONS[1], "a.example"), CLOSE).expect("a response").starts_with("HTTP/1.1 200"));
+    silent.write_all(b"\x16\x09").expect("a connection");
+    assert!(silent.read(&mut [0; 7]).expect("an alert") > 0);
+    assert_eq!((count("shed"), count("ok"), count("invalid")), (Some(1.0), Some(2.0), Some(1.0)));
+}
+
+// Case: no-tls
+#[test]
+fn a_client_with_the_wrong_protocol_leaves_one_line_at_debug_level() {
+    let log = "[log]\nlevel = \"debug\"\n";
+    let lines = |tls: &Tls, words: &str| tls.lb.stderr().iter().filter(|line| line.contains(words)).count();
+    let plain = Tls::start("", log);
+    let error = get(&mut plain.tls(VERSIONS[1], "a.example"), CLOSE).expect_err("no TLS").to_string();
+    assert!(error.contains("corrupt message") || error.contains("InvalidContentType"), "{error}");
+    plain.lb.logs("TLS on a plain listener", |line| {
+        line.contains("DEBUG") && line.contains("the client uses TLS, and this listener does not")
+    });
+    assert_eq!(lines(&plain, "the client uses TLS"), 1);
+    let mut client = plain.connect();
+    client.write_all(b"\0garbage\r\n\r\n").expect("a connection");
+    let mut response = String::new();
+    client.read_to_string(&mut response).expect("an end");
+    assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
+    plain
+        .lb
+        .logs("garbage on a plain listener", |line| line.contains("the head of a request was rejected; start_line"));
+    let secure = Tls::start("[listener.tls]", log);
+    for (bytes, words) in [
+        (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], "the client does not use TLS"),
+        (b"\x00\x01\x02garbage", "the client's first bytes are no valid hello"),
+    ] {
+        let mut client = secure.connect();
+        client.write_all(bytes).expect("a connection");
+        client.read_to_end(&mut Vec::new()).expect("an end");
+        secure.lb.logs(words, |line| line.contains("DEBUG") && line.contains(words));
+        assert_eq!(lines(&secure, words), 1);
     }
 }

@@ -245,8 +245,8 @@ pub const LIMITS: &[KeySpec] = &[
     key(
         "handshakes",
         ValueType::Integer(0..=100_000),
-        "TLS handshakes of new clients that are computed before requests of established connections have their turn. 0: a \
-         number that depends on the cores",
+        "TLS handshakes in progress with new clients that have sent their hello; the connections of further ones are closed. \
+         0: a number that depends on the cores",
     ),
 ];
 

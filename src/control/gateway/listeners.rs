@@ -166,7 +166,7 @@ impl ListenerSet {
             self.open.insert(address, OpenListener { live, socket });
         }
         self.begin_close(|address| !is_named(address), drain, now);
-        config.iter().for_each(|listener| self.update(listener, tls));
+        config.iter().for_each(|listener| self.update(listener, tls, worker_pool));
     }
 
     fn open_listener(&mut self, config: &ListenerConfig, tls: Option<&TlsState>, socket: OpenSocket) -> &OpenListener {
@@ -183,10 +183,16 @@ impl ListenerSet {
     }
 
     /// Gives an open listener the configured name and rules, and its file the permissions. Its connections and their
-    /// counters stay.
-    fn update(&mut self, config: &ListenerConfig, tls: Option<&TlsState>) {
+    /// counters stay, but the connections are ended gracefully if their clients would be admitted in another way now.
+    fn update(&mut self, config: &ListenerConfig, tls: Option<&TlsState>, worker_pool: &WorkerPool) {
         let Some(listener) = self.open.get_mut(&config.address) else { return };
-        listener.live.rules.store(Arc::new(ListenerRules::new(config, tls)));
+        let before = listener.live.rules.load_full();
+        let rules = ListenerRules::new(config, tls).after(&before);
+        let admission = rules.admission;
+        listener.live.rules.store(Arc::new(rules));
+        if admission != before.admission {
+            worker_pool.retire(listener.live.id, admission);
+        }
         if let Err(error) = listener.socket.set_mode(config.mode) {
             tracing::error!(listener = %config.name, %error, "the permissions of the socket cannot be set");
         }

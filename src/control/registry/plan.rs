@@ -301,6 +301,7 @@ impl RegistryPlan {
             unrouted: Arc::clone(&self.unrouted),
             table: Arc::clone(&self.table),
             tls: None,
+            redirects: self.config.listeners.iter().any(|listener| listener.redirect.is_some()),
             sends_proxy_headers: self.config.pools.iter().any(|pool| pool.upstream.proxy_protocol.is_some()),
         }
     }

@@ -30,6 +30,8 @@ pub enum HeadRule {
     Value,
     /// `:authority` and `host` agree (RFC 9113, section 8.3.1).
     Authority,
+    /// The headers and their frames are as HTTP/2 has them (RFC 9113, sections 8.1.1 and 8.2).
+    Frames,
     /// No header that is about one connection of HTTP/1 (RFC 9113, section 8.2.2).
     ConnectionHeader,
 }
@@ -46,6 +48,7 @@ impl HeadRule {
             Self::Name => "header_name",
             Self::Value => "header_value",
             Self::Authority => "authority",
+            Self::Frames => "frames",
             Self::ConnectionHeader => "connection_header",
         }
     }
@@ -61,6 +64,7 @@ impl HeadRule {
             Self::Name => "The name of a header is not a token.",
             Self::Value => "The value of a header contains a control character.",
             Self::Authority => "The authority and the Host header differ.",
+            Self::Frames => "The headers are not valid HTTP/2.",
             Self::ConnectionHeader => "A header is not allowed in HTTP/2.",
         }
     }

@@ -101,6 +101,26 @@ impl Watchdog {
         });
     }
 
+    /// Ends the connections of a listener that were admitted before its rules had this number: those without a request at
+    /// once, the others with their current response. A handshake ends them itself.
+    pub fn retire(&self, listener: ListenerId, admission: u64) {
+        self.connections.each(|slot| {
+            if slot.listener != listener || slot.admission.get() >= admission {
+                return;
+            }
+            match slot.phase.get() {
+                ConnectionPhase::New | ConnectionPhase::Idle => {
+                    slot.close();
+                    // Its client is told, as an idle one is.
+                    slot.phase.set(ConnectionPhase::Idle);
+                    slot.end(Ending::Close);
+                }
+                ConnectionPhase::Head | ConnectionPhase::Busy => slot.close(),
+                ConnectionPhase::Handshake | ConnectionPhase::Linger => {}
+            }
+        });
+    }
+
     /// Makes the next response on each connection its last, and ends those without a request; new ones after
     /// a second, in which their first request may come.
     pub fn drain(&self) {

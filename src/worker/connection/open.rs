@@ -10,7 +10,7 @@ use crate::live::acme::TLS_CHALLENGE;
 use crate::live::listener::{HandshakeResult, ListenerRules};
 use crate::tls::alpn;
 use crate::tls::hello::{ClientHello, FirstBytes};
-use crate::tls::server::{DECODE_ERROR, UNRECOGNIZED_NAME};
+use crate::tls::server::{DECODE_ERROR, ListenerTls, UNRECOGNIZED_NAME};
 use crate::transport::handshake::{self, HandshakeError};
 use crate::transport::{Socket, TlsTransport};
 use crate::worker::handshakes;
@@ -80,8 +80,14 @@ impl Connection {
                     None => Spoken::Http2,
                 };
                 drop(session);
-                self.tls = Some(Arc::clone(tls));
-                Some((Transport::Tls(Box::new(transport)), spoken))
+                self.uses_tls = true;
+                let transport = Transport::Tls(Box::new(transport));
+                if self.is_outdated() {
+                    // It was admitted by rules that do not hold any more.
+                    let _ = transport.shutdown_write();
+                    return None;
+                }
+                Some((transport, spoken))
             }
             Err(NotOpened::Close(result)) => {
                 counters.handshake(result);
@@ -115,10 +121,6 @@ impl Connection {
         if let Some(config) = self.challenge(&hello) {
             return Err(prove(socket, &received, config).await);
         }
-        let limit = {
-            let workers = self.place.as_ref().map_or(1, WorkerPlace::workers);
-            handshakes::per_worker(self.context.snapshot().config.limits.handshakes, workers)
-        };
         let Some(config) = rules.accept(&hello).cloned() else {
             match &hello.server_name {
                 Some(name) => log(&format_args!("no certificate is for {name:?}")),
@@ -126,7 +128,19 @@ impl Connection {
             }
             return Err(NotOpened::Tell(HandshakeResult::UnknownHost, socket, &UNRECOGNIZED_NAME));
         };
-        let turn = handshakes::turn(limit).await;
+        // From here on, a handshake costs memory, and time that others lack.
+        let limit = self.context.snapshot().config.limits.handshakes;
+        let in_progress = match &self.place {
+            None => None,
+            Some(place) => match place.begin_handshake(limit) {
+                Some(begun) => Some(begun),
+                None => {
+                    log(&"`limits.handshakes` is reached");
+                    return Err(NotOpened::Close(HandshakeResult::Shed));
+                }
+            },
+        };
+        let turn = handshakes::turn().await;
         let begun = handshake::begin(socket, &received, config);
         drop(received);
         tokio::task::yield_now().await;
@@ -135,11 +149,11 @@ impl Connection {
             Ok(begun) => begun.finish().await,
             Err(error) => Err(error),
         };
-        let transport = finished.map_err(|error| {
+        drop(in_progress);
+        finished.map_err(|error| {
             log(&error);
             NotOpened::Close(failure(&error))
-        })?;
-        Ok(transport)
+        })
     }
 
     /// The handshake for a pending challenge of the ACME server, if the client asks for it.
@@ -183,14 +197,17 @@ impl Connection {
         .await;
     }
 
-    /// Makes the next response the last if an edit has changed the rules that the client was admitted by.
+    /// Makes the next response the last if an edit has changed the rules that a client with TLS was admitted by, and the
+    /// worker has not been told yet.
     pub(in crate::worker) fn check_rules(&self) {
-        if let Some(admitted) = &self.tls {
-            let rules = self.client.listener.rules.load();
-            if !rules.tls.as_ref().is_some_and(|tls| Arc::ptr_eq(tls, admitted) || tls.admits_like(admitted)) {
-                self.slot.closing.set(true);
-            }
+        if self.uses_tls && self.is_outdated() {
+            self.slot.closing.set(true);
         }
+    }
+
+    /// Whether an edit has changed the rules that the client was admitted by.
+    fn is_outdated(&self) -> bool {
+        self.client.listener.rules.load().admission != self.slot.admission.get()
     }
 }
 

@@ -63,6 +63,7 @@ fn a_malformed_request_resets_its_stream_and_reaches_no_server() {
         vec![METHOD, SCHEME, (":authority", "a b"), PATH],
         vec![METHOD, (":scheme", "http\r\n"), AUTHORITY, PATH],
     ];
+    let mut rejected = 0;
     for headers in cases {
         let mut client = RawH2::connect(lb.address());
         client.request(1, &headers, false);
@@ -71,6 +72,11 @@ fn a_malformed_request_resets_its_stream_and_reaches_no_server() {
         let is_rejected =
             matches!(outcome, Outcome::Reset(h2::PROTOCOL_ERROR) | Outcome::GoAway(_) | Outcome::Status(400));
         assert!(is_rejected, "{headers:?}: {outcome:?}");
+        rejected += usize::from(!matches!(outcome, Outcome::GoAway(_)));
+        // Whoever has rejected it, it is in the log.
+        let lines = || lb.stdout().iter().filter(|line| line.contains(" 400 ")).count();
+        crate::support::eventually(&format!("a line for {headers:?}"), || (lines() >= rejected).then_some(()));
+        assert_eq!(lines(), rejected, "{headers:?}");
     }
     assert_eq!(server.requests().len(), 0);
     assert!(!lb.has_panicked());
@@ -139,7 +145,21 @@ fn a_request_over_a_limit_gets_431() {
     let long = "x".repeat(120);
     client.request(3, &h2::get("/", &[("x", &*long); 20]), true);
     assert_eq!(client.outcome(3), Outcome::Status(0));
+    crate::support::eventually("the log", || {
+        lb.stdout().iter().any(|line| line.contains(" 431 ") && line.contains("head_bytes")).then_some(())
+    });
     client.request(5, &h2::get("/", &[]), true);
     assert_eq!(client.outcome(5), Outcome::Status(200));
     assert_eq!(server.requests().len(), 1);
+}
+
+// Case: h2-malformed
+#[test]
+fn no_server_gets_a_fragment() {
+    let server = Server::named("one");
+    let lb = lb(&server, "");
+    let mut client = RawH2::connect(lb.address());
+    client.request(1, &h2::get("/a?b#c", &[]), true);
+    assert_eq!(client.outcome(1), Outcome::Status(200));
+    assert_eq!(server.requests()[0].line, "GET /a?b HTTP/1.1");
 }

@@ -13,6 +13,8 @@ pub mod client;
 pub mod failure;
 pub mod hello;
 pub mod index;
+#[cfg(test)]
+pub(crate) mod localhost;
 pub mod server;
 pub mod session;
 

@@ -31,7 +31,7 @@ pub(super) enum EditCommand {
     Add {
         #[command(flatten)]
         server: ServerArgs,
-        /// Address of the server: host:port
+        /// Address of the server: host:port or unix:PATH
         address: String,
         /// Weight relative to the other servers, 0 to 1000 [default: 1]
         #[arg(long, value_name = "N")]

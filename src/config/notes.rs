@@ -134,7 +134,7 @@ fn vain_http2(config: &Config) -> impl Iterator<Item = Note> {
     redirecting.chain(pools).map(Note::new)
 }
 
-/// The cookies that browsers keep only if something in front of `lb` makes them `Secure`.
+/// The cookies that browsers keep only over TLS, if there is a listener without.
 fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
     let is_secure = |cookie: &str| {
         let cookie = cookie.to_ascii_lowercase();
@@ -145,9 +145,17 @@ fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
         Some(pool.env.show("balance.sticky.cookie", cookie))
     };
     let cookies: BTreeSet<String> = config.pools.iter().filter_map(|pool| cookie(pool)).collect();
-    let message =
-        |cookie| format!("browsers keep a cookie named {cookie} only if it is `Secure`, and lb does not set that");
-    cookies.into_iter().map(move |cookie| Note::new(message(cookie)))
+    let is_plain = |listener: &ListenerConfig| listener.tls.is_none() && listener.redirect.is_none();
+    let plain = config.listeners.iter().find(|listener| is_plain(listener));
+    let message = |cookie, listener| {
+        format!(
+            "browsers keep a cookie named {cookie} only if it is `Secure`: clients of listener {listener}, which has no \
+             `tls`, get it so only through a proxy of `proxy.trusted_proxies` that says `X-Forwarded-Proto: https`"
+        )
+    };
+    let message = move |cookie| plain.map(|plain| message(cookie, plain.env.show("name", &plain.name)));
+    let cookies = cookies.into_iter().filter_map(message);
+    cookies.map(Note::new)
 }
 
 /// The pools that no route leads to, by name.

@@ -138,7 +138,9 @@ pub fn rewrite(
     let expects_continue = expectations(head).next().is_some();
     let headers = &mut head.headers;
     let mut cookie = rules.sticky.map_or_else(Default::default, |sticky| cookie::requested(sticky, headers));
-    cookie.secure = rules.client.scheme == "https";
+    if rules.sticky.is_some() {
+        cookie.secure = rules.client.headers.is_secure(headers, &rules.proxy.trusted_proxies);
+    }
     if let Some(host) = target.host {
         headers.set(HeaderName::Host, host.as_bytes());
     } else if !headers.has(HeaderName::Host) {

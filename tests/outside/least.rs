@@ -1,6 +1,7 @@
 //! Least-connections: open requests decide, then the weights; failing fast is not being idle.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crate::support::client::{Client, get};
@@ -37,7 +38,18 @@ fn idle_servers_share_by_weight() {
 
 #[test]
 fn a_few_clients_at_once_are_shared_by_weight_too() {
-    let up = ["server1", "server2", "server3"].map(Server::named);
+    // No server responds before all clients' requests have arrived, so that how long a server takes does not count, which
+    // depends on what else the machine does.
+    let all_there = Arc::new(Barrier::new(4));
+    let up = [(); 3].map(|()| {
+        let all_there = Arc::clone(&all_there);
+        Server::scripted(move |mut stream, recorder| {
+            while recorder.next(&mut stream).is_some() {
+                all_there.wait();
+                respond(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        })
+    });
     let tables =
         servers(&[("server1", up[0].address, 1), ("server2", up[1].address, 1), ("server3", up[2].address, 2)]);
     let lb = Lb::start(&format!("{NO_CHECKS}{LEAST}{tables}"));

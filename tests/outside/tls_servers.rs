@@ -1,5 +1,6 @@
 //! Requests to servers over TLS: handshakes, reuse, bodies, tunnels, and how connections end.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use crate::bodies::{content, echo};
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::lb::{Lb, NO_CHECKS};
+use crate::support::lb::{Lb, NO_CHECKS, PORTS, run};
 use crate::support::servers::{Gate, Recorder, Request, Server, respond};
 use crate::support::tls::{Ca, Ending, FrontRules, ONLY_TLS12, ONLY_TLS13, TlsFront};
 use crate::tls_checks::tls;
@@ -286,4 +287,29 @@ fn a_silent_handshake_ends_at_the_connect_timeout() {
     let lb = Lb::start(&config);
     assert_eq!(get(lb.address(), "/").status, 504);
     lb.logs("the request", |line| line.contains("error=connect_timeout"));
+}
+
+#[test]
+fn a_unix_socket_needs_a_name_to_verify() {
+    let directory = TempDir::new().expect("a directory");
+    Ca::new("one").write(&directory.path().join("ca.pem"));
+    let path = directory.path().join("lb.toml");
+    let server = "[[server]]\nname = \"a\"\naddress = \"unix:app.sock\"\n";
+    for (tls, is_valid) in [
+        ("{ ca = \"ca.pem\" }", false),
+        ("{ ca = \"ca.pem\", server_name = \"app.internal\" }", true),
+        ("{ verify = false }", true),
+    ] {
+        let text = format!("{PORTS}{NO_CHECKS}[upstream]\ntls = {tls}\n{server}");
+        fs::write(&path, &text).expect("a file");
+        let line = text.lines().position(|line| line.starts_with("address = \"unix:")).expect("a line") + 1;
+        let ran = run(&["check", path.to_str().expect("text")]);
+        assert_eq!(ran.code == Some(0), is_valid, "{tls}: {ran:?}");
+        let words = [
+            "has no name that its certificate could be verified for",
+            "set `server_name`",
+            &format!("lb.toml:{line}:11"),
+        ];
+        assert!(is_valid || words.iter().all(|words| ran.out.contains(words)), "{ran:?}");
+    }
 }

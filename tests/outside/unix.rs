@@ -193,3 +193,55 @@ fn the_admin_address_may_be_a_unix_socket() {
     child.kill().expect("killed");
     child.wait().expect("ended");
 }
+
+#[test]
+fn a_unix_server_is_added_by_command_and_shown_everywhere() {
+    let directory = TempDir::new().expect("a directory");
+    let socket = directory.path().join("app.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                let (mut path, mut line) = (String::new(), String::new());
+                while stream.read_line(&mut line).is_ok_and(|length| length > 0) {
+                    if line.starts_with("GET ") {
+                        path.clone_from(&line);
+                    }
+                    let page = if path.contains("/metrics") { "process_resident_memory_bytes 4096\n" } else { "ok" };
+                    if line == "\r\n" {
+                        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+                        let _ = stream.get_mut().write_all(response.as_bytes());
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    let other = Server::named("other");
+    let path = directory.path().join("lb.toml");
+    let health = "[health]\ninterval = \"100ms\"\nmemory = \"/metrics\"\n";
+    fs::write(&path, format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{ADMIN}{health}{}", other.table("one")))
+        .expect("a file");
+    let lb = Lb::start_in(directory, path);
+    // A relative path is relative to the file.
+    let config = lb.path();
+    for (name, address) in
+        [("absolute", format!("unix:{}", socket.display())), ("relative", "unix:app.sock".to_owned())]
+    {
+        let ran = run(&["--config", config.to_str().expect("text"), "server", "add", name, &address]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        lb.server_is(name, "up");
+        let memory = || (lb.server(name)["memory_bytes"] == 4096).then_some(());
+        eventually("its memory is read", memory);
+        assert_eq!(lb.server(name)["address"], format!("unix:{}", socket.display()));
+    }
+    let admin = lb.admin.to_string();
+    for command in [&["server", "list"][..], &["server", "show", "absolute"], &["status"]] {
+        let ran = run(&[command, &["--admin", &admin]].concat());
+        assert!(ran.code == Some(0) && ran.out.contains("app.sock"), "{command:?}: {ran:?}");
+    }
+    let bad = run(&["--config", config.to_str().expect("text"), "server", "add", "bad", "/run/app.sock"]);
+    assert!(bad.code == Some(1) && bad.err.contains("write `unix:/run/app.sock`"), "{bad:?}");
+    assert!(!lb.has_panicked());
+}

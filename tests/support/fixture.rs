@@ -1,8 +1,6 @@
 //! Configurations and live states without files or sockets.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -87,7 +85,6 @@ fn snapshot(registry: &mut Registry, generation: u64, config: &Arc<Config>) -> A
 
 /// A configuration with these pools, sorted by name, and the defaults. Its route leads to the first pool.
 pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
-    let seconds = Duration::from_secs;
     let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
     let first = &pools.first().expect("a pool").name;
     Config {
@@ -103,52 +100,13 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
         }],
         certificates: Vec::new(),
         acme: config::AcmeConfig::default(),
-        admin: config::AdminConfig { address: loopback(9900).into(), hosts: Vec::new() },
-        proxy: config::ProxyConfig {
-            trusted_proxies: Vec::new(),
-            via: false,
-            forwarded: config::ForwardedMode::XForwarded,
-            path: config::PathMode::AsSent,
-            workers: WORKERS,
-        },
-        reload: config::ReloadConfig {
-            quiet: Duration::from_millis(50),
-            poll: seconds(2),
-            max_removed: 1.0,
-            allow_empty: false,
-            hold: seconds(10),
-            hold_then: config::HoldThen::Keep,
-            state_dir: None,
-            history: 100,
-        },
-        log: config::LogConfig {
-            level: "info".into(),
-            format: config::LogFormat::Text,
-            access: config::AccessLogTarget::Stdout,
-            access_format: None,
-            headers: Vec::new(),
-        },
-        tracing: config::TracingConfig { zipkin: None, otlp: None, service: "lb".into(), sample: 1.0 },
-        timeouts: config::TimeoutsConfig {
-            request_header: seconds(10),
-            idle: seconds(75),
-            connect: seconds(2),
-            response_header: seconds(60),
-            body_idle: seconds(60),
-            tls_handshake: seconds(10),
-            tunnel: seconds(3600),
-            drain: seconds(30),
-        },
-        limits: config::LimitsConfig {
-            header_bytes: 32 << 10,
-            headers: 100,
-            body_bytes: 0,
-            body_rate: 64,
-            connections: 0,
-            connection_requests: 0,
-            streams: 100,
-            handshakes: 0,
-        },
+        admin: config::AdminConfig::default(),
+        proxy: config::ProxyConfig { workers: WORKERS, ..Default::default() },
+        reload: config::ReloadConfig::default(),
+        log: config::LogConfig::default(),
+        tracing: config::TracingConfig::default(),
+        timeouts: config::TimeoutsConfig::default(),
+        limits: config::LimitsConfig::default(),
         routes: vec![config::RouteConfig {
             name: "all".into(),
             host: config::HostPattern::Any,
@@ -163,37 +121,12 @@ pub(crate) fn config(pools: Vec<config::PoolConfig>) -> Config {
 
 /// A pool with the default settings.
 pub(crate) fn pool(name: &str, servers: Vec<config::ServerConfig>) -> config::PoolConfig {
-    let two = NonZeroU32::MIN.saturating_add(1);
     config::PoolConfig {
         name: name.into(),
-        balance: config::BalanceConfig { algorithm: config::Algorithm::WeightedRoundRobin, sticky: None },
-        health: config::HealthConfig {
-            kind: config::HealthKind::Http,
-            path: "/health".into(),
-            default_path: true,
-            method: config::CheckMethod::Get,
-            host: None,
-            port: 0,
-            headers: BTreeMap::new(),
-            body: None,
-            expect: config::StatusRanges(vec![200..=399]),
-            interval: Duration::from_secs(5),
-            retry: Duration::from_secs(1),
-            timeout: Duration::from_secs(2),
-            rise: two,
-            fall: two.saturating_add(1),
-            memory: None,
-            eject: config::EjectConfig { failures: None, statuses: Vec::new(), max: 0.5 },
-        },
-        retry: config::RetryConfig { attempts: 2, budget: 0.2, statuses: Vec::new() },
-        upstream: config::UpstreamConfig {
-            idle: Duration::from_secs(60),
-            idle_connections: 1000,
-            resolve: config::Resolve::One,
-            protocol: config::UpstreamProtocol::Http1,
-            tls: None,
-            proxy_protocol: None,
-        },
+        balance: config::BalanceConfig::default(),
+        health: config::HealthConfig::default(),
+        retry: config::RetryConfig::default(),
+        upstream: config::UpstreamConfig::default(),
         servers,
         env: config::EnvTexts::default(),
     }

@@ -52,6 +52,15 @@ impl ClientHeaders {
         if is_trusted(self.peer, trusted) { self.extend(headers, mode, trusted) } else { self.replace(headers, mode) }
     }
 
+    /// Whether the client's own connection uses TLS: this one or, if trusted proxies say more, the one to the first of them.
+    #[must_use]
+    pub fn is_secure(&self, headers: &Headers, trusted: &[IpNet]) -> bool {
+        let said = is_trusted(self.peer, trusted)
+            .then(|| farthest(headers, HeaderName::ForwardedProto).or_else(|| farthest_parameter(headers, "proto")));
+        let said = said.flatten().filter(|proto| is_scheme(proto)).unwrap_or(self.proto);
+        said.eq_ignore_ascii_case("https") || said.eq_ignore_ascii_case("wss")
+    }
+
     fn replace(&self, headers: &mut Headers, mode: ForwardedMode) -> ClientAddress {
         headers.remove_all(FORWARDING);
         if mode != ForwardedMode::None {

@@ -2,36 +2,10 @@
 
 use std::io::{Read, Write};
 
-use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ClientConnection, Connection, RootCertStore, ServerConnection, SupportedProtocolVersion};
+use rustls::{ClientConnection, Connection, ServerConnection, SupportedProtocolVersion};
 
 use super::*;
-
-/// Both configurations for a certificate of `localhost`.
-fn configs(version: &'static SupportedProtocolVersion) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-    let key = KeyPair::generate().expect("a key");
-    let certificate = CertificateParams::new(["localhost".to_owned()]).expect("a name").self_signed(&key);
-    let certificate = certificate.expect("a certificate").der().clone();
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[version])
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).expect("a key"))
-        .expect("a pair");
-    server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().expect("random bytes");
-    server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let mut client = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[version])
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    (Arc::new(server), Arc::new(client))
-}
+use crate::tls::localhost::configs;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 

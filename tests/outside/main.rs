@@ -73,6 +73,7 @@ mod tls_failures;
 mod tls_real;
 mod tls_rotation;
 mod tls_servers;
+mod tls_storm;
 mod tracing;
 mod trailers;
 mod tunnels;

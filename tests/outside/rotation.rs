@@ -4,7 +4,7 @@
 //! `LB_HANDSHAKES=5000 cargo test --test outside rotation -- --ignored --nocapture --test-threads 1` measures each way for longer.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -19,6 +19,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, Signa
 use tempfile::TempDir;
 
 use crate::support::certificates::{TestPair, pair};
+use crate::support::h2;
 use crate::support::lb::{Lb, servers};
 use crate::support::{DEADLINE, eventually};
 
@@ -68,17 +69,18 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-fn client() -> Arc<ClientConfig> {
+fn client(protocol: &[u8]) -> Arc<ClientConfig> {
     let provider = aws_lc_rs::default_provider();
     let builder = ClientConfig::builder_with_provider(Arc::new(provider.clone())).with_safe_default_protocol_versions();
     let verifier = Arc::new(AnyCertificate(provider));
     let mut config = builder.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     // Each one is a whole handshake.
     config.resumption = rustls::client::Resumption::disabled();
+    config.alpn_protocols = vec![protocol.to_vec()];
     Arc::new(config)
 }
 
-/// One handshake. Returns the leaf that the server has shown.
+/// One handshake, and in HTTP/2 the first frame of each side. Returns the leaf that the server has shown.
 fn handshake(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Vec<u8>> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(DEADLINE))?;
@@ -87,6 +89,15 @@ fn handshake(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Vec<
         ClientConnection::new(Arc::clone(config), NAME.try_into().unwrap()).map_err(io::Error::other)?;
     while connection.is_handshaking() {
         connection.complete_io(&mut socket)?;
+    }
+    if connection.alpn_protocol() == Some(b"h2") {
+        let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame)?;
+        if frame[3] != h2::SETTINGS {
+            return Err(io::Error::other(format!("{frame:?} is no SETTINGS frame")));
+        }
     }
     let shown = connection.peer_certificates().and_then(|chain| chain.first());
     Ok(shown.map(|leaf| leaf.to_vec()).unwrap_or_default())
@@ -111,10 +122,11 @@ fn rotate(what: &str, certificates: &str, wanted: usize, write: impl Fn(&TestPai
     let server = servers(&[("a", "127.0.0.1:9".parse().unwrap(), 1)]);
     fs::write(&path, format!("{FILE}{certificates}{server}")).unwrap();
     let lb = Lb::start_in(directory, path);
-    let (address, config, seen) = (lb.address(), client(), Arc::new(Seen::default()));
-    let clients: Vec<_> = (0..2)
-        .map(|_| {
-            let (config, seen) = (Arc::clone(&config), Arc::clone(&seen));
+    let (address, seen) = (lb.address(), Arc::new(Seen::default()));
+    let clients: Vec<_> = [b"http/1.1".as_slice(), b"h2"]
+        .into_iter()
+        .map(|protocol| {
+            let (config, seen) = (client(protocol), Arc::clone(&seen));
             thread::spawn(move || {
                 while !seen.stop.load(Relaxed) {
                     match handshake(address, &config) {

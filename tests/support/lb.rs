@@ -34,9 +34,10 @@ pub(crate) struct Lb {
     pub(crate) admin: SocketAddr,
 }
 
-/// The `lb` command.
+/// The `lb` command, or the program in the environment variable `LB`, such as an optimised build to measure.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+    let program = std::env::var_os("LB").unwrap_or_else(|| env!("CARGO_BIN_EXE_lb").into());
+    let mut command = Command::new(program);
     command.env_remove("LB_CONFIG").env("NO_COLOR", "1");
     command
 }

@@ -1,8 +1,9 @@
-//! Shared by the targets: hyper as an oracle for messages, and the whole request path in memory.
+//! Shared by the targets: hyper as an oracle for messages, rustls for TLS, and the whole request path in memory.
 
 pub mod gateway;
 #[path = "../../tests/oracle/mod.rs"]
 mod oracle;
+pub mod tls;
 
 use http::Method;
 

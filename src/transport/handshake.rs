@@ -28,7 +28,15 @@ pub async fn accept(
     received: &[u8],
     config: Arc<ServerConfig>,
 ) -> Result<TlsTransport, HandshakeError> {
-    begin(socket, received, config)?.finish().await
+    begin(socket, received, config).map_err(|failed| failed.error)?.finish().await.map_err(|failed| failed.error)
+}
+
+/// A server's handshake that failed.
+#[derive(Debug)]
+pub struct FailedHandshake {
+    pub error: HandshakeError,
+    /// The connection, on which the client may not have read the alert yet; `None` if there was no session.
+    pub socket: Option<Socket>,
 }
 
 /// The server's side of a handshake that waits for the client.
@@ -39,11 +47,14 @@ pub struct Handshake(TlsTransport);
 ///
 /// # Errors
 /// If the hello is not acceptable.
-pub fn begin(socket: Socket, received: &[u8], config: Arc<ServerConfig>) -> Result<Handshake, HandshakeError> {
-    let session = Session::server(config).map_err(HandshakeError::Tls)?;
+pub fn begin(socket: Socket, received: &[u8], config: Arc<ServerConfig>) -> Result<Handshake, FailedHandshake> {
+    let session = Session::server(config);
+    let session = session.map_err(|error| FailedHandshake { error: HandshakeError::Tls(error), socket: None })?;
     let transport = TlsTransport::new(socket, session);
-    transport.start(received)?;
-    Ok(Handshake(transport))
+    match transport.start(received) {
+        Ok(()) => Ok(Handshake(transport)),
+        Err(error) => Err(FailedHandshake { error: error.into(), socket: Some(transport.into_socket()) }),
+    }
 }
 
 impl Handshake {
@@ -51,9 +62,11 @@ impl Handshake {
     ///
     /// # Errors
     /// If the handshake fails.
-    pub async fn finish(self) -> Result<TlsTransport, HandshakeError> {
-        self.0.handshake().await?;
-        Ok(self.0)
+    pub async fn finish(self) -> Result<TlsTransport, FailedHandshake> {
+        match self.0.handshake().await {
+            Ok(()) => Ok(self.0),
+            Err(error) => Err(FailedHandshake { error: error.into(), socket: Some(self.0.into_socket()) }),
+        }
     }
 }
 

@@ -76,6 +76,11 @@ impl TlsTransport {
         &self.socket
     }
 
+    /// Gives the socket back after a handshake that failed.
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Performs the handshake. The last records of TLS 1.3 go out with the first data, or as soon as we wait for the peer's.
     pub(super) async fn handshake(&self) -> io::Result<()> {
         while self.session().is_handshaking() {

@@ -21,6 +21,7 @@ pub(crate) mod prometheus;
 pub(crate) mod replies;
 pub(crate) mod servers;
 pub(crate) mod tls;
+pub(crate) mod tls_client;
 
 use std::time::{Duration, Instant};
 

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    Issuer, KeyPair, RevokedCertParams, SignatureAlgorithm,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::PrivateKeyDer;
@@ -52,32 +53,41 @@ impl Ca {
     }
 
     pub(crate) fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        self.issue_key(&KeyPair::generate().expect("a key"), names, change)
+    }
+
+    /// A certificate for a key of this kind.
+    pub(crate) fn issue_for(&self, algorithm: &'static SignatureAlgorithm, names: &[&str]) -> Pair {
+        self.issue_key(&KeyPair::generate_for(algorithm).expect("a key"), names, |_| {})
+    }
+
+    fn issue_key(&self, key: &KeyPair, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let certificate = params.signed_by(key, &self.issuer).expect("a certificate");
         Pair { chain: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// A list that revokes the certificates with these serial numbers.
+    /// A list that revokes the certificates with these serial numbers, in PEM.
     pub(crate) fn revoke(&self, serials: &[u64]) -> String {
+        let (yesterday, tomorrow) = (SystemTime::now() - DAY, SystemTime::now() + DAY);
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: (*serial).into(),
-            revocation_time: date_time_ymd(2026, 1, 1),
+            revocation_time: yesterday.into(),
             reason_code: None,
             invalidity_date: None,
         };
-        let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
-            crl_number: SerialNumber::from(serials.iter().sum::<u64>()),
+        let params = CertificateRevocationListParams {
+            this_update: yesterday.into(),
+            next_update: tomorrow.into(),
+            crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
         };
-        list.signed_by(&self.issuer).expect("a list").pem().expect("a list")
+        params.signed_by(&self.issuer).expect("a list").pem().expect("a list")
     }
 
     /// Writes its certificate.
@@ -86,6 +96,8 @@ impl Ca {
     }
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Pair {
     /// Writes `NAME.pem` and `NAME.key`.
     pub(crate) fn write(&self, directory: &Path, name: &str) {
@@ -93,7 +105,7 @@ impl Pair {
         fs::write(directory.join(format!("{name}.key")), &self.key).expect("a file");
     }
 
-    fn chain(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    pub(crate) fn chain(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
         PemObject::pem_slice_iter(self.chain.as_bytes()).map(|certificate| certificate.expect("PEM")).collect()
     }
 }

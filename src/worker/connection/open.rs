@@ -11,7 +11,7 @@ use crate::live::listener::{HandshakeResult, ListenerRules};
 use crate::tls::alpn;
 use crate::tls::hello::{ClientHello, FirstBytes};
 use crate::tls::server::{DECODE_ERROR, ListenerTls, UNRECOGNIZED_NAME};
-use crate::transport::handshake::{self, HandshakeError};
+use crate::transport::handshake::{self, FailedHandshake, HandshakeError};
 use crate::transport::{Socket, TlsTransport};
 use crate::worker::handshakes;
 
@@ -150,9 +150,13 @@ impl Connection {
             Err(error) => Err(error),
         };
         drop(in_progress);
-        finished.map_err(|error| {
+        finished.map_err(|FailedHandshake { error, socket }| {
             log(&error);
-            NotOpened::Close(failure(&error))
+            match (&error, socket) {
+                // It may have sent a request already; closing the connection now would reset it before it has read the alert.
+                (HandshakeError::Tls(_), Some(socket)) => NotOpened::Tell(failure(&error), socket, b""),
+                _ => NotOpened::Close(failure(&error)),
+            }
         })
     }
 

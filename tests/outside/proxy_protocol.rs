@@ -8,6 +8,7 @@ use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::lb::{Lb, NO_CHECKS};
 use crate::support::servers::{Recorder, Server, respond};
+use crate::tls_real::Program;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 56789 443\r\n";
@@ -203,5 +204,54 @@ fn curl_and_haproxy_send_headers_that_are_understood() {
         haproxy.kill().expect("killed");
         haproxy.wait().expect("ended");
         assert!(response.as_ref().is_some_and(|text| text.starts_with("HTTP/1.1 200")), "{option}: {response:?}");
+    }
+}
+
+// Case: proxy-header-to-server
+#[test]
+fn nginx_and_haproxy_understand_the_headers_that_are_sent() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().display();
+    let file = directory.path().join("config");
+    let temporary =
+        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|name| format!("{name}_temp_path {path}/{name};"));
+    let nginx = Program::start("nginx", |address| {
+        let config = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/log; events {{}}\nhttp {{ access_log off; {} server {{ \
+             listen {address} proxy_protocol; location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port \
+             $proxy_protocol_server_port $connection_requests\"; }} }} }}",
+            temporary.concat()
+        );
+        std::fs::write(directory.path().join("nginx.conf"), config).expect("a file");
+        let mut command = std::process::Command::new("nginx");
+        command.arg("-c").arg(directory.path().join("nginx.conf"));
+        command
+    });
+    let haproxy = Program::start("haproxy", |address| {
+        let config = format!(
+            "defaults\n mode http\n timeout connect 5s\n timeout client 5s\n timeout server 5s\nfrontend in\n \
+             bind {address} accept-proxy\n http-request return status 200 content-type text/plain \
+             lf-string \"%[src] %[src_port] %[dst_port] \"\n"
+        );
+        std::fs::write(&file, config).expect("a file");
+        let mut command = std::process::Command::new("haproxy");
+        command.arg("-f").arg(&file).arg("-q");
+        command
+    });
+    for program in [nginx, haproxy].into_iter().flatten() {
+        for version in ["v1", "v2"] {
+            let table = crate::support::lb::servers(&[("server1", program.address, 1)]);
+            let keys = format!("{NO_CHECKS}[proxy]\nworkers = 1\n[upstream]\nproxy_protocol = \"{version}\"\n");
+            let lb = Lb::start(&format!("{keys}{table}"));
+            let mut clients = [(); 2].map(|()| Client::connect(lb.address()));
+            for _ in 0..3 {
+                for client in &mut clients {
+                    let from = client.socket().local_addr().expect("an address").port();
+                    let expected = format!("127.0.0.1 {from} {} ", lb.address().port());
+                    let response = client.get("/");
+                    assert!(response.text().starts_with(&expected), "{version}: {response:?} is not {expected:?}");
+                }
+            }
+        }
     }
 }

@@ -23,6 +23,11 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts a browser. `None` if the browser or its driver is not installed.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a browser with more arguments.
+    pub(crate) fn start_with(more: &[&str]) -> Option<Self> {
         let is_installed =
             |program| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
         if !is_installed("chromium") || !is_installed("chromedriver") {
@@ -39,6 +44,7 @@ impl Browser {
         // Root and containers get no sandbox; it opens no pages but ours.
         let arguments =
             ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"];
+        let arguments = [&arguments, more].concat();
         let options = json!({
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },

@@ -22,6 +22,29 @@ fn request(stream: u32, flags: u8) -> Vec<u8> {
     frame(HEADERS, flags | END_HEADERS, stream, &block(&h2::get("/", &[])))
 }
 
+/// Requests whose streams the other side has to reset by the rules of the protocol (MadeYouReset, CVE-2025-8671).
+const MADE_RESETS: [(&str, Round); 6] = [
+    ("made resets: a window update of 0", |_, stream| {
+        [request(stream, 0), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+    }),
+    ("made resets: a window that is too large", |_, stream| {
+        [request(stream, 0), frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes())].concat()
+    }),
+    ("made resets: data after the end", |_, stream| {
+        [request(stream, END_STREAM), frame(DATA, 0, stream, b"more")].concat()
+    }),
+    ("made resets: a priority of the wrong size", |_, stream| {
+        [request(stream, 0), frame(PRIORITY, 0, stream, &[0; 4])].concat()
+    }),
+    ("made resets: a priority that depends on itself", |_, stream| {
+        [request(stream, 0), frame(PRIORITY, 0, stream, &[&stream.to_be_bytes()[..], &[1]].concat())].concat()
+    }),
+    ("made resets: more data than announced", |_, stream| {
+        let head = block(&h2::get("/", &[("content-length", "1")]));
+        [frame(HEADERS, END_HEADERS, stream, &head), frame(DATA, 0, stream, b"more")].concat()
+    }),
+];
+
 /// Sends rounds until the other side accepts no more, or all of them have been sent. Returns the code of its GOAWAY.
 fn flood(lb: &Lb, start: &[u8], rounds: u32, round: Round) -> Option<u32> {
     let mut client = RawH2::connect(lb.address());
@@ -47,7 +70,7 @@ fn each_flood_ends_and_costs_little() {
         frame(HEADERS, END_HEADERS | END_STREAM, 3, &block)
     };
     // The name, what comes first, the rounds and each of them, and whether it has to end with GOAWAY.
-    let cases: [(&str, Vec<u8>, u32, Round); 11] = [
+    let cases: [(&str, Vec<u8>, u32, Round); 16] = [
         ("rapid reset", Vec::new(), 10_000, |_, stream| {
             [request(stream, END_STREAM), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
         }),
@@ -61,9 +84,12 @@ fn each_flood_ends_and_costs_little() {
         ("continuations", frame(HEADERS, 0, 1, &block(&h2::get("/", &[]))), 10_000, |_, _| {
             frame(CONTINUATION, 0, 1, &block(&[("x", "y")]))
         }),
-        ("made resets", Vec::new(), 10_000, |_, stream| {
-            [request(stream, 0), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
-        }),
+        (MADE_RESETS[0].0, Vec::new(), 10_000, MADE_RESETS[0].1),
+        (MADE_RESETS[1].0, Vec::new(), 10_000, MADE_RESETS[1].1),
+        (MADE_RESETS[2].0, Vec::new(), 10_000, MADE_RESETS[2].1),
+        (MADE_RESETS[3].0, Vec::new(), 10_000, MADE_RESETS[3].1),
+        (MADE_RESETS[4].0, Vec::new(), 10_000, MADE_RESETS[4].1),
+        (MADE_RESETS[5].0, Vec::new(), 10_000, MADE_RESETS[5].1),
         ("a bomb", bomb, 10_000, |_, _| frame(PING, 0, 0, b"12345678")),
     ];
     let server = always(page("hello"));
@@ -96,16 +122,20 @@ fn each_flood_ends_and_costs_little() {
 // Case: h2-floods
 #[test]
 fn few_of_the_requests_that_are_reset_at_once_reach_a_server() {
-    let server = Server::named("one");
-    let lb = lb(&server, "");
-    let mut client = RawH2::connect(lb.address());
-    // One by one, so that some requests are accepted before their resets arrive.
-    let sent = (0..10_000_u32).take_while(|number| {
-        let stream = 2 * number + 1;
-        client.send(&request(stream, END_STREAM)) && client.send(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
-    });
-    let sent = sent.count();
-    let frames: Vec<u8> = std::iter::from_fn(|| client.next()).map(|frame| frame.kind).collect();
-    assert!(frames.contains(&GOAWAY), "{sent} {frames:?}");
-    assert!(server.requests().len() <= 2000, "{} of {sent}", server.requests().len());
+    let reset: Round = |_, stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    for (name, round) in [("rapid reset", reset)].into_iter().chain(MADE_RESETS) {
+        let server = Server::named("one");
+        let lb = lb(&server, "");
+        let mut client = RawH2::connect(lb.address());
+        // One by one, so that some requests are accepted before they are reset.
+        let sent = (0..10_000_u32).take_while(|number| {
+            let stream = 2 * number + 1;
+            let head = if name == "rapid reset" { request(stream, END_STREAM) } else { Vec::new() };
+            client.send(&head) && client.send(&round(*number, stream))
+        });
+        let sent = sent.count();
+        let frames: Vec<u8> = std::iter::from_fn(|| client.next()).map(|frame| frame.kind).collect();
+        assert!(frames.contains(&GOAWAY), "{name}: {sent}");
+        assert!(server.requests().len() <= 2000, "{name}: {} of {sent}", server.requests().len());
+    }
 }

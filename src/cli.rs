@@ -83,6 +83,9 @@ enum CliCommand {
         /// Serve HTTPS on port 8443 too, with a certificate that is made for it
         #[arg(long)]
         tls: bool,
+        /// Only make that certificate in this directory, unless it has one, and serve nothing
+        #[arg(long, value_name = "DIRECTORY", conflicts_with = "tls")]
+        certificate: Option<PathBuf>,
     },
     /// Validate a configuration and report all errors
     Check {
@@ -201,7 +204,8 @@ pub fn main() -> ExitCode {
     let (out, colored) = (&mut io::stdout(), in_colour(&io::stdout()));
     match command.unwrap_or(CliCommand::Run) {
         CliCommand::Run => run::run(&config),
-        CliCommand::Demo { tls } => demo::demo(&config, tls),
+        CliCommand::Demo { certificate: Some(directory), .. } => demo::certificate(&directory),
+        CliCommand::Demo { tls, certificate: None } => demo::demo(&config, tls),
         CliCommand::Check { files, place: PlaceArgs { place: Some(_) }, .. } if files.len() > 1 => {
             note(&"`--as` gives one place, so it takes one file");
             ExitCode::from(USAGE_OR_TIMEOUT)

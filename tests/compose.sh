@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs docker-compose.yml and tests it from outside: everything becomes healthy, nothing runs as root
-# or can write to its image, 11 requests are shared 2:3:6, an edit of lb.toml on the host is applied
+# or can write to its image, 11 requests are shared 2:3:6, TLS with HTTP/2 works, an edit of lb.toml on the host is applied
 # within a second, a bad edit is rejected and leaves the balancer healthy, a stopped server gets no
 # requests until it is up again, Prometheus scrapes, Zipkin has a trace of balancer and server, Grafana
 # has its dashboard, and everything exits with 0. The end of the output lists the results, and the
@@ -37,6 +37,7 @@ main() {
     start
     confined
     balances 2 3 6
+    encrypts
     edits
     survives
     scrapes
@@ -90,6 +91,16 @@ balances() {
     counts=$(requests $(($1 + $2 + $3)))
     [[ $counts == "$expected" ]] || fail "expected $expected, got $counts"
     passed "requests: $counts"
+}
+
+# The CA is new at each start, and its key nowhere.
+encrypts() {
+    local version
+    docker exec "$(container lb)" cat /run/lb-tls/ca.pem >"$work/ca.pem"
+    version=$(curl --silent --show-error --fail --max-time 5 --cacert "$work/ca.pem" --output /dev/null \
+        --write-out '%{http_version}' https://localhost:8443/) || fail "no response over TLS"
+    [[ $version == 2 ]] || fail "HTTP/$version over TLS"
+    passed "requests over TLS get responses in HTTP/2"
 }
 
 # requests COUNT: prints how many requests each server got. None may fail.

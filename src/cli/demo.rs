@@ -28,12 +28,12 @@ const SERVERS: [(&str, u16); 3] = [("server1", 8081), ("server2", 8082), ("serve
 /// a listener for HTTPS too.
 #[must_use]
 pub fn demo(path: &Path, tls: bool) -> ExitCode {
-    let certificate = tls.then(|| DemoCertificate::beside(path));
+    let directory = path.with_file_name(tls::DIRECTORY);
+    let certificate = tls.then(|| DemoCertificate::within(&directory));
     if let Some(certificate) = &certificate
-        && let Err(error) = certificate.create(SystemTime::now())
+        && let Err(failed) = create_certificate(certificate, &directory)
     {
-        let directory = path.with_file_name(tls::DIRECTORY);
-        return fail(&format_args!("cannot write a certificate to {}: {error}", directory.display()));
+        return failed;
     }
     let created = match create_config(path, tls) {
         Ok(created) => created,
@@ -49,6 +49,21 @@ pub fn demo(path: &Path, tls: bool) -> ExitCode {
         // The servers share this thread, so it does not wait for a terminal that is paused.
         serve(path, signals, || within(Duration::ZERO, move || print(&greeting))).await
     })
+}
+
+/// Makes the certificate of the demo in `directory`, unless it has a valid one.
+#[must_use]
+pub fn certificate(directory: &Path) -> ExitCode {
+    match create_certificate(&DemoCertificate::within(directory), directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => failed,
+    }
+}
+
+fn create_certificate(certificate: &DemoCertificate, directory: &Path) -> Result<(), ExitCode> {
+    certificate
+        .create(SystemTime::now())
+        .map_err(|error| fail(&format_args!("cannot write a certificate to {}: {error}", directory.display())))
 }
 
 /// Writes the demo configuration unless the file exists. Returns whether it did.

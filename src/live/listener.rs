@@ -35,6 +35,8 @@ pub struct ListenerRules {
     pub proxy_protocol: bool,
     /// `None` if clients do not use TLS.
     pub tls: Option<Arc<ListenerTls>>,
+    /// Whether clients have to use TLS. If its rules are missing, nobody is served: never without TLS instead.
+    pub needs_tls: bool,
     /// Whether servers get the client's certificate.
     pub forwards_certificate: bool,
     /// Whether clients may speak HTTP/1.
@@ -52,6 +54,7 @@ impl Default for ListenerRules {
         Self {
             proxy_protocol: false,
             tls: None,
+            needs_tls: false,
             forwards_certificate: false,
             http1: true,
             http2: false,
@@ -69,8 +72,8 @@ impl ListenerRules {
         let forwards_certificate = config.tls.as_ref().is_some_and(|tls| tls.forward_client_certificate);
         let speaks = |protocol| config.protocols.contains(&protocol);
         let (http1, http2) = (speaks(HttpProtocol::Http1), speaks(HttpProtocol::Http2));
-        let (proxy_protocol, redirect) = (config.proxy_protocol, config.redirect);
-        Self { proxy_protocol, tls, forwards_certificate, http1, http2, redirect, admission: 0 }
+        let (proxy_protocol, needs_tls, redirect) = (config.proxy_protocol, config.tls.is_some(), config.redirect);
+        Self { proxy_protocol, tls, needs_tls, forwards_certificate, http1, http2, redirect, admission: 0 }
     }
 
     /// These rules as the successors of `before`.
@@ -86,7 +89,7 @@ impl ListenerRules {
     /// Whether a connection begins with its first request, of HTTP/1.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        !self.proxy_protocol && self.tls.is_none() && !self.http2
+        !self.proxy_protocol && !self.needs_tls && !self.http2
     }
 }
 
@@ -183,5 +186,23 @@ impl LiveListener {
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.counters.open(|set| &set.opened, |set| &set.closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::parse;
+    use crate::config::source::SourceFile;
+
+    #[test]
+    fn a_listener_with_tls_is_never_plain_even_without_its_rules() {
+        for (tls, is_plain) in [("", true), ("tls = {}\n[[certificate]]\nfile = \"a\"\nkey = \"b\"", false)] {
+            let text = format!("[[listener]]\naddress = \"127.0.0.1:1\"\nprotocols = [\"http/1.1\"]\n{tls}\n");
+            let text = format!("{text}[[server]]\nname = \"a\"\naddress = \"a:1\"\n");
+            let config = parse(&[SourceFile::new("lb.toml", text.as_str())], &|_| None).expect(&text);
+            let rules = ListenerRules::new(&config.listeners[0], None);
+            assert_eq!((rules.is_plain(), rules.needs_tls), (is_plain, !is_plain), "{text}");
+        }
     }
 }

@@ -224,6 +224,23 @@ fn the_demo_writes_its_file_and_prints_what_to_try() {
     eprintln!("ports of the demo are taken here, so only its error was tested");
 }
 
+#[test]
+fn the_demos_certificate_can_be_made_without_the_demo() {
+    let directory = TempDir::new().unwrap();
+    let place = directory.path().join("certificate");
+    let make = || lb(directory.path(), &["demo", "--certificate", "certificate"]);
+    let ran = make();
+    assert_eq!((ran.status.code(), stderr(&ran)), (Some(0), String::new()));
+    let read = || ["ca.pem", "localhost.pem", "localhost.key"].map(|name| fs::read(place.join(name)).expect(name));
+    let made = read();
+    assert_eq!(make().status.code(), Some(0));
+    assert_eq!(read(), made, "it is still valid");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is written");
+    fs::write(directory.path().join("file"), "").unwrap();
+    let ran = lb(directory.path(), &["demo", "--certificate", "file"]);
+    assert!(ran.status.code() == Some(1) && stderr(&ran).contains("cannot write a certificate to file"), "{ran:?}");
+}
+
 /// Ends the demo when dropped, because others may need its ports.
 struct KillOnDrop(Child);
 

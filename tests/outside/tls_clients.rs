@@ -8,6 +8,7 @@ use rcgen::{CertificateParams, SerialNumber};
 use rustls::HandshakeKind;
 
 use crate::support::eventually;
+use crate::support::lb::{Lb, NO_CHECKS, run};
 use crate::support::servers::Server;
 use crate::support::tls::{Ca, ONLY_TLS12, ONLY_TLS13};
 use crate::support::tls_client::{NAME, TlsLb, connect, get};
@@ -46,6 +47,34 @@ fn a_revoked_client_certificate_is_refused_as_soon_as_the_list_says_so() {
     assert!(try_with(ONLY_TLS13, &bad).is_ok());
 }
 
+#[test]
+fn a_revocation_list_or_an_authority_that_cannot_be_used_is_an_error_and_never_ignored() {
+    let server = Server::named("one");
+    let ca = Arc::new(Ca::new("clients"));
+    let list = ca.revoke(&[1]);
+    let rules = "client_ca = \"ca.pem\"\nclient_crl = \"crl.pem\"\n";
+    let tls = TlsLb::start_with(ca, rules, &server.table("s"), &[("crl.pem", list.as_bytes())]);
+    let good = tls.ca.issue(&["good"]);
+    let shake = |pair| {
+        let stream = connect(tls.lb.address(), tls.trusting(ONLY_TLS13, pair));
+        stream.and_then(|mut stream| get(&mut stream, "/"))
+    };
+    // An empty sequence: it is DER, but no list and no certificate.
+    let section = |kind: &str| format!("-----BEGIN {kind}-----\nMAA=\n-----END {kind}-----\n");
+    for (file, kind) in [("crl.pem", "X509 CRL"), ("ca.pem", "CERTIFICATE")] {
+        let before = fs::read(tls.at.join(file)).expect("a file");
+        let since = tls.lb.newest_reload();
+        fs::write(tls.at.join(file), section(kind)).expect("a file");
+        let reload = tls.lb.next_reload(&since);
+        assert!(reload["outcome"] == "pending" && reload.to_string().contains(file), "{reload:#}");
+        let check = run(&["check", &tls.at.join("lb.toml").display().to_string()]);
+        assert!(check.code == Some(1) && check.out.contains(file), "{check:#?}");
+        assert!(shake(Some(&good)).is_ok() && shake(None).is_err(), "the old rule stays");
+        fs::write(tls.at.join(file), before).expect("a file");
+        eventually("the file is right again", || (tls.lb.api("/api/config")["state"] == "current").then_some(()));
+    }
+}
+
 /// A client of openssl that connects with these options. Returns its report; `None` if it is not installed.
 fn openssl(tls: &TlsLb, options: &[&str]) -> Option<String> {
     let mut command = Command::new("openssl");
@@ -76,6 +105,51 @@ fn a_client_gets_the_kind_of_certificate_that_it_can_verify() {
         assert!(report.contains(&format!("Peer signature type: {expected}\n")), "{options:?}: {report}");
         assert!(report.contains("Verify return code: 0 (ok)"), "{options:?}: {report}");
     }
+}
+
+#[test]
+fn the_example_of_client_certificates_works_with_its_own_commands() {
+    let text = include_str!("../../examples/mtls.toml");
+    let commands: String =
+        text.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = directory.path().to_owned();
+    let run = |script: &str| {
+        let ran = Command::new("sh").args(["-ec", script]).current_dir(&at).output().expect("sh");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    if Command::new("openssl").arg("version").output().is_err() || Command::new("curl").arg("-V").output().is_err() {
+        return eprintln!("skipped: openssl or curl is not installed");
+    }
+    run(&commands);
+    let server = Server::named("one");
+    let file = text.replace("0.0.0.0:8443", "127.0.0.1:0").replace("127.0.0.1:8081", &server.address.to_string());
+    fs::write(at.join("lb.toml"), format!("{file}[admin]\naddress = \"127.0.0.1:0\"\n{NO_CHECKS}")).expect("a file");
+    let lb = Lb::start_in(directory, at.join("lb.toml"));
+    let url = format!("https://localhost:{}/", lb.address().port());
+    let curl = |identity: &str| {
+        let more = format!("--resolve localhost:{}:127.0.0.1", lb.address().port());
+        run(&format!("curl -sS --cacert clients-ca.pem {identity} {more} {url} 2>&1 || true"))
+    };
+    let alice = "--cert alice.pem --key alice.key";
+    assert_eq!(curl(alice), "one");
+    assert!(server.requests()[0].values("client-cert")[0].starts_with(":MII"), "{:?}", server.requests());
+    let without = curl("");
+    assert!(without.contains("certificate required"), "{without}");
+    run(&commands
+        .replace("-gencrl -out revoked.pem", "-revoke alice.pem")
+        .lines()
+        .last()
+        .expect("a command")
+        .to_owned());
+    run(commands.lines().last().expect("a command"));
+    let revoked = eventually("the certificate is revoked", || Some(curl(alice)).filter(|text| text != "one"));
+    assert!(revoked.contains("certificate revoked"), "{revoked}");
+    assert_eq!(
+        server.requests().len(),
+        server.requests().iter().filter(|one| !one.values("client-cert").is_empty()).count()
+    );
 }
 
 /// The kind of a connection's handshake, after a response: tickets of TLS 1.3 come with that.

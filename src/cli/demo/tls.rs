@@ -41,9 +41,8 @@ pub(super) struct DemoCertificate {
 }
 
 impl DemoCertificate {
-    /// The files beside the configuration at `path`.
-    pub(super) fn beside(path: &Path) -> Self {
-        let directory = path.with_file_name(DIRECTORY);
+    /// The files in `directory`.
+    pub(super) fn within(directory: &Path) -> Self {
         let [authority, certificate, key] =
             ["ca.pem", "localhost.pem", "localhost.key"].map(|name| directory.join(name));
         Self { authority, certificate, key }
@@ -126,7 +125,7 @@ mod tests {
     #[test]
     fn the_files_are_kept_until_the_certificate_is_about_to_expire() {
         let directory = tempfile::tempdir().expect("a directory");
-        let files = DemoCertificate::beside(&directory.path().join("lb.toml"));
+        let files = DemoCertificate::within(&directory.path().join(DIRECTORY));
         let read = || [&files.authority, &files.certificate, &files.key].map(|path| fs::read(path).expect("a file"));
         let now = SystemTime::now();
         files.create(now).expect("files");

@@ -38,6 +38,7 @@ impl Connection {
             return None;
         }
         match &rules.tls {
+            None if rules.needs_tls => None,
             None => Some((http, spoken_in_the_clear(rules))),
             Some(tls) => {
                 let (transport, spoken) = self.secure(http, tls, rules).await?;

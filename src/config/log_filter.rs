@@ -28,7 +28,7 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 40] = [
+pub const TARGETS: [&str; 41] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",

@@ -133,7 +133,7 @@ pub fn parse_revoked(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'st
         WebPkiClientVerifier::builder_with_provider(Arc::new(RootCertStore { roots: vec![anchor] }), provider());
     verifier.with_crls(lists.iter().cloned()).build().map_err(|error| {
         Reason::new(format!("a revocation list cannot be used: {error}"))
-            .hint("it must be of version 2, for all reasons, and have a number: `openssl ca -gencrl` needs `crlnumber` for that")
+            .hint("it must be of version 2, for all reasons, with a number (`crlnumber` of openssl)")
     })?;
     Ok(lists)
 }

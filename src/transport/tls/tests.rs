@@ -1,7 +1,5 @@
 //! Connections over real sockets, against tokio-rustls.
 
-use std::sync::Arc;
-
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

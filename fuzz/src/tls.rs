@@ -77,20 +77,27 @@ fn run(script: &[u8], server: impl FnOnce(Arc<ServerConfig>) -> Server) -> Outco
     let mut client = ClientConnection::new(client_config, name).expect("a connection");
     let mut server = server(server_config);
     let mut outcome = Outcome::default();
-    let mut piece = 1;
+    let (mut piece, mut is_closed) = (1, false);
     // Its extensions are in random order, so it is not damaged.
     let mut is_hello = true;
     for step in steps.iter().take(64).copied().chain([0; 4]) {
         let argument = usize::from(step >> 3);
         let (mut damage, mut inserted, mut kept) = (None, Vec::new(), usize::MAX);
-        match step % 8 {
+        // rustls' connections must not be used after an error.
+        let operation = if outcome.client_failed.is_some() { 0 } else { step % 8 };
+        match operation {
             1 => drop(client.writer().write(&body(argument * argument * 50))),
             2 => server.send(&body(argument * argument * 50)),
+            // After close_notify, another alert would fail a debug assertion of rustls.
+            3 | 5 | 6 if is_closed => {}
             // Before the end of the handshake, and in TLS 1.2, that is an error of ours.
             3 => drop(client.refresh_traffic_keys()),
             4 if argument < 8 => client.send_close_notify(),
-            4 if argument < 12 => server.close(),
-            4 => kept = argument,
+            4 if argument < 12 => {
+                server.close();
+                is_closed = true;
+            }
+            4 if !is_closed => kept = argument,
             5 => damage = Some(argument),
             6 => {
                 let kind = [20, 21, 22, 23][argument % 4];
@@ -178,7 +185,9 @@ impl Server {
     fn close(&mut self) {
         match self {
             Self::Ours { session, output, .. } if !session.is_handshaking() => session.close(output),
-            Self::Oracle { connection, .. } if !connection.is_handshaking() => connection.send_close_notify(),
+            Self::Oracle { connection, failure: None, .. } if !connection.is_handshaking() => {
+                connection.send_close_notify();
+            }
             _ => {}
         }
     }

@@ -137,12 +137,7 @@ fn the_example_of_client_certificates_works_with_its_own_commands() {
     assert!(server.requests()[0].values("client-cert")[0].starts_with(":MII"), "{:?}", server.requests());
     let without = curl("");
     assert!(without.contains("certificate required"), "{without}");
-    run(&commands
-        .replace("-gencrl -out revoked.pem", "-revoke alice.pem")
-        .lines()
-        .last()
-        .expect("a command")
-        .to_owned());
+    run(commands.replace("-gencrl -out revoked.pem", "-revoke alice.pem").lines().last().expect("a command"));
     run(commands.lines().last().expect("a command"));
     let revoked = eventually("the certificate is revoked", || Some(curl(alice)).filter(|text| text != "one"));
     assert!(revoked.contains("certificate revoked"), "{revoked}");

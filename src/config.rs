@@ -268,6 +268,9 @@ pub struct TimeoutsConfig {
     /// A tunnel without a byte in either direction.
     #[serde(with = "wire::duration")]
     pub tunnel: Duration,
+    /// A gRPC stream without a byte in either direction.
+    #[serde(with = "wire::duration")]
+    pub stream_idle: Duration,
     /// The open requests of a removed or disabled server, a closed listener, or the stopping process.
     #[serde(with = "wire::duration")]
     pub drain: Duration,

@@ -25,7 +25,7 @@ const LAYERS: [&str; 14] = [
 ];
 
 /// Decisions without I/O, as paths below `src/`; each covers the modules below it too.
-const PURE: [&str; 32] = [
+const PURE: [&str; 33] = [
     "config",
     "live/balance",
     "live/evidence",
@@ -33,6 +33,7 @@ const PURE: [&str; 32] = [
     "live/method",
     "live/retry_budget",
     "live/token",
+    "control/health/grpc",
     "http1/chunked",
     "http1/framing",
     "http1/head",

@@ -37,6 +37,7 @@ fn busy() -> Fixture {
         let route = snapshot.routes[0].live.counters.of(worker);
         route.codes.add(lb::live::method::key(&Method::GET, status));
         route.seconds.observe(Duration::from_millis(3));
+        route.count_call(if status == 200 { 0 } else { 14 });
         let one = fixture.server("server1");
         let counters = one.counters().of(worker);
         counters.started.add(2);
@@ -100,6 +101,9 @@ fn every_metric_has_its_name_and_labels() {
         (r#"lb_requests_total{route="all",method="GET",code="200"}"#, 2.0),
         (r#"lb_requests_total{route="all",method="GET",code="503"}"#, 1.0),
         (r#"lb_requests_total{route="-",method="POST",code="404"}"#, 1.0),
+        (r#"lb_grpc_responses_total{route="all",status="0"}"#, 2.0),
+        (r#"lb_grpc_responses_total{route="all",status="14"}"#, 1.0),
+        (r#"lb_grpc_responses_total{route="all",status="4"}"#, 0.0),
         (r#"lb_request_duration_seconds_bucket{route="all",le="0.0025"}"#, 0.0),
         (r#"lb_request_duration_seconds_bucket{route="all",le="0.005"}"#, 3.0),
         (r#"lb_request_duration_seconds_bucket{route="all",le="+Inf"}"#, 3.0),

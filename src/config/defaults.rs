@@ -89,6 +89,7 @@ impl Default for TimeoutsConfig {
             body_idle: Duration::from_secs(60),
             tls_handshake: Duration::from_secs(10),
             tunnel: Duration::from_secs(3600),
+            stream_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
         }
     }
@@ -125,6 +126,7 @@ impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             kind: HealthKind::Http,
+            service: None,
             path: "/health".to_owned(),
             default_path: true,
             method: CheckMethod::Get,
@@ -146,7 +148,7 @@ impl Default for HealthConfig {
 
 impl Default for RetryConfig {
     fn default() -> Self {
-        Self { attempts: 2, budget: 0.2, statuses: Vec::new() }
+        Self { attempts: 2, budget: 0.2, statuses: Vec::new(), grpc: false }
     }
 }
 

@@ -49,10 +49,9 @@ pub fn shared_addresses(pool: &PoolConfig) -> impl Iterator<Item = String> {
     })
 }
 
-/// The keys of `http` checks that pools with `tcp` checks set, unless another pool makes use of the same value: then they
-/// were probably set for both.
+/// The keys of checks that pools set whose checks are of another kind, unless another pool makes use of the same value: then
+/// they were probably set for both.
 fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
-    let of = |kind| config.pools.iter().filter(move |pool| pool.health.kind == kind);
     let keys = |(mine, theirs): (&HealthConfig, &HealthConfig)| {
         [
             ("path", mine.path != theirs.path),
@@ -61,22 +60,42 @@ fn unused_checks(config: &Config) -> impl Iterator<Item = Note> {
             ("headers", mine.headers != theirs.headers),
             ("body", mine.body != theirs.body),
             ("expect", mine.expect != theirs.expect),
+            ("service", mine.service != theirs.service),
         ]
     };
-    of(HealthKind::Tcp).filter_map(move |pool| {
+    config.pools.iter().filter_map(move |pool| {
+        let kind = kind_of_check(pool.health.kind)?;
         let default = HealthConfig::default();
-        let mut set = keys((&pool.health, &default));
-        for other in of(HealthKind::Http) {
-            for (own, (_, differs)) in set.iter_mut().zip(keys((&pool.health, &other.health))) {
-                own.1 &= differs;
+        let mut set = keys((&pool.health, &default)).map(|(key, set)| (key, set && !has_effect(pool.health.kind, key)));
+        for other in &config.pools {
+            for (own, (key, differs)) in set.iter_mut().zip(keys((&pool.health, &other.health))) {
+                own.1 &= differs || !has_effect(other.health.kind, key);
             }
         }
         let set: Vec<_> = set.iter().filter(|(_, set)| *set).map(|(key, _)| format!("`health.{key}`")).collect();
         let verb = if set.len() == 1 { "has" } else { "have" };
         let message =
-            format!("{} {verb} no effect on the checks of pool {}, which are `tcp`", set.join(", "), pool.name);
+            format!("{} {verb} no effect on the checks of pool {}, which are `{kind}`", set.join(", "), pool.name);
         (!set.is_empty()).then_some(Note::new(message))
     })
+}
+
+fn kind_of_check(kind: HealthKind) -> Option<&'static str> {
+    match kind {
+        HealthKind::Http => Some("http"),
+        HealthKind::Tcp => Some("tcp"),
+        HealthKind::Grpc => Some("grpc"),
+        HealthKind::None => None,
+    }
+}
+
+/// Whether checks of this kind use this key.
+fn has_effect(kind: HealthKind, key: &str) -> bool {
+    match kind {
+        HealthKind::Http => key != "service",
+        HealthKind::Grpc => matches!(key, "host" | "headers" | "service"),
+        HealthKind::Tcp | HealthKind::None => false,
+    }
 }
 
 /// The headers that the access log leaves out.

@@ -79,6 +79,8 @@ pub struct StickyConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthConfig {
     pub kind: HealthKind,
+    /// For [`HealthKind::Grpc`]: the service to ask for; `None` means the server as a whole.
+    pub service: Option<String>,
     /// For [`HealthKind::Http`]: the path to request.
     pub path: String,
     /// Whether the file leaves `path` out. Then a server that has no such page counts as up.
@@ -86,11 +88,11 @@ pub struct HealthConfig {
     pub default_path: bool,
     /// For [`HealthKind::Http`]: the method of the request.
     pub method: CheckMethod,
-    /// For [`HealthKind::Http`]: the `Host` header; `None` means the server's address.
+    /// For [`HealthKind::Http`] and [`HealthKind::Grpc`]: the `Host` header; `None` means the server's address.
     pub host: Option<String>,
     /// The port to check; 0 means the server's own.
     pub port: u16,
-    /// For [`HealthKind::Http`]: more headers of the request, by name in lower case.
+    /// For [`HealthKind::Http`] and [`HealthKind::Grpc`]: more headers of the request, by name in lower case.
     pub headers: BTreeMap<String, String>,
     /// For [`HealthKind::Http`]: text that the response's body must contain.
     pub body: Option<String>,
@@ -144,6 +146,8 @@ pub enum HealthKind {
     Http,
     /// A TCP connection that the server accepts.
     Tcp,
+    /// A call of the gRPC health service, which must say that the server serves.
+    Grpc,
     /// None: a server always counts as up.
     None,
 }
@@ -169,6 +173,8 @@ pub struct RetryConfig {
     pub budget: f64,
     /// Responses that are retried too, if the request is idempotent and has no body.
     pub statuses: Vec<StatusRanges>,
+    /// Whether gRPC calls are retried whose response is UNAVAILABLE without a message.
+    pub grpc: bool,
 }
 
 /// How to talk to servers.

@@ -21,7 +21,7 @@ pub(crate) use addresses::{listen_address, listen_address_in, server_address, se
 pub use addresses::{overlap, reachable};
 pub(crate) use edge::{acme_directory, acme_name, email, file, https_redirect, protocol, socket_mode};
 pub(crate) use files::{include, log_file, shell_syntax, unbraced};
-pub(crate) use requests::{authority, check_body, check_header, log_header};
+pub(crate) use requests::{authority, check_body, check_header, grpc_service, log_header};
 
 /// A server's or pool's name: letters, digits, `.`, `_`, `-`.
 pub(crate) fn name(text: &str) -> Result<String, Reason> {

@@ -6,6 +6,7 @@ const LOG_TARGET: &str = "lb::health";
 pub mod checker;
 pub mod error;
 mod exchange;
+mod grpc;
 mod http2;
 mod idle_pause;
 pub mod memory;

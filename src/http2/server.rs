@@ -335,6 +335,17 @@ impl<'c> Http2ResponseWriter<'c> {
         Poll::Ready(Ok(()))
     }
 
+    /// Ends a response that has started with these trailers. False if the client has not accepted all of the last piece,
+    /// behind which they would wait.
+    pub fn cut(&mut self, trailers: &[u8]) -> bool {
+        let Sending::Started(stream) = &mut *self.sending.borrow_mut() else { return false };
+        if self.is_complete || !self.rest.is_empty() || stream.send_trailers(head::trailers(trailers)).is_err() {
+            return false;
+        }
+        self.is_complete = true;
+        true
+    }
+
     /// Gives up a response that has started: the client must not take it for a whole one. `by_client` is whether the
     /// client is to blame.
     pub fn abandon(&mut self, by_client: bool) {

@@ -1,11 +1,10 @@
 //! Matches requests to routes: exact host, then wildcard host, then any host; then the longest path. Pure.
 
 use std::collections::HashMap;
-
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::config::{HostPattern, RouteConfig};
-use crate::live::counters::{Histogram, PerWorker, Tally};
+use crate::live::counters::{Counter, Histogram, PerWorker, Tally};
 
 /// An index of the routes of a configuration. It returns their positions in [`Config::routes`](crate::config::Config).
 #[derive(Debug, Default)]
@@ -154,6 +153,30 @@ pub struct RouteCounters {
     pub codes: Tally<48>,
     /// From the request's head to the end of the response.
     pub seconds: Histogram,
+    /// Created by the first gRPC call.
+    grpc: OnceLock<Box<GrpcCounters>>,
+}
+
+/// gRPC calls that ended with a status, by status. Its clients take any other status for UNKNOWN.
+#[derive(Debug, Default)]
+pub struct GrpcCounters([Counter; GRPC_STATUSES]);
+
+/// The number of statuses of gRPC, which begin at 0.
+const GRPC_STATUSES: usize = 17;
+/// The status UNKNOWN.
+const GRPC_UNKNOWN: usize = 2;
+
+impl RouteCounters {
+    /// Counts a gRPC call by its status.
+    pub fn count_call(&self, status: u32) {
+        let index = usize::try_from(status).ok().filter(|index| *index < GRPC_STATUSES).unwrap_or(GRPC_UNKNOWN);
+        self.grpc.get_or_init(Box::default).0[index].add(1);
+    }
+
+    /// The count of gRPC calls with each status; `None` before the first call.
+    pub fn calls(&self) -> Option<[u64; GRPC_STATUSES]> {
+        Some(self.grpc.get()?.0.each_ref().map(Counter::get))
+    }
 }
 
 impl LiveRoute {
@@ -181,6 +204,16 @@ mod tests {
             file += &format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\npool = \"default\"\n");
         }
         parse(&[SourceFile::new("lb.toml", file.as_str())], &|_| None).expect(&file)
+    }
+
+    #[test]
+    fn calls_are_counted_by_the_statuses_that_clients_know() {
+        let counters = RouteCounters::default();
+        assert_eq!(counters.calls(), None);
+        [0, 0, 14, 16, 17, u32::MAX].into_iter().for_each(|status| counters.count_call(status));
+        let mut expected = [0; GRPC_STATUSES];
+        (expected[0], expected[2], expected[14], expected[16]) = (2, 2, 1, 1);
+        assert_eq!(counters.calls(), Some(expected));
     }
 
     #[test]

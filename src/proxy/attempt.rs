@@ -16,8 +16,9 @@ use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Attempt, Routed};
+use crate::proxy::grpc;
 use crate::proxy::phases::response_rules;
-use crate::proxy::relay::relay;
+use crate::proxy::relay::{has_piece, relay};
 use crate::proxy::retry::Progress;
 use crate::proxy::timeouts::Phase;
 use crate::proxy::tunnel;
@@ -56,6 +57,7 @@ pub async fn run(
             *consumed = upload.consumed;
             attempt.exchange.tried.avoided = connection.id();
         }
+        Err(ProxyError::CallUnavailable { consumed }) => *consumed = upload.consumed,
         Err(ProxyError::Reset(_)) => attempt.exchange.tried.avoided = connection.id(),
         _ => {}
     }
@@ -90,8 +92,8 @@ async fn exchange(
     let (mut to_server, mut from_server) = connection.upstream.start(attempt.outgoing(), &context.resources);
     // A body of unknown length may be a stream, which is as slow as its source, so it has no minimum rate.
     let is_stream = attempt.exchange.plan.length == BodyLength::Unknown;
-    let limits = &attempt.exchange.record.snapshot.config.limits;
-    timer.wait_body(Phase::Upload, timeouts.body_idle, if is_stream { 0 } else { limits.body_rate });
+    let (idle, rate) = attempt.exchange.record.body_pace();
+    timer.wait_body(Phase::Upload, idle, if is_stream { 0 } else { rate });
     let responded = {
         let (sent, mut switched) = (Cell::new(false), false);
         let mut sending = pin!(async {
@@ -213,9 +215,22 @@ async fn receive(
         attempt.save(head, from_server).await;
         return Err(ProxyError::Status(status));
     }
+    let mut first = None;
+    if attempt.retries_calls() {
+        first = Some(has_piece(attempt, from_server).await?);
+        if attempt.should_call_again(&head, from_server) {
+            attempt.save(head, from_server).await;
+            return Err(ProxyError::CallUnavailable { consumed: true });
+        }
+    }
+    if attempt.exchange.record.call.is_some() {
+        note_call(attempt, &mut head);
+    }
     let client_version = attempt.exchange.record.head.version;
     let can_have = head.version == Version::HTTP_2 || head.headers.has(HeaderName::TransferEncoding);
-    let is_chunked = can_have && from_server.length() == BodyLength::Unknown;
+    // Over HTTP/2, trailers may follow a body of any length.
+    let is_http2 = head.version == Version::HTTP_2 && client_version == Version::HTTP_2;
+    let is_chunked = is_http2 || can_have && from_server.length() == BodyLength::Unknown;
     let plan = &mut attempt.exchange.plan;
     let can_follow = is_chunked && client_version != Version::HTTP_10;
     plan.response_trailers = TrailerRule::announce(&mut head.headers, can_follow, plan.accepts_trailers);
@@ -227,8 +242,17 @@ async fn receive(
         response.send(b"", None).await.map_err(|_| ProxyError::ClientGone)?;
         return Ok(Responded::Switched);
     }
-    relay(attempt, status, from_server, response).await?;
+    relay(attempt, status, from_server, response, first).await?;
     Ok(Responded::Completely)
+}
+
+/// Notes the status of a call whose response is no more than a head, which then has no length.
+fn note_call(attempt: &mut Attempt<'_, '_>, head: &mut ResponseHead) {
+    let status = grpc::status_in_head(&head.headers);
+    if status.is_some() {
+        head.headers.remove(HeaderName::ContentLength);
+        attempt.exchange.record.set_grpc_status(status);
+    }
 }
 
 /// Waits for the head of a response. Gives up when checks take the server down, if the request can go elsewhere.

@@ -1,5 +1,7 @@
 //! The attempts of a request: which server is next, and whether there is a next one.
 
+use std::time::Instant;
+
 use crate::live::pool::Pool;
 use crate::live::server::ServerId;
 use crate::live::token::Token;
@@ -42,6 +44,9 @@ async fn make_attempts(
     let (pool, token) = (exchange.pool, exchange.plan.cookie.token);
     let mut upload = Upload::new(body, exchange.record.snapshot.config.limits.body_bytes)?;
     upload.trailers = std::mem::take(&mut exchange.plan.request_trailers);
+    if exchange.record.call.is_some() && pool.config.retry.grpc {
+        upload.keep();
+    }
     let mut member = exchange.tried.pick(pool, token).ok_or(ProxyError::NoServer)?;
     let (mut reason, mut was_any_up) = (None, false);
     loop {
@@ -52,6 +57,9 @@ async fn make_attempts(
             Err(error) => error,
         };
         attempt.fail(error);
+        if exchange.record.call.as_ref().is_some_and(|call| call.is_over(Instant::now())) {
+            return Err(ProxyError::DeadlineExceeded);
+        }
         reason = exchange.retry_reason(error);
         // A status was charged to the budget before its response was given up.
         let is_charged = matches!(error, ProxyError::Status(_));

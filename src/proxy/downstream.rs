@@ -155,6 +155,12 @@ impl RequestBody<'_> {
         }
     }
 
+    /// Whether its client can give up the request without its connection.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Waits until the client ends its side. Up to `limit` bytes that follow the current piece are read ahead.
     ///
     /// # Errors
@@ -223,6 +229,17 @@ impl ResponseWriter<'_> {
             Self::Http2(response) => response.abandon(error.blame() == Blame::Client),
             #[cfg(test)]
             Self::Memory(_) => {}
+        }
+    }
+
+    /// Ends a response that has started with these trailers. False if that cannot be: the protocol has no way, or the client
+    /// has not accepted all of the last piece.
+    pub fn cut(&mut self, trailers: &[u8]) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(response) => response.cut(trailers),
+            #[cfg(test)]
+            Self::Memory(_) => false,
         }
     }
 

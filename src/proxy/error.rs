@@ -73,6 +73,13 @@ pub enum ProxyError {
     ServerDown,
     /// The server's response has a status that is retried, or that counts as a failure.
     Status(u16),
+    /// The response to a gRPC call is UNAVAILABLE without a message, and calls are retried then.
+    CallUnavailable {
+        /// Whether a part of the body is gone, so that the request cannot be sent again.
+        consumed: bool,
+    },
+    /// The deadline of a gRPC call, which its client has set, has passed.
+    DeadlineExceeded,
     /// The body of the response ended early.
     ResponseTruncated,
     /// The server sends the body of its response too slowly.
@@ -119,8 +126,12 @@ impl ProxyError {
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return CLIENT_GONE,
             Self::Status(status) => return status,
-            Self::NoServer | Self::LocalShortage | Self::Aborted | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoServer | Self::LocalShortage | Self::CallUnavailable { .. } | Self::Aborted | Self::Panicked => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::ResponseTooSlow | Self::DeadlineExceeded => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Unresolved
             | Self::Unreachable(_)
             | Self::Tls(_)
@@ -166,7 +177,8 @@ impl ProxyError {
             Self::Unsendable(_) => "unsendable",
             Self::ResponseTimeout => "response_timeout",
             Self::ServerDown => "server_down",
-            Self::Status(_) => "status",
+            Self::Status(_) | Self::CallUnavailable { .. } => "status",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::ResponseTruncated => "response_truncated",
             Self::ResponseTooSlow => "response_too_slow",
             Self::TunnelBroken => "tunnel_broken",
@@ -205,6 +217,8 @@ impl ProxyError {
             | Self::TunnelTimeout
             | Self::ServerDown
             | Self::Status(_)
+            | Self::CallUnavailable { .. }
+            | Self::DeadlineExceeded
             | Self::IdleClosed(_)
             | Self::Refused { .. }
             | Self::Unsendable(_)
@@ -222,7 +236,7 @@ impl ProxyError {
             Self::Unresolved | Self::Unreachable(_) | Self::Tls(_) | Self::LocalShortage | Self::ConnectTimeout => {
                 Some(Progress::NotConnected)
             }
-            Self::Refused { consumed: false } => Some(Progress::Refused),
+            Self::Refused { consumed: false } | Self::CallUnavailable { consumed: false } => Some(Progress::Refused),
             Self::Closed(sent) | Self::IdleClosed(sent) | Self::TlsEnded(_, sent) => Some(match sent {
                 Sent::Nothing => Progress::NotSent,
                 Sent::Part | Sent::All => Progress::Sent,
@@ -240,6 +254,8 @@ impl ProxyError {
             | Self::ClientGone
             | Self::NoServer
             | Self::Refused { consumed: true }
+            | Self::CallUnavailable { consumed: true }
+            | Self::DeadlineExceeded
             | Self::Unsendable(_)
             | Self::TruncatedHead
             | Self::BadResponse(_)
@@ -258,7 +274,7 @@ impl ProxyError {
     pub fn retry_reason(self) -> Option<RetryReason> {
         match self {
             Self::ServerDown => Some(RetryReason::Down),
-            Self::Status(_) => Some(RetryReason::Status),
+            Self::Status(_) | Self::CallUnavailable { .. } => Some(RetryReason::Status),
             _ => None,
         }
     }
@@ -312,7 +328,8 @@ impl ProxyError {
             | Self::ResponseTruncated
             | Self::TunnelBroken => "The server closed the connection or sent an invalid response.",
             Self::ResponseTimeout | Self::ResponseTooSlow | Self::ServerDown => "The server did not respond in time.",
-            Self::Status(_) => "The server responded with an error.",
+            Self::Status(_) | Self::CallUnavailable { .. } => "The server responded with an error.",
+            Self::DeadlineExceeded => "The deadline of the call has passed.",
             Self::TunnelTimeout | Self::ClientGone | Self::Aborted | Self::Panicked => "The request was aborted.",
         }
     }
@@ -335,6 +352,8 @@ impl fmt::Display for ProxyError {
             Self::ResponseTimeout => f.write_str("response timeout"),
             Self::ServerDown => f.write_str("checks took the server down"),
             Self::Status(status) => write!(f, "status {status}"),
+            Self::CallUnavailable { .. } => f.write_str("grpc-status 14"),
+            Self::DeadlineExceeded => f.write_str("the deadline of the call has passed"),
             other => f.write_str(other.label()),
         }
     }

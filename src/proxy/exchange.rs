@@ -15,6 +15,7 @@ use crate::proxy::context::ServerReport;
 use crate::proxy::cookie::Requested;
 use crate::proxy::error::{Blame, ProxyError};
 use crate::proxy::failures::UnjudgedFailures;
+use crate::proxy::grpc::{self, GrpcStatus};
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::phases::{Stickiness, response_rules};
 use crate::proxy::record::{EndedAttempt, RequestRecord, RouteMatch};
@@ -161,6 +162,9 @@ impl<'c> Attempt<'_, 'c> {
         if let Some(trace) = trace {
             trace.write(&mut record.head.headers);
         }
+        if let Some(call) = &record.call {
+            call.write_timeout(&mut record.head.headers, Instant::now());
+        }
         OutgoingRequest {
             head: &record.head,
             target: plan.target.as_deref(),
@@ -201,6 +205,23 @@ impl<'c> Attempt<'_, 'c> {
             && reason().is_some_and(|reason| self.exchange.spend_retry(reason))
     }
 
+    /// Whether calls are retried whose response is UNAVAILABLE, and this is one.
+    #[must_use]
+    pub fn retries_calls(&self) -> bool {
+        self.exchange.record.call.is_some() && self.exchange.pool.config.retry.grpc
+    }
+
+    /// Whether a response whose first piece was awaited is to be retried: UNAVAILABLE without a message.
+    #[must_use]
+    pub fn should_call_again(&self, head: &ResponseHead, from_server: &ResponseReader<'_>) -> bool {
+        let status = grpc::status_in_head(&head.headers).or_else(|| grpc::status_in_trailers(from_server.trailers()));
+        status == Some(GrpcStatus::Unavailable as u32)
+            && from_server.is_done()
+            && from_server.piece().is_empty()
+            && self.exchange.tried.has_another(self.exchange.pool, self.server().id)
+            && self.exchange.retry_reason(ProxyError::CallUnavailable { consumed: false }).is_some()
+    }
+
     /// Sets the status of the server's response to the client, and counts it for or against the server.
     pub fn responded(&mut self, status: u16) {
         self.exchange.record.set_status(status);
@@ -211,7 +232,8 @@ impl<'c> Attempt<'_, 'c> {
     pub async fn save(&mut self, mut head: ResponseHead, from_server: &mut ResponseReader<'_>) {
         self.count_status(head.status);
         response_rules(&mut head, self.exchange.record.snapshot.config.proxy.via, self.stickiness());
-        if let Some(saved) = SavedResponse::read(head, from_server, self.index).await {
+        let is_call = self.exchange.record.call.is_some();
+        if let Some(saved) = SavedResponse::read(head, from_server, self.index, is_call).await {
             self.exchange.saved = Some(Box::new(saved));
         }
     }

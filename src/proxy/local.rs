@@ -11,6 +11,7 @@ use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
+use crate::proxy::grpc::{self, GrpcStatus};
 use crate::proxy::record::RequestRecord;
 use crate::proxy::timeouts::Phase;
 
@@ -127,4 +128,35 @@ pub async fn respond(record: &mut RequestRecord<'_>, response: &mut ResponseWrit
     if let Ok(Ok(())) = record.timer.run(response.send(body.as_bytes(), Some(b""))).await {
         record.complete();
     }
+}
+
+/// Ends a gRPC call that failed: its client gets a status without a response, or, if a response has started, in its trailers.
+pub fn end_call(record: &mut RequestRecord<'_>, response: &mut ResponseWriter<'_>, error: ProxyError) {
+    record.set_error(error);
+    let status = GrpcStatus::of(error);
+    if response.is_started() {
+        if response.cut(grpc::trailers(status, error.detail()).as_bytes()) {
+            record.set_grpc_status(Some(status as u32));
+        } else {
+            response.abandon(error);
+        }
+        return;
+    }
+    let head = failed_call(error);
+    response.start(&head, BodyLength::None, None);
+    // Nothing waits for the client: there is no body.
+    if response.offer(b"", Some(b"")).is_ok() {
+        record.set_status(head.status);
+        record.set_grpc_status(Some(status as u32));
+        record.complete();
+    }
+}
+
+/// The head that is the whole response to a gRPC call that failed.
+pub(super) fn failed_call(error: ProxyError) -> ResponseHead {
+    let mut head = ResponseHead::of_status(StatusCode::OK.as_u16());
+    head.headers.add(HeaderName::ContentType, b"application/grpc");
+    head.headers.add_named(grpc::STATUS, itoa::Buffer::new().format(GrpcStatus::of(error) as u32).as_bytes());
+    head.headers.add_named(grpc::MESSAGE, grpc::message(error.detail()).as_bytes());
+    head
 }

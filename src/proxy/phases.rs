@@ -124,6 +124,8 @@ pub struct RequestRules<'a> {
     pub proxy: &'a ProxyConfig,
     /// The sticky sessions of the pool.
     pub sticky: Option<&'a Sticky>,
+    /// Whether the request is a gRPC call, whose status is in trailers.
+    pub is_call: bool,
 }
 
 /// Turns the head of a request into the one that the server gets. Returns the facts that attempts need besides it, and
@@ -147,7 +149,7 @@ pub fn rewrite(
         // HTTP/1.0 does not require `Host`, but HTTP/1.1 does: the server gets the address of the listener.
         headers.add(HeaderName::Host, rules.client.listener.address.host().as_bytes());
     }
-    let accepts_trailers = version != Version::HTTP_10 && trailers::accepted(headers);
+    let accepts_trailers = rules.is_call || version != Version::HTTP_10 && trailers::accepted(headers);
     let request_trailers = TrailerRule::announce(headers, length == BodyLength::Unknown, false);
     let upgrade = hop_by_hop::prepare_request(headers, version);
     if rules.proxy.via {

@@ -20,6 +20,7 @@ use crate::live::snapshot::Snapshot;
 use crate::proxy::client::Client;
 use crate::proxy::context::Context;
 use crate::proxy::error::ProxyError;
+use crate::proxy::grpc::{self, Call};
 use crate::proxy::headers::request_id;
 use crate::proxy::headers::trace_context::TraceContext;
 use crate::proxy::timeouts::{Phase, RequestTimer};
@@ -42,6 +43,8 @@ pub struct RequestRecord<'c> {
     pub head: RequestHead,
     /// The client's address: the peer's, or the one that trusted proxies in front report.
     pub client_address: ClientAddress,
+    /// The further facts about a request that is a gRPC call.
+    pub call: Option<Call>,
     logged: LoggedHeaders,
     started: Instant,
     /// The span of the whole request; `None` if no trace context was received and no spans are exported.
@@ -96,8 +99,14 @@ impl<'c> RequestRecord<'c> {
         let mut rng = context.rng();
         request_id::ensure(&mut head.headers, &mut rng);
         timer.reset();
+        let started = Instant::now();
+        let call = Call::of(&head, started);
+        if let Some(deadline) = call.as_ref().and_then(|call| call.deadline) {
+            timer.end_at(deadline);
+        }
         Self {
-            started: Instant::now(),
+            started,
+            call,
             logged: LoggedHeaders::of(&head.headers, &snapshot.config.log),
             trace: (context.spans.enabled() || TraceContext::is_present(&head.headers))
                 .then(|| TraceContext::continue_or_start(&head.headers, snapshot.config.tracing.sample, &mut rng)),
@@ -200,10 +209,35 @@ impl<'c> RequestRecord<'c> {
         self.bytes += bytes as u64;
     }
 
+    /// Notes the status of a gRPC call that its client is sent.
+    pub fn set_grpc_status(&mut self, status: Option<u32>) {
+        if let (Some(call), Some(status)) = (&mut self.call, status) {
+            call.status.get_or_insert(status);
+        }
+    }
+
+    /// Notes the status of a gRPC call that is in the trailers of its response.
+    pub fn ended_with(&mut self, trailers: &[u8]) {
+        if self.call.is_some() {
+            self.set_grpc_status(grpc::status_in_trailers(trailers));
+        }
+    }
+
+    /// How long a body may go without a byte, and the least rate at which the client has to move it. The messages of a gRPC
+    /// stream may be rare, and its client may not take them for long.
+    #[must_use]
+    pub fn body_pace(&self) -> (Duration, u64) {
+        let config = &self.snapshot.config;
+        match self.call {
+            None => (config.timeouts.body_idle, config.limits.body_rate),
+            Some(_) => (config.timeouts.stream_idle, 0),
+        }
+    }
+
     /// Starts the timeouts of a body, as configured.
     pub fn wait_body(&self, phase: Phase) {
-        let config = &self.snapshot.config;
-        self.timer.wait_body(phase, config.timeouts.body_idle, config.limits.body_rate);
+        let (idle, rate) = self.body_pace();
+        self.timer.wait_body(phase, idle, rate);
     }
 
     /// Why the request is being dropped before it has ended.
@@ -274,6 +308,7 @@ impl<'c> RequestRecord<'c> {
             generation: self.snapshot.generation,
             error: self.error.map(ProxyError::label),
             rule: self.error.and_then(ProxyError::rule),
+            grpc_status: self.call.as_ref().and_then(|call| call.status),
             user_agent: self.logged.user_agent(headers),
             referer: self.logged.referer(headers),
             headers: &self.logged.named(headers, log),
@@ -294,6 +329,9 @@ impl Drop for RequestRecord<'_> {
         let counters = self.live_route().counters.of(self.context.worker);
         counters.codes.add(method::key(&self.head.method, status));
         counters.seconds.observe(took);
+        if let Some(status) = self.call.as_ref().and_then(|call| call.status) {
+            counters.count_call(status);
+        }
         if self.snapshot.config.log.access != AccessLogTarget::Off {
             self.log(status, took);
         }
@@ -332,6 +370,7 @@ pub fn record_bad_head(context: &Context, client: &Client, version: Version, err
             generation: snapshot.generation,
             error: Some(error.label()),
             rule: error.rule(),
+            grpc_status: None,
             user_agent: None,
             referer: None,
             headers: &[],

@@ -21,7 +21,8 @@ use crate::proxy::upstream::ResponseReader;
 /// not wait for the head, too.
 const HOLD: Duration = Duration::from_millis(50);
 
-/// Relays a response with this status, which has been started, piece by piece.
+/// Relays a response with this status, which has been started, piece by piece. `first` is the result of [`has_piece`], if it
+/// has been asked for.
 ///
 /// # Errors
 /// If the client does not get all of it.
@@ -30,10 +31,16 @@ pub async fn relay(
     status: u16,
     from_server: &mut ResponseReader<'_>,
     response: &mut ResponseWriter<'_>,
+    first: Option<bool>,
 ) -> Result<(), ProxyError> {
     let timer = attempt.exchange.record.timer;
     attempt.exchange.record.wait_body(Phase::Download);
-    let has_piece = !from_server.is_done() && first_piece(from_server).await.map_err(of_body)?;
+    let has_piece = match first {
+        Some(has_piece) => has_piece,
+        // The client of a call may wait for the head before it sends more, unless that is the end.
+        None if attempt.exchange.record.call.as_ref().is_some_and(|call| call.status.is_none()) => false,
+        None => has_piece(attempt, from_server).await?,
+    };
     attempt.responded(status);
     if !has_piece {
         let end = from_server.is_done().then(|| attempt.complete()).map(|()| &b""[..]);
@@ -47,6 +54,7 @@ pub async fn relay(
         let bytes = from_server.piece().len();
         timer.body_rests(Phase::Download);
         let (is_sent, is_end) = {
+            attempt.exchange.record.ended_with(from_server.trailers());
             let trailers = attempt.exchange.plan.response_trailers.forwarded(from_server.trailers());
             let end = from_server.is_done().then(|| attempt.complete()).map(|()| &trailers[..]);
             (response.offer(from_server.piece(), end), end.is_some())
@@ -63,6 +71,15 @@ pub async fn relay(
         }
         from_server.advance().await.map_err(of_body)?;
     }
+}
+
+/// Waits a little for the first piece of the body, or for its end. Returns whether there is one.
+///
+/// # Errors
+/// If the body is invalid.
+pub async fn has_piece(attempt: &Attempt<'_, '_>, from_server: &mut ResponseReader<'_>) -> Result<bool, ProxyError> {
+    attempt.exchange.record.wait_body(Phase::Download);
+    Ok(!from_server.is_done() && first_piece(from_server).await.map_err(of_body)?)
 }
 
 /// Waits for the first piece of the body, or for its end, but not longer than [`HOLD`]. Returns whether there is one.

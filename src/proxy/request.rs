@@ -36,6 +36,10 @@ pub async fn serve(
         },
     };
     match reply {
+        // Other HTTP statuses tell a client of gRPC little.
+        Reply::Error(error) if record.call.is_some() && error != ProxyError::ClientGone => {
+            local::end_call(&mut record, &mut response, error);
+        }
         // The client is gone, or the connection has to end now: nothing is sent.
         Reply::Error(error @ (ProxyError::ClientGone | ProxyError::Aborted)) => record.set_error(error),
         Reply::Error(error) if response.is_started() => {
@@ -44,6 +48,14 @@ pub async fn serve(
         }
         reply => local::respond(&mut record, &mut response, reply).await,
     }
+}
+
+/// Rejects a gRPC call whose head is too large. It never becomes a request.
+pub fn reject_bad_call(context: &Context, client: &Client, mut response: ResponseWriter<'_>, error: ProxyError) {
+    record_bad_head(context, client, response.version(), error, 0);
+    response.start(&local::failed_call(error), BodyLength::None, None);
+    // It fails only if the client is gone.
+    let _ = response.offer(b"", Some(b""));
 }
 
 /// Rejects a head that is invalid, too large or too slow. It never becomes a request.
@@ -76,7 +88,12 @@ fn run_phases<'c>(
         Err(reply) => return Err(early(record, reply)),
     };
     let pool = record.set_route(found);
-    let rules = RequestRules { client: record.client, proxy: &config.proxy, sticky: pool.sticky() };
+    let rules = RequestRules {
+        client: record.client,
+        proxy: &config.proxy,
+        sticky: pool.sticky(),
+        is_call: record.call.is_some(),
+    };
     if let Err(error) = phases::admit(&record.head, length, config.limits.body_bytes) {
         return Err(early(record, Reply::Error(error)));
     }

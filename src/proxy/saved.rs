@@ -1,4 +1,4 @@
-//! A response that is retried (`retry.statuses`), kept in case that no other server responds.
+//! A response that is retried (`retry.statuses`, `retry.grpc`), kept in case that no other server responds.
 
 use std::time::Duration;
 
@@ -7,9 +7,11 @@ use tokio::time::timeout;
 use crate::http1::body::BodyLength;
 use crate::http1::head::ResponseHead;
 use crate::http1::name::HeaderName;
+use crate::http1::trailers::TrailerRule;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Routed;
+use crate::proxy::grpc;
 use crate::proxy::timeouts::Phase;
 use crate::proxy::upstream::ResponseReader;
 
@@ -24,6 +26,8 @@ pub struct SavedResponse {
     head: ResponseHead,
     length: BodyLength,
     body: Vec<u8>,
+    /// The trailers of a response to a gRPC call.
+    trailers: Vec<u8>,
     /// The index of the pool's member that sent it.
     member: usize,
 }
@@ -35,6 +39,7 @@ impl SavedResponse {
         mut head: ResponseHead,
         from_server: &mut ResponseReader<'_>,
         member: usize,
+        is_call: bool,
     ) -> Option<Self> {
         let mut body = Vec::new();
         let all = async {
@@ -48,6 +53,12 @@ impl SavedResponse {
             Some(())
         };
         timeout(WAIT, all).await.ok().flatten()?;
+        if is_call {
+            // Its status may be in the head, in which a length has no place.
+            head.headers.remove(HeaderName::ContentLength);
+            let trailers = TrailerRule::AllBut(Vec::new()).forwarded(from_server.trailers());
+            return Some(Self { head, length: BodyLength::Unknown, body, trailers, member });
+        }
         let length = match from_server.length() {
             BodyLength::Unknown => {
                 head.headers.remove(HeaderName::TransferEncoding);
@@ -56,7 +67,7 @@ impl SavedResponse {
             }
             length => length,
         };
-        Some(Self { head, length, body, member })
+        Some(Self { head, length, body, trailers: Vec::new(), member })
     }
 
     /// Sends it to the client after all.
@@ -72,11 +83,13 @@ impl SavedResponse {
         let record = &mut exchange.record;
         record.responded_by(self.member, self.head.status);
         record.count_bytes(self.body.len());
+        record.set_grpc_status(grpc::status_in_head(&self.head.headers));
+        record.ended_with(&self.trailers);
         // A timeout of a failed attempt must not end this response.
         record.timer.reset();
         record.wait_body(Phase::Download);
         record.timer.body_rests(Phase::Download);
-        let sent = record.timer.run(response.send(&self.body, Some(b""))).await?;
+        let sent = record.timer.run(response.send(&self.body, Some(&self.trailers))).await?;
         sent.map_err(|_| ProxyError::ClientGone)
     }
 }

@@ -65,6 +65,8 @@ pub enum Interrupt {
     },
     /// The client has ended its side of the connection, and no response has started in time.
     ClientGone,
+    /// The whole request has to end.
+    Deadline,
     /// The drain timeout was reached, or the process stops at once.
     Abort,
 }
@@ -110,13 +112,14 @@ pub struct RequestTimer {
     server_down: Cell<bool>,
     phase: Cell<Phase>,
     deadline: Cell<Option<Instant>>,
+    /// When the whole request has to end.
+    end_at: Cell<Option<Instant>>,
     upload: Cell<BodyRate>,
     download: Cell<BodyRate>,
     /// When the client counts as gone, if it has ended its side of the connection.
     gone_at: Cell<Option<Instant>>,
     interrupt: Cell<Option<Interrupt>>,
-    /// Whether the request was aborted. Stays set, because a request that is dropped before it sees the interrupt is
-    /// recorded as aborted too.
+    /// Whether the request was aborted; stays set, for a request that is dropped before it sees the interrupt.
     aborted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     clock: Rc<SweepClock>,
@@ -203,6 +206,7 @@ impl RequestTimer {
             server_down: Cell::default(),
             phase: Cell::new(Phase::Connect),
             deadline: Cell::default(),
+            end_at: Cell::default(),
             upload: Cell::default(),
             download: Cell::default(),
             gone_at: Cell::default(),
@@ -220,6 +224,7 @@ impl RequestTimer {
             self.interrupt.set(None);
         }
         self.gone_at.set(None);
+        self.end_at.set(None);
         self.phase.set(Phase::Connect);
         self.deadline.set(None);
         // A sweep flushes what the request has logged.
@@ -240,6 +245,12 @@ impl RequestTimer {
             }
         })
         .await
+    }
+
+    /// Sets when the whole request has to end.
+    pub fn end_at(&self, end: Instant) {
+        self.clock.stir();
+        self.end_at.set(Some(end));
     }
 
     /// Sets the phase and how long it may take.
@@ -339,7 +350,10 @@ impl RequestTimer {
 
     /// Interrupts the request if a time of its is over at `now`.
     fn check(&self, now: Instant) {
-        if is_over(&self.deadline, now) {
+        if is_over(&self.end_at, now) {
+            self.end_at.set(None);
+            self.interrupt(Interrupt::Deadline);
+        } else if is_over(&self.deadline, now) {
             self.expire(self.waits_for_client());
         } else if is_over(&self.gone_at, now) && !self.waits_for_client() {
             self.gone_at.set(None);
@@ -369,10 +383,6 @@ impl Drop for RequestTimer {
 
 fn is_over(deadline: &Cell<Option<Instant>>, now: Instant) -> bool {
     deadline.get().is_some_and(|deadline| deadline <= now)
-}
-
-fn postpone(deadline: &Cell<Option<Instant>>, by: Duration) {
-    deadline.set(deadline.get().and_then(|deadline| deadline.checked_add(by)));
 }
 
 fn register(waker: &RefCell<Option<Waker>>, context: &Context<'_>) {

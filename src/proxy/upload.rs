@@ -1,6 +1,7 @@
 //! The body of a request on its way from the client to a server, through any number of attempts.
 
 use std::future::pending;
+use std::io;
 
 use crate::config::TimeoutsConfig;
 use crate::http1::body::BodyError;
@@ -13,6 +14,9 @@ use crate::proxy::upstream::RequestWriter;
 
 /// The most bytes that are read ahead while watching whether the client disconnects.
 const MAX_AHEAD: usize = 64 * 1024;
+
+/// The most of a body that is kept for another attempt after it was sent.
+const MAX_KEPT: usize = 64 * 1024;
 
 /// The body of a request, with its limit.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub struct Upload<'b, 'c> {
     ended: bool,
     /// Whether a part of the body is gone, so that it cannot be sent again.
     pub(super) consumed: bool,
+    /// The part that has been sent before the current piece, if it is kept for another attempt.
+    kept: Option<Vec<u8>>,
 }
 
 impl<'b, 'c> Upload<'b, 'c> {
@@ -37,8 +43,24 @@ impl<'b, 'c> Upload<'b, 'c> {
     pub fn new(body: &'b mut RequestBody<'c>, limit: u64) -> Result<Self, ProxyError> {
         body.start()?;
         let received = body.piece().len() as u64;
-        let upload = Self { body, limit, received, trailers: TrailerRule::None, ended: false, consumed: false };
+        let trailers = TrailerRule::None;
+        let upload = Self { body, limit, received, trailers, ended: false, consumed: false, kept: None };
         if upload.is_too_large() { Err(ProxyError::BodyTooLarge) } else { Ok(upload) }
+    }
+
+    /// Keeps the first part of the body after it was sent: the server may respond that the request is to be sent again.
+    pub(super) fn keep(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
+    /// Keeps the current piece, which is about to go, if the kept part does not get too large by that.
+    fn keep_piece(&mut self) -> bool {
+        let piece = self.body.piece();
+        match &mut self.kept {
+            Some(kept) if kept.len() + piece.len() <= MAX_KEPT => kept.extend_from_slice(piece),
+            _ => self.kept = None,
+        }
+        self.kept.is_some()
     }
 
     fn is_too_large(&self) -> bool {
@@ -71,6 +93,12 @@ impl<'b, 'c> Upload<'b, 'c> {
         timer: &RequestTimer,
         timeouts: &TimeoutsConfig,
     ) -> Result<(), ProxyError> {
+        // The part that an earlier attempt has sent. An error shows at the next piece.
+        if let Some(kept) = self.kept.as_deref().filter(|kept| !kept.is_empty())
+            && matches!(out.offer(kept, None), Ok(false))
+        {
+            let _ = self.flush(out).await?;
+        }
         loop {
             let end = self.body.is_done();
             let mut sent = {
@@ -78,11 +106,11 @@ impl<'b, 'c> Upload<'b, 'c> {
                 out.offer(self.body.piece(), end.then_some(&trailers))
             };
             if matches!(sent, Ok(false)) {
-                if out.has_begun() {
+                if out.has_begun() && self.kept.is_none() {
                     self.consumed = true;
                     self.body.release_piece();
                 }
-                sent = out.flush().await.map(|()| true);
+                sent = self.flush(out).await?.map(|()| true);
             }
             if let Err(error) = sent {
                 tracing::debug!(%error, "the server accepts no more of the request");
@@ -103,7 +131,7 @@ impl<'b, 'c> Upload<'b, 'c> {
                 break;
             }
             timer.body_rests(Phase::Upload);
-            self.consumed |= !self.body.piece().is_empty();
+            self.consumed |= !self.body.piece().is_empty() && !self.keep_piece();
             self.body.advance().await?;
             let bytes = self.body.piece().len();
             timer.body_moves(Phase::Upload, bytes);
@@ -117,6 +145,18 @@ impl<'b, 'c> Upload<'b, 'c> {
             self.body.consume_piece();
         }
         Ok(())
+    }
+
+    /// Waits until the server has accepted the current piece, unless the client resets the stream meanwhile.
+    async fn flush(&self, out: &mut RequestWriter<'_>) -> Result<io::Result<()>, ProxyError> {
+        if !self.body.is_stream() {
+            return Ok(out.flush().await);
+        }
+        tokio::select! {
+            biased;
+            sent = out.flush() => Ok(sent),
+            () = self.body.reset() => Err(ProxyError::ClientGone),
+        }
     }
 
     /// Reads the rest of a body that the server does not accept. The server may still respond and say why, and the

@@ -5,6 +5,7 @@
 //! library's hashing, which confuses `("a", "bc")` with `("ab", "c")`; the snapshot's names already
 //! make the series distinct.
 
+mod calls;
 mod family;
 pub mod names;
 
@@ -27,9 +28,10 @@ use crate::live::method;
 use crate::live::pool::{Member, Membership};
 use crate::live::reloads::Outcome;
 use crate::live::retry_budget::RetryReason;
+use crate::live::route::LiveRoute;
+use crate::live::snapshot::Snapshot;
 use crate::live::state::State;
 use crate::live::tls::LiveCertificate;
-use crate::live::{route::LiveRoute, snapshot::Snapshot};
 use crate::tls::certificate::Certificate;
 pub use family::{Family, counter, gauge};
 use names::*;
@@ -48,8 +50,9 @@ const FIRST_OF_ROUTE: [(Method, u16); 4] =
 const FIRST_OF_SERVER: [u32; 3] = [200, 500, 503];
 
 /// The metrics of the live state. Those of the process are handed in, because other parts keep them.
-const STATE_METRICS: [&Family; 31] = [
+const STATE_METRICS: [&Family; 32] = [
     &REQUESTS,
+    &GRPC_RESPONSES,
     &REQUEST_DURATION,
     &SERVER_REQUESTS,
     &SERVER_REQUEST_DURATION,
@@ -185,7 +188,7 @@ impl Collector for StateCollector {
     }
 }
 
-fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
+fn routes(snapshot: &Snapshot) -> [MetricFamily; 3] {
     let routes = || snapshot.routes.iter().map(|route| &route.live).chain([&snapshot.unrouted]);
     let first = FIRST_OF_ROUTE.map(|(method, code)| method::key(&method, code));
     // No route matches a request, or it is invalid.
@@ -208,7 +211,11 @@ fn routes(snapshot: &Snapshot) -> [MetricFamily; 2] {
         let total = total(route.counters.iter().map(|set| &set.seconds));
         REQUEST_DURATION.histogram(&[&route.name], &total)
     };
-    [REQUESTS.of(routes().flat_map(requests)), REQUEST_DURATION.of(routes().map(durations))]
+    [
+        REQUESTS.of(routes().flat_map(requests)),
+        REQUEST_DURATION.of(routes().map(durations)),
+        GRPC_RESPONSES.of(routes().flat_map(|route| calls::series(route))),
+    ]
 }
 
 fn servers(snapshot: &Snapshot) -> [MetricFamily; 10] {

@@ -36,6 +36,8 @@ pub struct Span {
     pub address: Option<(Arc<str>, Option<u16>)>,
     /// `http.response.status_code`, if there was a response.
     pub status: Option<u16>,
+    /// `rpc.grpc.status_code`, of a gRPC call whose client was sent one.
+    pub grpc_status: Option<u32>,
     /// `error.type`: a label for what failed. Without it, the status is used if it is an error.
     pub error: Option<&'static str>,
     /// `lb.route`: the route's name, as in the metrics.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
+use http::header::CONTENT_TYPE;
 use http::{Request, Version};
 
 use crate::config::LimitsConfig;
@@ -20,6 +21,7 @@ use crate::http2::io::{Http2Io, Traffic};
 use crate::http2::output::StreamEnd;
 use crate::http2::server::{Http2ResponseWriter, Http2Stream};
 use crate::proxy::downstream::{Downstream, ResponseWriter};
+use crate::proxy::grpc::is_grpc;
 use crate::proxy::record::record_bad_head;
 use crate::proxy::request;
 use crate::proxy::timeouts::ConnectionPhase;
@@ -164,6 +166,7 @@ impl Http2Connection {
     async fn serve_stream(
         &self,
         head: Result<RequestHead, HeadError>,
+        is_call: bool,
         body: RecvStream,
         mut respond: SendResponse<Bytes>,
     ) {
@@ -181,6 +184,9 @@ impl Http2Connection {
             Err(error) => {
                 let timer = context.watchdog.request(client.listener.id);
                 let response = ResponseWriter::Http2(Http2ResponseWriter::to_bad_head(respond, &context.resources));
+                if is_call {
+                    return request::reject_bad_call(context, client, response, error.into());
+                }
                 request::reject_bad_head(context, client, &timer, response, error.into()).await;
             }
         }
@@ -285,10 +291,12 @@ impl Driver<'_> {
         if matches!(head, Err(HeadError::Malformed(_))) {
             self.traffic.reject();
         }
+        // Only a head that is not converted has to be asked.
+        let is_call = head.is_err() && parts.headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()));
         slot.busy();
         self.shared.open.update(|open| open + 1);
         let stream = OpenStream(Rc::clone(self.shared));
-        tokio::task::spawn_local(async move { stream.0.serve_stream(head, body, respond).await });
+        tokio::task::spawn_local(async move { stream.0.serve_stream(head, is_call, body, respond).await });
         self.requests += 1;
         let most = context.snapshot().config.limits.connection_requests;
         if most > 0 && self.requests >= most {

@@ -21,6 +21,7 @@ mod exact;
 mod explain;
 mod failures;
 mod gitops;
+mod grpc;
 mod half_closed;
 mod hard;
 mod healthcheck;

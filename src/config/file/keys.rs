@@ -209,6 +209,11 @@ pub const TIMEOUTS: &[KeySpec] = &[
     ),
     key("tunnel", POSITIVE_DURATION, "how long a tunnel (a WebSocket, for example) may be silent in both directions"),
     key(
+        "stream_idle",
+        POSITIVE_DURATION,
+        "how long a gRPC stream may go without a message, in either direction; it takes the place of `body_idle`",
+    ),
+    key(
         "drain",
         DURATION,
         "how long the open requests of a removed or disabled server, a closed listener, or the stopping process may take \

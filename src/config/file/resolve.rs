@@ -9,8 +9,8 @@ use super::tree::Location;
 use crate::config::file::tables::{Draft, DraftListener, DraftPool, DraftRoute, DraftServer};
 use crate::config::problem::Reason;
 use crate::config::{
-    Config, DEFAULT_POOL, EnvTexts, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig, ServerConfig,
-    SocketAddress, overlap, suggest,
+    Config, DEFAULT_POOL, EnvTexts, HealthKind, HostPattern, ListenerConfig, PoolConfig, PoolRef, RouteConfig,
+    ServerConfig, SocketAddress, UpstreamProtocol, overlap, suggest,
 };
 
 /// Builds the configuration. It is complete only if no problem was reported.
@@ -21,6 +21,7 @@ pub(super) fn resolve(mut draft: Draft, report: &Report<'_>) -> Config {
     for (name, pool) in &draft.pools {
         check_pool(name, pool, report);
     }
+    check_grpc_checks(&draft, report);
     check_empty_pools(&mut draft, report);
     let pools: Vec<_> = draft.pools.into_iter().map(|(name, draft)| Arc::new(pool(name, draft))).collect();
     Config {
@@ -187,6 +188,28 @@ fn check_pool(pool: &str, draft: &DraftPool, report: &Report<'_>) {
             Reason::new(format!("every server of pool `{pool}` has weight 0, so none gets new clients"))
                 .hint("give at least one of them a weight above 0"),
         );
+    }
+}
+
+/// Reports the pools whose checks are gRPC calls although requests are HTTP/1.1, once for each place that says so.
+fn check_grpc_checks(draft: &Draft, report: &Report<'_>) {
+    let mut reported = Vec::new();
+    for (name, DraftPool { rules, .. }) in &draft.pools {
+        let protocol = match rules.upstream.protocol {
+            UpstreamProtocol::Http2 => continue,
+            UpstreamProtocol::Auto if rules.upstream.tls.is_some() => continue,
+            UpstreamProtocol::Auto => "`auto` without TLS is HTTP/1.1",
+            UpstreamProtocol::Http1 => "`protocol` is \"http/1.1\"",
+        };
+        if let Some(location) = rules.kind_at.filter(|_| rules.health.kind == HealthKind::Grpc)
+            && !reported.contains(&location)
+        {
+            reported.push(location);
+            let reason = Reason::new(format!(
+                "checks of kind \"grpc\" need servers of HTTP/2, but in [upstream] of pool `{name}`, {protocol}"
+            ));
+            report.at(location, reason.hint("set `protocol = \"h2\"` in [upstream], or another `kind` in [health]"));
+        }
     }
 }
 

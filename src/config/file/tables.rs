@@ -215,6 +215,7 @@ fn timeouts(table: &TableReader<'_>) -> TimeoutsConfig {
         body_idle: table.duration("body_idle", default.body_idle),
         tls_handshake: table.duration("tls_handshake", default.tls_handshake),
         tunnel: table.duration("tunnel", default.tunnel),
+        stream_idle: table.duration("stream_idle", default.stream_idle),
         drain: table.duration("drain", default.drain),
     }
 }

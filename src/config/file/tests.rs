@@ -63,7 +63,7 @@ fn a_pool_inherits_missing_keys_one_by_one() {
     assert_eq!(pool("a").balance.sticky, sticky(3));
     assert_eq!(pool("b").balance.algorithm, Algorithm::RoundRobin);
     assert_eq!(pool("b").balance.sticky, None);
-    assert_eq!(pool("b").retry, RetryConfig { attempts: 5, budget: 0.01, statuses: Vec::new() });
+    assert_eq!(pool("b").retry, RetryConfig { attempts: 5, budget: 0.01, statuses: Vec::new(), grpc: false });
     assert_eq!(pool("c").balance.sticky, sticky(2));
     assert_eq!(pool("default").retry.attempts, 1);
     assert_eq!(pool("default").servers.len(), 1);

@@ -63,6 +63,18 @@ pub(crate) fn authority(text: &str) -> Result<String, Reason> {
     Ok(text.to_owned())
 }
 
+/// The name of a gRPC service, with its package.
+pub(crate) fn grpc_service(text: &str) -> Result<String, Reason> {
+    if let Some((service, _)) = text.trim_start_matches('/').split_once('/') {
+        return Err(Reason::new(format!("`{text}` names a method, not a service")).hint(format!("write `{service}`")));
+    }
+    if text.starts_with('/') || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(Reason::new(format!("`{}` is not the name of a service", text.escape_debug()))
+            .hint("write it as in the .proto file, with its package: `shop.Orders`"));
+    }
+    Ok(text.to_owned())
+}
+
 /// A header of a health check: its name and value, as typed.
 pub(crate) fn check_header(name: &str, value: &str) -> Result<(String, String), Reason> {
     header_name(name)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::SocketAddress;
 use crate::config::units::format_duration;
+use crate::control::health::grpc::HealthFault;
 use crate::http1::client::BadResponse;
 use crate::tls::failure::{TlsError, TlsFailure};
 use crate::transport;
@@ -49,6 +50,8 @@ pub enum ResponseFault {
     BodyTooLong(usize),
     /// The body does not contain this text.
     Missing(String),
+    /// The gRPC health service does not say that the server serves.
+    Grpc(HealthFault),
 }
 
 impl CheckError {
@@ -97,6 +100,7 @@ impl CheckError {
         match self {
             Self::Tls(error) => return Some(error.failure.hint()),
             Self::Response { fault: ResponseFault::Tls(failure), .. } => return Some(failure.hint()),
+            Self::Response { fault: ResponseFault::Grpc(fault), .. } => return fault.hint(),
             _ => {}
         }
         match self.status()? {
@@ -159,6 +163,7 @@ impl fmt::Display for ResponseFault {
             }
             Self::Truncated => f.write_str("connection closed in the middle of the body"),
             Self::BodyTooLong(limit) => write!(f, "the response is longer than {limit} bytes"),
+            Self::Grpc(fault) => fault.fmt(f),
             Self::Missing(text) => write!(f, "the response does not contain {text:?}"),
         }
     }

@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{HttpProtocol, SocketAddress};
 use crate::control::health::error::{CheckError, ResponseFault};
-use crate::control::health::http2;
+use crate::control::health::grpc::HealthFault;
+use crate::control::health::http2::{self, Http2Response};
 use crate::control::health::stream::{CheckStream, tls_failure};
 use crate::http1::chunked::Decoder;
 use crate::http1::client::{BadResponse, RESPONSE_LIMITS};
@@ -112,9 +113,23 @@ impl Exchange {
         response.unwrap_or(Err(ResponseFault::Timeout(timeout)))
     }
 
+    /// Calls a method of gRPC with these bytes, and returns the whole response.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn call(&mut self, request: &[u8], body: &[u8]) -> Result<Http2Response, ResponseFault> {
+        if self.protocol != HttpProtocol::Http2 {
+            return Err(ResponseFault::Grpc(HealthFault::NoHttp2));
+        }
+        let called = http2::exchange(&mut self.stream, request, body, &Method::POST, MAX_BODY);
+        let response = timeout_at(self.deadline, called).await.unwrap_or(Err(ResponseFault::Timeout(self.timeout)))?;
+        self.rest = Some(Rest::Nothing);
+        Ok(response)
+    }
+
     async fn response(&mut self, request: &[u8], method: &Method) -> Result<u16, ResponseFault> {
         if self.protocol == HttpProtocol::Http2 {
-            let response = http2::exchange(&mut self.stream, request, method, MAX_BODY).await?;
+            let response = http2::exchange(&mut self.stream, request, b"", method, MAX_BODY).await?;
             self.input = response.body;
             // One byte too many is a body that is not complete.
             self.rest = Some(Rest::Bytes(self.input.len() as u64 + u64::from(!response.is_whole)));

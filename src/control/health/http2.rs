@@ -18,16 +18,19 @@ pub(super) struct Http2Response {
     pub(super) body: Vec<u8>,
     /// Whether the body is complete.
     pub(super) is_whole: bool,
+    /// The lines of the head and of the trailers.
+    pub(super) lines: Vec<u8>,
 }
 
-/// Sends a request, which is written as in HTTP/1.1 and has no body, and reads the response, of whose body at most
-/// `max_body` bytes and a frame.
+/// Sends a request, whose head is written as in HTTP/1.1, and reads the response, of whose body at most `max_body` bytes and
+/// a frame.
 ///
 /// # Errors
 /// Why there is no valid head.
 pub(super) async fn exchange(
     stream: &mut CheckStream,
     request: &[u8],
+    body: &[u8],
     method: &Method,
     max_body: usize,
 ) -> Result<Http2Response, ResponseFault> {
@@ -41,8 +44,13 @@ pub(super) async fn exchange(
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(u32::try_from(RESPONSE_LIMITS.bytes).unwrap_or(u32::MAX));
     let (mut requests, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| fault(&error))?;
+    let sent = Bytes::copy_from_slice(body);
     let receiving = pin!(async move {
-        let (response, _) = requests.send_request(request, true).map_err(|error| fault(&error))?;
+        let (response, mut out) = requests.send_request(request, sent.is_empty()).map_err(|error| fault(&error))?;
+        if !sent.is_empty() {
+            // The server may respond without reading it.
+            let _ = out.send_data(sent, true);
+        }
         let (parts, mut body) = response.await.map_err(|error| fault(&error))?.into_parts();
         let mut head = response_head::response(&http::Response::from_parts(parts, ()))?;
         response_head::body_length(&mut head, method, body.is_end_stream())?;
@@ -58,7 +66,12 @@ pub(super) async fn exchange(
                 Some(_) => break false,
             }
         };
-        Ok(Http2Response { status: head.status, body: received, is_whole })
+        let mut lines = Vec::new();
+        head.headers.write(&mut lines);
+        if is_whole && let Ok(Some(trailers)) = body.trailers().await {
+            lines.extend(response_head::trailer_lines(&trailers));
+        }
+        Ok(Http2Response { status: head.status, body: received, is_whole, lines })
     });
     // The connection itself may end first, and then the stream says why.
     let mut connection = pin!(connection);

@@ -11,7 +11,9 @@ use crate::config::{
 };
 use crate::control::health::error::{CheckError, ResponseFault};
 use crate::control::health::exchange::Exchange;
+use crate::control::health::grpc::{self, HealthFault};
 use crate::live::server::Server;
+use crate::proxy::grpc::{message_in_trailers, status_in_trailers, timeout_text};
 use crate::proxy_protocol::{self, HeaderSubject};
 use crate::transport::connect::Targets;
 
@@ -27,6 +29,7 @@ pub struct CheckRule {
     memory: String,
     expect: String,
     body: String,
+    pub service: String,
     /// The version of the PROXY header that servers get, if any.
     proxy_header: Option<ProxyHeaderVersion>,
 }
@@ -55,6 +58,7 @@ impl CheckRule {
             memory: shown("memory", config.memory.as_deref().unwrap_or_default()),
             expect: shown("expect", &config.expect.to_string()),
             body: shown("body", config.body.as_deref().unwrap_or_default()),
+            service: shown("service", config.service.as_deref().unwrap_or_default()),
             protocol: pool.upstream.protocol,
             // A port of its own is hardly one that needs the header.
             proxy_header: pool.upstream.proxy_protocol.filter(|_| config.port == 0),
@@ -77,6 +81,9 @@ impl CheckRule {
     }
 
     pub(super) fn method(&self) -> Method {
+        if self.config.kind == HealthKind::Grpc {
+            return Method::POST;
+        }
         match self.config.method {
             CheckMethod::Get => Method::GET,
             CheckMethod::Head => Method::HEAD,
@@ -88,7 +95,8 @@ impl CheckRule {
     /// The request of a check, as messages name it.
     #[must_use]
     pub fn request(&self) -> String {
-        format!("{} {}", self.method(), self.path)
+        let path = if self.config.kind == HealthKind::Grpc { grpc::PATH } else { &self.path };
+        format!("{} {path}", self.method())
     }
 
     /// Whether this status says no more than that the server has no such page, and the file does not say that it should:
@@ -113,11 +121,28 @@ impl CheckRule {
 
     /// The bytes of a request.
     fn head(&self, server: &Server, method: &Method, path: &str, accept: &str) -> Vec<u8> {
+        self.head_with(server, method, path, &[("User-Agent", USER_AGENT), ("Accept", accept)])
+    }
+
+    /// The bytes of the head of a gRPC call.
+    fn call(&self, server: &Server) -> Vec<u8> {
+        let timeout = timeout_text(self.config.timeout);
+        let usual = [
+            ("User-Agent", USER_AGENT),
+            ("Content-Type", "application/grpc"),
+            ("TE", "trailers"),
+            ("grpc-timeout", &timeout),
+        ];
+        self.head_with(server, &Method::POST, grpc::PATH, &usual)
+    }
+
+    /// The bytes of a head with these headers, unless the file sets them.
+    fn head_with(&self, server: &Server, method: &Method, path: &str, usual: &[(&str, &str)]) -> Vec<u8> {
         let host = self.config.host.clone().unwrap_or_else(|| self.host(server));
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
         let mut line = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
         let sets = |name: &str| self.config.headers.keys().any(|set| set.eq_ignore_ascii_case(name));
-        for (name, value) in [("User-Agent", USER_AGENT), ("Accept", accept)] {
+        for (name, value) in usual {
             if !sets(name) {
                 line(name, value);
             }
@@ -125,7 +150,7 @@ impl CheckRule {
         for (name, value) in &self.config.headers {
             line(name, value);
         }
-        if *method == Method::POST {
+        if *method == Method::POST && self.config.kind != HealthKind::Grpc {
             line("Content-Length", "0");
         }
         line("Connection", "close");
@@ -161,11 +186,16 @@ pub async fn check(server: &Server, rule: &CheckRule, known: oneshot::Sender<Pro
         }
     };
     probe.peer = exchange.peer();
-    if rule.config.kind == HealthKind::Http {
-        match request(&mut exchange, server, rule).await {
+    if matches!(rule.config.kind, HealthKind::Http | HealthKind::Grpc) {
+        let called = match rule.config.kind {
+            HealthKind::Grpc => call(&mut exchange, server, rule).await,
+            _ => request(&mut exchange, server, rule).await,
+        };
+        match called {
             Ok(status) => {
                 probe.status = Some(status);
-                probe.notice = rule.lacks_page(status).then(|| notice(rule, status));
+                let is_page = rule.config.kind == HealthKind::Http;
+                probe.notice = (is_page && rule.lacks_page(status)).then(|| notice(rule, status));
             }
             Err(fault) => {
                 let error = CheckError::Response { request: rule.request(), fault };
@@ -189,6 +219,21 @@ async fn request(exchange: &mut Exchange, server: &Server, rule: &CheckRule) -> 
         Some(body) if !exchange.contains(body.as_bytes()).await? => Err(ResponseFault::Missing(rule.body.clone())),
         _ => Ok(status),
     }
+}
+
+/// Calls the gRPC health service. Returns the status of the response, if it passes.
+async fn call(exchange: &mut Exchange, server: &Server, rule: &CheckRule) -> Result<u16, ResponseFault> {
+    let service = rule.config.service.as_deref().unwrap_or_default();
+    let response = exchange.call(&rule.call(server), &grpc::request(service)).await?;
+    if response.status != 200 {
+        return Err(ResponseFault::Grpc(HealthFault::Http(response.status)));
+    }
+    if !response.is_whole {
+        return Err(ResponseFault::Truncated);
+    }
+    let (code, text) = (status_in_trailers(&response.lines), message_in_trailers(&response.lines));
+    grpc::judge(&rule.service, code, &text, &response.body).map_err(ResponseFault::Grpc)?;
+    Ok(response.status)
 }
 
 fn notice(rule: &CheckRule, status: u16) -> String {

@@ -174,6 +174,10 @@ impl CheckTask {
                 let (method, path) = (self.rule.method(), &self.rule.path);
                 tracing::debug!(target: LOG_TARGET, %pool, %server, %method, %path, status, seconds, result, reason, "checked");
             }
+            HealthKind::Grpc => {
+                let service = &self.rule.service;
+                tracing::debug!(target: LOG_TARGET, %pool, %server, %service, status, seconds, result, reason, "checked");
+            }
             _ => tracing::debug!(target: LOG_TARGET, %pool, %server, seconds, result, reason, "checked"),
         }
     }

@@ -79,8 +79,8 @@ impl ServerFactory {
     fn make(&mut self, key: ServerKey, checks: HealthKind) -> Arc<Server> {
         let state = match checks {
             HealthKind::None => HealthState::Up,
-            HealthKind::Http | HealthKind::Tcp if self.starting => HealthState::Unchecked,
-            HealthKind::Http | HealthKind::Tcp => HealthState::Checking,
+            HealthKind::Http | HealthKind::Tcp | HealthKind::Grpc if self.starting => HealthState::Unchecked,
+            HealthKind::Http | HealthKind::Tcp | HealthKind::Grpc => HealthState::Checking,
         };
         self.next_id += 1;
         Arc::new(Server::new(ServerId(self.next_id), key, state, self.workers))

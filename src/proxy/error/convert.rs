@@ -36,6 +36,7 @@ impl From<Interrupt> for ProxyError {
         match interrupt {
             Interrupt::Abort => Self::Aborted,
             Interrupt::ClientGone => Self::ClientGone,
+            Interrupt::Deadline => Self::DeadlineExceeded,
             Interrupt::Timeout { phase: Phase::Connect, .. } => Self::ConnectTimeout,
             Interrupt::Timeout { phase: Phase::Upload | Phase::Download, client: true } => Self::ClientTooSlow,
             Interrupt::Timeout { phase: Phase::Download, client: false } => Self::ResponseTooSlow,

@@ -34,6 +34,8 @@ impl ProxyError {
             | Self::ResponseTimeout
             | Self::ServerDown
             | Self::Status(_)
+            | Self::CallUnavailable { .. }
+            | Self::DeadlineExceeded
             | Self::ResponseTruncated
             | Self::ResponseTooSlow
             | Self::TunnelBroken

@@ -209,7 +209,7 @@ fn rewrite_makes_the_head_the_servers() {
         let length = length(&head).expect("valid framing");
         let (valid, _) = validate(&head, Ok(length)).expect("a valid request");
         let server_target = ServerTarget::new(&valid, mode, head.target());
-        let rules = RequestRules { client: &client, proxy: &proxy, sticky: None };
+        let rules = RequestRules { client: &client, proxy: &proxy, sticky: None, is_call: false };
         let (plan, address) = rewrite(&mut head, length, server_target, &rules);
         assert_eq!(plan.target.as_deref().unwrap_or(head.target()), target.as_bytes(), "{text}");
         assert_eq!(head.headers.get(HeaderName::Host), Some(host.as_bytes()), "{text}");
@@ -227,7 +227,7 @@ fn rewrite_makes_the_head_the_servers() {
 fn rewrite_finds_the_server_that_a_cookie_selects() {
     let (sticky, token) = sticky();
     let (client, proxy) = (client(), ProxyConfig::default());
-    let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&sticky) };
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: Some(&sticky), is_call: false };
     let rewritten = |text: &str| {
         let mut head = head(text);
         let length = length(&head).expect("valid framing");
@@ -242,7 +242,7 @@ fn rewrite_finds_the_server_that_a_cookie_selects() {
 #[test]
 fn rewrite_makes_expectation_and_length_canonical() {
     let (client, proxy) = (client(), ProxyConfig::default());
-    let rules = RequestRules { client: &client, proxy: &proxy, sticky: None };
+    let rules = RequestRules { client: &client, proxy: &proxy, sticky: None, is_call: false };
     let cases = [
         ("1.0", "100-continue", "5", None, "5"),
         ("1.1", "100-Continue", "05", Some("100-continue"), "5"),

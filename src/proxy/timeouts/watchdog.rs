@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::SweepClock;
 use super::roster::{Place, Roster, RosterEntry};
-use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, Phase, RequestTimer, is_over, postpone, wake};
+use super::{ConnectionPhase, ConnectionSlot, Ending, Interrupt, Phase, RequestTimer, is_over, wake};
 use crate::live::listener::ListenerId;
 use crate::live::server::ServerId;
 
@@ -78,7 +78,7 @@ impl Watchdog {
             next.set([next.get(), time.get()].into_iter().flatten().min());
         };
         self.connections.each(|slot| consider(&slot.deadline));
-        self.requests.each(|timer| [&timer.deadline, &timer.gone_at].into_iter().for_each(consider));
+        self.requests.each(|timer| [&timer.deadline, &timer.gone_at, &timer.end_at].into_iter().for_each(consider));
         next.get()
     }
 
@@ -210,4 +210,8 @@ impl<T: RosterEntry> Drop for Registered<T> {
     fn drop(&mut self) {
         self.0.place().leave();
     }
+}
+
+fn postpone(deadline: &Cell<Option<Instant>>, by: Duration) {
+    deadline.set(deadline.get().and_then(|deadline| deadline.checked_add(by)));
 }

@@ -62,6 +62,8 @@ pub struct AccessLogEntry<'a> {
     pub error: Option<&'a str>,
     /// Which rule it was, if the label covers several.
     pub rule: Option<&'a str>,
+    /// The status of a gRPC call that the client was sent.
+    pub grpc_status: Option<u32>,
     pub user_agent: Option<&'a [u8]>,
     /// Only for the combined format.
     pub referer: Option<&'a [u8]>,
@@ -94,6 +96,10 @@ impl AccessLogEntry<'_> {
                 out.push(b'=');
                 write_word(value, out);
             }
+        }
+        if let Some(status) = self.grpc_status {
+            out.extend_from_slice(b" grpc_status=");
+            write_integer(status, out);
         }
         out.extend_from_slice(b" tries=");
         write_integer(self.attempts, out);
@@ -153,6 +159,10 @@ impl AccessLogEntry<'_> {
                 escape_json(value, out);
                 out.push(b'"');
             }
+        }
+        if let Some(status) = self.grpc_status {
+            out.extend_from_slice(b",\"grpc_status\":");
+            write_integer(status, out);
         }
         out.extend_from_slice(b",\"tries\":");
         write_integer(self.attempts, out);
@@ -271,6 +281,7 @@ impl AccessLogEntry<'static> {
             generation: 3,
             error: None,
             rule: None,
+            grpc_status: None,
             user_agent: Some(b"curl/8.5.0"),
             referer: None,
             headers: &[],

@@ -12,6 +12,11 @@ pub const REQUESTS: Family = counter(
     "Client requests by response status; route \"-\" if none matched, code \"other\" after too many distinct statuses.",
     &["route", "method", "code"],
 );
+pub const GRPC_RESPONSES: Family = counter(
+    "lb_grpc_responses_total",
+    "gRPC calls by the status that their clients got; absent for a route without calls.",
+    &["route", "status"],
+);
 pub const REQUEST_DURATION: Family =
     histogram("lb_request_duration_seconds", "Time from a request's head to the end of its response.", &["route"]);
 pub const SERVER_REQUESTS: Family = counter(

@@ -58,6 +58,7 @@ fn attributes(span: Span, error: Option<String>) -> Vec<KeyValue> {
         add(port.map(|port| KeyValue::new("server.port", i64::from(port))));
     }
     add(span.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
+    add(span.grpc_status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
     add(error.map(|error| KeyValue::new("error.type", error)));
     add(span.route.map(|route| KeyValue::new("lb.route", route)));
     add(span.pool.map(|pool| KeyValue::new("lb.pool", pool)));

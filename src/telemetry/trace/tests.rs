@@ -24,6 +24,7 @@ pub(super) fn request(span_id: u64) -> Span {
         version: http::Version::HTTP_11,
         address: Some(("example.com".into(), None)),
         status: Some(200),
+        grpc_status: None,
         error: None,
         route: Some("things".into()),
         pool: Some("api".into()),

@@ -22,6 +22,12 @@ pub const RETRY: &[KeySpec] = &[
         "responses that are retried too: `[\"502-504\"]`; only if the request's method is idempotent and it has no body. \
          If no retry gets another response, the client gets the last one",
     ),
+    key(
+        "grpc",
+        ValueType::Boolean,
+        "`true`: a gRPC call is retried if its response is the status UNAVAILABLE without a message, and no more than 64 KiB \
+         of the request have been sent",
+    ),
 ];
 
 pub const UPSTREAM: &[KeySpec] = &[
@@ -85,8 +91,14 @@ pub const STICKY: &[KeySpec] = &[
 pub const HEALTH: &[KeySpec] = &[
     key(
         "kind",
-        ValueType::Choice(&["http", "tcp", "none"]),
-        "`http`: a GET request; `tcp`: a connection; `none`: a server always counts as up",
+        ValueType::Choice(&["http", "tcp", "grpc", "none"]),
+        "`http`: a GET request; `tcp`: a connection; `grpc`: a call of `grpc.health.v1.Health/Check`, which needs servers of \
+         HTTP/2; `none`: a server always counts as up",
+    ),
+    key(
+        "service",
+        ValueType::Text(TextFormat::OptionalText),
+        "the service that a `grpc` check asks for: `\"shop.Orders\"`; empty: the server as a whole",
     ),
     key(
         "path",
@@ -98,10 +110,14 @@ pub const HEALTH: &[KeySpec] = &[
     key(
         "host",
         ValueType::Text(TextFormat::Authority),
-        "the `Host` header of an `http` check: `\"shop.example.com\"`; empty: the server's address",
+        "the `Host` header of an `http` or `grpc` check: `\"shop.example.com\"`; empty: the server's address",
     ),
     key("port", ValueType::Integer(0..=65_535), "the port that is checked; 0: the server's own"),
-    key("headers", ValueType::TextTable, "more headers of an `http` check: `{ Authorization = \"Bearer ${TOKEN}\" }`"),
+    key(
+        "headers",
+        ValueType::TextTable,
+        "more headers of an `http` or `grpc` check: `{ Authorization = \"Bearer ${TOKEN}\" }`",
+    ),
     key(
         "body",
         ValueType::Text(TextFormat::OptionalText),

@@ -6,6 +6,7 @@ use super::Report;
 use super::edge::{self, optional};
 use crate::config::file::keys;
 use crate::config::file::table_reader::TableReader;
+use crate::config::file::tree::Location;
 use crate::config::file::wording::DURATION;
 use crate::config::problem::Reason;
 use crate::config::{
@@ -20,6 +21,8 @@ pub(in crate::config::file) struct DraftRules {
     pub(in crate::config::file) health: HealthConfig,
     pub(in crate::config::file) retry: RetryConfig,
     pub(in crate::config::file) upstream: UpstreamConfig,
+    /// The place of `health.kind`, or else of `upstream.protocol`.
+    pub(in crate::config::file) kind_at: Option<Location>,
     pub(in crate::config::file) env: EnvTexts,
 }
 
@@ -33,8 +36,8 @@ const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("least-connections", Algorithm::LeastConnections),
 ];
 
-const HEALTH_KINDS: [(&str, HealthKind); 3] =
-    [("http", HealthKind::Http), ("tcp", HealthKind::Tcp), ("none", HealthKind::None)];
+const HEALTH_KINDS: [(&str, HealthKind); 4] =
+    [("http", HealthKind::Http), ("tcp", HealthKind::Tcp), ("grpc", HealthKind::Grpc), ("none", HealthKind::None)];
 
 const METHODS: [(&str, CheckMethod); 4] = [
     ("GET", CheckMethod::Get),
@@ -54,12 +57,15 @@ const PROXY_HEADERS: [(&str, Option<ProxyHeaderVersion>); 3] =
 pub(super) fn rules(table: &TableReader<'_>, base: &DraftRules, report: &Report<'_>) -> DraftRules {
     let mut env = table.env_texts(|key| RULES.contains(&key));
     env.inherit(&base.env, |path| table.leaves_out(path));
+    let (checks, servers) = (table.table("health", keys::HEALTH), table.table("upstream", keys::UPSTREAM));
+    let kind_at = checks.key_location("kind").or_else(|| servers.key_location("protocol"));
     DraftRules {
         env,
         balance: balance(&table.table("balance", keys::BALANCE), &base.balance),
-        health: health(&table.table("health", keys::HEALTH), &base.health),
+        health: health(&checks, &base.health),
         retry: retry(&table.table("retry", keys::RETRY), &base.retry),
-        upstream: upstream(&table.table("upstream", keys::UPSTREAM), &base.upstream, report),
+        upstream: upstream(&servers, &base.upstream, report),
+        kind_at: kind_at.or(base.kind_at),
     }
 }
 
@@ -91,6 +97,9 @@ fn health(table: &TableReader<'_>, base: &HealthConfig) -> HealthConfig {
     let path = table.text("path", "a path such as \"/health\"", values::absolute_path);
     let health = HealthConfig {
         kind: table.choice("kind", &HEALTH_KINDS, base.kind),
+        service: table
+            .text("service", "a service such as \"shop.Orders\"", |text| optional(text, values::grpc_service))
+            .map_or_else(|| base.service.clone(), |located| located.value),
         default_path: base.default_path && !table.has("path"),
         path: path.map_or_else(|| base.path.clone(), |located| located.value),
         method: table.choice("method", &METHODS, base.method),
@@ -146,6 +155,7 @@ fn retry(table: &TableReader<'_>, base: &RetryConfig) -> RetryConfig {
         attempts: table.integer("attempts").map_or(base.attempts, |located| located.value),
         budget: table.percent("budget", base.budget),
         statuses: statuses(table, &base.statuses),
+        grpc: table.boolean("grpc", base.grpc),
     }
 }
 

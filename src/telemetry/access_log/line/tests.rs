@@ -43,6 +43,13 @@ fn a_successful_request_has_every_value() {
 }
 
 #[test]
+fn the_status_of_a_grpc_call_is_a_number() {
+    let entry = AccessLogEntry { grpc_status: Some(14), rule: Some("tired"), ..AccessLogEntry::example(at(0)) };
+    assert!(text(&entry).contains(" rule=tired grpc_status=14 tries=1 "), "{}", text(&entry));
+    assert_eq!(json(&entry)["grpc_status"], 14);
+}
+
+#[test]
 fn absent_values_are_omitted() {
     let entry = AccessLogEntry {
         client: "2001:db8::1".parse::<IpAddr>().expect("an address").into(),

@@ -4,7 +4,7 @@
 //!   (pure); [`request_head`] and [`response_head`] do so for servers.
 //! - [`io`] lets `h2` read and write the transport of a client, [`flood`] counts what it sends, and [`output`] finds the
 //!   requests that `h2` itself has rejected (pure). [`client_io`] is the transport of a server.
-//! - `fields` is what these conversions share, and `websocket` what HTTP/1 and HTTP/2 do differently to open one (pure).
+//! - `fields` is what these conversions share, and [`websocket`] what HTTP/1 and HTTP/2 do differently to open one (pure).
 //! - [`server`] is a stream to a client: a request and its response.
 //! - [`client`] is a connection to a server, shared by requests, and [`exchange`] one of its streams.
 
@@ -19,4 +19,4 @@ pub mod output;
 pub mod request_head;
 pub mod response_head;
 pub mod server;
-mod websocket;
+pub mod websocket;

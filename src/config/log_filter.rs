@@ -54,7 +54,7 @@ pub const TARGETS: [&str; 41] = [
     "lb::live::server::address",
     "lb::proxy::exchange",
     "lb::proxy::upload",
-    "lb::proxy::upstream_pool",
+    "lb::proxy::upstream_pool::connect",
     "lb::proxy::upstream_pool::secure",
     "lb::telemetry::access_log::file",
     "lb::telemetry::access_log::output",

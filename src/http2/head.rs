@@ -10,6 +10,7 @@ use crate::http1::head::{BadLine, HeadError, HeadLimits, HeadRule, Headers, MAX_
 use crate::http1::name::HeaderName;
 pub use crate::http2::fields::trailers;
 use crate::http2::fields::{self, append, is_connection_specific};
+use crate::http2::websocket;
 
 /// Returns the head of a request; its headers reuse the memory of `headers`.
 ///
@@ -20,7 +21,13 @@ pub fn request(parts: &Parts, headers: Headers, limits: HeadLimits) -> Result<Re
     if method.as_str().len() > MAX_METHOD {
         return Err(HeadError::MethodTooLong);
     }
+    let is_websocket = websocket::is_extended(parts);
+    let method = if is_websocket { &Method::GET } else { method };
     let mut head = RequestHead::of_parts(headers, method.clone(), Version::HTTP_2, &target(method, uri)?);
+    if is_websocket {
+        // A client of HTTP/2 cannot send it otherwise.
+        head.headers.add(HeaderName::Upgrade, b"websocket");
+    }
     let authority = uri.authority().map(uri::Authority::as_str);
     if let Some(authority) = authority {
         head.headers.add(HeaderName::Host, authority.as_bytes());
@@ -35,6 +42,8 @@ pub fn request(parts: &Parts, headers: Headers, limits: HeadLimits) -> Result<Re
                 cookies.extend_from_slice(b"; ");
             }
             cookies.extend_from_slice(value);
+        } else if is_websocket && websocket::is_of_http1(name.as_str().as_bytes()) {
+            // The key is ours.
         } else if *name != header::HOST || authority.is_none() {
             head.headers.add_named(name.as_str(), value);
         } else if !authority.is_some_and(|authority| authority.as_bytes().eq_ignore_ascii_case(value)) {
@@ -91,12 +100,15 @@ fn malformed(rule: HeadRule) -> HeadError {
 #[must_use]
 pub fn response(head: &ResponseHead) -> Response<()> {
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    // A WebSocket is opened by 200 (RFC 8441, section 5).
+    let switches = head.status == 101;
+    let status = if switches { 200 } else { head.status };
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     *response.version_mut() = Version::HTTP_2;
     let fields = response.headers_mut();
     fields.reserve(head.headers.len() + 1);
     for (id, name, value) in head.headers.iter() {
-        if !is_connection_specific(id) {
+        if !(is_connection_specific(id) || switches && websocket::is_of_http1(name)) {
             append(fields, name, value);
         }
     }

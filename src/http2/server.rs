@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use crate::http1::body::{BodyError, BodyLength};
 use crate::http1::framing::{self, Framing};
 use crate::http1::head::{RequestHead, ResponseHead};
+use crate::http1::name::HeaderName;
 use crate::http1::rejection::Rejection;
 use crate::http1::resources::Resources;
 use crate::http2::head;
@@ -70,6 +71,8 @@ pub struct Http2RequestBody {
     trailers: Vec<u8>,
     length: Result<BodyLength, Rejection>,
     is_done: bool,
+    /// Whether what follows the head is for a WebSocket that is not open yet.
+    waits: bool,
     /// Whether the body has turned out to be invalid.
     is_broken: bool,
 }
@@ -85,8 +88,12 @@ impl Http2RequestBody {
             trailers: Vec::new(),
             length: Ok(BodyLength::None),
             is_done,
+            waits: head.headers.has(HeaderName::Upgrade),
             is_broken: false,
         };
+        if this.waits {
+            return this;
+        }
         // Some clients end every request with an empty frame: that is no body.
         this.receive_now();
         this.length = match framing::request(&head.headers, head.version) {
@@ -131,6 +138,9 @@ impl Http2RequestBody {
         if self.is_broken {
             return Err(BodyError::Truncated);
         }
+        if self.waits {
+            return Ok(false);
+        }
         poll_fn(|context| self.poll_piece(context)).await
     }
 
@@ -170,7 +180,12 @@ impl Http2RequestBody {
     /// Whether the current piece is the last.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_done
+        self.is_done || self.waits
+    }
+
+    /// Makes everything that follows the body of a tunnel.
+    pub fn tunnel(&mut self) {
+        self.waits = false;
     }
 
     /// Waits until the client resets the stream.

@@ -8,11 +8,12 @@ use std::task::{Poll, ready};
 use http::Version;
 
 use crate::http1::body::BodyLength;
-use crate::http1::client::Sent;
+use crate::http1::client::{BadResponse, Sent};
 use crate::http1::head::ResponseHead;
 use crate::http1::name::HeaderName;
 use crate::http1::persistence;
 use crate::http1::trailers::TrailerRule;
+use crate::http2::websocket;
 use crate::proxy::downstream::ResponseWriter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Attempt, Routed};
@@ -24,7 +25,7 @@ use crate::proxy::timeouts::Phase;
 use crate::proxy::tunnel;
 use crate::proxy::upload::Upload;
 use crate::proxy::upstream::ResponseReader;
-use crate::proxy::upstream_pool::{UpstreamConnection, Wanted};
+use crate::proxy::upstream_pool::{UpstreamConnection, WantedConnection};
 
 /// Sends the request and relays the response.
 ///
@@ -154,7 +155,7 @@ async fn connect(
     let (upstreams, server, client) = (&record.context.upstreams, attempt.server(), record.client);
     let (protocol, repeatable) = (pool.config.upstream.protocol, attempt.may_repeat(Progress::Sent));
     let (avoided, upgrades) = (tried.avoided, plan.upgrade.is_some());
-    let wanted = Wanted { server, client, protocol, repeatable, only_new, avoided, upgrades };
+    let wanted = WantedConnection { server, client, protocol, repeatable, only_new, avoided, upgrades };
     if let Some(taken) = upstreams.take(&wanted) {
         return Ok(taken);
     }
@@ -210,6 +211,13 @@ async fn receive(
         attempt.server_gave_up = true;
     }
     let status = head.status;
+    let Routed { record, plan, .. } = &*attempt.exchange;
+    if plan.upgrade.is_some()
+        && record.head.version == Version::HTTP_2
+        && !websocket::may_follow(&record.head.headers, &head)
+    {
+        return Err(ProxyError::BadResponse(BadResponse::WebSocket));
+    }
     attempt.idle_timeout = persistence::idle_timeout(&head.headers);
     if attempt.should_retry(status) {
         attempt.save(head, from_server).await;

@@ -191,7 +191,7 @@ impl RequestBody<'_> {
     pub fn tunnel(&mut self) {
         match self {
             Self::Http1(body) => body.tunnel(),
-            Self::Http2(_) => {}
+            Self::Http2(body) => body.tunnel(),
             #[cfg(test)]
             Self::Memory(_) => {}
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-pub use self::connect::{ConnectError, Wanted};
+pub use self::connect::{ConnectError, WantedConnection};
 use self::counted::{Counted, Slot};
 use self::idle::IdleConnections;
 use self::secure::FailureLog;
@@ -145,7 +145,7 @@ impl UpstreamPool {
 
     /// Takes a connection that needs no waiting, if there is one. Over HTTP/1.1, that is the most recently used idle one; those
     /// that no longer work are dropped.
-    pub fn take(&self, wanted: &Wanted<'_>) -> Option<UpstreamConnection> {
+    pub fn take(&self, wanted: &WantedConnection<'_>) -> Option<UpstreamConnection> {
         if wanted.only_new {
             return None;
         }

@@ -16,10 +16,10 @@ use http::{Request, Version};
 use crate::config::LimitsConfig;
 use crate::http1::head::{BadLine, HeadError, HeadRule, RequestHead};
 use crate::http1::server::ServerConnection;
-use crate::http2::head;
 use crate::http2::io::{Http2Io, Traffic};
 use crate::http2::output::StreamEnd;
 use crate::http2::server::{Http2ResponseWriter, Http2Stream};
+use crate::http2::{head, websocket};
 use crate::proxy::downstream::{Downstream, ResponseWriter};
 use crate::proxy::grpc::is_grpc;
 use crate::proxy::record::record_bad_head;
@@ -287,7 +287,10 @@ impl Driver<'_> {
         self.traffic.accept(respond.stream_id().as_u32());
         let (parts, body) = request.into_parts();
         let limits = self.shared.connection.head_limits();
-        let head = head::request(&parts, context.resources.heads.take(), limits);
+        let mut head = head::request(&parts, context.resources.heads.take(), limits);
+        if let Ok(head) = &mut head {
+            websocket::add_key(&mut head.headers, || context.rng().u128(..).to_ne_bytes());
+        }
         if matches!(head, Err(HeadError::Malformed(_))) {
             self.traffic.reject();
         }
@@ -316,6 +319,7 @@ fn builder(limits: &LimitsConfig) -> server::Builder {
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .header_table_size(HEADER_TABLE)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS));
+        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+        .enable_connect_protocol();
     builder
 }

@@ -122,7 +122,7 @@ fn a_refused_request_is_sent_again_whatever_its_method_and_costs_no_budget() {
     let refusals = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&refusals);
     let server = Http2Server::start(100, move |mut stream: Stream| {
-        let refuses = stream.number % 2 == 0;
+        let refuses = stream.number.is_multiple_of(2);
         count.fetch_add(usize::from(refuses), SeqCst);
         async move {
             if refuses {
@@ -209,7 +209,7 @@ fn a_body_cut_short_is_never_a_clean_end() {
 #[test]
 fn a_stream_reset_before_its_response_is_retried_only_if_that_is_safe() {
     let server = Http2Server::start(100, async |mut stream: Stream| {
-        if stream.number % 2 == 0 { stream.reset(Reason::INTERNAL_ERROR) } else { stream.ok("ok") }
+        if stream.number.is_multiple_of(2) { stream.reset(Reason::INTERNAL_ERROR) } else { stream.ok("ok") }
     });
     let lb = start(&[server.address], "");
     assert_eq!(get(lb.address(), "/").status, 200);
@@ -445,7 +445,7 @@ fn nginx(directory: &std::path::Path) -> Option<(std::process::Child, SocketAddr
 #[test]
 fn nginx_is_a_server_of_http_2_and_its_goaways_fail_no_request() {
     let directory = tempfile::TempDir::new().expect("a directory");
-    let Some((mut nginx, address)) = nginx(directory.path()) else { return println!("skipped: no nginx") };
+    let Some((mut nginx, address)) = nginx(directory.path()) else { return eprintln!("skipped: nginx") };
     let lb = start(&[address], "");
     let address = lb.address();
     let clients: Vec<_> = (0..4)

@@ -1,5 +1,6 @@
-//! WebSockets of clients of HTTP/1.1 to servers of HTTP/2 (RFC 8441).
+//! WebSockets over HTTP/2 (RFC 8441), on either side and on both.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -8,8 +9,10 @@ use http::{Method, Response};
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
+use crate::support::h2::{DATA, END_STREAM, Frame, HEADERS, Outcome, RawH2, SETTINGS, frame};
 use crate::support::http2::{Http2Server, Stream};
-use crate::support::lb::{Lb, NO_CHECKS, servers};
+use crate::support::lb::{Lb, NO_CHECKS, PORTS, servers};
+use crate::support::servers::{Server, respond};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -110,4 +113,126 @@ fn a_websocket_waits_for_the_settings_of_a_new_connection() {
         assert_eq!(client.read(7), b"the end");
         assert!(client.is_closed());
     }
+}
+
+/// A server of HTTP/1.1 that opens each WebSocket with this status and key, which `None` makes the right one, and echoes.
+fn http1(status: &'static str, accept: Option<&'static str>) -> Server {
+    Server::scripted(move |mut stream, recorder| {
+        while let Some(request) = recorder.next(&mut stream) {
+            let key = request.values("sec-websocket-key").concat() + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, key.as_bytes());
+            let right = lb::http1::base64::base64(digest.as_ref());
+            let accept = accept.unwrap_or(&right);
+            let upgrade = match status {
+                "101 Switching Protocols" => "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+                _ => "Content-Length: 0\r\n",
+            };
+            let head = format!("HTTP/1.1 {status}\r\n{upgrade}Sec-WebSocket-Accept: {accept}\r\n\r\n");
+            respond(&mut stream, head);
+            let mut buffer = vec![0; 64 * 1024];
+            while !upgrade.starts_with("Content") {
+                match stream.read(&mut buffer) {
+                    Ok(length @ 1..) => stream.get_mut().write_all(&buffer[..length]).expect("sent"),
+                    _ => return,
+                }
+            }
+        }
+    })
+}
+
+fn connect(path: &str) -> Vec<(&str, &str)> {
+    [
+        &[
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "http"),
+            (":authority", "a"),
+            (":path", path),
+        ],
+        &[("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat")][..],
+    ]
+    .concat()
+}
+
+fn in_front_of(server: SocketAddr, protocol: &str) -> Lb {
+    let ports = PORTS.replacen("127.0.0.1:0\"\n", "127.0.0.1:0\"\nprotocols = [\"h2\", \"http/1.1\"]\n", 1);
+    let table = servers(&[("server1", server, 1)]);
+    Lb::start_file(&format!("{ports}{NO_CHECKS}[proxy]\nworkers = 1\n[upstream]\nprotocol = \"{protocol}\"\n{table}"))
+}
+
+/// The next frame of this kind.
+fn next(client: &mut RawH2, kind: u8) -> Frame {
+    std::iter::from_fn(|| client.next()).find(|frame| frame.kind == kind).expect("a frame")
+}
+
+#[test]
+fn a_client_of_http_2_opens_websockets_on_its_connection() {
+    let old = http1("101 Switching Protocols", None);
+    let new = Http2Server::with_websockets(async |stream: Stream| {
+        let number = stream.number;
+        chat(Stream { number: number + 1, ..stream }).await;
+    });
+    for (server, protocol) in [(old.address, "http/1.1"), (new.address, "h2")] {
+        let lb = in_front_of(server, protocol);
+        let mut client = RawH2::connect(lb.address());
+        let settings = next(&mut client, SETTINGS).payload;
+        assert!(settings.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 1]), "offered: {settings:?}");
+        for stream in [1, 3, 5] {
+            assert!(client.request(stream, &connect("/chat"), false));
+            let head = next(&mut client, HEADERS);
+            assert_eq!((head.stream, head.payload[0], head.flags & END_STREAM), (stream, 0x88, 0), "{protocol}: 200");
+            assert!(client.send(&frame(DATA, 0, stream, b"hello")));
+            let echo = next(&mut client, DATA);
+            assert_eq!((echo.stream, echo.payload.as_slice()), (stream, &b"hello"[..]));
+        }
+        // Each ends by itself, and the others go on.
+        assert!(client.send(&frame(DATA, END_STREAM, 3, b"")));
+        let end = next(&mut client, DATA);
+        assert_eq!((end.stream, end.flags & END_STREAM, end.payload.len()), (3, END_STREAM, 0), "{protocol}");
+        assert!(client.send(&frame(DATA, 0, 5, b"more")));
+        assert_eq!(next(&mut client, DATA).payload, b"more");
+        let line = lb.logs("the end of a WebSocket", |line| line.contains("GET /chat"));
+        assert!(line.contains("101"), "{line}");
+    }
+    let key = old.requests()[0].values("sec-websocket-key").concat();
+    assert_eq!((key.len(), old.requests()[0].values("upgrade")), (24, vec!["websocket"]));
+    assert_ne!(key, old.requests()[1].values("sec-websocket-key").concat());
+}
+
+#[test]
+fn a_response_that_opens_no_websocket_does_not_look_as_if_it_did() {
+    for (status, accept, expected) in [
+        ("200 OK", None, 0),
+        ("101 Switching Protocols", Some("c3BMTE1CaVR4YVE5a1lHenpoWlJiSyt4T289"), 0),
+        ("404 Not Found", None, 404),
+    ] {
+        let server = http1(status, accept);
+        let lb = in_front_of(server.address, "http/1.1");
+        let mut client = RawH2::connect(lb.address());
+        assert!(client.request(1, &connect("/chat"), false));
+        assert_eq!(client.outcome(1), Outcome::Status(expected), "{status}");
+        if expected == 0 {
+            let line = lb.logs("the request", |line| line.contains("GET /chat"));
+            assert!(line.contains(" 502 ") && line.contains("rule=websocket"), "{line}");
+        }
+    }
+    // Any other protocol is none that is spoken here, and CONNECT without one is no request for a server.
+    let server = Server::named("server1");
+    let lb = in_front_of(server.address, "http/1.1");
+    for headers in [
+        vec![
+            (":method", "CONNECT"),
+            (":protocol", "connect-udp"),
+            (":scheme", "http"),
+            (":authority", "a"),
+            (":path", "/"),
+        ],
+        vec![(":method", "CONNECT"), (":authority", "a:443")],
+        vec![(":method", "GET"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a"), (":path", "/")],
+    ] {
+        let mut client = RawH2::connect(lb.address());
+        assert!(client.request(1, &headers, true));
+        assert_ne!(client.outcome(1), Outcome::Status(200), "{headers:?}");
+    }
+    assert!(server.requests().is_empty());
 }

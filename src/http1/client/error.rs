@@ -44,6 +44,8 @@ pub enum BadResponse {
     Switch,
     /// Its body is not valid chunked coding.
     Chunk(BadChunk),
+    /// It does not open the WebSocket that was asked for, and looks as if it did.
+    WebSocket,
     /// It violates a rule of HTTP/2.
     Http2,
 }
@@ -69,6 +71,7 @@ impl BadResponse {
             Self::Framing => "framing",
             Self::Switch => "switch",
             Self::Chunk(bad) => bad.rule(),
+            Self::WebSocket => "websocket",
             Self::Http2 => "http2",
         }
     }
@@ -81,6 +84,7 @@ impl fmt::Display for BadResponse {
             Self::Framing => BadFraming.fmt(f),
             Self::Switch => f.write_str("a switch of protocols that the client did not request"),
             Self::Chunk(bad) => bad.fmt(f),
+            Self::WebSocket => f.write_str("not one that opens a WebSocket"),
             Self::Http2 => f.write_str("not valid HTTP/2"),
         }
     }

@@ -18,7 +18,12 @@ use crate::http1::persistence::connection_options;
 /// Returns the value of `Upgrade` if the client requests an upgrade. `h2c` is ignored, because its
 /// requests would bypass the routes.
 pub fn prepare_request(headers: &mut Headers, version: Version) -> Option<Vec<u8>> {
-    let upgrade = if version == Version::HTTP_11 { requested_upgrade(headers) } else { None };
+    let upgrade = match version {
+        Version::HTTP_11 => requested_upgrade(headers),
+        // Only that of a WebSocket (RFC 8441) has it.
+        Version::HTTP_2 => headers.get(HeaderName::Upgrade).map(<[u8]>::to_vec),
+        _ => None,
+    };
     remove(headers, HOP_BY_HOP.with(HeaderName::Disguised));
     upgrade
 }

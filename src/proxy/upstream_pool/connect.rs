@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A request's need of a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct WantedConnection<'a> {
     pub server: &'a Arc<Server>,
     /// The client that sent the request.
     pub client: &'a Client,
@@ -69,7 +69,7 @@ pub enum ConnectError {
     Io(io::Error),
 }
 
-impl Wanted<'_> {
+impl WantedConnection<'_> {
     /// The protocol of the connection; `None` as long as the server has not chosen one.
     pub(super) fn protocol(&self) -> Option<HttpProtocol> {
         match self.protocol {
@@ -98,7 +98,11 @@ impl UpstreamPool {
     ///
     /// # Errors
     /// [`ConnectError`]. The caller sets the timeout for connecting.
-    pub async fn open(&self, wanted: &Wanted<'_>, patience: Duration) -> Result<UpstreamConnection, ConnectError> {
+    pub async fn open(
+        &self,
+        wanted: &WantedConnection<'_>,
+        patience: Duration,
+    ) -> Result<UpstreamConnection, ConnectError> {
         match wanted.protocol() {
             Some(HttpProtocol::Http1) => self.open_own(wanted, patience).await,
             // In memory of its own, so that requests over HTTP/1 are not larger for it.
@@ -117,7 +121,7 @@ impl UpstreamPool {
     /// Opens a connection that no other request waits for.
     pub(super) async fn open_own(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &WantedConnection<'_>,
         patience: Duration,
     ) -> Result<UpstreamConnection, ConnectError> {
         let opened = self.connect(wanted, patience).await?;
@@ -130,7 +134,11 @@ impl UpstreamPool {
 
     /// Connects at the first of the server's addresses that accepts. Sends the PROXY header about the client, if the server
     /// gets one, and makes the TLS handshake, if there is one.
-    pub(super) async fn connect(&self, wanted: &Wanted<'_>, patience: Duration) -> Result<Opened, ConnectError> {
+    pub(super) async fn connect(
+        &self,
+        wanted: &WantedConnection<'_>,
+        patience: Duration,
+    ) -> Result<Opened, ConnectError> {
         let server = wanted.server;
         let targets = server.targets().ok_or(ConnectError::Unresolved)?;
         self.wait_for_descriptor(patience).await?;

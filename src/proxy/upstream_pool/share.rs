@@ -10,8 +10,8 @@ use rustc_hash::FxHashMap;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
-use super::connect::{Opened, Wanted};
-use super::shared::{Choice, ConnectionId, Opening, Outcome, SharedConnection, SharedConnections, StreamPlace};
+use super::connect::{Opened, WantedConnection};
+use super::shared::{Choice, ConnectionId, Opening, OpeningOutcome, SharedConnection, SharedConnections, StreamPlace};
 use super::{ConnectError, UpstreamConnection, UpstreamPool};
 use crate::config::HttpProtocol;
 use crate::http2::client;
@@ -26,7 +26,11 @@ pub(super) type SharedMap = Rc<RefCell<FxHashMap<ServerId, SharedConnections>>>;
 
 impl UpstreamPool {
     /// Takes a place that needs no waiting.
-    pub(super) fn take_place(&self, wanted: &Wanted<'_>, owner: Option<OwnerId>) -> Option<UpstreamConnection> {
+    pub(super) fn take_place(
+        &self,
+        wanted: &WantedConnection<'_>,
+        owner: Option<OwnerId>,
+    ) -> Option<UpstreamConnection> {
         let place = self.shared.borrow_mut().get_mut(&wanted.server.id)?.place(owner, wanted.avoided)?;
         // The system may know of its end by now.
         (wanted.repeatable || !place.was_idle).then(|| place.into())
@@ -39,7 +43,7 @@ impl UpstreamPool {
     /// be opened, all of them fail at once and may go to another server.
     pub(super) async fn share(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &WantedConnection<'_>,
         patience: Duration,
     ) -> Result<UpstreamConnection, ConnectError> {
         let server = wanted.server;
@@ -66,16 +70,16 @@ impl UpstreamPool {
                 }
                 Choice::Wait(opening) => match opening.outcome().await {
                     // More requests than streams may have waited.
-                    Outcome::Open(connection) => {
+                    OpeningOutcome::Open(connection) => {
                         if Some(connection.id()) != wanted.avoided
                             && let Some(place) = connection.place()
                         {
                             return Ok(place.into());
                         }
                     }
-                    Outcome::Http1 => return Box::pin(self.open_own(wanted, patience)).await,
-                    Outcome::Failed(error) => return Err(error),
-                    Outcome::Abandoned => {}
+                    OpeningOutcome::Http1 => return Box::pin(self.open_own(wanted, patience)).await,
+                    OpeningOutcome::Failed(error) => return Err(error),
+                    OpeningOutcome::Abandoned => {}
                 },
             }
         }
@@ -84,19 +88,19 @@ impl UpstreamPool {
     /// Opens a connection for several requests, and returns the place of the first of them.
     async fn open_shared(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &WantedConnection<'_>,
         patience: Duration,
         mut guard: OpeningGuard,
     ) -> Result<UpstreamConnection, ConnectError> {
         let opened = match self.connect(wanted, patience).await {
             Ok(opened) if opened.protocol == HttpProtocol::Http1 => {
-                guard.end(Outcome::Http1);
+                guard.end(OpeningOutcome::Http1);
                 return Ok(opened.into());
             }
             Ok(opened) => self.speak_http2(wanted.server, opened).await,
             Err(error) => Err(error),
         };
-        let connection = opened.inspect_err(|error| guard.end(Outcome::Failed(error.clone())))?;
+        let connection = opened.inspect_err(|error| guard.end(OpeningOutcome::Failed(error.clone())))?;
         let place = connection.place().ok_or_else(reset)?;
         // The request that opened the connection need not wait for the server's limit.
         spawn_local(guard.settle(connection, 2 * patience));
@@ -106,7 +110,7 @@ impl UpstreamPool {
     /// Shares a connection that no other request waits for.
     pub(super) async fn open_unexpected(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &WantedConnection<'_>,
         opened: Opened,
     ) -> Result<UpstreamConnection, ConnectError> {
         let place = self.speak_http2(wanted.server, opened).await?.place();
@@ -158,7 +162,7 @@ impl OpeningGuard {
         Self { shared: Rc::clone(shared), server, opening }
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: OpeningOutcome) {
         if let Some(shared) = self.shared.borrow_mut().get_mut(&self.server) {
             shared.opened(&self.opening, outcome);
         }
@@ -168,12 +172,12 @@ impl OpeningGuard {
     async fn settle(mut self, connection: Rc<SharedConnection>, limit: Duration) {
         let settled = timeout(limit, connection.client().settled()).await;
         let outcome = if connection.client().has_settings() && !connection.client().has_ended() {
-            Outcome::Open(connection)
+            OpeningOutcome::Open(connection)
         } else if let Some(error) = connection.client().tls_error() {
-            Outcome::Failed(ConnectError::Tls(TlsFailure::of(&error, false)))
+            OpeningOutcome::Failed(ConnectError::Tls(TlsFailure::of(&error, false)))
         } else {
             let kind = if settled.is_ok() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::TimedOut };
-            Outcome::Failed(ConnectError::Io(kind.into()))
+            OpeningOutcome::Failed(ConnectError::Io(kind.into()))
         };
         self.end(outcome);
     }
@@ -182,7 +186,7 @@ impl OpeningGuard {
 impl Drop for OpeningGuard {
     fn drop(&mut self) {
         if !self.opening.has_ended() {
-            self.end(Outcome::Abandoned);
+            self.end(OpeningOutcome::Abandoned);
         }
     }
 }

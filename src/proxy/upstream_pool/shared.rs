@@ -58,13 +58,13 @@ pub(super) struct Opening {
     owner: Option<OwnerId>,
     /// The number of requests that wait for it, with the one that opens it.
     waiting: Cell<usize>,
-    outcome: RefCell<Option<Outcome>>,
+    outcome: RefCell<Option<OpeningOutcome>>,
     done: Notify,
 }
 
 /// How opening a connection went.
 #[derive(Debug, Clone)]
-pub(super) enum Outcome {
+pub(super) enum OpeningOutcome {
     Open(Rc<SharedConnection>),
     /// The server has chosen HTTP/1.1, so there is nothing to share.
     Http1,
@@ -190,7 +190,7 @@ impl Opening {
     }
 
     /// Waits for the outcome: for a connection, until the server's limit is known.
-    pub(super) async fn outcome(&self) -> Outcome {
+    pub(super) async fn outcome(&self) -> OpeningOutcome {
         self.waiting.update(|waiting| waiting + 1);
         let _waiting = Waiting(&self.waiting);
         loop {
@@ -206,7 +206,7 @@ impl Opening {
         self.outcome.borrow().is_some()
     }
 
-    fn end(&self, outcome: Outcome) {
+    fn end(&self, outcome: OpeningOutcome) {
         *self.outcome.borrow_mut() = Some(outcome);
         self.done.notify_waiters();
     }
@@ -262,9 +262,9 @@ impl SharedConnections {
     }
 
     /// Ends the wait for a connection.
-    pub(super) fn opened(&mut self, opening: &Rc<Opening>, outcome: Outcome) {
+    pub(super) fn opened(&mut self, opening: &Rc<Opening>, outcome: OpeningOutcome) {
         self.opening.retain(|other| !Rc::ptr_eq(other, opening));
-        if let Outcome::Open(connection) = &outcome
+        if let OpeningOutcome::Open(connection) = &outcome
             && connection.client.has_settings()
         {
             self.expected = connection.client.max_streams().max(1);

@@ -25,9 +25,9 @@ fn client() -> Client {
     Client::plain(Arc::new(listener), SocketAddr::from(([192, 0, 2, 1], 1234)).into())
 }
 
-fn wanted<'a>(server: &'a Arc<Server>, client: &'a Client) -> Wanted<'a> {
+fn wanted<'a>(server: &'a Arc<Server>, client: &'a Client) -> WantedConnection<'a> {
     let protocol = UpstreamProtocol::Http1;
-    Wanted { server, client, protocol, repeatable: true, only_new: true, avoided: None, upgrades: false }
+    WantedConnection { server, client, protocol, repeatable: true, only_new: true, avoided: None, upgrades: false }
 }
 
 fn server(address: Address) -> Arc<Server> {

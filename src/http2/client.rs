@@ -27,6 +27,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 const UNSENT: u32 = 128 * 1024;
 /// The most streams on a connection, even if the server allows more: they share one congestion window.
 const MAX_STREAMS: u32 = 100;
+/// The empty DATA frames after which a connection gets no more streams: at 100, `h2` ends it with all of them.
+const MAX_EMPTY_FRAMES: u32 = 50;
 /// How long the last frames of a connection that is no longer used may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,8 @@ pub struct Pulse {
     stalled: Cell<u32>,
     /// The most of them so far.
     most_stalled: Cell<u32>,
+    /// The empty DATA frames that ended no stream.
+    empty_frames: Cell<u32>,
     /// The task that drives the connection.
     driver: RefCell<Option<Waker>>,
     /// The error that ended TLS, if one did.
@@ -89,6 +93,11 @@ impl Pulse {
                 driver.wake();
             }
         }
+    }
+
+    /// Notes a DATA frame without data that ends no stream.
+    pub(super) fn empty_frame(&self) {
+        self.empty_frames.update(|frames| frames + 1);
     }
 
     /// Notes that it reads again, or is gone.
@@ -196,7 +205,10 @@ impl Http2Client {
     #[must_use]
     pub fn is_open(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        !self.has_ended() && matches!(self.requests.clone().poll_ready(&mut context), Poll::Ready(Ok(())))
+        let has_frames_left = self.pulse.empty_frames.get() < MAX_EMPTY_FRAMES;
+        !self.has_ended()
+            && has_frames_left
+            && matches!(self.requests.clone().poll_ready(&mut context), Poll::Ready(Ok(())))
     }
 
     /// Whether the connection has ended.

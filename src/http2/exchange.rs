@@ -90,7 +90,7 @@ pub(super) fn start(
     let is_whole = ends && accept.is_none();
     let started = request_head::request(request, is_secure, offers_websocket)
         .map_err(ResponseError::Unsendable)
-        .and_then(|head| requests.send_request(head, is_whole).map_err(|error| failure(&error, Sent::Nothing)));
+        .and_then(|head| requests.send_request(head, is_whole).map_err(|error| failure(&error, Sent::Nothing, pulse)));
     let (stream, state) = match started {
         Ok((response, stream)) => (Some(stream), ReaderState::Head(response)),
         Err(error) => {
@@ -123,10 +123,11 @@ pub(super) fn start(
 }
 
 /// Why there is no response: the server has not processed the request if it says so (RFC 9113, section 8.7).
-fn failure(error: &h2::Error, sent: Sent) -> ResponseError {
+/// An error of another stream may have ended the connection, which says nothing about this one.
+fn failure(error: &h2::Error, sent: Sent, pulse: &Pulse) -> ResponseError {
     if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
         ResponseError::Refused
-    } else if error.is_library() {
+    } else if error.is_library() && !(error.is_go_away() && pulse.has_settings()) {
         BadResponse::Http2.into()
     } else if error.is_reset() {
         ResponseError::Reset(sent)
@@ -251,7 +252,7 @@ impl Http2ResponseReader {
                 (http::Response::from_parts(parts, ()), Some(body))
             }),
         });
-        let (received, body) = received.await.map_err(|error| failure(&error, self.sent.get()))?;
+        let (received, body) = received.await.map_err(|error| failure(&error, self.sent.get(), &self.pulse))?;
         *head = response_head::response(&received)?;
         let Some(body) = body else { return Ok(()) };
         self.is_done = body.is_end_stream();
@@ -298,6 +299,7 @@ impl Http2ResponseReader {
             if !self.piece.is_empty() || self.is_done {
                 return Ok(!self.piece.is_empty());
             }
+            self.pulse.empty_frame();
         }
         let trailers = poll_fn(|context| body.poll_trailers(context)).await.map_err(|_| BodyError::Truncated)?;
         self.trailers = trailers.map(|trailers| response_head::trailer_lines(&trailers)).unwrap_or_default();

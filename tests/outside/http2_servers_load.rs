@@ -246,6 +246,7 @@ fn edits_under_load_fail_no_request() {
     }
     over.store(1, SeqCst);
     let ended: Vec<_> = clients.into_iter().map(|client| client.join().expect("counts")).collect();
-    assert!(ended.iter().all(|(sent, failed)| *sent > 10 && *failed == 0), "{ended:?}");
+    let failures: Vec<_> = lb.stdout().into_iter().filter(|line| line.contains("error=")).collect();
+    assert!(ended.iter().all(|(sent, failed)| *sent > 10 && *failed == 0), "{ended:?}: {failures:#?}");
     assert!(all.iter().all(|server| !server.requests().is_empty()));
 }

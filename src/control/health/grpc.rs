@@ -198,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_break_the_decoder_and_few_pass() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut valid = 0;
+        for _ in 0..20_000 {
+            let length = rng.usize(..12);
+            let message: Vec<u8> =
+                (0..length).map(|_| [0, 1, 2, 8, 10, 0x80, 0xff, rng.u8(..)][rng.usize(..8)]).collect();
+            let body = [&[0, 0, 0, 0, u8::try_from(length).expect("short")][..], &message].concat();
+            valid += usize::from(status(&body).is_some());
+            assert_eq!(status(&body[..rng.usize(..5)]), None);
+        }
+        assert!((1..15_000).contains(&valid), "{valid}");
+    }
+
+    #[test]
     fn a_failed_call_says_why() {
         let fault = |code, service| judge(service, code, "sorry", &[]).expect_err("a fault").to_string();
         let cases = [

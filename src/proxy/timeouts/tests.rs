@@ -61,6 +61,25 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 #[test]
+fn a_request_ends_at_its_time_whatever_it_waits_for() {
+    let watchdog = Swept::new();
+    let (timer, other) = (watchdog.request(ListenerId(1)), watchdog.request(ListenerId(1)));
+    timer.end_at(watchdog.now.get() + seconds(2));
+    other.end_at(watchdog.now.get() + seconds(2));
+    assert_eq!(watchdog.next_deadline(), Some(watchdog.now.get() + seconds(2)));
+    let (mut wait, mut other_wait) = (pin!(timer.run(pending::<()>())), pin!(other.run(pending::<()>())));
+    for phase in [Phase::Connect, Phase::Response, Phase::Upload] {
+        timer.wait(phase, seconds(60));
+        watchdog.pass(seconds(1) / 2);
+        assert_eq!(poll(wait.as_mut()), None);
+    }
+    other.reset();
+    watchdog.pass(seconds(1));
+    assert_eq!(poll(wait.as_mut()), Some(Err(Interrupt::Deadline)));
+    assert_eq!(poll(other_wait.as_mut()), None, "it has ended before");
+}
+
+#[test]
 fn a_sweep_interrupts_a_request_that_has_waited_too_long_and_only_once() {
     let watchdog = Swept::new();
     let (slow, quick) = (watchdog.request(ListenerId(1)), watchdog.request(ListenerId(1)));

@@ -46,7 +46,7 @@ pub struct ListenerRules {
     /// Where everything is redirected to.
     pub redirect: Option<HttpsRedirect>,
     /// Counts the edits that have changed which clients are admitted, and how. Connections from before such an edit end.
-    pub admission: u64,
+    pub admission: u32,
 }
 
 impl Default for ListenerRules {
@@ -83,7 +83,7 @@ impl ListenerRules {
             (Some(tls), Some(before)) => Arc::ptr_eq(tls, before) || tls.admits_like(before),
             (tls, before) => tls.is_none() && before.is_none(),
         };
-        Self { admission: before.admission + u64::from(!is_like), ..self }
+        Self { admission: before.admission + u32::from(!is_like), ..self }
     }
 
     /// Whether a connection begins with its first request, of HTTP/1.

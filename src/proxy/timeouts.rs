@@ -90,7 +90,7 @@ pub struct ConnectionSlot {
     /// The id of its listener.
     listener: ListenerId,
     /// The number of the listener's rules that it was accepted by.
-    pub admission: Cell<u64>,
+    pub admission: Cell<u32>,
     phase: Cell<ConnectionPhase>,
     deadline: Cell<Option<Instant>>,
     ending: Cell<Option<Ending>>,

@@ -40,7 +40,7 @@ pub(super) enum WorkerCommand {
     /// Accept no more from this listener; each of its connections may make one more request.
     Close(ListenerId),
     /// End this listener's connections gracefully that were admitted before its rules had this number.
-    Retire(ListenerId, u64),
+    Retire(ListenerId, u32),
     /// Abort this listener's connections.
     AbortListener(ListenerId),
     /// Abort the requests to this server.
@@ -125,7 +125,7 @@ impl WorkerPool {
     }
 
     /// Ends the connections of a listener gracefully that were admitted before its rules had this number.
-    pub fn retire(&self, listener: ListenerId, admission: u64) {
+    pub fn retire(&self, listener: ListenerId, admission: u32) {
         self.send_to_all(|| WorkerCommand::Retire(listener, admission));
     }
 

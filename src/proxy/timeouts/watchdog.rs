@@ -103,7 +103,7 @@ impl Watchdog {
 
     /// Ends the connections of a listener that were admitted before its rules had this number: those without a request at
     /// once, the others with their current response. A handshake ends them itself.
-    pub fn retire(&self, listener: ListenerId, admission: u64) {
+    pub fn retire(&self, listener: ListenerId, admission: u32) {
         self.connections.each(|slot| {
             if slot.listener != listener || slot.admission.get() >= admission {
                 return;

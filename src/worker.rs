@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 pub use self::client_limit::ClientLimit;
 use self::connection::Connection;
-use self::handshakes::Handshake;
+use self::handshakes::HandshakePlace;
 pub use self::pool::WorkerPool;
 use self::pool::{WorkerCommand, WorkerTable};
 use self::trim::Trim;
@@ -291,7 +291,7 @@ pub struct WorkerPlace(Rc<Worker>);
 
 impl WorkerPlace {
     /// Begins a TLS handshake, unless as many are in progress as may be.
-    fn begin_handshake(&self, configured: usize) -> Option<Handshake> {
+    fn begin_handshake(&self, configured: usize) -> Option<HandshakePlace> {
         let shared = &self.0.shared;
         shared.handshakes.begin(configured, shared.inboxes().len())
     }

@@ -28,13 +28,12 @@ const OTHER_LEVELS: [(&str, &str); 17] = [
 ];
 
 /// The modules of `lb` that log, and the names that they log under.
-pub const TARGETS: [&str; 41] = [
+pub const TARGETS: [&str; 40] = [
     "lb",
     "lb::admin",
     "lb::admin::feed",
     "lb::control::acme::challenge",
     "lb::control::acme::manager",
-    "lb::control::certificates::shown",
     "lb::control::gateway",
     "lb::control::gateway::admin_server",
     "lb::control::gateway::apply",

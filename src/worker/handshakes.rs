@@ -23,18 +23,18 @@ pub(super) struct Handshakes(AtomicUsize);
 
 /// A handshake in progress, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Handshake(Arc<Handshakes>);
+pub(super) struct HandshakePlace(Arc<Handshakes>);
 
 impl Handshakes {
     /// Begins a handshake, unless as many are in progress as may be: `configured`, or with 0 by the number of `workers`.
-    pub(super) fn begin(self: &Arc<Self>, configured: usize, workers: usize) -> Option<Handshake> {
+    pub(super) fn begin(self: &Arc<Self>, configured: usize, workers: usize) -> Option<HandshakePlace> {
         let limit = if configured == 0 { PER_WORKER.saturating_mul(workers.max(1)) } else { configured };
-        let begun = Handshake(Arc::clone(self));
+        let begun = HandshakePlace(Arc::clone(self));
         (self.0.fetch_add(1, Relaxed) < limit).then_some(begun)
     }
 }
 
-impl Drop for Handshake {
+impl Drop for HandshakePlace {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }

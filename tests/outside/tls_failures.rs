@@ -73,8 +73,10 @@ fn a_failed_handshake_is_a_502_and_the_log_says_why() {
         }
         let line = lb.logs("the request", |line| line.contains("POST / "));
         assert!(line.contains("error=tls") && line.contains(&format!("rule={rule}")), "{line}");
-        let lines = lb.stderr();
-        let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+        let warnings = eventually("a warning", || {
+            let lines = lb.stderr().into_iter().filter(|line| line.contains("WARN"));
+            Some(lines.collect::<Vec<_>>()).filter(|warnings| !warnings.is_empty())
+        });
         assert_eq!(warnings.len(), 1, "one line, however many requests: {warnings:#?}");
         let expected = [text, "server=server1", "name=127.0.0.1", "hint="];
         assert!(expected.iter().all(|expected| warnings[0].contains(expected)), "{warnings:#?}");

@@ -57,14 +57,15 @@ def wait_up(port, proc=None, limit=20, path="/"):
     raise RuntimeError("did not come up")
 
 
-def wrk(peer, secs, path="/", conns=64, extra=(), script=None):
+def wrk(peer, secs, path="/", conns=64, extra=(), script=None, tls=False):
     """64 clients at full speed; `cpu` is the peer's CPU time, `script` is Lua"""
+    origin = f"https://127.0.0.1:{peer.tls_port}" if tls else f"http://127.0.0.1:{peer.port}"
     if script:
         with open(peer.dir + "/load.lua", "w") as f:
             f.write(script)
         extra = (*extra, "-s", peer.dir + "/load.lua")
     c0, s0 = peer.cpu(), steal()
-    out = subprocess.run(["wrk", "-t1", f"-c{conns}", f"-d{secs}s", "--latency", *extra, f"http://127.0.0.1:{peer.port}{path}"],
+    out = subprocess.run(["wrk", "-t1", f"-c{conns}", f"-d{secs}s", "--latency", *extra, origin + path],
                          capture_output=True, text=True, timeout=secs + 30).stdout
     c1, s1 = peer.cpu(), steal()
     n = int(re.search(r"(\d+) requests in", out)[1])

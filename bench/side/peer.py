@@ -7,6 +7,7 @@ from .process import cpu, stop
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 THREE = [(f"127.0.0.1:{port}", 1) for port in (9101, 9102, 9103)]
 SPANS = 9109  # where the sink listens
+SECURE = 200  # what a peer adds to its port for clients with TLS
 
 
 def must_be_free(*ports):
@@ -17,10 +18,23 @@ def must_be_free(*ports):
                 sys.exit(f"127.0.0.1:{port} is taken; is another benchmark running?")
 
 
+def certificate(tmp):
+    """the files of a new certificate and its key: ECDSA on P-256"""
+    os.mkdir(tmp + "/tls")
+    files = tmp + "/tls/pair.crt", tmp + "/tls/pair.key"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=bench",
+                    "-addext", "subjectAltName=DNS:bench.example", "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    with open(tmp + "/tls/pair.pem", "w") as both:
+        both.writelines(open(f).read() for f in files)
+    return files
+
+
 class Backend:
     def __init__(self, tmp, wide=0):
         must_be_free(9101, 9102, 9103, 9104)
-        self.p = subprocess.Popen([HERE + "/backend", tempfile.mkdtemp(dir=tmp)] + ([str(wide)] if wide else []))
+        folder = tempfile.mkdtemp(dir=tmp)
+        self.sockets = [(f"unix:{folder}/{port}", 1) for port in (9101, 9102, 9103)]
+        self.p = subprocess.Popen([HERE + "/backend", folder] + ([str(wide)] if wide else []))
         for port in (9101, 9102, 9103, 9104):
             wait_up(port, self.p)
 
@@ -70,6 +84,8 @@ class Peer:
             sys.exit(f"{self.file} has no variant {self.variant}")
         self.port = int(self.sh("echo $PORT"))
         self.env["PORT"] = str(self.port)
+        self.tls_port = self.port + SECURE
+        self.speaks_tls = self.sh("echo $SPEAKS_TLS") != ""
         self.has_start = self.sh("echo $START") != ""
         self.routes = self.sh("echo $MANY_ROUTES") != ""
         self.reload_cmd = self.sh("echo \"$RELOAD\"")
@@ -84,15 +100,17 @@ class Peer:
         self.ver = getattr(self, "ver", 0) + 1
         subprocess.run(["bash", "-c", f'. "{self.file}"; conf >"{to}"'], env=dict(self.env, VER=str(self.ver)), check=True)
 
-    def start(self, servers, routes=1):
+    def start(self, servers, routes=1, secure=False):
+        """with `secure`, it also has a listener with TLS"""
         self.dir = tempfile.mkdtemp(dir=self.tmp)
         self.cfg = self.dir + "/cfg/config"  # a folder of its own, so that watching it sees nothing else
         os.mkdir(self.dir + "/cfg")
-        self.env.update(DIR=self.dir, CFG=self.cfg, SERVERS=self.dir + "/servers", ROUTES=str(routes))
+        self.env.update(DIR=self.dir, CFG=self.cfg, SERVERS=self.dir + "/servers", ROUTES=str(routes),
+                        TLS=str(self.tls_port) if secure else "", PAIR=self.tmp + "/tls/pair")
         self.proc = None
         if not self.has_start:
             return 0.0
-        must_be_free(self.port)
+        must_be_free(self.port, *[self.tls_port] * secure)
         self.config(servers, self.cfg)
         self.sh("if declare -F setup >/dev/null; then setup; fi")
         log = open(self.dir + "/log", "w")

@@ -1,9 +1,10 @@
-"""The tests. Each gets a peer, the options and `rec(figure, value)`; those in ALONE start the peer themselves."""
+"""The tests. Each gets a peer, the options and `rec(figure, value)`; those in ALONE start the peer themselves, those in SECURE need TLS."""
 import json, os, resource, socket, subprocess, sys, time
 
 from .load import BODY, ROUTES, UPLOAD, first_hit, get, oha_read, oha_start, paced, settle, wrk
 from .peer import HERE, THREE
 from .process import mem, tree
+from .secure import t_h2, t_handshake, t_tls, tls_client
 
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))  # for this process and its children
@@ -56,28 +57,55 @@ def t_close(peer, a, rec):
         rec("close_cpu_s/100k", r["cpu"] * 1e5 / r["n"])
 
 
+def t_unix(peer, a, rec):
+    """the servers listen on Unix sockets"""
+    r = wrk(peer, a.seconds)
+    rec("unix_rps", r["rps"])
+    rec("unix_err", r["err"])
+    rec("unix_cpu_us", r["cpu"] * 1e6 / r["n"])
+
+
+def t_tlsbig(peer, a, rec):
+    bodies(peer, rec, "tlsbig", a.seconds, wrk(peer, a.seconds, "/big", tls=True))
+
+
 def t_idle(peer, a, rec):
+    def client(peer, source):
+        s = socket.create_connection(("127.0.0.1", peer.port), 5, source)
+        if get(peer.port, s=s)[0] != 200:
+            raise OSError("not 200")
+        return s
+
+    idle(peer, rec, "idle", a.idle, client)
+
+
+def t_tlsidle(peer, a, rec):
+    idle(peer, rec, "tlsidle", a.idle[:1], tls_client("http/1.1"))
+
+
+def t_h2idle(peer, a, rec):
+    idle(peer, rec, "h2idle", a.idle[:1], tls_client("h2"))
+
+
+def idle(peer, rec, name, goals, client):
     """clients that wait after a request, from several addresses, because one has only 28,000 ports"""
     if not peer.proc:
         return
     base = mem(peer.proc.pid, "VmRSS")
     socks, full = [], None
-    for goal in a.idle:
+    for goal in goals:
         # as many as this process may open, less SPARE, or as the peer accepts
         while not full and len(socks) < min(goal, DESCRIPTORS - SPARE):
             try:
-                s = socket.create_connection(("127.0.0.1", peer.port), 5, (f"127.0.0.{2 + len(socks) // 5000}", 0))
-                if get(peer.port, s=s)[0] != 200:
-                    raise OSError("not 200")
-                socks.append(s)
+                socks.append(client(peer, (f"127.0.0.{2 + len(socks) // 5000}", 0)))
             except OSError as e:
                 full = e
                 print(f"  {peer.name} accepts only {len(socks)} clients: {e}", file=sys.stderr)
-        time.sleep(1)
-        rec(f"idle{goal}_clients", len(socks))
-        rec(f"idle{goal}_RSS_MiB", mem(peer.proc.pid, "VmRSS"))
-        rec(f"idle{goal}_PSS_MiB", mem(peer.proc.pid, "Pss"))
-        rec(f"idle{goal}_KiB/conn", (mem(peer.proc.pid, "VmRSS") - base) * 1024 / max(1, len(socks)))
+        time.sleep(2)  # lb returns unused memory after 1.2 s
+        rec(f"{name}{goal}_clients", len(socks))
+        rec(f"{name}{goal}_RSS_MiB", mem(peer.proc.pid, "VmRSS"))
+        rec(f"{name}{goal}_PSS_MiB", mem(peer.proc.pid, "Pss"))
+        rec(f"{name}{goal}_KiB/conn", (mem(peer.proc.pid, "VmRSS") - base) * 1024 / max(1, len(socks)))
     for s in socks:
         s.close()
     settle(peer)
@@ -210,7 +238,9 @@ def add(peer, rec, n, servers, more):
     settle(peer)
 
 
-TESTS = dict(rps=t_rps, rate=t_rate, big=t_big, up=t_up, close=t_close, idle=t_idle, reload=t_reload)
+TESTS = dict(rps=t_rps, rate=t_rate, big=t_big, up=t_up, close=t_close, idle=t_idle, unix=t_unix, tls=t_tls, h2=t_h2, handshake=t_handshake,
+             tlsbig=t_tlsbig, tlsidle=t_tlsidle, h2idle=t_h2idle, reload=t_reload)
 ALONE = dict(routes=t_routes, servers=t_servers)
+SECURE = ("tls", "h2", "handshake", "tlsbig", "tlsidle", "h2idle")
 VARIANTS = ("rps",)  # the tests of variants: their cost for a request
 SLOW = ("reload", "servers")  # tests that take long, so they are not in every round

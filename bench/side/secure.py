@@ -7,8 +7,8 @@ AGREED = ("TLSv1.3", "TLS_AES_256_GCM_SHA384", "X25519")
 HANDSHAKERS = 4  # processes that make one handshake after the other
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4\0" + bytes(4)  # and empty SETTINGS
 SETTINGS_ACK = bytes(3) + b"\4\1" + bytes(4)
-# GET https://bench.example/ as stream 1: the first three are in the static table of RFC 7541, appendix A
-FIELDS = b"\x82\x87\x84\x41\x0dbench.example"
+# GET https://bench.example/ as stream 1: three headers of the static table (RFC 7541, appendix A) and a Huffman code
+FIELDS = b"\x82\x87\x84\x41\x8a\x8c\xb5\x12\x75\xcb\xe4\x74\xd7\x41\x7f"
 REQUEST = len(FIELDS).to_bytes(3, "big") + b"\1\5" + (1).to_bytes(4, "big") + FIELDS
 
 

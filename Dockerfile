@@ -9,6 +9,7 @@ WORKDIR /build
 # them.
 COPY Cargo.toml Cargo.lock ./
 COPY backends/Cargo.toml backends/
+COPY vendor vendor
 RUN mkdir --parents src backends/src \
     && touch src/lib.rs backends/src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs > backends/src/main.rs \

@@ -2,6 +2,7 @@
 
 mod floods;
 mod malformed;
+mod memory;
 mod slow;
 mod smuggling;
 

@@ -3,6 +3,8 @@
 //! A request is converted so that the validators of HTTP/1 judge it: `:path` becomes the target and `:authority` becomes
 //! `Host`. Only the rules that HTTP/1 does not have are applied here (RFC 9113, section 8.2 and 8.3).
 
+use std::borrow::Cow;
+
 use http::request::Parts;
 use http::{HeaderMap, HeaderName as FieldName, Method, Response, StatusCode, Version, header, uri};
 
@@ -57,9 +59,9 @@ pub fn request(parts: &Parts, headers: Headers, limits: HeadLimits) -> Result<Re
 }
 
 /// The request target as in HTTP/1.
-fn target(method: &Method, uri: &http::Uri) -> Result<String, HeadError> {
+fn target<'u>(method: &Method, uri: &'u http::Uri) -> Result<Cow<'u, str>, HeadError> {
     if *method == Method::CONNECT {
-        return Ok(uri.authority().map_or(String::new(), |authority| authority.as_str().to_owned()));
+        return Ok(uri.authority().map_or("", uri::Authority::as_str).into());
     }
     let path = uri.path_and_query().map_or("", uri::PathAndQuery::as_str);
     let is_target = path.starts_with('/') || path == "*" && *method == Method::OPTIONS;
@@ -69,9 +71,9 @@ fn target(method: &Method, uri: &http::Uri) -> Result<String, HeadError> {
     match (uri.scheme_str(), uri.authority()) {
         // So that it is judged as an absolute target with that scheme.
         (Some(scheme), Some(authority)) if !matches!(scheme, "http" | "https") => {
-            Ok(format!("{scheme}://{authority}{path}"))
+            Ok(format!("{scheme}://{authority}{path}").into())
         }
-        _ => Ok(path.to_owned()),
+        _ => Ok(path.into()),
     }
 }
 

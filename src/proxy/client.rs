@@ -21,8 +21,6 @@ pub struct Client {
     pub listener: Arc<LiveListener>,
     /// The other end, or the client that a trusted proxy in front names in its PROXY header.
     pub peer: Peer,
-    /// `http`, or `https` over TLS.
-    pub scheme: &'static str,
     /// The headers that identify the client to servers.
     pub headers: ClientHeaders,
     /// Whether the listener redirected everything when the client connected. It may have been removed since.
@@ -50,16 +48,20 @@ impl Client {
     /// A client without TLS.
     #[must_use]
     pub fn plain(listener: Arc<LiveListener>, peer: Peer) -> Self {
-        let scheme = "http";
-        let headers = ClientHeaders::new(peer.address(), scheme);
+        let headers = ClientHeaders::new(peer.address(), "http");
         let redirected = listener.rules.load().redirect.is_some();
-        Self { listener, peer, scheme, headers, redirected, certificate: None, toward_servers: OnceCell::new() }
+        Self { listener, peer, headers, redirected, certificate: None, toward_servers: OnceCell::new() }
+    }
+
+    /// `http`, or `https` over TLS.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        self.headers.scheme()
     }
 
     /// Notes that it uses TLS. `certificates` are those that servers get, its own first.
     pub fn secure(&mut self, certificates: &[CertificateDer<'_>]) {
-        self.scheme = "https";
-        self.headers = ClientHeaders::new(self.peer.address(), self.scheme);
+        self.headers = ClientHeaders::new(self.peer.address(), "https");
         self.certificate = (!certificates.is_empty()).then(|| Box::new(client_certificate::headers(certificates)));
     }
 
@@ -67,7 +69,7 @@ impl Client {
     pub fn forwarded(&mut self, forwarding: Forwarding) {
         self.peer = forwarding.source.into();
         self.set_destination(forwarding.destination);
-        self.headers = ClientHeaders::new(self.peer.address(), self.scheme);
+        self.headers = ClientHeaders::new(self.peer.address(), self.scheme());
     }
 
     /// Sets the address that the client has connected to.

@@ -169,6 +169,12 @@ impl Session {
         self.state().is_handshaking()
     }
 
+    /// Whether this is the server's side.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        matches!(self.side, Side::Server(_))
+    }
+
     /// Whether the peer has ended its direction (`close_notify`); only then is what it has sent complete.
     #[must_use]
     pub fn peer_closed(&self) -> bool {

@@ -25,6 +25,8 @@ pub struct TlsTransport {
     unread: RefCell<Vec<u8>>,
     /// Records of the connection itself that are to be sent.
     own: RefCell<Vec<u8>>,
+    /// Whether `own` has only tickets, which the client gets with its first response.
+    can_wait: Cell<bool>,
     /// Whether the caller of a write has records that are to be sent before all others.
     is_writing: Cell<bool>,
     /// Whether the socket's sending direction ends once `own` has been sent.
@@ -59,6 +61,7 @@ impl TlsTransport {
             session: RefCell::new(session),
             unread: RefCell::default(),
             own: RefCell::default(),
+            can_wait: Cell::new(false),
             is_writing: Cell::new(false),
             ends: Cell::new(false),
         }
@@ -81,7 +84,8 @@ impl TlsTransport {
         self.socket
     }
 
-    /// Performs the handshake. The last records of TLS 1.3 go out with the first data, or as soon as we wait for the peer's.
+    /// Performs the handshake. The last records of TLS 1.3 go out with the first data; those of a client at the latest when it
+    /// waits for the server's.
     pub(super) async fn handshake(&self) -> io::Result<()> {
         while self.session().is_handshaking() {
             poll_fn(|context| self.poll_own(context)).await?;
@@ -122,13 +126,14 @@ impl TlsTransport {
                 buffer.extend_from_slice(&unread);
                 return Ok(unread.len());
             }
-            if self.session().peer_closed() && self.own.borrow().is_empty() {
+            if self.session().peer_closed() && (self.own.borrow().is_empty() || self.can_wait.get()) {
                 return Ok(0);
             }
             poll_fn(|context| {
                 let readable = self.socket.poll_read_ready(context);
                 // A response could have taken them along, but none comes before the peer has sent more.
-                if readable.is_pending() && !self.own.borrow().is_empty() && !self.is_writing.get() {
+                let is_due = !self.own.borrow().is_empty() && !self.can_wait.get();
+                if readable.is_pending() && is_due && !self.is_writing.get() {
                     let _ = self.poll_own(context)?;
                 }
                 readable
@@ -184,6 +189,7 @@ impl TlsTransport {
                 was_handshaking && !session.is_handshaking() && session.version() == Some(ProtocolVersion::TLSv1_3);
             if result.is_ok() && is_last {
                 self.own.borrow_mut().extend_from_slice(output.filled());
+                self.can_wait.set(session.is_server());
                 return Ok(());
             }
             let sent = self.send_own(output);
@@ -197,6 +203,7 @@ impl TlsTransport {
         if output.filled().is_empty() {
             return Ok(());
         }
+        self.can_wait.set(false);
         let mut own = self.own.borrow_mut();
         let mut records = output.filled();
         if own.is_empty() && !self.is_writing.get() {
@@ -246,6 +253,7 @@ impl TlsTransport {
         SCRATCH.with_borrow_mut(|Scratch { output, .. }| {
             output.clear();
             let own = self.own.take();
+            self.can_wait.set(false);
             output.extend(&own);
             let result = self.session.borrow_mut().encrypt(pieces, output);
             let rest = self.send_some(output.filled())?;

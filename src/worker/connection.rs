@@ -85,10 +85,10 @@ impl Connection {
     /// An `async` block, because the future of an `async fn` has room for its arguments twice.
     #[allow(clippy::manual_async_fn, reason = "see above")]
     pub fn accept(mut self, socket: Socket) -> impl Future<Output = ()> {
+        let mut http = ServerConnection::new(Transport::Plain(socket));
+        self.note_destination(&http);
         async move {
-            let mut http = ServerConnection::new(Transport::Plain(socket));
             let mut spoken = Spoken::Http1;
-            self.note_destination(&http);
             let rules = self.client.listener.rules.load_full();
             self.slot.admission.set(rules.admission);
             if !rules.is_plain() {

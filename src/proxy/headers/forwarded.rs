@@ -46,6 +46,12 @@ impl ClientHeaders {
         Self { peer, proto: scheme, cached: RefCell::new(none) }
     }
 
+    /// `http` or `https`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        self.proto
+    }
+
     /// Sets the headers of a request and returns the [`client_address`]. `Host` must already have the value
     /// that the server will receive.
     pub fn set(&self, headers: &mut Headers, mode: ForwardedMode, trusted: &[IpNet]) -> ClientAddress {

@@ -39,7 +39,7 @@ impl RequestRecord<'_> {
             start: self.started_at(),
             duration: took,
             method: self.head.method.clone(),
-            scheme: self.client.scheme,
+            scheme: self.client.scheme(),
             path: self.path(),
             version: self.head.version,
             address,

@@ -14,7 +14,7 @@ use crate::config::guard::guards;
 use crate::config::notes::{Note, notes};
 use crate::config::problem::Problem;
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
-use crate::control::certificates::shown::tls_state;
+use crate::control::certificates::tls_state::tls_state;
 use crate::control::gateway::log_file;
 use crate::control::reload::reader::env;
 use crate::control::reload::source::{LoadedConfig, Source, Sources};

@@ -88,7 +88,9 @@ pub(super) async fn wait(
         writeln!(err, "lb: {} is invalid", path.display())?;
         return Ok(WaitOutcome::Failed);
     }
-    let files = if path == Path::new("-") { ExpectedFiles::default() } else { ExpectedFiles::of(&sources) };
+    // Without the values of all variables, the files that it names are not known.
+    let is_complete = path != Path::new("-") && local_problems.is_empty();
+    let files = if !is_complete { ExpectedFiles::default() } else { ExpectedFiles::of(&sources) };
     let hash = if path == Path::new("-") { hash_as(config, sources.files) } else { sources.hash };
     let deadline = Instant::now() + timeout;
     let states = Arc::new(Mutex::new(vec![TargetState::NoResponse("no response yet".to_owned()); targets.len()]));

@@ -168,8 +168,8 @@ fn secure_cookies(config: &Config) -> impl Iterator<Item = Note> {
     let plain = config.listeners.iter().find(|listener| is_plain(listener));
     let message = |cookie, listener| {
         format!(
-            "browsers keep a cookie named {cookie} only if it is `Secure`: clients of listener {listener}, which has no \
-             `tls`, get it so only through a proxy of `proxy.trusted_proxies` that says `X-Forwarded-Proto: https`"
+            "browsers keep a cookie named {cookie} only if it is `Secure`: on listener {listener}, which has no `tls`, it is \
+             so only if a proxy of `proxy.trusted_proxies` sends `X-Forwarded-Proto: https`"
         )
     };
     let message = move |cookie| plain.map(|plain| message(cookie, plain.env.show("name", &plain.name)));

@@ -5,4 +5,4 @@
 
 pub mod files;
 pub mod in_force;
-pub mod shown;
+pub mod tls_state;

@@ -29,7 +29,7 @@ const UNSENT: u32 = 128 * 1024;
 const MAX_STREAMS: u32 = 100;
 /// The empty DATA frames after which a connection gets no more streams: at 100, `h2` ends it with all of them.
 const MAX_EMPTY_FRAMES: u32 = 50;
-/// How long the last frames of a connection that is no longer used may take.
+/// The time limit for the last frames of an unused connection.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A handle on a connection; when it and all its streams are gone, the connection closes.
@@ -100,7 +100,7 @@ impl Pulse {
         self.empty_frames.update(|frames| frames + 1);
     }
 
-    /// Notes that it reads again, or is gone.
+    /// Notes that a stalled stream's client reads again, or is gone.
     pub(super) fn resume(&self) {
         self.stalled.update(|stalled| stalled - 1);
     }

@@ -46,8 +46,6 @@ pub struct Http2ResponseReader {
     /// Set while the client does not read.
     stalled: Option<Stalled>,
     pulse: Rc<Pulse>,
-    /// The bytes of the body so far.
-    received: u64,
     trailers: Vec<u8>,
     is_done: bool,
 }
@@ -115,7 +113,6 @@ pub(super) fn start(
         occupied: 0,
         stalled: None,
         pulse: Rc::clone(pulse),
-        received: 0,
         trailers: Vec::new(),
         is_done: false,
     };
@@ -283,18 +280,8 @@ impl Http2ResponseReader {
             return Ok(false);
         }
         while let Some(piece) = poll_fn(|context| body.poll_data(context)).await {
-            self.piece = match piece {
-                Ok(piece) => piece,
-                // The response was complete: the server wants no more of the request (RFC 9113, section 8.1). `h2` then no
-                // longer tells that the stream had ended.
-                Err(error) if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) => {
-                    self.is_done = self.is_whole();
-                    return if self.is_done { Ok(false) } else { Err(BodyError::Truncated) };
-                }
-                Err(_) => return Err(BodyError::Truncated),
-            };
+            self.piece = piece.map_err(|_| BodyError::Truncated)?;
             self.occupied = self.piece.len();
-            self.received += self.piece.len() as u64;
             self.is_done = body.is_end_stream();
             if !self.piece.is_empty() || self.is_done {
                 return Ok(!self.piece.is_empty());
@@ -305,11 +292,6 @@ impl Http2ResponseReader {
         self.trailers = trailers.map(|trailers| response_head::trailer_lines(&trailers)).unwrap_or_default();
         self.is_done = true;
         Ok(false)
-    }
-
-    /// Whether nothing is known to be missing from the body.
-    fn is_whole(&self) -> bool {
-        !matches!(self.length, BodyLength::Known(length) if self.received < length)
     }
 
     /// The current piece.

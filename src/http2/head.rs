@@ -44,6 +44,9 @@ pub fn request(parts: &Parts, headers: Headers, limits: HeadLimits) -> Result<Re
                 cookies.extend_from_slice(b"; ");
             }
             cookies.extend_from_slice(value);
+        } else if is_websocket && *name == header::CONTENT_LENGTH {
+            // The request that it becomes has no body (RFC 9110, section 9.3.6).
+            return Err(malformed(HeadRule::ConnectBody));
         } else if is_websocket && websocket::is_of_http1(name.as_str().as_bytes()) {
             // The key is ours.
         } else if *name != header::HOST || authority.is_none() {

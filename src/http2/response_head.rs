@@ -8,6 +8,7 @@ use crate::http1::framing::{self, BadFraming, Framing};
 use crate::http1::head::{HeadError, ResponseHead};
 use crate::http1::name::HeaderName;
 use crate::http2::fields::{self, is_connection_specific};
+use crate::http2::websocket;
 
 /// Returns the head of a response.
 ///
@@ -72,6 +73,7 @@ pub fn switched(head: &ResponseHead, accept: &str) -> ResponseHead {
     switched.version = head.version;
     switched.headers.append(&head.headers);
     switched.headers.remove(HeaderName::ContentLength);
+    switched.headers.retain(|_, name| !websocket::is_of_http1(name));
     switched.headers.add(HeaderName::Upgrade, b"websocket");
     switched.headers.add_named("sec-websocket-accept", accept.as_bytes());
     switched

@@ -59,7 +59,7 @@ impl TlsState {
     pub fn overlap_warnings(&self) -> impl Iterator<Item = String> {
         self.overlaps.iter().map(|Overlap { name, used, unused }| {
             let (used, unused) = (self.name_of(used).unwrap_or("?"), self.name_of(unused).unwrap_or("?"));
-            format!("certificates {used} and {unused} are both for {name}; {used} is shown, because it expires later")
+            format!("certificates {used} and {unused} are both for {name}; {used} is served, because it expires later")
         })
     }
 }

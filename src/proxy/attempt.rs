@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use http::Version;
 
@@ -26,6 +27,11 @@ use crate::proxy::tunnel;
 use crate::proxy::upload::Upload;
 use crate::proxy::upstream::ResponseReader;
 use crate::proxy::upstream_pool::{UpstreamConnection, WantedConnection};
+
+/// The wait for a response after which a client that gives up shows that its connection to the server may be dead.
+const GIVEN_UP: Duration = Duration::from_secs(1);
+/// The most interim responses (1xx) to a request: over HTTP/2, they wait for the client in memory.
+const MAX_INTERIM: usize = 32;
 
 /// Sends the request and relays the response.
 ///
@@ -53,7 +59,8 @@ pub async fn run(
         done = exchange(attempt, upload, response, &mut connection).await;
     }
     match &mut done {
-        Err(ProxyError::ResponseTimeout | ProxyError::ResponseTooSlow) => connection.timed_out(),
+        Err(ProxyError::ResponseTimeout | ProxyError::ResponseTooSlow) => connection.waited_in_vain(Duration::ZERO),
+        Err(ProxyError::DeadlineExceeded | ProxyError::ClientGone) => connection.waited_in_vain(GIVEN_UP),
         Err(ProxyError::Refused { consumed }) => {
             *consumed = upload.consumed;
             attempt.exchange.tried.avoided = connection.id();
@@ -189,22 +196,25 @@ async fn receive(
     let heads = &attempt.exchange.record.context.resources.heads;
     let via = attempt.exchange.record.snapshot.config.proxy.via;
     let mut head = ResponseHead::new(heads.take());
-    // A server that has sent an interim response has not closed an idle connection.
-    let mut has_interim = false;
+    let mut interim = 0;
     loop {
-        let is_idle = reused && !has_interim;
+        // A server that has sent an interim response has not closed an idle connection.
+        let is_idle = reused && interim == 0;
         read_head(attempt, from_server, &mut head, is_idle).await?;
         if !head.is_interim() {
             break;
         }
-        has_interim = true;
+        interim += 1;
+        if interim > MAX_INTERIM {
+            return Err(ProxyError::BadResponse(BadResponse::Interim));
+        }
         // A client that expects no 100 may take one for the response. It may be discarded then (RFC 9110, section 15.2.1).
         if head.status != 100 || attempt.exchange.record.head.headers.has(HeaderName::Expect) {
             response_rules(&mut head, via, None);
             response.send_interim(&head).await.map_err(|_| ProxyError::ClientGone)?;
         }
     }
-    if reused && !has_interim && gives_up(&head) {
+    if reused && interim == 0 && gives_up(&head) {
         if attempt.may_repeat(Progress::Sent) {
             return Err(ProxyError::IdleClosed(Sent::All));
         }

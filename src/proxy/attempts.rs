@@ -57,7 +57,9 @@ async fn make_attempts(
             Err(error) => error,
         };
         attempt.fail(error);
-        if exchange.record.call.as_ref().is_some_and(|call| call.is_over(Instant::now())) {
+        // A client that leaves at its deadline has left.
+        let ends_with_server = error.blame() != Blame::Client && error != ProxyError::Aborted;
+        if ends_with_server && exchange.record.call.as_ref().is_some_and(|call| call.is_over(Instant::now())) {
             return Err(ProxyError::DeadlineExceeded);
         }
         reason = exchange.retry_reason(error);

@@ -192,6 +192,8 @@ impl ProxyError {
     #[must_use]
     pub fn blame(self) -> Blame {
         match self {
+            // Any page that is asked for a WebSocket responds so: whoever asks decides it.
+            Self::BadResponse(BadResponse::WebSocket) => Blame::Neither,
             Self::Rejected(_)
             | Self::BadHead(_)
             | Self::NoRoute

@@ -1,8 +1,8 @@
 //! Timeouts and aborts of connections and requests: one sweep per worker instead of a timer per wait.
 //!
 //! A connection or a request stores what it waits for and its deadline; that sets no timer. A sweep, ten times per
-//! second or more often, wakes those whose deadline has passed. Sweeps pause while nothing happens. They learn of a timeout or an abort in one place:
-//! [`RequestTimer::run`] for a request, [`ConnectionSlot::poll`] for a connection without an open request.
+//! second or more often, wakes those whose deadline has passed. Sweeps pause while nothing happens. They learn of a timeout
+//! or an abort in one place: [`RequestTimer::run`] for a request, [`ConnectionSlot::poll`] for a connection without one.
 
 mod body_rate;
 mod clock;
@@ -126,23 +126,11 @@ pub struct RequestTimer {
     place: Place<Self>,
 }
 
-impl roster::RosterEntry for ConnectionSlot {
-    fn place(&self) -> &Place<Self> {
-        &self.place
-    }
-}
-
-impl roster::RosterEntry for RequestTimer {
-    fn place(&self) -> &Place<Self> {
-        &self.place
-    }
-}
-
 impl ConnectionSlot {
     fn new(listener: ListenerId, clock: &Rc<SweepClock>, place: Place<Self>) -> Self {
         Self {
             listener,
-            admission: Cell::default(),
+            admission: Cell::new(u32::MAX),
             phase: Cell::new(ConnectionPhase::New),
             deadline: Cell::default(),
             ending: Cell::default(),

@@ -218,10 +218,10 @@ impl UpstreamConnection {
         }
     }
 
-    /// Notes that a response was not received in time.
-    pub fn timed_out(&self) {
+    /// Notes that a response was waited for in vain; that counts only if it was for `patience`.
+    pub fn waited_in_vain(&self, patience: Duration) {
         if let Upstream::Http2(place) = &self.upstream {
-            place.timed_out();
+            place.waited_in_vain(patience);
         }
     }
 }

@@ -86,7 +86,7 @@ impl Certificate {
         Self::read(chain, key, true)
     }
 
-    /// Parses a chain and its key that servers are shown, which need not name a host.
+    /// Parses a chain and its key that are presented to servers, which need not name a host.
     ///
     /// # Errors
     /// As [`Certificate::parse`].

@@ -106,7 +106,7 @@ pub fn parse_roots(text: &[u8]) -> Result<Roots, Reason> {
     let roots = Roots::new(parse_chain(text)?);
     if roots.count() == 0 {
         let reason = Reason::new("no certificate in the file can be that of a CA");
-        return Err(reason.hint("name a PEM file with the certificate of the CA that issued those of the servers"));
+        return Err(reason.hint("name a PEM file with the certificate of the CA that issued the server's"));
     }
     Ok(roots)
 }

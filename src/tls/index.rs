@@ -41,7 +41,7 @@ enum KeyKind {
     Rsa,
 }
 
-/// Two certificates for the same name with the same kind of key, of which only one can be shown.
+/// Two certificates for the same name with the same kind of key, of which only one can be served.
 #[derive(Debug, Clone)]
 pub struct Overlap {
     pub name: String,
@@ -51,7 +51,7 @@ pub struct Overlap {
 }
 
 impl CertificateIndex {
-    /// Indexes certificates; `default` is shown to clients without a server name. Also returns the names that several of
+    /// Indexes certificates; `default` is served to clients without a server name. Also returns the names that several of
     /// them have.
     #[must_use]
     pub fn new<'a>(

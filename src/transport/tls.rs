@@ -205,11 +205,10 @@ impl TlsTransport {
         }
         self.can_wait.set(false);
         let mut own = self.own.borrow_mut();
-        let mut records = output.filled();
-        if own.is_empty() && !self.is_writing.get() {
-            records = self.send_some(records)?;
+        own.extend_from_slice(output.filled());
+        if !self.is_writing.get() {
+            self.send_front(&mut own)?;
         }
-        own.extend_from_slice(records);
         Ok(())
     }
 
@@ -226,16 +225,21 @@ impl TlsTransport {
         Ok(records)
     }
 
+    /// Sends the first of `own` as far as the system accepts them now.
+    fn send_front(&self, own: &mut Vec<u8>) -> io::Result<()> {
+        let left = self.send_some(own)?.len();
+        own.drain(..own.len() - left);
+        own.shrink_to_fit();
+        Ok(())
+    }
+
     /// Ready once the records of the connection itself have been sent.
     fn poll_own(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut own = self.own.borrow_mut();
         while !own.is_empty() {
             ready!(self.socket.poll_write_ready(context))?;
-            let left = self.send_some(&own)?.len();
-            let sent = own.len() - left;
-            own.drain(..sent);
+            self.send_front(&mut own)?;
         }
-        own.shrink_to_fit();
         if self.ends.take() {
             self.socket.shutdown_write()?;
         }

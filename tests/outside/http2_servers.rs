@@ -181,7 +181,8 @@ fn connections_that_end_by_goaway_under_load_fail_no_request() {
 // Case: h2-truncated-response
 #[test]
 fn a_body_cut_short_is_never_a_clean_end() {
-    for by_reset in [true, false] {
+    for reset in [Some(Reason::INTERNAL_ERROR), Some(Reason::NO_ERROR), None] {
+        let by_reset = reset.is_some();
         let server = Http2Server::start(100, move |mut stream: Stream| async move {
             let length = if by_reset { "" } else { "100" };
             let mut head = Response::new(());
@@ -190,10 +191,10 @@ fn a_body_cut_short_is_never_a_clean_end() {
             }
             let mut out = stream.respond.send_response(head, false).expect("sent");
             out.send_data(Bytes::from_static(b"half"), !by_reset).expect("sent");
-            if by_reset {
+            if let Some(reason) = reset {
                 // So that the piece has arrived before.
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                out.send_reset(Reason::INTERNAL_ERROR);
+                out.send_reset(reason);
             }
         });
         let lb = start(&[server.address], "");
@@ -394,6 +395,35 @@ fn a_connection_on_which_nothing_comes_back_is_not_used_again() {
     // On the first, SETTINGS had come back.
     for expected in [1, 1, 2] {
         assert_eq!(get(lb.address(), "/").status, 504);
+        assert_eq!(connections.load(SeqCst), expected);
+    }
+}
+
+#[test]
+fn a_connection_on_which_clients_give_up_is_not_used_again() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    let connections = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&connections);
+    thread::spawn(move || {
+        for stream in socket.incoming() {
+            count.fetch_add(1, SeqCst);
+            thread::spawn(move || silent(stream.expect("a connection")));
+        }
+    });
+    let lb = start(&[address], "[retry]\nattempts = 0");
+    let give_up = || {
+        let mut client = Client::connect(lb.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let active = "lb_server_active_requests{pool=\"default\",server=\"server1\"}";
+        eventually("the request is under way", || (lb.metric(active) == Some(1.0)).then_some(()));
+        // The time after which it counts.
+        thread::sleep(Duration::from_millis(1100));
+        drop(client);
+        eventually("the request has ended", || (lb.metric(active) == Some(0.0)).then_some(()));
+    };
+    for expected in [1, 1, 2] {
+        give_up();
         assert_eq!(connections.load(SeqCst), expected);
     }
 }

@@ -9,7 +9,7 @@ use http::{Method, Response};
 
 use crate::support::client::{Client, get};
 use crate::support::eventually;
-use crate::support::h2::{DATA, END_STREAM, Frame, HEADERS, Outcome, RawH2, SETTINGS, frame};
+use crate::support::h2::{DATA, END_STREAM, Frame, HEADERS, Outcome, PROTOCOL_ERROR, RawH2, SETTINGS, frame};
 use crate::support::http2::{Http2Server, Stream};
 use crate::support::lb::{Lb, NO_CHECKS, PORTS, servers};
 use crate::support::servers::{Server, respond};
@@ -235,4 +235,31 @@ fn a_response_that_opens_no_websocket_does_not_look_as_if_it_did() {
         assert_ne!(client.outcome(1), Outcome::Status(200), "{headers:?}");
     }
     assert!(server.requests().is_empty());
+}
+
+// Case: h2-malformed
+#[test]
+fn a_websocket_with_the_length_of_a_body_reaches_no_server() {
+    let server = http1("404 Not Found", None);
+    let lb = in_front_of(server.address, "http/1.1");
+    let mut client = RawH2::connect(lb.address());
+    let headers = [&connect("/chat")[..], &[("content-length", "30")]].concat();
+    assert!(client.request(1, &headers, false));
+    assert_eq!(client.outcome(1), Outcome::Reset(PROTOCOL_ERROR));
+    let line = lb.logs("the request", |line| line.contains("rule=connect_body"));
+    assert!(line.contains(" 400 "), "{line}");
+    assert!(client.request(3, &connect("/chat"), false));
+    assert_eq!((client.outcome(3), server.requests().len()), (Outcome::Status(404), 1), "only the second");
+}
+
+#[test]
+fn pages_that_are_asked_for_a_websocket_do_not_count_against_their_server() {
+    let server = http1("200 OK", None);
+    let lb = in_front_of(server.address, "http/1.1");
+    let mut client = RawH2::connect(lb.address());
+    for stream in (1..20).step_by(2) {
+        assert!(client.request(stream, &connect("/page"), false));
+        assert_eq!(client.outcome(stream), Outcome::Status(0), "502");
+    }
+    assert_eq!(lb.server("server1")["status"].as_str(), Some("up"));
 }

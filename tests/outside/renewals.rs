@@ -155,7 +155,7 @@ fn a_wait_ends_once_the_contents_of_the_certificates_are_in_force() {
     numbered(6).write(&other.path().join("site.pem"), &other.path().join("site.key"));
     let (code, said) = wait(&path, &lb, "300ms");
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("generation 5, with older contents of site.pem, site.key"), "{said}");
+    assert!(said.contains("generation 5, with other contents of site.pem, site.key"), "{said}");
     // Files that are not there are those of the balancer's machine.
     for file in ["site.pem", "site.key"] {
         fs::remove_file(other.path().join(file)).unwrap();

@@ -38,7 +38,7 @@ impl ExpectedFiles {
         let lacks = |(_, hash): &&(String, String)| !in_force.iter().any(|file| file.hash == *hash);
         let lacking: Vec<&str> = self.files.iter().filter(lacks).map(|(name, _)| name.as_str()).collect();
         match self.total {
-            _ if !lacking.is_empty() => Some(format!("older contents of {}", lacking.join(", "))),
+            _ if !lacking.is_empty() => Some(format!("other contents of {}", lacking.join(", "))),
             Some(total) if total != in_force.len() => {
                 Some("other certificates than those in the directories".to_owned())
             }
@@ -56,10 +56,10 @@ mod tests {
         let expected = |total| ExpectedFiles { files: vec![("a".to_owned(), "1".to_owned())], total };
         let cases = [
             (&["0", "1"][..], Some(2), None),
-            (&["0", "2"], Some(2), Some("older contents of a")),
+            (&["0", "2"], Some(2), Some("other contents of a")),
             (&["0", "1", "3"], Some(2), Some("other certificates than those in the directories")),
             (&["0", "1", "3"], None, None),
-            (&["0"], None, Some("older contents of a")),
+            (&["0"], None, Some("other contents of a")),
         ];
         for (hashes, total, lacking) in cases {
             let in_force: Vec<_> = hashes.iter().map(|hash| FileReply { hash: (*hash).to_owned() }).collect();

@@ -250,8 +250,8 @@ pub const LIMITS: &[KeySpec] = &[
     key(
         "handshakes",
         ValueType::Integer(0..=100_000),
-        "TLS handshakes in progress with new clients that have sent their hello; the connections of further ones are closed. \
-         0: a number that depends on the cores",
+        "concurrent TLS handshakes, counted from the client's hello; beyond the limit, new connections are closed. 0: 1,000 per \
+         worker",
     ),
 ];
 

@@ -17,7 +17,7 @@ use crate::config::problem::{Problem, Reason};
 use crate::config::source::SourceFile;
 use crate::config::{Config, PoolConfig, SocketMode};
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
-use crate::control::certificates::shown::tls_state;
+use crate::control::certificates::tls_state::tls_state;
 use crate::control::registry::RegistryPlan;
 use crate::control::reload::reader::{ParsedConfig, ReloadRules};
 use crate::control::reload::source::{LoadedConfig, Sources};

@@ -20,7 +20,7 @@ use crate::config::source::SourceFile;
 use crate::config::{Config, SocketMode};
 use crate::control::acme::Acme;
 use crate::control::certificates::in_force::{FilesInForce, Replacement};
-use crate::control::certificates::shown::tls_state;
+use crate::control::certificates::tls_state::tls_state;
 use crate::control::health::checker::{Checker, StateChange};
 use crate::control::registry::Registry;
 use crate::control::reload::last_good::{self, LastGoodCopy};

@@ -29,7 +29,7 @@ pub enum HealthFault {
     Failed(u32, String),
     /// The response has another HTTP status than 200.
     Http(u16),
-    /// The response is none of gRPC.
+    /// The response is not one of gRPC.
     NoStatus,
     /// The server has chosen HTTP/1.1.
     NoHttp2,
@@ -129,7 +129,7 @@ impl fmt::Display for HealthFault {
             Self::NotServing(3) => f.write_str("the service has the status SERVICE_UNKNOWN, expected SERVING"),
             Self::NotServing(other) => write!(f, "the service has the status {other}, expected SERVING"),
             Self::UnknownService(service) if service.is_empty() => {
-                f.write_str("grpc-status 5 (NOT_FOUND): the server does not tell its health as a whole")
+                f.write_str("grpc-status 5 (NOT_FOUND): the server does not report its overall health")
             }
             Self::UnknownService(service) => {
                 write!(f, "grpc-status 5 (NOT_FOUND): the server does not know the service `{service}`")
@@ -139,7 +139,7 @@ impl fmt::Display for HealthFault {
             Self::Failed(code, text) => write!(f, "grpc-status {code}, expected 0: {text}"),
             Self::Http(status) => write!(f, "status {status}, expected 200"),
             Self::NoHttp2 => f.write_str("the server has chosen HTTP/1.1, and gRPC needs HTTP/2"),
-            Self::NoStatus => f.write_str("the response has no grpc-status, so it is none of gRPC"),
+            Self::NoStatus => f.write_str("the response has no grpc-status, so it is not a gRPC response"),
             Self::Message => f.write_str("the response has no valid message"),
         }
     }
@@ -149,7 +149,7 @@ impl HealthFault {
     /// A way to change the check if the server may be well.
     pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::UnknownService(_) => Some("set `health.service` to a service whose health the server tells"),
+            Self::UnknownService(_) => Some("set `health.service` to a service whose health the server reports"),
             Self::Unimplemented => {
                 Some("register the service grpc.health.v1.Health in the server, or set `health.kind = \"tcp\"`")
             }
@@ -217,10 +217,10 @@ mod tests {
         let fault = |code, service| judge(service, code, "sorry", &[]).expect_err("a fault").to_string();
         let cases = [
             (Some(5), "a.B", "grpc-status 5 (NOT_FOUND): the server does not know the service `a.B`"),
-            (Some(5), "", "grpc-status 5 (NOT_FOUND): the server does not tell its health as a whole"),
+            (Some(5), "", "grpc-status 5 (NOT_FOUND): the server does not report its overall health"),
             (Some(12), "", "grpc-status 12 (UNIMPLEMENTED): the server has no health service"),
             (Some(14), "", "grpc-status 14, expected 0: sorry"),
-            (None, "", "the response has no grpc-status, so it is none of gRPC"),
+            (None, "", "the response has no grpc-status, so it is not a gRPC response"),
         ];
         for (code, service, expected) in cases {
             assert_eq!(fault(code, service), expected);

@@ -159,7 +159,8 @@ impl ConfigReader {
             let (noticed, requested) = (Instant::now(), reason == ReadReason::Request);
             let (sources, read) = self.complete_read(reason).await;
             self.watcher.forget(read);
-            let changed = sources != self.last || std::mem::take(&mut self.unsent);
+            let unsent = std::mem::take(&mut self.unsent);
+            let changed = sources != self.last || unsent;
             self.last = sources;
             if changed || requested {
                 let loaded = self.last.clone().load_after(self.good.as_ref(), &env);

@@ -46,6 +46,8 @@ pub enum BadResponse {
     Chunk(BadChunk),
     /// It does not open the WebSocket that was asked for, and looks as if it did.
     WebSocket,
+    /// Too many interim responses precede it.
+    Interim,
     /// It violates a rule of HTTP/2.
     Http2,
 }
@@ -72,6 +74,7 @@ impl BadResponse {
             Self::Switch => "switch",
             Self::Chunk(bad) => bad.rule(),
             Self::WebSocket => "websocket",
+            Self::Interim => "interim",
             Self::Http2 => "http2",
         }
     }
@@ -85,6 +88,7 @@ impl fmt::Display for BadResponse {
             Self::Switch => f.write_str("a switch of protocols that the client did not request"),
             Self::Chunk(bad) => bad.fmt(f),
             Self::WebSocket => f.write_str("not one that opens a WebSocket"),
+            Self::Interim => f.write_str("preceded by too many interim responses"),
             Self::Http2 => f.write_str("not valid HTTP/2"),
         }
     }

@@ -34,6 +34,8 @@ pub enum HeadRule {
     Frames,
     /// No header that is about one connection of HTTP/1 (RFC 9113, section 8.2.2).
     ConnectionHeader,
+    /// CONNECT has no body, so no length of one (RFC 9110, section 9.3.6).
+    ConnectBody,
 }
 
 impl HeadRule {
@@ -50,6 +52,7 @@ impl HeadRule {
             Self::Authority => "authority",
             Self::Frames => "frames",
             Self::ConnectionHeader => "connection_header",
+            Self::ConnectBody => "connect_body",
         }
     }
 
@@ -66,6 +69,7 @@ impl HeadRule {
             Self::Authority => "The authority and the Host header differ.",
             Self::Frames => "The headers are not valid HTTP/2.",
             Self::ConnectionHeader => "A header is not allowed in HTTP/2.",
+            Self::ConnectBody => "A CONNECT request has the length of a body.",
         }
     }
 }

@@ -3,10 +3,24 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+use super::{ConnectionSlot, RequestTimer};
+
 /// Something that can be in a [`Roster`].
 pub trait RosterEntry: Sized {
     /// Its place.
     fn place(&self) -> &Place<Self>;
+}
+
+impl RosterEntry for ConnectionSlot {
+    fn place(&self) -> &Place<Self> {
+        &self.place
+    }
+}
+
+impl RosterEntry for RequestTimer {
+    fn place(&self) -> &Place<Self> {
+        &self.place
+    }
 }
 
 /// The entries, in no particular order.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::counted::{Counted, Slot};
@@ -147,7 +148,10 @@ impl UpstreamPool {
         let failure = LookupOnFailure(Some(server));
         let connected = loop {
             match connect_any(&targets).await {
-                Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {}
+                Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {
+                    // A shared connection is closed by the task that drives it.
+                    yield_now().await;
+                }
                 connected => break connected,
             }
         };

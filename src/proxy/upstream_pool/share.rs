@@ -1,4 +1,4 @@
-//! A request gets its place on a connection that it shares with others.
+//! Assigns requests to shared HTTP/2 connections.
 
 use std::cell::RefCell;
 use std::io;
@@ -69,9 +69,9 @@ impl UpstreamPool {
                     return self.open_shared(wanted, patience, guard).await;
                 }
                 Choice::Wait(opening) => match opening.outcome().await {
-                    // More requests than streams may have waited.
+                    // More requests than streams may have waited, and an edit may have changed whose they are.
                     OpeningOutcome::Open(connection) => {
-                        if Some(connection.id()) != wanted.avoided
+                        if connection.fits(owner, wanted.avoided, server)
                             && let Some(place) = connection.place()
                         {
                             return Ok(place.into());

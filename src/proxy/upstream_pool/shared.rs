@@ -48,6 +48,7 @@ pub struct StreamPlace {
     connection: Rc<SharedConnection>,
     /// [`Http2Client::received`] at its start.
     received: u64,
+    started: Instant,
     /// Whether the connection had been idle before.
     pub(super) was_idle: bool,
 }
@@ -110,23 +111,29 @@ impl SharedConnection {
         }
     }
 
-    pub(super) fn id(&self) -> ConnectionId {
-        self.id
-    }
-
     pub(super) fn client(&self) -> &Http2Client {
         &self.client
     }
 
+    fn has_room(&self) -> bool {
+        !self.retired.get() && self.streams.get() < self.client.max_streams() && self.client.is_open()
+    }
+
+    /// Whether requests of `owner` may use it.
+    pub(super) fn fits(&self, owner: Option<OwnerId>, avoided: Option<ConnectionId>, server: &Server) -> bool {
+        self.owner == owner && Some(self.id) != avoided && self.is_current(server)
+    }
+
     /// Takes a place, if there is one.
     pub(super) fn place(self: &Rc<Self>) -> Option<StreamPlace> {
-        let streams = self.streams.get();
-        if self.retired.get() || streams >= self.client.max_streams() || !self.client.is_open() {
+        if !self.has_room() {
             return None;
         }
+        let streams = self.streams.get();
         self.streams.set(streams + 1);
         let was_idle = self.used.replace(true) && streams == 0;
-        Some(StreamPlace { connection: Rc::clone(self), received: self.client.received(), was_idle })
+        let (received, started) = (self.client.received(), Instant::now());
+        Some(StreamPlace { connection: Rc::clone(self), received, started, was_idle })
     }
 
     /// Whether the connection still leads to the server, and no edit or check has ended it.
@@ -164,10 +171,10 @@ impl StreamPlace {
         (self.connection.peer, self.connection.tls_changes)
     }
 
-    /// Notes that a response was not received in time. If the server has sent nothing at all meanwhile, the connection may
-    /// be dead, and gets no more streams.
-    pub fn timed_out(&self) {
-        if self.received == self.client().received() {
+    /// Notes that a response was waited for in vain, for at least `patience`. If the server has sent nothing at all meanwhile,
+    /// the connection may be dead, and gets no more streams.
+    pub fn waited_in_vain(&self, patience: Duration) {
+        if self.received == self.client().received() && self.started.elapsed() >= patience {
             self.connection.retired.set(true);
         }
     }
@@ -237,11 +244,9 @@ impl SharedConnections {
     pub(super) fn place(&mut self, owner: Option<OwnerId>, avoided: Option<ConnectionId>) -> Option<StreamPlace> {
         let (server, connections) = (&self.server, &mut self.connections);
         connections.retain(|connection| !connection.client.has_ended() && !connection.retired.get());
-        connections.sort_by_key(|connection| std::cmp::Reverse(connection.streams.get()));
-        let fits = |connection: &&Rc<SharedConnection>| {
-            connection.owner == owner && Some(connection.id) != avoided && connection.is_current(server)
-        };
-        connections.iter().filter(fits).find_map(SharedConnection::place)
+        let fits =
+            |connection: &&Rc<SharedConnection>| connection.fits(owner, avoided, server) && connection.has_room();
+        connections.iter().filter(fits).max_by_key(|connection| connection.streams.get())?.place()
     }
 
     /// Chooses a connection that is being opened, or else a new one.

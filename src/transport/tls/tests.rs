@@ -134,6 +134,17 @@ async fn an_end_without_close_notify_is_no_clean_end() {
 }
 
 #[tokio::test]
+async fn an_end_before_any_response_is_a_clean_end() {
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (transport, mut peer) = connected(version, true).await;
+        read_all(&transport, 5).await;
+        transport.announce_end().expect("a connection");
+        drop(transport);
+        assert_eq!(peer.read(&mut [0; 16]).await.expect("close_notify"), 0);
+    }
+}
+
+#[tokio::test]
 async fn tickets_do_not_disturb_an_idle_connection() {
     let (server, client) = configs(&rustls::version::TLS13);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -119,6 +119,9 @@ impl Connection {
                 return Err(NotOpened::Tell(HandshakeResult::Invalid, socket, &DECODE_ERROR));
             }
         };
+        // The client may have connected long before its hello.
+        let current = self.client.listener.rules.load_full();
+        let rules = current.tls.as_ref().filter(|_| !self.is_outdated()).unwrap_or(rules);
         if let Some(config) = self.challenge(&hello) {
             return Err(prove(socket, &received, config).await);
         }

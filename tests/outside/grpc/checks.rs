@@ -58,7 +58,7 @@ fn a_server_without_the_health_service_is_down_and_told_so() {
 fn a_server_of_http_2_that_does_not_speak_grpc_is_down() {
     let server = Http2Server::start(100, async |mut stream: Stream| stream.ok("ok"));
     let lb = Lb::start_file(&file(CHECKS, &[("one", server.address)]));
-    fails(&lb, "one", "the response has no grpc-status, so it is none of gRPC");
+    fails(&lb, "one", "the response has no grpc-status, so it is not a gRPC response");
     let request = &server.requests()[0];
     assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/grpc.health.v1.Health/Check"));
     let headers = request.headers();

@@ -49,7 +49,7 @@ pub const UPSTREAM: &[KeySpec] = &[
     key(
         "protocol",
         ValueType::Choice(&["http/1.1", "h2", "auto"]),
-        "the protocol that servers are spoken to in: `http/1.1`; `h2`: HTTP/2, also without TLS; `auto`: the one that the \
+        "the protocol to use with servers: `http/1.1`; `h2`: HTTP/2, also without TLS; `auto`: the one that the \
          server chooses by ALPN, so HTTP/1.1 without TLS",
     ),
     optional(

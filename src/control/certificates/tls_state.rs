@@ -1,4 +1,4 @@
-//! Builds what listeners with TLS show to clients.
+//! Builds what listeners with TLS present to clients.
 
 use std::sync::Arc;
 

@@ -27,6 +27,7 @@ mod hard;
 mod healthcheck;
 mod holds;
 mod http2;
+mod http2_goaway;
 mod http2_servers;
 mod http2_servers_load;
 mod http2_servers_tls;

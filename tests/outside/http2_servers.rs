@@ -1,7 +1,7 @@
 //! Servers of HTTP/2: requests share connections, and what servers do wrong ends one request.
 
-use std::io::{BufReader, Read as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Read as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -380,17 +380,7 @@ fn a_drain_that_ends_resets_the_streams_at_its_server_and_no_others() {
 
 #[test]
 fn a_connection_on_which_nothing_comes_back_is_not_used_again() {
-    // Accepts, speaks, and then ignores everything on its first connection.
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = socket.local_addr().expect("an address");
-    let connections = Arc::<AtomicUsize>::default();
-    let count = Arc::clone(&connections);
-    thread::spawn(move || {
-        for stream in socket.incoming() {
-            count.fetch_add(1, SeqCst);
-            thread::spawn(move || silent(stream.expect("a connection")));
-        }
-    });
+    let (address, connections) = silent();
     let lb = start(&[address], "[timeouts]\nresponse_header = \"300ms\"\n[retry]\nattempts = 0");
     // On the first, SETTINGS had come back.
     for expected in [1, 1, 2] {
@@ -401,16 +391,7 @@ fn a_connection_on_which_nothing_comes_back_is_not_used_again() {
 
 #[test]
 fn a_connection_on_which_clients_give_up_is_not_used_again() {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = socket.local_addr().expect("an address");
-    let connections = Arc::<AtomicUsize>::default();
-    let count = Arc::clone(&connections);
-    thread::spawn(move || {
-        for stream in socket.incoming() {
-            count.fetch_add(1, SeqCst);
-            thread::spawn(move || silent(stream.expect("a connection")));
-        }
-    });
+    let (address, connections) = silent();
     let lb = start(&[address], "[retry]\nattempts = 0");
     let give_up = || {
         let mut client = Client::connect(lb.address());
@@ -428,12 +409,23 @@ fn a_connection_on_which_clients_give_up_is_not_used_again() {
     }
 }
 
-/// Sends SETTINGS, and then only reads.
-fn silent(stream: TcpStream) {
-    use std::io::Write as _;
-    let mut stream = BufReader::new(stream);
-    stream.get_mut().write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("sent");
-    let _ = stream.read_to_end(&mut Vec::new());
+/// A server that sends SETTINGS on each connection, and then only reads; and the number of connections.
+fn silent() -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    let connections = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&connections);
+    thread::spawn(move || {
+        for stream in socket.incoming() {
+            count.fetch_add(1, SeqCst);
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                std::io::Write::write_all(&mut stream, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("sent");
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    (address, connections)
 }
 
 #[test]
@@ -456,7 +448,7 @@ fn checks_speak_the_protocol_of_the_pool() {
 
 /// Starts nginx as a server of HTTP/2 without TLS; `None` if it is not installed.
 fn nginx(directory: &std::path::Path) -> Option<(std::process::Child, SocketAddr)> {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let path = directory.display();
     let file = format!(
         "daemon off; worker_processes 1; pid {path}/pid; error_log {path}/error.log;\nevents {{}}\nhttp {{\n\

@@ -1,13 +1,13 @@
 //! ACME (RFC 8555): orders the certificates that the configuration names, writes them to files like any user's, and renews
 //! them in time.
 //!
-//! - [`store`]: the files in `acme.state_dir`.
-//! - [`pair`]: a certificate with its key, as it was issued.
-//! - [`schedule`]: when to renew, and when to try again. Pure.
-//! - [`client`]: requests to the ACME server.
-//! - [`challenge`]: the responses to its challenges.
-//! - [`order`]: one order.
-//! - [`manager`]: the task that does all of it.
+//! - `store`: the files in `acme.state_dir`.
+//! - `pair`: a certificate with its key, as it was issued.
+//! - `schedule`: when to renew, and when to try again. Pure.
+//! - `client`: requests to the ACME server.
+//! - `challenge`: the responses to its challenges.
+//! - `order`: one order.
+//! - `manager`: the task that does all of it.
 
 mod attempts;
 mod challenge;

@@ -3,6 +3,7 @@
 mod checks;
 mod own;
 mod retries;
+mod tonic;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;

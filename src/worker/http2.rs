@@ -299,7 +299,9 @@ impl Driver<'_> {
         slot.busy();
         self.shared.open.update(|open| open + 1);
         let stream = OpenStream(Rc::clone(self.shared));
-        tokio::task::spawn_local(async move { stream.0.serve_stream(head, is_call, body, respond).await });
+        // In memory of its own: a task moves what it runs several times, and this is large.
+        let serving = Box::pin(async move { stream.0.serve_stream(head, is_call, body, respond).await });
+        tokio::task::spawn_local(serving);
         self.requests += 1;
         let most = context.snapshot().config.limits.connection_requests;
         if most > 0 && self.requests >= most {

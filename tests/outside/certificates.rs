@@ -249,7 +249,7 @@ fn the_check_notes_what_clients_will_not_accept() {
     let twice = format!("{SITE}[[certificate]]\nfile = \"two.pem\"\nkey = \"two.key\"\n");
     let two = pair(&["a.example.com"]);
     let ran = check(&twice, &[files[0], files[1], ("two.pem", &two.chain), ("two.key", &two.key)]);
-    let words = "certificates two.pem and site.pem are both for a.example.com; two.pem is shown";
+    let words = "certificates two.pem and site.pem are both for a.example.com; two.pem is served";
     assert!(ran.out.contains(words), "{}", ran.out);
 }
 

@@ -144,7 +144,7 @@ fn rotate(what: &str, certificates: &str, wanted: usize, write: impl Fn(&TestPai
         let next = pair(&[NAME]);
         write(&next, &at, number);
         let complete = Instant::now();
-        eventually("the new certificate is shown", || (*seen.newest.lock().unwrap() == next.leaf).then_some(()));
+        eventually("the new certificate is served", || (*seen.newest.lock().unwrap() == next.leaf).then_some(()));
         slowest = slowest.max(complete.elapsed());
     }
     seen.stop.store(true, Relaxed);

@@ -8,10 +8,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http2::client::Pulse;
+use crate::http2::io::{Unsent, first_pieces};
 use crate::transport::{Buffers, Transport};
 
-/// The pieces that are written in one system call.
-const PIECES: usize = 4;
 /// The length of a frame's header (RFC 9113, section 4.1).
 const FRAME_HEADER: u64 = 9;
 
@@ -24,8 +23,7 @@ pub(super) struct ClientIo {
     input: Vec<u8>,
     /// The part of `input` that `h2` has.
     consumed: usize,
-    /// Bytes that `h2` counts as written and the system has not accepted.
-    rest: Vec<u8>,
+    unsent: Unsent,
     /// The end of the first frame, as far as its header has been read.
     first_frame: FirstFrame,
 }
@@ -56,26 +54,7 @@ impl FirstFrame {
 impl ClientIo {
     pub(super) fn new(transport: Transport, buffers: Rc<Buffers>, pulse: Rc<Pulse>) -> Self {
         let first_frame = FirstFrame::default();
-        Self { transport, buffers, pulse, input: Vec::new(), consumed: 0, rest: Vec::new(), first_frame }
-    }
-
-    /// Writes what is left of an earlier write.
-    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            ready!(pin!(self.transport.write_more(&mut self.rest, &mut 0)).poll(context))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_pieces<const N: usize>(
-        &mut self,
-        context: &mut Context<'_>,
-        pieces: [&[u8]; N],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_rest(context))?;
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        self.rest = self.transport.write_now(pieces, &mut 0)?;
-        Poll::Ready(Ok(bytes))
+        Self { transport, buffers, pulse, input: Vec::new(), consumed: 0, unsent: Unsent::default(), first_frame }
     }
 }
 
@@ -113,7 +92,8 @@ impl AsyncRead for ClientIo {
 
 impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_pieces(context, [bytes])
+        let this = &mut *self;
+        this.unsent.poll_write(&this.transport, context, [bytes])
     }
 
     fn poll_write_vectored(
@@ -121,10 +101,8 @@ impl AsyncWrite for ClientIo {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut pieces: [&[u8]; PIECES] = [b""; PIECES];
-        let filled = slices.iter().filter(|slice| !slice.is_empty());
-        pieces.iter_mut().zip(filled).for_each(|(piece, slice)| *piece = slice);
-        self.poll_pieces(context, pieces)
+        let this = &mut *self;
+        this.unsent.poll_write(&this.transport, context, first_pieces(slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -132,11 +110,12 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_rest(context)
+        let this = &mut *self;
+        this.unsent.poll_flush(&this.transport, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_rest(context))?;
+        ready!(self.as_mut().poll_flush(context))?;
         Poll::Ready(self.transport.shutdown_write())
     }
 }

@@ -113,8 +113,41 @@ pub struct Http2Io<'c> {
     input: Vec<u8>,
     /// The part of `input` that `h2` has.
     consumed: usize,
-    /// Bytes that `h2` counts as written and the system has not accepted.
-    rest: Vec<u8>,
+    unsent: Unsent,
+}
+
+/// Bytes that `h2` counts as written and the system has not accepted.
+#[derive(Debug, Default)]
+pub(super) struct Unsent(Vec<u8>);
+
+impl Unsent {
+    /// Writes what is left of an earlier write.
+    pub(super) fn poll_flush(&mut self, transport: &Transport, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.0.is_empty() {
+            ready!(pin!(transport.write_more(&mut self.0, &mut 0)).poll(context))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes these pieces, and keeps what the system does not accept now. Returns their length.
+    pub(super) fn poll_write<const N: usize>(
+        &mut self,
+        transport: &Transport,
+        context: &mut Context<'_>,
+        pieces: [&[u8]; N],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(transport, context))?;
+        self.0 = transport.write_now(pieces, &mut 0)?;
+        Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()))
+    }
+}
+
+/// The slices that are written in one system call.
+pub(super) fn first_pieces<'s>(slices: &'s [IoSlice<'_>]) -> [&'s [u8]; PIECES] {
+    let mut pieces: [&[u8]; PIECES] = [b""; PIECES];
+    let filled = slices.iter().filter(|slice| !slice.is_empty());
+    pieces.iter_mut().zip(filled).for_each(|(piece, slice)| *piece = slice);
+    pieces
 }
 
 impl<'c> Http2Io<'c> {
@@ -122,16 +155,7 @@ impl<'c> Http2Io<'c> {
     #[must_use]
     pub fn new(transport: &'c Transport, buffers: &'c Buffers, traffic: &'c Traffic, received: Vec<u8>) -> Self {
         traffic.receive(&received);
-        Self { transport, buffers, traffic, input: received, consumed: 0, rest: Vec::new() }
-    }
-
-    /// Writes what is left of an earlier write.
-    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            let mut written = 0;
-            ready!(pin!(self.transport.write_more(&mut self.rest, &mut written)).poll(context))?;
-        }
-        Poll::Ready(Ok(()))
+        Self { transport, buffers, traffic, input: received, consumed: 0, unsent: Unsent::default() }
     }
 
     fn poll_pieces<const N: usize>(
@@ -139,9 +163,7 @@ impl<'c> Http2Io<'c> {
         context: &mut Context<'_>,
         pieces: [&[u8]; N],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_rest(context))?;
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        self.rest = self.transport.write_now(pieces, &mut 0)?;
+        let bytes = ready!(self.unsent.poll_write(self.transport, context, pieces))?;
         self.traffic.meter.borrow_mut().sends(bytes);
         let mut sent = self.traffic.sent.borrow_mut();
         pieces.iter().for_each(|piece| sent.sends(piece));
@@ -197,10 +219,7 @@ impl AsyncWrite for Http2Io<'_> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut pieces: [&[u8]; PIECES] = [b""; PIECES];
-        let filled = slices.iter().filter(|slice| !slice.is_empty());
-        pieces.iter_mut().zip(filled).for_each(|(piece, slice)| *piece = slice);
-        self.poll_pieces(context, pieces)
+        self.poll_pieces(context, first_pieces(slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -209,11 +228,12 @@ impl AsyncWrite for Http2Io<'_> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_rest(context)
+        let this = &mut *self;
+        this.unsent.poll_flush(this.transport, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_rest(context))?;
+        ready!(self.as_mut().poll_flush(context))?;
         Poll::Ready(self.transport.shutdown_write())
     }
 }

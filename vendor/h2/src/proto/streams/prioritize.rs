@@ -51,7 +51,7 @@ pub(super) struct Prioritize {
     /// Stream ID of the last stream opened.
     last_opened_id: StreamId,
 
-    /// What `DATA` frame is currently being sent in the codec.
+    /// The `DATA` frame that the codec is sending.
     in_flight_data_frame: InFlightData,
 
     /// The maximum amount of bytes a stream should buffer.
